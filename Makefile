@@ -1,0 +1,56 @@
+# nelbo: everything from a fresh clone. Each target sets up the virtual environment it needs.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= runs/digits
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint format bench clean
+
+help:
+	@echo "make demo    train on digits for two minutes, evaluate, sample, write a report"
+	@echo "make test    run the test suite"
+	@echo "make slow    run the longer checks"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   measure speed side by side with diffusers"
+	@echo "make clean   remove the virtual environment, caches and demo run"
+
+demo: $(READY)
+	$(BIN)/nelbo train digits --out $(RUN) --time-budget 120s --overwrite
+	$(BIN)/nelbo sample $(RUN) -n 64 --out $(RUN)/samples/grid.png
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow -s
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The mark is written last: an installation that was cut short is done again.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "nelbo needs Python 3.11 or newer; found none"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "nelbo needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) lacks the venv module (on Debian: apt install python3-venv)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)

@@ -1,0 +1,81 @@
+"""nelbo: diffusion models with their evidence.
+
+Every model is a Markovian hierarchical VAE, a chain of latents that is trained by raising its
+evidence lower bound, sampled by walking its decoder, and evaluated by reading that bound term by
+term. The public names below load what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nelbo.version import __version__
+
+if TYPE_CHECKING:
+    from nelbo import samplers
+    from nelbo.bound import Bound, BoundSummary, Estimate
+    from nelbo.conditioning import Condition
+    from nelbo.diffusers_format import load, save
+    from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
+    from nelbo.distributions import DiscretizedNormal
+    from nelbo.errors import MissingExtraError, NelboError
+    from nelbo.mhvae import MHVAE, TractableMHVAE
+    from nelbo.networks import UNet
+
+# name -> the module that defines it
+_PUBLIC = {
+    "Bound": "nelbo.bound",
+    "BoundSummary": "nelbo.bound",
+    "Condition": "nelbo.conditioning",
+    "Continuous": "nelbo.diffusion",
+    "Diffusion": "nelbo.diffusion",
+    "DiscretizedNormal": "nelbo.distributions",
+    "Estimate": "nelbo.bound",
+    "MHVAE": "nelbo.mhvae",
+    "MissingExtraError": "nelbo.errors",
+    "NelboError": "nelbo.errors",
+    "NoiseSchedule": "nelbo.diffusion",
+    "Pixels": "nelbo.diffusion",
+    "Prediction": "nelbo.diffusion",
+    "TractableMHVAE": "nelbo.mhvae",
+    "UNet": "nelbo.networks",
+    "load": "nelbo.diffusers_format",
+    "samplers": "nelbo.samplers",
+    "save": "nelbo.diffusers_format",
+}
+
+__all__ = [
+    "MHVAE",
+    "Bound",
+    "BoundSummary",
+    "Condition",
+    "Continuous",
+    "Diffusion",
+    "DiscretizedNormal",
+    "Estimate",
+    "MissingExtraError",
+    "NelboError",
+    "NoiseSchedule",
+    "Pixels",
+    "Prediction",
+    "TractableMHVAE",
+    "UNet",
+    "__version__",
+    "load",
+    "samplers",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
+    module = importlib.import_module(_PUBLIC[name])
+    value = module if _PUBLIC[name] == f"nelbo.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

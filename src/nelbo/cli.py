@@ -1,0 +1,53 @@
+"""The command line: nelbo train | sample | evaluate."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TextIO
+
+import tyro
+from rich.console import Console
+
+from nelbo.commands.evaluate import Evaluate
+from nelbo.commands.sample import Sample
+from nelbo.commands.train import Train
+from nelbo.errors import NelboError
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a mistake in the input is printed and exits with code 2."""
+    console = Console(stderr=True)
+    warnings.showwarning = _show_warning
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
+        prog="nelbo",
+        description="Diffusion models with their evidence: train, sample, and read the bound.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    try:
+        command.run()
+    except NelboError as error:
+        console.print("[bold red]error:[/]", str(error), highlight=False, soft_wrap=True)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning is for the user here: what it says, not where in the code."""
+    Console(stderr=True).print("[yellow]note:[/]", str(message), highlight=False, soft_wrap=True)

@@ -1,0 +1,88 @@
+"""What the commands share: the device, progress on standard error, and JSON on standard output."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.data import ImageData
+
+# Everything for people goes to standard error where --json has standard output to itself.
+MESSAGES = Console(stderr=True, highlight=False)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU where there is one.
+
+    Raises:
+        NelboError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise NelboError(f"device {name!r} is not available: {reason}") from error
+
+
+def training_progress() -> Progress:
+    """A progress bar with the running loss and bound."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.fields[step]}"),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("[bold]{task.fields[bits]}[/] bits/dim"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=MESSAGES,
+    )
+
+
+def counting_progress() -> Progress:
+    """A progress bar that counts and estimates the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=MESSAGES,
+    )
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """The result of a command for a program, on standard output."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def mention_skipped(data: ImageData, shown: int = 5) -> None:
+    """Name the files of a folder that could not be read."""
+    if not data.skipped:
+        return
+    MESSAGES.print(f"[yellow]skipped[/] {len(data.skipped)} files that cannot be read:")
+    for line in data.skipped[:shown]:
+        MESSAGES.print(f"  {line}", soft_wrap=True)
+    if len(data.skipped) > shown:
+        MESSAGES.print(f"  and {len(data.skipped) - shown} more")

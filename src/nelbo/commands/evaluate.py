@@ -1,0 +1,138 @@
+"""nelbo evaluate: the bound of a model on images, term by term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nelbo.commands.common import (
+    MESSAGES,
+    choose_device,
+    counting_progress,
+    mention_skipped,
+    print_json,
+)
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.bound import Bound
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the bound of a model on images, term by term."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    data: str | None = None
+    """digits, or a folder of pictures; by default what the run was trained on."""
+    split: str = "test"
+    """Which images: train, test or all."""
+    levels: int | None = None
+    """Levels of the chain an image, drawn and weighted so that the bound is unbiased; all by
+    default."""
+    images: int | None = None
+    """Evaluate only the first so many images."""
+    batch_size: int = 64
+    """Images at a time."""
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Print the bound."""
+        from nelbo.diffusers_format import load
+        from nelbo.diffusion import Pixels
+        from nelbo.report.tables import bound_json, bound_table
+
+        if self.images is not None and self.images < 1:
+            raise NelboError(f"--images must be at least 1, got {self.images}")
+        if self.batch_size < 1:
+            raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        model = load(self.run_path).to(choose_device(self.device))
+        data = data_for_run(self.run_path, model, self.data, self.split)
+        mention_skipped(data)
+        if self.images is not None:
+            data = data.take(slice(self.images))
+        bound = evaluate_with_progress(
+            model,
+            data,
+            f"Evaluating {data.source}, {self.split}",
+            levels=self.levels,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        summary = bound.mean()
+        if self.json:
+            content: dict[str, Any] = {
+                "run": self.run_path,
+                "data": data.source,
+                "split": self.split,
+                "levels": bound.levels.shape[1] + 1,
+                "skipped": list(data.skipped),
+                **bound_json(summary),
+            }
+            print_json(content)
+        else:
+            table = bound_table({self.split: summary}, density=not isinstance(model.data, Pixels))
+            MESSAGES.print(table)
+
+
+def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:
+    """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
+    from nelbo.data import load_data
+    from nelbo.data.sources import NAMES
+    from nelbo.training import RunDirectory
+
+    source = source or RunDirectory(run_path).notes().get("source")
+    if source is None:
+        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    assert model.shape is not None
+    channels, height, width = model.shape
+    if source in NAMES and not Path(source).is_dir():
+        return load_data(source, split)
+    if height != width:
+        raise NelboError(f"the model takes images of {height}×{width}; folders are cut to squares")
+    return load_data(source, split, size=height, channels=channels)
+
+
+def evaluate_with_progress(
+    model: Diffusion,
+    data: ImageData,
+    description: str,
+    *,
+    levels: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Bound:
+    """The bound of every image, behind a progress bar that shows the mean so far."""
+    from nelbo.bound import Bound
+    from nelbo.evaluation import evaluate
+
+    generator = _generator(seed)
+    bounds: list[Bound] = []
+    with counting_progress() as progress:
+        task = progress.add_task(description, total=len(data), status="")
+        for bound in evaluate(
+            model, data, levels=levels, batch_size=batch_size, generator=generator
+        ):
+            bounds.append(bound)
+            done = Bound.cat(bounds).mean().bits_per_dim.mean
+            progress.update(task, advance=len(bound), status=f"{done:.3f} bits/dim")
+    return Bound.cat(bounds)
+
+
+def _generator(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,140 @@
+"""nelbo train: from images to a run with its model, bound, samples and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nelbo.commands.common import (
+    MESSAGES,
+    choose_device,
+    mention_skipped,
+    print_json,
+    training_progress,
+)
+from nelbo.training.config import TrainingConfig, parse_duration
+from nelbo.training.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from nelbo.data import ImageData
+    from nelbo.training import RunDirectory, Trainer
+
+# Steps between two lines of metrics.jsonl.
+_LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """digits, or a folder of PNG and JPEG pictures."""
+    out: Path
+    """The run directory to make."""
+    overwrite: bool = False
+    """Replace a run that is already there."""
+    size: int | None = None
+    """Height and width to cut the pictures of a folder to; 32 by default."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; by default what the pictures of a folder are."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    evaluate_levels: int | None = None
+    """Levels an image for the bound of the test split; all by default."""
+    evaluate_images: int = 1000
+    """At most so many images of each split are evaluated for the report."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Train, evaluate, sample, report."""
+        import torch
+
+        from nelbo.data import load_data
+        from nelbo.training import RunDirectory, Trainer, build_model
+
+        device = choose_device(self.device)
+        data = load_data(self.data, "train", size=self.size, channels=self.channels)
+        mention_skipped(data)
+        torch.manual_seed(self.training.seed)
+        trainer = Trainer(build_model(self.model, data), data, self.training, device)
+        run = RunDirectory.create(self.out, overwrite=self.overwrite)
+        finished = self._train(trainer, run)
+        if not finished:
+            MESSAGES.print(f"stopped early; the model so far is in {run.path}", soft_wrap=True)
+            raise KeyboardInterrupt
+        from nelbo.commands.finish import finish
+
+        test = load_data(self.data, "test", size=self.size, channels=data.shape[0])
+        summary = finish(
+            run,
+            trainer.average.model,
+            train=data,
+            test=test,
+            levels=self.evaluate_levels,
+            images=self.evaluate_images,
+            seed=self.training.seed,
+        )
+        if self.json:
+            print_json({"run": str(run.path), **summary})
+        else:
+            MESSAGES.print(f"Report: {run.report.resolve().as_uri()}", soft_wrap=True)
+
+    def _train(self, trainer: Trainer, run: RunDirectory) -> bool:
+        """Take all steps, saving now and then; False if interrupted."""
+        model = trainer.average.model
+        parameters = sum(p.numel() for p in model.parameters())
+        MESSAGES.print(
+            f"Training on {len(trainer.data)} images of {trainer.data.source}, shape "
+            f"{trainer.data.shape}, with {parameters / 1e6:.2f}M parameters on {trainer.device}"
+        )
+        notes = self._notes(trainer.data, parameters)
+        run.save_model(model, notes)
+        save_every, saved = parse_duration(self.training.save_every), time.monotonic()
+        step = None
+        try:
+            with training_progress() as progress:
+                task = progress.add_task("Training", total=1.0, loss="", bits="", step=0)
+                for step in trainer.run():
+                    progress.update(
+                        task,
+                        completed=step.fraction,
+                        step=step.step,
+                        loss=f"{step.running_loss:.3f}",
+                        bits=f"{step.bits_per_dim:.3f}",
+                    )
+                    if step.step % _LOG_EVERY == 0 or step.fraction == 1.0:
+                        run.append_metrics(dataclasses.asdict(step))
+                    if time.monotonic() - saved > save_every:
+                        run.save_model(model, notes | _progress_notes(step))
+                        saved = time.monotonic()
+        except KeyboardInterrupt:
+            if step is not None:
+                run.save_model(model, notes | _progress_notes(step))
+            return False
+        assert step is not None
+        run.save_model(model, notes | _progress_notes(step))
+        return True
+
+    def _notes(self, data: ImageData, parameters: int) -> dict[str, Any]:
+        return {
+            "source": data.source if not Path(data.source).is_dir() else str(Path(data.source)),
+            "training_images": len(data),
+            "label_names": list(data.label_names) if self.model.class_conditional else [],
+            "parameters": parameters,
+            "settings": {
+                "training": dataclasses.asdict(self.training),
+                "model": dataclasses.asdict(self.model),
+            },
+        }
+
+
+def _progress_notes(step: Any) -> dict[str, Any]:
+    return {"trained": {"steps": step.step, "seconds": round(step.seconds, 1)}}

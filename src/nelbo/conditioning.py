@@ -1,0 +1,61 @@
+r"""What a network may be told beside :math:`x_t` and :math:`t`.
+
+Every term of the bound holds for a conditional model :math:`p(x_0 \mid c)` as well, with
+:math:`c` passed to each :math:`p(x_{t-1} \mid x_t, c)`. A `Condition` carries :math:`c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import NelboError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions; every field that is not None has the batch as its first dimension.
+
+    Attributes:
+        label: class of each example, (B,) int64; -1 stands for "no label".
+        text: embedded prompt of each example, (B, N, D) float.
+        control: spatial control of each example, (B, C, H, W) float.
+    """
+
+    label: Tensor | None = None
+    text: Tensor | None = None
+    control: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of examples; 0 where nothing is given."""
+        return max((len(v) for v in self._given().values()), default=0)
+
+    def cat(self, other: Condition) -> Condition:
+        """The two batches one after the other; both must give the same fields."""
+        mine, theirs = self._given(), other._given()
+        if mine.keys() != theirs.keys():
+            raise NelboError(f"cannot join conditions on {[*mine]} and on {[*theirs]}")
+        return Condition(**{name: torch.cat([mine[name], theirs[name]]) for name in mine})
+
+    def __getitem__(self, index: slice | Tensor) -> Condition:
+        """The conditions of some of the examples."""
+        return self._map(lambda value: value[index])
+
+    def repeat(self, repeats: int) -> Condition:
+        """The whole batch `repeats` times over, (repeats * B, ...)."""
+        return self._map(lambda value: value.repeat(repeats, *[1] * (value.ndim - 1)))
+
+    def to(self, *args, **kwargs) -> Condition:
+        """Move every tensor, as `Tensor.to`."""
+        return self._map(lambda value: value.to(*args, **kwargs))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        return Condition(**{name: function(value) for name, value in self._given().items()})
+
+    def _given(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,8 @@
+"""Diffusion models as Markovian hierarchical VAEs with a fixed linear-Gaussian encoder."""
+
+from nelbo.diffusion.data_space import Continuous, Pixels
+from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.prediction import Prediction
+from nelbo.diffusion.schedule import NoiseSchedule
+
+__all__ = ["Continuous", "Diffusion", "NoiseSchedule", "Pixels", "Prediction"]

@@ -1,0 +1,77 @@
+r"""What x_0 is: integer pixel levels with probabilities, or real numbers with a density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.distributions import Normal
+
+from nelbo.distributions import DiscretizedNormal, from_levels, normal, to_levels
+from nelbo.errors import NelboError
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Integer levels k in 0..levels−1, given to networks as x = 2k/(levels−1) − 1.
+
+    p(x_0|x_1) is a normal rounded to these levels, so that the bound is one on −log₂ P(x) and
+    compares with published bits/dim. 256 levels are the convention of Ho et al. 2020.
+    """
+
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise NelboError(f"pixels need at least 2 levels, got {self.levels}")
+
+    def to_network(self, k: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Network space of integer levels, float32.
+
+        Raises:
+            NelboError: a level outside 0..levels−1.
+        """
+        low, high = int(k.min()), int(k.max())
+        if low < 0 or high >= self.levels:
+            raise NelboError(
+                f"pixel levels must lie in 0..{self.levels - 1}, found {low}..{high}; "
+                "give the number of levels of this data"
+            )
+        return from_levels(k, self.levels)
+
+    def to_levels(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """The nearest integer level of each value, int64; values outside [−1, 1] are clamped."""
+        return to_levels(x, self.levels)
+
+    def likelihood(self, mean: Tensor, stddev: Tensor) -> DiscretizedNormal:
+        """The normal, rounded to the levels."""
+        return DiscretizedNormal(mean, stddev, self.levels)
+
+    def check(self, x: Float[Tensor, "..."]) -> None:
+        """Raise `NelboError` unless every value is one of the levels."""
+        k = (x.double() + 1.0) * ((self.levels - 1) / 2)
+        off = (k - k.round().clamp(0, self.levels - 1)).abs().max().item()
+        if not off < 0.01:  # also catches nan
+            raise NelboError(
+                f"images are not on the model's {self.levels} levels between -1 and 1: values from "
+                f"{x.min().item():.4g} to {x.max().item():.4g}, up to {off:.3g} levels off; use "
+                "to_network on integer levels, or declare the number of levels of this data"
+            )
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """Real numbers: p(x_0|x_1) is a normal, and the bound is one on a log-density."""
+
+    def likelihood(self, mean: Tensor, stddev: Tensor) -> Normal:
+        """The normal itself."""
+        return normal(mean, stddev)
+
+    def check(self, x: Float[Tensor, "..."]) -> None:
+        """Raise `NelboError` where a value is not finite."""
+        if not x.isfinite().all():
+            raise NelboError("data holds values that are not finite")
+
+
+DataSpace = Pixels | Continuous

@@ -1,0 +1,329 @@
+r"""The diffusion model: an MHVAE whose encoder is linear, Gaussian and fixed.
+
+The encoder :math:`q(x_t|x_{t-1}) = N(\sqrt{\alpha_t} x_{t-1}, \beta_t I)` has nothing to learn and
+ends near the prior :math:`p(x_T) = N(0, I)`. The decoder takes the encoder's posterior with the
+network's prediction in place of the data,
+
+.. math::
+    p(x_{t-1}|x_t) = N(\mu_q(x_t, \hat x_0(x_t, t)),\; \Sigma_t),
+
+so that each score matching term is a weighted squared error of :math:`\hat x_0`
+(Ho et al. 2020, section 3). One method, `Diffusion.predict`, is the whole reverse process:
+sampling and evaluating both read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Normal
+
+from nelbo.conditioning import Condition
+from nelbo.diffusion.data_space import DataSpace, Pixels
+from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.objectives import TrainingTerms, training_terms
+from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.diffusion.variance import VARIANCES
+from nelbo.distributions import DiscretizedNormal, normal
+from nelbo.errors import NelboError
+from nelbo.mhvae import Level, TractableMHVAE, per_example
+from nelbo.networks.guidance import GuidedNetwork
+
+Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
+
+
+class Sampler(Protocol):
+    """A way to walk the decoder chain; see `nelbo.samplers`."""
+
+    def sample(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """x_0 from x_T."""
+
+
+class Diffusion(TractableMHVAE):
+    """A diffusion model over data of shape (C, H, W).
+
+    Args:
+        network: any callable (x_t (B,C,H,W), network time (B,), condition or None) -> (B,C,H,W),
+            or (B,2C,H,W) for a learned variance.
+        schedule: the noise levels 0..T.
+        prediction: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
+        variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t) or "learned_range".
+        data: `Pixels(levels)` for a probability of integer pixels, `Continuous()` for a density.
+        shape: (C, H, W) of one example, needed to sample without x_T.
+        clip_sample: clip the predicted x_0 to [−1, 1] wherever the reverse process uses it.
+
+    Raises:
+        NelboError: an unknown prediction or variance, or a schedule that the prediction cannot
+            be used with.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        schedule: NoiseSchedule,
+        *,
+        prediction: str = "epsilon",
+        variance: str = "fixed_small",
+        data: DataSpace = Pixels(256),  # noqa: B008 - frozen
+        shape: Sequence[int] | None = None,
+        clip_sample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prediction = _one_of(prediction, PARAMETERIZATIONS, "prediction")
+        self.variance = _one_of(variance, VARIANCES, "variance")
+        if prediction == "epsilon" and schedule.alphas_cumprod[-1] == 0:
+            raise NelboError(
+                "a chain that ends without signal leaves x_0 undetermined by the noise: "
+                "use prediction='v_prediction' or 'sample'"
+            )
+        self.network = network
+        self.schedule = schedule
+        self.num_levels = schedule.num_levels
+        self.data = data
+        self.shape = None if shape is None else tuple(shape)
+        self.clip_sample = clip_sample
+        self._reverse_variance = VARIANCES[variance](schedule)
+        self._at = LevelLookup(
+            {
+                "step_scale": schedule.alphas.sqrt(),
+                "step_noise": schedule.betas.sqrt(),
+                "signal_scale": schedule.signal_scale,
+                "noise_scale": schedule.noise_scale,
+                "data_weight": schedule.posterior_data_weight,
+                "latent_weight": schedule.posterior_latent_weight,
+                "posterior_stddev": schedule.posterior_variance.sqrt(),
+                "posterior_log_variance": schedule.posterior_variance.log(),
+                **self._reverse_variance.tables,
+            }
+        )
+        self._times: dict[torch.device, Tensor] = {}
+
+    # The encoder
+
+    def q_step(self, x_prev: Tensor, t: Level) -> Normal:
+        """The forward step q(x_t|x_{t-1}) = N(√α_t x_{t-1}, β_t)."""
+        scale = self._at("step_scale", t, x_prev)
+        return normal(scale * x_prev, self._at("step_noise", t, x_prev))
+
+    def q_marginal(self, x_0: Tensor, t: Level) -> Normal:
+        """The forward marginal q(x_t|x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t)."""
+        scale = self._at("signal_scale", t, x_0)
+        return normal(scale * x_0, self._at("noise_scale", t, x_0))
+
+    def q_posterior(self, x_t: Tensor, x_0: Tensor, t: Level) -> Normal:
+        """The posterior q(x_{t-1}|x_t, x_0), 2 ≤ t ≤ T (Ho et al. 2020, eqs. 6, 7)."""
+        return normal(self._posterior_mean(x_t, x_0, t), self._at("posterior_stddev", t, x_t))
+
+    def diffuse(self, x_0: Tensor, noise: Tensor, t: Level) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) noise."""
+        return self._at("signal_scale", t, x_0) * x_0 + self._at("noise_scale", t, x_0) * noise
+
+    # The decoder
+
+    def predict(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Prediction:
+        """What the network says at level t: `.x_0`, `.epsilon`, `.v`, and `.variance` of p_step.
+
+        Raises:
+            NelboError: the network's output has the wrong shape.
+        """
+        output = self.network(x_t, self._network_time(t, x_t), condition)
+        channels = x_t.shape[1]
+        expected = (len(x_t), channels * self.output_multiple, *x_t.shape[2:])
+        if tuple(output.shape) != expected:
+            raise NelboError(
+                f"the network returned shape {tuple(output.shape)} for {tuple(x_t.shape)}, "
+                f"expected {expected} with variance={self.variance!r}"
+            )
+        extra = output[:, channels:] if self._reverse_variance.is_learned else None
+        return Prediction(
+            PARAMETERIZATIONS[self.prediction],
+            output[:, :channels],
+            x_t,
+            self._at("signal_scale", t, x_t),
+            self._at("noise_scale", t, x_t),
+            self._reverse_variance.log(lambda name: self._at(name, t, x_t), extra),
+            self.clip_sample,
+        )
+
+    @property
+    def output_multiple(self) -> int:
+        """How many output channels the network has for each channel of the data."""
+        return 2 if self._reverse_variance.is_learned else 1
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network is told of; 0 for an unconditional one."""
+        return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
+
+    def p_prior(self, shape: Sequence[int]) -> Normal:
+        """The prior p(x_T) = N(0, I), on the device of the network."""
+        parameter = next(self.parameters(), torch.empty(0))
+        zeros = torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device)
+        return normal(zeros, torch.ones_like(zeros))
+
+    def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Normal:
+        """The reverse step p(x_{t-1}|x_t) = N(μ_q(x_t, x̂_0), Σ_t)."""
+        return self.step_from(self.predict(x_t, t, condition), t)
+
+    def step_from(self, prediction: Prediction, t: Level) -> Normal:
+        """p(x_{t-1}|x_t) from a prediction already made; at t = 1, p(x_0|x_1) before rounding."""
+        mean = self._posterior_mean(prediction.x_t, prediction.x_0, t)
+        return normal(mean, prediction.stddev)
+
+    def p_data(self, x_1: Tensor, condition: Condition | None = None) -> DiscretizedNormal | Normal:
+        """The last step p(x_0|x_1): a normal around x̂_0 of variance Σ_1, rounded for pixels."""
+        return self._likelihood(self.predict(x_1, 1, condition))
+
+    # The bound
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not data of this model's shape and space."""
+        if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
+            raise NelboError(
+                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
+            )
+        self.data.check(x_0)
+
+    def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
+        """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, I)), nats, (B,)."""
+        signal = self.schedule.alphas_cumprod[-1]
+        excess = float(-signal - torch.log1p(-signal))
+        flat = x_0.flatten(1)
+        return 0.5 * (float(signal) * flat.square().sum(1) + excess * flat.shape[1])
+
+    def score_matching(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, " batch"]:
+        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) at t ≥ 2 and one draw of x_t, nats, (B,)."""
+        return self._divergence(self.predict(x_t, t, condition), x_0, t)
+
+    def level_term(self, prediction: Prediction, x_0: Tensor, t: Tensor) -> Float[Tensor, " batch"]:
+        """What level t costs: −log p(x_0|x_1) at t = 1, score matching above; nats, (B,)."""
+        term = self._divergence(prediction, x_0, t.clamp(min=min(2, self.num_levels)))
+        first = (t == 1).nonzero().flatten()
+        if len(first) == 0:
+            return term
+        log_likelihood = self._likelihood(prediction[first]).log_prob(x_0[first])
+        return term.index_copy(0, first, -per_example(log_likelihood).to(term.dtype))
+
+    # Uses
+
+    def forward(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        objective: str = "simple",
+        generator: torch.Generator | None = None,
+    ) -> TrainingTerms:
+        """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
+        return training_terms(self, x_0, condition, objective=objective, generator=generator)
+
+    def loss(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        objective: str = "simple",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The training objective "simple", "hybrid" or "bound" of a batch, scalar."""
+        return self(x_0, condition, objective=objective, generator=generator).loss
+
+    def respace(self, levels: Sequence[int] | Tensor) -> Diffusion:
+        """A shorter chain through `levels` with the same network: a valid MHVAE of its own."""
+        return self._with(schedule=self.schedule.respace(levels))
+
+    def guided(self, scale: float) -> Diffusion:
+        """The model with classifier-free guidance; itself where the scale is 1."""
+        if scale == 1.0:
+            return self
+        if self.shape is None:
+            raise NelboError("guidance needs a model that knows its shape: pass shape=(C, H, W)")
+        return self._with(network=GuidedNetwork(self.network, scale, channels=self.shape[0]))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        sampler: Sampler | None = None,
+        *,
+        condition: Condition | None = None,
+        guidance: float = 1.0,
+        x_T: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "n channels height width"]:
+        """`n` examples, (n, C, H, W); without a sampler, by the whole ancestral chain.
+
+        Args:
+            n: how many.
+            sampler: how to walk the chain; see `nelbo.samplers`.
+            condition: what to sample, one entry an example.
+            guidance: scale of classifier-free guidance; 1 is the conditional model itself.
+            x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
+            generator: the source of all noise.
+        """
+        if sampler is None:
+            return super(Diffusion, self.guided(guidance)).sample(
+                n, condition=condition, x_T=x_T, generator=generator
+            )
+        start = self.start(n, x_T, generator)
+        return sampler.sample(
+            self, start, condition=condition, guidance=guidance, generator=generator
+        )
+
+    def _with(
+        self, network: Network | None = None, schedule: NoiseSchedule | None = None
+    ) -> Diffusion:
+        """A model that shares everything else."""
+        model = Diffusion(
+            network or self.network,
+            schedule or self.schedule,
+            prediction=self.prediction,
+            variance=self.variance,
+            data=self.data,
+            shape=self.shape,
+            clip_sample=self.clip_sample,
+        )
+        model.train(self.training)
+        return model
+
+    def _network_time(self, t: Level, x_t: Tensor) -> Tensor:
+        times = self._times.get(x_t.device)
+        if times is None:
+            times = self._times[x_t.device] = self.schedule.network_times.to(x_t.device)
+        return times[t].expand(len(x_t))
+
+    def _posterior_mean(self, x_t: Tensor, x_0: Tensor, t: Level) -> Tensor:
+        data_weight = self._at("data_weight", t, x_t)
+        return data_weight * x_0 + self._at("latent_weight", t, x_t) * x_t
+
+    def _likelihood(self, prediction: Prediction) -> DiscretizedNormal | Normal:
+        return self.data.likelihood(prediction.x_0, prediction.stddev)
+
+    def _divergence(self, prediction: Prediction, x_0: Tensor, t: Level) -> Float[Tensor, " batch"]:
+        # The two means differ by weight · (x_0 − x̂_0); the difference of the means as computed
+        # would cancel in float32 where steps are small.
+        error = self._at("data_weight", t, x_0) * (x_0 - prediction.x_0)
+        log_ratio = self._at("posterior_log_variance", t, x_0) - prediction.log_variance
+        precision = (-prediction.log_variance).exp()
+        return 0.5 * per_example(error.square() * precision + (torch.expm1(log_ratio) - log_ratio))
+
+
+def _one_of(value: str, allowed: Collection[str], name: str) -> str:
+    if value not in allowed:
+        raise NelboError(f"unknown {name} {value!r}: expected one of {', '.join(allowed)}")
+    return value

@@ -1,0 +1,234 @@
+r"""Noise schedules: how much signal is left at each level of the chain.
+
+With :math:`\alpha_t = 1 - \beta_t` and :math:`\bar\alpha_t = \prod_{s \le t} \alpha_s` the encoder
+of a diffusion model is
+
+.. math::
+    q(x_t|x_{t-1}) = N(\sqrt{\alpha_t}\, x_{t-1},\; \beta_t I), \qquad
+    q(x_t|x_0) = N(\sqrt{\bar\alpha_t}\, x_0,\; (1 - \bar\alpha_t) I), \\
+    q(x_{t-1}|x_t, x_0) = N\!\left(
+        \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t} x_0 +
+        \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t} x_t,\;
+        \tilde\beta_t I\right), \qquad
+    \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t
+
+(Ho et al. 2020, eqs. 2, 4, 6, 7). Everything is float64 and indexed by the level t = 0..T.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nelbo.errors import NelboError
+
+Levels = Float[Tensor, " T+1"]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The noise levels 0..T of a chain; build one with the class methods.
+
+    Attributes:
+        alphas_cumprod: the signal power ᾱ_t, (T+1,) float64 from ᾱ_0 = 1, decreasing.
+        network_times: what the network is told at each level, (T+1,) int64: t − 1 for a chain of
+            its own, the parent's value for a respaced one.
+        betas: the noise added by each step, (T+1,) float64; β_0 = 0.
+        config: the fields of a diffusers scheduler config that rebuild the chain, or None
+            where only its betas do.
+    """
+
+    alphas_cumprod: Levels
+    network_times: Int[Tensor, " T+1"]
+    betas: Levels
+    config: dict[str, object] | None = None
+
+    @classmethod
+    def linear(
+        cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> NoiseSchedule:
+        """Linearly spaced β (Ho et al. 2020, section 4)."""
+        betas = torch.linspace(beta_start, beta_end, _checked(T), dtype=torch.float64)
+        return cls._named("linear", betas, beta_start=beta_start, beta_end=beta_end)
+
+    @classmethod
+    def scaled_linear(
+        cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> NoiseSchedule:
+        """Linearly spaced √β (Rombach et al. 2022; the schedule of Stable Diffusion)."""
+        ends = math.sqrt(beta_start), math.sqrt(beta_end)
+        betas = torch.linspace(*ends, _checked(T), dtype=torch.float64).square()
+        return cls._named("scaled_linear", betas, beta_start=beta_start, beta_end=beta_end)
+
+    @classmethod
+    def cosine(cls, T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+        """ᾱ_t ∝ cos²(π/2 · (t/T + offset) / (1 + offset)) (Nichol & Dhariwal 2021, eq. 17)."""
+        u = torch.arange(_checked(T) + 1, dtype=torch.float64) / T
+        signal = torch.cos((u + offset) / (1 + offset) * (math.pi / 2)).square()
+        betas = (1 - signal[1:] / signal[:-1]).clamp(max=max_beta)
+        if (offset, max_beta) == (0.008, 0.999):
+            return cls._named("squaredcos_cap_v2", betas)
+        return cls.from_betas(betas)
+
+    @classmethod
+    def sigmoid(
+        cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> NoiseSchedule:
+        """β on a sigmoid from −6 to 6 between its two ends (Xu et al. 2022, GeoDiff)."""
+        ramp = torch.linspace(-6.0, 6.0, _checked(T), dtype=torch.float64).sigmoid()
+        betas = ramp * (beta_end - beta_start) + beta_start
+        return cls._named("sigmoid", betas, beta_start=beta_start, beta_end=beta_end)
+
+    @classmethod
+    def linear_log_snr(
+        cls, T: int = 1000, log_snr_start: float = 6.0, log_snr_end: float = -8.0
+    ) -> NoiseSchedule:
+        """log SNR linear in t, from level 1 to level T (Kingma et al. 2021, appendix G).
+
+        Raises:
+            NelboError: a log SNR that does not decrease.
+        """
+        if not log_snr_start > log_snr_end:
+            raise NelboError(
+                f"log SNR must decrease along the chain, got {log_snr_start} to {log_snr_end}"
+            )
+        log_snr = torch.linspace(log_snr_start, log_snr_end, _checked(T), dtype=torch.float64)
+        return cls.from_alphas_cumprod(log_snr.sigmoid())
+
+    @classmethod
+    def from_betas(cls, betas: Tensor | Sequence[float]) -> NoiseSchedule:
+        """The chain with these β_1..β_T, (T,).
+
+        Raises:
+            NelboError: fewer than one, or a β outside (0, 1); only the last may be 1.
+        """
+        given = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+        if given.ndim != 1 or len(given) == 0:
+            raise NelboError(f"betas must be a list of T numbers, got shape {tuple(given.shape)}")
+        good = (given > 0) & (given < 1)
+        good[-1] |= given[-1] == 1
+        if not good.all():
+            t = int((~good).nonzero()[0, 0])
+            raise NelboError(f"beta at level {t + 1} is {given[t].item()}, expected 0 < beta < 1")
+        signal = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - given, 0)])
+        return cls(signal, torch.arange(-1, len(given)), torch.nn.functional.pad(given, (1, 0)))
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
+        """The chain with these ᾱ: either ᾱ_0 = 1, ..., ᾱ_T or ᾱ_1, ..., ᾱ_T.
+
+        Raises:
+            NelboError: values outside [0, 1] or not decreasing.
+        """
+        signal = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+        if signal.ndim != 1 or len(signal) == 0:
+            raise NelboError(f"alphas_cumprod must be a list, got shape {tuple(signal.shape)}")
+        if signal[0] != 1:
+            signal = torch.cat([torch.ones(1, dtype=torch.float64), signal])
+        return cls._from_signal(signal, torch.arange(-1, len(signal) - 1))
+
+    def respace(self, levels: Sequence[int] | Int[Tensor, " K"]) -> NoiseSchedule:
+        """The chain through these levels only, increasing; the last becomes its x_T.
+
+        It has its own β and β̃, and the network is still told the parent's time.
+
+        Raises:
+            NelboError: no levels, levels outside 1..T, or not increasing.
+        """
+        chosen = torch.as_tensor(levels, dtype=torch.int64).cpu().flatten()
+        T = self.num_levels
+        if len(chosen) == 0:
+            raise NelboError(f"respace needs at least one of the levels 1..{T}, got none")
+        if chosen.min() < 1 or chosen.max() > T:
+            raise NelboError(f"respace takes levels in 1..{T}, got {chosen.tolist()}")
+        if not (chosen.diff() > 0).all():
+            raise NelboError(f"respace takes increasing levels, got {chosen.tolist()}")
+        kept = torch.cat([torch.zeros(1, dtype=torch.int64), chosen])
+        return self._from_signal(self.alphas_cumprod[kept], self.network_times[kept])
+
+    @property
+    def num_levels(self) -> int:
+        """The number of latents T."""
+        return len(self.alphas_cumprod) - 1
+
+    @property
+    def alphas(self) -> Levels:
+        """α_t = 1 − β_t."""
+        return 1 - self.betas
+
+    @cached_property
+    def noise_power(self) -> Levels:
+        """1 − ᾱ_t, without cancellation near ᾱ = 1: |expm1(Σ log α_s)|."""
+        return torch.expm1(torch.log1p(-self.betas).cumsum(0)).abs()
+
+    @cached_property
+    def signal_scale(self) -> Levels:
+        """√ᾱ_t, the weight of x_0 in x_t."""
+        return self.alphas_cumprod.sqrt()
+
+    @cached_property
+    def noise_scale(self) -> Levels:
+        """√(1 − ᾱ_t), the weight of the noise in x_t."""
+        return self.noise_power.sqrt()
+
+    @property
+    def snr(self) -> Levels:
+        """The signal-to-noise ratio ᾱ_t / (1 − ᾱ_t); infinite at level 0."""
+        return self.alphas_cumprod / self.noise_power
+
+    @property
+    def log_snr(self) -> Levels:
+        """log SNR_t."""
+        return self.alphas_cumprod.log() - self.noise_power.log()
+
+    @cached_property
+    def posterior_variance(self) -> Levels:
+        """β̃_t of q(x_{t-1}|x_t, x_0); zero at level 1 (and 0)."""
+        previous = torch.nn.functional.pad(self.noise_power[:-1], (1, 0))
+        variance = previous / self.noise_power * self.betas
+        variance[0] = 0.0
+        return variance
+
+    @cached_property
+    def posterior_data_weight(self) -> Levels:
+        """The weight of x_0 in the mean of q(x_{t-1}|x_t, x_0)."""
+        previous = torch.nn.functional.pad(self.alphas_cumprod[:-1], (1, 0), value=1.0)
+        weight = previous.sqrt() * self.betas / self.noise_power
+        weight[0] = 1.0
+        return weight
+
+    @cached_property
+    def posterior_latent_weight(self) -> Levels:
+        """The weight of x_t in the mean of q(x_{t-1}|x_t, x_0)."""
+        previous = torch.nn.functional.pad(self.noise_power[:-1], (1, 0))
+        weight = self.alphas.sqrt() * previous / self.noise_power
+        weight[0] = 0.0
+        return weight
+
+    @classmethod
+    def _named(cls, name: str, betas: Tensor, **parameters: float) -> NoiseSchedule:
+        plain = cls.from_betas(betas)
+        config = {"beta_schedule": name, **parameters}
+        return cls(plain.alphas_cumprod, plain.network_times, plain.betas, config)
+
+    @classmethod
+    def _from_signal(cls, signal: Levels, network_times: Tensor) -> NoiseSchedule:
+        if len(signal) < 2 or signal[0] != 1 or signal.min() < 0 or (signal.diff() >= 0).any():
+            raise NelboError(
+                "alphas_cumprod must start at 1 and decrease towards 0 without repeating, got "
+                f"{signal[:4].tolist()} ... {signal[-1].item()}"
+            )
+        betas = torch.nn.functional.pad(1 - signal[1:] / signal[:-1], (1, 0))
+        return cls(signal, network_times, betas)
+
+
+def _checked(T: int) -> int:
+    if T < 1:
+        raise NelboError(f"a noise schedule needs at least one level, got T={T}")
+    return T

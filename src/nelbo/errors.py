@@ -1,0 +1,18 @@
+"""Errors that explain a mistake in the input and what to do about it.
+
+The command line prints these without a traceback and exits with code 2; anything else that
+escapes is a defect of nelbo.
+"""
+
+from __future__ import annotations
+
+
+class NelboError(ValueError):
+    """A mistake in the input: the message says what was found, what was expected, what to do."""
+
+
+class MissingExtraError(NelboError, ImportError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional extra: pip install 'nelbo[{extra}]'")

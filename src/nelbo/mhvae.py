@@ -1,0 +1,256 @@
+r"""Markovian hierarchical VAEs: the chain, its bound by definition, and the theorem.
+
+A Markovian hierarchical VAE has latents :math:`x_1, \dots, x_T` over data :math:`x_0`, a decoder
+and an encoder that are both Markov chains:
+
+.. math::
+    p(x_{0:T}) &= p(x_T)\, p(x_0|x_1) \prod_{t=2}^{T} p(x_{t-1}|x_t) \\
+    q(x_{1:T}|x_0) &= q(x_1|x_0) \prod_{t=2}^{T} q(x_t|x_{t-1})
+
+`MHVAE` is any such model. Its evidence lower bound is estimated from whole paths of the encoder,
+
+.. math::
+    \mathrm{ELBO} = E_{q(x_{1:T}|x_0)}\left[\log \frac{p(x_{0:T})}{q(x_{1:T}|x_0)}\right].
+
+**Theorem.** By Bayes' rule and the Markov property
+:math:`q(x_t|x_{t-1}) = q(x_{t-1}|x_t, x_0)\, q(x_t|x_0) / q(x_{t-1}|x_0)`. Put this into the
+product for t ≥ 2: the marginals telescope to :math:`q(x_T|x_0) / q(x_1|x_0)`, and the bound splits
+into reconstruction, prior matching and score matching terms (see `nelbo.bound`). Each term needs
+one level at a time, no path. `TractableMHVAE` is a model for which :math:`q(x_t|x_0)` and
+:math:`q(x_{t-1}|x_t, x_0)` are known, so that it can be evaluated this way.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from nelbo.bound import Bound
+from nelbo.conditioning import Condition
+from nelbo.distributions import draw
+from nelbo.errors import NelboError
+
+Level = int | Int[Tensor, " batch"]
+
+# Values of one stacked network call when many levels are evaluated: large enough to fill the
+# cores, small enough to stay in their caches.
+_VALUES_PER_CALL = 2**16
+
+
+class MHVAE(nn.Module, ABC):
+    """A Markovian hierarchical VAE with `num_levels` latents of one shape.
+
+    Subclasses define the two chains; the bound by its definition and ancestral sampling follow.
+    A level `t` is an int or one int64 for each example, (B,).
+
+    Attributes:
+        num_levels: the number of latents T.
+        shape: shape of one example without the batch, or None where only sampling needs it.
+    """
+
+    num_levels: int
+    shape: tuple[int, ...] | None
+
+    @abstractmethod
+    def q_step(self, x_prev: Tensor, t: Level) -> Distribution:
+        """The encoder's step q(x_t | x_{t-1})."""
+
+    @abstractmethod
+    def p_prior(self, shape: tuple[int, ...]) -> Distribution:
+        """The prior p(x_T) for a batch of this shape."""
+
+    @abstractmethod
+    def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Distribution:
+        """The decoder's step p(x_{t-1} | x_t), 2 ≤ t ≤ T."""
+
+    @abstractmethod
+    def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Distribution:
+        """The decoder's last step p(x_0 | x_1)."""
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not data that this model gives a likelihood to."""
+
+    def path_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The bound by its definition: log p(x_{0:T}) − log q(x_{1:T}|x_0) of one encoder path.
+
+        Unbiased for the ELBO; nats per example, (B,). Costs T network calls.
+        """
+        self.check_data(x_0)
+        q = self.q_step(x_0, 1)
+        x = draw(q, generator)
+        elbo = _log_prob(self.p_data(x, condition), x_0) - _log_prob(q, x)
+        for t in range(2, self.num_levels + 1):
+            q = self.q_step(x, t)
+            x_next = draw(q, generator)
+            elbo = elbo + _log_prob(self.p_step(x_next, t, condition), x) - _log_prob(q, x_next)
+            x = x_next
+        return elbo + _log_prob(self.p_prior(tuple(x.shape)), x)
+
+    def walk(
+        self,
+        x_T: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Walk the decoder from x_T down: yields (t, x_t) for t = T−1, ..., 1, then (0, x_0).
+
+        x_0 is the mean of p(x_0|x_1): no noise is drawn at the last step.
+        """
+        x = x_T
+        for t in range(self.num_levels, 1, -1):
+            x = draw(self.p_step(x, t, condition), generator)
+            yield t - 1, x
+        yield 0, self.p_data(x, condition).mean
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        x_T: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """`n` examples from the decoder by ancestral sampling, from `x_T` if it is given."""
+        x = self.start(n, x_T, generator)
+        for _, state in self.walk(x, condition, generator=generator):
+            x = state
+        return x
+
+    def start(
+        self, n: int, x_T: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """The state that sampling starts from: `x_T` checked, or `n` draws from the prior.
+
+        Raises:
+            NelboError: n below one, no `shape` to draw, or `x_T` of another batch or shape.
+        """
+        if n < 1:
+            raise NelboError(f"the number of samples must be at least 1, got {n}")
+        if x_T is None:
+            if self.shape is None:
+                raise NelboError(
+                    "sampling needs the shape of one example: pass shape=(C, H, W) to the model, "
+                    "or x_T to sample"
+                )
+            return draw(self.p_prior((n, *self.shape)), generator)
+        if len(x_T) != n or (self.shape is not None and tuple(x_T.shape[1:]) != self.shape):
+            expected = (n, *(self.shape or x_T.shape[1:]))
+            raise NelboError(f"x_T has shape {tuple(x_T.shape)}, expected {expected}")
+        return x_T
+
+
+class TractableMHVAE(MHVAE):
+    """An MHVAE whose encoder's marginals and posteriors are known: the theorem applies."""
+
+    @abstractmethod
+    def q_marginal(self, x_0: Tensor, t: Level) -> Distribution:
+        """The encoder's marginal q(x_t | x_0)."""
+
+    @abstractmethod
+    def q_posterior(self, x_t: Tensor, x_0: Tensor, t: Level) -> Distribution:
+        """The encoder's posterior q(x_{t-1} | x_t, x_0), 2 ≤ t ≤ T."""
+
+    def reconstruction(
+        self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The reconstruction term at one draw of x_1: log p(x_0|x_1), nats, (B,)."""
+        return _log_prob(self.p_data(x_1, condition), x_0)
+
+    def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
+        """The prior matching term KL(q(x_T|x_0) || p(x_T)), nats, (B,)."""
+        q = self.q_marginal(x_0, self.num_levels)
+        return per_example(kl_divergence(q, self.p_prior(tuple(x_0.shape))))
+
+    def score_matching(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The score matching term at level t ≥ 2 and one draw of x_t, nats, (B,)."""
+        q = self.q_posterior(x_t, x_0, t)
+        return per_example(kl_divergence(q, self.p_step(x_t, t, condition)))
+
+    def elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Bound:
+        """The bound of each example by the theorem, term by term.
+
+        Args:
+            x_0: data, (B, ...).
+            condition: what the model is told of each example.
+            levels: None evaluates every level 2..T once, which is exact but for one noise draw a
+                level. An int K evaluates K levels an example, one drawn from each of K equal
+                strata of 2..T, weighted so that the estimate is unbiased.
+            generator: the source of all noise.
+
+        Raises:
+            NelboError: `levels` below one, or `x_0` that is not data of this model.
+        """
+        self.check_data(x_0)
+        batch = len(x_0)
+        x_1 = draw(self.q_marginal(x_0, 1), generator)
+        chosen, weight = self._choose_levels(batch, levels, generator)
+        chosen = chosen.to(x_0.device)
+        terms = []
+        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
+        for start in range(0, chosen.shape[1], group):
+            # One noise draw a level, stacked for one network call on (level, example) pairs.
+            columns = chosen[:, start : start + group].unbind(1)
+            x_t = torch.cat([draw(self.q_marginal(x_0, t), generator) for t in columns])
+            repeat = len(columns)
+            term = self.score_matching(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                x_t,
+                torch.cat(columns),
+                None if condition is None else condition.repeat(repeat),
+            )
+            terms.append(term.view(repeat, batch).T)
+        score_matching = torch.cat(terms, 1) if terms else x_0.new_zeros(batch, 0)
+        return Bound(
+            reconstruction=self.reconstruction(x_0, x_1, condition),
+            prior_matching=self.prior_matching(x_0),
+            score_matching=score_matching,
+            levels=chosen,
+            weights=torch.full_like(score_matching, weight),
+            dims=x_0[0].numel(),
+        )
+
+    def _choose_levels(
+        self, batch: int, levels: int | None, generator: torch.Generator | None
+    ) -> tuple[Int[Tensor, "batch evaluated"], float]:
+        """Which of the levels 2..T each example is evaluated at, and the weight of each."""
+        candidates = self.num_levels - 1
+        if levels is None or candidates == 0:
+            return torch.arange(2, self.num_levels + 1).expand(batch, candidates), 1.0
+        if levels < 1:
+            raise NelboError(f"levels must be None or at least 1, got {levels}")
+        device = generator.device if generator is not None else None
+        jitter = torch.rand(batch, levels, generator=generator, device=device)
+        fraction = (torch.arange(levels, device=device) + jitter) / levels
+        chosen = 2 + (fraction * candidates).long().clamp(max=candidates - 1)
+        return chosen, candidates / levels
+
+
+def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """The sum over everything but the batch."""
+    return x.flatten(1).sum(1)
+
+
+def _log_prob(distribution: Distribution, x: Tensor) -> Float[Tensor, " batch"]:
+    return per_example(distribution.log_prob(x))

@@ -1,0 +1,6 @@
+"""Ways to walk the decoder chain from x_T to x_0."""
+
+from nelbo.samplers.base import Sampler, State
+from nelbo.samplers.ddpm import DDPM
+
+__all__ = ["DDPM", "Sampler", "State"]

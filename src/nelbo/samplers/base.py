@@ -1,0 +1,73 @@
+"""What all samplers share: they are generators of states, and `sample` is the last one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.conditioning import Condition
+from nelbo.diffusion import Diffusion, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a sampler is after a step.
+
+    Attributes:
+        x: the state x_t, (B, C, H, W).
+        x_0: the data that the model predicted at the step that led here, (B, C, H, W).
+        t: the level of x; 0 when done.
+    """
+
+    x: Tensor
+    x_0: Tensor
+    t: int
+
+
+class Sampler(ABC):
+    """A way to walk the decoder chain.
+
+    A notebook, a progress bar and a test drive the same loop::
+
+        for state in sampler.iterate(model, model.start(16)):
+            show(state.x_0)
+    """
+
+    @abstractmethod
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The network times visited, descending."""
+
+    @abstractmethod
+    def iterate(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[State]:
+        """Walk from x_T to x_0, one state a step; the last one has t = 0."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """x_0 from x_T, (B, C, H, W)."""
+        states = self.iterate(
+            model, x_T, condition=condition, guidance=guidance, generator=generator
+        )
+        x = x_T
+        for state in states:
+            x = state.x
+        return x

@@ -1,0 +1,58 @@
+"""Ancestral sampling (Ho et al. 2020, algorithm 2), on the whole chain or a respaced one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.conditioning import Condition
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.distributions import draw
+from nelbo.samplers.base import Sampler, State
+from nelbo.samplers.spacing import spaced_levels
+
+
+@dataclass(frozen=True)
+class DDPM(Sampler):
+    """Draws each x_{t-1} from p(x_{t-1}|x_t).
+
+    Args:
+        steps: number of network calls; None visits every level. Fewer levels make a respaced
+            chain, which is an MHVAE of its own (Nichol & Dhariwal 2021, section 4).
+        spacing: which levels: "leading", "linspace" or "trailing".
+    """
+
+    steps: int | None = None
+    spacing: str = "leading"
+
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The network times visited, descending."""
+        levels = self._levels(schedule)
+        return [int(schedule.network_times[t]) for t in reversed(levels)]
+
+    @torch.no_grad()
+    def iterate(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[State]:
+        """Walk from x_T to x_0, one state a step."""
+        levels = self._levels(model.schedule)
+        chain = model.guided(guidance).respace(levels)
+        x = x_T
+        for t in range(chain.num_levels, 0, -1):
+            prediction = chain.predict(x, t, condition)
+            step = chain.step_from(prediction, t)
+            x = draw(step, generator) if t > 1 else step.mean
+            yield State(x, prediction.x_0, levels[t - 2] if t > 1 else 0)
+
+    def _levels(self, schedule: NoiseSchedule) -> list[int]:
+        T = schedule.num_levels
+        return spaced_levels(T, T if self.steps is None else self.steps, self.spacing)

@@ -1,0 +1,81 @@
+"""What a training run is asked to do; every field has a default that suits small images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nelbo.errors import NelboError
+
+DEFAULT_TIME_BUDGET = "10m"
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train."""
+
+    steps: int | None = None
+    """Number of optimisation steps; None trains for the time budget."""
+    time_budget: str | None = None
+    """Training time, such as 90s, 10m or 2h; 10m if no steps are given either."""
+    batch_size: int = 64
+    """Images a step."""
+    objective: str = "bound"
+    """What to minimise: bound, hybrid or simple."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices and convolutions."""
+    beta2: float = 0.99
+    """AdamW's decay of second moments."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up, after which the rate falls to zero on a cosine."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.99
+    """Decay of the moving average of the weights, which is what the run keeps."""
+    label_dropout: float = 0.1
+    """Share of labels withheld from a class-conditional model, for classifier-free guidance."""
+    save_every: str = "60s"
+    """Time between checkpoints."""
+    seed: int = 0
+    """Source of all randomness."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise NelboError(f"{name} must be at least 1, got {value}")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise NelboError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("ema_decay", "label_dropout", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise NelboError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise NelboError(f"{name} must not be negative, got {getattr(self, name)}")
+        parse_duration(self.save_every)
+        if self.time_budget is not None:
+            parse_duration(self.time_budget)
+
+    @property
+    def seconds(self) -> float | None:
+        """The time budget in seconds; None where only the steps limit the run."""
+        if self.time_budget is not None:
+            return parse_duration(self.time_budget)
+        return None if self.steps is not None else parse_duration(DEFAULT_TIME_BUDGET)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "10m", "1.5h" or "2d".
+
+    Raises:
+        NelboError: anything else, or zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise NelboError(f"{text!r} is not a duration: expected something like 90s, 10m or 2h")
+    return seconds

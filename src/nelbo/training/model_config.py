@@ -1,0 +1,105 @@
+r"""Which model to train: from a few settings and the data to a `Diffusion` around a `UNet`.
+
+The defaults follow from the data. The default chain has log SNR linear in t, from the level where
+the noise is well inside a pixel level's bin to one where next to nothing of the image is left; see
+docs/decisions/0002-default-chain.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
+from nelbo.errors import NelboError
+from nelbo.networks import UNet
+
+SCHEDULES = ("log_snr", "linear", "scaled_linear", "cosine", "sigmoid")
+
+# σ_1 as a share of half the distance between two pixel levels.
+_FIRST_NOISE = 0.75
+_LAST_LOG_SNR = -8.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model to train."""
+
+    schedule: str = "log_snr"
+    """Noise schedule: log_snr, linear, scaled_linear, cosine or sigmoid."""
+    levels: int = 1000
+    """Length T of the chain."""
+    prediction: str = "v_prediction"
+    """What the network predicts: epsilon, sample or v_prediction."""
+    variance: str = "learned_range"
+    """Reverse variance: fixed_small, fixed_large or learned_range."""
+    clip_sample: bool = True
+    """Clip the predicted image to the range of pixels."""
+    widths: tuple[int, ...] = ()
+    """Channels of the UNet at each resolution; by default chosen from the image size."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+    attention: tuple[int, ...] = (16, 8, 4, 2)
+    """Resolutions, in pixels, that have self-attention below the first one."""
+    dropout: float = 0.0
+    """Dropout in the residual blocks."""
+    class_conditional: bool = False
+    """Tell the network the label of each image."""
+
+
+def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
+    """The noise schedule of a config for data with so many pixel levels."""
+    if config.schedule == "log_snr":
+        noise = _FIRST_NOISE / (pixel_levels - 1)
+        first = math.log((1 - noise**2) / noise**2)
+        return NoiseSchedule.linear_log_snr(config.levels, first, _LAST_LOG_SNR)
+    if config.schedule not in SCHEDULES:
+        raise NelboError(f"unknown schedule {config.schedule!r}: expected one of {SCHEDULES}")
+    return getattr(NoiseSchedule, config.schedule)(config.levels)
+
+
+def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
+    """A fresh model for these images.
+
+    Raises:
+        NelboError: settings that do not fit together or the data.
+    """
+    if config.class_conditional and not data.num_classes:
+        raise NelboError(f"{data.source} has no labels to condition on")
+    channels, height, width = data.shape
+    widths = config.widths or _default_widths(height, width)
+    sizes = [min(height, width) >> level for level in range(len(widths))]
+    attends = [level > 0 and size in config.attention for level, size in enumerate(sizes)]
+    network = UNet(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=channels * (2 if config.variance == "learned_range" else 1),
+        block_out_channels=widths,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        layers_per_block=config.layers,
+        attention_head_dim=math.gcd(16, *widths),
+        norm_num_groups=math.gcd(8, *widths),
+        dropout=config.dropout,
+        num_class_embeds=data.num_classes if config.class_conditional else None,
+    )
+    return Diffusion(
+        network,
+        build_schedule(config, data.levels),
+        prediction=config.prediction,
+        variance=config.variance,
+        data=Pixels(data.levels),
+        shape=data.shape,
+        clip_sample=config.clip_sample,
+    )
+
+
+def _default_widths(height: int, width: int) -> tuple[int, ...]:
+    """Halve the resolution while it stays whole and above one pixel, at most three times."""
+    base = 32 if max(height, width) <= 16 else 64
+    widths = [base]
+    while len(widths) < 4 and height % 2 == width % 2 == 0 and min(height, width) > 2:
+        height, width = height // 2, width // 2
+        widths.append(2 * base)
+    return tuple(widths)

@@ -1,0 +1,47 @@
+"""Which images each step sees: a pure function of (seed, step), so there is no state to save."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose seed is a hash of all the numbers, so that streams do not overlap."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
+
+
+class DataOrder:
+    """Goes through the data in a new random order every epoch; no image is left over.
+
+    Args:
+        size: number of images.
+        batch_size: images a step; may exceed `size`.
+        seed: decides every order.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._cached: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
+
+    def batch(self, step: int) -> Int[Tensor, " batch_size"]:
+        """Indices of the images of a step, counted from 0."""
+        first = step * self.batch_size
+        last = first + self.batch_size
+        parts = []
+        while first < last:
+            epoch, offset = divmod(first, self.size)
+            end = min(self.size, offset + last - first)
+            parts.append(self._epoch(epoch)[offset:end])
+            first += end - offset
+        return torch.cat(parts)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if self._cached[0] != epoch:
+            order = torch.randperm(self.size, generator=generator_for(self.seed, epoch))
+            self._cached = epoch, order
+        return self._cached[1]

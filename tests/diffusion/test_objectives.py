@@ -1,0 +1,104 @@
+"""Training objectives against the bound they estimate."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import NoiseSchedule
+from nelbo.diffusion.objectives import HYBRID_WEIGHT, draw_levels
+from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, T, make, pixels
+
+
+@pytest.mark.parametrize("objective", ["simple", "bound"])
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_reading_of_the_bound_is_unbiased(objective, variance, generator):
+    model = make(variance=variance)
+    x_0 = pixels(1).expand(40_000, *SHAPE)
+    with torch.no_grad():
+        exact = model.elbo(x_0[:10_000], generator=generator).nelbo
+        nelbo = model(x_0, objective=objective, generator=generator).nelbo
+    error = math.sqrt(exact.var() / len(exact) + nelbo.var() / len(nelbo))
+    assert abs(exact.mean() - nelbo.mean()) < 3 * error
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_simple_is_the_squared_error_of_what_the_network_predicts(prediction):
+    model = make(prediction, clip_sample=True)
+    x_0 = pixels(6)
+    loss = model.loss(x_0, generator=torch.Generator().manual_seed(4))
+    g = torch.Generator().manual_seed(4)
+    t, _ = draw_levels(6, T, 1 / T, g)
+    noise = torch.randn(6, *SHAPE, generator=g, dtype=torch.float64)
+    a = model.schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+    s = (1 - a**2).sqrt()
+    target = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0}[prediction]
+    output = model.network(a * x_0 + s * noise, t - 1)
+    torch.testing.assert_close(loss, (output - target).square().mean())
+
+
+def test_hybrid_adds_the_bound_and_teaches_only_the_variance_by_it():
+    model = make(variance="learned_range")
+    x_0 = pixels(64)
+
+    def terms(objective):
+        return model(x_0, objective=objective, generator=torch.Generator().manual_seed(2))
+
+    simple, hybrid = terms("simple"), terms("hybrid")
+    bits = hybrid.nelbo.mean() / (18 * math.log(2))
+    torch.testing.assert_close(hybrid.loss, simple.loss + HYBRID_WEIGHT * bits)
+
+    # With the mean's half of the output made constant, the bound's gradient must vanish where
+    # the variance does not depend on the parameter either.
+    fixed = make(variance="fixed_small")
+    both = fixed.loss(x_0, objective="hybrid", generator=torch.Generator().manual_seed(2))
+    alone = fixed.loss(x_0, objective="simple", generator=torch.Generator().manual_seed(2))
+    (g_both,) = torch.autograd.grad(both, fixed.network.scale)
+    (g_alone,) = torch.autograd.grad(alone, fixed.network.scale)
+    torch.testing.assert_close(g_both, g_alone)
+
+
+def test_gradient_of_the_bound_matches_finite_differences():
+    model = make(variance="learned_range")
+    x_0 = pixels(64)
+
+    def value():
+        return model.loss(x_0, objective="bound", generator=torch.Generator().manual_seed(9))
+
+    (gradient,) = torch.autograd.grad(value(), model.network.scale)
+    step = 1e-6
+    with torch.no_grad():
+        model.network.scale += step
+        above = value()
+        model.network.scale -= 2 * step
+        below = value()
+    assert gradient.item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.1, 1 / 50])
+def test_levels_have_the_probability_that_their_weight_says(share, generator):
+    T, batch, repeats = 50, 20, 6000
+    counts, weights = torch.zeros(T + 1), torch.zeros(T + 1)
+    for _ in range(repeats):
+        t, weight = draw_levels(batch, T, share, generator)
+        counts += torch.bincount(t, minlength=T + 1)
+        weights[t] = weight
+    frequency = counts[1:] / (batch * repeats)
+    torch.testing.assert_close(frequency * weights[1:], torch.ones(T), atol=0.1, rtol=0)
+    assert frequency[0].item() == pytest.approx(share, rel=0.05)
+
+
+def test_levels_of_a_batch_are_spread_evenly(generator):
+    t, _ = draw_levels(100, 1000, 1 / 1000, generator)
+    gaps = t.sort().values.diff()
+    assert gaps.min() >= 9
+    assert gaps.max() <= 11
+
+
+def test_one_level_chain_is_always_at_level_one(generator):
+    t, weight = draw_levels(5, 1, 1.0, generator)
+    assert t.tolist() == [1] * 5
+    assert weight.tolist() == [1.0] * 5
+    assert NoiseSchedule.linear(1).num_levels == 1

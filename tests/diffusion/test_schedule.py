@@ -1,0 +1,127 @@
+"""Noise schedules against their definitions and against diffusers."""
+
+from __future__ import annotations
+
+import math
+
+import diffusers
+import pytest
+import torch
+
+from nelbo import NelboError, NoiseSchedule
+
+ALL = {
+    "linear": NoiseSchedule.linear,
+    "scaled_linear": NoiseSchedule.scaled_linear,
+    "cosine": NoiseSchedule.cosine,
+    "sigmoid": NoiseSchedule.sigmoid,
+    "linear_log_snr": NoiseSchedule.linear_log_snr,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("T", [2, 50, 1000])
+def test_tables_are_consistent(name, T):
+    s = ALL[name](T)
+    assert s.num_levels == T
+    assert s.betas.dtype == s.alphas_cumprod.dtype == torch.float64
+    assert s.alphas_cumprod[0] == 1
+    assert s.betas[0] == 0
+    assert s.network_times.tolist() == list(range(-1, T))
+    for values in (s.betas, s.alphas, s.alphas_cumprod, s.snr, s.log_snr, s.posterior_variance):
+        assert values.shape == (T + 1,)
+    torch.testing.assert_close(s.alphas.cumprod(0), s.alphas_cumprod)
+    torch.testing.assert_close(s.snr[1:], s.alphas_cumprod[1:] / (1 - s.alphas_cumprod[1:]))
+    torch.testing.assert_close(s.log_snr[1:], s.snr[1:].log())
+    assert s.snr[0] == math.inf
+    assert (s.log_snr.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name", "options"),
+    [
+        (NoiseSchedule.linear(), "linear", {}),
+        (NoiseSchedule.linear(200, 1e-3, 0.1), "linear", {"beta_start": 1e-3, "beta_end": 0.1}),
+        (
+            NoiseSchedule.scaled_linear(),
+            "scaled_linear",
+            {"beta_start": 0.00085, "beta_end": 0.012},
+        ),
+        (NoiseSchedule.cosine(), "squaredcos_cap_v2", {}),
+        (NoiseSchedule.sigmoid(), "sigmoid", {}),
+    ],
+)
+def test_matches_diffusers(schedule, name, options):
+    peer = diffusers.DDPMScheduler(schedule.num_levels, beta_schedule=name, **options)
+    torch.testing.assert_close(schedule.betas[1:].float(), peer.betas, rtol=2e-4, atol=1e-7)
+    assert schedule.config == {"beta_schedule": name} | {
+        key: value for key, value in schedule.config.items() if key != "beta_schedule"
+    }
+
+
+def test_linear_log_snr_is_linear():
+    s = NoiseSchedule.linear_log_snr(100, 7.0, -5.0)
+    torch.testing.assert_close(s.log_snr[1:], torch.linspace(7, -5, 100, dtype=torch.float64))
+
+
+def test_posterior_coefficients_by_bayes_rule():
+    """The posterior of x_{t-1} is the product of its two normals, computed from precisions."""
+    s = NoiseSchedule.linear(100, 1e-3, 0.3)
+    for t in (2, 3, 50, 100):
+        previous, beta = s.alphas_cumprod[t - 1], s.betas[t]
+        precision = 1 / (1 - previous) + (1 - beta) / beta
+        torch.testing.assert_close(s.posterior_variance[t], 1 / precision)
+        torch.testing.assert_close(
+            s.posterior_data_weight[t], previous.sqrt() / (1 - previous) / precision
+        )
+        torch.testing.assert_close(
+            s.posterior_latent_weight[t], (1 - beta).sqrt() / beta / precision
+        )
+
+
+def test_respace_keeps_the_marginals_and_tells_the_network_the_parent_time():
+    parent = NoiseSchedule.linear(100)
+    child = parent.respace([1, 10, 55, 100])
+    assert child.num_levels == 4
+    torch.testing.assert_close(
+        child.alphas_cumprod, parent.alphas_cumprod[torch.tensor([0, 1, 10, 55, 100])]
+    )
+    torch.testing.assert_close(
+        child.betas[2], 1 - parent.alphas_cumprod[10] / parent.alphas_cumprod[1]
+    )
+    assert child.network_times[1:].tolist() == [0, 9, 54, 99]
+    grandchild = child.respace([2, 4])
+    assert grandchild.network_times[1:].tolist() == [9, 99]
+    torch.testing.assert_close(parent.respace(range(1, 101)).betas, parent.betas)
+
+
+def test_from_alphas_cumprod_takes_both_forms():
+    s = NoiseSchedule.cosine(20)
+    for given in (s.alphas_cumprod, s.alphas_cumprod[1:]):
+        torch.testing.assert_close(NoiseSchedule.from_alphas_cumprod(given).betas, s.betas)
+
+
+def test_noise_power_does_not_cancel_at_tiny_betas():
+    s = NoiseSchedule.from_betas([1e-14, 1e-14])
+    assert s.noise_power[2].item() == pytest.approx(2e-14, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NoiseSchedule.linear(0), "at least one level"),
+        (lambda: NoiseSchedule.from_betas([0.1, 1.5, 0.2]), "level 2 is 1.5"),
+        (lambda: NoiseSchedule.from_betas([0.1, 1.0, 0.2]), "level 2 is 1.0"),
+        (lambda: NoiseSchedule.from_betas([]), "betas"),
+        (lambda: NoiseSchedule.from_betas([float("nan")]), "nan"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5, 0.7]), "decrease"),
+        (lambda: NoiseSchedule.linear_log_snr(10, -1.0, 1.0), "must decrease"),
+        (lambda: NoiseSchedule.linear(10).respace([]), "got none"),
+        (lambda: NoiseSchedule.linear(10).respace([1, 11]), r"1\.\.10"),
+        (lambda: NoiseSchedule.linear(10).respace([0, 3]), r"1\.\.10"),
+        (lambda: NoiseSchedule.linear(10).respace([3, 3]), "increasing"),
+    ],
+)
+def test_mistakes_are_explained(make, message):
+    with pytest.raises(NelboError, match=message):
+        make()

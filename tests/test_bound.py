@@ -1,0 +1,77 @@
+"""The bound's arithmetic: totals, units, means with standard errors, and joining."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import Bound, NelboError
+
+
+def make(batch: int, evaluated: int, seed: int = 0, dims: int = 6) -> Bound:
+    g = torch.Generator().manual_seed(seed)
+    return Bound(
+        reconstruction=-torch.rand(batch, generator=g),
+        prior_matching=torch.rand(batch, generator=g),
+        score_matching=torch.rand(batch, evaluated, generator=g),
+        levels=torch.randint(2, 9, (batch, evaluated), generator=g),
+        weights=torch.full((batch, evaluated), 2.5),
+        dims=dims,
+    )
+
+
+def test_elbo_is_the_signed_sum_of_its_terms():
+    bound = make(4, 3)
+    for i in range(4):
+        expected = bound.reconstruction[i] - bound.prior_matching[i]
+        expected = expected - 2.5 * sum(bound.score_matching[i, k] for k in range(3))
+        torch.testing.assert_close(bound.elbo[i], expected)
+    torch.testing.assert_close(bound.nelbo, -bound.elbo)
+    torch.testing.assert_close(bound.bits_per_dim, -bound.elbo / (6 * math.log(2)))
+
+
+def test_summary_gives_mean_and_standard_error_of_every_term():
+    bound = make(50, 3)
+    summary = bound.mean()
+    for name, values in {
+        "reconstruction": bound.reconstruction,
+        "prior_matching": bound.prior_matching,
+        "score_matching": 2.5 * bound.score_matching.sum(1),
+        "elbo": bound.elbo,
+        "nelbo": -bound.elbo,
+        "bits_per_dim": bound.bits_per_dim,
+    }.items():
+        estimate = getattr(summary, name)
+        assert estimate.mean == pytest.approx(values.mean().item(), rel=1e-5)
+        assert estimate.standard_error == pytest.approx(
+            values.std().item() / math.sqrt(50), rel=1e-5
+        )
+    costs = summary.in_bits
+    parts = sum(costs[name].mean for name in ("reconstruction", "prior_matching", "score_matching"))
+    assert parts == pytest.approx(costs["total"].mean)
+    assert costs["total"] == summary.bits_per_dim
+
+
+def test_standard_error_of_one_example_is_unknown():
+    assert math.isnan(make(1, 3).mean().elbo.standard_error)
+
+
+def test_cat_joins_and_refuses_what_differs():
+    a, b = make(4, 3), make(2, 3, seed=1)
+    both = Bound.cat([a, b])
+    assert len(both) == 6
+    torch.testing.assert_close(both.elbo, torch.cat([a.elbo, b.elbo]))
+    with pytest.raises(NelboError, match="same data"):
+        Bound.cat([a, make(2, 4)])
+    with pytest.raises(NelboError, match="at least one"):
+        Bound.cat([])
+
+
+def test_by_level_averages_what_was_evaluated_there():
+    bound = make(40, 5)
+    levels, means = bound.by_level()
+    for level, mean in zip(levels, means, strict=True):
+        here = bound.score_matching[bound.levels == level]
+        assert mean.item() == pytest.approx(here.mean().item(), rel=1e-5)
