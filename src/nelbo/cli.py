@@ -24,14 +24,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the input is printed and exits with code 2."""
     console = Console(stderr=True)
     warnings.showwarning = _show_warning
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
-        prog="nelbo",
-        description="Diffusion models with their evidence: train, sample, and read the bound.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
+            prog="nelbo",
+            description="Diffusion models with their evidence: train, sample, and read the bound.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         command.run()
     except NelboError as error:
         console.print("[bold red]error:[/]", str(error), highlight=False, soft_wrap=True)

@@ -72,7 +72,8 @@ def load(path: str | os.PathLike[str]) -> Diffusion:
     if network.config.out_channels != expected:
         raise NelboError(
             f"{path}/unet/config.json: out_channels is {network.config.out_channels}, expected "
-            f"{expected} for {shape[0]} channels with variance {options['variance']}"
+            f"{expected} for {shape[0]} channels with variance_type {options['variance']} of "
+            f"{SCHEDULER_FILE}"
         )
     return Diffusion(network, schedule, data=data, shape=shape, **options).eval()
 
@@ -168,9 +169,12 @@ def _read_scheduler(path: Path) -> tuple[NoiseSchedule, dict[str, Any]]:
     }
     build = choose("beta_schedule", "linear", _SCHEDULES)
     trained = config.get("trained_betas")
-    try:
-        if trained is not None:
+    if trained is not None:
+        try:
             return NoiseSchedule.from_betas(trained), options
+        except (TypeError, ValueError) as error:
+            raise NelboError(f"{path}: trained_betas: {error}") from error
+    try:
         T = int(config.get("num_train_timesteps", 1000))
         ends = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
         return build(T, *ends), options

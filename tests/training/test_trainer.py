@@ -11,16 +11,11 @@ import torch
 
 from nelbo import NelboError
 from nelbo.data import load_data
-from nelbo.training import (
-    DivergedError,
-    ExponentialMovingAverage,
-    ModelConfig,
-    Trainer,
-    TrainingConfig,
-    build_model,
-)
-from nelbo.training.config import parse_duration
+from nelbo.training.build import build_model
+from nelbo.training.config import ModelConfig, TrainingConfig, parse_duration
+from nelbo.training.moving_average import ExponentialMovingAverage
 from nelbo.training.order import DataOrder
+from nelbo.training.trainer import DivergedError, Trainer
 
 SMALL = ModelConfig(widths=(8, 16), levels=50)
 
@@ -155,7 +150,7 @@ def test_bad_durations(text):
 )
 def test_settings_are_checked(options, message):
     with pytest.raises(NelboError, match=message):
-        TrainingConfig(**options)
+        TrainingConfig(**options).check()
 
 
 def test_model_settings_are_checked():

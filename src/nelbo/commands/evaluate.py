@@ -92,7 +92,7 @@ def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str
     """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
     from nelbo.data import load_data
     from nelbo.data.sources import NAMES
-    from nelbo.training import RunDirectory
+    from nelbo.training.run_directory import RunDirectory
 
     source = source or RunDirectory(run_path).notes().get("source")
     if source is None:

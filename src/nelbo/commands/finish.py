@@ -1,1 +1,124 @@
 """The end of a training run: its bound on both splits, samples, and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nelbo.bound import Bound
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.evaluate import evaluate_with_progress
+from nelbo.commands.sample import all_classes, sample_with_progress
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.report.grids import save_grid
+from nelbo.report.page import RunReport, write_report
+from nelbo.report.strips import forward_strip, reverse_strip
+from nelbo.report.tables import bound_json, bound_table
+from nelbo.samplers import DDPM
+from nelbo.training.run_directory import RunDirectory
+
+SAMPLES = 64
+STRIP_ROWS = 4
+# The bound of the training split is there to compare with: a few levels an image tell it well.
+_TRAIN_LEVELS = 50
+
+
+def finish(
+    run: RunDirectory,
+    model: Diffusion,
+    *,
+    train: ImageData,
+    test: ImageData,
+    levels: int | None,
+    images: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Evaluate, sample, and write evaluation.json, samples/final.png and report.html.
+
+    Args:
+        run: where to.
+        model: the trained model.
+        train: the images it was trained on.
+        test: images held out.
+        levels: levels an image for the test bound, None for all.
+        images: how many images of each split at most.
+        seed: source of all noise.
+    """
+    shown = {"train": _first(train, images, seed), "test": _first(test, images, seed)}
+    bounds = {
+        split: evaluate_with_progress(
+            model,
+            data,
+            f"Evaluating {split}",
+            levels=levels if split == "test" else _fewer(levels, model),
+            seed=seed,
+        )
+        for split, data in shown.items()
+    }
+    summaries = {split: bound.mean() for split, bound in bounds.items()}
+    MESSAGES.print(bound_table(summaries))
+    evaluation = {
+        split: {"levels": bound.levels.shape[1] + 1, **bound_json(summaries[split])}
+        for split, bound in bounds.items()
+    }
+    run.write_evaluation(evaluation)
+
+    samples = sample_with_progress(
+        model, DDPM(), SAMPLES, condition=all_classes(model, SAMPLES), seed=seed
+    )
+    assert isinstance(model.data, Pixels)
+    picture = model.data.to_levels(samples).byte()
+    save_grid(picture, run.samples / "final.png", model.data.levels)
+    _report(run, model, shown, bounds, picture, seed)
+    return {"evaluation": evaluation, "report": str(run.report)}
+
+
+def _report(
+    run: RunDirectory,
+    model: Diffusion,
+    data: dict[str, ImageData],
+    bounds: dict[str, Bound],
+    samples: torch.Tensor,
+    seed: int,
+) -> None:
+    assert isinstance(model.data, Pixels)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    test = data["test"]
+    rows = model.data.to_network(test.images[:STRIP_ROWS]).to(device)
+    condition = all_classes(model, STRIP_ROWS)
+    notes = run.notes()
+    report = RunReport(
+        title=f"nelbo · {run.path.name}",
+        subtitle=f"A diffusion model of {test.source}",
+        model=model,
+        real=test.images[:SAMPLES],
+        samples=samples,
+        bounds=bounds,
+        forward=forward_strip(model, rows, generator=generator),
+        reverse=reverse_strip(
+            model,
+            STRIP_ROWS,
+            generator=generator,
+            condition=None if condition is None else condition.to(device),
+        ),
+        evaluated=test,
+        metrics=run.metrics(),
+        settings={name: notes[name] for name in ("source", "trained", "settings") if name in notes},
+    )
+    write_report(report, run.report)
+
+
+def _first(data: ImageData, images: int, seed: int) -> ImageData:
+    """A random subset where there are more images than asked for, in their order."""
+    if len(data) <= images:
+        return data
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
+    return data.take(chosen.sort().values)
+
+
+def _fewer(levels: int | None, model: Diffusion) -> int | None:
+    most = model.num_levels - 1
+    return min(levels or _TRAIN_LEVELS, most) if most > _TRAIN_LEVELS else levels

@@ -17,12 +17,12 @@ from nelbo.commands.common import (
     print_json,
     training_progress,
 )
-from nelbo.training.config import TrainingConfig, parse_duration
-from nelbo.training.model_config import ModelConfig
+from nelbo.training.config import ModelConfig, TrainingConfig, parse_duration
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
-    from nelbo.training import RunDirectory, Trainer
+    from nelbo.training.run_directory import RunDirectory
+    from nelbo.training.trainer import Step, Trainer
 
 # Steps between two lines of metrics.jsonl.
 _LOG_EVERY = 10
@@ -32,7 +32,7 @@ _LOG_EVERY = 10
 class Train:
     """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """digits, or a folder of PNG and JPEG pictures."""
     out: Path
     """The run directory to make."""
@@ -58,8 +58,11 @@ class Train:
         import torch
 
         from nelbo.data import load_data
-        from nelbo.training import RunDirectory, Trainer, build_model
+        from nelbo.training.build import build_model
+        from nelbo.training.run_directory import RunDirectory
+        from nelbo.training.trainer import Trainer
 
+        self.training.check()
         device = choose_device(self.device)
         data = load_data(self.data, "train", size=self.size, channels=self.channels)
         mention_skipped(data)
@@ -89,6 +92,8 @@ class Train:
 
     def _train(self, trainer: Trainer, run: RunDirectory) -> bool:
         """Take all steps, saving now and then; False if interrupted."""
+        from nelbo.training.trainer import DivergedError
+
         model = trainer.average.model
         parameters = sum(p.numel() for p in model.parameters())
         MESSAGES.print(
@@ -119,6 +124,11 @@ class Train:
             if step is not None:
                 run.save_model(model, notes | _progress_notes(step))
             return False
+        except DivergedError as error:
+            saved_step = run.notes().get("trained", {}).get("steps", 0)
+            raise DivergedError(
+                f"{error}. {run.path} keeps the model saved last, of step {saved_step}"
+            ) from error
         assert step is not None
         run.save_model(model, notes | _progress_notes(step))
         return True
@@ -136,5 +146,5 @@ class Train:
         }
 
 
-def _progress_notes(step: Any) -> dict[str, Any]:
+def _progress_notes(step: Step) -> dict[str, Any]:
     return {"trained": {"steps": step.step, "seconds": round(step.seconds, 1)}}

@@ -1,4 +1,7 @@
-"""What a training run is asked to do; every field has a default that suits small images."""
+"""What a training run is asked to do; every field has a default that suits small images.
+
+Nothing heavy is imported here, so that the command line shows its help at once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from nelbo.errors import NelboError
 
 DEFAULT_TIME_BUDGET = "10m"
+SCHEDULES = ("log_snr", "linear", "scaled_linear", "cosine", "sigmoid")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -42,7 +46,8 @@ class TrainingConfig:
     seed: int = 0
     """Source of all randomness."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `NelboError` for a value that makes no sense, naming it."""
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -66,6 +71,32 @@ class TrainingConfig:
         if self.time_budget is not None:
             return parse_duration(self.time_budget)
         return None if self.steps is not None else parse_duration(DEFAULT_TIME_BUDGET)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model to train."""
+
+    schedule: str = "log_snr"
+    """Noise schedule: log_snr, linear, scaled_linear, cosine or sigmoid."""
+    levels: int = 1000
+    """Length T of the chain."""
+    prediction: str = "v_prediction"
+    """What the network predicts: epsilon, sample or v_prediction."""
+    variance: str = "learned_range"
+    """Reverse variance: fixed_small, fixed_large or learned_range."""
+    clip_sample: bool = True
+    """Clip the predicted image to the range of pixels."""
+    widths: tuple[int, ...] = ()
+    """Channels of the UNet at each resolution; by default chosen from the image size."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+    attention: tuple[int, ...] = (16, 8, 4, 2)
+    """Resolutions, in pixels, that have self-attention below the first one."""
+    dropout: float = 0.0
+    """Dropout in the residual blocks."""
+    class_conditional: bool = False
+    """Tell the network the label of each image."""
 
 
 def parse_duration(text: str) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion.objectives import OBJECTIVES
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.training.config import TrainingConfig
@@ -82,7 +83,12 @@ class Trainer:
         config: TrainingConfig,
         device: torch.device | str = "cpu",
     ) -> None:
+        config.check()
         check_fits(model, data)
+        if config.objective not in OBJECTIVES:
+            raise NelboError(
+                f"unknown objective {config.objective!r}: expected one of {OBJECTIVES}"
+            )
         assert isinstance(model.data, Pixels)
         self.config = config
         self.device = torch.device(device)

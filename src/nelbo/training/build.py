@@ -8,44 +8,16 @@ docs/decisions/0002-default-chain.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.errors import NelboError
 from nelbo.networks import UNet
-
-SCHEDULES = ("log_snr", "linear", "scaled_linear", "cosine", "sigmoid")
+from nelbo.training.config import SCHEDULES, ModelConfig
 
 # σ_1 as a share of half the distance between two pixel levels.
 _FIRST_NOISE = 0.75
 _LAST_LOG_SNR = -8.0
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The model to train."""
-
-    schedule: str = "log_snr"
-    """Noise schedule: log_snr, linear, scaled_linear, cosine or sigmoid."""
-    levels: int = 1000
-    """Length T of the chain."""
-    prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample or v_prediction."""
-    variance: str = "learned_range"
-    """Reverse variance: fixed_small, fixed_large or learned_range."""
-    clip_sample: bool = True
-    """Clip the predicted image to the range of pixels."""
-    widths: tuple[int, ...] = ()
-    """Channels of the UNet at each resolution; by default chosen from the image size."""
-    layers: int = 1
-    """Residual blocks at each resolution."""
-    attention: tuple[int, ...] = (16, 8, 4, 2)
-    """Resolutions, in pixels, that have self-attention below the first one."""
-    dropout: float = 0.0
-    """Dropout in the residual blocks."""
-    class_conditional: bool = False
-    """Tell the network the label of each image."""
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:

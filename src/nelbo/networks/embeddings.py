@@ -1,0 +1,107 @@
+r"""What the network is told about the level: :math:`t` as a vector.
+
+`Sinusoidal` is the embedding of Vaswani et al. (2017) as used by Ho et al. (2020),
+`GaussianFourier` that of Song et al. (2021), `LearnedTime` a table. `EmbeddingMLP` maps any of
+them to the width in which time, class and later conditions are summed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.errors import NelboError
+
+
+def sinusoidal_embedding(
+    t: Num[Tensor, " batch"],
+    dim: int,
+    *,
+    freq_shift: float = 0.0,
+    cos_first: bool = True,
+    max_period: float = 10_000.0,
+) -> Float[Tensor, "batch dim"]:
+    r"""Sines and cosines of t at geometrically spaced frequencies, always in float32.
+
+    .. math:: \omega_k = P^{-k / (d/2 - s)}, \quad k = 0 .. d/2 - 1
+
+    with P = `max_period`, d = `dim` and s = `freq_shift`. An odd `dim` is padded with a zero.
+    """
+    # float32 whatever the network's precision: checkpoints were trained on these very values.
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=t.device) * -math.log(max_period)
+    angle = t.float()[:, None] * (exponent / (half - freq_shift)).exp()
+    sin, cos = angle.sin(), angle.cos()
+    embedding = torch.cat([cos, sin] if cos_first else [sin, cos], dim=1)
+    return F.pad(embedding, (0, dim % 2)) if dim % 2 else embedding
+
+
+class Sinusoidal(nn.Module):
+    """`sinusoidal_embedding` with its options fixed; no weights."""
+
+    def __init__(self, dim: int, *, freq_shift: float = 0.0, cos_first: bool = True) -> None:
+        super().__init__()
+        self.dim = dim
+        self.freq_shift = freq_shift
+        self.cos_first = cos_first
+
+    def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """Embed t."""
+        return sinusoidal_embedding(
+            t, self.dim, freq_shift=self.freq_shift, cos_first=self.cos_first
+        )
+
+
+class GaussianFourier(nn.Module):
+    r"""sin and cos of :math:`2\pi w_k \log t` with fixed random w, for noise scales t > 0."""
+
+    def __init__(self, num_frequencies: int, *, scale: float = 16.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_frequencies) * scale, requires_grad=False)
+
+    def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """Embed t."""
+        angle = t.log()[:, None] * self.weight * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class LearnedTime(nn.Embedding):
+    """One learned vector for each integer t in 0 .. num_embeddings − 1."""
+
+    def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """Look t up."""
+        index = t.long()
+        require_in_range(index, 0, self.num_embeddings, "network_time", "num_train_timesteps")
+        return super().forward(index)
+
+
+class EmbeddingMLP(nn.Module):
+    """linear → SiLU → linear, from an embedding to the width shared by all conditions."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, embedding: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out"]:
+        """Map the embedding."""
+        return self.linear_2(F.silu(self.linear_1(embedding)))
+
+
+def require_in_range(
+    value: Int[Tensor, " batch"], low: int, high: int, what: str, field: str
+) -> None:
+    """Refuse indices outside low .. high − 1, which a table look-up reports cryptically."""
+    if value.numel() == 0:
+        return
+    smallest, largest = (int(v) for v in torch.aminmax(value))
+    if smallest < low or largest >= high:
+        found = smallest if smallest < low else largest
+        raise NelboError(
+            f"{what} holds {found}, but this network has {field}={high}: "
+            f"values must be in {low}..{high - 1}"
+        )

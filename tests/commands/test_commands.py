@@ -1,0 +1,137 @@
+"""The commands end to end: what they write, print and return."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo.cli import main
+from nelbo.data import load_data
+from tests.commands.conftest import TINY
+
+
+def run_json(capsys, *arguments: str) -> dict:
+    main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_train_writes_a_complete_run(run_path):
+    names = {p.name for p in run_path.iterdir()}
+    assert {
+        "model_index.json",
+        "unet",
+        "scheduler",
+        "nelbo.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "samples",
+        "report.html",
+    } <= names
+    assert not [name for name in names if name.startswith(".")]  # no temporary files are left
+    notes = json.loads((run_path / "nelbo.json").read_text())
+    assert notes["source"] == "digits"
+    assert notes["data"] == {"kind": "pixels", "levels": 17}
+    assert notes["trained"]["steps"] == 12
+    rows = [json.loads(line) for line in (run_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 12]
+    assert all(math.isfinite(row["bits_per_dim"]) for row in rows)
+    assert Image.open(run_path / "samples" / "final.png").size[0] > 64
+
+
+def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
+    printed = run_json(capsys, "evaluate", str(run_path), "--seed", "3")
+    model = nelbo.load(run_path)
+    digits = load_data("digits", "test")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        bounds = [
+            model.elbo(model.data.to_network(batch.images), generator=generator)
+            for batch in digits.batches(64)
+        ]
+    summary = nelbo.Bound.cat(bounds).mean()
+    assert printed["levels"] == 20
+    assert printed["split"] == "test"
+    total = printed["bits_per_dim"]["total"]
+    assert total["mean"] == pytest.approx(summary.bits_per_dim.mean)
+    assert total["standard_error"] == pytest.approx(summary.bits_per_dim.standard_error)
+    recorded = json.loads((run_path / "evaluation.json").read_text())
+    assert recorded["test"]["bits_per_dim"]["total"]["mean"] == pytest.approx(
+        total["mean"], rel=0.02
+    )
+
+
+def test_evaluate_prints_a_table_with_every_term(run_path, capsys):
+    main(["evaluate", str(run_path), "--images", "20", "--levels", "3"])
+    shown = capsys.readouterr().err
+    for words in ("reconstruction", "prior matching", "score matching", "bits/dim", "±"):
+        assert words in shown
+
+
+def test_sample_writes_a_grid_and_repeats_with_its_seed(run_path, tmp_path, capsys):
+    arguments = ["sample", str(run_path), "-n", "6", "--steps", "5"]
+    grids = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        out = tmp_path / "new" / f"{name}.png"
+        result = run_json(capsys, *arguments, "--out", str(out), "--seed", seed)
+        assert result["images"] == 6
+        assert result["images_per_second"] > 0
+        grids.append(np.asarray(Image.open(out)))
+    assert np.array_equal(grids[0], grids[1])
+    assert not np.array_equal(grids[0], grids[2])
+
+
+def test_run_loads_and_samples_in_diffusers(run_path):
+    pipeline = diffusers.DDPMPipeline.from_pretrained(run_path)
+    assert type(pipeline.unet) is diffusers.UNet2DModel
+    generator = torch.Generator().manual_seed(0)
+    theirs = pipeline(
+        batch_size=3, generator=generator, num_inference_steps=20, output_type="np"
+    ).images
+    assert theirs.shape == (3, 8, 8, 1)
+    # the same pictures as nelbo draws from the same noise
+    model = nelbo.load(run_path)
+    ours = model.sample(3, generator=torch.Generator().manual_seed(0))
+    ours = (ours.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_class_conditional_run(tmp_path, capsys):
+    out = tmp_path / "labels"
+    result = run_json(
+        capsys,
+        *["train", "digits", "--out", str(out), "--steps", "5", "--class-conditional", *TINY],
+        *["--evaluate-images", "30"],
+    )
+    assert set(result["evaluation"]) == {"train", "test"}
+    model = nelbo.load(out)
+    assert model.num_classes == 10
+    sample = ["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.png")]
+    main([*sample, "--label", "7", "--guidance", "2"])
+    with pytest.raises(SystemExit):
+        main([*sample, "--label", "10"])
+    assert "--label must lie in 0..9, got 10" in capsys.readouterr().err
+
+
+def test_own_pictures_from_folder_to_bound(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for i in range(24):
+        colours = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.fromarray(colours).save(tmp_path / "mine" / f"{i}.png")
+    (tmp_path / "mine" / "bad.jpg").write_text("oops")
+    result = run_json(
+        capsys,
+        *["train", str(tmp_path / "mine"), "--out", str(tmp_path / "run"), "--size", "8"],
+        *["--steps", "3", *TINY],
+    )
+    assert result["evaluation"]["test"]["examples"] == 2
+    printed = run_json(capsys, "evaluate", str(tmp_path / "run"), "--split", "all", "--levels", "2")
+    assert printed["examples"] == 24
+    assert printed["skipped"][0].startswith("bad.jpg")

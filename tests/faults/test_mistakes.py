@@ -1,0 +1,210 @@
+"""Every mistake of a user: one clear message, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import nelbo
+from nelbo.cli import main
+from tests.commands.conftest import TINY, run_path  # noqa: F401 - a fixture
+
+
+def mistake(capsys, *arguments: str) -> str:
+    """The message of a command that must fail with exit code 2 and no traceback."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert message.count("error:") == 1
+    return " ".join(message.split())
+
+
+def train(*arguments: object) -> list[str]:
+    return ["train", *[str(a) for a in arguments], "--steps", "3", *TINY]
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_unknown_data(tmp_path, capsys):
+    message = mistake(capsys, *train("cats", "--out", tmp_path / "run"))
+    assert "unknown data 'cats'" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_folder(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    message = mistake(capsys, *train(tmp_path / "empty", "--out", tmp_path / "run"))
+    assert "holds no .png" in message
+
+
+def test_folder_of_unreadable_pictures(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no picture")
+    message = mistake(capsys, *train(tmp_path, "--out", tmp_path / "run"))
+    assert "none of the 1 pictures" in message
+    assert "a.png" in message
+
+
+def test_another_run_is_not_overwritten(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    (copy / "mine.txt").write_text("keep me")
+    before = snapshot(copy)
+    message = mistake(capsys, *train("digits", "--out", copy))
+    assert "already holds a run" in message
+    assert "--overwrite" in message
+    assert snapshot(copy) == before
+    # a mistake elsewhere loses nothing even with --overwrite
+    mistake(capsys, *train("cats", "--out", copy, "--overwrite"))
+    assert snapshot(copy) == before
+    main(train("digits", "--out", copy, "--overwrite", "--evaluate-images", "10"))
+    assert (copy / "mine.txt").read_text() == "keep me"
+    assert json.loads((copy / "nelbo.json").read_text())["trained"]["steps"] == 3
+
+
+def test_out_is_a_file_or_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in mistake(capsys, *train("digits", "--out", tmp_path / "file"))
+    assert "cannot write" in mistake(capsys, *train("digits", "--out", tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    file = copy / name
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    assert file.name in mistake(capsys, "evaluate", copy)
+    file.unlink()
+    message = mistake(capsys, "evaluate", copy)
+    assert file.name in message
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "message"),
+    [
+        ("model_index.json", "_class_name", "FluxPipeline", "FluxPipeline"),
+        ("scheduler/scheduler_config.json", "_class_name", "X", "_class_name is 'X'"),
+        ("scheduler/scheduler_config.json", "prediction_type", "flow", "prediction_type is 'flow'"),
+        ("scheduler/scheduler_config.json", "variance_type", "learned", "variance_type"),
+        ("scheduler/scheduler_config.json", "variance_type", "fixed_small", "out_channels is 2"),
+        ("scheduler/scheduler_config.json", "thresholding", True, "thresholding"),
+        ("scheduler/scheduler_config.json", "clip_sample_range", 2.0, "clip_sample_range"),
+        ("scheduler/scheduler_config.json", "trained_betas", [0.1, 3], "level 2 is 3.0"),
+        ("scheduler/scheduler_config.json", "trained_betas", "many", "trained_betas"),
+        ("nelbo.json", "data", {"kind": "sound"}, "data is {'kind': 'sound'}"),
+        ("nelbo.json", "shape", [8, 8], "shape is [8, 8]"),
+        ("unet/config.json", "block_out_channels", [8, 24], "wrong shape"),
+    ],
+)
+def test_wrong_fields_are_named(run_path, tmp_path, capsys, file, field, value, message):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    content = json.loads((copy / file).read_text()) | {field: value}
+    (copy / file).write_text(json.dumps(content))
+    shown = mistake(capsys, "evaluate", copy)
+    assert message in shown
+    assert Path(file).name.split(".")[0] in shown or "diffusion_pytorch_model" in shown
+
+
+def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    (copy / "nelbo.json").unlink()
+    with pytest.warns(UserWarning, match="assuming 256"):
+        model = nelbo.load(copy)
+    assert model.data == nelbo.Pixels(256)
+    assert model.shape == (1, 8, 8)
+    message = mistake(capsys, "evaluate", copy)
+    assert "give --data" in message
+    message = mistake(capsys, "evaluate", copy, "--data", "digits")
+    assert "17 pixel levels, the model has 256" in message
+
+
+def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F811
+    for i in range(3):
+        Image.new("L", (12, 12), 90).save(tmp_path / f"{i}.png")
+    message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
+    assert "256 pixel levels, the model has 17" in message
+    assert "unknown split" in mistake(capsys, "evaluate", run_path, "--split", "dev")
+    assert "levels must be" in mistake(capsys, "evaluate", run_path, "--levels", "0")
+    assert "must be at least 1" in mistake(capsys, "evaluate", run_path, "--images", "0")
+    assert "no directory" in mistake(capsys, "evaluate", tmp_path / "nothing")
+
+
+def test_sampling_mistakes(run_path, tmp_path, capsys):  # noqa: F811
+    out = ["--out", tmp_path / "x.png"]
+    assert "1..20" in mistake(capsys, "sample", run_path, "--steps", "21", *out)
+    assert "unknown spacing" in mistake(capsys, "sample", run_path, "--spacing", "even", *out)
+    assert "not class-conditional" in mistake(capsys, "sample", run_path, "--label", "1", *out)
+    assert "needs a condition" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
+    assert "at least 1" in mistake(capsys, "sample", run_path, "-n", "0", *out)
+    assert ".png" in mistake(capsys, "sample", run_path, "--out", tmp_path / "x.txt")
+    assert "device 'moon'" in mistake(capsys, "sample", run_path, "--device", "moon", *out)
+
+
+def test_settings_mistakes(tmp_path, capsys):
+    out = ["--out", tmp_path / "run"]
+    for option, value, message in (
+        ("--time-budget", "soon", "not a duration"),
+        ("--learning-rate", "-1", "learning_rate must be positive"),
+        ("--objective", "best", "unknown objective"),
+        ("--schedule", "best", "unknown schedule"),
+        ("--widths", "0", "block_out_channels"),
+        ("--levels", "0", "at least one level"),
+    ):
+        assert message in mistake(capsys, "train", "digits", *out, "--steps", "1", option, value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_divergence_keeps_the_last_good_model(tmp_path, capsys):
+    out = tmp_path / "run"
+    diverging = ["--learning-rate", "1e18", "--gradient-clip", "1e30", "--warmup-steps", "0"]
+    message = mistake(capsys, "train", "digits", "--out", out, "--steps", "50", *TINY, *diverging)
+    assert "diverged at step" in message
+    assert str(out.name) in message
+    model = nelbo.load(out)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_interrupt_saves_what_is_done(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "nelbo", "train", "digits", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--time-budget", "10m", *TINY],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    assert json.loads((out / "nelbo.json").read_text())["trained"]["steps"] >= 10
+    assert nelbo.load(out).shape == (1, 8, 8)
