@@ -1,0 +1,223 @@
+"""Pieces of HTML that know nothing of models: images, bars, tables, lists.
+
+Every function takes plain text and escapes it; what is named `_html` or returned is HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from nelbo.bound import BoundSummary, Estimate
+from nelbo.report.formatting import SUPERSCRIPTS, number
+from nelbo.report.grids import to_pil
+from nelbo.report.tables import (
+    BITS_DECIMALS,
+    TERMS,
+    bits_unit,
+    costs_in_nats,
+    estimate_parts,
+    nats_decimals,
+)
+
+# The side that larger images are reduced to in the page, which would else weigh megabytes.
+_LARGEST_SIDE = 128
+_PANEL_WIDTH = 500
+_IMAGE_SIDE = 56
+_FLAT = str.maketrans(SUPERSCRIPTS, "−0123456789")
+_FRAME_SIDE = 80
+_LEAST_FRAME_SIDE = 56  # holds its level and noise scale
+
+
+def image(pixels: UInt8[Tensor, "channels height width"], levels: int, alt: str = "") -> str:
+    """One image, inlined as PNG; small ones show their pixels."""
+    picture = to_pil(pixels, levels)
+    kind = ""
+    if max(picture.size) <= _LARGEST_SIDE // 2:
+        kind = ' class="pixels"'
+    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    width, height = picture.size
+    return (
+        f'<img{kind} src="data:image/png;base64,{data}" alt="{escape(alt)}" '
+        f'width="{width}" height="{height}">'
+    )
+
+
+def image_panel(
+    title: str, images: UInt8[Tensor, "n channels height width"], levels: int, alt: str
+) -> str:
+    """A titled grid of images that keeps its columns on narrow screens."""
+    side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE))
+    columns = max(1, _PANEL_WIDTH // (side + 4))
+    cells = "".join(image(pixels, levels) for pixels in images)
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<div class="images" role="img" aria-label="{escape(alt)}" '
+        f'style="grid-template-columns: repeat({columns}, minmax(0, {side}px))">{cells}</div>'
+        "</figure>"
+    )
+
+
+def labelled_images(
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    labels: Sequence[tuple[str, str]],
+) -> str:
+    """Images in a row that wraps, each with a value and a name below."""
+    side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
+    columns = max(1, _PANEL_WIDTH // (side + 10))
+    cells = "".join(
+        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}"
+        f"<figcaption><b>{escape(value)}</b>"
+        f'<span title="{escape(name)}">{escape(name)}</span></figcaption></figure>'
+        for pixels, (value, name) in zip(images, labels, strict=True)
+    )
+    return (
+        f'<div class="images spaced" '
+        f'style="grid-template-columns: repeat({columns}, minmax(0, {side}px))">{cells}</div>'
+    )
+
+
+def film(
+    rows: Sequence[tuple[str, UInt8[Tensor, "frames channels height width"], bool]],
+    under: Sequence[tuple[str, str]],
+    alt: str,
+) -> str:
+    """Rows of frames with what they have in common below.
+
+    Args:
+        rows: label as HTML, frames as 0..255, and whether a gap goes before the row.
+        under: two lines of text for each frame.
+        alt: what the film shows.
+    """
+    is_labelled = any(label_html for label_html, _, _ in rows)
+    # A whole multiple of the image's width keeps its pixels square and equal.
+    width = rows[0][1].shape[-1] if rows else _FRAME_SIDE
+    side = max(width * (_FRAME_SIDE // width), min(width, _FRAME_SIDE))
+    labels = "auto " if is_labelled else ""
+    columns = f"{labels}repeat({len(under)}, minmax({min(side, _LEAST_FRAME_SIDE)}px, {side}px))"
+    cells = []
+    for label_html, pictures, is_apart in rows:
+        apart = " next" if is_apart else ""
+        cells += [f'<span class="row{apart}">{label_html}</span>'] if is_labelled else []
+        cells += [f'<div class="{apart.strip()}">{image(p, 256)}</div>' for p in pictures]
+    cells += ["<span></span>"] if is_labelled else []
+    cells += [f'<div class="at"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in under]
+    return (
+        f'<div class="scroll"><div class="strip" role="img" aria-label="{escape(alt)}" '
+        f'style="grid-template-columns: {columns}">'
+        f"{''.join(cells)}</div></div>"
+    )
+
+
+def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] | None) -> str:
+    """The terms end to end on one scale, with their values below.
+
+    Args:
+        costs: each term by name, signed as a cost; a negative one grows left from zero.
+        unit: of the costs.
+        whole: a larger cost to compare with, which the bar's full width stands for, and its name.
+    """
+    terms = {name: costs[name] for name in TERMS if name != "total"}
+    gained = sum(min(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
+    spent = sum(max(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
+    right = max(spent, whole[0] if whole else 0.0)
+    width = max(right - gained, 1e-12)
+    ends = {True: 0.0, False: 0.0}
+    segments = []
+    for name, cost in terms.items():
+        if not math.isfinite(cost.mean) or cost.mean == 0:
+            continue
+        is_gain = cost.mean < 0
+        start = ends[is_gain] + min(0.0, cost.mean)
+        ends[is_gain] += cost.mean
+        segments.append(
+            f'<span class="{name}" style="left: {100 * (start - gained) / width:.3f}%; '
+            f'width: {100 * abs(cost.mean) / width:.3f}%"></span>'
+        )
+    zero = f'<i class="zero" style="left: {-100 * gained / width:.3f}%"></i>' if gained else ""
+    label = ", ".join(f"{TERMS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
+    scale = f"<span>{number(gained, 2) if gained else '0'}</span>"
+    scale += f"<span>{escape(whole[1]) if whole and right == whole[0] else number(right, 2)}</span>"
+    legend = "".join(
+        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{TERMS[name]}</span></li>'
+        for name, cost in terms.items()
+    )
+    return (
+        f'<div class="costs"><div class="bar" role="img" aria-label="{escape(label)}">'
+        f'{"".join(segments)}</div>{zero}<div class="scale">{scale}</div></div>'
+        f'<ul class="legend">{legend}</ul>'
+    )
+
+
+def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
+    """The terms of the bound as a table, nats and bits/dim for each split."""
+    splits = "".join(
+        f'<th colspan="2" scope="colgroup">{escape(split)}, {summary.examples:,} '
+        f"image{'s' if summary.examples != 1 else ''}</th>"
+        for split, summary in bounds.items()
+    )
+    units = f'<th scope="col">nats per image</th><th scope="col">{bits_unit(density)}</th>'
+    body = []
+    for name, label in TERMS.items():
+        cells = "".join(
+            f"<td>{_estimate(costs_in_nats(summary)[name], nats_decimals(summary))}</td>"
+            f"<td>{_estimate(summary.in_bits[name], BITS_DECIMALS)}</td>"
+            for summary in bounds.values()
+        )
+        body.append(
+            f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
+            f'<span class="key {name}"></span>{label}</th>{cells}</tr>'
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
+        f"<tr><th></th>{units * len(bounds)}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def definitions(items: Iterable[tuple[str, str]], kind: str = "") -> str:
+    """A list of names and values."""
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{raised(escape(value))}</dd></div>"
+        for name, value in items
+    )
+    return f'<dl class="{kind}">{rows}</dl>'
+
+
+def raised(text: str) -> str:
+    """Text with its superscript characters as <sup>, which fonts draw more evenly."""
+    return re.sub(f"[{SUPERSCRIPTS}]+", lambda run: f"<sup>{run[0].translate(_FLAT)}</sup>", text)
+
+
+def section(title: str, about: str, *parts_html: str) -> str:
+    """A part of the page: its title, one line on what to see, and what there is."""
+    intro = f'<p class="about">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{escape(title)}</h2>{intro}{''.join(parts_html)}</section>"
+
+
+def captioned(content_html: str, caption: str, title: str = "") -> str:
+    """A figure with its title above and a caption that says what to see below."""
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<figure>{heading}{content_html}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def pair(*parts_html: str) -> str:
+    """Parts side by side, one above the other on narrow screens."""
+    return f'<div class="pair">{"".join(parts_html)}</div>'
+
+
+def _estimate(estimate: Estimate, decimals: int) -> str:
+    mean, error = estimate_parts(estimate, decimals)
+    return f"{raised(mean)}<small>± {raised(error)}</small>" if error else raised(mean)

@@ -1,0 +1,142 @@
+"""Images in a grid, enlarged so that small ones can be read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from nelbo.errors import NelboError
+from nelbo.networks.pretrained import atomic_file
+
+# The side that small images are enlarged to, at least half of it: a digit of 8 pixels becomes 48.
+_READABLE_SIDE = 48
+_MODES = {1: "L", 3: "RGB"}
+
+
+def to_bytes(images: UInt8[Tensor, "..."], levels: int) -> UInt8[Tensor, "..."]:
+    """Pixel levels 0..levels−1 as the 0..255 of a screen.
+
+    Raises:
+        NelboError: fewer than two levels, or a pixel outside them.
+    """
+    if levels < 2:
+        raise NelboError(f"pixels need at least 2 levels, got {levels}")
+    if images.numel() and int(images.max()) >= levels:
+        raise NelboError(f"a pixel has level {int(images.max())}, expected 0..{levels - 1}")
+    return (images.double() * (255.0 / (levels - 1))).round().to(torch.uint8)
+
+
+def to_pil(image: UInt8[Tensor, "channels height width"], levels: int = 256) -> Image.Image:
+    """One grey or RGB image at its own size.
+
+    Raises:
+        NelboError: neither one nor three channels, or a pixel outside the levels.
+    """
+    channels = len(image)
+    if channels not in _MODES:
+        raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {channels}")
+    pixels = to_bytes(image, levels).cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels, _MODES[channels])
+
+
+def image_grid(
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int = 256,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    gap: int | None = None,
+) -> Image.Image:
+    """The images row by row on a white page.
+
+    Args:
+        images: pixel levels 0..levels−1, (N, C, H, W), grey or RGB.
+        levels: how many levels a pixel has; the highest becomes white.
+        columns: images a row; as square as can be by default.
+        scale: whole factor of enlargement, each pixel a block; by default what makes small
+            images readable.
+        gap: white pixels between images and around them; an eighth of an image by default.
+
+    Raises:
+        NelboError: no images, or images that are neither grey nor RGB.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise NelboError(
+            f"a grid needs at least one image as (N, C, H, W), got shape {tuple(images.shape)}"
+        )
+    n, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
+    scale = max(1, _READABLE_SIDE // max(height, width)) if scale is None else scale
+    gap = max(1, scale * max(height, width) // 8) if gap is None else gap
+    if columns < 1 or scale < 1 or gap < 0:
+        raise NelboError(
+            "a grid needs columns and scale of at least 1 and a gap of at least 0, got "
+            f"columns={columns}, scale={scale}, gap={gap}"
+        )
+    rows = math.ceil(n / columns)
+    cell_width, cell_height = width * scale + gap, height * scale + gap
+    size = columns * cell_width + gap, rows * cell_height + gap
+    page = Image.new(_MODES.get(channels, "RGB"), size, "white")
+    for i, image in enumerate(images):
+        enlarged = to_pil(image, levels).resize(
+            (width * scale, height * scale), Image.Resampling.NEAREST
+        )
+        row, column = divmod(i, columns)
+        page.paste(enlarged, (gap + column * cell_width, gap + row * cell_height))
+    return page
+
+
+def film_strip(
+    frames: UInt8[Tensor, "rows frames channels height width"],
+    levels: int = 256,
+    *,
+    scale: int | None = None,
+    gap: int | None = None,
+) -> Image.Image:
+    """A grid with one film a row; arguments as `image_grid`.
+
+    Raises:
+        NelboError: no frames, or frames that are neither grey nor RGB.
+    """
+    if frames.ndim != 5:
+        raise NelboError(
+            f"a film strip needs frames as (rows, frames, C, H, W), got {tuple(frames.shape)}"
+        )
+    return image_grid(frames.flatten(0, 1), levels, columns=frames.shape[1], scale=scale, gap=gap)
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write an image in the format that the name says; the file is there whole or not at all.
+
+    Raises:
+        NelboError: a name whose ending is no image format.
+    """
+    path = Path(path)
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise NelboError(f"{path} must end in an image format such as .png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        image.save(temporary, format=known[path.suffix.lower()])
+
+
+def save_grid(
+    images: UInt8[Tensor, "n channels height width"],
+    path: str | Path,
+    levels: int = 256,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    gap: int | None = None,
+) -> None:
+    """`image_grid`, written to a file.
+
+    Raises:
+        NelboError: as `image_grid` and `save_image`.
+    """
+    save_image(image_grid(images, levels, columns=columns, scale=scale, gap=gap), path)

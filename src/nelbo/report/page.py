@@ -1,0 +1,47 @@
+"""The report of a run as one HTML file that needs nothing else: no network, no scripts."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from nelbo.networks.pretrained import atomic_file
+from nelbo.report import fragments, sections
+from nelbo.report.glossary import glossary
+from nelbo.report.run_report import RunReport
+from nelbo.version import __version__
+
+
+def write_report(report: RunReport, path: str | Path) -> None:
+    """Write the report as one self-contained HTML file, whole or not at all."""
+    html = render(report)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def render(report: RunReport) -> str:
+    """The report as HTML."""
+    parts = [
+        sections.header(report),
+        sections.pictures(report),
+        sections.bound_table(report),
+        sections.levels(report),
+        sections.forward(report),
+        sections.reverse(report),
+        sections.extremes(report),
+        sections.training(report),
+        sections.settings(report),
+        fragments.section("What the words mean", "", glossary(report.density)),
+    ]
+    resources = files("nelbo.report")
+    template = Template((resources / "template.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(report.title),
+        style=(resources / "style.css").read_text(encoding="utf-8"),
+        content="\n".join(part for part in parts if part),
+        footer=f"Written by nelbo {escape(__version__)}.",
+    )

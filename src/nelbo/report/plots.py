@@ -1,0 +1,395 @@
+"""Plots of the bound and of training, each a matplotlib figure; `nelbo.report.theme` writes them.
+
+All bounds are in bits per dimension, so that the plots read beside the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from nelbo.bound import Bound
+from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.errors import NelboError
+from nelbo.report.formatting import compact, number
+from nelbo.report.theme import COLORS, new_figure
+
+Row = Mapping[str, Any]
+Array = NDArray[np.float64]
+
+HEADLINE = "test"  # the split that is drawn in front
+SMOOTHED_FROM = 50  # rows of training; fewer are drawn as they are
+_POOLS = 72
+_FEW = 24
+# What is smaller than this part of the largest value is no cost that one could see.
+_DYNAMIC_RANGE = 1e-5
+
+
+def kl_by_level(
+    bounds: Mapping[str, Bound],
+    schedule: NoiseSchedule | None = None,
+    *,
+    axis: str = "level",
+    unit: str = "bits/dim",
+) -> Figure:
+    """What one image pays at each level on average, in bits/dim per level.
+
+    The score matching terms are a line a split; the reconstruction term is marked at t = 1.
+
+    Args:
+        bounds: by the name of their split.
+        schedule: the chain's, needed for `axis="log_snr"`.
+        axis: "level" for t on a logarithmic axis, "log_snr" for log SNR, falling.
+        unit: what to call bits per dimension.
+
+    Raises:
+        NelboError: an unknown axis, or log SNR without a schedule.
+    """
+    figure = new_figure()
+    axes = _axes(figure)
+    place = _placing(bounds, schedule, axis)
+    for split, bound in _front_last(bounds):
+        levels, nats = bound.by_level()
+        x, y = _pooled(place(levels), nats.cpu().numpy() / _nats_per_bit(bound))
+        color = COLORS["score-matching" if split == front(bounds) else "train"]
+        marker = "o" if len(x) <= _FEW else None
+        axes.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.8, label=split)
+        reconstruction = -bound.mean().reconstruction.mean / _nats_per_bit(bound)
+        if shows_reconstruction(bound):
+            filled = COLORS["reconstruction"] if split == front(bounds) else "none"
+            axes.plot(
+                place(torch.ones(1)),
+                [reconstruction],
+                "D",
+                color=COLORS["reconstruction"],
+                markerfacecolor=filled,
+                markersize=6.5,
+                label=f"reconstruction, {split}",
+                zorder=4 if split == front(bounds) else 3,
+            )
+    drawn = [line.get_ydata() for line in axes.lines]
+    _cost_axis(axes, np.concatenate(drawn).astype(np.float64) if drawn else np.empty(0))
+    _level_axis(axes, bounds, axis)
+    axes.set_ylabel(f"{unit} per level")
+    _legend(axes, loc="best")
+    return figure
+
+
+def cumulative_bound(
+    bounds: Mapping[str, Bound],
+    schedule: NoiseSchedule | None = None,
+    *,
+    axis: str = "level",
+    unit: str = "bits/dim",
+) -> Figure:
+    """The bound spent up to each level: reconstruction, then score matching, then the prior.
+
+    The filled areas are those of the test split, or of the last where there is none; the others
+    are lines. Arguments and errors are those of `kl_by_level`.
+    """
+    figure = new_figure()
+    axes = _axes(figure)
+    place = _placing(bounds, schedule, axis)
+    for split, bound in _front_last(bounds):
+        levels, spent = spent_by_level(bound)
+        x = place(levels)
+        is_front = split == front(bounds)
+        color = COLORS["ink" if is_front else "train"]
+        axes.plot(x, spent, color=color, linewidth=1.8, label=split, zorder=4 if is_front else 3)
+        # Areas show parts of a whole, which a bound with gains in it is not.
+        if not is_front or spent.min() < 0 or not 0 < spent[-1] < math.inf:
+            continue
+        reconstruction = np.full_like(spent, spent[0])
+        before_prior = spent.copy()
+        before_prior[-1] = spent[-1] - bound.mean().in_bits["prior_matching"].mean
+        areas = [("score-matching", reconstruction, before_prior)]
+        if shows_reconstruction(bound):
+            areas.insert(0, ("reconstruction", np.zeros_like(spent), reconstruction))
+        for term, low, high in areas:
+            axes.fill_between(
+                x,
+                low,
+                high,
+                color=COLORS[term],
+                alpha=0.35,
+                linewidth=0,
+                label=term.replace("-", " "),
+            )
+        share = axes.secondary_yaxis(
+            "right", functions=_scaling(100.0 / spent[-1], spent[-1] / 100.0)
+        )
+        share.set_yticks([0.0, 25.0, 50.0, 75.0, 100.0])
+        share.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}%"))
+        share.spines["right"].set_visible(False)
+        share.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0)
+        axes.set_ylim(0, spent[-1] * 1.06)
+    _level_axis(axes, bounds, axis)
+    axes.yaxis.set_major_locator(_round_ticks(6))
+    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.set_ylabel(f"{unit} spent up to level t")
+    _legend(axes, loc="upper left" if axis == "level" else "best")
+    return figure
+
+
+def bits_histogram(bound: Bound, *, unit: str = "bits/dim") -> Figure:
+    """How bits per dimension spread over the images of one split, with their mean."""
+    figure = new_figure()
+    axes = _axes(figure)
+    bits = bound.bits_per_dim.detach().cpu().double().numpy()
+    bits = bits[np.isfinite(bits)]
+    if len(bits) == 0:
+        return _nothing(figure, axes, "no image has a finite bound")
+    bins = int(np.clip(np.sqrt(len(bits)) * 1.6, 1, 60))
+    axes.hist(bits, bins, color=COLORS["score-matching"], alpha=0.55, linewidth=0, rwidth=0.92)
+    axes.axvline(bits.mean(), color=COLORS["ink"], linewidth=1.4)
+    axes.annotate(
+        f"mean {number(bits.mean(), 3)}",
+        (bits.mean(), 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, -2),
+        textcoords="offset points",
+        va="top",
+        color=COLORS["ink"],
+        fontsize=9.5,
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(_round_ticks(7))
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.margins(y=0.12)
+    axes.set_xlabel(unit)
+    axes.set_ylabel("images")
+    return figure
+
+
+def training_curve(
+    rows: Sequence[Row],
+    quantity: str = "bits_per_dim",
+    *,
+    x: str = "step",
+    reference: float | None = None,
+    reference_label: str = "test bound",
+    unit: str = "bits/dim",
+) -> Figure:
+    """One quantity of training against the step or the time.
+
+    Args:
+        rows: what the training loop recorded, each a mapping of names to numbers.
+        quantity: which of them to draw: "bits_per_dim", "loss", "learning_rate", "gradient_norm".
+        x: against which: "step" or "seconds".
+        reference: a value to mark by a dashed line.
+        reference_label: what to call it.
+        unit: what to call bits per dimension.
+    """
+    figure = new_figure()
+    axes = _axes(figure)
+    points = np.array(
+        [
+            (row[x], row[quantity])
+            for row in rows
+            if _is_number(row, x) and _is_number(row, quantity)
+        ],
+        dtype=np.float64,
+    )
+    if len(points) == 0:
+        return _nothing(figure, axes, "no steps were recorded")
+    at, values = points.T
+    color = COLORS["score-matching"]
+    if len(values) < SMOOTHED_FROM:
+        axes.plot(at, values, color=color, linewidth=1.6, marker="o", markersize=3.5)
+    else:
+        axes.plot(at, values, color=color, linewidth=0.7, alpha=0.35)
+        axes.plot(at, _smoothed(values), color=color, linewidth=1.8)
+    if values.min() > 0 and values.max() > 10 * values.min():
+        _cost_axis(axes, values)
+    else:
+        axes.yaxis.set_major_locator(_round_ticks(6))
+        axes.yaxis.set_major_formatter(_PLAIN)
+    if reference is not None and math.isfinite(reference):
+        axes.axhline(reference, color=COLORS["ink"], linewidth=1.1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{reference_label}\n{number(reference, 3)}",
+            (1.0, reference),
+            xycoords=("axes fraction", "data"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLORS["ink"],
+            fontsize=9.5,
+        )
+    axes.xaxis.set_major_locator(_round_ticks(6))
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.set_xlabel("training time, seconds" if x == "seconds" else x)
+    axes.set_ylabel(unit if quantity == "bits_per_dim" else quantity.replace("_", " "))
+    return figure
+
+
+def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:
+    """Mean bits/dim spent up to each evaluated level: levels from 1 to T, and the running sum.
+
+    The first value is the reconstruction term. The last holds the prior matching term too, so that
+    it is the bound itself, also where only some levels were evaluated.
+    """
+    levels, where = bound.levels.flatten().unique(return_inverse=True)
+    spent = torch.zeros(len(levels), dtype=torch.float64, device=bound.levels.device)
+    weighted = (bound.weights * bound.score_matching).detach().flatten().double()
+    spent = spent.index_add(0, where, weighted).cpu() / len(bound)
+    summary = bound.mean()
+    costs = torch.cat([torch.tensor([-summary.reconstruction.mean], dtype=torch.float64), spent])
+    total = costs.cumsum(0)
+    total[-1] += summary.prior_matching.mean
+    first = torch.ones(1, dtype=torch.int64)
+    return torch.cat([first, levels.cpu()]), total.numpy() / _nats_per_bit(bound)
+
+
+def shows_reconstruction(bound: Bound) -> bool:
+    """Whether the reconstruction term is a cost that can be seen beside those of the levels."""
+    highest = bound.by_level()[1].max().item() if bound.levels.numel() else 0.0
+    return -bound.mean().reconstruction.mean > _DYNAMIC_RANGE * highest
+
+
+def half_spent_level(bound: Bound) -> int | None:
+    """The first level up to which half of the bound is spent; None for a bound that is no cost."""
+    levels, spent = spent_by_level(bound)
+    if not np.isfinite(spent).all() or spent.min() < 0 or spent[-1] <= 0:
+        return None
+    return int(levels[int(np.argmax(spent >= spent[-1] / 2))])
+
+
+def _tick(value: float, _: int | None = None) -> str:
+    """A tick in decimals where they are few, in powers of ten else."""
+    value = float(f"{value:.10g}")
+    if 1e-6 <= abs(value) < 1e-4:
+        return f"{value:.7f}".rstrip("0").replace("-", "−")
+    return compact(value)
+
+
+_PLAIN = FuncFormatter(_tick)
+
+
+def _nats_per_bit(bound: Bound) -> float:
+    return bound.dims * math.log(2.0)
+
+
+def front(bounds: Mapping[str, Bound]) -> str | None:
+    """The split that is drawn in front: the test split, or else the last; None without any."""
+    return HEADLINE if HEADLINE in bounds else next(reversed(list(bounds)), None)
+
+
+def _front_last(bounds: Mapping[str, Bound]) -> list[tuple[str, Bound]]:
+    return sorted(bounds.items(), key=lambda item: item[0] == front(bounds))
+
+
+def _placing(bounds: Mapping[str, Bound], schedule: NoiseSchedule | None, axis: str):
+    if axis == "level":
+        return lambda levels: levels.cpu().double().numpy()
+    if axis != "log_snr":
+        raise NelboError(f"unknown axis {axis!r}: expected 'level' or 'log_snr'")
+    if schedule is None:
+        raise NelboError("a log SNR axis needs the chain's schedule")
+    finite = schedule.log_snr.clamp(min=schedule.log_snr[schedule.log_snr.isfinite()].min())
+    return lambda levels: finite[levels.cpu().long()].numpy()
+
+
+def _pooled(x: Array, y: Array) -> tuple[Array, Array]:
+    """Neighbours averaged where there are more points than the eye can part."""
+    if len(x) <= _POOLS:
+        return x, y
+    scaled = np.log(x) if x.min() > 0 else x
+    edges = np.linspace(scaled.min(), scaled.max(), _POOLS + 1)
+    pool = np.clip(np.digitize(scaled, edges) - 1, 0, _POOLS - 1)
+    used = np.unique(pool)
+    middle = np.array([scaled[pool == p].mean() for p in used])
+    return (np.exp(middle) if x.min() > 0 else middle), np.array(
+        [y[pool == p].mean() for p in used]
+    )
+
+
+def _smoothed(values: Array) -> Array:
+    """Running median over a thirtieth of the curve, which outliers do not pull."""
+    half = max(1, len(values) // 60)
+    return np.array(
+        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    )
+
+
+def _is_number(row: Row, name: str) -> bool:
+    value = row.get(name)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _axes(figure: Figure) -> Axes:
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(COLORS["rule"])
+    axes.grid(axis="y", color=COLORS["rule"], linewidth=0.7, alpha=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0, pad=5)
+    axes.tick_params(axis="x", which="major", length=3, color=COLORS["rule"])
+    axes.xaxis.label.set(color=COLORS["muted"], fontsize=10)
+    axes.yaxis.label.set(color=COLORS["muted"], fontsize=10)
+    return axes
+
+
+def _cost_axis(axes: Axes, values: Array) -> None:
+    """A logarithmic axis where the values span more than a decade, else one from zero."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) == 0 or positive.max() < 10 * positive.min():
+        axes.set_ylim(bottom=0.0)
+        axes.yaxis.set_major_locator(_round_ticks(6))
+    else:
+        axes.set_yscale("log", nonpositive="mask")
+        low, high = axes.get_ylim()
+        if low < high * _DYNAMIC_RANGE:
+            low = high * _DYNAMIC_RANGE
+            axes.set_ylim(low, high)
+        subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(_PLAIN)
+
+
+def _level_axis(axes: Axes, bounds: Mapping[str, Bound], axis: str) -> None:
+    if axis == "log_snr":
+        axes.invert_xaxis()
+        axes.set_xlabel("log SNR (data on the left, noise on the right)")
+        return
+    highest = max((int(b.levels.max()) for b in bounds.values() if b.levels.numel()), default=1)
+    axes.set_xscale("log")
+    axes.set_xlim(0.85, max(highest, 2) * 1.1)
+    if highest <= 20:
+        axes.set_xticks(np.arange(1.0, highest + 1, 1 if highest <= 10 else 3))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if highest < 300 else (1.0,)))
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("level t (data on the left, noise on the right)")
+
+
+def _round_ticks(count: int) -> MaxNLocator:
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+
+
+def _scaling(forward: float, backward: float):
+    return (lambda value: value * forward, lambda value: value * backward)
+
+
+def _legend(axes: Axes, loc: Literal["best", "upper left"]) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=loc, frameon=False, fontsize=9.5, labelcolor=COLORS["ink"])
+
+
+def _nothing(figure: Figure, axes: Axes, message: str) -> Figure:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=COLORS["muted"], fontsize=10)
+    return figure

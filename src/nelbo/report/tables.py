@@ -1,0 +1,129 @@
+"""The bound as a table for the terminal and as plain data for programs.
+
+Every term is a cost: the reconstruction term enters as −E[log p(x_0|x_1)], so that the three add
+up to the total, the negative ELBO.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from nelbo.bound import BoundSummary, Estimate
+from nelbo.report.formatting import number
+
+TERMS = {
+    "reconstruction": "reconstruction",
+    "prior_matching": "prior matching",
+    "score_matching": "score matching",
+    "total": "total (−ELBO)",
+}
+BITS_DECIMALS = 3
+
+
+def bits_unit(density: bool) -> str:
+    """What bits per dimension are called; those of a density do not compare with the others."""
+    return "bits/dim (density)" if density else "bits/dim"
+
+
+def nats_decimals(summary: BoundSummary) -> int:
+    """How many decimals nats get: fewer for larger images, whose terms are larger."""
+    highest = max(abs(cost.mean) for cost in costs_in_nats(summary).values())
+    return 2 if highest < 1e3 else 1 if highest < 1e4 else 0
+
+
+def costs_in_nats(summary: BoundSummary) -> dict[str, Estimate]:
+    """Each term and the total as a cost in nats per image, named as in `BoundSummary.in_bits`."""
+    return {
+        "reconstruction": summary.reconstruction * -1.0,
+        "prior_matching": summary.prior_matching,
+        "score_matching": summary.score_matching,
+        "total": summary.nelbo,
+    }
+
+
+def estimate_text(estimate: Estimate, decimals: int) -> str:
+    """Mean ± standard error; the mean alone where it has none."""
+    mean, error = estimate_parts(estimate, decimals)
+    return f"{mean} ± {error}" if error else mean
+
+
+def estimate_parts(estimate: Estimate, decimals: int) -> tuple[str, str]:
+    """Mean and standard error as text; an error that is nan, or of a mean near zero, is left out.
+
+    Near zero the mean is written as a power of ten, which the error would not line up with.
+    """
+    mean, error = number(estimate.mean, decimals), estimate.standard_error
+    if math.isnan(error) or "×" in mean:
+        return mean, ""
+    return mean, f"{error:,.{decimals}f}" if math.isfinite(error) else number(error, decimals)
+
+
+def bound_table(
+    bounds: Mapping[str, BoundSummary], *, density: bool = False, title: str | None = None
+) -> Table:
+    """The terms of the bound, one a row, with standard errors; two columns for each split.
+
+    Args:
+        bounds: summaries by the name of their split.
+        density: the data are continuous, so that the bound is one on a density.
+        title: what to write above.
+    """
+    # Two splits fit in 80 columns.
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="every term as a cost; mean over images ± standard error",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("term", no_wrap=True)
+    for split in bounds:
+        table.add_column(Text(f"{split}\nnats/image"), justify="right")
+        table.add_column(Text(f"{split}\n{bits_unit(density)}"), justify="right")
+    columns = [
+        (values, decimals)
+        for summary in bounds.values()
+        for values, decimals in (
+            (costs_in_nats(summary), nats_decimals(summary)),
+            (summary.in_bits, BITS_DECIMALS),
+        )
+    ]
+    for name, label in TERMS.items():
+        is_total = name == "total"
+        if is_total:
+            table.add_section()
+        cells = [estimate_text(values[name], decimals) for values, decimals in columns]
+        table.add_row(label, *cells, style="bold" if is_total else None)
+    return table
+
+
+def bound_json(summary: BoundSummary, *, density: bool = False) -> dict[str, Any]:
+    """The same as plain data: `nats` and `bits_per_dim`, each a mean and error for every term.
+
+    Values that JSON has no number for (nan, infinity) are None.
+    """
+    return {
+        "examples": summary.examples,
+        "dims": summary.dims,
+        "density": density,
+        "nats": {name: _plain(value) for name, value in costs_in_nats(summary).items()},
+        "bits_per_dim": {name: _plain(value) for name, value in summary.in_bits.items()},
+    }
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    return {
+        "mean": _finite(estimate.mean),
+        "standard_error": _finite(estimate.standard_error),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,13 @@
+import pytest
+
+from tests.report.examples import make_metrics, make_model
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def metrics():
+    return make_metrics()

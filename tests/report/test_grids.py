@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nelbo.errors import NelboError
+from nelbo.report.grids import film_strip, image_grid, save_grid, to_bytes, to_pil
+from tests.report.examples import make_images
+
+
+def test_every_pixel_is_a_block_of_its_level_between_white_gaps():
+    images = torch.tensor([[[[0, 16], [8, 4]]], [[[16, 16], [0, 0]]], [[[1, 2], [3, 4]]]])
+    grid = image_grid(images.to(torch.uint8), 17, columns=2, scale=3, gap=1)
+    assert grid.mode == "L"
+    assert grid.size == (2 * 7 + 1, 2 * 7 + 1)
+    expected = np.full((15, 15), 255, np.uint8)
+    for i, (top, left) in enumerate([(1, 1), (1, 8), (8, 1)]):
+        values = np.round(images[i, 0].numpy() * 255 / 16).astype(np.uint8)
+        expected[top : top + 6, left : left + 6] = np.kron(values, np.ones((3, 3), np.uint8))
+    assert np.array_equal(np.asarray(grid), expected)
+
+
+def test_rgb_keeps_its_channels():
+    images = make_images(1, 256, (3, 2, 2))
+    grid = image_grid(images, 256, scale=1, gap=0)
+    assert grid.mode == "RGB"
+    assert np.array_equal(np.asarray(grid), images[0].permute(1, 2, 0).numpy())
+
+
+def test_defaults_make_digits_readable_and_the_grid_square():
+    grid = image_grid(make_images(9), 17)
+    assert grid.size == (3 * (48 + 6) + 6, 3 * (48 + 6) + 6)
+
+
+def test_levels_span_black_to_white():
+    assert to_bytes(torch.arange(17, dtype=torch.uint8), 17)[[0, 8, 16]].tolist() == [0, 128, 255]
+    assert to_bytes(torch.arange(256).to(torch.uint8), 256).tolist() == list(range(256))
+    assert to_bytes(torch.tensor([0, 1], dtype=torch.uint8), 2).tolist() == [0, 255]
+
+
+def test_a_film_strip_has_one_film_a_row():
+    frames = make_images(6).reshape(2, 3, 1, 8, 8)
+    strip = film_strip(frames, 17, scale=1, gap=1)
+    assert strip.size == (3 * 9 + 1, 2 * 9 + 1)
+    assert np.array_equal(np.asarray(strip)[10:18, 1:9], to_bytes(frames[1, 0, 0], 17).numpy())
+
+
+def test_saved_grid_is_the_grid_and_leaves_nothing_else(tmp_path):
+    images = make_images(4)
+    path = tmp_path / "deeper" / "grid.png"
+    save_grid(images, path, 17, columns=2)
+    with Image.open(path) as saved:
+        assert np.array_equal(np.asarray(saved), np.asarray(image_grid(images, 17, columns=2)))
+    assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: image_grid(make_images(0), 17), "at least one image"),
+        (lambda: image_grid(make_images(2), 5), "level 16, expected 0..4"),
+        (lambda: image_grid(make_images(2), 17, columns=0), "columns"),
+        (lambda: to_pil(make_images(1, shape=(2, 4, 4))[0], 17), "channels, got 2"),
+        (lambda: save_grid(make_images(1), "grid.pth", 17), "image format"),
+    ],
+)
+def test_mistakes_are_explained(call, words):
+    with pytest.raises(NelboError, match=words):
+        call()

@@ -1,0 +1,142 @@
+import dataclasses
+import math
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+import torch
+
+from nelbo.diffusion import NoiseSchedule
+from nelbo.errors import NelboError
+from nelbo.report import plots
+from nelbo.report.theme import COLORS, to_inline_svg, to_png, to_svg
+from tests.report.examples import make_bound, make_model
+
+
+def sampled(bound):
+    """The same with only a few levels evaluated."""
+    return dataclasses.replace(
+        bound,
+        score_matching=bound.score_matching[:, :2],
+        levels=bound.levels[:, :2],
+        weights=torch.full((len(bound), 2), bound.levels.shape[1] / 2),
+    )
+
+
+def no_levels():
+    """T = 1: no score matching at all."""
+    return dataclasses.replace(
+        make_bound(3, 2),
+        score_matching=torch.zeros(3, 0),
+        levels=torch.zeros(3, 0, dtype=torch.int64),
+        weights=torch.zeros(3, 0),
+    )
+
+
+BOUNDS = {
+    "both": {"train": make_bound(7), "test": make_bound(5)},
+    "one image": {"test": make_bound(1)},
+    "T = 2": {"test": make_bound(4, 2)},
+    "T = 1": {"test": no_levels()},
+    "long chain": {"test": make_bound(2, 1000)},
+    "few levels": {"train": sampled(make_bound(7)), "test": make_bound(5)},
+    "density": {"test": make_bound(5, sign=3.0)},
+    "perfect": {"test": dataclasses.replace(make_bound(3), score_matching=torch.zeros(3, 11))},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_plots_of_the_bound_draw(name):
+    bounds = BOUNDS[name]
+    for figure in (plots.kl_by_level(bounds), plots.cumulative_bound(bounds)):
+        ElementTree.fromstring(to_svg(figure))
+    if bounds:
+        ElementTree.fromstring(to_svg(plots.bits_histogram(bounds["test"])))
+
+
+def test_a_log_snr_axis_puts_data_left():
+    schedule = NoiseSchedule.linear_log_snr(12)
+    bounds = {"test": make_bound(5)}
+    for draw in (plots.kl_by_level, plots.cumulative_bound):
+        low, high = draw(bounds, schedule, axis="log_snr").axes[0].get_xlim()
+        assert low > high
+        with pytest.raises(NelboError, match="schedule"):
+            draw(bounds, axis="log_snr")
+        with pytest.raises(NelboError, match="unknown axis"):
+            draw(bounds, axis="time")
+
+
+def test_the_drawn_line_is_the_mean_cost_of_each_level():
+    bound = make_bound(5)
+    line = plots.kl_by_level({"test": bound}).axes[0].lines[0]
+    assert line.get_xdata().tolist() == list(range(2, 13))
+    expected = bound.score_matching.double().mean(0) / (64 * math.log(2))
+    assert line.get_ydata() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("bound", [make_bound(5), sampled(make_bound(5)), no_levels()])
+def test_spending_ends_at_the_bound(bound):
+    levels, spent = plots.spent_by_level(bound)
+    assert levels[0] == 1
+    assert spent[-1] == pytest.approx(bound.mean().bits_per_dim.mean)
+
+
+def test_half_of_a_cost_is_spent_somewhere_and_half_of_a_gain_is_not():
+    half = plots.half_spent_level(make_bound(5))
+    assert half is not None
+    assert 1 <= half <= 12
+    assert plots.half_spent_level(make_bound(5, sign=3.0)) is None
+
+
+ROWS = {
+    "none": [],
+    "one": [{"step": 1, "seconds": 0.1, "loss": 1.0, "bits_per_dim": 5.0}],
+    "nan": [{"step": 1, "loss": math.nan, "bits_per_dim": None}, {"step": 2, "loss": 2.0}],
+    "negative": [{"step": s, "seconds": s, "loss": -s, "bits_per_dim": -1.0} for s in range(99)],
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("quantity", ["loss", "bits_per_dim", "learning_rate"])
+@pytest.mark.parametrize("x", ["step", "seconds"])
+def test_training_curves_draw(rows, quantity, x):
+    to_svg(plots.training_curve(rows, quantity, x=x, reference=2.0))
+
+
+def test_a_training_curve_goes_through_its_rows(metrics):
+    line = plots.training_curve(metrics, "loss").axes[0].lines[0]
+    assert line.get_ydata().tolist() == [row["loss"] for row in metrics]
+
+
+def test_a_histogram_counts_every_image():
+    figure = plots.bits_histogram(make_bound(50))
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 50
+
+
+def test_figures_come_as_png_and_as_themed_svg():
+    figure = plots.kl_by_level({"test": make_bound(5)})
+    assert to_png(figure, dpi=50).startswith(b"\x89PNG")
+    svg = to_inline_svg(figure, "one", "a <plot>".replace("<", "&lt;").replace(">", "&gt;"))
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["aria-label"] == "a <plot>"
+    assert "var(--score-matching)" in svg
+    assert not any(color in svg for color in COLORS.values())
+    assert "<style" not in svg
+    ids = [e.attrib["id"] for e in root.iter() if "id" in e.attrib]
+    assert len(ids) == len(set(ids))
+    assert all(name.startswith("one-") for name in ids)
+
+
+def test_drawing_leaves_no_global_state():
+    before = dict(matplotlib.rcParams)
+    to_inline_svg(plots.kl_by_level({"test": make_bound(5)}), "a", "b")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_real_bound_draws():
+    model = make_model()
+    x_0 = model.data.to_network(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with torch.no_grad():
+        bound = model.elbo(x_0, generator=torch.Generator().manual_seed(0))
+    to_svg(plots.kl_by_level({"test": bound}, model.schedule, axis="log_snr"))
