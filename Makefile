@@ -20,7 +20,6 @@ help:
 
 demo: $(READY)
 	$(BIN)/nelbo train digits --out $(RUN) --time-budget 120s --overwrite
-	$(BIN)/nelbo sample $(RUN) -n 64 --out $(RUN)/samples/grid.png
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

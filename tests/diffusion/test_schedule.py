@@ -15,7 +15,7 @@ ALL = {
     "scaled_linear": NoiseSchedule.scaled_linear,
     "cosine": NoiseSchedule.cosine,
     "sigmoid": NoiseSchedule.sigmoid,
-    "linear_log_snr": NoiseSchedule.linear_log_snr,
+    "geometric": NoiseSchedule.geometric,
 }
 
 
@@ -59,9 +59,12 @@ def test_matches_diffusers(schedule, name, options):
     }
 
 
-def test_linear_log_snr_is_linear():
-    s = NoiseSchedule.linear_log_snr(100, 7.0, -5.0)
-    torch.testing.assert_close(s.log_snr[1:], torch.linspace(7, -5, 100, dtype=torch.float64))
+def test_geometric_noise_grows_by_one_factor():
+    s = NoiseSchedule.geometric(100, first_noise=0.03, last_signal=1e-3)
+    ratio = s.noise_scale[2:] / s.noise_scale[1:-1]
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+    assert s.noise_scale[1].item() == pytest.approx(0.03)
+    assert s.alphas_cumprod[-1].item() == pytest.approx(1e-3)
 
 
 def test_posterior_coefficients_by_bayes_rule():
@@ -115,7 +118,7 @@ def test_noise_power_does_not_cancel_at_tiny_betas():
         (lambda: NoiseSchedule.from_betas([]), "betas"),
         (lambda: NoiseSchedule.from_betas([float("nan")]), "nan"),
         (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5, 0.7]), "decrease"),
-        (lambda: NoiseSchedule.linear_log_snr(10, -1.0, 1.0), "must decrease"),
+        (lambda: NoiseSchedule.geometric(10, 1.5), "first_noise=1.5"),
         (lambda: NoiseSchedule.linear(10).respace([]), "got none"),
         (lambda: NoiseSchedule.linear(10).respace([1, 11]), r"1\.\.10"),
         (lambda: NoiseSchedule.linear(10).respace([0, 3]), r"1\.\.10"),

@@ -73,6 +73,7 @@ class Evaluate:
             seed=self.seed,
         )
         summary = bound.mean()
+        density = not isinstance(model.data, Pixels)
         if self.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
@@ -80,11 +81,11 @@ class Evaluate:
                 "split": self.split,
                 "levels": bound.levels.shape[1] + 1,
                 "skipped": list(data.skipped),
-                **bound_json(summary),
+                **bound_json(summary, density=density),
             }
             print_json(content)
         else:
-            table = bound_table({self.split: summary}, density=not isinstance(model.data, Pixels))
+            table = bound_table({self.split: summary}, density=density)
             MESSAGES.print(table)
 
 

@@ -12,6 +12,7 @@ from nelbo.commands.evaluate import evaluate_with_progress
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
 from nelbo.report.strips import forward_strip, reverse_strip
@@ -22,7 +23,7 @@ from nelbo.training.run_directory import RunDirectory
 SAMPLES = 64
 STRIP_ROWS = 4
 # The bound of the training split is there to compare with: a few levels an image tell it well.
-_TRAIN_LEVELS = 50
+_TRAIN_LEVELS = 25
 
 
 def finish(
@@ -90,6 +91,7 @@ def _report(
     rows = model.data.to_network(test.images[:STRIP_ROWS]).to(device)
     condition = all_classes(model, STRIP_ROWS)
     notes = run.notes()
+    trained = notes["trained"]
     report = RunReport(
         title=f"nelbo · {run.path.name}",
         subtitle=f"A diffusion model of {test.source}",
@@ -106,7 +108,8 @@ def _report(
         ),
         evaluated=test,
         metrics=run.metrics(),
-        settings={name: notes[name] for name in ("source", "trained", "settings") if name in notes},
+        facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
+        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
     )
     write_report(report, run.report)
 

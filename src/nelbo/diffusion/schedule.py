@@ -86,20 +86,30 @@ class NoiseSchedule:
         return cls._named("sigmoid", betas, beta_start=beta_start, beta_end=beta_end)
 
     @classmethod
-    def linear_log_snr(
-        cls, T: int = 1000, log_snr_start: float = 6.0, log_snr_end: float = -8.0
+    def geometric(
+        cls, T: int = 1000, first_noise: float = 0.01, last_signal: float = 3e-4
     ) -> NoiseSchedule:
-        """log SNR linear in t, from level 1 to level T (Kingma et al. 2021, appendix G).
+        """Noise power 1 − ᾱ_t on a geometric series from level 1 to level T.
+
+        The ratio of neighbouring noise scales is constant, as in Song & Ermon 2019, here with
+        preserved variance.
+
+        Args:
+            T: number of levels.
+            first_noise: noise scale √(1 − ᾱ_1).
+            last_signal: signal power ᾱ_T that is left.
 
         Raises:
-            NelboError: a log SNR that does not decrease.
+            NelboError: a noise scale or signal power outside (0, 1).
         """
-        if not log_snr_start > log_snr_end:
+        if not (0 < first_noise < 1 and 0 < last_signal < 1 - first_noise**2):
             raise NelboError(
-                f"log SNR must decrease along the chain, got {log_snr_start} to {log_snr_end}"
+                "a geometric schedule goes from a small noise scale to a small signal power, both "
+                f"in (0, 1); got first_noise={first_noise}, last_signal={last_signal}"
             )
-        log_snr = torch.linspace(log_snr_start, log_snr_end, _checked(T), dtype=torch.float64)
-        return cls.from_alphas_cumprod(log_snr.sigmoid())
+        ends = 2 * math.log(first_noise), math.log1p(-last_signal)
+        log_noise = torch.linspace(*ends, _checked(T), dtype=torch.float64)
+        return cls.from_alphas_cumprod(-torch.expm1(log_noise))
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> NoiseSchedule:

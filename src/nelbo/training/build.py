@@ -1,8 +1,8 @@
 r"""Which model to train: from a few settings and the data to a `Diffusion` around a `UNet`.
 
-The defaults follow from the data. The default chain has log SNR linear in t, from the level where
-the noise is well inside a pixel level's bin to one where next to nothing of the image is left; see
-docs/decisions/0002-default-chain.md.
+The defaults follow from the data. The noise of the default chain grows geometrically, from a
+scale at which neighbouring pixel levels just begin to blur to one at which next to nothing of the
+image is left; see docs/decisions/0002-default-chain.md.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from nelbo.errors import NelboError
 from nelbo.networks import UNet
 from nelbo.training.config import SCHEDULES, ModelConfig
 
-# σ_1 as a share of half the distance between two pixel levels.
-_FIRST_NOISE = 0.75
-_LAST_LOG_SNR = -8.0
+# σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
+# and half a bin.
+_FIRST_NOISE = 1 / math.sqrt(8)
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
     """The noise schedule of a config for data with so many pixel levels."""
-    if config.schedule == "log_snr":
-        noise = _FIRST_NOISE / (pixel_levels - 1)
-        first = math.log((1 - noise**2) / noise**2)
-        return NoiseSchedule.linear_log_snr(config.levels, first, _LAST_LOG_SNR)
+    if config.schedule == "geometric":
+        first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
+        return NoiseSchedule.geometric(config.levels, first_noise)
     if config.schedule not in SCHEDULES:
         raise NelboError(f"unknown schedule {config.schedule!r}: expected one of {SCHEDULES}")
     return getattr(NoiseSchedule, config.schedule)(config.levels)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nelbo.errors import NelboError
 
 DEFAULT_TIME_BUDGET = "10m"
-SCHEDULES = ("log_snr", "linear", "scaled_linear", "cosine", "sigmoid")
+SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -77,8 +77,8 @@ class TrainingConfig:
 class ModelConfig:
     """The model to train."""
 
-    schedule: str = "log_snr"
-    """Noise schedule: log_snr, linear, scaled_linear, cosine or sigmoid."""
+    schedule: str = "geometric"
+    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"
@@ -93,7 +93,7 @@ class ModelConfig:
     """Residual blocks at each resolution."""
     attention: tuple[int, ...] = (16, 8, 4, 2)
     """Resolutions, in pixels, that have self-attention below the first one."""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """Dropout in the residual blocks."""
     class_conditional: bool = False
     """Tell the network the label of each image."""
