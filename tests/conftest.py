@@ -1,15 +1,22 @@
-"""One thread a test process: the suite runs several side by side, and its tensors are small."""
+"""One thread a test process, and every shape annotation of the package checked as it runs."""
 
 from __future__ import annotations
 
 import os
 
+# The suite runs several processes side by side, and its tensors are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+import tests.typechecking  # noqa: F401 - the hook finds it by name
+
+# Before anything imports the package: the hook rewrites its modules as they load.
+install_import_hook("nelbo", "tests.typechecking.check")
 
 torch.set_num_threads(1)
 

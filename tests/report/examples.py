@@ -23,7 +23,7 @@ def make_model(T: int = 12, levels: int | None = 17, shape=(1, 8, 8)) -> Diffusi
     data = Continuous() if levels is None else Pixels(levels)
     return Diffusion(
         TinyNetwork(),
-        NoiseSchedule.linear_log_snr(T),
+        NoiseSchedule.geometric(T),
         prediction="v_prediction",
         data=data,
         shape=shape,

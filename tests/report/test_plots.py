@@ -56,7 +56,7 @@ def test_plots_of_the_bound_draw(name):
 
 
 def test_a_log_snr_axis_puts_data_left():
-    schedule = NoiseSchedule.linear_log_snr(12)
+    schedule = NoiseSchedule.geometric(12)
     bounds = {"test": make_bound(5)}
     for draw in (plots.kl_by_level, plots.cumulative_bound):
         low, high = draw(bounds, schedule, axis="log_snr").axes[0].get_xlim()

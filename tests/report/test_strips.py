@@ -71,7 +71,7 @@ def test_a_condition_reaches_every_call(model):
 
 @pytest.mark.parametrize("T", [1, 2, 3, 50, 1000])
 @pytest.mark.parametrize("frames", [2, 3, 12])
-@pytest.mark.parametrize("make", [NoiseSchedule.cosine, NoiseSchedule.linear_log_snr])
+@pytest.mark.parametrize("make", [NoiseSchedule.cosine, NoiseSchedule.geometric])
 def test_shown_levels_increase_from_0_to_T(T, frames, make):
     levels = shown_levels(make(T), frames)
     assert levels[0] == 0
@@ -81,7 +81,7 @@ def test_shown_levels_increase_from_0_to_T(T, frames, make):
 
 
 def test_shown_levels_are_even_in_angle():
-    schedule = NoiseSchedule.linear_log_snr(1000)
+    schedule = NoiseSchedule.geometric(1000)
     angles = torch.arcsin(schedule.noise_scale[shown_levels(schedule, 10)])
     steps = angles.diff()
     assert steps.max() < 1.1 * steps.min()

@@ -36,7 +36,7 @@ class ImageData:
     images: UInt8[Tensor, "n channels height width"]
     levels: int
     names: tuple[str, ...]
-    labels: Int[Tensor, " n"] | None = None
+    labels: Int[Tensor, " labels"] | None = None
     label_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -26,7 +26,7 @@ class Pixels:
         if self.levels < 2:
             raise NelboError(f"pixels need at least 2 levels, got {self.levels}")
 
-    def to_network(self, k: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def to_network(self, k: Integer[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Network space of integer levels, float32.
 
         Raises:

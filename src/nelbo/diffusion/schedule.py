@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 
-Levels = Float[Tensor, " T+1"]
+Levels = Float[Tensor, " levels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class NoiseSchedule:
     """
 
     alphas_cumprod: Levels
-    network_times: Int[Tensor, " T+1"]
+    network_times: Int[Tensor, " levels"]
     betas: Levels
     config: dict[str, object] | None = None
 

@@ -91,7 +91,7 @@ class UNet(Pretrained):
     def forward(
         self,
         x_t: Float[Tensor, "batch in_channels height width"],
-        network_time: Num[Tensor, " batch"],
+        network_time: Num[Tensor, " batch"] | Num[Tensor, ""],
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch out_channels height width"]:
         """The network's prediction at x_t.
@@ -125,7 +125,9 @@ class UNet(Pretrained):
         return h
 
     def embed(
-        self, network_time: Num[Tensor, " batch"], condition: Condition | None = None
+        self,
+        network_time: Num[Tensor, " batch"] | Num[Tensor, ""],
+        condition: Condition | None = None,
     ) -> Float[Tensor, "batch embedding_dim"]:
         """a(e): the summed embedding of time and label, activated, for all residual blocks."""
         embedding = self.time_embedding(self.time_proj(network_time).to(self.dtype))
