@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nelbo.errors import NelboError
+from nelbo.networks.config import NetworkConfig, unsupported
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -45,20 +45,42 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 class Pretrained(nn.Module):
     """A network that is built from a config and lives in a directory.
 
-    A subclass says which diffusers class its format is that of, and which dataclass holds its
-    config; its constructor takes that dataclass's fields, and the dataclass has a `from_dict`
-    that reads the contents of a config.json.
+    Args:
+        config: an instance of one of the class's `config_classes`.
+        **fields: instead of a config, the fields of the first of them.
     """
 
-    class_name: ClassVar[str]
-    config_class: ClassVar[Any]
+    config_classes: ClassVar[tuple[type[NetworkConfig], ...]]
     config: Any
+
+    def __init__(self, config: NetworkConfig | None = None, **fields: Any) -> None:
+        super().__init__()
+        config_class = type(config) if config is not None else self.config_classes[0]
+        if config_class not in self.config_classes:
+            known = ", ".join(known.__name__ for known in self.config_classes)
+            raise NelboError(f"config is a {config_class.__name__}, expected {known}")
+        unknown = sorted(fields.keys() - config_class.__dataclass_fields__.keys())
+        if unknown:
+            raise NelboError(f"{type(self).__name__} has no config field {unknown[0]!r}")
+        if config is not None and fields:
+            raise NelboError("give a config or its fields, not both")
+        self.config = config_class(**fields) if config is None else config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A fresh network from the contents of a config.json."""
-        read = cls.config_class.from_dict(config)
-        return cls(**{field.name: getattr(read, field.name) for field in fields(read)})
+        return cls(cls.read_config(config))
+
+    @classmethod
+    def read_config(cls, found: Mapping[str, Any]) -> NetworkConfig:
+        """The config of the class that the contents of a config.json name."""
+        known = {config_class.class_name: config_class for config_class in cls.config_classes}
+        if not isinstance(found, Mapping):
+            raise NelboError(f"a config must be a JSON object, found {type(found).__name__}")
+        class_name = found.get("_class_name", cls.config_classes[0].class_name)
+        if class_name not in known:
+            raise unsupported("_class_name", class_name, ", ".join(map(repr, known)))
+        return known[class_name].from_dict(found)
 
     @classmethod
     def from_pretrained(
@@ -100,8 +122,7 @@ class Pretrained(nn.Module):
         with atomic_file(directory / WEIGHTS_FILE) as temporary:
             # Without this note diffusers does not know that the tensors are PyTorch's.
             save_file(weights, temporary, metadata={"format": "pt"})
-        config = {"_class_name": self.class_name, "_diffusers_version": DIFFUSERS_VERSION}
-        config |= asdict(self.config)
+        config = self.config.to_dict() | {"_diffusers_version": DIFFUSERS_VERSION}
         with atomic_file(directory / CONFIG_FILE) as temporary:
             temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
