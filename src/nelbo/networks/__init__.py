@@ -1,8 +1,17 @@
 """Networks: what a chain's learned conditionals are made of, in the diffusers format."""
 
+from nelbo.networks.autoencoder import AutoencoderKL
+from nelbo.networks.autoencoder_config import AutoencoderConfig
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet import UNet
 from nelbo.networks.unet_config import UNetConfig
 from nelbo.networks.unet_encoder import Residuals
 
-__all__ = ["Residuals", "TextUNetConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "AutoencoderConfig",
+    "AutoencoderKL",
+    "Residuals",
+    "TextUNetConfig",
+    "UNet",
+    "UNetConfig",
+]
