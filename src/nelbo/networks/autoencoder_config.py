@@ -69,9 +69,7 @@ class AutoencoderConfig(NetworkConfig):
         self._require_positives("block_out_channels")
         self._require_size("sample_size")
         flags = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
-        self._require_choice(
-            {"act_fn": tuple(ACTIVATIONS)} | dict.fromkeys(flags, (False, True))
-        )
+        self._require_choice({"act_fn": tuple(ACTIVATIONS)} | dict.fromkeys(flags, (False, True)))
         levels = len(self.block_out_channels)
         self._require_block_types("down_block_types", ENCODER_STAGES, levels)
         self._require_block_types("up_block_types", DECODER_STAGES, levels)
