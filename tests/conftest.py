@@ -9,14 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 import tests.typechecking  # noqa: F401 - the hook finds it by name
 
 # Before anything imports the package: the hook rewrites its modules as they load.
-install_import_hook("nelbo", "tests.typechecking.check")
+jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
 
 torch.set_num_threads(1)
 
@@ -24,3 +24,11 @@ torch.set_num_threads(1)
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """As users run: the suite's own checker would see a wrong number of dimensions first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -23,11 +23,16 @@ class Condition:
         label: class of each example, (B,) int64; -1 stands for "no label".
         text: embedded prompt of each example, (B, N, D) float.
         control: spatial control of each example, (B, C, H, W) float.
+        pooled_text: one vector for each prompt, (B, D) float, as SDXL is told beside the tokens.
+        size: original height and width, top and left of the crop, target height and width of each
+            picture in pixels, (B, 6), as SDXL is told them.
     """
 
     label: Tensor | None = None
     text: Tensor | None = None
     control: Tensor | None = None
+    pooled_text: Tensor | None = None
+    size: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nelbo.errors import NelboError
-from nelbo.networks import UNet, pretrained
+from nelbo.networks import UNet, files, pretrained, weights
 
 SMALL = {
     "block_out_channels": (8, 16),
@@ -93,7 +93,7 @@ def test_precision(saved):
 
 def test_old_attention_names(saved):
     expected = UNet.from_pretrained(saved).state_dict()
-    old_names = {new: old for old, new in pretrained.RENAMED_LAYERS.items()}
+    old_names = {new: old for old, new in weights.RENAMED_LAYERS.items()}
 
     def rename(weights):
         for name in list(weights):
@@ -187,7 +187,7 @@ def test_hub(saved, monkeypatch):
         asked.append((hub_id, subfolder, name))
         return str(saved / name)
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", download)
+    monkeypatch.setattr(files, "hf_hub_download", download)
     UNet.from_pretrained("owner/name", subfolder="unet")
     assert asked == [
         ("owner/name", "unet", pretrained.CONFIG_FILE),
@@ -199,7 +199,7 @@ def test_hub_out_of_reach(monkeypatch):
     def download(hub_id, name, subfolder=None):
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", download)
+    monkeypatch.setattr(files, "hf_hub_download", download)
     with pytest.raises(NelboError, match="cannot be reached"):
         UNet.from_pretrained("owner/name")
 
@@ -210,6 +210,6 @@ def test_hub_without_safetensors(saved, monkeypatch):
             return str(saved / name)
         raise huggingface_hub.errors.EntryNotFoundError("no such file")
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", download)
+    monkeypatch.setattr(files, "hf_hub_download", download)
     with pytest.raises(NelboError, match="safetensors only"):
         UNet.from_pretrained("owner/name")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jaxtyping
 import pytest
 import torch
 
@@ -85,14 +84,6 @@ def test_time_beyond_the_learned_table():
 def test_size_not_divisible(shape):
     with pytest.raises(NelboError, match="divisible by 2"):
         network()(torch.zeros(shape), torch.tensor([0]))
-
-
-@pytest.fixture
-def without_shape_checks():
-    """As users run: the suite's own checker would see a wrong number of dimensions first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8)])

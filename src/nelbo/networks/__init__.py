@@ -1,6 +1,22 @@
 """Networks: what a chain's learned conditionals are made of, in the diffusers format."""
 
+from nelbo.networks.autoencoder import AutoencoderKL
+from nelbo.networks.autoencoder_config import AutoencoderConfig
+from nelbo.networks.controlnet import ControlledUNet, ControlNet
+from nelbo.networks.controlnet_config import ControlNetConfig
+from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet import UNet
 from nelbo.networks.unet_config import UNetConfig
+from nelbo.networks.unet_encoder import Residuals
 
-__all__ = ["UNet", "UNetConfig"]
+__all__ = [
+    "AutoencoderConfig",
+    "AutoencoderKL",
+    "ControlNet",
+    "ControlNetConfig",
+    "ControlledUNet",
+    "Residuals",
+    "TextUNetConfig",
+    "UNet",
+    "UNetConfig",
+]

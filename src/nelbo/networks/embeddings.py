@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import NelboError
+from nelbo.networks.normalization import Activation, silu
 
 
 def sinusoidal_embedding(
@@ -80,16 +81,51 @@ class LearnedTime(nn.Embedding):
 
 
 class EmbeddingMLP(nn.Module):
-    """linear → SiLU → linear, from an embedding to the width shared by all conditions."""
+    """linear → activation → linear, from an embedding to the width shared by all conditions.
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    Args:
+        in_features: width of the embedding.
+        out_features: width shared by all conditions.
+        activation: the non-linearity, which may overwrite its argument.
+    """
+
+    def __init__(self, in_features: int, out_features: int, activation: Activation = silu) -> None:
         super().__init__()
+        self.activation = activation
         self.linear_1 = nn.Linear(in_features, out_features)
         self.linear_2 = nn.Linear(out_features, out_features)
 
     def forward(self, embedding: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out"]:
         """Map the embedding."""
-        return self.linear_2(F.silu(self.linear_1(embedding)))
+        return self.linear_2(self.activation(self.linear_1(embedding)))
+
+
+class SizeEmbedding(EmbeddingMLP):
+    """The pooled prompt and the picture's size, as SDXL is told them (Podell et al. 2023).
+
+    Args:
+        in_features: width of the pooled prompt and of the embedded size together.
+        out_features: width shared by all conditions.
+        each: embedding of each number of the size.
+    """
+
+    def __init__(self, in_features: int, out_features: int, each: Sinusoidal) -> None:
+        super().__init__(in_features, out_features)
+        self.each = each
+
+    def forward(  # type: ignore[override]
+        self, pooled_text: Float[Tensor, "batch dim"], size: Num[Tensor, "batch numbers"]
+    ) -> Float[Tensor, "batch out"]:
+        """Map both together."""
+        numbers = self.each(size.flatten()).unflatten(0, size.shape).flatten(1)
+        both = torch.cat([pooled_text, numbers.to(pooled_text.dtype)], dim=1)
+        if both.shape[1] != self.linear_1.in_features:
+            raise NelboError(
+                f"condition.pooled_text {tuple(pooled_text.shape)} and condition.size "
+                f"{tuple(size.shape)} make {both.shape[1]} features, but this network has "
+                f"projection_class_embeddings_input_dim={self.linear_1.in_features}"
+            )
+        return super().forward(both)
 
 
 def require_in_range(

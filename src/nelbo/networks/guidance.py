@@ -60,7 +60,10 @@ class GuidedNetwork:
     def _unconditional_half(self, condition: Condition) -> Condition:
         if self.unconditional is not None:
             batch = condition.batch_size
-            return replace(self.unconditional.repeat(batch), control=condition.control)
+            given = self.unconditional.repeat(batch)
+            # Where and how large the picture is does not depend on what it shows.
+            size = condition.size if given.size is None else given.size
+            return replace(given, control=condition.control, size=size)
         if condition.text is not None:
             raise NelboError("guidance on text needs the embedding of a negative or empty prompt")
         assert condition.label is not None

@@ -34,7 +34,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
         self.pad_bottom_right = padding == 0
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Halve the resolution; the embedding is not used."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_bottom_right else x)
 
@@ -46,7 +46,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Double the resolution; the embedding is not used."""
         if x.device.type == "cpu":
             return convolve_doubled(x, self.conv.weight, self.conv.bias)

@@ -26,7 +26,7 @@ class ResnetBlock(nn.Module):
     Args:
         in_channels: width of x.
         out_channels: width of y.
-        embedding_dim: width of the embedding.
+        embedding_dim: width of the embedding, or None for a block that has none.
         groups: groups of both normalisations.
         eps: epsilon of both normalisations.
         activation: a, which may overwrite its argument.
@@ -41,7 +41,7 @@ class ResnetBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        embedding_dim: int,
+        embedding_dim: int | None,
         groups: int = 32,
         eps: float = 1e-5,
         activation: Activation = silu,
@@ -53,7 +53,11 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(embedding_dim, out_channels * (2 if scale_shift else 1))
+        self.time_emb_proj = (
+            nn.Linear(embedding_dim, out_channels * (2 if scale_shift else 1))
+            if embedding_dim is not None
+            else None
+        )
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
@@ -68,20 +72,25 @@ class ResnetBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch in_channels height width"],
-        embedding: Float[Tensor, "batch embedding_dim"],
+        embedding: Float[Tensor, "batch embedding_dim"] | None = None,
     ) -> Float[Tensor, "batch out_channels new_height new_width"]:
         """Apply the block; `embedding` is a(e), computed once for all blocks."""
         h = self.activation(self.norm1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)
-        condition = self.time_emb_proj(embedding)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = condition.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        else:
-            # In place: a convolution's backward pass does not need its output.
-            h = self.norm2(h.add_(condition))
+        h = self._normalise_with(h, embedding)
         h = self.conv2(self.dropout(self.activation(h)))
         h = h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
         return h if self.output_scale == 1 else h / self.output_scale
+
+    def _normalise_with(self, h: Tensor, embedding: Tensor | None) -> Tensor:
+        """norm_2 and what the embedding does around it."""
+        if self.time_emb_proj is None:
+            return self.norm2(h)
+        condition = self.time_emb_proj(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = condition.chunk(2, dim=1)
+            return torch.addcmul(shift, self.norm2(h), 1 + scale)
+        # In place: a convolution's backward pass does not need its output.
+        return self.norm2(h.add_(condition))

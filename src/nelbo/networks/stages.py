@@ -63,7 +63,9 @@ class MidStage(Stage):
         attentions = [*self.attentions, *[None] * (len(self.resnets) - len(self.attentions))]
         return zip(self.resnets, attentions, strict=True)
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
         """Apply the layers."""
         for resnet, attention in self.layers():
             x = resnet(x, embedding)

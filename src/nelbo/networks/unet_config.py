@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from nelbo.errors import NelboError
+from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.normalization import ACTIVATIONS
-
-CLASS_NAME = "UNet2DModel"
 
 
 class StageKind(NamedTuple):
     """What a block type of the config stands for.
 
     Attributes:
-        attention: each residual block is followed by self-attention.
+        attention: what follows each residual block: "self" for attention among positions,
+            "cross" for a transformer that also attends to the prompt, None for nothing.
         resample: how the stage changes resolution, "conv" | "resnet"; None leaves the choice to
             the field `downsample_type` or `upsample_type`.
     """
 
-    attention: bool
+    attention: str | None
     resample: str | None
 
 
+class MidKind(NamedTuple):
+    """What the middle is made of: residual blocks, and attention after the first of them."""
+
+    resnets: int
+    attention: str | None
+
+
 DOWN_STAGES = {
-    "DownBlock2D": StageKind(attention=False, resample="conv"),
-    "ResnetDownsampleBlock2D": StageKind(attention=False, resample="resnet"),
-    "AttnDownBlock2D": StageKind(attention=True, resample=None),
+    "DownBlock2D": StageKind(attention=None, resample="conv"),
+    "ResnetDownsampleBlock2D": StageKind(attention=None, resample="resnet"),
+    "AttnDownBlock2D": StageKind(attention="self", resample=None),
 }
 UP_STAGES = {
-    "UpBlock2D": StageKind(attention=False, resample="conv"),
-    "ResnetUpsampleBlock2D": StageKind(attention=False, resample="resnet"),
-    "AttnUpBlock2D": StageKind(attention=True, resample=None),
+    "UpBlock2D": StageKind(attention=None, resample="conv"),
+    "ResnetUpsampleBlock2D": StageKind(attention=None, resample="resnet"),
+    "AttnUpBlock2D": StageKind(attention="self", resample=None),
 }
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(NetworkConfig):
     """The shape of a UNet; a mistake in it is a `NelboError` that names the field.
 
     Attributes:
@@ -73,6 +78,8 @@ class UNetConfig:
         num_class_embeds: number of classes.
         num_train_timesteps: rows of the "learned" time embedding.
     """
+
+    class_name: ClassVar[str] = "UNet2DModel"
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 3
@@ -110,21 +117,6 @@ class UNetConfig:
         self._check_stages()
         self._check_widths()
 
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> UNetConfig:
-        """Read a config.json; a field nelbo does not know must be unset."""
-        if not isinstance(found, Mapping):
-            raise NelboError(f"a UNet config must be a JSON object, found {type(found).__name__}")
-        class_name = found.get("_class_name", CLASS_NAME)
-        if class_name != CLASS_NAME:
-            raise _unsupported("_class_name", class_name, repr(CLASS_NAME))
-        names = {field.name for field in fields(cls)}
-        given = {name: value for name, value in found.items() if not name.startswith("_")}
-        for name, value in given.items():
-            if name not in names and value not in (None, False):
-                raise _unsupported(name, value, f"the fields of {CLASS_NAME}")
-        return cls(**{name: value for name, value in given.items() if name in names})
-
     @property
     def embedding_dim(self) -> int:
         """Width of the summed embedding of time and conditions."""
@@ -134,6 +126,33 @@ class UNetConfig:
     def size_divisor(self) -> int:
         """Height and width of an input must be multiples of this."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Residual blocks at each resolution on the way down."""
+        return (self.layers_per_block,) * len(self.block_out_channels)
+
+    @property
+    def mid(self) -> MidKind | None:
+        """The middle, if there is one."""
+        if self.mid_block_type is None:
+            return None
+        return MidKind(resnets=2, attention="self" if self.add_attention else None)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether any layer attends to a prompt."""
+        return False
+
+    @property
+    def embedding_activation(self) -> str:
+        """The non-linearity inside the embedding of the level."""
+        return "silu"
+
+    @property
+    def output_activation(self) -> str:
+        """The non-linearity before the last convolution."""
+        return "silu"
 
     @property
     def mid_attention_groups(self) -> int | None:
@@ -158,104 +177,69 @@ class UNetConfig:
 
     def _normalise(self) -> None:
         for name in ("down_block_types", "up_block_types", "block_out_channels"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-                raise _unsupported(name, value, "a list with one entry for each resolution")
-            object.__setattr__(self, name, tuple(value))
-        if isinstance(self.sample_size, list):
-            object.__setattr__(self, "sample_size", tuple(self.sample_size))
+            self._require_list(name)
+        self._to_tuples("sample_size")
 
     def _check_numbers(self) -> None:
-        positive = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-        optional = (
+        self._require_positive("in_channels", "out_channels", "layers_per_block")
+        self._require_positive("norm_num_groups")
+        self._require_positive(
             "time_embedding_dim",
             "attention_head_dim",
             "attn_norm_num_groups",
             "num_class_embeds",
             "num_train_timesteps",
+            optional=True,
         )
-        for name in (*positive, *optional):
-            value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            if not _is_positive_int(value):
-                raise _unsupported(name, value, "a positive integer")
-        for width in self.block_out_channels:
-            if not _is_positive_int(width):
-                raise _unsupported(
-                    "block_out_channels", self.block_out_channels, "positive integers"
-                )
-        for name in ("mid_block_scale_factor", "norm_eps", "freq_shift", "dropout"):
-            if not _is_number(getattr(self, name)):
-                raise _unsupported(name, getattr(self, name), "a number")
+        self._require_positives("block_out_channels")
+        self._require_number("mid_block_scale_factor", "norm_eps", "freq_shift", "dropout")
         if not self.mid_block_scale_factor:
-            raise _unsupported("mid_block_scale_factor", 0, "a number other than zero")
+            raise unsupported("mid_block_scale_factor", 0, "a number other than zero")
         if not 0 <= self.dropout <= 1:
-            raise _unsupported("dropout", self.dropout, "a probability")
-        sizes = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,)
-        if self.sample_size is not None and not (
-            len(sizes) <= 2 and all(_is_positive_int(size) for size in sizes)
-        ):
-            raise _unsupported("sample_size", self.sample_size, "a positive integer or a pair")
+            raise unsupported("dropout", self.dropout, "a probability")
+        self._require_size("sample_size")
 
     def _check_choices(self) -> None:
-        choices: dict[str, tuple[object, ...]] = {
-            "center_input_sample": (False, True),
-            "flip_sin_to_cos": (False, True),
-            "add_attention": (False, True),
-            "time_embedding_type": ("positional", "fourier", "learned"),
-            "mid_block_type": ("UNetMidBlock2D", None),
-            "downsample_padding": (0, 1),
-            "downsample_type": ("conv", "resnet"),
-            "upsample_type": ("conv", "resnet"),
-            "act_fn": tuple(ACTIVATIONS),
-            "resnet_time_scale_shift": ("default", "scale_shift"),
-            "class_embed_type": (None, "timestep", "identity"),
-        }
-        for name, supported in choices.items():
-            value = getattr(self, name)
-            if not any(value == choice for choice in supported):
-                raise _unsupported(name, value, ", ".join(map(repr, supported)))
+        self._require_choice(
+            {
+                "center_input_sample": (False, True),
+                "flip_sin_to_cos": (False, True),
+                "add_attention": (False, True),
+                "time_embedding_type": ("positional", "fourier", "learned"),
+                "mid_block_type": ("UNetMidBlock2D", None),
+                "downsample_padding": (0, 1),
+                "downsample_type": ("conv", "resnet"),
+                "upsample_type": ("conv", "resnet"),
+                "act_fn": tuple(ACTIVATIONS),
+                "resnet_time_scale_shift": ("default", "scale_shift"),
+                "class_embed_type": (None, "timestep", "identity"),
+            }
+        )
         if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
-            raise _unsupported("num_train_timesteps", None, "the number of levels to be learned")
+            raise unsupported("num_train_timesteps", None, "the number of levels to be learned")
         if self.time_embedding_type == "fourier" and self.class_embed_type == "timestep":
             # The class would go through the logarithm of the noise scale.
-            raise _unsupported("class_embed_type", "timestep", "None, 'identity' with 'fourier'")
+            raise unsupported("class_embed_type", "timestep", "None, 'identity' with 'fourier'")
 
     def _check_stages(self) -> None:
+        levels = len(self.block_out_channels)
         for name, known in (("down_block_types", DOWN_STAGES), ("up_block_types", UP_STAGES)):
             # "UNetRes" is a prefix that the first checkpoints carry.
             value = tuple(str(kind).removeprefix("UNetRes") for kind in getattr(self, name))
-            for kind in value:
-                if kind not in known:
-                    raise _unsupported(name, kind, ", ".join(known))
-            if len(value) != len(self.block_out_channels):
-                levels = len(self.block_out_channels)
-                raise _unsupported(
-                    name, value, f"{levels} entries, one for each block_out_channels"
-                )
             object.__setattr__(self, name, value)
+            self._require_block_types(name, known, levels)
 
     def _check_widths(self) -> None:
         widths = self.block_out_channels
-        if self.time_embedding_type == "positional" and not widths[0] // 2 > self.freq_shift:
-            raise _unsupported("freq_shift", self.freq_shift, f"less than {widths[0] // 2}")
-        for below, width in zip((*widths[1:], widths[-1]), widths, strict=True):
-            # A normalisation on the way up also sees the width below and the skip connection's.
-            for channels in (width, below + width):
-                if channels % self.norm_num_groups:
-                    raise _unsupported(
-                        "norm_num_groups",
-                        self.norm_num_groups,
-                        f"a divisor of the layer widths that block_out_channels={widths} leads to "
-                        f"({channels} among them)",
-                    )
+        if self.time_embedding_type == "positional":
+            require_frequencies(widths[0], self.freq_shift)
+        require_groups_divide(widths, self.norm_num_groups)
         groups = self.mid_attention_groups
         if groups is not None and widths[-1] % groups:
-            raise _unsupported("attn_norm_num_groups", groups, f"a divisor of {widths[-1]}")
+            raise unsupported("attn_norm_num_groups", groups, f"a divisor of {widths[-1]}")
         for width in self._attention_widths():
             if self.head_dim(width) > width:
-                raise _unsupported(
+                raise unsupported(
                     "attention_head_dim",
                     self.attention_head_dim,
                     f"at most {width}, the width of the narrowest attention layer",
@@ -267,18 +251,26 @@ class UNetConfig:
             for level, width in enumerate(self.block_out_channels)
             if self.down_stage(level).attention or self.up_stage(level).attention
         ]
-        if self.mid_block_type is not None and self.add_attention:
+        if self.mid is not None and self.mid.attention:
             widths.append(self.block_out_channels[-1])
         return sorted(widths)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def require_frequencies(width: int, freq_shift: float) -> None:
+    """The sinusoidal embedding divides by width / 2 − freq_shift."""
+    if not width // 2 > freq_shift:
+        raise unsupported("freq_shift", freq_shift, f"less than {width // 2}")
 
 
-def _is_positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _unsupported(field: str, found: object, supported: str) -> NelboError:
-    return NelboError(f"UNet config field {field!r}: found {found!r}, supported: {supported}")
+def require_groups_divide(widths: tuple[int, ...], groups: int) -> None:
+    """Every normalisation needs a number of channels that its groups divide."""
+    for below, width in zip((*widths[1:], widths[-1]), widths, strict=True):
+        # A normalisation on the way up also sees the width below and the skip connection's.
+        for channels in (width, below + width):
+            if channels % groups:
+                raise unsupported(
+                    "norm_num_groups",
+                    groups,
+                    f"a divisor of the layer widths that block_out_channels={widths} leads to "
+                    f"({channels} among them)",
+                )

@@ -1,0 +1,137 @@
+"""Files of a network: found in a directory or on the Hub, written whole or not at all.
+
+Nothing is unpickled: weights in .bin, .pt or .ckpt files are refused with the way to convert them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+
+from nelbo.errors import NelboError
+
+CONFIG_FILE = "config.json"
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_HOW_TO_CONVERT = (
+    "nelbo reads safetensors only, because opening a pickle runs the code in it. If you trust the "
+    "source of .bin weights, convert them once with the diffusers class that config.json names: "
+    "CLASS.from_pretrained(DIR, use_safetensors=False).save_pretrained(DIR)"
+)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once the block succeeds."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner reads; a saved network is an ordinary file.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise NelboError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise NelboError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def locate(path: str | os.PathLike[str], subfolder: str | None, *names: str) -> Path:
+    """The first of the named files of a network that exists.
+
+    Args:
+        path: directory, or Hub id if there is no such directory.
+        subfolder: where in it the network is.
+        *names: names of files, the preferred one first.
+    """
+    local = Path(path)
+    if local.suffix in PICKLE_SUFFIXES:
+        raise pickle_refused(str(local))
+    if local.is_dir():
+        return _find(local / subfolder if subfolder else local, names)
+    if local.exists():
+        raise NelboError(f"{local} is a file; give the directory that holds {CONFIG_FILE}")
+    if not _HUB_ID.fullmatch(str(path)):
+        raise NelboError(f"no directory {local}, and it is not a Hub id of the form owner/name")
+    return _download(str(path), subfolder, names)
+
+
+def pickle_refused(path: str) -> NelboError:
+    """The error for weights that would have to be unpickled."""
+    return NelboError(f"{path} is a pickle. {_HOW_TO_CONVERT}")
+
+
+def _find(directory: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    hint = ""
+    if _are_weights(names):
+        entries = sorted(directory.iterdir()) if directory.is_dir() else []
+        for entry in entries:
+            if entry.suffix in PICKLE_SUFFIXES:
+                raise pickle_refused(str(entry))
+        others = [entry.name for entry in entries if entry.suffix == ".safetensors"]
+        hint = f"; it does hold {', '.join(others)}: pass variant=..." if others else ""
+    raise NelboError(
+        f"{directory} holds no {names[0]}, so it is not the directory of a network{hint}"
+    )
+
+
+def _download(hub_id: str, subfolder: str | None, names: tuple[str, ...]) -> Path:
+    where = f"{hub_id}/{subfolder}" if subfolder else hub_id
+    unreachable = None
+    for name in names:
+        try:
+            return Path(hf_hub_download(hub_id, name, subfolder=subfolder))
+        except LocalEntryNotFoundError as error:
+            # Offline: another of the files may be in the cache.
+            unreachable = error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise NelboError(
+                f"no directory {hub_id}, and {name} cannot be had from the Hub: {error}"
+            ) from error
+    if unreachable is not None:
+        raise NelboError(
+            f"no directory {hub_id}, and the Hub cannot be reached to look for {where}/{names[0]} "
+            "there (nor is it in the local cache)"
+        ) from unreachable
+    advice = f". {_HOW_TO_CONVERT}" if _are_weights(names) else ""
+    raise NelboError(f"{where} on the Hub holds no {names[0]}{advice}")
+
+
+def _are_weights(names: tuple[str, ...]) -> bool:
+    return names[0].endswith(".safetensors")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
