@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nelbo.errors import NelboError
 from nelbo.networks.config import NetworkConfig, unsupported
@@ -25,6 +27,25 @@ from nelbo.networks.weights import (
 
 # The diffusers release whose format is written; diffusers shows it when a newer one reads it.
 DIFFUSERS_VERSION = "0.42.1"
+
+
+@contextmanager
+def skeleton() -> Iterator[None]:
+    """Inside, layers have shapes but neither memory nor initial values.
+
+    Both would be overwritten by the weights that are read next.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Functions of `torch.nn.init` return their tensor as it is."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class Pretrained(nn.Module):
@@ -89,8 +110,7 @@ class Pretrained(nn.Module):
         config = read_json(config_file)
         weights_file = locate_weights(path, subfolder, variant)
         try:
-            # On the meta device nothing is allocated or initialised that is overwritten next.
-            with torch.device("meta"):
+            with skeleton():
                 network = cls.from_config(config)
         except NelboError as error:
             raise NelboError(f"{config_file}: {error}") from error
