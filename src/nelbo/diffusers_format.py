@@ -20,7 +20,8 @@ from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.errors import NelboError
 from nelbo.networks import UNet
-from nelbo.networks.pretrained import DIFFUSERS_VERSION, atomic_file, locate, read_json
+from nelbo.networks.files import atomic_file, locate, read_json
+from nelbo.networks.pretrained import DIFFUSERS_VERSION
 from nelbo.version import __version__
 
 INDEX_FILE = "model_index.json"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.networks.pretrained import atomic_file
+from nelbo.networks.files import atomic_file
 
 # The side that small images are enlarged to, at least half of it: a digit of 8 pixels becomes 48.
 _READABLE_SIDE = 48

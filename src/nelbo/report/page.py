@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from nelbo.networks.pretrained import atomic_file
+from nelbo.networks.files import atomic_file
 from nelbo.report import fragments, sections
 from nelbo.report.glossary import glossary
 from nelbo.report.run_report import RunReport

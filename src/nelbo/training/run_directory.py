@@ -19,7 +19,7 @@ from typing import Any
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
-from nelbo.networks.pretrained import read_json
+from nelbo.networks.files import read_json
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
