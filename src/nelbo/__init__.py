@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.mhvae import MHVAE, TractableMHVAE
-    from nelbo.networks import UNet
+    from nelbo.networks import AutoencoderKL, ControlNet, UNet
 
 # name -> the module that defines it
 _PUBLIC = {
+    "AutoencoderKL": "nelbo.networks",
     "Bound": "nelbo.bound",
     "BoundSummary": "nelbo.bound",
     "Condition": "nelbo.conditioning",
     "Continuous": "nelbo.diffusion",
+    "ControlNet": "nelbo.networks",
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
@@ -47,10 +49,12 @@ _PUBLIC = {
 
 __all__ = [
     "MHVAE",
+    "AutoencoderKL",
     "Bound",
     "BoundSummary",
     "Condition",
     "Continuous",
+    "ControlNet",
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",

@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate."""
+"""The command line: nelbo train | sample | evaluate | export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from nelbo.commands.evaluate import Evaluate
+from nelbo.commands.export import Export
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
 from nelbo.errors import NelboError
@@ -17,7 +18,7 @@ from nelbo.errors import NelboError
 MISTAKE = 2
 INTERRUPTED = 130
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate}
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "export": Export}
 
 
 def main(arguments: list[str] | None = None) -> None:

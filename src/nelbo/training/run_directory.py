@@ -114,6 +114,11 @@ class RunDirectory:
         """Write evaluation.json."""
         write_json(self.path / EVALUATION_FILE, content)
 
+    def evaluation(self) -> dict[str, Any]:
+        """What evaluation.json says, by split; empty where there is none."""
+        file = self.path / EVALUATION_FILE
+        return read_json(file) if file.is_file() else {}
+
     def notes(self) -> dict[str, Any]:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE
