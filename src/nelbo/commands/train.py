@@ -17,6 +17,7 @@ from nelbo.commands.common import (
     print_json,
     training_progress,
 )
+from nelbo.errors import NelboError
 from nelbo.training.config import ModelConfig, TrainingConfig, parse_duration
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Train:
     """At most so many images of each split are evaluated for the report."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
+    threads: int | None = None
+    """CPU threads; by default the faster of one and all is measured. Fix it to repeat a run to the
+    last bit."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -60,15 +64,22 @@ class Train:
         from nelbo.data import load_data
         from nelbo.training.build import build_model
         from nelbo.training.run_directory import RunDirectory
+        from nelbo.training.threads import use_fastest_threads
         from nelbo.training.trainer import Trainer
 
         self.training.check()
         device = choose_device(self.device)
+        if self.threads is not None:
+            if self.threads < 1:
+                raise NelboError(f"--threads must be at least 1, got {self.threads}")
+            torch.set_num_threads(self.threads)
         data = load_data(self.data, "train", size=self.size, channels=self.channels)
         mention_skipped(data)
         torch.manual_seed(self.training.seed)
         trainer = Trainer(build_model(self.model, data), data, self.training, device)
         run = RunDirectory.create(self.out, overwrite=self.overwrite)
+        if device.type == "cpu" and self.threads is None:
+            use_fastest_threads(trainer.rehearse)
         finished = self._train(trainer, run)
         if not finished:
             MESSAGES.print(f"stopped early; the model so far is in {run.path}", soft_wrap=True)
@@ -98,7 +109,7 @@ class Train:
         parameters = sum(p.numel() for p in model.parameters())
         MESSAGES.print(
             f"Training on {len(trainer.data)} images of {trainer.data.source}, shape "
-            f"{trainer.data.shape}, with {parameters / 1e6:.2f}M parameters on {trainer.device}"
+            f"{trainer.data.shape}, with {parameters / 1e6:.2f}M parameters on {_where(trainer)}"
         )
         notes = self._notes(trainer.data, parameters)
         run.save_model(model, notes)
@@ -144,6 +155,15 @@ class Train:
                 "model": dataclasses.asdict(self.model),
             },
         }
+
+
+def _where(trainer: Trainer) -> str:
+    if trainer.device.type != "cpu":
+        return str(trainer.device)
+    import torch
+
+    threads = torch.get_num_threads()
+    return f"the CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def _progress_notes(step: Step) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.diffusion.objectives import OBJECTIVES
+from nelbo.diffusion.objectives import OBJECTIVES, TrainingTerms
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.training.config import TrainingConfig
@@ -104,6 +104,12 @@ class Trainer:
         self._bits = 1.0 / (dims * math.log(2.0))
         self._loss_scale = self._bits if config.objective == "bound" else 1.0
 
+    def rehearse(self) -> None:
+        """A step's work that changes nothing, to time it or to warm up."""
+        terms = self._terms(0)
+        terms.loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def run(self) -> Iterator[Step]:
         """Take steps until the steps or the time are used up.
 
@@ -135,15 +141,7 @@ class Trainer:
 
     def _step(self, step: int) -> tuple[float, float, float]:
         """One optimisation step; loss, mean negative bound in nats, and gradient norm."""
-        index = self._order.batch(step)
-        generator = generator_for(self.config.seed, 1, step, device=self.device)
-        x_0 = self._images[index].to(self.device, non_blocking=True)
-        terms = self.model(
-            x_0,
-            self._condition(index, generator),
-            objective=self.config.objective,
-            generator=generator,
-        )
+        terms = self._terms(step)
         self.optimizer.zero_grad(set_to_none=True)
         (terms.loss * self._loss_scale).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -156,6 +154,17 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.model)
         return loss, terms.nelbo.mean().item(), norm.item()
+
+    def _terms(self, step: int) -> TrainingTerms:
+        index = self._order.batch(step)
+        generator = generator_for(self.config.seed, 1, step, device=self.device)
+        x_0 = self._images[index].to(self.device, non_blocking=True)
+        condition = self._condition(index, generator)
+        cuda = [self.device] if self.device.type == "cuda" else []
+        # Dropout knows only the global generator: it is seeded for the step, then put back.
+        with torch.random.fork_rng(cuda):
+            torch.manual_seed(generator.initial_seed())
+            return self.model(x_0, condition, objective=self.config.objective, generator=generator)
 
     def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
         condition = self.data.condition(index) if self.model.num_classes else None
