@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -146,7 +147,7 @@ class Bound:
         count = zeros.index_add(0, where, torch.ones_like(where, dtype=torch.float64))
         return present, total / count
 
-    def to(self, *args, **kwargs) -> Bound:
+    def to(self, *args: Any, **kwargs: Any) -> Bound:
         """Move every tensor to a device, as `Tensor.to`."""
         return Bound(
             **{name: value.to(*args, **kwargs) for name, value in self._tensors()}, dims=self.dims

@@ -8,6 +8,7 @@ from typing import TextIO
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
@@ -35,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         command.run()
     except NelboError as error:
-        console.print("[bold red]error:[/]", str(error), highlight=False, soft_wrap=True)
+        # As text, not markup: messages quote lists in brackets.
+        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -51,4 +53,5 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning is for the user here: what it says, not where in the code."""
-    Console(stderr=True).print("[yellow]note:[/]", str(message), highlight=False, soft_wrap=True)
+    text = Text.assemble(("note: ", "yellow"), str(message))
+    Console(stderr=True).print(text, soft_wrap=True)

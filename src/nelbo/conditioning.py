@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Condition:
         """The whole batch `repeats` times over, (repeats * B, ...)."""
         return self._map(lambda value: value.repeat(repeats, *[1] * (value.ndim - 1)))
 
-    def to(self, *args, **kwargs) -> Condition:
+    def to(self, *args: Any, **kwargs: Any) -> Condition:
         """Move every tensor, as `Tensor.to`."""
         return self._map(lambda value: value.to(*args, **kwargs))
 

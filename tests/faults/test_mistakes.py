@@ -208,3 +208,13 @@ def test_interrupt_saves_what_is_done(tmp_path):
     assert "Traceback" not in message
     assert json.loads((out / "nelbo.json").read_text())["trained"]["steps"] >= 10
     assert nelbo.load(out).shape == (1, 8, 8)
+
+
+def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy [old]"
+    shutil.copytree(run_path, copy)
+    content = json.loads((copy / "nelbo.json").read_text()) | {"shape": "big"}
+    (copy / "nelbo.json").write_text(json.dumps(content))
+    message = mistake(capsys, "evaluate", copy)
+    assert "copy [old]" in message
+    assert "expected [channels, height, width]" in message

@@ -72,6 +72,11 @@ def counting_progress() -> Progress:
     )
 
 
+def say(text: str) -> None:
+    """A line for people; brackets in names and paths are no markup."""
+    MESSAGES.print(text, markup=False, soft_wrap=True)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
     print(json.dumps(content, indent=2, ensure_ascii=False))
@@ -81,8 +86,8 @@ def mention_skipped(data: ImageData, shown: int = 5) -> None:
     """Name the files of a folder that could not be read."""
     if not data.skipped:
         return
-    MESSAGES.print(f"[yellow]skipped[/] {len(data.skipped)} files that cannot be read:")
+    say(f"skipped {len(data.skipped)} files of {data.source} that cannot be read:")
     for line in data.skipped[:shown]:
-        MESSAGES.print(f"  {line}", soft_wrap=True)
+        say(f"  {line}")
     if len(data.skipped) > shown:
-        MESSAGES.print(f"  and {len(data.skipped) - shown} more")
+        say(f"  and {len(data.skipped) - shown} more")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import MESSAGES, choose_device, counting_progress, print_json
+from nelbo.commands.common import choose_device, counting_progress, print_json, say
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nelbo.conditioning import Condition
     from nelbo.diffusion import Diffusion
+    from nelbo.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Sample:
                 }
             )
         else:
-            MESSAGES.print(f"{self.n} images in {seconds:.1f} s → {self.out}", soft_wrap=True)
+            say(f"{self.n} images in {seconds:.1f} s → {self.out}")
 
     def _condition(self, model: Diffusion) -> Condition | None:
         if self.label is None:
@@ -112,7 +113,7 @@ def all_classes(model: Diffusion, n: int) -> Condition | None:
 
 def sample_with_progress(
     model: Diffusion,
-    sampler,
+    sampler: Sampler,
     n: int,
     *,
     condition: Condition | None = None,

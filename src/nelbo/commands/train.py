@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     mention_skipped,
     print_json,
+    say,
     training_progress,
 )
 from nelbo.errors import NelboError
@@ -74,7 +74,9 @@ class Train:
                 raise NelboError(f"--threads must be at least 1, got {self.threads}")
             torch.set_num_threads(self.threads)
         data = load_data(self.data, "train", size=self.size, channels=self.channels)
+        test = load_data(self.data, "test", size=self.size, channels=data.shape[0])
         mention_skipped(data)
+        mention_skipped(test)
         torch.manual_seed(self.training.seed)
         trainer = Trainer(build_model(self.model, data), data, self.training, device)
         run = RunDirectory.create(self.out, overwrite=self.overwrite)
@@ -82,11 +84,10 @@ class Train:
             use_fastest_threads(trainer.rehearse)
         finished = self._train(trainer, run)
         if not finished:
-            MESSAGES.print(f"stopped early; the model so far is in {run.path}", soft_wrap=True)
+            say(f"stopped early; the model so far is in {run.path}")
             raise KeyboardInterrupt
         from nelbo.commands.finish import finish
 
-        test = load_data(self.data, "test", size=self.size, channels=data.shape[0])
         summary = finish(
             run,
             trainer.average.model,
@@ -99,7 +100,7 @@ class Train:
         if self.json:
             print_json({"run": str(run.path), **summary})
         else:
-            MESSAGES.print(f"Report: {run.report.resolve().as_uri()}", soft_wrap=True)
+            say(f"Report: {run.report.resolve().as_uri()}")
 
     def _train(self, trainer: Trainer, run: RunDirectory) -> bool:
         """Take all steps, saving now and then; False if interrupted."""
@@ -107,7 +108,7 @@ class Train:
 
         model = trainer.average.model
         parameters = sum(p.numel() for p in model.parameters())
-        MESSAGES.print(
+        say(
             f"Training on {len(trainer.data)} images of {trainer.data.source}, shape "
             f"{trainer.data.shape}, with {parameters / 1e6:.2f}M parameters on {_where(trainer)}"
         )
@@ -145,8 +146,10 @@ class Train:
         return True
 
     def _notes(self, data: ImageData, parameters: int) -> dict[str, Any]:
+        folder = Path(data.source)
         return {
-            "source": data.source if not Path(data.source).is_dir() else str(Path(data.source)),
+            # The folder is found again from wherever the run is evaluated.
+            "source": str(folder.resolve()) if folder.is_dir() else data.source,
             "training_images": len(data),
             "label_names": list(data.label_names) if self.model.class_conditional else [],
             "parameters": parameters,

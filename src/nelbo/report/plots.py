@@ -6,7 +6,7 @@ All bounds are in bits per dimension, so that the plots read beside the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -287,7 +287,9 @@ def _front_last(bounds: Mapping[str, Bound]) -> list[tuple[str, Bound]]:
     return sorted(bounds.items(), key=lambda item: item[0] == front(bounds))
 
 
-def _placing(bounds: Mapping[str, Bound], schedule: NoiseSchedule | None, axis: str):
+def _placing(
+    bounds: Mapping[str, Bound], schedule: NoiseSchedule | None, axis: str
+) -> Callable[[torch.Tensor], Array]:
     if axis == "level":
         return lambda levels: levels.cpu().double().numpy()
     if axis != "log_snr":
@@ -380,7 +382,7 @@ def _round_ticks(count: int) -> MaxNLocator:
     return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
 
 
-def _scaling(forward: float, backward: float):
+def _scaling(forward: float, backward: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return (lambda value: value * forward, lambda value: value * backward)
 
 
