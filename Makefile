@@ -19,7 +19,7 @@ help:
 	@echo "make clean   remove the virtual environment, caches and demo run"
 
 demo: $(READY)
-	$(BIN)/nelbo train digits --out $(RUN) --time-budget 120s --overwrite
+	$(BIN)/nelbo train digits --out $(RUN) --time-budget 120s --evaluate-levels all --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

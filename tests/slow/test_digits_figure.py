@@ -15,7 +15,9 @@ from nelbo.cli import main
 def test_two_minutes_on_digits_reach_the_bound(tmp_path):
     torch.set_num_threads(2)
     out = tmp_path / "digits"
-    main(["train", "digits", "--out", str(out), "--time-budget", "120s"])
+    main(
+        ["train", "digits", "--out", str(out), "--time-budget", "120s", "--evaluate-levels", "all"]
+    )
     test = json.loads((out / "evaluation.json").read_text())["test"]
     print(json.dumps(test, indent=2))
     assert test["levels"] == 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -35,9 +35,8 @@ class Evaluate:
     """digits, or a folder of pictures; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
-    levels: int | None = None
-    """Levels of the chain an image, drawn and weighted so that the bound is unbiased; all by
-    default."""
+    levels: int | Literal["all"] = "all"
+    """Levels of the chain an image: all, or a number, drawn and weighted without bias."""
     images: int | None = None
     """Evaluate only the first so many images."""
     batch_size: int = 64
@@ -68,7 +67,7 @@ class Evaluate:
             model,
             data,
             f"Evaluating {data.source}, {self.split}",
-            levels=self.levels,
+            levels=levels_to_evaluate(self.levels, model),
             batch_size=self.batch_size,
             seed=self.seed,
         )
@@ -105,6 +104,11 @@ def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str
     if height != width:
         raise NelboError(f"the model takes images of {height}×{width}; folders are cut to squares")
     return load_data(source, split, size=height, channels=channels)
+
+
+def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | None:
+    """How many levels to draw; None, each once, where as many are asked for as there are."""
+    return None if asked == "all" or asked >= model.num_levels - 1 else asked
 
 
 def evaluate_with_progress(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from nelbo.bound import Bound
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.evaluate import evaluate_with_progress
+from nelbo.commands.evaluate import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes, sample_with_progress
+from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
-from nelbo.report.strips import forward_strip, reverse_strip
+from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.report.tables import bound_json, bound_table
 from nelbo.samplers import DDPM
+from nelbo.samplers.spacing import spaced_levels
 from nelbo.training.run_directory import RunDirectory
 
 SAMPLES = 64
@@ -70,7 +73,7 @@ def finish(
 
     samples = sample_with_progress(
         model,
-        DDPM(min(SAMPLING_STEPS, model.num_levels)),
+        DDPM(min(SAMPLING_STEPS, model.num_levels), "trailing"),
         SAMPLES,
         condition=all_classes(model, SAMPLES),
         seed=seed,
@@ -96,6 +99,7 @@ def _report(
     test = data["test"]
     rows = model.data.to_network(test.images[:STRIP_ROWS]).to(device)
     condition = all_classes(model, STRIP_ROWS)
+    visited = spaced_levels(model.num_levels, min(SAMPLING_STEPS, model.num_levels), "trailing")
     notes = run.notes()
     trained = notes["trained"]
     report = RunReport(
@@ -106,11 +110,11 @@ def _report(
         samples=samples,
         bounds=bounds,
         forward=forward_strip(model, rows, generator=generator),
-        reverse=reverse_strip(
-            model,
-            STRIP_ROWS,
-            generator=generator,
-            condition=None if condition is None else condition.to(device),
+        reverse=_reverse_strip(
+            model.respace(visited),
+            visited,
+            generator,
+            None if condition is None else condition.to(device),
         ),
         evaluated=test,
         metrics=run.metrics(),
@@ -129,5 +133,12 @@ def _first(data: ImageData, images: int, seed: int) -> ImageData:
 
 
 def _fewer(levels: int | None, model: Diffusion) -> int | None:
-    most = model.num_levels - 1
-    return min(levels or _TRAIN_LEVELS, most) if most > _TRAIN_LEVELS else levels
+    return levels_to_evaluate(min(levels or _TRAIN_LEVELS, _TRAIN_LEVELS), model)
+
+
+def _reverse_strip(
+    chain: Diffusion, visited: list[int], generator: torch.Generator, condition: Condition | None
+) -> Strip:
+    """The reverse process along a respaced chain, labelled with the levels of the whole one."""
+    strip = reverse_strip(chain, STRIP_ROWS, generator=generator, condition=condition)
+    return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))

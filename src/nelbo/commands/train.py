@@ -6,7 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -45,9 +45,9 @@ class Train:
     """1 for grey or 3 for colour; by default what the pictures of a folder are."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    evaluate_levels: int | None = None
-    """Levels an image for the bound of the test split; all by default."""
-    evaluate_images: int = 1000
+    evaluate_levels: int | Literal["all"] = 50
+    """Levels an image for the bound of the test split in the report: a number, or all."""
+    evaluate_images: int = 300
     """At most so many images of each split are evaluated for the report."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
@@ -68,6 +68,10 @@ class Train:
         from nelbo.training.trainer import Trainer
 
         self.training.check()
+        if self.evaluate_images < 1:
+            raise NelboError(f"--evaluate-images must be at least 1, got {self.evaluate_images}")
+        if self.evaluate_levels != "all" and self.evaluate_levels < 1:
+            raise NelboError(f"--evaluate-levels must be at least 1, got {self.evaluate_levels}")
         device = choose_device(self.device)
         if self.threads is not None:
             if self.threads < 1:
@@ -86,6 +90,7 @@ class Train:
         if not finished:
             say(f"stopped early; the model so far is in {run.path}")
             raise KeyboardInterrupt
+        from nelbo.commands.evaluate import levels_to_evaluate
         from nelbo.commands.finish import finish
 
         summary = finish(
@@ -93,7 +98,7 @@ class Train:
             trainer.average.model,
             train=data,
             test=test,
-            levels=self.evaluate_levels,
+            levels=levels_to_evaluate(self.evaluate_levels, trainer.model),
             images=self.evaluate_images,
             seed=self.training.seed,
         )
