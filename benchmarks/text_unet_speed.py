@@ -60,7 +60,7 @@ CASES = [
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         },
         batch=4,
-        seconds=20,
+        seconds=40,
     ),
 ]
 

@@ -84,7 +84,8 @@ class NetworkConfig:
 
     def _require_block_types(self, name: str, known: Mapping[str, object], count: int) -> None:
         for kind in getattr(self, name):
-            if kind not in known:
+            # Compared, not looked up: JSON may hold what cannot be hashed.
+            if kind not in tuple(known):
                 raise unsupported(name, kind, ", ".join(known))
         value = getattr(self, name)
         if len(value) != count:

@@ -88,7 +88,8 @@ class ControlNetConfig(NetworkConfig):
     @cached_property
     def layout(self) -> TextUNetConfig:
         """The UNet whose way down this is."""
-        mirrored = tuple(_MIRROR.get(kind, "UpBlock2D") for kind in reversed(self.down_block_types))
+        down = reversed(self.down_block_types)
+        mirrored = tuple(_MIRROR.get(str(kind), "UpBlock2D") for kind in down)
         return TextUNetConfig(
             up_block_types=mirrored, **{name: getattr(self, name) for name in shared_fields()}
         )

@@ -84,7 +84,7 @@ class Pretrained(nn.Module):
         if not isinstance(found, Mapping):
             raise NelboError(f"a config must be a JSON object, found {type(found).__name__}")
         class_name = found.get("_class_name", cls.config_classes[0].class_name)
-        if class_name not in known:
+        if class_name not in tuple(known):
             raise unsupported("_class_name", class_name, ", ".join(map(repr, known)))
         return known[class_name].from_dict(found)
 
