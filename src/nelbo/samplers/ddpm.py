@@ -58,5 +58,5 @@ class DDPM(Sampler):
     def _levels(self, schedule: NoiseSchedule) -> list[int]:
         T = schedule.num_levels
         if self.steps is None:
-            return list(range(1, T + 1))
+            return spaced_levels(T, T, self.spacing)
         return spaced_levels(T, self.steps, self.spacing, self.steps_offset)
