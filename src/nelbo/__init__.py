@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nelbo import samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
-    from nelbo.diffusers_format import load, save
+    from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
@@ -43,6 +43,7 @@ _PUBLIC = {
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
     "load": "nelbo.diffusers_format",
+    "load_sampler": "nelbo.diffusers_format",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -67,6 +68,7 @@ __all__ = [
     "UNet",
     "__version__",
     "load",
+    "load_sampler",
     "samplers",
     "save",
 ]

@@ -23,10 +23,12 @@ class DDPM(Sampler):
         steps: number of network calls; None visits every level. Fewer levels make a respaced
             chain, which is an MHVAE of its own (Nichol & Dhariwal 2021, section 4).
         spacing: which levels: "leading", "linspace" or "trailing".
+        steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
     """
 
     steps: int | None = None
     spacing: str = "leading"
+    steps_offset: int = 0
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """The network times visited, descending."""
@@ -55,4 +57,6 @@ class DDPM(Sampler):
 
     def _levels(self, schedule: NoiseSchedule) -> list[int]:
         T = schedule.num_levels
-        return spaced_levels(T, T if self.steps is None else self.steps, self.spacing)
+        if self.steps is None:
+            return spaced_levels(T, T, self.spacing)
+        return spaced_levels(T, self.steps, self.spacing, self.steps_offset)

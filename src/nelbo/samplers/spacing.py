@@ -3,7 +3,7 @@ r"""Which levels a sampler of `steps` steps visits.
 With ratio r = T / steps, in network times (level − 1), as diffusers counts them
 (Lin et al. 2024, table 2):
 
-* ``leading``: 0, ⌊r⌋, 2⌊r⌋, ...
+* ``leading``: o, o + ⌊r⌋, o + 2⌊r⌋, ... with an offset o, 1 in Stable Diffusion;
 * ``linspace``: `steps` numbers from 0 to T − 1, both ends included;
 * ``trailing``: T − 1, T − 1 − r, ... down to but not including −1.
 """
@@ -17,17 +17,28 @@ from nelbo.errors import NelboError
 SPACINGS = ("leading", "linspace", "trailing")
 
 
-def spaced_levels(T: int, steps: int, spacing: str) -> list[int]:
+def spaced_levels(T: int, steps: int, spacing: str, offset: int = 0) -> list[int]:
     """The levels visited, increasing, each in 1..T.
 
+    Args:
+        T: length of the chain.
+        steps: how many levels.
+        spacing: one of `SPACINGS`.
+        offset: added to the levels of "leading"; the other two have their ends and ignore it.
+
     Raises:
-        NelboError: `steps` outside 1..T, or an unknown spacing.
+        NelboError: `steps` outside 1..T, an unknown spacing, or an offset that leaves the chain.
     """
     if not 1 <= steps <= T:
         raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
     times: np.ndarray
     if spacing == "leading":
-        times = np.arange(steps) * (T // steps)
+        times = np.arange(steps) * (T // steps) + offset
+        if offset < 0 or times[-1] >= T:
+            raise NelboError(
+                f"steps_offset={offset} takes {steps} leading steps out of the chain of {T} "
+                f"levels: it must lie in 0..{T - 1 - (steps - 1) * (T // steps)}"
+            )
     elif spacing == "linspace":
         times = np.linspace(0, T - 1, steps).round()
     elif spacing == "trailing":

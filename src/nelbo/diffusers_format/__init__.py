@@ -1,0 +1,10 @@
+"""Pipelines on disk, as diffusers writes and reads them.
+
+A directory holds `model_index.json`, a folder for each part (`unet/`, `scheduler/`), and
+`nelbo.json` for what diffusers has no place for: the data's levels and the shape of an example.
+"""
+
+from nelbo.diffusers_format.files import INDEX_FILE, NELBO_FILE, write_json
+from nelbo.diffusers_format.pipelines import load, load_sampler, save
+
+__all__ = ["INDEX_FILE", "NELBO_FILE", "load", "load_sampler", "save", "write_json"]

@@ -1,0 +1,100 @@
+"""The files of a pipeline: its index, nelbo's own notes, and JSON that appears whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nelbo.errors import NelboError
+from nelbo.networks.files import atomic_file, locate, read_json
+from nelbo.networks.pretrained import DIFFUSERS_VERSION
+
+INDEX_FILE = "model_index.json"
+NELBO_FILE = "nelbo.json"
+
+_PART = re.compile(r"\w[\w-]*")
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """What model_index.json says.
+
+    Attributes:
+        file: where it is.
+        class_name: the class of the pipeline.
+        parts: the class of each part that is there, by the name of its folder.
+    """
+
+    file: Path
+    class_name: str
+    parts: Mapping[str, str]
+
+    def require(self, name: str, *classes: str) -> str:
+        """The class of a part, one of `classes`.
+
+        Raises:
+            NelboError: the pipeline has no such part, or it is of another class.
+        """
+        expected = " or ".join(classes)
+        if name not in self.parts:
+            raise NelboError(f"{self.file}: there is no {name!r}, expected one of class {expected}")
+        if self.parts[name] not in classes:
+            raise NelboError(
+                f"{self.file}: {name} is of class {self.parts[name]!r}, nelbo reads {expected}"
+            )
+        return self.parts[name]
+
+
+def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
+    """The index of a pipeline directory or Hub id.
+
+    Raises:
+        NelboError: it is missing or damaged, or names a part outside of the directory.
+    """
+    file = locate(path, None, INDEX_FILE)
+    content = read_json(file)
+    class_name = content.get("_class_name")
+    if not isinstance(class_name, str):
+        raise NelboError(f"{file}: _class_name is {class_name!r}, expected the name of a pipeline")
+    parts = {}
+    for name, value in content.items():
+        # Everything else is a setting of the pipeline.
+        if name.startswith("_") or not isinstance(value, list):
+            continue
+        if not _PART.fullmatch(name):
+            raise NelboError(
+                f"{file}: the part {name!r} is no plain name; only folders in the directory of a "
+                "pipeline are read"
+            )
+        if len(value) != 2 or not all(v is None or isinstance(v, str) for v in value):
+            raise NelboError(f"{file}: {name} is {value!r}, expected [library, class]")
+        if value[1] is not None:
+            parts[name] = value[1]
+    return PipelineIndex(file, class_name, parts)
+
+
+def write_index(directory: Path, class_name: str, content: Mapping[str, Any]) -> None:
+    """Write model_index.json; last of all files, so that a directory that has it is complete."""
+    head = {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION}
+    write_json(directory / INDEX_FILE, head | dict(content))
+
+
+def read_own(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What nelbo.json says, or None where there is none."""
+    try:
+        file = locate(path, None, NELBO_FILE)
+    except NelboError:
+        return None
+    return read_json(file)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
