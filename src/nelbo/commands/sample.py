@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import MESSAGES, choose_device, counting_progress, print_json
+from nelbo.commands.common import (
+    MESSAGES,
+    choose_device,
+    counting_progress,
+    load_pixel_model,
+    print_json,
+)
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
 
     from nelbo.conditioning import Condition
     from nelbo.diffusion import Diffusion
+
+_LATENT_IN_PYTHON = (
+    "sample it in Python, nelbo.load(PATH).sample(n, nelbo.load_sampler(PATH), prompt=...)"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,6 @@ class Sample:
 
     def run(self) -> None:
         """Write the grid."""
-        from nelbo.diffusers_format import load
         from nelbo.diffusion import Pixels
         from nelbo.report.grids import image_grid, save_image
         from nelbo.samplers import DDPM
@@ -57,7 +66,7 @@ class Sample:
             raise NelboError("-n and --batch-size must be at least 1")
         if self.out.suffix.lower() != ".png":
             raise NelboError(f"--out must name a .png file, got {self.out}")
-        model = load(self.run_path).to(choose_device(self.device))
+        model = load_pixel_model(self.run_path, _LATENT_IN_PYTHON).to(choose_device(self.device))
         if not isinstance(model.data, Pixels):
             raise NelboError(f"{self.run_path} is a model of numbers, not of pixels")
         start = time.perf_counter()

@@ -69,6 +69,11 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
 }
 
+# What a pipeline of diffusers insists on, whatever the file says.
+PIPELINE_FIELDS: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"clip_sample": False, "steps_offset": 1}
+}
+
 
 @dataclass(frozen=True)
 class SchedulerConfig:
