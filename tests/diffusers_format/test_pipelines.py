@@ -252,6 +252,18 @@ def test_mistakes_name_the_file(stable, tmp_path, file, changes, message):
     assert str(copy) in str(error.value)
 
 
+def test_parts_without_use_are_ignored(stable, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(stable[1], copy)
+    content = json.loads((copy / "model_index.json").read_text()) | {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": [None, None],
+    }
+    (copy / "model_index.json").write_text(json.dumps(content))
+    assert isinstance(nelbo.load(copy), LatentDiffusion)
+
+
 def test_pickled_or_missing_text_encoder(stable, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(stable[1], copy)

@@ -57,11 +57,12 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
     if index.class_name == CONTROLLED:
         index.require("controlnet", ControlNetConfig.class_name)
     scheduler = read_scheduler(path, index)
+    # Before the large parts, since transformers may be missing.
+    text = TextEncoder.from_pretrained(path) if has_text else None
     unet = UNet.from_pretrained(path, subfolder="unet")
     network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
     prior = read_chain(path, scheduler, network, Continuous())
     autoencoder = AutoencoderKL.from_pretrained(path, subfolder=slot)
-    text = TextEncoder.from_pretrained(path) if has_text else None
     scale = autoencoder.config.scaling_factor
     try:
         return LatentDiffusion(autoencoder, prior, text=text, scale=scale).eval()
