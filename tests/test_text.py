@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -74,3 +76,9 @@ def test_missing_transformers_names_the_extra(parts, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
         TextEncoder.from_pretrained(parts[1])
+
+
+def test_transformers_is_not_imported_before_it_is_needed():
+    code = "import sys, nelbo; nelbo.LatentDiffusion, nelbo.TextEncoder, nelbo.load; "
+    code += "sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -155,8 +155,9 @@ class SchedulerConfig:
                 "chain",
                 stacklevel=3,
             )
+        T = self._integer("num_train_timesteps", 1)
         return DDIM(
-            steps or min(DEFAULT_STEPS, self._integer("num_train_timesteps", 1)),
+            min(DEFAULT_STEPS, T) if steps is None else steps,
             spacing=spacing,
             steps_offset=offset,
             set_alpha_to_one=self._boolean("set_alpha_to_one"),
