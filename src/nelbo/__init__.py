@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
+    from nelbo.latent import LatentDiffusion
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.text import TextEncoder
 
 # name -> the module that defines it
 _PUBLIC = {
@@ -34,12 +36,14 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "LatentDiffusion": "nelbo.latent",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
     "NelboError": "nelbo.errors",
     "NoiseSchedule": "nelbo.diffusion",
     "Pixels": "nelbo.diffusion",
     "Prediction": "nelbo.diffusion",
+    "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
     "load": "nelbo.diffusers_format",
@@ -59,11 +63,13 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "LatentDiffusion",
     "MissingExtraError",
     "NelboError",
     "NoiseSchedule",
     "Pixels",
     "Prediction",
+    "TextEncoder",
     "TractableMHVAE",
     "UNet",
     "__version__",

@@ -15,6 +15,8 @@ from nelbo.diffusers_format.scheduler import SchedulerConfig, scheduler_config
 from nelbo.samplers import DDIM, DDPM
 from tests.diffusion.test_model import SHAPE, Network
 
+# Of a solver of the peer.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SOLVERS = ("PNDM", "LMSDiscrete", "EulerDiscrete", "DPMSolverMultistep")
 CHAINS = [
     {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.03},
@@ -82,6 +84,7 @@ def test_default_steps(tmp_path):
     assert SchedulerConfig.read(write(tmp_path, diffusers.DDIMScheduler())).sampler() == DDIM(50)
     short = write(tmp_path, diffusers.DDIMScheduler(20))
     assert SchedulerConfig.read(short).sampler() == DDIM(20)
+    assert SchedulerConfig.read(short).sampler(0).steps == 0  # for the sampler to refuse
 
 
 @pytest.mark.parametrize("kind", SOLVERS)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
 
 # Everything for people goes to standard error where --json has standard output to itself.
 MESSAGES = Console(stderr=True, highlight=False)
@@ -43,6 +44,17 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise NelboError(f"device {name!r} is not available: {reason}") from error
+
+
+def load_pixel_model(path: str, otherwise: str) -> Diffusion:
+    """The model of pixels at `path`; for a latent one an error that ends in `otherwise`."""
+    from nelbo.diffusers_format import load
+    from nelbo.diffusion import Diffusion
+
+    model = load(path)
+    if isinstance(model, Diffusion):
+        return model
+    raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
 
 
 def training_progress() -> Progress:

@@ -12,6 +12,7 @@ from nelbo.commands.common import (
     MESSAGES,
     choose_device,
     counting_progress,
+    load_pixel_model,
     mention_skipped,
     print_json,
 )
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+
+_NO_LATENT_BOUND = (
+    "its bound on pixels is not available yet; in Python, model.prior.elbo(z) of latents "
+    "z = model.encode(x).rsample() is the bound of its prior"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,6 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the bound."""
-        from nelbo.diffusers_format import load
         from nelbo.diffusion import Pixels
         from nelbo.report.tables import bound_json, bound_table
 
@@ -58,7 +63,7 @@ class Evaluate:
             raise NelboError(f"--images must be at least 1, got {self.images}")
         if self.batch_size < 1:
             raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
-        model = load(self.run_path).to(choose_device(self.device))
+        model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         if self.images is not None:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import choose_device, counting_progress, print_json, say
+from nelbo.commands.common import (
+    choose_device,
+    counting_progress,
+    load_pixel_model,
+    print_json,
+    say,
+)
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -18,6 +24,10 @@ if TYPE_CHECKING:
     from nelbo.conditioning import Condition
     from nelbo.diffusion import Diffusion
     from nelbo.samplers import Sampler
+
+_LATENT_IN_PYTHON = (
+    "sample it in Python, nelbo.load(PATH).sample(n, nelbo.load_sampler(PATH), prompt=...)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,6 @@ class Sample:
 
     def run(self) -> None:
         """Write the grid."""
-        from nelbo.diffusers_format import load
         from nelbo.diffusion import Pixels
         from nelbo.report.grids import image_grid, save_image
         from nelbo.samplers import DDPM
@@ -58,7 +67,7 @@ class Sample:
             raise NelboError("-n and --batch-size must be at least 1")
         if self.out.suffix.lower() != ".png":
             raise NelboError(f"--out must name a .png file, got {self.out}")
-        model = load(self.run_path).to(choose_device(self.device))
+        model = load_pixel_model(self.run_path, _LATENT_IN_PYTHON).to(choose_device(self.device))
         if not isinstance(model.data, Pixels):
             raise NelboError(f"{self.run_path} is a model of numbers, not of pixels")
         start = time.perf_counter()

@@ -11,7 +11,7 @@ from nelbo.diffusers_format.files import NELBO_FILE, read_own
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.errors import NelboError
-from nelbo.networks import UNet
+from nelbo.networks import TextUNetConfig, UNetConfig
 
 ASSUMED_LEVELS = 256
 
@@ -43,14 +43,16 @@ def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
     )
 
 
-def read_shape(path: str | os.PathLike[str], network: UNet) -> tuple[int, int, int]:
+def read_shape(
+    path: str | os.PathLike[str], config: UNetConfig | TextUNetConfig
+) -> tuple[int, int, int]:
     """Channels, height and width of what the network denoises."""
     own: Mapping[str, Any] = read_own(path) or {}
-    size = network.config.sample_size
+    size = config.sample_size
     default = None
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-        default = [network.config.in_channels, height, width]
+        default = [config.in_channels, height, width]
     shape = own.get("shape") or default
     if not (isinstance(shape, list) and len(shape) == 3 and all(_positive(n) for n in shape)):
         raise NelboError(

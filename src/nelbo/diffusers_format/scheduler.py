@@ -69,6 +69,11 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
 }
 
+# What a pipeline of diffusers insists on, whatever the file says.
+PIPELINE_FIELDS: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"clip_sample": False, "steps_offset": 1}
+}
+
 
 @dataclass(frozen=True)
 class SchedulerConfig:
@@ -150,8 +155,9 @@ class SchedulerConfig:
                 "chain",
                 stacklevel=3,
             )
+        T = self._integer("num_train_timesteps", 1)
         return DDIM(
-            steps or min(DEFAULT_STEPS, self._integer("num_train_timesteps", 1)),
+            min(DEFAULT_STEPS, T) if steps is None else steps,
             spacing=spacing,
             steps_offset=offset,
             set_alpha_to_one=self._boolean("set_alpha_to_one"),

@@ -247,13 +247,20 @@ class Diffusion(TractableMHVAE):
         """A shorter chain through `levels` with the same network: a valid MHVAE of its own."""
         return self._with(schedule=self.schedule.respace(levels))
 
-    def guided(self, scale: float) -> Diffusion:
-        """The model with classifier-free guidance; itself where the scale is 1."""
+    def guided(self, scale: float, unconditional: Condition | None = None) -> Diffusion:
+        """The model with classifier-free guidance; itself where the scale is 1.
+
+        Args:
+            scale: the guidance scale; see `nelbo.networks.guidance`.
+            unconditional: what to guide away from, for each example or, with batch size 1, for
+                all: needed for text, and by default no label.
+        """
         if scale == 1.0:
             return self
         if self.shape is None:
             raise NelboError("guidance needs a model that knows its shape: pass shape=(C, H, W)")
-        return self._with(network=GuidedNetwork(self.network, scale, channels=self.shape[0]))
+        guided = GuidedNetwork(self.network, scale, self.shape[0], unconditional)
+        return self._with(network=guided)
 
     @torch.no_grad()
     def sample(

@@ -27,8 +27,8 @@ class GuidedNetwork:
         scale: the guidance scale s; 1 is the conditional network itself.
         channels: how many leading output channels to guide; the rest (a learned variance) are the
             conditional half's.
-        unconditional: the condition of the unconditional half, of batch size 1. By default the
-            labels are dropped; text has no such default.
+        unconditional: the condition of the unconditional half, for each example or, with batch
+            size 1, for all. By default the labels are dropped; text has no such default.
     """
 
     def __init__(
@@ -59,8 +59,14 @@ class GuidedNetwork:
 
     def _unconditional_half(self, condition: Condition) -> Condition:
         if self.unconditional is not None:
-            batch = condition.batch_size
-            given = self.unconditional.repeat(batch)
+            given, batch = self.unconditional, condition.batch_size
+            if given.batch_size == 1:
+                given = given.repeat(batch)
+            elif given.batch_size != batch:
+                raise NelboError(
+                    f"the unconditional half has a batch of {given.batch_size}, expected {batch} "
+                    "as the condition, or 1"
+                )
             # Where and how large the picture is does not depend on what it shows.
             size = condition.size if given.size is None else given.size
             return replace(given, control=condition.control, size=size)

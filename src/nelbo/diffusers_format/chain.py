@@ -1,0 +1,102 @@
+"""A chain on disk: the scheduler of a pipeline and what nelbo.json adds to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.diffusers_format.data_space import data_config, read_shape
+from nelbo.diffusers_format.files import (
+    NELBO_FILE,
+    PipelineIndex,
+    read_own,
+    write_json,
+)
+from nelbo.diffusers_format.scheduler import (
+    PIPELINE_FIELDS,
+    SCHEDULER_FILE,
+    SchedulerConfig,
+    scheduler_config,
+)
+from nelbo.diffusion import Diffusion
+from nelbo.diffusion.data_space import DataSpace
+from nelbo.diffusion.variance import VARIANCES
+from nelbo.errors import NelboError
+from nelbo.networks import ControlledUNet, UNet
+from nelbo.networks.files import locate
+from nelbo.samplers import Sampler
+from nelbo.version import __version__
+
+
+def read_scheduler(path: str | os.PathLike[str], index: PipelineIndex) -> SchedulerConfig:
+    """The scheduler of a pipeline, as the class of the pipeline uses it."""
+    overrides = PIPELINE_FIELDS.get(index.class_name)
+    return SchedulerConfig.read(locate(path, "scheduler", SCHEDULER_FILE), overrides)
+
+
+def read_chain(
+    path: str | os.PathLike[str],
+    scheduler: SchedulerConfig,
+    network: UNet | ControlledUNet,
+    data: DataSpace,
+) -> Diffusion:
+    """The diffusion model of a pipeline, from its parts.
+
+    Raises:
+        NelboError: the network's channels do not fit the chain.
+    """
+    options = scheduler.chain_options | _own_variance(path)
+    shape = read_shape(path, network.config)
+    multiple = 2 if options["variance"] == "learned_range" else 1
+    for field, expected in (("in_channels", shape[0]), ("out_channels", shape[0] * multiple)):
+        found = getattr(network.config, field)
+        if found != expected:
+            raise NelboError(
+                f"{path}/unet/config.json: {field} is {found}, expected {expected} for {shape[0]} "
+                f"channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
+            )
+    return Diffusion(network, scheduler.schedule, data=data, shape=shape, **options)
+
+
+def check_chain(model: Diffusion) -> None:
+    """Raise `NelboError` for a chain that the format has no place for."""
+    if not torch.equal(model.schedule.network_times[1:], torch.arange(model.num_levels)):
+        raise NelboError("a respaced chain cannot be saved: save the full one and respace it")
+
+
+def write_chain(
+    model: Diffusion, directory: Path, sampler: Sampler, notes: Mapping[str, Any]
+) -> str:
+    """Write the scheduler and nelbo.json; returns the class of the scheduler.
+
+    Raises:
+        NelboError: diffusers has no such sampler.
+    """
+    scheduler = scheduler_config(model, sampler)
+    write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
+    own = {
+        "nelbo_version": __version__,
+        "data": data_config(model.data),
+        "shape": None if model.shape is None else list(model.shape),
+    }
+    if "variance_type" not in scheduler:
+        own["variance"] = model.variance
+    write_json(directory / NELBO_FILE, own | dict(notes))
+    return scheduler["_class_name"]
+
+
+def _own_variance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    # Schedulers other than DDPM's have no field for it.
+    own = read_own(path) or {}
+    if "variance" not in own:
+        return {}
+    if own["variance"] not in list(VARIANCES):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
+            f"{', '.join(VARIANCES)}"
+        )
+    return {"variance": own["variance"]}

@@ -1,0 +1,140 @@
+"""Pipelines of latents: an autoencoder beside the UNet, and a text encoder and ControlNet.
+
+Parts that nelbo has no use for (safety_checker, feature_extractor, image_encoder) are ignored, and
+written as absent, which diffusers allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.diffusers_format.files import (
+    NELBO_FILE,
+    PipelineIndex,
+    read_own,
+    write_index,
+    write_json,
+)
+from nelbo.diffusion import Continuous
+from nelbo.errors import NelboError
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import (
+    AutoencoderConfig,
+    AutoencoderKL,
+    ControlledUNet,
+    ControlNet,
+    ControlNetConfig,
+    TextUNetConfig,
+    UNet,
+    UNetConfig,
+)
+from nelbo.networks.files import CONFIG_FILE, read_json
+from nelbo.samplers import DDIM, Sampler
+from nelbo.text import TEXT_ENCODER, TOKENIZER, TextEncoder
+
+UNCONDITIONAL = "LDMPipeline"
+TEXT = "StableDiffusionPipeline"
+CONTROLLED = "StableDiffusionControlNetPipeline"
+
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+# What an untrained pipeline of Stable Diffusion is made with.
+_DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
+
+
+def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDiffusion:
+    """The model of one of the pipelines above."""
+    slot = "vae" if "vae" in index.parts or index.class_name != UNCONDITIONAL else "vqvae"
+    index.require(slot, AutoencoderConfig.class_name)
+    has_text = index.class_name != UNCONDITIONAL
+    index.require("unet", (TextUNetConfig if has_text else UNetConfig).class_name)
+    if has_text:
+        index.require(TOKENIZER, *_TOKENIZERS)
+        index.require(TEXT_ENCODER, "CLIPTextModel")
+    if index.class_name == CONTROLLED:
+        index.require("controlnet", ControlNetConfig.class_name)
+    scheduler = read_scheduler(path, index)
+    # Before the large parts, since transformers may be missing.
+    text = TextEncoder.from_pretrained(path) if has_text else None
+    unet = UNet.from_pretrained(path, subfolder="unet")
+    network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
+    prior = read_chain(path, scheduler, network, Continuous())
+    autoencoder = AutoencoderKL.from_pretrained(path, subfolder=slot)
+    scale = autoencoder.config.scaling_factor
+    try:
+        return LatentDiffusion(autoencoder, prior, text=text, scale=scale).eval()
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
+
+
+def save_latent(
+    model: LatentDiffusion, directory: Path, sampler: Sampler | None, notes: Mapping[str, Any]
+) -> None:
+    """Write the pipeline that has the parts of the model."""
+    network = model.prior.network
+    controlled = isinstance(network, ControlledUNet)
+    unet = network.unet if isinstance(network, ControlledUNet) else network
+    if not isinstance(unet, UNet):
+        raise NelboError(f"only a UNet can be saved, found {type(unet).__name__}")
+    _check_text(model, unet, controlled)
+    check_chain(model.prior)
+    own = dict(notes)
+    if isinstance(network, ControlledUNet) and network.scale != 1:
+        own["control_scale"] = network.scale
+    kind = write_chain(model.prior, directory, sampler or _DEFAULT_SAMPLER, own)
+    unet.save_pretrained(directory / "unet")
+    slot = "vqvae" if model.text is None else "vae"
+    _save_autoencoder(model, directory / slot)
+    parts: dict[str, Any] = {
+        "scheduler": ["diffusers", kind],
+        "unet": ["diffusers", unet.config.class_name],
+        slot: ["diffusers", AutoencoderConfig.class_name],
+    }
+    if isinstance(network, ControlledUNet):
+        network.controlnet.save_pretrained(directory / "controlnet")
+        parts["controlnet"] = ["diffusers", ControlNetConfig.class_name]
+    if model.text is not None:
+        model.text.save_pretrained(directory)
+        parts |= {
+            TOKENIZER: ["transformers", _TOKENIZERS[0]],
+            TEXT_ENCODER: ["transformers", "CLIPTextModel"],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+        }
+    write_index(
+        directory, CONTROLLED if controlled else TEXT if model.text else UNCONDITIONAL, parts
+    )
+
+
+def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
+    model.autoencoder.save_pretrained(directory)
+    if model.scale != model.autoencoder.config.scaling_factor:
+        file = directory / CONFIG_FILE
+        write_json(file, read_json(file) | {"scaling_factor": model.scale})
+
+
+def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
+    attends = isinstance(unet.config, TextUNetConfig)
+    if attends != (model.text is not None) or (controlled and not attends):
+        raise NelboError(
+            f"diffusers has no pipeline of a {unet.config.class_name} "
+            f"{'with' if model.text is not None else 'without'} a text encoder"
+            f"{' and with a ControlNet' if controlled else ''}"
+        )
+
+
+def _controlled(path: str | os.PathLike[str], unet: UNet) -> ControlledUNet:
+    controlnet = ControlNet.from_pretrained(path, subfolder="controlnet")
+    return ControlledUNet(unet, controlnet, _control_scale(path))
+
+
+def _control_scale(path: str | os.PathLike[str]) -> float:
+    scale = (read_own(path) or {}).get("control_scale", 1.0)
+    if not isinstance(scale, int | float) or isinstance(scale, bool):
+        raise NelboError(f"{path}/{NELBO_FILE}: control_scale is {scale!r}, expected a number")
+    return float(scale)

@@ -1,0 +1,39 @@
+"""Pipelines of pixels: a UNet and a scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.diffusers_format.data_space import read_data_space
+from nelbo.diffusers_format.files import PipelineIndex, write_index
+from nelbo.diffusion import Diffusion
+from nelbo.errors import NelboError
+from nelbo.networks import UNet, UNetConfig
+from nelbo.samplers import DDPM, Sampler
+
+
+def load_pixel(path: str | os.PathLike[str], index: PipelineIndex) -> Diffusion:
+    """The model of a `DDPMPipeline` or `DDIMPipeline`."""
+    index.require("unet", UNetConfig.class_name)
+    scheduler = read_scheduler(path, index)
+    network = UNet.from_pretrained(path, subfolder="unet")
+    return read_chain(path, scheduler, network, read_data_space(path)).eval()
+
+
+def save_pixel(
+    model: Diffusion, directory: Path, sampler: Sampler | None, notes: Mapping[str, Any]
+) -> None:
+    """Write a `DDPMPipeline`, or a `DDIMPipeline` where that is the sampler."""
+    network = model.network
+    if not isinstance(network, UNet) or not isinstance(network.config, UNetConfig):
+        name = network.config.class_name if isinstance(network, UNet) else type(network).__name__
+        raise NelboError(f"only a UNet of the class UNet2DModel can be saved, found {name}")
+    check_chain(model)
+    kind = write_chain(model, directory, sampler or DDPM(), notes)
+    network.save_pretrained(directory / "unet")
+    parts = {"scheduler": ["diffusers", kind], "unet": ["diffusers", UNetConfig.class_name]}
+    write_index(directory, kind.replace("Scheduler", "Pipeline"), parts)

@@ -1,0 +1,69 @@
+"""The commands on pipelines that diffusers itself wrote."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo.cli import main
+from nelbo.data import load_data
+from tests.diffusers_format import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        colours = random.integers(0, 256, (9 + i, 12, 3), dtype=np.uint8)
+        Image.fromarray(colours).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim"])
+def test_evaluate_a_pipeline_of_pictures(kind, tmp_path, pictures, capsys):
+    getattr(tiny, kind)(tmp_path / "pipeline")
+    arguments = ["evaluate", str(tmp_path / "pipeline"), "--data", str(pictures), "--split", "all"]
+    if kind == "ddim":  # 1,000 levels
+        arguments += ["--levels", "7"]
+    main([*arguments, "--seed", "5", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    model = nelbo.load(tmp_path / "pipeline")
+    images = load_data(str(pictures), "all", size=8, channels=3).images
+    with torch.no_grad():
+        bound = model.elbo(
+            model.data.to_network(images),
+            levels=7 if kind == "ddim" else None,
+            generator=torch.Generator().manual_seed(5),
+        )
+    assert printed["examples"] == 6
+    assert printed["levels"] == (8 if kind == "ddim" else 20)
+    terms, summary = printed["bits_per_dim"], bound.mean()
+    assert terms["total"]["mean"] == pytest.approx(summary.bits_per_dim.mean)
+    parts = [terms[name]["mean"] for name in ("reconstruction", "prior_matching", "score_matching")]
+    assert sum(parts) == pytest.approx(terms["total"]["mean"])
+    main(arguments)
+    assert "bits/dim" in capsys.readouterr().err
+
+
+def test_a_latent_pipeline_has_no_bound_on_pixels_yet(tmp_path, pictures, capsys):
+    tiny.unconditional(tmp_path / "pipeline")
+    for arguments, message in (
+        (["evaluate", "--data", str(pictures)], "its bound on pixels is not available yet"),
+        (["sample", "--out", str(tmp_path / "x.png")], "sample it in Python"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main([arguments[0], str(tmp_path / "pipeline"), *arguments[1:]])
+        assert exit_.value.code == 2
+        shown = " ".join(capsys.readouterr().err.split())
+        assert "is a latent diffusion pipeline" in shown
+        assert message in shown
+    assert not (tmp_path / "x.png").exists()
