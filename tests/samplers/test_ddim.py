@@ -66,7 +66,7 @@ def compare(sampler: DDIM, prediction: str = "epsilon", clip: bool = False) -> N
 @pytest.mark.parametrize("steps", [10, 50])
 def test_equals_diffusers(steps, eta, prediction, spacing, clip):
     # Of these only linspace has steps that do not lead to the next level visited.
-    sampler = DDIM(steps, eta, spacing=spacing, even_stride=spacing == "linspace")
+    sampler = DDIM(steps, eta, spacing=spacing)
     compare(sampler, prediction, clip)
 
 

@@ -161,7 +161,6 @@ class SchedulerConfig:
             spacing=spacing,
             steps_offset=offset,
             set_alpha_to_one=self._boolean("set_alpha_to_one"),
-            even_stride=class_name == "DDIMScheduler" and spacing != "leading",
         )
 
     def _trained_schedule(self, betas: Any, T: int) -> NoiseSchedule:

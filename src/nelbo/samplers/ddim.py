@@ -44,7 +44,7 @@ class DDIM(Sampler):
             whose draw is taken for the data, as Stable Diffusion does.
         even_stride: each step goes T // steps levels down, as in diffusers, even where the next
             level visited is another one ("linspace", or a chain that the steps do not divide).
-            By default it goes to the next level visited, as in the paper.
+            False goes to the next level visited, as in the paper.
 
     Raises:
         NelboError: η outside 0..1.
@@ -55,7 +55,7 @@ class DDIM(Sampler):
     spacing: str = "leading"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
-    even_stride: bool = False
+    even_stride: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
