@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         command.run()
-    except NelboError as error:
+    except (NelboError, OSError) as error:  # OSError: a path that cannot be read or written
         # As text, not markup: messages quote lists in brackets.
         console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(MISTAKE)

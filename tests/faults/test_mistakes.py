@@ -162,6 +162,9 @@ def test_sampling_mistakes(run_path, tmp_path, capsys):  # noqa: F811
     assert "needs a condition" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
     assert "at least 1" in mistake(capsys, "sample", run_path, "-n", "0", *out)
     assert ".png" in mistake(capsys, "sample", run_path, "--out", tmp_path / "x.txt")
+    (tmp_path / "file").write_text("x")
+    under_file = tmp_path / "file" / "x.png"
+    assert "file" in mistake(capsys, "sample", run_path, "--out", under_file)
     assert "device 'moon'" in mistake(capsys, "sample", run_path, "--device", "moon", *out)
 
 
@@ -174,8 +177,11 @@ def test_settings_mistakes(tmp_path, capsys):
         ("--schedule", "best", "unknown schedule"),
         ("--widths", "0", "block_out_channels"),
         ("--levels", "0", "at least one level"),
+        ("--widths", "8 16 24 32 40", "divisible by 16"),
     ):
-        assert message in mistake(capsys, "train", "digits", *out, "--steps", "1", option, value)
+        assert message in mistake(
+            capsys, "train", "digits", *out, "--steps", "1", option, *value.split()
+        )
         assert not (tmp_path / "run").exists()
 
 

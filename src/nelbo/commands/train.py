@@ -83,9 +83,11 @@ class Train:
         mention_skipped(test)
         torch.manual_seed(self.training.seed)
         trainer = Trainer(build_model(self.model, data), data, self.training, device)
-        run = RunDirectory.create(self.out, overwrite=self.overwrite)
+        # Settings that do not fit show themselves here, before anything is replaced on disk.
+        trainer.rehearse()
         if device.type == "cpu" and self.threads is None:
             use_fastest_threads(trainer.rehearse)
+        run = RunDirectory.create(self.out, overwrite=self.overwrite)
         finished = self._train(trainer, run)
         if not finished:
             say(f"stopped early; the model so far is in {run.path}")
