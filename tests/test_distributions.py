@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from nelbo import DiscretizedNormal
-from nelbo.distributions import draw, from_levels, to_levels
+from nelbo import DiscretizedNormal, NelboError
+from nelbo.distributions import draw, from_levels, randn_like, to_levels
 
 
 def brute_force_log_prob(x: float, mean: float, std: float, levels: int) -> float:
@@ -120,3 +120,14 @@ def test_draw_uses_one_randn_of_the_generator():
     x = draw(normal, torch.Generator().manual_seed(7))
     noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(x, 5 + 2 * noise)
+
+
+def test_one_generator_an_example_makes_noise_independent_of_the_batch() -> None:
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    noise = randn_like(torch.zeros(3, 2, 4), generators(0, 1, 2))
+    alone = randn_like(torch.zeros(1, 2, 4), generators(1))
+    assert torch.equal(noise[1:2], alone)
+    with pytest.raises(NelboError, match="2 generators were given for 3 examples"):
+        randn_like(torch.zeros(3, 2, 4), generators(0, 1))

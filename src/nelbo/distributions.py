@@ -11,13 +11,18 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 from torch.distributions.utils import broadcast_all
 
+from nelbo.errors import NelboError
+
+# One source of noise for a whole batch, or one an example.
+Generators = torch.Generator | Sequence[torch.Generator]
+
 
 def normal(mean: Tensor, stddev: Tensor | float) -> Normal:
     """A `Normal` without argument checks, which would wait for the device at every step."""
     return Normal(mean, stddev, validate_args=False)
 
 
-def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
+def draw(distribution: Distribution, generator: Generators | None = None) -> Tensor:
     """A reparameterised sample that takes its noise from `generator`.
 
     A location-scale family is drawn as mean + stddev · noise with one `torch.randn`, so that runs
@@ -29,8 +34,20 @@ def draw(distribution: Distribution, generator: torch.Generator | None = None) -
     return distribution.rsample()
 
 
-def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`, drawn where the generator is."""
+def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `x`, drawn where the generator is.
+
+    With one generator an example, the noise of each does not depend on the rest of the batch.
+
+    Raises:
+        NelboError: generators of another number than examples.
+    """
+    if isinstance(generator, Sequence):
+        if len(generator) != len(x):
+            raise NelboError(f"{len(generator)} generators were given for {len(x)} examples")
+        return torch.stack(
+            [randn_like(example, g) for example, g in zip(x, generator, strict=True)]
+        )
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 

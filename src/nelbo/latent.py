@@ -19,7 +19,7 @@ from torch.distributions import Normal
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.model import Sampler
-from nelbo.distributions import normal
+from nelbo.distributions import Generators, normal
 from nelbo.errors import NelboError
 from nelbo.networks import AutoencoderKL, ControlledUNet
 from nelbo.text import TextEncoder
@@ -85,7 +85,7 @@ class LatentDiffusion(nn.Module):
         control: Tensor | None = None,
         guidance: float = 1.0,
         x_T: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
         """`n` images in [−1, 1], (n, C, H, W).
 
@@ -97,7 +97,7 @@ class LatentDiffusion(nn.Module):
             control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
             guidance: scale of classifier-free guidance; 1 is the conditional model itself.
             x_T: the latent to start from, (n, C, h, w), drawn from the prior by default.
-            generator: the source of all noise.
+            generator: the source of all noise, or one an example.
 
         Raises:
             NelboError: a prompt, control or guidance that this model has no use for, or a list of

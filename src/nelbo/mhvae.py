@@ -32,7 +32,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from nelbo.bound import Bound
 from nelbo.conditioning import Condition
-from nelbo.distributions import draw
+from nelbo.distributions import Generators, draw
 from nelbo.errors import NelboError
 
 Level = int | Int[Tensor, " batch"]
@@ -102,7 +102,7 @@ class MHVAE(nn.Module, ABC):
         x_T: Float[Tensor, "batch ..."],
         condition: Condition | None = None,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Walk the decoder from x_T down: yields (t, x_t) for t = T−1, ..., 1, then (0, x_0).
 
@@ -121,7 +121,7 @@ class MHVAE(nn.Module, ABC):
         *,
         condition: Condition | None = None,
         x_T: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Float[Tensor, "n ..."]:
         """`n` examples from the decoder by ancestral sampling, from `x_T` if it is given."""
         x = self.start(n, x_T, generator)
@@ -130,7 +130,7 @@ class MHVAE(nn.Module, ABC):
         return x
 
     def start(
-        self, n: int, x_T: Tensor | None = None, generator: torch.Generator | None = None
+        self, n: int, x_T: Tensor | None = None, generator: Generators | None = None
     ) -> Float[Tensor, "n ..."]:
         """The state that sampling starts from: `x_T` checked, or `n` draws from the prior.
 

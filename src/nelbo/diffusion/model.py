@@ -29,7 +29,7 @@ from nelbo.diffusion.objectives import TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.variance import VARIANCES
-from nelbo.distributions import DiscretizedNormal, normal
+from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
 from nelbo.networks.guidance import GuidedNetwork
@@ -47,7 +47,7 @@ class Sampler(Protocol):
         *,
         condition: Condition | None = None,
         guidance: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T."""
 
@@ -271,7 +271,7 @@ class Diffusion(TractableMHVAE):
         condition: Condition | None = None,
         guidance: float = 1.0,
         x_T: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
         """`n` examples, (n, C, H, W); without a sampler, by the whole ancestral chain.
 
@@ -281,7 +281,7 @@ class Diffusion(TractableMHVAE):
             condition: what to sample, one entry an example.
             guidance: scale of classifier-free guidance; 1 is the conditional model itself.
             x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
-            generator: the source of all noise.
+            generator: the source of all noise, or one an example.
         """
         if sampler is None:
             return super(Diffusion, self.guided(guidance)).sample(

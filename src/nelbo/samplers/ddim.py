@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule, Prediction
-from nelbo.distributions import randn_like
+from nelbo.distributions import Generators, randn_like
 from nelbo.errors import NelboError
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.spacing import spaced_levels
@@ -73,7 +73,7 @@ class DDIM(Sampler):
         *,
         condition: Condition | None = None,
         guidance: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step."""
         guided = model.guided(guidance)
@@ -100,7 +100,7 @@ def _step(
     t: int,
     s: int,
     eta: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
 ) -> Tensor:
     """x_s of eq. 12 from what was predicted at level t."""
     noise_s, noise_t = float(schedule.noise_power[s]), float(schedule.noise_power[t])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.distributions import draw
+from nelbo.distributions import Generators, draw
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.spacing import spaced_levels
 
@@ -43,7 +43,7 @@ class DDPM(Sampler):
         *,
         condition: Condition | None = None,
         guidance: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step."""
         levels = self._levels(model.schedule)
