@@ -182,3 +182,16 @@ def test_the_images_must_be_those_of_the_bound():
 
 def test_the_page_is_the_same_every_time(html):
     assert render(make_report(make_metrics())) == html
+
+
+def test_a_bound_above_the_pixels_as_they_are_is_marked():
+    # Two levels a pixel take one bit; this bound costs more.
+    coarse = {"real": make_images(5, 2), "samples": make_images(4, 2), "evaluated": None}
+    html = render(make_report(model_levels=2, bounds={"test": make_bound(5, dims=20)}, **coarse))
+    mark = re.search(r'class="mark" style="left: ([\d.]+)%"><span>([^<]*)<', html)
+    assert mark is not None
+    bits = make_bound(5, dims=20).mean().bits_per_dim.mean
+    assert bits > 1
+    assert float(mark[1]) == pytest.approx(100 / bits, abs=1e-3)
+    assert "the pixels as they are" in mark[2]
+    assert 'class="mark"' not in render(make_report())
