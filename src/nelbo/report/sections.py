@@ -285,9 +285,7 @@ def settings(report: RunReport) -> str:
     for path, value in flatten(report.settings):
         group = path[0] if len(path) > 1 else "general"
         name = " / ".join(path[1:] if len(path) > 1 else path)
-        groups.setdefault(group, []).append(
-            (_setting_name(name), setting(path[-1], value))
-        )
+        groups.setdefault(group, []).append((_setting_name(name), setting(path[-1], value)))
     if not groups:
         return ""
     tables = "".join(
