@@ -1,0 +1,1 @@
+"""What the bound is good for: ranking and classifying images, comparing models."""
