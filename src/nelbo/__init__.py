@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
-    from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
+    from nelbo.diffusion import (
+        Continuous,
+        Diffusion,
+        LevelProfile,
+        NoiseSchedule,
+        Pixels,
+        Prediction,
+        level_profile,
+    )
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
@@ -37,6 +45,7 @@ _PUBLIC = {
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
     "LatentDiffusion": "nelbo.latent",
+    "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
     "NelboError": "nelbo.errors",
@@ -46,6 +55,7 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
     "samplers": "nelbo.samplers",
@@ -64,6 +74,7 @@ __all__ = [
     "DiscretizedNormal",
     "Estimate",
     "LatentDiffusion",
+    "LevelProfile",
     "MissingExtraError",
     "NelboError",
     "NoiseSchedule",
@@ -73,6 +84,7 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "level_profile",
     "load",
     "load_sampler",
     "samplers",

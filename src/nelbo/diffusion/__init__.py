@@ -3,6 +3,15 @@
 from nelbo.diffusion.data_space import Continuous, Pixels
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.prediction import Prediction
+from nelbo.diffusion.profile import LevelProfile, level_profile
 from nelbo.diffusion.schedule import NoiseSchedule
 
-__all__ = ["Continuous", "Diffusion", "NoiseSchedule", "Pixels", "Prediction"]
+__all__ = [
+    "Continuous",
+    "Diffusion",
+    "LevelProfile",
+    "NoiseSchedule",
+    "Pixels",
+    "Prediction",
+    "level_profile",
+]
