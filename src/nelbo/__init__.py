@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         NoiseSchedule,
         Pixels,
         Prediction,
+        fit_variance,
         level_profile,
+        optimal_levels,
     )
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
@@ -55,9 +57,11 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
+    "optimal_levels": "nelbo.diffusion",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -84,9 +88,11 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "fit_variance",
     "level_profile",
     "load",
     "load_sampler",
+    "optimal_levels",
     "samplers",
     "save",
 ]

@@ -160,7 +160,7 @@ def level_profile(
         model: the model, evaluated where `x_0` is.
         x_0: data, (B, C, H, W).
         condition: what the model is told of each example.
-        levels: how many levels to measure, spread evenly over 1..T; None measures all. Between
+        levels: about how many levels to measure, spread over 1..T; None measures all. Between
             them the logarithms of errors and of KL per unit of signal-to-noise ratio are
             interpolated linearly in log(1 − ᾱ_t), in which they are smooth.
         draws: draws of noise for each example and level.
@@ -182,17 +182,22 @@ def level_profile(
     return collect_levels(model, x_0, costs, draws=draws)
 
 
-def levels_to_measure(T: int, levels: int | None) -> list[int]:
-    """`levels` of the levels 1..T, evenly spread with both ends; 2, where KLs begin, is one."""
+def levels_to_measure(schedule: NoiseSchedule, levels: int | None) -> list[int]:
+    """About `levels` of the levels 1..T: even in the mean of t and log(1 − ᾱ_t), with both ends.
+
+    Level 2, where the KLs begin, is always one of them.
+    """
+    T = schedule.num_levels
     if levels is not None and levels < 1:
         raise NelboError(f"levels must be None or at least 1, got {levels}")
     if levels is None or levels >= T:
         return list(range(1, T + 1))
-    spread = torch.linspace(1, T, max(levels - 1, 2), dtype=torch.float64).round().long()
-    return sorted({1, 2, *spread.tolist()})
+    noise = schedule.noise_power[1:].log()
+    place = torch.linspace(0, 1, T, dtype=torch.float64) + (noise - noise[0]) / (-noise[0])
+    wanted = torch.linspace(0, place[-1].item(), max(levels - 1, 2), dtype=torch.float64)
+    return sorted({1, 2, T, *(1 + torch.searchsorted(place, wanted).clamp(max=T - 1)).tolist()})
 
 
-@torch.no_grad()
 def measure_levels(
     model: Diffusion,
     x_0: Float[Tensor, "batch ..."],
@@ -209,7 +214,7 @@ def measure_levels(
     model.check_data(x_0)
     pairs = batch_size or max(1, _VALUES_PER_CALL // x_0[0].numel())
     examples = torch.arange(len(x_0), device=x_0.device).repeat(draws)
-    chosen = torch.tensor(levels_to_measure(model.num_levels, levels), device=x_0.device)
+    chosen = torch.tensor(levels_to_measure(model.schedule, levels), device=x_0.device)
     # Where there are few examples, several levels share a call.
     for group in chosen.split(max(1, pairs // len(examples))):
         parts = []
@@ -259,6 +264,7 @@ def collect_levels(
     )
 
 
+@torch.no_grad()
 def _measure(
     model: Diffusion,
     x_0: Tensor,

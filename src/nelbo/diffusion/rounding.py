@@ -10,16 +10,20 @@ from torch import Tensor
 from nelbo.distributions import DiscretizedNormal
 
 # Enough to find the standard deviation to half a percent, which costs 10⁻⁴ nats a dimension less.
-_VALUES = 2**15
+_VALUES = 2**14
+_SMALLEST = 1 / 8
 _COARSE = 16
-_FINE = 14
+_COARSE_THIN = 4
+_FINE = 10
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_rounded_normal(x: Tensor, mean: Tensor, levels: int) -> float:
     """The σ² for which N(mean, σ²), rounded to `levels`, makes `x` the most likely.
 
-    A search over log σ, coarse and then by golden section, on at most 2¹⁵ of the values.
+    A search over log σ, coarse and then by golden section, on at most 2¹⁴ of the values. It ends
+    at an eighth of half a bin: where every mean rounds to its value σ → 0 would cost nothing here,
+    and be ruined by the first value that does not.
 
     Args:
         x: values on the grid of `levels` between −1 and 1.
@@ -31,14 +35,15 @@ def fit_rounded_normal(x: Tensor, mean: Tensor, levels: int) -> float:
     half_width = 1 / (levels - 1)
     spread = (x - mean).double().square().mean().sqrt().item()
 
-    def cost(log_scale: float) -> float:
-        likelihood = DiscretizedNormal(mean, mean.new_tensor(math.exp(log_scale)), levels)
-        return -likelihood.log_prob(x).double().mean().item()
+    def cost(log_scale: float, thin: int = 1) -> float:
+        some = mean[::thin]
+        likelihood = DiscretizedNormal(some, some.new_tensor(math.exp(log_scale)), levels)
+        return -likelihood.log_prob(x[::thin]).double().mean().item()
 
-    low, high = math.log(half_width / 16), math.log(4 * max(spread, half_width))
+    low, high = math.log(half_width * _SMALLEST), math.log(4 * max(spread, half_width))
     step = (high - low) / (_COARSE - 1)
     grid = [low + i * step for i in range(_COARSE)]
-    best = min(grid, key=cost)
+    best = min(grid, key=lambda log_scale: cost(log_scale, _COARSE_THIN))
     return math.exp(_golden_section(cost, max(low, best - step), min(high, best + step))) ** 2
 
 
