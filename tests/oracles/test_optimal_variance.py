@@ -92,7 +92,9 @@ def test_measured_profile_equals_closed_form(generator):
     assert profile.levels.tolist() == list(range(1, T + 1))
     distance = (profile.squared_error - exact.squared_error)[1:] / profile.standard_error[1:]
     assert distance.abs().max() < 4.5
-    assert distance.abs().mean() > 0.1  # the standard error is not made too large
+    # ‖x_0 − x̂_0‖² is its mean / D times a χ² of D degrees
+    spread = exact.squared_error * math.sqrt(2 / DIMS) / math.sqrt(3000)
+    torch.testing.assert_close(profile.standard_error[1:], spread[1:], rtol=0.1, atol=0)
     torch.testing.assert_close(
         profile.reconstruction[1:], exact.reconstruction[1:], rtol=0, atol=0.2
     )

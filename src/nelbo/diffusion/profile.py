@@ -163,7 +163,7 @@ def level_profile(
         levels: about how many levels to measure, spread over 1..T; None measures all. Between
             them the logarithms of errors and of KL per unit of signal-to-noise ratio are
             interpolated linearly in log(1 − ᾱ_t), in which they are smooth.
-        draws: draws of noise for each example and level.
+        draws: draws of noise for each example, each used at every level.
         batch_size: (level, example) pairs in one network call.
         generator: the source of all noise.
 
@@ -214,15 +214,19 @@ def measure_levels(
     model.check_data(x_0)
     pairs = batch_size or max(1, _VALUES_PER_CALL // x_0[0].numel())
     examples = torch.arange(len(x_0), device=x_0.device).repeat(draws)
+    data = x_0[examples]
+    # The same noise at every level: else the choice of levels would go by the luck of each.
+    noise = randn_like(data, generator)
     chosen = torch.tensor(levels_to_measure(model.schedule, levels), device=x_0.device)
     # Where there are few examples, several levels share a call.
     for group in chosen.split(max(1, pairs // len(examples))):
         parts = []
-        for index in examples.split(pairs):
-            parts.append(_measure(model, x_0, condition, index, group, generator))
+        for index in torch.arange(len(data), device=x_0.device).split(pairs):
+            told = None if condition is None else condition[examples[index]]
+            parts.append(_measure(model, data[index], noise[index], told, group))
         error, divergence, predicted = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         for row, t in enumerate(group.tolist()):
-            variance, cost = _best_reconstruction(model, x_0[examples], predicted[row])
+            variance, cost = _best_reconstruction(model, data, predicted[row])
             yield LevelCost(t, error[row], divergence[row], variance, cost)
 
 
@@ -266,19 +270,14 @@ def collect_levels(
 
 @torch.no_grad()
 def _measure(
-    model: Diffusion,
-    x_0: Tensor,
-    condition: Condition | None,
-    index: Tensor,
-    levels: Tensor,
-    generator: torch.Generator | None,
+    model: Diffusion, x_0: Tensor, noise: Tensor, condition: Condition | None, levels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared error, KL (L, B) and predicted data (L, B, ...) of some examples at some levels."""
-    count = len(levels)
-    data = x_0[index].repeat(count, *[1] * (x_0.ndim - 1))
-    told = None if condition is None else condition[index].repeat(count)
-    t = levels.repeat_interleave(len(index))
-    x_t = model.diffuse(data, randn_like(data, generator), t)
+    """Squared error (L, B), KL (L, B) and predicted data (L, B, ...) at some levels."""
+    count, batch = len(levels), len(x_0)
+    data, noise = (x.repeat(count, *[1] * (x.ndim - 1)) for x in (x_0, noise))
+    told = None if condition is None else condition.repeat(count)
+    t = levels.repeat_interleave(batch)
+    x_t = model.diffuse(data, noise, t)
     prediction = model.predict(x_t, t, told)
     # There is no KL at t = 1; its place holds zeros.
     divergence = torch.zeros(len(t), dtype=data.dtype, device=data.device)
@@ -289,7 +288,7 @@ def _measure(
     return (
         error.view(count, -1),
         divergence.view(count, -1),
-        prediction.x_0.view(count, len(index), *x_0.shape[1:]),
+        prediction.x_0.view(count, batch, *x_0.shape[1:]),
     )
 
 

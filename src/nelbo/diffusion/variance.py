@@ -133,7 +133,7 @@ def fit_variance(
         data: x_0, (B, C, H, W), or a profile that was measured before.
         condition: what the model is told of each example.
         levels: how many levels to measure; see `level_profile`.
-        draws: draws of noise for each example and level.
+        draws: draws of noise for each example.
         generator: the source of all noise.
 
     Raises:
