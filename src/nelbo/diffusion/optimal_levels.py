@@ -15,6 +15,9 @@ matching at the last, so that the best of all chains of K levels is a shortest p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,6 +54,17 @@ def step_costs(
     forbidden = torch.ones_like(cost).tril().bool()
     forbidden[0] = True  # the step to the data is the reconstruction
     return cost.masked_fill(forbidden, torch.inf)
+
+
+def expected_nelbo(profile: LevelProfile, levels: Sequence[int]) -> float:
+    """The negative bound of the chain through `levels` with the optimal variance, nats.
+
+    It is the mean over the data of the profile; levels are increasing.
+    """
+    steps = step_costs(profile)
+    between = sum(steps[s, t].item() for s, t in pairwise(levels))
+    ends = profile.reconstruction[levels[0]] + profile.prior_matching[levels[-1]]
+    return between + ends.item()
 
 
 def optimal_levels(profile: LevelProfile, K: int, *, variance: str = "analytic") -> list[int]:
