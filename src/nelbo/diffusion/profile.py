@@ -38,7 +38,9 @@ MEASURED_LEVELS = 100
 
 # Values of one network call; see nelbo.mhvae.
 _VALUES_PER_CALL = 2**16
+# What is stored of the profile beside its tensors, and of its schedule.
 _COUNTS = ("dims", "examples", "draws")
+_SCHEDULE = ("alphas_cumprod", "network_times", "betas")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class LevelProfile:
         schedule: the chain it was measured on.
         levels: the levels that were measured, increasing; the others are interpolated.
         squared_error: E‖x_0 − x̂_0(x_t)‖² of an example, x̂_0 clipped where the model clips it.
-        standard_error: of `squared_error`, from the spread over examples and draws.
+        standard_error: of `squared_error`, from the spread over examples and draws; nan for one.
         score_matching: E KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) at t ≥ 2 with the variance that
             the model had, nats; zero below.
         score_matching_square: E KL² over examples and noise; its root is the best proposal for
@@ -111,6 +113,8 @@ class LevelProfile:
             expected = {f.name for f in fields(cls)} - {"schedule", "squared_norm", *_COUNTS}
             if tensors.keys() != expected:
                 raise KeyError(*(tensors.keys() ^ expected))
+            if any(tensors[name].shape != schedule.betas.shape for name in expected - {"levels"}):
+                raise ValueError(f"expected {schedule.num_levels + 1} values of each quantity")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise NelboError(
                 f"{path} is not a level profile: {error}; measure it again with nelbo fit"
@@ -121,9 +125,6 @@ class LevelProfile:
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
         return tensors | {name: getattr(self.schedule, name) for name in _SCHEDULE}
-
-
-_SCHEDULE = ("alphas_cumprod", "network_times", "betas")
 
 
 class LevelCost(NamedTuple):
