@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
+from emoji import EMOJI_DATA
 
 from nelbo import NelboError
 from nelbo.data import emoji, load_data
@@ -74,10 +74,29 @@ def test_captions_and_groups(splits):
     assert train.label_names == test.label_names
 
 
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [  # as emoji-test.txt of Unicode 15 has them
+        ("1F469-1F3FD-200D-1F692", "woman firefighter: medium skin tone"),
+        ("1F469-1F3FB-200D-2764-FE0F-200D-1F48B-200D-1F468-1F3FF",
+         "kiss: woman, man, light skin tone, dark skin tone"),
+        ("1F468-200D-1F469-200D-1F467-200D-1F466", "family: man, woman, girl, boy"),
+        ("1F491-1F3FE", "couple with heart: medium-dark skin tone"),
+        ("1F468-1F3FF-200D-1F9B0", "man: dark skin tone, red hair"),
+        ("1F469-200D-1F9B2", "woman: bald"),
+        ("1F46A", "family"),
+        ("1F1EB-1F1F7", "flag: France"),
+        ("1F3F4-E0067-E0062-E0073-E0063-E0074-E007F", "flag: Scotland"),
+        ("0031-FE0F-20E3", "keycap: 1"),
+        ("E000", None),
+    ],
+)  # fmt: skip
+def test_captions_are_unicodes(code, name):
+    assert emoji.caption(code, EMOJI_DATA) == name
+
+
 def test_pictures_are_drawn_on_white(splits):
     train, _ = splits
-    large = load_data("emoji", "train", size=8).images
-    assert torch.equal(large, train.images)
     corners = train.images[:, :, 0, 0]
     assert (corners == 255).all(1).float().mean() > 0.95
     red = train.images[train.captions.index("red circle"), :, 4, 4].tolist()

@@ -18,7 +18,6 @@ Pictures: OpenMoji, CC BY-SA 4.0.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -30,6 +29,7 @@ import torch
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
+from nelbo.data.emoji_captions import caption
 from nelbo.data.image_data import ImageData
 from nelbo.data.splits import HELD_OUT, share
 from nelbo.errors import MissingExtraError, NelboError
@@ -140,19 +140,6 @@ def combinations() -> dict[str, tuple[str, str, str]]:
                 joined = f"{worker}-{tone_code}" + (f"-200D-{sign}" if sign else "")
                 found[joined] = person, profession, tone
     return found
-
-
-def caption(code: str, names: dict[str, Any]) -> str | None:
-    """The English name of an emoji as Unicode writes it; None where it has none."""
-    known = names.get("".join(chr(int(point, 16)) for point in code.split("-")))
-    if known is None:
-        return None
-    text = known["en"].strip(":").replace("_", " ").replace("’", "'")
-    if re.fullmatch(r"1F1[EF].-1F1[EF].", code):  # two regional indicators
-        return f"flag: {text}"
-    return re.sub(
-        r" ((?:medium-)?(?:light|dark)|medium) skin tone", r": \1 skin tone", text, count=1
-    )
 
 
 def _package() -> tuple[dict[str, Any], str]:
