@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate | fit | export."""
+"""The command line: nelbo train | sample | evaluate | fit | data | export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from nelbo.commands.data import Data
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
@@ -25,6 +26,7 @@ COMMANDS = {
     "sample": Sample,
     "evaluate": Evaluate,
     "fit": Fit,
+    "data": Data,
     "export": Export,
 }
 

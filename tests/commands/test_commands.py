@@ -131,7 +131,8 @@ def test_own_pictures_from_folder_to_bound(tmp_path, capsys):
         *["train", str(tmp_path / "mine"), "--out", str(tmp_path / "run"), "--size", "8"],
         *["--steps", "3", *TINY],
     )
-    assert result["evaluation"]["test"]["examples"] == 2
+    held_out = load_data(str(tmp_path / "mine"), "test", size=8)
+    assert result["evaluation"]["test"]["examples"] == len(held_out)
     printed = run_json(capsys, "evaluate", str(tmp_path / "run"), "--split", "all", "--levels", "2")
     assert printed["examples"] == 24
     assert printed["skipped"][0].startswith("bad.jpg")

@@ -54,7 +54,7 @@ def test_folder_of_unreadable_pictures(tmp_path, capsys):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no picture")
     message = mistake(capsys, *train(tmp_path, "--out", tmp_path / "run"))
-    assert "none of the 1 pictures" in message
+    assert "none of the 2 pictures" in message
     assert "a.png" in message
 
 

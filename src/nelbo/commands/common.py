@@ -112,12 +112,14 @@ def print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def mention_skipped(data: ImageData, shown: int = 5) -> None:
-    """Name the files of a folder that could not be read."""
-    if not data.skipped:
+def mention_skipped(*data: ImageData, shown: int = 5) -> None:
+    """Name the files that could not be read, once for all splits of a source."""
+    skipped = list(dict.fromkeys(line for split in data for line in split.skipped))
+    if not skipped:
         return
-    say(f"skipped {len(data.skipped)} files of {data.source} that cannot be read:")
-    for line in data.skipped[:shown]:
+    files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
+    say(f"skipped {files} of {data[0].source} that cannot be read:")
+    for line in skipped[:shown]:
         say(f"  {line}")
-    if len(data.skipped) > shown:
-        say(f"  and {len(data.skipped) - shown} more")
+    if len(skipped) > shown:
+        say(f"  and {len(skipped) - shown} more")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -39,7 +38,7 @@ class Evaluate:
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run, a diffusers pipeline directory, or a Hub id."""
     data: str | None = None
-    """digits, or a folder of pictures; by default what the run was trained on."""
+    """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
     levels: int | Literal["all", "optimal"] = "all"
@@ -111,18 +110,23 @@ class Evaluate:
 def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:
     """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
     from nelbo.data import load_data
-    from nelbo.data.sources import NAMES
+    from nelbo.data.sources import FIXED_SIZE, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
-    source = source or RunDirectory(run_path).notes().get("source")
+    remembered = RunDirectory(run_path).notes().get("source")
+    source = source or remembered
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    if source == remembered and is_path(source) and not is_local(source):
+        raise NelboError(
+            f"{run_path} was trained on {source}, which is not there any more: give --data"
+        )
     assert model.shape is not None
     channels, height, width = model.shape
-    if source in NAMES and not Path(source).is_dir():
+    if source in FIXED_SIZE and not is_local(source):
         return load_data(source, split)
     if height != width:
-        raise NelboError(f"the model takes images of {height}×{width}; folders are cut to squares")
+        raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
     return load_data(source, split, size=height, channels=channels)
 
 
