@@ -43,7 +43,13 @@ CHAINS: dict[str, Chain] = {
     "even + analytic": ("even", "analytic"),
     BEST: ("optimal", "analytic"),
 }
-COLORS = ("#9b978f", "#a85a9a", "#d98014", "#3b7cc0", "#4c9a6a", "#75726d")
+COLORS = {
+    BASELINE: "#9b978f",
+    "even + learned_range": "#a85a9a",
+    "even + analytic": "#d98014",
+    BEST: "#3b7cc0",
+}
+OTHERS = ("#4c9a6a", "#c0504d", "#7a7772", "#b8860b", "#5b5ea6")
 
 
 class Remembering:
@@ -249,10 +255,10 @@ def plot_bounds(results: dict, path: Path) -> None:
     figure = new_figure(5.2, 3.4)
     figure.patch.set_facecolor("white")
     axes = figure.add_subplot()
-    for color, (name, row) in zip(COLORS, results["bounds"].items(), strict=False):
+    for name, row in results["bounds"].items():
         lengths = [int(K) for K in row]
         values = [cell["bits_per_dim"] for cell in row.values()]
-        axes.plot(lengths, values, "o-", color=color, label=name, markersize=4)
+        axes.plot(lengths, values, "o-", color=COLORS[name], label=name, markersize=4)
     decorate(axes, "levels of the chain", "test bits/dim")
     axes.set_yscale("log")
     ticks = [1.8, 2, 2.5, 3, 4, 5]
@@ -267,14 +273,17 @@ def plot_samples(results: dict, path: Path) -> None:
     figure.patch.set_facecolor("white")
     axes = figure.add_subplot()
     samples = results["samples"]
-    for color, (name, row) in zip(COLORS, samples["distances"].items(), strict=False):
-        axes.plot(
-            [int(K) for K in row], [*row.values()], "o-", color=color, label=name, markersize=4
-        )
+    others = iter(OTHERS)
+    for name, row in samples["distances"].items():
+        color = COLORS.get(name.removeprefix("DDPM, ")) or next(others)
+        lengths = [int(K) for K in row]
+        axes.plot(lengths, [*row.values()], "o-", color=color, label=name, markersize=4)
     axes.axhline(samples["floor"], color="#75726d", linestyle=":", label="real against real")
     decorate(axes, "steps", "Fréchet distance")
     axes.set_yscale("log")
     axes.set_xticks(STEPS, [str(K) for K in STEPS])
+    ticks = [0.2, 0.5, 1, 2, 4]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     figure.savefig(path, dpi=160)
 
@@ -295,7 +304,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="training images of the profile")
     parser.add_argument("--measured", type=int, default=60, help="levels measured for the profile")
     parser.add_argument("--whole", type=int, default=25, help="levels drawn of the whole chain")
-    parser.add_argument("--samples", type=int, default=500, help="samples for each distance")
+    parser.add_argument("--samples", type=int, default=256, help="samples for each distance")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write figures and results here")
     arguments = parser.parse_args()
