@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
-    from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
+    from nelbo.diffusion import (
+        Continuous,
+        Diffusion,
+        LevelProfile,
+        NoiseSchedule,
+        Pixels,
+        Prediction,
+        fit_variance,
+        level_profile,
+        optimal_levels,
+    )
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
@@ -37,6 +47,7 @@ _PUBLIC = {
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
     "LatentDiffusion": "nelbo.latent",
+    "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
     "NelboError": "nelbo.errors",
@@ -46,8 +57,11 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "fit_variance": "nelbo.diffusion",
+    "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
+    "optimal_levels": "nelbo.diffusion",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -64,6 +78,7 @@ __all__ = [
     "DiscretizedNormal",
     "Estimate",
     "LatentDiffusion",
+    "LevelProfile",
     "MissingExtraError",
     "NelboError",
     "NoiseSchedule",
@@ -73,8 +88,11 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "fit_variance",
+    "level_profile",
     "load",
     "load_sampler",
+    "optimal_levels",
     "samplers",
     "save",
 ]

@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate | data | export."""
+"""The command line: nelbo train | sample | evaluate | fit | data | export."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from nelbo.commands.data import Data
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
+from nelbo.commands.fit import Fit
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
 from nelbo.errors import NelboError
@@ -24,6 +25,7 @@ COMMANDS = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
+    "fit": Fit,
     "data": Data,
     "export": Export,
 }

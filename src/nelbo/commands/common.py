@@ -57,6 +57,24 @@ def load_pixel_model(path: str, otherwise: str) -> Diffusion:
     raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
 
 
+def optimal_chain(run_path: str, model: Diffusion, steps: int | None) -> Diffusion:
+    """The chain of `steps` levels with the best bound and its optimal variance.
+
+    Raises:
+        NelboError: no number of steps, or a run that has not been fitted.
+    """
+    from nelbo.diffusion import optimal_levels
+
+    if steps is None:
+        raise NelboError("--levels optimal needs --steps, how many levels to keep")
+    if model.profile is None:
+        raise NelboError(
+            f"{run_path} has no level profile to choose levels by: run nelbo fit {run_path} once"
+        )
+    fitted = model.with_profile(model.profile, variance="analytic")
+    return fitted.respace(optimal_levels(model.profile, steps))
+
+
 def training_progress() -> Progress:
     """A progress bar with the running loss and bound."""
     return Progress(

@@ -13,6 +13,7 @@ from nelbo.commands.common import (
     counting_progress,
     load_pixel_model,
     mention_skipped,
+    optimal_chain,
     print_json,
 )
 from nelbo.errors import NelboError
@@ -40,8 +41,11 @@ class Evaluate:
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
-    levels: int | Literal["all"] = "all"
-    """Levels of the chain an image: all, or a number, drawn and weighted without bias."""
+    levels: int | Literal["all", "optimal"] = "all"
+    """Levels of the chain an image: all, or a number, drawn and weighted without bias. With
+    --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
+    steps: int | None = None
+    """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
     """Evaluate only the first so many images."""
     batch_size: int = 64
@@ -64,6 +68,7 @@ class Evaluate:
             raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
         model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
+        model = self._chain(model)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
@@ -71,7 +76,7 @@ class Evaluate:
             model,
             data,
             f"Evaluating {data.source}, {self.split}",
-            levels=levels_to_evaluate(self.levels, model),
+            levels=levels_to_evaluate("all" if self.levels == "optimal" else self.levels, model),
             batch_size=self.batch_size,
             seed=self.seed,
         )
@@ -90,6 +95,16 @@ class Evaluate:
         else:
             table = bound_table({self.split: summary}, density=density)
             MESSAGES.print(table)
+
+    def _chain(self, model: Diffusion) -> Diffusion:
+        """The chain to evaluate: the whole one, or a shorter one of its own bound."""
+        from nelbo.samplers.spacing import spaced_levels
+
+        if self.levels == "optimal":
+            return optimal_chain(self.run_path, model, self.steps)
+        if self.steps is None:
+            return model
+        return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
 
 
 def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:

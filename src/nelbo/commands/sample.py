@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ from nelbo.commands.common import (
     choose_device,
     counting_progress,
     load_pixel_model,
+    optimal_chain,
     print_json,
     say,
 )
@@ -44,6 +45,9 @@ class Sample:
     """Network calls an image; by default every level of the chain."""
     spacing: str = "leading"
     """Which levels fewer steps visit: leading, linspace or trailing."""
+    levels: Literal["spaced", "optimal"] = "spaced"
+    """Which levels fewer steps visit: by `spacing`, or those of the best bound with the optimal
+    variance, once `nelbo fit` has measured the run."""
     label: int | None = None
     """Class to sample, for a class-conditional model; by default all classes in turn."""
     guidance: float = 1.0
@@ -70,10 +74,13 @@ class Sample:
         model = load_pixel_model(self.run_path, _LATENT_IN_PYTHON).to(choose_device(self.device))
         if not isinstance(model.data, Pixels):
             raise NelboError(f"{self.run_path} is a model of numbers, not of pixels")
+        chain, sampler = model, DDPM(self.steps, spacing=self.spacing)
+        if self.levels == "optimal":
+            chain, sampler = optimal_chain(self.run_path, model, self.steps), DDPM()
         start = time.perf_counter()
         samples = sample_with_progress(
-            model,
-            DDPM(self.steps, spacing=self.spacing),
+            chain,
+            sampler,
             self.n,
             condition=self._condition(model),
             guidance=self.guidance,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion.variance import analytic_variance
 from nelbo.errors import NelboError
 from nelbo.networks.files import read_json
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
@@ -232,11 +233,26 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
     }
 
 
+def _variance_type(model: Diffusion) -> str:
+    """diffusers' name of the reverse variance; for an analytic one, what comes closest.
+
+    Where the network has channels for a learned variance, the pipeline must be told of them.
+    """
+    if model.variance != "analytic":
+        return model.variance
+    config: Any = getattr(model.network, "config", None)
+    if config is not None and config.out_channels == 2 * config.in_channels:
+        return "learned_range"
+    own, schedule = analytic_variance(model.schedule, model.profile)[2:], model.schedule
+    fixed = {"fixed_small": schedule.posterior_variance[2:], "fixed_large": schedule.betas[2:]}
+    return min(fixed, key=lambda name: float((fixed[name] / own).log().abs().sum()))
+
+
 def _sampler_fields(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
     if isinstance(sampler, DDPM):
         return {
             "_class_name": "DDPMScheduler",
-            "variance_type": model.variance,
+            "variance_type": _variance_type(model),
             "timestep_spacing": sampler.spacing,
             "steps_offset": sampler.steps_offset,
         }

@@ -27,8 +27,9 @@ from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.objectives import TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.diffusion.variance import VARIANCES
+from nelbo.diffusion.variance import VARIANCES, profile_levels
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
@@ -60,14 +61,16 @@ class Diffusion(TractableMHVAE):
             or (B,2C,H,W) for a learned variance.
         schedule: the noise levels 0..T.
         prediction: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
-        variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t) or "learned_range".
+        variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t), "learned_range", or "analytic",
+            the best for one number a level, which needs a profile.
         data: `Pixels(levels)` for a probability of integer pixels, `Continuous()` for a density.
         shape: (C, H, W) of one example, needed to sample without x_T.
         clip_sample: clip the predicted x_0 to [−1, 1] wherever the reverse process uses it.
+        profile: what each level costs on data; it stays with respaced and saved models.
 
     Raises:
-        NelboError: an unknown prediction or variance, or a schedule that the prediction cannot
-            be used with.
+        NelboError: an unknown prediction or variance, a schedule that the prediction cannot be
+            used with, or a profile that is missing or of another chain.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Diffusion(TractableMHVAE):
         data: DataSpace = Pixels(256),  # noqa: B008 - frozen
         shape: Sequence[int] | None = None,
         clip_sample: bool = False,
+        profile: LevelProfile | None = None,
     ) -> None:
         super().__init__()
         self.prediction = _one_of(prediction, PARAMETERIZATIONS, "prediction")
@@ -95,7 +99,10 @@ class Diffusion(TractableMHVAE):
         self.data = data
         self.shape = None if shape is None else tuple(shape)
         self.clip_sample = clip_sample
-        self._reverse_variance = VARIANCES[variance](schedule)
+        if profile is not None:
+            profile_levels(schedule, profile)
+        self.profile = profile
+        self._reverse_variance = VARIANCES[variance](schedule, profile)
         self._at = LevelLookup(
             {
                 "step_scale": schedule.alphas.sqrt(),
@@ -141,6 +148,8 @@ class Diffusion(TractableMHVAE):
         """
         output = self.network(x_t, self._network_time(t, x_t), condition)
         channels = x_t.shape[1]
+        if self.variance == "analytic" and output.shape[1] == 2 * channels:
+            output = output[:, :channels]  # a learned variance that the analytic one replaces
         expected = (len(x_t), channels * self.output_multiple, *x_t.shape[2:])
         if tuple(output.shape) != expected:
             raise NelboError(
@@ -292,18 +301,27 @@ class Diffusion(TractableMHVAE):
             self, start, condition=condition, guidance=guidance, generator=generator
         )
 
+    def with_profile(self, profile: LevelProfile, *, variance: str | None = None) -> Diffusion:
+        """The same model with a profile, and with another variance where one is named."""
+        return self._with(profile=profile, variance=variance)
+
     def _with(
-        self, network: Network | None = None, schedule: NoiseSchedule | None = None
+        self,
+        network: Network | None = None,
+        schedule: NoiseSchedule | None = None,
+        variance: str | None = None,
+        profile: LevelProfile | None = None,
     ) -> Diffusion:
         """A model that shares everything else."""
         model = Diffusion(
             network or self.network,
             schedule or self.schedule,
             prediction=self.prediction,
-            variance=self.variance,
+            variance=variance or self.variance,
             data=self.data,
             shape=self.shape,
             clip_sample=self.clip_sample,
+            profile=self.profile if profile is None else profile,
         )
         model.train(self.training)
         return model
