@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import samplers
+    from nelbo import editing, samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
 
 # name -> the module that defines it
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "Guidance": "nelbo.networks.guidance",
     "LatentDiffusion": "nelbo.latent",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
@@ -46,6 +48,7 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "editing": "nelbo.editing",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
     "samplers": "nelbo.samplers",
@@ -63,6 +66,7 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "Guidance",
     "LatentDiffusion",
     "MissingExtraError",
     "NelboError",
@@ -73,6 +77,7 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "editing",
     "load",
     "load_sampler",
     "samplers",
