@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     load_pixel_model,
     mention_skipped,
     print_json,
+    show,
 )
 from nelbo.errors import NelboError
 
@@ -90,7 +90,7 @@ class Evaluate:
             print_json(content)
         else:
             table = bound_table({self.split: summary}, density=density)
-            MESSAGES.print(table)
+            show(table)
 
 
 def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:

@@ -94,8 +94,8 @@ class Interpolation(Edit):
             x_0: the two images.
             condition: one entry a frame.
             guidance: as for samplers.
-            generator: the source of all noise, or one a frame; the first also draws the noise that
-                the two images share. Generators of one seed give all frames the same noise.
+            generator: the source of all noise, or one a frame, of which the first draws the noise
+                that the two images share. Generators of one seed give all frames the same noise.
         """
         check_images(model, x_0)
         if len(x_0) != 2:
@@ -106,8 +106,9 @@ class Interpolation(Edit):
             # Guidance on the way up would lead away from what it leads back to.
             encoded = self._inversion(sampler).edit(model, x_0, condition=ends)
         else:
-            first = generator[0] if isinstance(generator, Sequence) else generator
-            noise = randn_like(x_0[0], first)
+            # Every generator draws it, so that those of one seed stay alike.
+            copies = self.frames if isinstance(generator, Sequence) else 1
+            noise = randn_like(x_0[:1].expand(copies, -1, -1, -1), generator)[0]
             encoded = model.diffuse(x_0, noise, first_level(sampler, model.schedule))
         fractions = torch.linspace(0.0, 1.0, self.frames, device=x_0.device, dtype=x_0.dtype)
         between = slerp(encoded[0], encoded[1], fractions)

@@ -22,9 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.conditioning import Condition
 from nelbo.errors import NelboError
@@ -63,7 +64,7 @@ class Guidance:
             raise NelboError(f"the guidance rescale must lie in 0..1, got {self.rescale}")
 
 
-class GuidedNetwork:
+class GuidedNetwork(nn.Module):
     """Calls `network` once on the conditional and unconditional halves and extrapolates.
 
     Args:
@@ -87,6 +88,7 @@ class GuidedNetwork:
         times: tuple[int, int] | None = None,
         rescale: float = 0.0,
     ) -> None:
+        super().__init__()
         self.network = network
         self.scale = scale
         self.channels = channels
@@ -94,7 +96,12 @@ class GuidedNetwork:
         self.times = times
         self.rescale = rescale
 
-    def __call__(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+    @property
+    def config(self) -> Any:
+        """That of the network, if it has one."""
+        return getattr(self.network, "config", None)
+
+    def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""
         if condition is None or (condition.label is None and condition.text is None):
             raise NelboError(
