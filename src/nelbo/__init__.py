@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import samplers
+    from nelbo import editing, samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
 
 # name -> the module that defines it
@@ -46,6 +47,7 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "Guidance": "nelbo.networks.guidance",
     "LatentDiffusion": "nelbo.latent",
     "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
@@ -57,6 +59,7 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "editing": "nelbo.editing",
     "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
@@ -77,6 +80,7 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "Guidance",
     "LatentDiffusion",
     "LevelProfile",
     "MissingExtraError",
@@ -88,6 +92,7 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "editing",
     "fit_variance",
     "level_profile",
     "load",

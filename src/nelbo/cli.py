@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate | fit | data | export."""
+"""The command line: nelbo train | sample | edit | evaluate | fit | data | export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nelbo.commands.data import Data
+from nelbo.commands.edit import Edit
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
@@ -24,6 +25,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "train": Train,
     "sample": Sample,
+    "edit": Edit,
     "evaluate": Evaluate,
     "fit": Fit,
     "data": Data,

@@ -159,7 +159,7 @@ def test_sampling_mistakes(run_path, tmp_path, capsys):  # noqa: F811
     assert "1..20" in mistake(capsys, "sample", run_path, "--steps", "21", *out)
     assert "unknown spacing" in mistake(capsys, "sample", run_path, "--spacing", "even", *out)
     assert "not class-conditional" in mistake(capsys, "sample", run_path, "--label", "1", *out)
-    assert "needs a condition" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
+    assert "neither labels nor text" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
     assert "at least 1" in mistake(capsys, "sample", run_path, "-n", "0", *out)
     assert ".png" in mistake(capsys, "sample", run_path, "--out", tmp_path / "x.txt")
     (tmp_path / "file").write_text("x")

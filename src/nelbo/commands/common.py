@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
 
-# Everything for people goes to standard error where --json has standard output to itself.
+# Results go to standard output, and what happens on the way to standard error, so that a result
+# can be piped and --json has standard output to itself.
 MESSAGES = Console(stderr=True, highlight=False)
+RESULTS = Console(highlight=False)
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,6 +107,14 @@ def counting_progress() -> Progress:
 def say(text: str) -> None:
     """A line for people; brackets in names and paths are no markup."""
     MESSAGES.print(text, markup=False, soft_wrap=True)
+
+
+def show(result: RenderableType) -> None:
+    """The result of a command for people: a line or a table, on standard output."""
+    if isinstance(result, str):
+        RESULTS.print(result, markup=False, soft_wrap=True)
+    else:
+        RESULTS.print(result)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     load_pixel_model,
     mention_skipped,
     optimal_chain,
     print_json,
+    show,
 )
 from nelbo.errors import NelboError
 
@@ -94,7 +94,7 @@ class Evaluate:
             print_json(content)
         else:
             table = bound_table({self.split: summary}, density=density)
-            MESSAGES.print(table)
+            show(table)
 
     def _chain(self, model: Diffusion) -> Diffusion:
         """The chain to evaluate: the whole one, or a shorter one of its own bound."""

@@ -33,7 +33,7 @@ from nelbo.diffusion.variance import VARIANCES, profile_levels
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
-from nelbo.networks.guidance import GuidedNetwork
+from nelbo.networks.guidance import Guidance, GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
@@ -47,7 +47,7 @@ class Sampler(Protocol):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T."""
@@ -256,19 +256,38 @@ class Diffusion(TractableMHVAE):
         """A shorter chain through `levels` with the same network: a valid MHVAE of its own."""
         return self._with(schedule=self.schedule.respace(levels))
 
-    def guided(self, scale: float, unconditional: Condition | None = None) -> Diffusion:
+    def guided(
+        self, guidance: float | Guidance, unconditional: Condition | None = None
+    ) -> Diffusion:
         """The model with classifier-free guidance; itself where the scale is 1.
 
         Args:
-            scale: the guidance scale; see `nelbo.networks.guidance`.
+            guidance: the guidance scale, or a `Guidance` with an interval and rescale.
             unconditional: what to guide away from, for each example or, with batch size 1, for
                 all: needed for text, and by default no label.
+
+        Raises:
+            NelboError: a network that takes neither labels nor text, a model that does not know
+                its shape, or an interval without a level of the chain.
         """
-        if scale == 1.0:
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        if guidance.scale == 1.0:
             return self
+        if not self._is_conditional:
+            raise NelboError(
+                f"guidance {guidance.scale} needs a conditional model, this one takes neither "
+                "labels nor text: leave guidance at 1"
+            )
         if self.shape is None:
             raise NelboError("guidance needs a model that knows its shape: pass shape=(C, H, W)")
-        guided = GuidedNetwork(self.network, scale, self.shape[0], unconditional)
+        guided = GuidedNetwork(
+            self.network,
+            guidance.scale,
+            self.shape[0],
+            unconditional,
+            times=None if guidance.interval is None else self._times_within(*guidance.interval),
+            rescale=guidance.rescale,
+        )
         return self._with(network=guided)
 
     @torch.no_grad()
@@ -278,7 +297,7 @@ class Diffusion(TractableMHVAE):
         sampler: Sampler | None = None,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
@@ -288,7 +307,8 @@ class Diffusion(TractableMHVAE):
             n: how many.
             sampler: how to walk the chain; see `nelbo.samplers`.
             condition: what to sample, one entry an example.
-            guidance: scale of classifier-free guidance; 1 is the conditional model itself.
+            guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
+                `Guidance` with an interval and rescale.
             x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
             generator: the source of all noise, or one an example.
         """
@@ -325,6 +345,27 @@ class Diffusion(TractableMHVAE):
         )
         model.train(self.training)
         return model
+
+    @property
+    def _is_conditional(self) -> bool:
+        """Whether the network is told a label or text; a callable without a config may be."""
+        config = getattr(self.network, "config", None)
+        return config is None or bool(
+            self.num_classes
+            or getattr(config, "class_embed_type", None)
+            or hasattr(config, "cross_attention_dim")
+        )
+
+    def _times_within(self, low: float, high: float) -> tuple[int, int]:
+        """First and last network time whose noise level √((1 − ᾱ_t)/ᾱ_t) lies in (low, high]."""
+        sigma = self.schedule.snr[1:].rsqrt()
+        within = self.schedule.network_times[1:][(sigma > low) & (sigma <= high)]
+        if len(within) == 0:
+            raise NelboError(
+                f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
+                f"noise levels lie in {sigma[0]:.4g}..{sigma[-1]:.4g}"
+            )
+        return int(within[0]), int(within[-1])
 
     def _network_time(self, t: Level, x_t: Tensor) -> Tensor:
         times = self._times.get(x_t.device)

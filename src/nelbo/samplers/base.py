@@ -12,6 +12,7 @@ from torch import Tensor
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators
+from nelbo.networks.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Sampler(ABC):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step; the last one has t = 0."""
@@ -61,7 +62,7 @@ class Sampler(ABC):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T, (B, C, H, W)."""

@@ -46,3 +46,14 @@ def spaced_levels(T: int, steps: int, spacing: str, offset: int = 0) -> list[int
     else:
         raise NelboError(f"unknown spacing {spacing!r}: expected one of {', '.join(SPACINGS)}")
     return [int(time) + 1 for time in times]
+
+
+def remaining_steps(steps: int, skip: int) -> int:
+    """How many steps are left where the first `skip` are left out.
+
+    Raises:
+        NelboError: `skip` outside 0..steps − 1.
+    """
+    if not 0 <= skip < steps:
+        raise NelboError(f"skip must lie in 0..{steps - 1} of {steps} steps, got {skip}")
+    return steps - skip
