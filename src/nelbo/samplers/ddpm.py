@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators, draw
 from nelbo.samplers.base import Sampler, State
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.spacing import checked_levels, spaced_levels
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class DDPM(Sampler):
             chain, which is an MHVAE of its own (Nichol & Dhariwal 2021, section 4).
         spacing: which levels: "leading", "linspace" or "trailing".
         steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
+        levels: the levels to visit, increasing, in place of all of these.
     """
 
     steps: int | None = None
     spacing: str = "leading"
     steps_offset: int = 0
+    levels: Sequence[int] | None = None
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """The network times visited, descending."""
@@ -57,6 +59,8 @@ class DDPM(Sampler):
 
     def _levels(self, schedule: NoiseSchedule) -> list[int]:
         T = schedule.num_levels
+        if self.levels is not None:
+            return checked_levels(T, self.levels)
         if self.steps is None:
             return spaced_levels(T, T, self.spacing)
         return spaced_levels(T, self.steps, self.spacing, self.steps_offset)
