@@ -36,7 +36,7 @@ def scheduler_of(model: Diffusion, sampler: Sampler, steps: int) -> Any:
     if getattr(sampler, "noise_levels", "spaced") != "spaced":
         # Its times between levels are interpolated from float32 tables, in which 1 − ᾱ has lost
         # digits: they are up to 0.002 off, and what the network says there with them.
-        scheduler.alphas_cumprod = model.schedule.alphas_cumprod[1:]
+        scheduler.alphas_cumprod = model.schedule.alphas_cumprod[1:].clamp(min=2.0**-24)
     scheduler.set_timesteps(steps)
     return scheduler
 

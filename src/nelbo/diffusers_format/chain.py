@@ -17,6 +17,7 @@ from nelbo.diffusers_format.files import (
     write_json,
 )
 from nelbo.diffusers_format.scheduler import (
+    CLIPPING,
     PIPELINE_FIELDS,
     SCHEDULER_FILE,
     SchedulerConfig,
@@ -49,7 +50,7 @@ def read_chain(
     Raises:
         NelboError: the network's channels do not fit the chain.
     """
-    options = scheduler.chain_options | _own_variance(path)
+    options = scheduler.chain_options | _own_options(path)
     shape = read_shape(path, network.config)
     multiple = 2 if options["variance"] == "learned_range" else 1
     for field, expected in (("in_channels", shape[0]), ("out_channels", shape[0] * multiple)):
@@ -78,25 +79,29 @@ def write_chain(
     """
     scheduler = scheduler_config(model, sampler)
     write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
-    own = {
+    own: dict[str, Any] = {
         "nelbo_version": __version__,
         "data": data_config(model.data),
         "shape": None if model.shape is None else list(model.shape),
     }
     if "variance_type" not in scheduler:
         own["variance"] = model.variance
+    if scheduler["_class_name"] not in CLIPPING:
+        own["clip_sample"] = model.clip_sample
     write_json(directory / NELBO_FILE, own | dict(notes))
     return scheduler["_class_name"]
 
 
-def _own_variance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    # Schedulers other than DDPM's have no field for it.
+def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    # What the class of the scheduler has no field for.
     own = read_own(path) or {}
-    if "variance" not in own:
-        return {}
-    if own["variance"] not in list(VARIANCES):
+    if own.get("variance", "fixed_small") not in list(VARIANCES):
         raise NelboError(
             f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
             f"{', '.join(VARIANCES)}"
         )
-    return {"variance": own["variance"]}
+    if not isinstance(own.get("clip_sample", False), bool):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true or false"
+        )
+    return {name: own[name] for name in ("variance", "clip_sample") if name in own}

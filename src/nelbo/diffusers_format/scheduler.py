@@ -96,7 +96,8 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
 }
-# Classes that apply `thresholding`; the others have no such field, whatever their files say.
+# Classes that apply these fields; the others have none such, whatever their files say.
+CLIPPING = ("DDPMScheduler", "DDIMScheduler", "HeunDiscreteScheduler")
 _THRESHOLDING = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
 
 _DPM_SOLVER = "DPMSolverMultistepScheduler"
@@ -140,8 +141,7 @@ class SchedulerConfig:
         config = cls(file, given)
         class_name = config._choose("_class_name", {name: name for name in _CLASS_DEFAULTS})
         defaults = _DEFAULTS | _CLASS_DEFAULTS[class_name]
-        if "clip_sample" not in defaults:
-            # This class has no such field, whatever its file says.
+        if class_name not in CLIPPING:
             given["clip_sample"] = False
         if class_name not in _THRESHOLDING:
             given["thresholding"] = False
@@ -219,45 +219,43 @@ class SchedulerConfig:
 
     def _solver(self, class_name: str, steps: int, spacing: str, offset: int) -> Sampler:
         for field, neutral in _NEUTRAL_FOR_SOLVERS.items():
-            # null stands for the default, and JSON has no infinity
-            if self.fields.get(field, neutral) not in (neutral, str(neutral)):
+            if self.fields.get(field, neutral) != neutral:
                 raise self._wrong(field, f"{neutral}, all that nelbo has a sampler for")
-        # Lu's lambdas and exponential sigmas are the same noise levels; which name they go by says
-        # what the network is told between two levels of the chain.
-        log_snr = "use_lu_lambdas" if class_name == _DPM_SOLVER else "use_exponential_sigmas"
-        other = "use_exponential_sigmas" if class_name == _DPM_SOLVER else "use_lu_lambdas"
-        if self._boolean(other) and class_name == _DPM_SOLVER:
-            raise self._wrong(other, f"false; {log_snr} has the same noise levels")
-        kind = "spaced"
-        if self._boolean("use_karras_sigmas"):
-            kind = "karras"
-        elif self._boolean(log_snr):
-            kind = "log_snr"
+        is_dpm_solver = class_name == _DPM_SOLVER
         options: dict[str, Any] = {
             "spacing": spacing,
             "steps_offset": offset,
-            "noise_levels": kind,
+            "noise_levels": self._noise_levels(is_dpm_solver),
         }
-        to_data = self._choose("final_sigmas_type", {"zero": True, "sigma_min": False})
-        if class_name != _DPM_SOLVER:
-            if not to_data:
+        goes_to_data = self._choose("final_sigmas_type", {"zero": True, "sigma_min": False})
+        if not is_dpm_solver:
+            if not goes_to_data:
                 raise self._wrong("final_sigmas_type", f"zero for {class_name}")
             return _SOLVERS[class_name](steps, **options)
+        kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
         try:
             return DPMSolver(
                 steps,
                 order=self._integer("solver_order", 1),
-                stochastic=self._choose(
-                    "algorithm_type", {"dpmsolver++": False, "sde-dpmsolver++": True}
-                ),
+                stochastic=self._choose("algorithm_type", kinds),
                 solver_type=self._choose("solver_type", {name: name for name in SOLVER_TYPES}),
                 lower_order_final=self._boolean("lower_order_final"),
                 euler_at_final=self._boolean("euler_at_final"),
-                set_alpha_to_one=to_data,
+                set_alpha_to_one=goes_to_data,
                 **options,
             )
         except NelboError as error:
             raise NelboError(f"{self.file}: {error}") from error
+
+    def _noise_levels(self, is_dpm_solver: bool) -> str:
+        if self._boolean("use_karras_sigmas"):
+            return "karras"
+        # Exponential sigmas and Lu's lambdas are the same noise levels, but DPM-Solver++ tells the
+        # network the level below each of the former and the nearest of the latter.
+        if is_dpm_solver and self._boolean("use_exponential_sigmas"):
+            raise self._wrong("use_exponential_sigmas", "false, or use_lu_lambdas in its place")
+        field = "use_lu_lambdas" if is_dpm_solver else "use_exponential_sigmas"
+        return "log_snr" if self._boolean(field) else "spaced"
 
     def _thresholding(self) -> Threshold | None:
         if self._boolean("thresholding"):
@@ -322,14 +320,14 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
     """The contents of a scheduler config that describes a chain and a sampler.
 
     Raises:
-        NelboError: diffusers has no such sampler.
+        NelboError: diffusers has no such sampler, or none with this thresholding.
     """
     schedule = model.schedule
     chain = schedule.config or {
         "beta_schedule": "linear",
         "trained_betas": schedule.betas[1:].tolist(),
     }
-    return {
+    fields = {
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_train_timesteps": schedule.num_levels,
         **chain,
@@ -338,6 +336,13 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
         "rescale_betas_zero_snr": bool(schedule.alphas_cumprod[-1] == 0),
         **_sampler_fields(model, sampler),
     }
+    able = _THRESHOLDING if isinstance(model.thresholding, DynamicThreshold) else CLIPPING
+    if model.thresholding is not None and fields["_class_name"] not in able:
+        raise NelboError(
+            f"the {fields['_class_name']} of diffusers has no {type(model.thresholding).__name__}: "
+            "save the model with DDPM or DDIM"
+        )
+    return fields
 
 
 def _threshold_fields(model: Diffusion) -> dict[str, Any]:
