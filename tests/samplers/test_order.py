@@ -57,7 +57,7 @@ def errors(kind: str) -> list[float]:
         ),
         "DPM-Solver++ 3": lambda levels: DPMSolver(len(levels) - 1, 3, **solver),
         "DPM-Solver++ 3 full": lambda levels: DPMSolver(
-            len(levels) - 1, 3, full_curvature=True, **solver
+            len(levels) - 1, 3, halve_second_derivative=False, **solver
         ),
     }
     walks = [list(range(1, T + 1, (T - 1) // steps)) for steps in STEPS]

@@ -66,8 +66,8 @@ class DPMSolver(Sampler):
         euler_at_final: the last step has order 1; it always has where it goes to the data.
         set_alpha_to_one: the last step goes to the data, ᾱ_0 = 1; else to the noise of level 1,
             whose draw is taken for the data.
-        full_curvature: order 3 weighs the second derivative by φ_3. False weighs it by φ_3 / 2,
-            as diffusers does; the error is then of second order.
+        halve_second_derivative: order 3 weighs x̂_0'' by φ_3 / 2, as diffusers does; the error is
+            then of second order. False weighs it by φ_3, which is of third.
 
     Raises:
         NelboError: an order or solver type that there is none of.
@@ -85,7 +85,7 @@ class DPMSolver(Sampler):
     lower_order_final: bool = True
     euler_at_final: bool = False
     set_alpha_to_one: bool = True
-    full_curvature: bool = False
+    halve_second_derivative: bool = True
 
     def __post_init__(self) -> None:
         orders = (1, 2) if self.stochastic else (1, 2, 3)
@@ -171,12 +171,14 @@ class DPMSolver(Sampler):
         integral = phi_1 * past[0][1]
         if len(past) > 1:
             phi_2 = 1 - phi_1 / H
-            slope, curvature = _differences(past, h)
+            slope, second = _differences(past, h)
             is_midpoint = len(past) == 2 and self.solver_type == "midpoint"
             integral = integral + (phi_1 / 2 if is_midpoint else phi_2) * slope
-            if curvature is not None:
+            if second is not None:
                 phi_3 = 0.5 - phi_2 / H
-                integral = integral + (phi_3 if self.full_curvature else phi_3 / 2) * curvature
+                integral = (
+                    integral + (phi_3 / 2 if self.halve_second_derivative else phi_3) * second
+                )
         scale = following.noise_scale / level.noise_scale
         if not self.stochastic:
             return scale * x + following.signal_scale * integral
@@ -195,5 +197,5 @@ def _differences(past: list[tuple[float, Tensor]], h: float) -> tuple[Tensor, Te
     [(lambda_2, x_2)] = older
     previous = (h / (lambda_1 - lambda_2)) * (x_1 - x_2)
     # The slopes belong to the middles of their intervals.
-    curvature = (2 * h / (lambda_0 - lambda_2)) * (slope - previous)
-    return slope + ((lambda_0 - lambda_1) / (2 * h)) * curvature, curvature
+    second = (2 * h / (lambda_0 - lambda_2)) * (slope - previous)
+    return slope + ((lambda_0 - lambda_1) / (2 * h)) * second, second
