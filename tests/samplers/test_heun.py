@@ -161,6 +161,7 @@ def test_a_chain_without_terminal_signal_gives_the_data_distribution(sampler, pr
         (lambda: DPMSolver(5, solver_type="euler"), "unknown solver_type 'euler'"),
         (lambda: DPMSolver(13), r"1\.\.12"),
         (lambda: DPMSolver(0), r"1\.\.12"),
+        (lambda: DPMSolver(13, noise_levels="karras"), r"1\.\.12"),
         (lambda: DPMSolver(5, noise_levels="even"), "unknown noise levels 'even'"),
         (lambda: DPMSolver(5, spacing="even"), "unknown spacing 'even'"),
         (lambda: DPMSolver(levels=[3, 2]), "levels must increase"),

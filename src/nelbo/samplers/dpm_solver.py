@@ -38,7 +38,7 @@ from nelbo.distributions import Generators, randn_like
 from nelbo.errors import NelboError
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.noise_levels import NO_NOISE, SigmaChain, noise_scales
-from nelbo.samplers.spacing import checked_levels, spaced_levels
+from nelbo.samplers.spacing import check_steps, checked_levels, spaced_levels
 
 SOLVER_TYPES = ("midpoint", "heun")
 
@@ -134,6 +134,7 @@ class DPMSolver(Sampler):
             places = np.array(self._chain_levels(len(chain.sigmas))[::-1]) - 1
             sigmas = chain.sigmas[places]
         else:
+            check_steps(len(chain.sigmas), self.steps)
             ends = chain.sigmas[-1], chain.sigmas[0]
             sigmas = noise_scales(*ends, self.steps, self.noise_levels, self.rho)
             places = chain.places_of(sigmas)

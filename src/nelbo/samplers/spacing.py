@@ -41,8 +41,7 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
     Raises:
         NelboError: as `spaced_levels`.
     """
-    if not 1 <= steps <= T:
-        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
+    check_steps(T, steps)
     times: np.ndarray
     if spacing == "leading":
         times = np.arange(steps) * (T // steps) + float(offset)
@@ -58,6 +57,12 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
     else:
         raise NelboError(f"unknown spacing {spacing!r}: expected one of {', '.join(SPACINGS)}")
     return times.tolist()
+
+
+def check_steps(T: int, steps: int) -> None:
+    """Raise `NelboError` for `steps` outside 1..T."""
+    if not 1 <= steps <= T:
+        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
 
 
 def checked_levels(T: int, levels: Sequence[int]) -> list[int]:
