@@ -62,6 +62,8 @@ def test_mistakes_are_explained():
         for sampler in (DDIM(levels=levels), DDPM(levels=levels)):
             with pytest.raises(NelboError, match=r"levels must increase and lie in 1\.\.12"):
                 model.sample(1, sampler)
+    with pytest.raises(NelboError, match="levels must be integers"):
+        model.sample(1, DDIM(levels=[1.5, 3]))
     for sampler in (DDIM(12, steps_offset=1), DDPM(12, steps_offset=1)):
         with pytest.raises(NelboError, match="steps_offset=1"):
             model.sample(1, sampler)

@@ -76,6 +76,7 @@ def test_stochastic_dpm_solver(order, steps, prediction, spacing):
         {"set_alpha_to_one": False},
         {"set_alpha_to_one": False, "euler_at_final": True},
         {"set_alpha_to_one": False, "lower_order_final": False},
+        {"set_alpha_to_one": False, "noise_levels": "karras"},
         {"spacing": "leading", "steps_offset": 1},
     ],
     ids=lambda options: "-".join(map(str, options.values())),

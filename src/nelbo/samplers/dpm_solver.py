@@ -167,6 +167,8 @@ class DPMSolver(Sampler):
     ) -> Tensor:
         """The state at the following level, by the order of as many predictions as are given."""
         h = following.half_log_snr - level.half_log_snr
+        if h == 0:  # a walk to the noise of level 1 that has already come there
+            return x
         H = 2 * h if self.stochastic else h
         phi_1 = -math.expm1(-H)
         integral = phi_1 * past[0][1]
@@ -177,9 +179,8 @@ class DPMSolver(Sampler):
             integral = integral + (phi_1 / 2 if is_midpoint else phi_2) * slope
             if second is not None:
                 phi_3 = 0.5 - phi_2 / H
-                integral = (
-                    integral + (phi_3 / 2 if self.halve_second_derivative else phi_3) * second
-                )
+                weight = phi_3 / 2 if self.halve_second_derivative else phi_3
+                integral = integral + weight * second
         scale = following.noise_scale / level.noise_scale
         if not self.stochastic:
             return scale * x + following.signal_scale * integral

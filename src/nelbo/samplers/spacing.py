@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import index
 
 import numpy as np
 
@@ -69,9 +70,12 @@ def checked_levels(T: int, levels: Sequence[int]) -> list[int]:
     """Levels of one's own choice.
 
     Raises:
-        NelboError: none, not increasing, or outside 1..T.
+        NelboError: none, not integers, not increasing, or outside 1..T.
     """
-    given = list(levels)
+    try:
+        given = [index(t) for t in levels]
+    except TypeError as error:
+        raise NelboError(f"levels must be integers in 1..{T}, got {levels}") from error
     increasing = all(s < t for s, t in pairwise(given))
     if not given or not increasing or not (given[0] >= 1 and given[-1] <= T):
         raise NelboError(f"levels must increase and lie in 1..{T}, the chain, got {given}")
