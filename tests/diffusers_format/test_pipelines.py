@@ -16,7 +16,11 @@ from nelbo import LatentDiffusion, NelboError
 from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.diffusers_format import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not say how many levels"),
+    # Of a solver of the peer.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 TOLERANCE = 1e-4
 
 
