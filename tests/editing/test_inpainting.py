@@ -72,7 +72,7 @@ def test_known_pixels_come_back_exactly(prediction):
     states = list(edit.iterate(model, x_0, condition=Condition(label=torch.tensor([1, 2]))))
     assert len(states) == edit.num_states(model.schedule)
     assert [state.t for state in states][-1] == 0
-    assert {state.t for state in states} <= {0, *DDPM(6).levels(model.schedule)}
+    assert {state.t for state in states} <= {0, *DDPM(6).visited(model.schedule)}
     result = states[-1].x
     assert torch.equal(result[~masks.expand_as(result)], x_0[~masks.expand_as(x_0)])
     assert (result - x_0)[masks.expand_as(x_0)].abs().min() > 0

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SAMPLERS = {
     "ddpm": "DDPM",
     "ddim": "DDIM",
+    "dpm_solver": "DPMSolver",
+    "euler": "Euler",
+    "heun": "Heun",
 }
 
 
@@ -26,13 +29,18 @@ class SamplerOptions:
     """How to walk the chain."""
 
     sampler: str | None = None
-    """ddpm or ddim; by default what the scheduler of the pipeline says, which is ddpm for a run."""
+    """ddpm, ddim, dpm_solver, euler or heun; by default what the scheduler of the pipeline says,
+    which is ddpm for a run."""
     steps: int | None = None
     """Network calls an image; by default every level with ddpm and 50 with others."""
     spacing: str | None = None
     """Which levels fewer steps visit: leading, linspace or trailing."""
     eta: float | None = None
     """Noise of ddim, from 0, none, to 1, as much as ddpm."""
+    order: int | None = None
+    """Order of dpm_solver: 1, 2 or 3."""
+    noise_levels: str | None = None
+    """Noise levels of dpm_solver, euler and heun: spaced, karras or log_snr."""
 
     def build(
         self, run_path: str, default: str | None = None, *, steps: int | None = None
@@ -55,11 +63,13 @@ class SamplerOptions:
         sampler = described if name is None else _like(described, name, steps)
         name = name or type(described).__name__.lower()
         own = {field.name for field in fields(sampler)}
-        asked = {"spacing": self.spacing, "eta": self.eta}
+        asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
         given = {option: value for option, value in asked.items() if value is not None}
         for option in given:
             if option not in own:
-                raise NelboError(f"--{option} does not apply to the sampler {name}")
+                raise NelboError(
+                    f"--{option.replace('_', '-')} does not apply to the sampler {name}"
+                )
         return replace(sampler, **given)
 
 

@@ -164,7 +164,7 @@ class Film:
         import torch
 
         levels = torch.searchsorted(
-            schedule.network_times[1:], torch.tensor(sampler.timesteps(schedule))
+            schedule.network_times[1:], torch.tensor(sampler.state_times(schedule))
         )
         # x_t = cos φ x_0 + sin φ ε: even in φ is even to the eye.
         angles = torch.atan2(schedule.noise_scale, schedule.signal_scale)[levels + 1]
@@ -221,7 +221,7 @@ def sample_with_progress(
         f"Sampling {n} images",
         n,
         states,
-        len(sampler.timesteps(model.schedule)),
+        len(sampler.state_times(model.schedule)),
         batch_size=batch_size,
         seed=seed,
         watch=None if film is None else film.watch,

@@ -17,6 +17,7 @@ from nelbo.diffusers_format.files import (
     write_json,
 )
 from nelbo.diffusers_format.scheduler import (
+    CLIPPING,
     PIPELINE_FIELDS,
     SCHEDULER_FILE,
     SchedulerConfig,
@@ -50,7 +51,7 @@ def read_chain(
     Raises:
         NelboError: the network's channels or the level profile do not fit the chain.
     """
-    options = scheduler.chain_options | _own_variance(path)
+    options = scheduler.chain_options | _own_options(path)
     shape = read_shape(path, network.config)
     multiple = 2 if options["variance"] == "learned_range" else 1
     if options["variance"] == "analytic" and network.config.out_channels == 2 * shape[0]:
@@ -87,7 +88,7 @@ def write_chain(
     """
     scheduler = scheduler_config(model, sampler)
     write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
-    own = {
+    own: dict[str, Any] = {
         "nelbo_version": __version__,
         "data": data_config(model.data),
         "shape": None if model.shape is None else list(model.shape),
@@ -98,6 +99,8 @@ def write_chain(
         (directory / PROFILE_FILE).unlink(missing_ok=True)
     else:
         model.profile.save(directory / PROFILE_FILE)
+    if scheduler["_class_name"] not in CLIPPING:
+        own["clip_sample"] = model.clip_sample
     write_json(directory / NELBO_FILE, own | dict(notes))
     return scheduler["_class_name"]
 
@@ -110,14 +113,16 @@ def _read_profile(path: str | os.PathLike[str]) -> LevelProfile | None:
     return LevelProfile.load(file)
 
 
-def _own_variance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    # Schedulers other than DDPM's have no field for it, and none has a name for "analytic".
+def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    # What the class of the scheduler has no field for; none has a name for "analytic".
     own = read_own(path) or {}
-    if "variance" not in own:
-        return {}
-    if own["variance"] not in list(VARIANCES):
+    if own.get("variance", "fixed_small") not in list(VARIANCES):
         raise NelboError(
             f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
             f"{', '.join(VARIANCES)}"
         )
-    return {"variance": own["variance"]}
+    if not isinstance(own.get("clip_sample", False), bool):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true or false"
+        )
+    return {name: own[name] for name in ("variance", "clip_sample") if name in own}

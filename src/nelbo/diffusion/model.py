@@ -25,10 +25,12 @@ from torch.distributions import Normal
 from nelbo.conditioning import Condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.objectives import TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, profile_levels
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
@@ -66,6 +68,7 @@ class Diffusion(TractableMHVAE):
         data: `Pixels(levels)` for a probability of integer pixels, `Continuous()` for a density.
         shape: (C, H, W) of one example, needed to sample without x_T.
         clip_sample: clip the predicted x_0 to [−1, 1] wherever the reverse process uses it.
+        thresholding: `StaticThreshold` or `DynamicThreshold`, in place of `clip_sample`.
         profile: what each level costs on data; it stays with respaced and saved models.
 
     Raises:
@@ -83,6 +86,7 @@ class Diffusion(TractableMHVAE):
         data: DataSpace = Pixels(256),  # noqa: B008 - frozen
         shape: Sequence[int] | None = None,
         clip_sample: bool = False,
+        thresholding: Threshold | None = None,
         profile: LevelProfile | None = None,
     ) -> None:
         super().__init__()
@@ -99,6 +103,8 @@ class Diffusion(TractableMHVAE):
         self.data = data
         self.shape = None if shape is None else tuple(shape)
         self.clip_sample = clip_sample
+        self.thresholding = thresholding
+        self._threshold = thresholding or (StaticThreshold() if clip_sample else None)
         if profile is not None:
             profile_levels(schedule, profile)
         self.profile = profile
@@ -146,25 +152,39 @@ class Diffusion(TractableMHVAE):
         Raises:
             NelboError: the network's output has the wrong shape.
         """
-        output = self.network(x_t, self._network_time(t, x_t), condition)
-        channels = x_t.shape[1]
-        if self.variance == "analytic" and output.shape[1] == 2 * channels:
-            output = output[:, :channels]  # a learned variance that the analytic one replaces
-        expected = (len(x_t), channels * self.output_multiple, *x_t.shape[2:])
-        if tuple(output.shape) != expected:
-            raise NelboError(
-                f"the network returned shape {tuple(output.shape)} for {tuple(x_t.shape)}, "
-                f"expected {expected} with variance={self.variance!r}"
-            )
-        extra = output[:, channels:] if self._reverse_variance.is_learned else None
+        output, extra = self._call(x_t, self._network_time(t, x_t), condition)
         return Prediction(
             PARAMETERIZATIONS[self.prediction],
-            output[:, :channels],
+            output,
             x_t,
             self._at("signal_scale", t, x_t),
             self._at("noise_scale", t, x_t),
             self._reverse_variance.log(lambda name: self._at(name, t, x_t), extra),
-            self.clip_sample,
+            self._threshold,
+        )
+
+    def predict_at(
+        self, x: Tensor, level: NoiseLevel, condition: Condition | None = None
+    ) -> Prediction:
+        """What the network says at a noise level that may lie between those of the chain.
+
+        No step of the chain leads from there, so `.variance` is nan.
+
+        Raises:
+            NelboError: the network's output has the wrong shape.
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        time_dtype = torch.int64 if isinstance(level.network_time, int) else dtype
+        time = torch.full((len(x),), level.network_time, dtype=time_dtype, device=x.device)
+        output, _ = self._call(x, time, condition)
+        return Prediction(
+            PARAMETERIZATIONS[self.prediction],
+            output,
+            x,
+            torch.tensor(level.signal_scale, dtype=dtype),
+            torch.tensor(level.noise_scale, dtype=dtype),
+            torch.tensor(torch.nan, dtype=dtype),
+            self._threshold,
         )
 
     @property
@@ -341,10 +361,27 @@ class Diffusion(TractableMHVAE):
             data=self.data,
             shape=self.shape,
             clip_sample=self.clip_sample,
+            thresholding=self.thresholding,
             profile=self.profile if profile is None else profile,
         )
         model.train(self.training)
         return model
+
+    def _call(
+        self, x: Tensor, time: Tensor, condition: Condition | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction, and its channels for a learned variance."""
+        output = self.network(x, time, condition)
+        channels = x.shape[1]
+        if self.variance == "analytic" and output.shape[1] == 2 * channels:
+            output = output[:, :channels]  # a learned variance that the analytic one replaces
+        expected = (len(x), channels * self.output_multiple, *x.shape[2:])
+        if tuple(output.shape) != expected:
+            raise NelboError(
+                f"the network returned shape {tuple(output.shape)} for {tuple(x.shape)}, "
+                f"expected {expected} with variance={self.variance!r}"
+            )
+        return output[:, :channels], output[:, channels:] if self.output_multiple > 1 else None
 
     @property
     def _is_conditional(self) -> bool:

@@ -44,7 +44,7 @@ class ImageToImage(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps are taken."""
-        return len(last_steps(self.sampler, schedule, self.strength).timesteps(schedule))
+        return len(last_steps(self.sampler, schedule, self.strength).state_times(schedule))
 
     @torch.no_grad()
     def iterate(
@@ -72,7 +72,7 @@ def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sa
     Raises:
         NelboError: no step is left, or the sampler cannot start within the chain.
     """
-    steps = len(sampler.timesteps(schedule))
+    steps = len(sampler.state_times(schedule))
     taken = int(steps * strength)
     if taken == 0:
         raise NelboError(
@@ -81,6 +81,11 @@ def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sa
         )
     if not hasattr(sampler, "skip"):
         raise NelboError(f"{type(sampler).__name__} cannot start within the chain: use DDIM")
+    if getattr(sampler, "noise_levels", "spaced") != "spaced":
+        raise NelboError(
+            f"{type(sampler).__name__} starts between two levels of the chain: "
+            'use noise_levels="spaced"'
+        )
     changed: Any = sampler
     return replace(changed, skip=steps - taken)
 

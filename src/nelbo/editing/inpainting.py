@@ -65,7 +65,7 @@ class Inpainting(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps there are, up and down."""
-        steps = len(self.sampler.levels(schedule))
+        steps = len(self.sampler.visited(schedule))
         return len(jump_levels(steps, self.jump_length, self.jump_n_sample)) - 1
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class Inpainting(Edit):
         """Walk down and back up, one state a step; the last one has t = 0."""
         check_images(model, x_0)
         paint = self._mask_of(x_0)
-        levels = self.sampler.levels(model.schedule)
+        levels = self.sampler.visited(model.schedule)
         chain = model.guided(guidance).respace(levels)
         x = randn_like(x_0, generator)
         predicted = x_0

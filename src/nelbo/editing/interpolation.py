@@ -71,7 +71,7 @@ class Interpolation(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps down are taken, and as many up before them where DDIM is inverted."""
-        return len(last_steps(self.sampler, schedule, self.strength).timesteps(schedule))
+        return len(last_steps(self.sampler, schedule, self.strength).state_times(schedule))
 
     def outputs(self, n: int) -> int:
         """How many images come out."""

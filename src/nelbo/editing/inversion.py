@@ -75,7 +75,7 @@ class Inversion(Edit):
         guided = model.guided(guidance)
         schedule = model.schedule
         x_s, s = x_0, 0 if self.sampler.set_alpha_to_one else 1
-        for t in self.sampler.levels(schedule):
+        for t in self.sampler.visited(schedule):
             signal_s, noise_s = _scales(schedule, s)
             signal_t, noise_t = _scales(schedule, t)
             x_t = x_s

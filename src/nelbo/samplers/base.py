@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class State:
     Attributes:
         x: the state x_t, (B, C, H, W).
         x_0: the data that the model predicted at the step that led here, (B, C, H, W).
-        t: the level of x; 0 when done.
+        t: the level of x, or the nearest where it lies between two; 0 when done.
     """
 
     x: Tensor
@@ -40,8 +40,12 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+    def timesteps(self, schedule: NoiseSchedule) -> Sequence[float]:
         """The network times visited, descending."""
+
+    def state_times(self, schedule: NoiseSchedule) -> Sequence[float]:
+        """The network time that each step starts at, descending: one for each state."""
+        return self.timesteps(schedule)
 
     @abstractmethod
     def iterate(

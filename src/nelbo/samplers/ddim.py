@@ -17,7 +17,7 @@ through the same levels with the variance `fixed_small`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ from nelbo.distributions import Generators, randn_like
 from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
-from nelbo.samplers.spacing import remaining_steps, spaced_levels
+from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class DDIM(Sampler):
             level visited is another one ("linspace", or a chain that the steps do not divide).
             False goes to the next level visited, as in the paper.
         skip: how many of the first steps to leave out; x_T is then what the next one starts from.
+        levels: the levels to visit, increasing, in place of steps and spacing; each step then
+            goes to the next of them.
 
     Raises:
         NelboError: η outside 0..1, or nothing is left after `skip`.
@@ -59,6 +61,7 @@ class DDIM(Sampler):
     set_alpha_to_one: bool = True
     even_stride: bool = True
     skip: int = 0
+    levels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -88,18 +91,22 @@ class DDIM(Sampler):
             x = _step(prediction, model.schedule, t, target, self.eta, generator)
             yield State(x, prediction.x_0, s)
 
-    def levels(self, schedule: NoiseSchedule) -> list[int]:
+    def visited(self, schedule: NoiseSchedule) -> list[int]:
         """The levels that the network is called at, increasing."""
         return [t for t, _ in reversed(self._pairs(schedule))]
 
     def _pairs(self, schedule: NoiseSchedule) -> list[tuple[int, int]]:
         """From which level to which each step goes; the last one to level 0."""
         T = schedule.num_levels
-        levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
-        stride = T // self.steps
-        targets = [t - stride for t in levels[1:]] if self.even_stride else levels[:-1]
+        if self.levels is not None:
+            levels = checked_levels(T, self.levels)
+        else:
+            levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
+        targets = levels[:-1]
+        if self.even_stride and self.levels is None:
+            targets = [t - T // self.steps for t in levels[1:]]
         pairs = list(zip(reversed(levels), [*reversed(targets), 0], strict=True))
-        return pairs[-remaining_steps(self.steps, self.skip) :]
+        return pairs[-remaining_steps(len(levels), self.skip) :]
 
 
 def _step(
