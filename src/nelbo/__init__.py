@@ -13,16 +13,27 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import samplers
+    from nelbo import editing, samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
-    from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
+    from nelbo.diffusion import (
+        Continuous,
+        Diffusion,
+        LevelProfile,
+        NoiseSchedule,
+        Pixels,
+        Prediction,
+        fit_variance,
+        level_profile,
+        optimal_levels,
+    )
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
 
 # name -> the module that defines it
@@ -36,7 +47,9 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "Guidance": "nelbo.networks.guidance",
     "LatentDiffusion": "nelbo.latent",
+    "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
     "NelboError": "nelbo.errors",
@@ -46,8 +59,12 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "editing": "nelbo.editing",
+    "fit_variance": "nelbo.diffusion",
+    "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
+    "optimal_levels": "nelbo.diffusion",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -63,7 +80,9 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "Guidance",
     "LatentDiffusion",
+    "LevelProfile",
     "MissingExtraError",
     "NelboError",
     "NoiseSchedule",
@@ -73,8 +92,12 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "editing",
+    "fit_variance",
+    "level_profile",
     "load",
     "load_sampler",
+    "optimal_levels",
     "samplers",
     "save",
 ]

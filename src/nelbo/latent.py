@@ -20,8 +20,10 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.model import Sampler
 from nelbo.distributions import Generators, normal
+from nelbo.editing import Edit
 from nelbo.errors import NelboError
 from nelbo.networks import AutoencoderKL, ControlledUNet
+from nelbo.networks.guidance import Guidance
 from nelbo.text import TextEncoder
 
 Prompt = str | Sequence[str]
@@ -83,7 +85,7 @@ class LatentDiffusion(nn.Module):
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
         control: Tensor | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
@@ -95,7 +97,8 @@ class LatentDiffusion(nn.Module):
             prompt: one for all, or a list of n; none is the empty prompt.
             negative_prompt: what guidance leads away from, by default the empty prompt.
             control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
-            guidance: scale of classifier-free guidance; 1 is the conditional model itself.
+            guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
+                `Guidance` with an interval and rescale.
             x_T: the latent to start from, (n, C, h, w), drawn from the prior by default.
             generator: the source of all noise, or one an example.
 
@@ -104,11 +107,79 @@ class LatentDiffusion(nn.Module):
                 prompts of another length.
         """
         start = self.prior.start(n, x_T, generator)
-        condition = self._condition(n, prompt, control)
-        unconditional = self._unconditional(n, prompt, negative_prompt, guidance)
-        prior = self.prior.guided(guidance, unconditional)
+        prior, condition = self.told(
+            n,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            control=control,
+            guidance=guidance,
+        )
         z = prior.sample(n, sampler, condition=condition, x_T=start, generator=generator)
         return self.decode(z).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        x: Float[Tensor, "n channels height width"],
+        edit: Edit,
+        *,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        control: Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Float[Tensor, "edited channels height width"]:
+        """Images in [−1, 1] edited through their latents; see `nelbo.editing`.
+
+        Args:
+            x: the images, (B, C, H, W) in [−1, 1]; the mean of q(z|x) is what is edited.
+            edit: what to do with them.
+            prompt: as `sample`, for each image that comes out.
+            negative_prompt: as `sample`.
+            control: as `sample`.
+            guidance: as `sample`.
+            generator: the source of all noise, or one an example.
+
+        Raises:
+            NelboError: as `sample`, or images that do not fit the model or the edit.
+        """
+        z = self.encode(x).mean
+        prior, condition = self.told(
+            edit.outputs(len(x)),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            control=control,
+            guidance=guidance,
+        )
+        of_latents = edit.of_latents((z.shape[2], z.shape[3]))
+        edited = of_latents.edit(prior, z, condition=condition, generator=generator)
+        return edit.keep(x, self.decode(edited).clamp(-1.0, 1.0))
+
+    def told(
+        self,
+        n: int,
+        *,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        control: Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+    ) -> tuple[Diffusion, Condition | None]:
+        """The prior with its guidance, and the condition of `n` latents, for any sampler or edit.
+
+        Args and errors as `sample`.
+        """
+        condition = self._condition(n, prompt, control)
+        scale = guidance.scale if isinstance(guidance, Guidance) else guidance
+        unconditional = self._unconditional(n, prompt, negative_prompt, scale)
+        return self.prior.guided(guidance, unconditional), condition
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of an image; None where the prior does not know the shape of its latents."""
+        if self.prior.shape is None:
+            return None
+        factor, (_, height, width) = self.autoencoder.config.downscale, self.prior.shape
+        return self.autoencoder.config.in_channels, factor * height, factor * width
 
     def _condition(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
         if prompt is not None and self.text is None:

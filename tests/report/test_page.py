@@ -63,7 +63,7 @@ def make_report(metrics=(), **changes):
         facts={"training": "2 min"},
         forward=forward_strip(model, images[:2].float() / 8 - 1, 4, g),
         reverse=reverse_strip(model, 2, 4, g),
-        evaluated=ImageData("digits", images, 17, tuple(f"digit {i}" for i in range(5))),
+        evaluated=ImageData("digits", images, 17, tuple(f"digits #{i}" for i in range(5))),
         metrics=metrics,
         settings={"training": {"learning_rate": 0.0002, "time_budget_seconds": 120}, "seed": 1},
     )
@@ -119,8 +119,8 @@ def test_the_page_holds_each_number(report, html):
             assert f"{estimate.mean:.3f}± {estimate.standard_error:.3f}" in text
         assert f"{summary.nelbo.mean:.2f}±" in text
     bits = report.bounds["test"].bits_per_dim
-    assert f"{bits.min().item():.2f}digit {int(bits.argmin())}" in text
-    assert f"{bits.max().item():.2f}digit {int(bits.argmax())}" in text
+    assert f"{bits.min().item():.2f}digits #{int(bits.argmin())}" in text
+    assert f"{bits.max().item():.2f}digits #{int(bits.argmax())}" in text
     for expected in ("0.0002", "2 min", "t = 12", "no noise", "a subtitle", "12 levels"):
         assert expected in text
 
