@@ -256,19 +256,24 @@ class Bound:
             for b, share in zip(rounds, level_share, strict=True)
         ]
         return Bound(
-            reconstruction=(first_share.to(reconstructions) * reconstructions).sum(0),
+            reconstruction=_share_out(first_share, reconstructions),
             prior_matching=rounds[0].prior_matching,
             score_matching=torch.cat([b.score_matching for b in rounds], 1),
             levels=torch.cat([b.levels for b in rounds], 1),
             weights=torch.cat(weights, 1),
             dims=rounds[0].dims,
-            reconstruction_variance=(first_share.square().to(variances) * variances).sum(0),
+            reconstruction_variance=_share_out(first_share.square(), variances),
             reconstruction_calls=first_calls.sum(0),
             level_calls=level_calls.sum(0),
         )
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
+
+
+def _share_out(shares: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
+    """The sum of rounds' values times their shares; a round without a share has no value."""
+    return torch.where(shares > 0, shares.to(values) * values, 0.0).sum(0)
 
 
 def _variance_of_sum(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:

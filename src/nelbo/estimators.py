@@ -46,19 +46,21 @@ class Estimator(ABC):
 
     Attributes:
         reconstructions: draws of x_1, of which `Bound.reconstruction` is the mean; two or more
-            tell its Monte Carlo variance.
+            tell its Monte Carlo variance. Zero leaves the term out, nan, for `Bound.merge` with
+            rounds that have it.
         antithetic: use every noise ε with both signs, at twice the network evaluations. The mean
             over both is what `Bound` holds for a draw.
 
     Raises:
-        NelboError: a number of draws below one.
+        NelboError: fewer than no reconstructions, or fewer than one level.
     """
 
     reconstructions: int = 2
     antithetic: bool = False
 
     def __post_init__(self) -> None:
-        _at_least_one("reconstructions", self.reconstructions)
+        if self.reconstructions < 0:
+            raise NelboError(f"reconstructions must not be negative, got {self.reconstructions}")
 
     @abstractmethod
     def choose(

@@ -222,7 +222,7 @@ class TractableMHVAE(MHVAE):
         chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
         chosen = chosen.to(x_0.device)
         score_matching = columns(self.score_matching, chosen)
-        calls = (2 if estimator.antithetic else 1) * torch.ones_like(first[:, 0]).to(x_0.device)
+        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1).to(x_0.device)
         return Bound(
             reconstruction=reconstructions.mean(1),
             prior_matching=self.prior_matching(x_0),

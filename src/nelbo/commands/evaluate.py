@@ -15,6 +15,7 @@ from nelbo.commands.common import (
     load_pixel_model,
     mention_skipped,
     print_json,
+    say,
 )
 from nelbo.errors import NelboError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+
+DEFAULT_ERROR = 0.01
 
 _NO_LATENT_BOUND = (
     "its bound on pixels is not available yet; in Python, model.prior.elbo(z) of latents "
@@ -41,10 +44,15 @@ class Evaluate:
     """digits, or a folder of pictures; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
-    levels: int | Literal["all"] = "all"
-    """Levels of the chain an image: all, or a number, drawn and weighted without bias."""
+    error: float | None = None
+    """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
+    0.01 where neither this nor --levels is given."""
+    levels: int | Literal["all"] | None = None
+    """Instead, levels of the chain an image: all, or a number, drawn and weighted without bias."""
     images: int | None = None
     """Evaluate only the first so many images."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
     seed: int = 0
@@ -57,25 +65,44 @@ class Evaluate:
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusion import Pixels
-        from nelbo.report.tables import bound_json, bound_table
+        from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
         if self.images is not None and self.images < 1:
             raise NelboError(f"--images must be at least 1, got {self.images}")
         if self.batch_size < 1:
             raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        if self.levels is not None and self.error is not None:
+            raise NelboError("--error chooses the number of levels: give it or --levels, not both")
+        if self.levels not in (None, "all") and int(self.levels) < 1:
+            raise NelboError(f"--levels must be all or at least 1, got {self.levels}")
+        if self.error is not None and not self.error > 0:
+            raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
-        data = data_for_run(self.run_path, model, self.data, self.split)
+        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        bound = evaluate_with_progress(
-            model,
-            data,
-            f"Evaluating {data.source}, {self.split}",
-            levels=levels_to_evaluate(self.levels, model),
-            batch_size=self.batch_size,
-            seed=self.seed,
-        )
+        description = f"Evaluating {data.source}, {self.split}"
+        if self.levels is None:
+            bound, calls = evaluate_to_error_with_progress(
+                model,
+                data,
+                description,
+                self.error or DEFAULT_ERROR,
+                score_matching_square=_stored_profile(self.run_path, model),
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
+        else:
+            bound = evaluate_with_progress(
+                model,
+                data,
+                description,
+                levels=levels_to_evaluate(self.levels, model),
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
+            calls = int(bound.calls.sum())
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
         if self.json:
@@ -83,7 +110,7 @@ class Evaluate:
                 "run": self.run_path,
                 "data": data.source,
                 "split": self.split,
-                "levels": bound.levels.shape[1] + 1,
+                **cost_json(bound, model, calls),
                 "skipped": list(data.skipped),
                 **bound_json(summary, density=density),
             }
@@ -91,23 +118,72 @@ class Evaluate:
         else:
             table = bound_table({self.split: summary}, density=density)
             MESSAGES.print(table)
+            say(result_line(summary, bits_unit(density)))
+            say(cost_line(len(bound), model.num_levels, calls))
 
 
-def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:
-    """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
+def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
+    """What a bound took: levels of the score matching term an image, and network evaluations.
+
+    Args:
+        bound: the bound.
+        model: the model it is of.
+        calls: network evaluations, where a pilot took more than the bound tells.
+    """
+    calls = int(bound.calls.sum()) if calls is None else calls
+    return {
+        "levels_per_image": bound.levels.shape[1],
+        "levels_of_chain": model.num_levels - 1,
+        "calls": calls,
+        "calls_per_image": calls / len(bound),
+        "calls_for_all_levels": model.num_levels * len(bound),
+    }
+
+
+def cost_line(images: int, T: int, calls: int) -> str:
+    """How many network evaluations were made, beside what all levels take."""
+    return (
+        f"{calls:,} network evaluations, {calls / images:,.1f} an image; one for every level of "
+        f"the chain is {T:,} an image, {T * images:,} in all"
+    )
+
+
+def data_for_run(
+    run_path: str, model: Diffusion, source: str | None, split: str, *, resize: bool = False
+) -> ImageData:
+    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+
+    The pictures that a run was trained on are cropped and resized as they were then; others only
+    with `resize`.
+
+    Raises:
+        NelboError: images of another size than the model's without `resize`.
+    """
     from nelbo.data import load_data
+    from nelbo.data.folder import check_sizes
     from nelbo.data.sources import NAMES
     from nelbo.training.run_directory import RunDirectory
 
-    source = source or RunDirectory(run_path).notes().get("source")
+    trained_on = RunDirectory(run_path).notes().get("source")
+    source = source or trained_on
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
     assert model.shape is not None
     channels, height, width = model.shape
     if source in NAMES and not Path(source).is_dir():
-        return load_data(source, split)
+        data = load_data(source, split)
+        if data.shape[1:] == (height, width):
+            return data
+        if not resize:
+            raise NelboError(
+                f"{source} has images of {data.shape[1]}×{data.shape[2]}, the model takes "
+                f"{height}×{width}: give --resize to resize them"
+            )
+        return data.resize(height, width)
     if height != width:
         raise NelboError(f"the model takes images of {height}×{width}; folders are cut to squares")
+    if not resize and source != trained_on:
+        check_sizes(source, split, height)
     return load_data(source, split, size=height, channels=channels)
 
 
@@ -127,19 +203,65 @@ def evaluate_with_progress(
 ) -> Bound:
     """The bound of every image, behind a progress bar that shows the mean so far."""
     from nelbo.bound import Bound
-    from nelbo.evaluation import evaluate
+    from nelbo.evaluation import calls_per_image, evaluate
 
     generator = _generator(seed)
     bounds: list[Bound] = []
     with counting_progress() as progress:
-        task = progress.add_task(description, total=len(data), status="")
+        total = len(data) * calls_per_image(model, levels)
+        task = progress.add_task(description, total=total, status="")
         for bound in evaluate(
             model, data, levels=levels, batch_size=batch_size, generator=generator
         ):
             bounds.append(bound)
             done = Bound.cat(bounds).mean().bits_per_dim.mean
-            progress.update(task, advance=len(bound), status=f"{done:.3f} bits/dim")
+            calls = int(bound.calls.sum())
+            progress.update(task, advance=calls, status=f"calls · {done:.3f} bits/dim")
     return Bound.cat(bounds)
+
+
+def evaluate_to_error_with_progress(
+    model: Diffusion,
+    data: ImageData,
+    description: str,
+    error: float,
+    *,
+    score_matching_square: torch.Tensor | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> tuple[Bound, int]:
+    """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
+    from nelbo.evaluation import evaluate_to_error
+
+    bound, calls, status = None, 0, ""
+    with counting_progress() as progress:
+        task = progress.add_task(description, total=None, status="calls")
+        for reading in evaluate_to_error(
+            model,
+            data,
+            error,
+            score_matching_square=score_matching_square,
+            batch_size=batch_size,
+            generator=_generator(seed),
+        ):
+            if reading.bound is not None and reading.bound is not bound:
+                bits = reading.bound.mean().bits_per_dim
+                status = f" · {bits.mean:.3f} ± {bits.monte_carlo_error:.3f} bits/dim"
+            bound, calls = reading.bound, reading.calls
+            progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
+    assert bound is not None
+    return bound, calls
+
+
+def _stored_profile(run_path: str, model: Diffusion) -> torch.Tensor | None:
+    """E KL² at each level from the run's level profile, if it has one of this chain."""
+    from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+
+    path = Path(run_path) / PROFILE_FILE
+    if not path.is_file():
+        return None
+    profile = LevelProfile.load(path)
+    return profile.score_matching_square if profile.num_levels == model.num_levels else None
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -62,6 +62,26 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
     )
 
 
+def check_sizes(source: str, split: str, size: int) -> None:
+    """Raise `NelboError` at the first picture of a folder that is not `size` × `size`.
+
+    Only headers are read; what is no folder, or no picture, is left for `load_folder` to report.
+    """
+    folder = Path(source).expanduser()
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    for path in _split(paths, split, folder) if len(paths) > 1 else paths:
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+        if (width, height) != (size, size):
+            raise NelboError(
+                f"{path} is {height}×{width}, the model takes {size}×{size}: give --resize to crop "
+                "and resize such pictures"
+            )
+
+
 def _split(paths: list[Path], split: str, folder: Path) -> list[Path]:
     if split == "all":
         return paths
