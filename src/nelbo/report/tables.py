@@ -23,7 +23,7 @@ TERMS = {
     "score_matching": "score matching",
     "total": "total (−ELBO)",
 }
-MONTE_CARLO = "Monte Carlo error"
+MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
 
 
