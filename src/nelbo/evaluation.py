@@ -41,7 +41,7 @@ def evaluate(
     levels: int | Estimator | None = None,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Bound]:
     """The bound of every image in order, one `Bound` a batch, on the CPU.
 
@@ -53,8 +53,8 @@ def evaluate(
         levels: levels an image, None for all of them, or an estimator; see `TractableMHVAE.elbo`.
         batch_size: images at a time.
         generator: the source of all noise.
-        dtype: torch.bfloat16 evaluates the network in mixed precision; see
-            `nelbo.precision.choose_dtype`.
+        dtype: torch.bfloat16 evaluates the network in mixed precision, by default it computes in
+            its own; `nelbo.precision.try_bfloat16` tells whether that pays and what it changes.
 
     Raises:
         NelboError: images of another size or number of levels than the model's.
@@ -62,11 +62,12 @@ def evaluate(
     check_fits(model, data)
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
+    mixed = dtype not in (None, torch.float32)
     for batch in data.batches(batch_size):
         x_0 = model.data.to_network(batch.images).to(device)
         condition = labels_for(model, batch)
         # Not inference mode: its tensors could not be used in a later training step.
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
             bound = model.elbo(x_0, condition, levels=levels, generator=generator)
         yield bound.to("cpu")
 
@@ -101,7 +102,7 @@ def evaluate_to_error(
     score_matching_square: Float[Tensor, " levels"] | None = None,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Reading]:
     """Evaluate every image until the Monte Carlo error of their mean is at most `error`.
 
