@@ -145,7 +145,7 @@ def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys)
 
 def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F811
     for i in range(3):
-        Image.new("L", (12, 12), 90).save(tmp_path / f"{i}.png")
+        Image.new("L", (8, 8), 90).save(tmp_path / f"{i}.png")
     message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
     assert "256 pixel levels, the model has 17" in message
     assert "unknown split" in mistake(capsys, "evaluate", run_path, "--split", "dev")
