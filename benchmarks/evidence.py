@@ -35,7 +35,7 @@ from nelbo.bound import Bound
 from nelbo.data import ImageData, load_data
 from nelbo.diffusion import Diffusion
 from nelbo.estimators import Estimator, EveryLevel, Importance, Stratified, Uniform, proposal_from
-from nelbo.evaluation import _pilot, evaluate, evaluate_to_error
+from nelbo.evaluation import evaluate, evaluate_to_error, pilot
 
 CONSOLE = Console(width=110)
 WAYS = ["uniform", "stratified", "importance", "importance, antithetic", "error", "one noise"]
@@ -77,7 +77,7 @@ def digits_table(model: Diffusion, data: ImageData, arguments: argparse.Namespac
     print(f"reference {exact:.4f} ± {exact_error:.4f} bits/dim")
 
     def importance(seed: int, levels: int, **options: object) -> tuple[Estimator, int]:
-        square, calls = _pilot(model, data, with_seed(seed + 500))
+        square, calls = pilot(model, data, with_seed(seed + 500))
         return Importance(levels, proposal_from(square), **options), calls
 
     ways = {
@@ -109,9 +109,9 @@ def digits_table(model: Diffusion, data: ImageData, arguments: argparse.Namespac
             continue
         results = []
         for seed in range(arguments.seeds):
-            estimator, pilot = make(seed)
+            estimator, tried = make(seed)
             bound = Bound.cat(evaluate(model, data, levels=estimator, generator=with_seed(seed)))
-            results.append((bound.mean().bits_per_dim, pilot + int(bound.calls.sum())))
+            results.append((bound.mean().bits_per_dim, tried + int(bound.calls.sum())))
         claims = [b.monte_carlo_error for b, _ in results]
         add(
             name,
@@ -242,14 +242,14 @@ def against_monai(learned: Diffusion, data: ImageData, repeats: int, levels: int
     for seed in range(max(9, repeats)):
         generator = with_seed(seed)
         start = time.perf_counter()
-        square, pilot = _pilot(model, data, generator)
+        square, tried = pilot(model, data, generator)
         estimator = Importance(levels, proposal_from(square), reconstructions=1)
         bound = Bound.cat(evaluate(model, data, levels=estimator, generator=generator))
         seconds = time.perf_counter() - start
         found = bound.mean().score_matching * bits
         own.append((found.mean, found.monte_carlo_error))
         sizes.setdefault("seconds", []).append(seconds)
-        sizes.setdefault("calls", []).append((pilot + int(bound.calls.sum())) / len(data))
+        sizes.setdefault("calls", []).append((tried + int(bound.calls.sum())) / len(data))
     result = {
         "same_noise_relative_difference": agreement,
         "monai_mean": draws.mean().item(),

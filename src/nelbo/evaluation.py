@@ -130,7 +130,7 @@ def evaluate_to_error(
     check_fits(model, data)
     T, n, calls = model.num_levels, len(data), 0
     if score_matching_square is None and T > 1:
-        score_matching_square, calls = _pilot(model, data, generator)
+        score_matching_square, calls = pilot(model, data, generator)
     proposal = proposal_from(
         torch.zeros(T + 1) if score_matching_square is None else score_matching_square
     )
@@ -202,10 +202,13 @@ def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
     return Importance(draws.levels, proposal, reconstructions=draws.first)
 
 
-def _pilot(
-    model: Diffusion, data: ImageData, generator: torch.Generator | None
+def pilot(
+    model: Diffusion, data: ImageData, generator: torch.Generator | None = None
 ) -> tuple[Tensor, int]:
-    """E KL² at each level from a few images, and the network evaluations that took."""
+    """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
+
+    For `nelbo.estimators.proposal_from`. Between the measured levels its logarithm is interpolated.
+    """
     assert isinstance(model.data, Pixels)
     count = min(PILOT_IMAGES, len(data))
     device = generator.device if generator is not None else None

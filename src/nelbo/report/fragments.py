@@ -190,7 +190,10 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
             (summary.bits_per_dim, BITS_DECIMALS),
         )
     )
-    body.append(f'<tr class="term"><th scope="row">of it {MONTE_CARLO}</th>{cells}</tr>')
+    body.append(
+        '<tr class="term"><th scope="row"><span class="key total"></span>'
+        f"{MONTE_CARLO}</th>{cells}</tr>"
+    )
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
         f"<tr><th></th>{units * len(bounds)}</tr></thead>"
