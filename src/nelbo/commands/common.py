@@ -57,17 +57,19 @@ def load_pixel_model(path: str, otherwise: str) -> Diffusion:
     raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
 
 
-def training_progress() -> Progress:
-    """A progress bar with the running loss and bound."""
+def training_progress(*, disable: bool = False) -> Progress:
+    """A progress bar with the running loss and bound, and the pace."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("step {task.fields[step]}"),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("[bold]{task.fields[bits]}[/] bits/dim"),
+        TextColumn("{task.fields[pace]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=MESSAGES,
+        disable=disable,
     )
 
 

@@ -99,9 +99,15 @@ def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str
     from nelbo.data.sources import NAMES
     from nelbo.training.run_directory import RunDirectory
 
+    remembered = source is None
     source = source or RunDirectory(run_path).notes().get("source")
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    if remembered and Path(source).is_absolute() and not Path(source).exists():
+        raise NelboError(
+            f"{run_path} was trained on {source}, which is not there any more: say with --data "
+            "where the pictures are now"
+        )
     assert model.shape is not None
     channels, height, width = model.shape
     if source in NAMES and not Path(source).is_dir():
