@@ -115,9 +115,10 @@ def _activations(model: Diffusion, recompute: bool) -> int:
             kept[id(base)] = base
         return tensor
 
-    def inputs_only(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def inputs_only(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         for tensor in inputs:
-            keep(tensor)
+            if tensor is not None:
+                keep(tensor)
         with torch.no_grad():
             return forward(*inputs)
 
