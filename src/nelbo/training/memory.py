@@ -93,11 +93,12 @@ def available_memory(device: torch.device) -> int:
 
 def recompute_activations(network: nn.Module) -> None:
     """Keep only the inputs of residual blocks and attention; compute the rest again going back."""
-    for block in _recomputed(network):
+    for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def _recomputed(network: nn.Module) -> list[nn.Module]:
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Where most of the weights and activations are: residual blocks and attention."""
     return [m for m in network.modules() if isinstance(m, (ResnetBlock, Attention))]
 
 
@@ -123,7 +124,7 @@ def _activations(model: Diffusion, recompute: bool) -> int:
             return forward(*inputs)
 
     if recompute:
-        for block in _recomputed(network):
+        for block in blocks(network):
             block.forward = partial(inputs_only, block.forward)
     x_t = torch.empty(1, *model.shape, device="meta")
     time = torch.zeros(1, dtype=torch.int64, device="meta")

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.errors import NelboError
+from nelbo.training.memory import blocks
 
 
 class LostProcessError(NelboError):
@@ -94,11 +95,10 @@ class Processes:
 
         mesh = init_device_mesh(self.device.type, (self.count,))
         assert isinstance(model.network, nn.Module)
-        for child in model.network.modules():
-            if isinstance(child, nn.ModuleList):
-                for block in child:
-                    if any(True for _ in block.parameters()):
-                        fully_shard(block, mesh=mesh)
+        # A block at a time is gathered to be computed. Whole stages would not do: FSDP copies the
+        # arguments of what it wraps, and a stage takes its skip connections off a list.
+        for block in blocks(model.network):
+            fully_shard(block, mesh=mesh)
         fully_shard(model.network, mesh=mesh)
 
     def replicate(self, model: nn.Module) -> nn.Module:
