@@ -86,7 +86,7 @@ def test_validation_grids_snapshots_and_tensorboard(tmp_path):
     main(
         [
             *("train", "digits", "--out", str(out), "--steps", "20", "--widths", "8", "16"),
-            *("--levels", "20", "--batch-size", "16", "--evaluate-images", "4", "--threads", "1"),
+            *("--levels", "6", "--batch-size", "16", "--evaluate-images", "4", "--threads", "1"),
             *("--track", "tensorboard", "--validate-every", "10", "--snapshot-every", "5"),
         ]
     )
