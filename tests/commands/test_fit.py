@@ -12,7 +12,6 @@ from PIL import Image
 import nelbo
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.samplers.spacing import spaced_levels
 from tests.faults.test_mistakes import mistake
 
 
@@ -55,16 +54,12 @@ def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
     assert total["mean"] == pytest.approx(
         nelbo.Bound.cat(bounds).mean().bits_per_dim.mean, abs=5 * total["monte_carlo_error"]
     )
-    even = model.respace(spaced_levels(model.num_levels, 6, "linspace"))
-    with torch.no_grad():
-        other = even.elbo(model.data.to_network(digits.images)).mean().bits_per_dim.mean
-    assert abs(total["mean"] - other) > 5 * total["monte_carlo_error"]
     assert printed["levels_of_chain"] == 5
 
     main(["evaluate", str(fitted), "--steps", "6", "--json"])
     even = json.loads(capsys.readouterr().out)
     assert even["levels_of_chain"] == 5
-    assert even["bits_per_dim"]["total"]["mean"] > total
+    assert even["bits_per_dim"]["total"]["mean"] > total["mean"] + 3 * total["monte_carlo_error"]
 
     out = tmp_path / "x.png"
     main(

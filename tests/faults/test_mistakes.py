@@ -175,7 +175,12 @@ def test_settings_mistakes(tmp_path, capsys):
         ("--learning-rate", "-1", "learning_rate must be positive"),
         ("--objective", "best", "unknown objective"),
         ("--schedule", "best", "unknown schedule"),
-        ("--widths", "0", "block_out_channels"),
+        ("--widths", "0", "widths must be at least 2"),
+        ("--widths", "1", "widths must be at least 2"),
+        ("--attention", "3", "attention at 3 pixels"),
+        ("--seed", "-1", "seed must not be negative"),
+        ("--precision", "fp8", "unknown precision"),
+        ("--batch-size", "100000000", "GB are free on cpu"),
         ("--levels", "0", "at least one level"),
         ("--widths", "8 16 24 32 40", "divisible by 16"),
     ):
@@ -193,6 +198,22 @@ def test_divergence_keeps_the_last_good_model(tmp_path, capsys):
     assert str(out.name) in message
     model = nelbo.load(out)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_other_files_are_no_place_for_a_run(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    message = mistake(capsys, *train("digits", "--out", tmp_path))
+    assert "holds other files (thesis.txt)" in message
+    assert snapshot(tmp_path) == {str(tmp_path / "thesis.txt"): b"keep me"}
+
+
+def test_data_that_is_gone_is_explained(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    content = json.loads((copy / "nelbo.json").read_text()) | {"source": str(tmp_path / "gone")}
+    (copy / "nelbo.json").write_text(json.dumps(content))
+    message = mistake(capsys, "evaluate", copy)
+    assert "which is not there any more: give --data" in message
 
 
 def test_interrupt_saves_what_is_done(tmp_path):

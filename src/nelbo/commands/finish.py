@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from nelbo.bound import Bound
-from nelbo.commands.common import MESSAGES
+from nelbo.commands.common import MESSAGES, load_pixel_model
 from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.conditioning import Condition
@@ -29,6 +29,29 @@ STRIP_ROWS = 4
 SAMPLING_STEPS = 250
 # The bound of the training split is there to compare with: a few levels an image tell it well.
 _TRAIN_LEVELS = 25
+
+
+def finish_run(
+    run: RunDirectory,
+    *,
+    levels: int | Literal["all"],
+    images: int,
+    seed: int,
+    device: torch.device,
+    train: ImageData,
+    test: ImageData,
+) -> dict[str, Any]:
+    """`finish` the model that a run directory holds."""
+    model = load_pixel_model(str(run.path), "it has no report").to(device)
+    return finish(
+        run,
+        model,
+        train=train,
+        test=test,
+        levels=levels_to_evaluate(levels, model),
+        images=images,
+        seed=seed,
+    )
 
 
 def finish(
@@ -81,7 +104,8 @@ def finish(
     assert isinstance(model.data, Pixels)
     picture = model.data.to_levels(samples).byte()
     save_grid(picture, run.samples / "final.png", model.data.levels)
-    _report(run, model, shown, bounds, picture, seed)
+    with MESSAGES.status("Writing the report"):
+        _report(run, model, shown, bounds, picture, seed)
     return {"evaluation": evaluation, "report": str(run.report)}
 
 

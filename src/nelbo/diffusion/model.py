@@ -26,7 +26,7 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
-from nelbo.diffusion.objectives import TrainingTerms, training_terms
+from nelbo.diffusion.objectives import BatchPart, TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -257,9 +257,12 @@ class Diffusion(TractableMHVAE):
         *,
         objective: str = "simple",
         generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
     ) -> TrainingTerms:
         """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
-        return training_terms(self, x_0, condition, objective=objective, generator=generator)
+        return training_terms(
+            self, x_0, condition, objective=objective, generator=generator, part=part
+        )
 
     def loss(
         self,
