@@ -147,6 +147,19 @@ class Bound:
         count = zeros.index_add(0, where, torch.ones_like(where, dtype=torch.float64))
         return present, total / count
 
+    def profile(self) -> LevelProfile:
+        """The mean of every evaluated level's term with its standard error, in nats.
+
+        The error covers noise and the spread over examples; nan where a level was drawn once.
+        """
+        present, where = self.levels.flatten().unique(return_inverse=True)
+        term = self.score_matching.detach().flatten().double()
+        zeros = torch.zeros(len(present), dtype=torch.float64, device=term.device)
+        count = zeros.index_add(0, where, torch.ones_like(term))
+        mean = zeros.index_add(0, where, term) / count
+        squares = zeros.index_add(0, where, (term - mean[where]).square())
+        return LevelProfile(present, mean, (squares / (count - 1) / count).sqrt())
+
     def to(self, *args: Any, **kwargs: Any) -> Bound:
         """Move every tensor to a device, as `Tensor.to`."""
         return Bound(
@@ -175,3 +188,42 @@ class Bound:
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
+
+
+@dataclass(frozen=True)
+class LevelProfile:
+    """What each evaluated level costs, in nats.
+
+    Attributes:
+        levels: the levels, increasing, (K,).
+        mean: the mean score matching term of each, (K,) float64.
+        standard_error: of each mean, (K,) float64.
+    """
+
+    levels: Int[Tensor, " present"]
+    mean: Float[Tensor, " present"]
+    standard_error: Float[Tensor, " present"]
+
+
+@dataclass(frozen=True)
+class BoundMap:
+    """The negative bound of each value of each example, which sums to that of the example.
+
+    Attributes:
+        nats: the negative bound of each value, (B, C, H, W) for images. A single value may cost
+            less than nothing where the likelihood is a density.
+        bound: the bound of the same draws, term by term.
+    """
+
+    nats: Float[Tensor, "batch channels ..."]
+    bound: Bound
+
+    @property
+    def by_pixel(self) -> Float[Tensor, "batch ..."]:
+        """The sum over channels, (B, H, W)."""
+        return self.nats.sum(1)
+
+    @property
+    def by_channel(self) -> Float[Tensor, "batch channels"]:
+        """The sum over pixels, (B, C)."""
+        return self.nats.flatten(2).sum(2)

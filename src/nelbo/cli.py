@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate | export."""
+"""The command line: nelbo train | sample | evaluate | likelihood | export."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
+from nelbo.commands.likelihood import Likelihood
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
 from nelbo.errors import NelboError
@@ -19,7 +20,13 @@ from nelbo.errors import NelboError
 MISTAKE = 2
 INTERRUPTED = 130
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "export": Export}
+COMMANDS = {
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "likelihood": Likelihood,
+    "export": Export,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
