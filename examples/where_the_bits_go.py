@@ -1,6 +1,6 @@
 """Where the bits of a bound go: in the image, along the chain, and over channels.
 
-    python examples/where_the_bits_go.py RUN [--out docs/images] [--images 6] [--levels 100]
+    python examples/where_the_bits_go.py RUN [--out docs/images] [--images 64] [--levels 100]
 
 draws test images of the data that RUN was trained on beside the map of their bound, and the cost of
 each level with its standard error (docs/tighter-bounds.md shows them).
@@ -18,12 +18,14 @@ from nelbo.commands.evaluate import data_for_run
 from nelbo.report import plots
 from nelbo.report.theme import to_png
 
+SHOWN = 6
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--levels", type=int, default=100)
     arguments = parser.parse_args()
     model = nelbo.load(arguments.run).eval()
@@ -36,11 +38,13 @@ def main() -> None:
     gap = (found.by_pixel.flatten(1).sum(1) - found.bound.nelbo).abs() / found.bound.nelbo
     print(f"maps sum to their bounds within {gap.max():.1e}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    shown = nelbo.BoundMap(found.nats[:SHOWN], found.bound)
     figures = {
-        "bound-map": plots.image_beside_map(x_0, found),
+        "bound-map": plots.image_beside_map(x_0[:SHOWN], shown),
         "level-profile": plots.level_profile(found.bound),
-        "by-channel": plots.cost_by_channel(found),
     }
+    if x_0.shape[1] > 1:
+        figures["by-channel"] = plots.cost_by_channel(found)
     for name, figure in figures.items():
         path = arguments.out / f"{name}.png"
         path.write_bytes(to_png(figure, dpi=110))

@@ -147,18 +147,29 @@ class Bound:
         count = zeros.index_add(0, where, torch.ones_like(where, dtype=torch.float64))
         return present, total / count
 
-    def profile(self) -> LevelProfile:
-        """The mean of every evaluated level's term with its standard error, in nats.
+    def profile(self, groups: Int[Tensor, " present"] | None = None) -> LevelProfile:
+        """The mean of each evaluated level's term with its standard error, in nats.
 
-        The error covers noise and the spread over examples; nan where a level was drawn once.
+        The error covers noise and the spread over examples, whose own terms may be correlated; it
+        is nan where only one example was evaluated.
+
+        Args:
+            groups: to pool levels, the group 0, 1, ... of each level of `by_level`, in order.
         """
-        present, where = self.levels.flatten().unique(return_inverse=True)
-        term = self.score_matching.detach().flatten().double()
-        zeros = torch.zeros(len(present), dtype=torch.float64, device=term.device)
-        count = zeros.index_add(0, where, torch.ones_like(term))
-        mean = zeros.index_add(0, where, term) / count
-        squares = zeros.index_add(0, where, (term - mean[where]).square())
-        return LevelProfile(present, mean, (squares / (count - 1) / count).sqrt())
+        levels, where = self.levels.unique(return_inverse=True)
+        if groups is not None:
+            where = groups.to(where.device)[where]
+        size = len(levels) if groups is None else int(groups.max()) + 1
+        term = self.score_matching.detach().double()
+        zeros = torch.zeros(len(self), size, dtype=torch.float64, device=term.device)
+        count = zeros.scatter_add(1, where, torch.ones_like(term))
+        total = zeros.scatter_add(1, where, term)
+        mean = total.sum(0) / count.sum(0)
+        # A ratio of sums over examples: each is one observation, however many levels it has.
+        residual = (total - count * mean).square().sum(0)
+        n = (count > 0).sum(0)
+        error = (residual * n / (n - 1)).sqrt() / count.sum(0)
+        return LevelProfile(levels, mean, error)
 
     def to(self, *args: Any, **kwargs: Any) -> Bound:
         """Move every tensor to a device, as `Tensor.to`."""
@@ -196,13 +207,13 @@ class LevelProfile:
 
     Attributes:
         levels: the levels, increasing, (K,).
-        mean: the mean score matching term of each, (K,) float64.
-        standard_error: of each mean, (K,) float64.
+        mean: the mean score matching term of each, or of each group, float64.
+        standard_error: of each mean, float64.
     """
 
     levels: Int[Tensor, " present"]
-    mean: Float[Tensor, " present"]
-    standard_error: Float[Tensor, " present"]
+    mean: Float[Tensor, " groups"]
+    standard_error: Float[Tensor, " groups"]
 
 
 @dataclass(frozen=True)

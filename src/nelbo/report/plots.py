@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -144,20 +145,20 @@ def cumulative_bound(
 def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     """What each level costs on average, with a band of two standard errors, in bits/dim.
 
-    Neighbouring levels are pooled where there are more than the eye can part; the errors of a
-    pool are taken as independent.
+    Neighbouring levels are pooled where there are more than the eye can part. Where only one image
+    was evaluated there is no band.
     """
     figure = new_figure()
     axes = _axes(figure)
-    profile = bound.profile()
-    if len(profile.levels) == 0:
+    if bound.levels.numel() == 0:
         return _nothing(figure, axes, "a chain of one level has no score matching terms")
-    levels = profile.levels.cpu().double().numpy()
-    mean = profile.mean.cpu().numpy() / _nats_per_bit(bound)
-    variance = (profile.standard_error.cpu().numpy() / _nats_per_bit(bound)) ** 2
-    x, y = _pooled(levels, mean)
-    # The error of a mean of n is that of one over √n.
-    band = 2 * np.sqrt(_pooled(levels, variance)[1] / _pool_sizes(levels))
+    levels = bound.levels.unique().cpu().double().numpy()
+    # Groups without a gap, for pools between sparse levels stay empty.
+    groups = None if len(levels) <= _POOLS else np.unique(_pools(levels), return_inverse=True)[1]
+    profile = bound.profile(None if groups is None else torch.from_numpy(groups))
+    x, _ = _pooled(levels, levels)
+    y = profile.mean.cpu().numpy() / _nats_per_bit(bound)
+    band = 2 * profile.standard_error.cpu().numpy() / _nats_per_bit(bound)
     color = COLORS["score-matching"]
     axes.fill_between(x, y - band, y + band, color=color, alpha=0.25, linewidth=0)
     axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) <= _FEW else None)
@@ -204,6 +205,16 @@ def cost_by_channel(
     axes.xaxis.set_major_formatter(_PLAIN)
     axes.set_xlabel(unit)
     return figure
+
+
+def heat(
+    maps: Float[torch.Tensor, "n height width"],
+) -> tuple[UInt8[torch.Tensor, "n 3 height width"], float]:
+    """Maps of nats as colours on one scale, and how many bits its brightest colour stands for."""
+    bits = maps.detach().cpu().double().nan_to_num(posinf=0.0) / math.log(2.0)
+    highest = max(float(bits.max()), 1e-12)
+    colors = colormaps["viridis"]((bits / highest).clamp(0, 1).numpy(), bytes=True)
+    return torch.from_numpy(colors[..., :3].copy()).permute(0, 3, 1, 2), highest
 
 
 def image_beside_map(
@@ -416,13 +427,6 @@ def _pooled(x: Array, y: Array) -> tuple[Array, Array]:
     return (np.exp(middle) if x.min() > 0 else middle), np.array(
         [y[pool == p].mean() for p in used]
     )
-
-
-def _pool_sizes(x: Array) -> Array:
-    """How many points each pool of `_pooled` holds."""
-    if len(x) <= _POOLS:
-        return np.ones_like(x)
-    return np.unique(_pools(x), return_counts=True)[1].astype(np.float64)
 
 
 def _pools(x: Array) -> NDArray[np.int64]:
