@@ -251,7 +251,7 @@ def image_beside_map(
     bar = figure.colorbar(shown, ax=axes[1, :].tolist(), fraction=0.04, pad=0.02)
     bar.set_label("bits", color=COLORS["muted"], fontsize=9.5)
     bar.ax.tick_params(colors=COLORS["muted"], labelsize=8.5, length=0)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
