@@ -14,7 +14,7 @@ from nelbo.version import __version__
 
 if TYPE_CHECKING:
     from nelbo import editing, samplers
-    from nelbo.bound import Bound, BoundSummary, Estimate
+    from nelbo.bound import Bound, BoundMap, BoundSummary, Estimate
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "AutoencoderKL": "nelbo.networks",
     "Bound": "nelbo.bound",
+    "BoundMap": "nelbo.bound",
     "BoundSummary": "nelbo.bound",
     "Condition": "nelbo.conditioning",
     "Continuous": "nelbo.diffusion",
@@ -73,6 +74,7 @@ __all__ = [
     "MHVAE",
     "AutoencoderKL",
     "Bound",
+    "BoundMap",
     "BoundSummary",
     "Condition",
     "Continuous",

@@ -200,6 +200,30 @@ class Bound:
         count = zeros.index_add(0, where, torch.ones_like(where, dtype=torch.float64))
         return present, total / count
 
+    def level_means(self, groups: Int[Tensor, " present"] | None = None) -> LevelMeans:
+        """The mean of each evaluated level's term with its standard error, in nats.
+
+        The error covers noise and the spread over examples, whose own terms may be correlated; it
+        is nan where only one example was evaluated.
+
+        Args:
+            groups: to pool levels, the group 0, 1, ... of each level of `by_level`, in order.
+        """
+        levels, where = self.levels.unique(return_inverse=True)
+        if groups is not None:
+            where = groups.to(where.device)[where]
+        size = len(levels) if groups is None else int(groups.max()) + 1
+        term = self.score_matching.detach().double()
+        zeros = torch.zeros(len(self), size, dtype=torch.float64, device=term.device)
+        count = zeros.scatter_add(1, where, torch.ones_like(term))
+        total = zeros.scatter_add(1, where, term)
+        mean = total.sum(0) / count.sum(0)
+        # A ratio of sums over examples: each is one observation, however many levels it has.
+        residual = (total - count * mean).square().sum(0)
+        n = (count > 0).sum(0)
+        error = (residual * n / (n - 1)).sqrt() / count.sum(0)
+        return LevelMeans(levels, mean, error)
+
     def to(self, *args: Any, **kwargs: Any) -> Bound:
         """Move every tensor to a device, as `Tensor.to`."""
         return Bound(
@@ -269,6 +293,45 @@ class Bound:
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
+
+
+@dataclass(frozen=True)
+class LevelMeans:
+    """What each evaluated level costs, in nats.
+
+    Attributes:
+        levels: the levels, increasing, (K,).
+        mean: the mean score matching term of each, or of each group, float64.
+        standard_error: of each mean, float64.
+    """
+
+    levels: Int[Tensor, " present"]
+    mean: Float[Tensor, " groups"]
+    standard_error: Float[Tensor, " groups"]
+
+
+@dataclass(frozen=True)
+class BoundMap:
+    """The negative bound of each value of each example, which sums to that of the example.
+
+    Attributes:
+        nats: the negative bound of each value, (B, C, H, W) for images. A single value may cost
+            less than nothing where the likelihood is a density.
+        bound: the bound of the same draws, term by term.
+    """
+
+    nats: Float[Tensor, "batch channels ..."]
+    bound: Bound
+
+    @property
+    def by_pixel(self) -> Float[Tensor, "batch ..."]:
+        """The sum over channels, (B, H, W)."""
+        return self.nats.sum(1)
+
+    @property
+    def by_channel(self) -> Float[Tensor, "batch channels"]:
+        """The sum over pixels, (B, C)."""
+        return self.nats.flatten(2).sum(2)
 
 
 def _share_out(shares: Tensor, values: Tensor) -> Float[Tensor, " batch"]:

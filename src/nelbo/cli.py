@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | edit | evaluate | fit | data | report | export."""
+"""The command line: nelbo train | sample | edit | evaluate | likelihood | fit | data | ..."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nelbo.commands.edit import Edit
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
+from nelbo.commands.likelihood import Likelihood
 from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
@@ -29,6 +30,7 @@ COMMANDS = {
     "sample": Sample,
     "edit": Edit,
     "evaluate": Evaluate,
+    "likelihood": Likelihood,
     "fit": Fit,
     "data": Data,
     "report": Report,

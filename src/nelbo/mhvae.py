@@ -22,15 +22,17 @@ one level at a time, no path. `TractableMHVAE` is a model for which :math:`q(x_t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from nelbo.bound import Bound, variance_of_mean
+from nelbo.bound import Bound, BoundMap, variance_of_mean
 from nelbo.conditioning import Condition
 from nelbo.distributions import Generators, draw
 from nelbo.errors import NelboError
@@ -97,6 +99,41 @@ class MHVAE(nn.Module, ABC):
             elbo = elbo + _log_prob(self.p_step(x_next, t, condition), x) - _log_prob(q, x_next)
             x = x_next
         return elbo + _log_prob(self.p_prior(tuple(x.shape)), x)
+
+    def importance_weighted_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        paths: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""A tighter bound from S whole paths (Burda et al. 2016, eq. 8), nats per example, (B,).
+
+        .. math::
+            E\left[\log \frac{1}{S} \sum_{s=1}^{S}
+                \frac{p(x_{0:T}^{(s)})}{q(x_{1:T}^{(s)}|x_0)}\right] \le \log p(x_0)
+
+        Its expectation is the ELBO for S = 1 and never falls with S. Costs S·T network calls an
+        example; paths are stacked as far as memory is bounded. Terms drawn apart for each level
+        give no bound (docs/tighter-bounds.md).
+
+        Raises:
+            NelboError: `paths` below one, or `x_0` that is not data of this model.
+        """
+        if paths < 1:
+            raise NelboError(f"paths must be at least 1, got {paths}")
+        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
+        total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
+        for start in range(0, paths, group):
+            repeat = min(group, paths - start)
+            log_weight = self.path_elbo(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                None if condition is None else condition.repeat(repeat),
+                generator=generator,
+            )
+            total = torch.logaddexp(total, log_weight.view(repeat, -1).logsumexp(0))
+        return total - math.log(paths)
 
     def walk(
         self,
@@ -168,19 +205,37 @@ class TractableMHVAE(MHVAE):
         self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The reconstruction term at one draw of x_1: log p(x_0|x_1), nats, (B,)."""
-        return _log_prob(self.p_data(x_1, condition), x_0)
+        return per_example(self.reconstruction_map(x_0, x_1, condition))
 
     def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
         """The prior matching term KL(q(x_T|x_0) || p(x_T)), nats, (B,)."""
-        q = self.q_marginal(x_0, self.num_levels)
-        return per_example(kl_divergence(q, self.p_prior(tuple(x_0.shape))))
+        return per_example(self.prior_matching_map(x_0))
 
     def score_matching(
         self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The score matching term at level t ≥ 2 and one draw of x_t, nats, (B,)."""
+        return per_example(self.score_matching_map(x_0, x_t, t, condition))
+
+    # Each term is a sum over the values of an example, for every distribution here factorises.
+
+    def reconstruction_map(
+        self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The reconstruction term of each value, (B, ...)."""
+        return self.p_data(x_1, condition).log_prob(x_0)
+
+    def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
+        """The prior matching term of each value, (B, ...)."""
+        q = self.q_marginal(x_0, self.num_levels)
+        return kl_divergence(q, self.p_prior(tuple(x_0.shape)))
+
+    def score_matching_map(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The score matching term of each value at level t ≥ 2, (B, ...)."""
         q = self.q_posterior(x_t, x_0, t)
-        return per_example(kl_divergence(q, self.p_step(x_t, t, condition)))
+        return kl_divergence(q, self.p_step(x_t, t, condition))
 
     def elbo(
         self,
@@ -204,67 +259,120 @@ class TractableMHVAE(MHVAE):
         Raises:
             NelboError: `levels` below one, or `x_0` that is not data of this model.
         """
+        return self._evaluate(x_0, condition, levels, generator, map_values=False)[0]
+
+    def bound_map(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BoundMap:
+        """Where in each example the nats go, beside the bound of the same draws.
+
+        Arguments and errors are those of `elbo`; memory is bounded by the batch.
+        """
+        bound, nats = self._evaluate(x_0, condition, levels, generator, map_values=True)
+        assert nats is not None
+        return BoundMap(nats, bound)
+
+    def _evaluate(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None,
+        levels: int | Estimator | None,
+        generator: torch.Generator | None,
+        *,
+        map_values: bool,
+    ) -> tuple[Bound, Float[Tensor, "batch ..."] | None]:
+        """The bound of each example and, on request, what each of its values costs."""
         self.check_data(x_0)
         estimator = as_estimator(levels)
+
+        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> _Draws:
+            return self._draw_term(
+                term,
+                x_0,
+                chosen,
+                condition,
+                weights=weights if map_values else None,
+                antithetic=estimator.antithetic,
+                generator=generator,
+            )
 
         def reconstruction(
             x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None
         ) -> Tensor:
-            return self.reconstruction(x_0, x_1, condition)
+            return self.reconstruction_map(x_0, x_1, condition)
 
-        def columns(term: Callable[..., Tensor], chosen: Tensor) -> Tensor:
-            return self._term_at(
-                term, x_0, chosen, condition, antithetic=estimator.antithetic, generator=generator
-            )
-
-        first = torch.ones(len(x_0), estimator.reconstructions, dtype=torch.int64)
-        reconstructions = columns(reconstruction, first.to(x_0.device))
+        count = estimator.reconstructions
+        first = torch.ones(len(x_0), count, dtype=torch.int64, device=x_0.device)
+        reconstructions = draws(reconstruction, first, x_0.new_full(first.shape, 1 / max(1, count)))
         chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
-        chosen = chosen.to(x_0.device)
-        score_matching = columns(self.score_matching, chosen)
-        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1).to(x_0.device)
-        return Bound(
-            reconstruction=reconstructions.mean(1),
-            prior_matching=self.prior_matching(x_0),
-            score_matching=score_matching,
+        chosen, weights = chosen.to(x_0.device), weights.to(x_0)
+        score_matching = draws(self.score_matching_map, chosen, weights)
+        prior_matching = self.prior_matching_map(x_0)
+        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1)
+        bound = Bound(
+            reconstruction=reconstructions.values.mean(1),
+            prior_matching=per_example(prior_matching),
+            score_matching=score_matching.values,
             levels=chosen,
-            weights=weights.to(score_matching),
+            weights=weights,
             dims=x_0[0].numel(),
-            reconstruction_variance=variance_of_mean(reconstructions.detach()),
-            reconstruction_calls=calls * first.shape[1],
+            reconstruction_variance=variance_of_mean(reconstructions.values.detach()),
+            reconstruction_calls=calls * count,
             level_calls=calls * chosen.shape[1],
         )
+        if reconstructions.total is None or score_matching.total is None:
+            return bound, None
+        return bound, score_matching.total + prior_matching - reconstructions.total
 
-    def _term_at(
+    def _draw_term(
         self,
         term: Callable[..., Tensor],
         x_0: Tensor,
         levels: Int[Tensor, "batch columns"],
         condition: Condition | None,
         *,
+        weights: Float[Tensor, "batch columns"] | None,
         antithetic: bool,
         generator: torch.Generator | None,
-    ) -> Float[Tensor, "batch columns"]:
+    ) -> _Draws:
         """`term(x_0, x_t, t, condition)` at one draw of x_t, or a mirrored pair, for each level."""
         batch, signs = len(x_0), 2 if antithetic else 1
         # Several columns share a network call on (level, example) pairs.
         group = max(1, _VALUES_PER_CALL // max(1, signs * x_0.numel()))
         found = [x_0.new_zeros(batch, 0)]
-        for columns in (part.unbind(1) for part in levels.split(group, 1) if part.shape[1]):
+        total = None if weights is None else torch.zeros_like(x_0)
+        for start in range(0, levels.shape[1], group):
+            columns = levels[:, start : start + group].unbind(1)
             x_t, repeat = [], signs * len(columns)
             for t in columns:
                 q = self.q_marginal(x_0, t)
                 x_t.append(draw(q, generator))
                 if antithetic:
                     x_t.append(2 * q.mean - x_t[-1])
-            values = term(
+            costs = term(
                 x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
                 torch.cat(x_t),
                 torch.cat([t for t in columns for _ in range(signs)]),
                 None if condition is None else condition.repeat(repeat),
-            )
-            found.append(values.view(len(columns), signs, batch).mean(1).T)
-        return torch.cat(found, 1)
+            ).unflatten(0, (len(columns), signs, batch))
+            found.append(costs.flatten(3).sum(3).mean(1).T)
+            if total is not None and weights is not None:
+                share = weights[:, start : start + group].T
+                share = share.view(*share.shape, *[1] * (x_0.ndim - 1))
+                total = total + (share * costs.mean(1)).sum(0)
+        return _Draws(torch.cat(found, 1), total)
+
+
+class _Draws(NamedTuple):
+    """A term at several levels an example, (B, K), and its weighted sum by value, (B, ...)."""
+
+    values: Tensor
+    total: Tensor | None
 
 
 def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

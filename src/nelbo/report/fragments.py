@@ -75,15 +75,17 @@ def labelled_images(
     images: UInt8[Tensor, "n channels height width"],
     levels: int,
     labels: Sequence[tuple[str, str]],
+    under: UInt8[Tensor, "n 3 height width"] | None = None,
 ) -> str:
-    """Images in a row that wraps, each with a value and a name below."""
+    """Images in a row that wraps, each with a value and a name below, and a map between."""
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
     columns = max(1, _PANEL_WIDTH // (side + 10))
+    maps = [""] * len(images) if under is None else [image(m, 256, "its map") for m in under]
     cells = "".join(
-        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}"
+        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}{below}"
         f"<figcaption><b>{escape(value)}</b>"
         f'<span title="{escape(name)}">{escape(name)}</span></figcaption></figure>'
-        for pixels, (value, name) in zip(images, labels, strict=True)
+        for pixels, (value, name), below in zip(images, labels, maps, strict=True)
     )
     return (
         f'<div class="images spaced" '

@@ -127,6 +127,20 @@ def result_line(summary: BoundSummary, unit: str) -> str:
     return f"{number(bits.mean, BITS_DECIMALS)}{''.join(shown)} {unit}"
 
 
+def likelihood_table(rows: Mapping[str, tuple[Estimate, float | None]]) -> Table:
+    """Bits per dimension by the flow and by the bound, with network evaluations an image."""
+    table = Table(
+        caption="mean over images ± standard error", caption_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("")
+    table.add_column("bits/dim", justify="right")
+    table.add_column("evaluations\nan image", justify="right")
+    for name, (estimate, evaluations) in rows.items():
+        calls = "" if evaluations is None else number(evaluations, 0)
+        table.add_row(name, estimate_text(estimate, BITS_DECIMALS), calls)
+    return table
+
+
 def bound_json(summary: BoundSummary, *, density: bool = False) -> dict[str, Any]:
     """The same as plain data: `nats` and `bits_per_dim`, each a mean and error for every term.
 
