@@ -21,7 +21,7 @@ from nelbo.report.formatting import SUPERSCRIPTS, number
 from nelbo.report.grids import to_pil
 from nelbo.report.tables import (
     BITS_DECIMALS,
-    TERMS,
+    LABELS,
     bits_unit,
     costs_in_nats,
     estimate_parts,
@@ -129,7 +129,7 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
         unit: of the costs.
         whole: a larger cost to compare with, which the bar's full width stands for, and its name.
     """
-    terms = {name: costs[name] for name in TERMS if name != "total"}
+    terms = {name: cost for name, cost in costs.items() if name != "total"}
     gained = sum(min(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
     spent = sum(max(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
     right = max(spent, whole[0] if whole else 0.0)
@@ -147,11 +147,11 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
             f'width: {100 * abs(cost.mean) / width:.3f}%"></span>'
         )
     zero = f'<i class="zero" style="left: {-100 * gained / width:.3f}%"></i>' if gained else ""
-    label = ", ".join(f"{TERMS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
+    label = ", ".join(f"{LABELS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
     scale = f"<span>{number(gained, 2) if gained else '0'}</span>"
     scale += f"<span>{escape(whole[1]) if whole and right == whole[0] else number(right, 2)}</span>"
     legend = "".join(
-        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{TERMS[name]}</span></li>'
+        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{LABELS[name]}</span></li>'
         for name, cost in terms.items()
     )
     return (
@@ -170,7 +170,7 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
     )
     units = f'<th scope="col">nats per image</th><th scope="col">{bits_unit(density)}</th>'
     body = []
-    for name, label in TERMS.items():
+    for name in next(iter(bounds.values())).costs if bounds else ():
         cells = "".join(
             f"<td>{_estimate(costs_in_nats(summary)[name], nats_decimals(summary))}</td>"
             f"<td>{_estimate(summary.in_bits[name], BITS_DECIMALS)}</td>"
@@ -178,7 +178,7 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
         )
         body.append(
             f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
-            f'<span class="key {name}"></span>{label}</th>{cells}</tr>'
+            f'<span class="key {name}"></span>{LABELS[name]}</th>{cells}</tr>'
         )
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
