@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,18 +35,19 @@ class PatchDiscriminator(nn.Module):
             )
         widths = [width * min(2**level, 8) for level in range(layers + 1)]
         modules: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
-        for level, (previous, current) in enumerate(zip(widths, widths[1:], strict=False), 1):
-            stride = 2 if level < layers else 1
+        for level, (previous, current) in enumerate(pairwise(widths), 1):
+            # The last layers keep the resolution, so that small images have patches too.
+            kernel, stride = (4, 2) if level < layers else (3, 1)
             modules += [
                 nn.LeakyReLU(_SLOPE),
-                nn.Conv2d(previous, current, 4, stride=stride, padding=1, bias=False),
+                nn.Conv2d(previous, current, kernel, stride=stride, padding=1, bias=False),
                 nn.GroupNorm(math.gcd(8, current), current),
             ]
-        modules += [nn.LeakyReLU(_SLOPE), nn.Conv2d(widths[-1], 1, 4, padding=1)]
+        modules += [nn.LeakyReLU(_SLOPE), nn.Conv2d(widths[-1], 1, 3, padding=1)]
         self.layers = nn.Sequential(*modules)
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 1 patch_rows patch_columns"]:
-        """One number a patch."""
+        """One number a patch; H and W must be at least 2 to the power of `layers`."""
         return self.layers(x)

@@ -1,8 +1,8 @@
 r"""Training the prior of latent diffusion: latents encoded once, and an objective over them.
 
 The autoencoder is done, so each image is encoded once and for all; what is kept is the mean and
-standard deviation of :math:`q(z_0|x)`, from which :math:`z_0` is drawn anew each time. The prior and,
-where there is one, the text encoder learn together from
+standard deviation of :math:`q(z_0|x)`, from which :math:`z_0` is drawn anew each time. The prior
+and, where there is one, the text encoder learn together from
 
 .. math:: E_{q(z_0|x)}[\, L(z_0, c)\, ]
 
@@ -125,6 +125,8 @@ class PriorObjective(nn.Module):
     Raises:
         NelboError: an unknown objective, or a share outside [0, 1).
     """
+
+    empty_tokens: Tensor
 
     def __init__(
         self,
