@@ -15,12 +15,14 @@ from nelbo.version import __version__
 if TYPE_CHECKING:
     from nelbo import samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
+    from nelbo.calibration import fit_decoder_scale
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBound
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
     from nelbo.text import TextEncoder
@@ -36,6 +38,7 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "LatentBound": "nelbo.latent_bound",
     "LatentDiffusion": "nelbo.latent",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
@@ -46,6 +49,7 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "fit_decoder_scale": "nelbo.calibration",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
     "samplers": "nelbo.samplers",
@@ -63,6 +67,7 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "LatentBound",
     "LatentDiffusion",
     "MissingExtraError",
     "NelboError",
@@ -73,6 +78,7 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "fit_decoder_scale",
     "load",
     "load_sampler",
     "samplers",

@@ -10,6 +10,10 @@ terms stay in balance as reconstructions improve (Rybkin et al. 2021, section 4.
 model that is to be the prior later takes more than N(0, I) can, so a smaller β gives it latents
 that say more of the image.
 
+p(x|z) is a density here, times the width of a bin between two levels, which is close to the
+probability of the bin. The probability itself would leave pixels at either end of the range free
+to be decoded to anything beyond it, since their bins are open, and σ would grow with them.
+
 The adversarial term is that of Esser et al. (2021, eqs. 5 to 7) with a hinge loss: λ makes its
 gradient at the decoder's last layer as large as that of the reconstruction.
 """
@@ -22,7 +26,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Laplace
+from torch.distributions import Laplace, Normal
 from torch.func import functional_call
 from torch.nn.functional import relu
 
@@ -33,7 +37,11 @@ from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 
-LIKELIHOODS = ("normal", "laplace")
+# Each with the scale under which errors are most likely.
+LIKELIHOODS = {
+    "normal": (Normal, lambda error: error.square().mean().sqrt()),
+    "laplace": (Laplace, lambda error: error.abs().mean()),
+}
 _LARGEST_BALANCE = 1e4
 _SMALLEST_GRADIENT = 1e-4
 # The smallest scale, in bins between two levels: a smaller one would not change a probability.
@@ -71,8 +79,7 @@ class AutoencoderObjective(nn.Module):
     Args:
         autoencoder: what to train.
         data: what pixels are.
-        likelihood: "normal" (rounded to the levels) or "laplace" (its density times the width of
-            a bin), which is an L1 loss.
+        likelihood: "normal", or "laplace", which is an L1 loss.
         kl_weight: β.
         discriminator: what to train against, if anything.
         adversarial_weight: w; a trainer may raise it from zero once images are recognisable.
@@ -93,7 +100,9 @@ class AutoencoderObjective(nn.Module):
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
-            raise NelboError(f"unknown likelihood {likelihood!r}: expected one of {LIKELIHOODS}")
+            raise NelboError(
+                f"unknown likelihood {likelihood!r}: expected one of {', '.join(LIKELIHOODS)}"
+            )
         for name, value in (("kl_weight", kl_weight), ("adversarial_weight", adversarial_weight)):
             if value < 0:
                 raise NelboError(f"{name} must not be negative, got {value}")
@@ -136,14 +145,10 @@ class AutoencoderObjective(nn.Module):
         )
 
     def _log_likelihood(self, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        error = (x - mean).detach()
         bin_width = 2.0 / (self.data.levels - 1)
-        if self.likelihood == "normal":
-            scale = error.square().mean().sqrt().clamp(min=_FEWEST_BINS * bin_width)
-            return self.data.likelihood(mean, scale).log_prob(x), scale
-        scale = error.abs().mean().clamp(min=_FEWEST_BINS * bin_width)
-        density = Laplace(mean, scale, validate_args=False).log_prob(x)
-        return density + math.log(bin_width), scale
+        family, spread = LIKELIHOODS[self.likelihood]
+        scale = spread((x - mean).detach()).clamp(min=_FEWEST_BINS * bin_width)
+        return family(mean, scale, validate_args=False).log_prob(x) + math.log(bin_width), scale
 
     def _generator_loss(self, mean: Tensor) -> Tensor:
         """How far the images are from being taken for real; the discriminator is a constant."""
