@@ -252,9 +252,13 @@ class LatentDiffusion(MHVAE):
         return self.decode(z).clamp(-1.0, 1.0)
 
     def _told(self, batch: Tensor, condition: Condition | None) -> Condition | None:
-        if condition is not None or self.text is None:
-            return condition
-        return self._condition(len(batch), None, None)
+        if condition is None:
+            return None if self.text is None else self._condition(len(batch), None, None)
+        if condition.batch_size != len(batch):
+            raise NelboError(
+                f"the condition is of {condition.batch_size} examples, for {len(batch)} images"
+            )
+        return condition
 
     def _condition(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
         if prompt is not None and self.text is None:
