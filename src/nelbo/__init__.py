@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nelbo import samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.calibration import fit_decoder_scale
+    from nelbo.checkpoints import pretrained
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
@@ -52,6 +53,7 @@ _PUBLIC = {
     "fit_decoder_scale": "nelbo.calibration",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
+    "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "fit_decoder_scale",
     "load",
     "load_sampler",
+    "pretrained",
     "samplers",
     "save",
 ]
