@@ -10,6 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from nelbo import NelboError, Pixels
+from nelbo.calibration import most_likely_scale
 from nelbo.distributions import DiscretizedNormal
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
@@ -96,6 +97,44 @@ def test_laplace_is_an_l1_loss():
     width, b = 2 / 255, (x - mean).abs().mean()
     expected = -(x - mean).abs() / b - math.log(2) - b.log() + math.log(width)
     torch.testing.assert_close(terms.reconstruction, expected.flatten(1).sum(1))
+
+
+def test_a_learned_scale_goes_where_the_rounded_likelihood_is_greatest():
+    """The network stays as it is: only the scale learns."""
+    network, x = autoencoder().requires_grad_(False), images()
+    objective = AutoencoderObjective(network, likelihood="discretized")
+    optimizer = torch.optim.Adam(objective.parameters(), 0.05)
+    for _ in range(120):
+        terms = objective(x, generator=torch.Generator().manual_seed(2))
+        optimizer.zero_grad()
+        terms.loss.backward()
+        optimizer.step()
+    mean, _ = decoded(network, x, seed=2)
+    likelihood = DiscretizedNormal(mean, terms.scale, 256).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(terms.reconstruction, likelihood)
+    assert terms.scale == pytest.approx(most_likely_scale([(x, mean)], Pixels(256)), rel=0.01)
+
+
+def test_sure_decoders_gain_at_the_ends_of_the_range():
+    """All pixels are black or white, which a probability rewards more than a density can."""
+    torch.manual_seed(0)
+    x = torch.where(torch.rand(4, 3, 2, 2) < 0.5, 1.0, -1.0)
+    x = x.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    reached = {}
+    for likelihood in ("normal", "discretized"):
+        torch.manual_seed(1)
+        objective = AutoencoderObjective(autoencoder(), likelihood=likelihood, kl_weight=0.1)
+        optimizer = torch.optim.Adam(objective.parameters(), 5e-3)
+        for step in range(50):
+            terms = objective(x, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            terms.loss.backward()
+            optimizer.step()
+        mean, _ = decoded(objective.autoencoder, x, seed=0)
+        scale = most_likely_scale([(x, mean.detach())], Pixels(256))
+        probability = DiscretizedNormal(mean, scale, 256).log_prob(x)
+        reached[likelihood] = -probability.mean().item() / math.log(2)
+    assert reached["discretized"] < 0.75 * reached["normal"]
 
 
 def test_one_loss_gives_each_side_the_gradient_of_its_own():

@@ -4,15 +4,19 @@ r"""What training an autoencoder minimises: its own negative bound, and what els
     L = -E_{q(z|x)}[\log p_\sigma(x|z)] + \beta\, KL(q(z|x) \,\|\, N(0, I))
         + w \lambda\, L_{\mathrm{adversarial}}
 
-With β = 1 and w = 0 this is the negative bound of a VAE. σ is the one under which the batch is most
-likely, :math:`\hat\sigma^2 = \mathrm{mean}(x - \hat x)^2`, so that it needs no tuning and the two
-terms stay in balance as reconstructions improve (Rybkin et al. 2021, section 4.2). A diffusion
-model that is to be the prior later takes more than N(0, I) can, so a smaller β gives it latents
-that say more of the image.
+With β = 1 and w = 0 this is the negative bound of a VAE. A diffusion model that is to be the prior
+later takes more than N(0, I) can, so a smaller β gives it latents that say more of the image.
 
-p(x|z) is a density here, times the width of a bin between two levels, which is close to the
-probability of the bin. The probability itself would leave pixels at either end of the range free
-to be decoded to anything beyond it, since their bins are open, and σ would grow with them.
+p(x|z) is one of
+
+* ``normal``: a density times the width of a bin between two levels, with the σ under which the
+  batch is most likely, :math:`\hat\sigma^2 = \mathrm{mean}(x - \hat x)^2` (Rybkin et al. 2021,
+  section 4.2). It needs no tuning, and its two terms stay in balance as reconstructions improve;
+* ``laplace``: the same with the mean absolute error, an L1 loss;
+* ``discretized``: the probability of the bin, as the bound of the finished model has it, with a σ
+  that is learned. The bins at either end of the range are open, so the decoder learns to go beyond
+  an end where it is sure of it: for drawings with much black or white that saves up to one bit for
+  each such pixel, and a picture looks the same once it is clipped.
 
 The adversarial term is that of Esser et al. (2021, eqs. 5 to 7) with a hinge loss: λ makes its
 gradient at the decoder's last layer as large as that of the reconstruction.
@@ -26,7 +30,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Laplace, Normal
+from torch.distributions import Distribution, Laplace, Normal
 from torch.func import functional_call
 from torch.nn.functional import relu
 
@@ -37,13 +41,11 @@ from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 
-# Each with the scale under which errors are most likely.
-LIKELIHOODS = {
-    "normal": (Normal, lambda error: error.square().mean().sqrt()),
-    "laplace": (Laplace, lambda error: error.abs().mean()),
-}
+LIKELIHOODS = ("normal", "laplace", "discretized")
 _LARGEST_BALANCE = 1e4
 _SMALLEST_GRADIENT = 1e-4
+# Where a learned σ starts: about the spread of pixels.
+_FIRST_SCALE = 0.5
 # The smallest scale, in bins between two levels: a smaller one would not change a probability.
 _FEWEST_BINS = 0.1
 
@@ -54,9 +56,9 @@ class AutoencoderTerms(NamedTuple):
     Attributes:
         loss: the objective, scalar, nats a dimension.
         nelbo: the negative bound of each image with the prior N(0, I), nats, (B,), no gradient.
-        reconstruction: log p(x|z) at the scale of the batch, nats, (B,), no gradient.
+        reconstruction: log p(x|z), nats, (B,), no gradient.
         divergence: KL(q(z|x) || N(0, I)), nats, (B,), no gradient.
-        scale: σ (or the Laplace distribution's b) of the batch, scalar.
+        scale: σ, or b of the Laplace distribution, scalar, no gradient.
         generator: the adversarial loss of the autoencoder, scalar; zero without a discriminator.
         discriminator: the hinge loss of the discriminator, scalar; zero without one.
     """
@@ -79,7 +81,7 @@ class AutoencoderObjective(nn.Module):
     Args:
         autoencoder: what to train.
         data: what pixels are.
-        likelihood: "normal", or "laplace", which is an L1 loss.
+        likelihood: "normal", "laplace" or "discretized".
         kl_weight: β.
         discriminator: what to train against, if anything.
         adversarial_weight: w; a trainer may raise it from zero once images are recognisable.
@@ -100,9 +102,7 @@ class AutoencoderObjective(nn.Module):
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
-            raise NelboError(
-                f"unknown likelihood {likelihood!r}: expected one of {', '.join(LIKELIHOODS)}"
-            )
+            raise NelboError(f"unknown likelihood {likelihood!r}: expected one of {LIKELIHOODS}")
         for name, value in (("kl_weight", kl_weight), ("adversarial_weight", adversarial_weight)):
             if value < 0:
                 raise NelboError(f"{name} must not be negative, got {value}")
@@ -110,6 +110,8 @@ class AutoencoderObjective(nn.Module):
         self.data = data
         self.likelihood = likelihood
         self.kl_weight = kl_weight
+        learned = torch.tensor(math.log(_FIRST_SCALE)) if likelihood == "discretized" else None
+        self.log_scale = None if learned is None else nn.Parameter(learned)
         self.discriminator = discriminator
         self.adversarial_weight = adversarial_weight
 
@@ -139,16 +141,26 @@ class AutoencoderObjective(nn.Module):
             (divergence - reconstruction).detach(),
             reconstruction.detach(),
             divergence.detach(),
-            scale,
+            scale.detach(),
             fooling.detach(),
             judging.detach(),
         )
 
     def _log_likelihood(self, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         bin_width = 2.0 / (self.data.levels - 1)
-        family, spread = LIKELIHOODS[self.likelihood]
-        scale = spread((x - mean).detach()).clamp(min=_FEWEST_BINS * bin_width)
-        return family(mean, scale, validate_args=False).log_prob(x) + math.log(bin_width), scale
+        smallest = _FEWEST_BINS * bin_width
+        if self.log_scale is not None:
+            scale = self.log_scale.exp().clamp(min=smallest)
+            return self.data.likelihood(mean, scale).log_prob(x), scale
+        error = (x - mean).detach()
+        density: Distribution
+        if self.likelihood == "normal":
+            scale = error.square().mean().sqrt().clamp(min=smallest)
+            density = Normal(mean, scale, validate_args=False)
+        else:
+            scale = error.abs().mean().clamp(min=smallest)
+            density = Laplace(mean, scale, validate_args=False)
+        return density.log_prob(x) + math.log(bin_width), scale
 
     def _generator_loss(self, mean: Tensor) -> Tensor:
         """How far the images are from being taken for real; the discriminator is a constant."""
