@@ -2,25 +2,18 @@
 
     python benchmarks/text_unet_speed.py [--json FILE]
 
-As in unet_speed.py the two networks take turns in one process, on one thread by default, and the
-ratio of the medians is the figure.
+On one thread by default, as in unet_speed.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from _side_by_side import Timing, run, take_turns
 from diffusers import UNet2DConditionModel
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F
-from unet_speed import Timing, take_turns
 
 from nelbo.conditioning import Condition
 from nelbo.networks import TextUNetConfig, UNet
@@ -124,35 +117,9 @@ def measure(scale: float) -> list[Timing]:
             functions = predictors(*networks)
             steps = [make(f, n, case) for f, n in zip(functions, networks, strict=True)]
             times = take_turns(steps[0], steps[1], case.seconds * scale)
-            own_ms, peer_ms = map(statistics.median, times)
-            fastest = min(times[0]) / min(times[1])
-            timings.append(
-                Timing(case.size, case.batch, what, own_ms, peer_ms, own_ms / peer_ms, fastest)
-            )
+            timings.append(Timing.of(case.size, case.batch, what, times))
     return timings
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply the time spent")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    timings = measure(arguments.scale)
-    table = Table(title=f"Text UNet, float32, {arguments.threads} thread(s), median of a pass")
-    for column in ("size", "batch", "what", "nelbo ms", "diffusers ms", "ratio", "fastest"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for t in timings:
-        figures = (f"{t.nelbo_ms:.1f}", f"{t.diffusers_ms:.1f}", f"{t.ratio:.3f}")
-        table.add_row(
-            f"{t.size}×{t.size}", str(t.batch), t.what, *figures, f"{t.fastest_ratio:.3f}"
-        )
-    Console().print(table)
-    if arguments.json:
-        rows = [timing._asdict() for timing in timings]
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "Text UNet", measure)

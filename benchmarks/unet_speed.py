@@ -2,25 +2,18 @@
 
     python benchmarks/unet_speed.py [--json FILE]
 
-The two networks take turns (A B A B ...) in one process, so that whatever else the machine does
-slows both; the ratio of medians is the figure, absolute times are for orientation. One thread by
-default: with more threads than free cores, waiting for one another drowns the difference.
+One thread by default: with more threads than free cores, waiting for one another drowns the
+difference.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from _side_by_side import Timing, run, take_turns
 from diffusers import UNet2DModel
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F
 
 from nelbo.networks import UNet
@@ -34,22 +27,6 @@ class Case(NamedTuple):
     train_batch: int
     sample_batch: int
     seconds: float
-
-
-class Timing(NamedTuple):
-    """Median milliseconds of one step, and the ratios of the medians and of the fastest steps.
-
-    On a busy machine the median says how lucky each network was with its neighbours; the fastest
-    step is the one that met the least interference.
-    """
-
-    size: int
-    batch: int
-    what: str
-    nelbo_ms: float
-    diffusers_ms: float
-    ratio: float
-    fastest_ratio: float
 
 
 CASES = [
@@ -128,23 +105,6 @@ def sample_step(
     return step
 
 
-def take_turns(
-    first: Callable[[], None], second: Callable[[], None], seconds: float
-) -> list[list[float]]:
-    """Milliseconds of every call of two functions that alternate."""
-    for _ in range(2):
-        first()
-        second()
-    times: list[list[float]] = [[], []]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 3:
-        for elapsed, function in zip(times, (first, second), strict=True):
-            start = time.perf_counter()
-            function()
-            elapsed.append(1e3 * (time.perf_counter() - start))
-    return times
-
-
 def measure(scale: float) -> list[Timing]:
     """Every case, training and sampling."""
     timings = []
@@ -159,40 +119,9 @@ def measure(scale: float) -> list[Timing]:
                 make(lambda x, t, peer=peer: peer(x, t).sample, peer, case),
             )
             times = take_turns(*steps, case.seconds * scale)
-            own_ms, peer_ms = map(statistics.median, times)
-            fastest = min(times[0]) / min(times[1])
-            timings.append(
-                Timing(case.size, batch, what, own_ms, peer_ms, own_ms / peer_ms, fastest)
-            )
+            timings.append(Timing.of(case.size, batch, what, times))
     return timings
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply the time spent")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    timings = measure(arguments.scale)
-    table = Table(title=f"UNet, float32, {arguments.threads} thread(s), median of a step")
-    for column in ("size", "batch", "what", "nelbo ms", "diffusers ms", "ratio", "fastest"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for t in timings:
-        table.add_row(
-            f"{t.size}×{t.size}",
-            str(t.batch),
-            t.what,
-            f"{t.nelbo_ms:.1f}",
-            f"{t.diffusers_ms:.1f}",
-            f"{t.ratio:.3f}",
-            f"{t.fastest_ratio:.3f}",
-        )
-    Console().print(table)
-    if arguments.json:
-        rows = [timing._asdict() for timing in timings]
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "UNet", measure)

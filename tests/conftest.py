@@ -21,6 +21,12 @@ jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> None:
+    """The suite's decoded pictures do not stay in the user's cache."""
+    os.environ["NELBO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

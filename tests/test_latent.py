@@ -8,7 +8,7 @@ import torch
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError, NoiseSchedule
 from nelbo.networks import AutoencoderKL
-from nelbo.samplers import DDIM, DDPM
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 from tests.diffusers_format import tiny
 from tests.diffusion.test_model import Network
 
@@ -45,7 +45,7 @@ def test_the_prior_sees_scaled_latents(generator):
     torch.testing.assert_close(model.decode(q.mean), model.autoencoder(x))
 
 
-@pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5)])
+@pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5), DPMSolver(5, 3), Heun(5, churn=1.0)])
 def test_sampling_is_the_prior_and_then_the_decoder(sampler):
     model = make()
     x = model.sample(3, sampler, generator=torch.Generator().manual_seed(0))

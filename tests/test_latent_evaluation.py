@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,19 +14,10 @@ from nelbo.evaluation import condition_for, evaluate
 from tests.diffusers_format import tiny
 
 
-@dataclass(frozen=True)
-class Captioned(ImageData):
-    captions: tuple[str | None, ...] | None = None
-
-    def take(self, index: slice) -> Captioned:
-        taken = super().take(index)
-        return replace(taken, captions=None if self.captions is None else self.captions[index])
-
-
 def pictures(captions=None) -> ImageData:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    return Captioned("made", images, 256, tuple("abcde"), captions=captions)
+    return ImageData("made", images, 256, tuple("abcde"), captions=captions)
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,30 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import samplers
+    from nelbo import editing, samplers
     from nelbo.bound import Bound, BoundSummary, Estimate
     from nelbo.calibration import fit_decoder_scale
     from nelbo.checkpoints import pretrained
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
-    from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels, Prediction
+    from nelbo.diffusion import (
+        Continuous,
+        Diffusion,
+        LevelProfile,
+        NoiseSchedule,
+        Pixels,
+        Prediction,
+        fit_variance,
+        level_profile,
+        optimal_levels,
+    )
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
     from nelbo.latent_bound import LatentBound
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
 
 # name -> the module that defines it
@@ -39,8 +50,10 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
+    "Guidance": "nelbo.networks.guidance",
     "LatentBound": "nelbo.latent_bound",
     "LatentDiffusion": "nelbo.latent",
+    "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
     "MissingExtraError": "nelbo.errors",
     "NelboError": "nelbo.errors",
@@ -50,9 +63,13 @@ _PUBLIC = {
     "TextEncoder": "nelbo.text",
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
+    "editing": "nelbo.editing",
     "fit_decoder_scale": "nelbo.calibration",
+    "fit_variance": "nelbo.diffusion",
+    "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
+    "optimal_levels": "nelbo.diffusion",
     "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
@@ -69,8 +86,10 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "Guidance",
     "LatentBound",
     "LatentDiffusion",
+    "LevelProfile",
     "MissingExtraError",
     "NelboError",
     "NoiseSchedule",
@@ -80,9 +99,13 @@ __all__ = [
     "TractableMHVAE",
     "UNet",
     "__version__",
+    "editing",
     "fit_decoder_scale",
+    "fit_variance",
+    "level_profile",
     "load",
     "load_sampler",
+    "optimal_levels",
     "pretrained",
     "samplers",
     "save",

@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | evaluate | export."""
+"""The command line: nelbo train | sample | edit | evaluate | fit | data | export."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from nelbo.commands.data import Data
+from nelbo.commands.edit import Edit
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
+from nelbo.commands.fit import Fit
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
 from nelbo.errors import NelboError
@@ -19,7 +22,15 @@ from nelbo.errors import NelboError
 MISTAKE = 2
 INTERRUPTED = 130
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "export": Export}
+COMMANDS = {
+    "train": Train,
+    "sample": Sample,
+    "edit": Edit,
+    "evaluate": Evaluate,
+    "fit": Fit,
+    "data": Data,
+    "export": Export,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -56,7 +56,7 @@ def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condit
     """
     if isinstance(model, Diffusion) or model.text is None:
         return labels_for(model, data)
-    captions = getattr(data, "captions", None) or [""] * len(data)
+    captions = data.captions or [""] * len(data)
     with torch.no_grad():
         return model.condition_on([caption or "" for caption in captions])
 

@@ -28,10 +28,12 @@ from nelbo.diffusion import Continuous, Diffusion, Pixels
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.model import Sampler
 from nelbo.distributions import DiscretizedNormal, Generators, draw, normal
+from nelbo.editing import Edit
 from nelbo.errors import NelboError
 from nelbo.latent_bound import LatentBound
 from nelbo.mhvae import MHVAE, Level, per_example
 from nelbo.networks import AutoencoderKL, ControlledUNet
+from nelbo.networks.guidance import Guidance
 from nelbo.text import TextEncoder
 
 Prompt = str | Sequence[str]
@@ -185,7 +187,9 @@ class LatentDiffusion(MHVAE):
         q = self.encode(x_0)
         z = draw(q, generator)
         reconstruction = per_example(self.p_data(z).log_prob(x_0))
-        prior = self.prior.elbo(z, self._told(z, condition), levels=levels, generator=generator)
+        prior = self.prior.elbo(
+            z, self._condition_of(z, condition), levels=levels, generator=generator
+        )
         return LatentBound(
             reconstruction=reconstruction,
             entropy=per_example(q.entropy()),
@@ -205,7 +209,7 @@ class LatentDiffusion(MHVAE):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " batch"]:
         """The bound by its definition, of one encoder path x, z_0, …, z_T; nats, (B,)."""
-        condition = self._told(x_0, condition)
+        condition = self._condition_of(x_0, condition)
         return super().path_elbo(x_0, condition, generator=generator)
 
     @torch.no_grad()
@@ -218,7 +222,7 @@ class LatentDiffusion(MHVAE):
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
         control: Tensor | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
@@ -232,7 +236,8 @@ class LatentDiffusion(MHVAE):
             prompt: one for all, or a list of n; none is the empty prompt.
             negative_prompt: what guidance leads away from, by default the empty prompt.
             control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
-            guidance: scale of classifier-free guidance; 1 is the conditional model itself.
+            guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
+                `Guidance` with an interval and rescale.
             x_T: the latent to start from, (n, C, h, w), drawn from the prior by default.
             generator: the source of all noise, or one an example.
 
@@ -241,17 +246,79 @@ class LatentDiffusion(MHVAE):
                 prompts of another length.
         """
         start = self.prior.start(n, x_T, generator)
+        prior, condition = self.told(
+            n,
+            condition=condition,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            control=control,
+            guidance=guidance,
+        )
+        z = prior.sample(n, sampler, condition=condition, x_T=start, generator=generator)
+        return self.decode(z).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        x: Float[Tensor, "n channels height width"],
+        edit: Edit,
+        *,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        control: Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Float[Tensor, "edited channels height width"]:
+        """Images in [−1, 1] edited through their latents; see `nelbo.editing`.
+
+        Args:
+            x: the images, (B, C, H, W) in [−1, 1]; the mean of q(z|x) is what is edited.
+            edit: what to do with them.
+            prompt: as `sample`, for each image that comes out.
+            negative_prompt: as `sample`.
+            control: as `sample`.
+            guidance: as `sample`.
+            generator: the source of all noise, or one an example.
+
+        Raises:
+            NelboError: as `sample`, or images that do not fit the model or the edit.
+        """
+        z = self.encode(x).mean
+        prior, condition = self.told(
+            edit.outputs(len(x)),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            control=control,
+            guidance=guidance,
+        )
+        of_latents = edit.of_latents((z.shape[2], z.shape[3]))
+        edited = of_latents.edit(prior, z, condition=condition, generator=generator)
+        return edit.keep(x, self.decode(edited).clamp(-1.0, 1.0))
+
+    def told(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        control: Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+    ) -> tuple[Diffusion, Condition | None]:
+        """The prior with its guidance, and the condition of `n` latents, for any sampler or edit.
+
+        Args and errors as `sample`.
+        """
+        scale = guidance.scale if isinstance(guidance, Guidance) else guidance
         has_goal = prompt is not None or condition is not None
-        unconditional = self._unconditional(n, has_goal, negative_prompt, guidance)
+        unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
         if condition is None:
             condition = self._condition(n, prompt, control)
         elif prompt is not None or control is not None:
             raise NelboError("give either a condition, or a prompt and control")
-        prior = self.prior.guided(guidance, unconditional)
-        z = prior.sample(n, sampler, condition=condition, x_T=start, generator=generator)
-        return self.decode(z).clamp(-1.0, 1.0)
+        return self.prior.guided(guidance, unconditional), condition
 
-    def _told(self, batch: Tensor, condition: Condition | None) -> Condition | None:
+    def _condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
         if condition is None:
             return None if self.text is None else self._condition(len(batch), None, None)
         if condition.batch_size != len(batch):

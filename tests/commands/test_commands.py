@@ -69,7 +69,7 @@ def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
 
 def test_evaluate_prints_a_table_with_every_term(run_path, capsys):
     main(["evaluate", str(run_path), "--images", "20", "--levels", "3"])
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     for words in ("reconstruction", "prior matching", "score matching", "bits/dim", "±"):
         assert words in shown
 
@@ -114,6 +114,10 @@ def test_class_conditional_run(tmp_path, capsys):
     assert model.num_classes == 10
     sample = ["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.png")]
     main([*sample, "--label", "7", "--guidance", "2"])
+    # labels go to the images in turn, and say how many there are
+    capsys.readouterr()
+    in_turn = run_json(capsys, "sample", *sample[1:2], *sample[4:], "--label", "3", "7", "7")
+    assert in_turn["images"] == 3
     with pytest.raises(SystemExit):
         main([*sample, "--label", "10"])
     assert "--label must lie in 0..9, got 10" in capsys.readouterr().err
@@ -131,7 +135,8 @@ def test_own_pictures_from_folder_to_bound(tmp_path, capsys):
         *["train", str(tmp_path / "mine"), "--out", str(tmp_path / "run"), "--size", "8"],
         *["--steps", "3", *TINY],
     )
-    assert result["evaluation"]["test"]["examples"] == 2
+    held_out = load_data(str(tmp_path / "mine"), "test", size=8)
+    assert result["evaluation"]["test"]["examples"] == len(held_out)
     printed = run_json(capsys, "evaluate", str(tmp_path / "run"), "--split", "all", "--levels", "2")
     assert printed["examples"] == 24
     assert printed["skipped"][0].startswith("bad.jpg")

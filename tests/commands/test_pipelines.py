@@ -51,19 +51,14 @@ def test_evaluate_a_pipeline_of_pictures(kind, tmp_path, pictures, capsys):
     parts = [terms[name]["mean"] for name in ("reconstruction", "prior_matching", "score_matching")]
     assert sum(parts) == pytest.approx(terms["total"]["mean"])
     main(arguments)
-    assert "bits/dim" in capsys.readouterr().err
+    assert "bits/dim" in capsys.readouterr().out
 
 
 def test_a_latent_pipeline_has_no_bound_on_pixels_yet(tmp_path, pictures, capsys):
     tiny.unconditional(tmp_path / "pipeline")
-    for arguments, message in (
-        (["evaluate", "--data", str(pictures)], "its bound on pixels is not available yet"),
-        (["sample", "--out", str(tmp_path / "x.png")], "sample it in Python"),
-    ):
-        with pytest.raises(SystemExit) as exit_:
-            main([arguments[0], str(tmp_path / "pipeline"), *arguments[1:]])
-        assert exit_.value.code == 2
-        shown = " ".join(capsys.readouterr().err.split())
-        assert "is a latent diffusion pipeline" in shown
-        assert message in shown
-    assert not (tmp_path / "x.png").exists()
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", str(tmp_path / "pipeline"), "--data", str(pictures)])
+    assert exit_.value.code == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "is a latent diffusion pipeline" in shown
+    assert "its bound on pixels is not available yet" in shown

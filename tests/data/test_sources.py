@@ -34,7 +34,7 @@ def test_embedded_digits_are_scikit_learns():
 def test_digit_splits_do_not_overlap():
     train, test = load_data("digits", "train"), load_data("digits", "test")
     assert (len(train), len(test)) == (1498, 299)
-    assert all(int(name.split()[1]) % 6 == 5 for name in test.names)
+    assert all(int(name.removeprefix("digits #")) % 6 == 5 for name in test.names)
     assert not set(train.names) & set(test.names)
     assert test.shape == (1, 8, 8)
 
@@ -47,8 +47,9 @@ def test_folder_is_read_recursively_and_split_by_path(tmp_path):
         load_data(str(tmp_path), "test", size=8),
     )
     everything = load_data(str(tmp_path), "all", size=8)
-    assert (len(train), len(test), len(everything)) == (23, 2, 25)
-    assert set(train.names) | set(test.names) == set(everything.names)
+    assert train.names + test.names == everything.names
+    assert len(everything) == 25
+    assert 1 <= len(test) <= 6
     assert train.shape == (1, 8, 8)
     assert train.levels == 256
     values = {
@@ -102,17 +103,14 @@ def test_unreadable_pictures_are_named_and_skipped(tmp_path):
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-30])
     data = load_data(str(tmp_path), "all", size=8)
     assert data.names == ("good.png", "other.png")
-    assert sorted(line.split(":")[0] for line in data.skipped) == [
-        "cut.png",
-        "empty.png",
-        "text.jpg",
-    ]
+    assert [line.split(":")[0] for line in data.skipped] == ["cut.png", "empty.png", "text.jpg"]
+    assert not any("file file" in line or str(tmp_path) in line for line in data.skipped)
 
 
 def test_mistakes_are_explained(tmp_path):
     with pytest.raises(NelboError, match=r"unknown data 'digitz'.*digits"):
         load_data("digitz")
-    with pytest.raises(NelboError, match=r"holds no \.png"):
+    with pytest.raises(NelboError, match=r"holds no \.png, \.jpg"):
         load_data(str(tmp_path))
     with pytest.raises(NelboError, match="unknown split 'valid'"):
         load_data("digits", "valid")
@@ -125,7 +123,7 @@ def test_mistakes_are_explained(tmp_path):
         load_data(str(tmp_path), "all")
     with pytest.raises(NelboError, match="is a file"):
         load_data(str(tmp_path / "broken.png"))
-    with pytest.raises(NelboError, match="at least two"):
+    with pytest.raises(NelboError, match="none of the 1 pictures"):
         load_data(str(tmp_path), "test")
 
 

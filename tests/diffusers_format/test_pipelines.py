@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -12,10 +13,14 @@ import torch
 
 import nelbo
 from nelbo import LatentDiffusion, NelboError
-from nelbo.samplers import DDIM
+from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.diffusers_format import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not say how many levels"),
+    # Of a solver of the peer.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 TOLERANCE = 1e-4
 
 
@@ -69,6 +74,41 @@ def test_stable_diffusion(stable, guidance, negative):
     assert_same(ours, theirs)
     other = model.sample(2, sampler, prompt="dog", guidance=guidance, x_T=x_T)
     assert (ours[0] - other[0]).abs().max() > 100 * TOLERANCE  # the prompt counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sampler"),
+    [
+        ("DPMSolverMultistep", {}, DPMSolver(6)),
+        ("DPMSolverMultistep", {"use_karras_sigmas": True}, DPMSolver(6, noise_levels="karras")),
+        ("EulerDiscrete", {}, Euler(6, noise_levels="spaced")),
+        ("HeunDiscrete", {"use_karras_sigmas": True}, Heun(6)),
+    ],
+)
+def test_stable_diffusion_with_solvers(tmp_path, kind, options, sampler):
+    # With "leading" the start of all of them is a draw from the prior.
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+        **options,
+    )
+    peer = tiny.stable_diffusion(tmp_path, scheduler=scheduler)
+    x_T = latents(1)
+    theirs = peer(
+        ["a cat"],
+        guidance_scale=4.0,
+        num_inference_steps=6,
+        latents=x_T.clone(),
+        output_type="np",
+    ).images
+    path = tmp_path / "pipeline"
+    read = nelbo.load_sampler(path, 6)
+    assert read == replace(sampler, spacing="leading", steps_offset=1)
+    ours = nelbo.load(path).sample(1, read, prompt="a cat", guidance=4.0, x_T=x_T)
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -237,7 +277,11 @@ def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):
         ("vae/config.json", {"_class_name": "VQModel"}, "VQModel"),
         ("vae/config.json", {"latent_channels": 3}, "wrong shape"),
         ("unet/config.json", {"sample_size": None}, "shape is None"),
-        ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding=True"),
+        (
+            "scheduler/scheduler_config.json",
+            {"timestep_type": "continuous"},
+            "timestep_type='continuous'",
+        ),
         ("text_encoder/config.json", {"hidden_size": "wide"}, "text_encoder cannot be read"),
     ],
 )

@@ -12,12 +12,13 @@ import torch
 import nelbo
 from nelbo import Diffusion, NelboError, NoiseSchedule
 from nelbo.diffusers_format.scheduler import SchedulerConfig, scheduler_config
-from nelbo.samplers import DDIM, DDPM
+from nelbo.diffusion import DynamicThreshold, StaticThreshold
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.diffusion.test_model import SHAPE, Network
 
 # Of a solver of the peer.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-SOLVERS = ("PNDM", "LMSDiscrete", "EulerDiscrete", "DPMSolverMultistep")
+SOLVERS = ("PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep")
 CHAINS = [
     {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.03},
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
@@ -64,6 +65,7 @@ def test_options_of_the_chain(tmp_path):
         "prediction": "v_prediction",
         "variance": "fixed_large",
         "clip_sample": False,
+        "thresholding": None,
     }
 
 
@@ -87,7 +89,7 @@ def test_default_steps(tmp_path):
     assert SchedulerConfig.read(short).sampler(0).steps == 0  # for the sampler to refuse
 
 
-@pytest.mark.parametrize("kind", SOLVERS)
+@pytest.mark.parametrize("kind", ["PNDM", "LMSDiscrete"])
 def test_other_solvers_fall_back_on_ddim_with_a_note(tmp_path, kind):
     scheduler = getattr(diffusers, f"{kind}Scheduler")(steps_offset=1)
     config = SchedulerConfig.read(write(tmp_path, scheduler))
@@ -102,8 +104,9 @@ def test_other_solvers_fall_back_on_ddim_with_a_note(tmp_path, kind):
     ("field", "value", "message"),
     [
         ("_class_name", "UniPCMultistepScheduler", "_class_name is 'UniPC"),
-        ("rescale_betas_zero_snr", True, "rescale_betas_zero_snr=True"),
-        ("thresholding", True, "thresholding=True"),
+        ("rescale_betas_zero_snr", True, "prediction_type is 'epsilon', expected v_prediction"),
+        ("rescale_betas_zero_snr", 1, "rescale_betas_zero_snr is 1"),
+        ("thresholding", "yes", "thresholding is 'yes'"),
         ("timestep_type", "continuous", "timestep_type='continuous'"),
         ("prediction_type", "flow_prediction", "prediction_type is 'flow_prediction'"),
         ("beta_schedule", "laplace", "beta_schedule is 'laplace'"),
@@ -115,7 +118,7 @@ def test_other_solvers_fall_back_on_ddim_with_a_note(tmp_path, kind):
         ("trained_betas", [0.1, 0.2], "trained_betas has 2 numbers, expected 1000"),
         ("variance_type", "learned", "variance_type is 'learned'"),
         ("clip_sample", "yes", "clip_sample is 'yes'"),
-        ("clip_sample_range", 2.0, "clip_sample_range is 2.0"),
+        ("clip_sample_range", -2.0, "clip_sample_range: a threshold clips to a positive range"),
         ("timestep_spacing", "even", "timestep_spacing is 'even'"),
         ("steps_offset", -1, "steps_offset is -1"),
         ("set_alpha_to_one", "no", "set_alpha_to_one is 'no'"),
@@ -129,7 +132,43 @@ def test_mistakes_name_file_and_field(tmp_path, field, value, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("sampler", [DDPM(spacing="trailing"), DDIM(50, steps_offset=1)])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("solver_order", 4, "DPMSolver has the orders 1, 2, 3, got 4"),
+        ("algorithm_type", "dpmsolver", "algorithm_type is 'dpmsolver'"),
+        ("solver_type", "bh1", "solver_type is 'bh1'"),
+        ("final_sigmas_type", "one", "final_sigmas_type is 'one'"),
+        ("lambda_min_clipped", -5.1, "lambda_min_clipped is -5.1"),
+        ("use_beta_sigmas", True, "use_beta_sigmas is True"),
+        ("use_exponential_sigmas", True, "use_exponential_sigmas is True"),
+        ("use_karras_sigmas", "yes", "use_karras_sigmas is 'yes'"),
+        ("thresholding", 2, "thresholding is 2"),
+        ("sample_max_value", 0.5, None),
+    ],
+)
+def test_mistakes_of_a_solver_name_file_and_field(tmp_path, field, value, message):
+    scheduler = diffusers.DPMSolverMultistepScheduler(thresholding=True)
+    file = write(tmp_path, scheduler, **{field: value})
+    with pytest.raises(NelboError) as error:
+        read_all(file)
+    assert str(file) in str(error.value)
+    assert (message or "at least 1, got 0.5") in str(error.value)
+
+
+SAMPLERS = [
+    DDPM(spacing="trailing"),
+    DDIM(50, steps_offset=1),
+    Euler(20, noise_levels="log_snr", spacing="trailing"),
+    Heun(20),
+    Heun(20, noise_levels="spaced", spacing="leading", steps_offset=1),
+    DPMSolver(20, 3, noise_levels="karras"),
+    DPMSolver(20, 2, noise_levels="log_snr", solver_type="heun", lower_order_final=False),
+    DPMSolver(20, 1, stochastic=True, set_alpha_to_one=False, euler_at_final=True),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_written_is_read_back_by_both(tmp_path, sampler):
     model = Diffusion(
         Network(), NoiseSchedule.scaled_linear(100), prediction="v_prediction", shape=SHAPE
@@ -139,9 +178,11 @@ def test_what_is_written_is_read_back_by_both(tmp_path, sampler):
     config = SchedulerConfig.read(file)
     assert config.sampler(sampler.steps) == sampler
     assert torch.equal(config.schedule.betas, model.schedule.betas)
-    peer = getattr(diffusers, f"{type(sampler).__name__}Scheduler").from_pretrained(tmp_path)
+    class_name = json.loads(file.read_text())["_class_name"]
+    peer = getattr(diffusers, class_name).from_pretrained(tmp_path)
     peer.set_timesteps(sampler.steps or 100)
-    assert sampler.timesteps(model.schedule) == peer.timesteps.tolist()
+    times = torch.tensor(sampler.timesteps(model.schedule))
+    torch.testing.assert_close(times, peer.timesteps, rtol=0, atol=1e-2)
     assert peer.config.prediction_type == "v_prediction"
 
 
@@ -162,4 +203,49 @@ def test_sampler_of_a_pipeline(tmp_path):
     nelbo.save(model, tmp_path, sampler=DDIM(10, set_alpha_to_one=False))
     assert nelbo.load_sampler(tmp_path, 5) == DDIM(5, set_alpha_to_one=False)
     assert nelbo.load(tmp_path).variance == "fixed_large"
+    model.clip_sample = True
+    for sampler in (DPMSolver(10, 3), Euler(10), Heun(10)):
+        nelbo.save(model, tmp_path, sampler=sampler)
+        assert nelbo.load_sampler(tmp_path, 10) == sampler
+        # which the first two of these have no field for
+        assert nelbo.load(tmp_path).clip_sample
+        assert nelbo.load(tmp_path).variance == "fixed_large"
     assert type(diffusers.DiffusionPipeline.from_pretrained(tmp_path)) is diffusers.DDIMPipeline
+
+
+@pytest.mark.parametrize("threshold", [StaticThreshold(2.0), DynamicThreshold(0.9, 3.0)])
+def test_thresholds_are_written_and_read_back(tmp_path, threshold):
+    model = Diffusion(Network(), NoiseSchedule.linear(20), shape=SHAPE, thresholding=threshold)
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(scheduler_config(model, DDPM())))
+    assert SchedulerConfig.read(file).chain_options["thresholding"] == threshold
+    sampler = Heun() if isinstance(threshold, DynamicThreshold) else DPMSolver()
+    with pytest.raises(NelboError, match=f"has no {type(threshold).__name__}"):
+        scheduler_config(model, sampler)
+
+
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM", "EulerDiscrete", "DPMSolverMultistep"])
+def test_zero_terminal_snr_is_read_and_written(tmp_path, kind):
+    peer = getattr(diffusers, f"{kind}Scheduler")(
+        100, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
+    config = SchedulerConfig.read(write(tmp_path, peer))
+    schedule = config.schedule
+    torch.testing.assert_close(schedule.betas[1:].float(), peer.betas, rtol=1e-4, atol=1e-6)
+    model = Diffusion(Network(), schedule, **config.chain_options)
+    written = scheduler_config(model, config.sampler(10))
+    assert written["rescale_betas_zero_snr"] is True
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(written))
+    assert torch.equal(SchedulerConfig.read(file).schedule.betas, schedule.betas)
+    trained = NoiseSchedule.from_betas(schedule.betas[1:])
+    file.write_text(
+        json.dumps(scheduler_config(Diffusion(Network(), trained, prediction="sample"), DDPM()))
+    )
+    assert torch.equal(SchedulerConfig.read(file).schedule.betas, schedule.betas)
+
+
+def test_samplers_without_a_place_in_the_format():
+    model = Diffusion(Network(), NoiseSchedule.linear(20), shape=SHAPE)
+    with pytest.raises(NelboError, match="the levels of DDIM have no place"):
+        scheduler_config(model, DDIM(levels=[1, 5]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from nelbo import NelboError, NoiseSchedule
 
@@ -109,6 +111,23 @@ def test_noise_power_does_not_cancel_at_tiny_betas():
     assert s.noise_power[2].item() == pytest.approx(2e-14, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid"])
+def test_zero_terminal_snr(name):
+    """Affine in √ᾱ: level 1 stays, level T has no signal (Lin et al. 2024, algorithm 1)."""
+    s = ALL[name](1000)
+    z = s.with_zero_terminal_snr()
+    assert z.alphas_cumprod[-1] == 0
+    assert z.betas[-1] == 1
+    assert z.betas[1] == pytest.approx(s.betas[1].item(), rel=1e-12)
+    slope, intercept = np.polyfit(s.signal_scale[1:], z.signal_scale[1:], 1)
+    fitted = slope * s.signal_scale[1:] + intercept
+    torch.testing.assert_close(z.signal_scale[1:], fitted, rtol=0, atol=1e-12)
+    theirs = rescale_zero_terminal_snr(s.betas[1:])
+    torch.testing.assert_close(z.betas[1:], theirs, rtol=1e-9, atol=1e-12)
+    assert z.with_zero_terminal_snr() is z
+    torch.testing.assert_close(z.alphas.cumprod(0), z.alphas_cumprod)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -119,6 +138,7 @@ def test_noise_power_does_not_cancel_at_tiny_betas():
         (lambda: NoiseSchedule.from_betas([float("nan")]), "nan"),
         (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5, 0.7]), "decrease"),
         (lambda: NoiseSchedule.geometric(10, 1.5), "first_noise=1.5"),
+        (lambda: NoiseSchedule.linear(1).with_zero_terminal_snr(), "a chain of one level"),
         (lambda: NoiseSchedule.linear(10).respace([]), "got none"),
         (lambda: NoiseSchedule.linear(10).respace([1, 11]), r"1\.\.10"),
         (lambda: NoiseSchedule.linear(10).respace([0, 3]), r"1\.\.10"),

@@ -54,7 +54,7 @@ def test_folder_of_unreadable_pictures(tmp_path, capsys):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no picture")
     message = mistake(capsys, *train(tmp_path, "--out", tmp_path / "run"))
-    assert "none of the 1 pictures" in message
+    assert "none of the 2 pictures" in message
     assert "a.png" in message
 
 
@@ -110,8 +110,8 @@ def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  
         ("scheduler/scheduler_config.json", "prediction_type", "flow", "prediction_type is 'flow'"),
         ("scheduler/scheduler_config.json", "variance_type", "learned", "variance_type"),
         ("scheduler/scheduler_config.json", "variance_type", "fixed_small", "out_channels is 2"),
-        ("scheduler/scheduler_config.json", "thresholding", True, "thresholding"),
-        ("scheduler/scheduler_config.json", "clip_sample_range", 2.0, "clip_sample_range"),
+        ("scheduler/scheduler_config.json", "thresholding", "yes", "thresholding"),
+        ("scheduler/scheduler_config.json", "clip_sample_range", -2.0, "clip_sample_range"),
         ("scheduler/scheduler_config.json", "trained_betas", [0.1, 3], "level 2 is 3.0"),
         ("scheduler/scheduler_config.json", "trained_betas", "many", "trained_betas"),
         ("nelbo.json", "data", {"kind": "sound"}, "data is {'kind': 'sound'}"),
@@ -159,7 +159,7 @@ def test_sampling_mistakes(run_path, tmp_path, capsys):  # noqa: F811
     assert "1..20" in mistake(capsys, "sample", run_path, "--steps", "21", *out)
     assert "unknown spacing" in mistake(capsys, "sample", run_path, "--spacing", "even", *out)
     assert "not class-conditional" in mistake(capsys, "sample", run_path, "--label", "1", *out)
-    assert "needs a condition" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
+    assert "neither labels nor text" in mistake(capsys, "sample", run_path, "--guidance", "2", *out)
     assert "at least 1" in mistake(capsys, "sample", run_path, "-n", "0", *out)
     assert ".png" in mistake(capsys, "sample", run_path, "--out", tmp_path / "x.txt")
     (tmp_path / "file").write_text("x")

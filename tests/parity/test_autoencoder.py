@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL as Peer
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.networks import AutoencoderKL
+from tests.parity.same_files import assert_round_trip
 
 TOLERANCE = 1e-8
 CONFIGS = {
@@ -138,17 +139,4 @@ def test_gradients_equal_diffusers(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_round_trip_through_files_leaves_everything_unchanged(name, tmp_path):
-    peer = peer_network(name)
-    peer.save_pretrained(tmp_path / "peer")
-    AutoencoderKL.from_pretrained(tmp_path / "peer").save_pretrained(tmp_path / "own")
-    returned, info = Peer.from_pretrained(
-        tmp_path / "own", torch_dtype=torch.float64, output_loading_info=True
-    )
-    assert not any(info.values()), info
-    expected = peer.state_dict()
-    assert returned.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in returned.state_dict().items())
-    before, after = (
-        json.loads((tmp_path / side / "config.json").read_text()) for side in ("peer", "own")
-    )
-    assert after == before
+    assert_round_trip(peer_network(name), AutoencoderKL, tmp_path)

@@ -10,6 +10,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 
 from nelbo.conditioning import Condition
 from nelbo.networks import ControlledUNet, ControlNet, UNet
+from tests.parity.same_files import assert_round_trip
 
 TOLERANCE = 1e-8
 SMALL = {
@@ -175,19 +176,7 @@ def test_gradients_of_the_controlnet_equal_diffusers():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_round_trip_through_files_leaves_everything_unchanged(name, tmp_path):
     _, peer = peers(name)
-    peer.save_pretrained(tmp_path / "peer")
-    ControlNet.from_pretrained(tmp_path / "peer").save_pretrained(tmp_path / "own")
-    returned, info = ControlNetModel.from_pretrained(
-        tmp_path / "own", torch_dtype=torch.float64, output_loading_info=True
-    )
-    assert not any(info.values()), info
-    expected = peer.state_dict()
-    assert returned.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in returned.state_dict().items())
-    before, after = (
-        json.loads((tmp_path / side / "config.json").read_text()) for side in ("peer", "own")
-    )
-    assert after == before
+    assert_round_trip(peer, ControlNet, tmp_path)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -63,7 +63,7 @@ def make_report(metrics=(), **changes):
         facts={"training": "2 min"},
         forward=forward_strip(model, images[:2].float() / 8 - 1, 4, g),
         reverse=reverse_strip(model, 2, 4, g),
-        evaluated=ImageData("digits", images, 17, tuple(f"digit {i}" for i in range(5))),
+        evaluated=ImageData("digits", images, 17, tuple(f"digits #{i}" for i in range(5))),
         metrics=metrics,
         settings={"training": {"learning_rate": 0.0002, "time_budget_seconds": 120}, "seed": 1},
     )
@@ -119,8 +119,8 @@ def test_the_page_holds_each_number(report, html):
             assert f"{estimate.mean:.3f}± {estimate.standard_error:.3f}" in text
         assert f"{summary.nelbo.mean:.2f}±" in text
     bits = report.bounds["test"].bits_per_dim
-    assert f"{bits.min().item():.2f}digit {int(bits.argmin())}" in text
-    assert f"{bits.max().item():.2f}digit {int(bits.argmax())}" in text
+    assert f"{bits.min().item():.2f}digits #{int(bits.argmin())}" in text
+    assert f"{bits.max().item():.2f}digits #{int(bits.argmax())}" in text
     for expected in ("0.0002", "2 min", "t = 12", "no noise", "a subtitle", "12 levels"):
         assert expected in text
 
@@ -182,3 +182,16 @@ def test_the_images_must_be_those_of_the_bound():
 
 def test_the_page_is_the_same_every_time(html):
     assert render(make_report(make_metrics())) == html
+
+
+def test_a_bound_above_the_pixels_as_they_are_is_marked():
+    # Two levels a pixel take one bit; this bound costs more.
+    coarse = {"real": make_images(5, 2), "samples": make_images(4, 2), "evaluated": None}
+    html = render(make_report(model_levels=2, bounds={"test": make_bound(5, dims=20)}, **coarse))
+    mark = re.search(r'class="mark" style="left: ([\d.]+)%"><span>([^<]*)<', html)
+    assert mark is not None
+    bits = make_bound(5, dims=20).mean().bits_per_dim.mean
+    assert bits > 1
+    assert float(mark[1]) == pytest.approx(100 / bits, abs=1e-3)
+    assert "the pixels as they are" in mark[2]
+    assert 'class="mark"' not in render(make_report())

@@ -1,54 +1,22 @@
-"""Ancestral sampling against diffusers on the same network and noise."""
+"""Ancestral sampling: the model's own chain, its distribution, guidance."""
 
 from __future__ import annotations
 
 import math
 
-import diffusers
 import pytest
 import torch
 
 from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
 from nelbo.samplers import DDPM
-from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, Network, make
+from tests.diffusion.test_model import SHAPE, VARIANCES, Network, make
 from tests.oracles.gaussian import gaussian_model
+from tests.samplers.peers import compare, model_of
 
 
-def peer_sample(model: Diffusion, x: torch.Tensor, steps: int, generator) -> torch.Tensor:
-    scheduler = diffusers.DDPMScheduler(
-        model.num_levels,
-        beta_schedule="linear",
-        prediction_type=model.prediction,
-        variance_type=model.variance,
-        clip_sample=model.clip_sample,
-        timestep_spacing="leading",
-    )
-    scheduler.set_timesteps(steps)
-    for time in scheduler.timesteps:
-        output = model.network(x, time.expand(len(x)), None)
-        x = scheduler.step(output, time, x, generator=generator).prev_sample
-    return x
-
-
-@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("variance", VARIANCES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("steps", [10, 50, 1000])
-def test_equals_diffusers(steps, prediction, variance, clip):
-    network = Network(2 if variance == "learned_range" else 1, torch.float32)
-    model = Diffusion(
-        network,
-        NoiseSchedule.linear(1000),
-        prediction=prediction,
-        variance=variance,
-        shape=SHAPE,
-        clip_sample=clip,
-    )
-    x_T = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
-    ours = model.sample(3, DDPM(steps), x_T=x_T, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        theirs = peer_sample(model, x_T, steps, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+def test_all_steps_equal_diffusers(variance):
+    compare(model_of(variance=variance), DDPM(1000), 1000)
 
 
 def test_all_steps_are_the_models_own_chain():
@@ -63,14 +31,6 @@ def test_states_count_down_to_the_data():
     states = list(DDPM(4).iterate(model, model.start(2)))
     assert [state.t for state in states] == [7, 4, 1, 0]
     torch.testing.assert_close(states[-1].x, states[-1].x_0)
-
-
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("steps", [1, 2, 7, 50, 999, 1000])
-def test_timesteps_equal_diffusers(spacing, steps):
-    peer = diffusers.DDPMScheduler(1000, timestep_spacing=spacing)
-    peer.set_timesteps(steps)
-    assert DDPM(steps, spacing).timesteps(NoiseSchedule.linear()) == peer.timesteps.tolist()
 
 
 def test_exact_model_samples_the_data_distribution(generator):

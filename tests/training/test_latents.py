@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -78,6 +79,10 @@ def test_latents_are_those_of_the_encoder_at_the_scale_of_the_prior():
     torch.testing.assert_close(latents.stddev, q.stddev, rtol=1e-4, atol=1e-5)
     assert torch.equal(latents.tokens, model.text.tokens(captions))
     assert len(latents.take(torch.tensor([3, 1]))) == 2
+
+    named = replace(data, captions=(*captions[:-1], None))
+    assert torch.equal(encode_data(model, named).tokens[:-1], latents.tokens[:-1])
+    assert torch.equal(encode_data(model, named).tokens[-1:], model.text.tokens([""]))
 
     draws = torch.cat([draw(q) for _ in range(200)])
     assert unit_scale(latents) * draws.std().item() == pytest.approx(1, rel=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
 
-# Everything for people goes to standard error where --json has standard output to itself.
+# Results go to standard output, and what happens on the way to standard error, so that a result
+# can be piped and --json has standard output to itself.
 MESSAGES = Console(stderr=True, highlight=False)
+RESULTS = Console(highlight=False)
 
 
 def choose_device(name: str) -> torch.device:
@@ -55,6 +57,24 @@ def load_pixel_model(path: str, otherwise: str) -> Diffusion:
     if isinstance(model, Diffusion):
         return model
     raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
+
+
+def optimal_chain(run_path: str, model: Diffusion, steps: int | None) -> Diffusion:
+    """The chain of `steps` levels with the best bound and its optimal variance.
+
+    Raises:
+        NelboError: no number of steps, or a run that has not been fitted.
+    """
+    from nelbo.diffusion import optimal_levels
+
+    if steps is None:
+        raise NelboError("--levels optimal needs --steps, how many levels to keep")
+    if model.profile is None:
+        raise NelboError(
+            f"{run_path} has no level profile to choose levels by: run nelbo fit {run_path} once"
+        )
+    fitted = model.with_profile(model.profile, variance="analytic")
+    return fitted.respace(optimal_levels(model.profile, steps))
 
 
 def training_progress() -> Progress:
@@ -89,17 +109,27 @@ def say(text: str) -> None:
     MESSAGES.print(text, markup=False, soft_wrap=True)
 
 
+def show(result: RenderableType) -> None:
+    """The result of a command for people: a line or a table, on standard output."""
+    if isinstance(result, str):
+        RESULTS.print(result, markup=False, soft_wrap=True)
+    else:
+        RESULTS.print(result)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
     print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def mention_skipped(data: ImageData, shown: int = 5) -> None:
-    """Name the files of a folder that could not be read."""
-    if not data.skipped:
+def mention_skipped(*data: ImageData, shown: int = 5) -> None:
+    """Name the files that could not be read, once for all splits of a source."""
+    skipped = list(dict.fromkeys(line for split in data for line in split.skipped))
+    if not skipped:
         return
-    say(f"skipped {len(data.skipped)} files of {data.source} that cannot be read:")
-    for line in data.skipped[:shown]:
+    files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
+    say(f"skipped {files} of {data[0].source} that cannot be read:")
+    for line in skipped[:shown]:
         say(f"  {line}")
-    if len(data.skipped) > shown:
-        say(f"  and {len(data.skipped) - shown} more")
+    if len(skipped) > shown:
+        say(f"  and {len(skipped) - shown} more")

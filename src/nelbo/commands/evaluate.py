@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     load_pixel_model,
     mention_skipped,
+    optimal_chain,
     print_json,
+    show,
 )
 from nelbo.errors import NelboError
 
@@ -38,11 +38,14 @@ class Evaluate:
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run, a diffusers pipeline directory, or a Hub id."""
     data: str | None = None
-    """digits, or a folder of pictures; by default what the run was trained on."""
+    """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
-    levels: int | Literal["all"] = "all"
-    """Levels of the chain an image: all, or a number, drawn and weighted without bias."""
+    levels: int | Literal["all", "optimal"] = "all"
+    """Levels of the chain an image: all, or a number, drawn and weighted without bias. With
+    --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
+    steps: int | None = None
+    """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
     """Evaluate only the first so many images."""
     batch_size: int = 64
@@ -65,6 +68,7 @@ class Evaluate:
             raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
         model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
+        model = self._chain(model)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
@@ -72,7 +76,7 @@ class Evaluate:
             model,
             data,
             f"Evaluating {data.source}, {self.split}",
-            levels=levels_to_evaluate(self.levels, model),
+            levels=levels_to_evaluate("all" if self.levels == "optimal" else self.levels, model),
             batch_size=self.batch_size,
             seed=self.seed,
         )
@@ -90,24 +94,39 @@ class Evaluate:
             print_json(content)
         else:
             table = bound_table({self.split: summary}, density=density)
-            MESSAGES.print(table)
+            show(table)
+
+    def _chain(self, model: Diffusion) -> Diffusion:
+        """The chain to evaluate: the whole one, or a shorter one of its own bound."""
+        from nelbo.samplers.spacing import spaced_levels
+
+        if self.levels == "optimal":
+            return optimal_chain(self.run_path, model, self.steps)
+        if self.steps is None:
+            return model
+        return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
 
 
 def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:
     """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
     from nelbo.data import load_data
-    from nelbo.data.sources import NAMES
+    from nelbo.data.sources import FIXED_SIZE, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
-    source = source or RunDirectory(run_path).notes().get("source")
+    remembered = RunDirectory(run_path).notes().get("source")
+    source = source or remembered
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    if source == remembered and is_path(source) and not is_local(source):
+        raise NelboError(
+            f"{run_path} was trained on {source}, which is not there any more: give --data"
+        )
     assert model.shape is not None
     channels, height, width = model.shape
-    if source in NAMES and not Path(source).is_dir():
+    if source in FIXED_SIZE and not is_local(source):
         return load_data(source, split)
     if height != width:
-        raise NelboError(f"the model takes images of {height}×{width}; folders are cut to squares")
+        raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
     return load_data(source, split, size=height, channels=channels)
 
 

@@ -3,112 +3,188 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nelbo.commands.common import (
-    choose_device,
-    counting_progress,
-    load_pixel_model,
-    print_json,
-    say,
+from nelbo.commands.common import optimal_chain, print_json, show
+from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.picture_model import (
+    PictureModel,
+    check_counts,
+    check_png,
+    walk_with_progress,
 )
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from nelbo.conditioning import Condition
-    from nelbo.diffusion import Diffusion
-    from nelbo.samplers import Sampler
+    from nelbo.diffusion import Diffusion, NoiseSchedule
+    from nelbo.networks.guidance import Guidance
+    from nelbo.samplers import Sampler, State
 
-_LATENT_IN_PYTHON = (
-    "sample it in Python, nelbo.load(PATH).sample(n, nelbo.load_sampler(PATH), prompt=...)"
-)
+_IMAGES = 16
+# Frames of an animation at most: some four seconds.
+_FRAMES = 48
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample images from a model into a grid."""
+    """Sample images from a model: a grid, single files, an animation."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run, a diffusers pipeline directory, or a Hub id."""
     out: Path = Path("samples.png")
     """The grid to write, PNG."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 16
-    """How many images."""
-    steps: int | None = None
-    """Network calls an image; by default every level of the chain."""
-    spacing: str = "leading"
-    """Which levels fewer steps visit: leading, linspace or trailing."""
-    label: int | None = None
-    """Class to sample, for a class-conditional model; by default all classes in turn."""
-    guidance: float = 1.0
-    """Scale of classifier-free guidance."""
+    files: Path | None = None
+    """Directory to also write each image to, a PNG of its own size."""
+    animation: Path | None = None
+    """Animation of the walk to write as well, .gif or .webp."""
+    animate: Literal["x_t", "x_0"] = "x_t"
+    """What the animation shows: the state, or the data predicted from it."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
+    """How many images; by default one for each of several labels or prompts, else 16."""
+    levels: Literal["spaced", "optimal"] = "spaced"
+    """Which levels fewer steps visit: by `spacing`, or those of the best bound with the optimal
+    variance, once `nelbo fit` has measured the run."""
+    sampling: SamplerOptions = field(default_factory=SamplerOptions)
+    condition: ConditionOptions = field(default_factory=ConditionOptions)
     batch_size: int = 64
-    """Images at a time."""
+    """Images at a time; the images do not depend on it."""
     seed: int = 0
-    """Source of all noise."""
+    """Source of all noise; image i of a seed is always the same."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> None:
-        """Write the grid."""
-        from nelbo.diffusion import Pixels
-        from nelbo.report.grids import image_grid, save_image
-        from nelbo.samplers import DDPM
+        """Write what was asked for."""
+        from nelbo.report.animation import check_animation, save_animation
+        from nelbo.report.grids import image_grid, save_image, to_pil
 
-        if self.n < 1 or self.batch_size < 1:
-            raise NelboError("-n and --batch-size must be at least 1")
-        if self.out.suffix.lower() != ".png":
-            raise NelboError(f"--out must name a .png file, got {self.out}")
-        model = load_pixel_model(self.run_path, _LATENT_IN_PYTHON).to(choose_device(self.device))
-        if not isinstance(model.data, Pixels):
-            raise NelboError(f"{self.run_path} is a model of numbers, not of pixels")
+        self.condition.check()
+        n = self._images()
+        check_counts(n, self.batch_size, self.seed)
+        check_png(self.out)
+        if self.animation is not None:
+            check_animation(self.animation)
+        if self.files is not None and self.files.exists() and not self.files.is_dir():
+            raise NelboError(f"--files {self.files} is a file; give a directory")
+        pictures = PictureModel.load(self.run_path, self.device)
+        sampler = self.sampling.build(self.run_path)
+        chain, condition = pictures.told(self.condition, n)
+        if condition is None:
+            condition = all_classes(chain, n)
+        if self.levels == "optimal":
+            chain, sampler = self._optimal(chain)
+        film = None
+        if self.animation is not None:
+            film = Film(sampler, chain.schedule, self.animate)
         start = time.perf_counter()
-        samples = sample_with_progress(
-            model,
-            DDPM(self.steps, spacing=self.spacing),
-            self.n,
-            condition=self._condition(model),
-            guidance=self.guidance,
-            batch_size=self.batch_size,
-            seed=self.seed,
+        samples = pictures.to_pictures(
+            sample_with_progress(
+                chain,
+                sampler,
+                n,
+                condition=condition,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                film=film,
+            )
         )
         seconds = time.perf_counter() - start
-        levels = model.data.to_levels(samples).byte()
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        save_image(image_grid(levels, model.data.levels), self.out)
+        save_image(image_grid(samples, pictures.levels), self.out)
+        if self.files is not None:
+            for i, image in enumerate(samples):
+                save_image(to_pil(image, pictures.levels), self.files / f"{i:05d}.png")
+        if film is not None and self.animation is not None:
+            frames = [pictures.to_pictures(frame.to(pictures.device)) for frame in film.frames()]
+            save_animation([image_grid(f, pictures.levels) for f in frames], self.animation)
+        self._report(n, seconds)
+
+    def _images(self) -> int:
+        if self.n is not None:
+            return self.n
+        several = max(len(self.condition.label), len(self.condition.prompts()))
+        return several if several > 1 else _IMAGES
+
+    def _optimal(self, chain: Diffusion) -> tuple[Diffusion, Sampler]:
+        """The chain of the levels that are best for the bound, and what walks all of it."""
+        from nelbo.samplers import DDPM
+
+        if self.sampling.sampler not in (None, "ddpm"):
+            raise NelboError(
+                f"--levels optimal makes a chain for ddpm, not for {self.sampling.sampler}"
+            )
+        if self.sampling.spacing is not None:
+            raise NelboError("give either --spacing or --levels optimal")
+        return optimal_chain(self.run_path, chain, self.sampling.steps), DDPM()
+
+    def _report(self, n: int, seconds: float) -> None:
         if self.json:
             print_json(
                 {
                     "run": self.run_path,
                     "out": str(self.out),
-                    "images": self.n,
+                    "files": None if self.files is None else str(self.files),
+                    "animation": None if self.animation is None else str(self.animation),
+                    "images": n,
                     "seconds": round(seconds, 3),
-                    "images_per_second": round(self.n / seconds, 3),
+                    "images_per_second": round(n / seconds, 3),
                 }
             )
-        else:
-            say(f"{self.n} images in {seconds:.1f} s → {self.out}")
+            return
+        written = [str(path) for path in (self.out, self.files, self.animation) if path is not None]
+        show(
+            f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → "
+            f"{', '.join(written)}"
+        )
 
-    def _condition(self, model: Diffusion) -> Condition | None:
-        if self.label is None:
-            return all_classes(model, self.n)
+
+class Film:
+    """Keeps some states of a walk: at even changes of x_t, and the last one.
+
+    Args:
+        sampler: what walks.
+        schedule: of the chain.
+        shows: "x_t" or "x_0", what is kept of a state.
+        frames: at most how many.
+    """
+
+    def __init__(
+        self, sampler: Sampler, schedule: NoiseSchedule, shows: str, frames: int = _FRAMES
+    ) -> None:
         import torch
 
-        from nelbo.conditioning import Condition
+        levels = torch.searchsorted(
+            schedule.network_times[1:], torch.tensor(sampler.state_times(schedule))
+        )
+        # x_t = cos φ x_0 + sin φ ε: even in φ is even to the eye.
+        angles = torch.atan2(schedule.noise_scale, schedule.signal_scale)[levels + 1]
+        targets = torch.linspace(float(angles[0]), 0.0, frames, dtype=angles.dtype)
+        nearest = (angles[None] - targets[:, None]).abs().argmin(1)
+        self._kept = {*nearest.tolist(), len(levels) - 1}
+        self._shows = shows
+        self._batches: dict[int, list[Tensor]] = {k: [] for k in sorted(self._kept)}
 
-        if not model.num_classes:
-            raise NelboError(f"--label {self.label}: {self.run_path} is not class-conditional")
-        if not 0 <= self.label < model.num_classes:
-            raise NelboError(f"--label must lie in 0..{model.num_classes - 1}, got {self.label}")
-        return Condition(label=torch.full((self.n,), self.label))
+    def watch(self, k: int, state: State) -> None:
+        """Keep step k if it is one to show."""
+        if k in self._kept:
+            self._batches[k].append((state.x if self._shows == "x_t" else state.x_0).cpu())
+
+    def frames(self) -> Iterator[Tensor]:
+        """What was kept, of all batches, (N, C, H, W) a frame."""
+        import torch
+
+        for batches in self._batches.values():
+            yield torch.cat(batches)
 
 
 def all_classes(model: Diffusion, n: int) -> Condition | None:
@@ -126,28 +202,28 @@ def sample_with_progress(
     n: int,
     *,
     condition: Condition | None = None,
-    guidance: float = 1.0,
+    guidance: float | Guidance = 1.0,
     batch_size: int = 64,
     seed: int = 0,
+    film: Film | None = None,
 ) -> Tensor:
-    """`n` samples in batches behind a progress bar, on the CPU."""
+    """`n` samples in batches behind a progress bar, on the device of the model."""
     import torch
 
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    steps = len(sampler.timesteps(model.schedule))
-    batches: list[Tensor] = []
-    with counting_progress() as progress:
-        calls = steps * -(-n // batch_size)
-        task = progress.add_task(f"Sampling {n} images", total=calls, status="")
-        for start in range(0, n, batch_size):
-            count = min(batch_size, n - start)
-            some = None if condition is None else condition[start : start + count].to(device)
-            x = model.start(count, None, generator).to(device)
-            for state in sampler.iterate(
-                model, x, condition=some, guidance=guidance, generator=generator
-            ):
-                x = state.x
-                progress.advance(task)
-            batches.append(x.cpu())
-    return torch.cat(batches)
+
+    def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
+        told = None if condition is None else condition[some].to(device)
+        x_T = model.start(len(generators), None, generators)
+        return sampler.iterate(model, x_T, condition=told, guidance=guidance, generator=generators)
+
+    walks = walk_with_progress(
+        f"Sampling {n} images",
+        n,
+        states,
+        len(sampler.state_times(model.schedule)),
+        batch_size=batch_size,
+        seed=seed,
+        watch=None if film is None else film.watch,
+    )
+    return torch.cat(list(walks))

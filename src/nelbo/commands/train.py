@@ -34,7 +34,8 @@ class Train:
     """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """digits, or a folder of PNG and JPEG pictures."""
+    """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
+    or hub:USER/NAME."""
     out: Path
     """The run directory to make."""
     overwrite: bool = False
@@ -79,8 +80,7 @@ class Train:
             torch.set_num_threads(self.threads)
         data = load_data(self.data, "train", size=self.size, channels=self.channels)
         test = load_data(self.data, "test", size=self.size, channels=data.shape[0])
-        mention_skipped(data)
-        mention_skipped(test)
+        mention_skipped(data, test)
         torch.manual_seed(self.training.seed)
         trainer = Trainer(build_model(self.model, data), data, self.training, device)
         # Settings that do not fit show themselves here, before anything is replaced on disk.
@@ -153,10 +153,11 @@ class Train:
         return True
 
     def _notes(self, data: ImageData, parameters: int) -> dict[str, Any]:
-        folder = Path(data.source)
+        from nelbo.data.sources import absolute
+
         return {
-            # The folder is found again from wherever the run is evaluated.
-            "source": str(folder.resolve()) if folder.is_dir() else data.source,
+            # A path is found again from wherever the run is evaluated.
+            "source": absolute(data.source),
             "training_images": len(data),
             "label_names": list(data.label_names) if self.model.class_conditional else [],
             "parameters": parameters,

@@ -1,4 +1,4 @@
-"""Sources of images: uint8 levels, with labels where there are any."""
+"""Sources of images: uint8 levels, with labels and captions where there are any."""
 
 from nelbo.data.image_data import SPLITS, ImageData
 from nelbo.data.sources import load_data

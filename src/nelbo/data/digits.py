@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 import numpy as np
 import torch
 
+from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
 
 LEVELS = 17
@@ -25,9 +26,10 @@ def load_digits(split: str) -> ImageData:
         source="digits",
         images=images[:, None],
         levels=LEVELS,
-        names=tuple(f"digit {i}" for i in range(len(images))),
+        names=tuple(f"digits #{i}" for i in range(len(images))),
         labels=labels.long(),
         label_names=tuple(str(d) for d in range(10)),
+        credit=CREDITS["digits"],
     )
     if split == "all":
         return digits

@@ -1,33 +1,33 @@
-"""Your own pictures: any tree of PNG and JPEG files, cropped to one square size."""
+"""Your own pictures: any tree of image files, cropped to one square size.
+
+They are decoded once and mapped from the cache afterwards, see `cache`.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
-
+from nelbo.data.annotations import read_annotations
+from nelbo.data.cache import Picture, cached
+from nelbo.data.decode import in_threads, is_grey, read_picture
 from nelbo.data.image_data import ImageData
+from nelbo.data.listing import File, Listing, list_pictures
+from nelbo.data.splits import held_out
 from nelbo.errors import NelboError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 LEVELS = 256
-HELD_OUT_EVERY = 10
-_GREY_MODES = ("1", "L", "LA", "I;16", "I", "F")
+# Folders at the top whose names say what they are for.
+TRAIN_FOLDER = "train"
+TEST_FOLDERS = ("test", "validation", "valid", "val")
 
 
 def load_folder(folder: Path, split: str, size: int, channels: int | None) -> ImageData:
     """Every picture below `folder`, centre-cropped to a square and resized to `size`.
 
-    Of the files sorted by path every tenth is held out for the test split. Files that cannot be
-    read are left out and listed in `skipped`.
+    Folders train/ and test/ (or validation/) at the top are the splits; otherwise the names of
+    the files decide, see `splits`. Captions and labels: see the module `annotations`. Files that
+    cannot be read are left out and listed in `skipped`.
 
     Args:
         folder: the root of the tree.
@@ -36,86 +36,79 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
         channels: 1 for grey, 3 for RGB; None takes grey only where every picture is grey.
 
     Raises:
-        NelboError: no pictures in the tree, too few to split, or none that can be read.
+        NelboError: no pictures in the tree, too few to split, none that can be read, or
+            captions and labels that do not fit the pictures.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        raise NelboError(f"{folder} holds no {' or '.join(SUFFIXES)} file, in any subfolder")
-    chosen = _split(paths, split, folder)
-    read = _read_all(chosen, size)
-    names = [str(p.relative_to(folder)) for p in chosen]
-    results = list(zip(names, read, strict=True))
-    good = [(name, image) for name, image in results if isinstance(image, Tensor)]
-    skipped = tuple(f"{name}: {reason}" for name, reason in results if isinstance(reason, str))
-    if not good:
-        raise NelboError(
-            f"none of the {len(chosen)} pictures of {folder} can be read; the first: {skipped[0]}"
-        )
+    listing = list_pictures(folder)
+    names = [file.name for file in listing.files]
+    declared = _declared(names)
+    said = read_annotations(folder, names, listing.metadata, 1 if declared else 0)
+    held = _held_out(names, declared)
     if channels is None:
-        channels = max(image.shape[0] for _, image in good)
+        channels = _channels(listing)
+    entry = cached(
+        ("folder", str(folder.resolve())),
+        [(file.name, file.size, file.changed) for file in listing.files],
+        (channels, size, size),
+        lambda: _decoded(listing, held, size, channels),
+        at_most=len(names),
+    )
+    if not entry.names:
+        name, reason, _ = entry.skipped[0]
+        raise NelboError(
+            f"none of the {len(names)} pictures of {folder} can be read; the first: "
+            f"{name}: {reason}"
+        )
+    here = entry.stretch(split)
+    if not entry.names[here]:
+        raise NelboError(_nothing_in(split, folder, entry.skipped_of(split)))
+    labels, label_names = said.labels_of(entry.names)
+    unreadable = (f"{name}: cannot be listed: {why}" for name, why in listing.unreadable.items())
     return ImageData(
         source=str(folder),
-        images=torch.stack([_with_channels(image, channels) for _, image in good]),
+        images=entry.images[here],
         levels=LEVELS,
-        names=tuple(name for name, _ in good),
-        skipped=skipped,
+        names=entry.names[here],
+        labels=None if labels is None else labels[here],
+        label_names=label_names,
+        skipped=(*entry.skipped_of(split), *unreadable),
+        captions=said.captions_of(entry.names[here]),
     )
 
 
-def _split(paths: list[Path], split: str, folder: Path) -> list[Path]:
-    if split == "all":
-        return paths
-    if len(paths) < 2:
-        raise NelboError(f"{folder} holds one picture; a {split} split needs at least two")
-    every = min(HELD_OUT_EVERY, len(paths))
-    return [p for i, p in enumerate(paths) if (i % every == every - 1) == (split == "test")]
+def _declared(names: Sequence[str]) -> bool:
+    """Whether folders at the top say what is for training and what for testing."""
+    tops = {name.split("/")[0] if "/" in name else "" for name in names}
+    return TRAIN_FOLDER in tops and tops <= {TRAIN_FOLDER, *TEST_FOLDERS}
 
 
-def _read_all(paths: Sequence[Path], size: int) -> list[Tensor | str]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda path: _read(path, size), paths)
-        few = len(paths) < 500
-        console = Console(stderr=True)
-        return list(
-            track(results, "Reading pictures", total=len(paths), console=console, disable=few)
+def _held_out(names: Sequence[str], declared: bool) -> list[bool]:
+    if declared and not all(name.startswith(f"{TRAIN_FOLDER}/") for name in names):
+        return [not name.startswith(f"{TRAIN_FOLDER}/") for name in names]
+    return held_out(names) if len(names) > 1 else [False]
+
+
+def _channels(listing: Listing) -> int:
+    for file in listing.files:
+        if is_grey(listing.folder / file.name) is False:
+            return 3
+    return 1
+
+
+def _decoded(listing: Listing, held: Sequence[bool], size: int, channels: int) -> Iterator[Picture]:
+    def read(item: tuple[File, bool]) -> Picture:
+        file, is_held_out = item
+        pixels = read_picture(listing.folder / file.name, size, channels)
+        return Picture(file.name, pixels, is_held_out)
+
+    items = list(zip(listing.files, held, strict=True))
+    yield from in_threads(items, read, total=len(items), size=size)
+
+
+def _nothing_in(split: str, folder: Path, skipped: tuple[str, ...]) -> str:
+    if skipped:
+        return (
+            f"none of the {len(skipped)} pictures of {folder} that are for the {split} split can "
+            f"be read; the first: {skipped[0]}"
         )
-
-
-def _read(path: Path, size: int) -> Tensor | str:
-    """The picture as (C, size, size) uint8, or why it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            return _prepare(ImageOps.exif_transpose(opened), size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow puts the whole path in some messages; the list names the file already.
-        return str(error).replace(repr(str(path)), "file").replace(str(path), "file")
-
-
-def _prepare(image: Image.Image, size: int) -> Tensor:
-    grey = image.mode in _GREY_MODES
-    if image.mode in ("I;16", "I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        image = Image.alpha_composite(white, coloured)
-    image = image.convert("L" if grey else "RGB")
-    square = _centre_square(image).resize((size, size), Image.Resampling.LANCZOS)
-    array = np.array(square, dtype=np.uint8)
-    return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
-
-
-def _centre_square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _with_channels(image: Tensor, channels: int) -> Tensor:
-    if image.shape[0] == channels:
-        return image
-    if channels == 3:
-        return image.expand(3, -1, -1)
-    # ITU-R 601 luma, as Pillow's "L".
-    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-    return (image.float() * weights).sum(0, keepdim=True).round().to(torch.uint8)
+    return f"{folder} holds one picture; a {split} split needs at least two"

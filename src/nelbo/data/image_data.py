@@ -1,9 +1,10 @@
-"""A set of images of one size in memory, as integer pixel levels."""
+"""A set of images of one size as integer pixel levels, in memory or mapped from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
@@ -13,23 +14,30 @@ from nelbo.conditioning import Condition
 from nelbo.errors import NelboError
 
 SPLITS = ("train", "test", "all")
+_UINT8_LEVELS = 256
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with their labels, if any.
+    """Images with their labels and captions, if any.
+
+    `images` may be mapped from a file: a slice of it, and so a split or a batch, is a view, and
+    pixels are read when they are indexed.
 
     Attributes:
         source: where they came from: a name, or the path of a folder.
         images: pixel levels 0..levels−1, (N, C, H, W) uint8.
         levels: how many levels a pixel has.
         names: what to call each image: its file, or its index in the source.
-        labels: class of each image, (N,) int64, or None.
+        labels: class of each image, (N,) int64, −1 where it has none; or None.
         label_names: the name of each class.
         skipped: files that could not be read, with the reason.
+        captions: a text for each image, None where it has none; or None.
+        credit: whom to name for the images, and their licence.
 
     Raises:
-        NelboError: no images, a level outside 0..levels−1, or labels of another number.
+        NelboError: no images, a level outside 0..levels−1, or names, labels or captions of
+            another number.
     """
 
     source: str
@@ -39,20 +47,25 @@ class ImageData:
     labels: Int[Tensor, " labels"] | None = None
     label_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    captions: tuple[str | None, ...] | None = None
+    credit: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise NelboError(f"{self.source} holds no images")
-        highest = int(self.images.max())
+        # Any uint8 fits 256 levels; a mapped file is not read through for that.
+        highest = int(self.images.max()) if self.levels < _UINT8_LEVELS else 0
         if highest >= self.levels:
             raise NelboError(
                 f"{self.source} is declared with {self.levels} levels but holds level {highest}; "
                 f"expected 0..{self.levels - 1}"
             )
-        if self.labels is not None and len(self.labels) != len(self.images):
-            raise NelboError(
-                f"{self.source} has {len(self.images)} images but {len(self.labels)} labels"
-            )
+        for kind in ("names", "labels", "captions"):
+            values = getattr(self, kind)
+            if values is not None and len(values) != len(self.images):
+                raise NelboError(
+                    f"{self.source} has {len(self.images)} images but {len(values)} {kind}"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,13 +82,13 @@ class ImageData:
         return len(self.label_names)
 
     def take(self, index: Tensor | slice) -> ImageData:
-        """Some of the images, in the order of `index`."""
-        chosen = torch.arange(len(self))[index].tolist()
+        """Some of the images, in the order of `index`; of a slice a view."""
         return replace(
             self,
             images=self.images[index],
-            names=tuple(self.names[i] for i in chosen),
+            names=_take(self.names, index),
             labels=None if self.labels is None else self.labels[index],
+            captions=None if self.captions is None else _take(self.captions, index),
         )
 
     def condition(self, index: Tensor | slice = slice(None)) -> Condition | None:
@@ -86,3 +99,9 @@ class ImageData:
         """The images in order, at most `size` at a time."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
+
+
+def _take(values: tuple[Any, ...], index: Tensor | slice) -> tuple[Any, ...]:
+    if isinstance(index, slice):
+        return values[index]
+    return tuple(values[i] for i in torch.arange(len(values))[index].tolist())

@@ -1,16 +1,32 @@
-"""From what a user types to images: the name of a data set, or the path of a folder."""
+"""From what a user types to images: the name of a data set, a path, or a data set of the Hub."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from nelbo.data.digits import load_digits
+from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
+from nelbo.data.hub import Table, load_table
 from nelbo.data.image_data import SPLITS, ImageData
+from nelbo.data.listing import SUFFIXES
+from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
 
-NAMES = ("digits",)
+# The Hub ids of data sets with a name of their own, with the channels and the side of their images.
+HUB_NAMES = {
+    "mnist": ("ylecun/mnist", 1, 28),
+    "fashion_mnist": ("zalando-datasets/fashion_mnist", 1, 28),
+    "cifar10": ("uoft-cs/cifar10", 3, 32),
+}
+FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
+NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = 32
+LARGEST_SIZE = 8192
+HUB = "hub:"
+KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file, or hub:USER/NAME"
 
 
 def load_data(
@@ -19,34 +35,100 @@ def load_data(
     """The images of one split of a source.
 
     Args:
-        source: "digits", or the path of a folder of pictures.
+        source: the name of a data set (`NAMES`), the path of a folder of pictures or of parquet
+            files, or "hub:user/name"; tables take options, see `hub`.
         split: "train", "test" or "all".
-        size: height and width to crop and resize the pictures of a folder to; 32 by default.
-        channels: 1 or 3 for the pictures of a folder; by default what they are.
+        size: height and width to crop and resize pictures to; by default 32, or what the data set
+            has. The images of digits and mnist5k have one size.
+        channels: 1 for grey or 3 for RGB; by default what the data set has, for a folder grey
+            where every picture is, and RGB for other tables.
 
     Raises:
         NelboError: an unknown source or split, a size or channels that the source does not have,
             or nothing that can be read.
+        MissingExtraError: the source needs an optional extra that is not installed.
     """
     if split not in SPLITS:
         raise NelboError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     if channels not in (None, 1, 3):
         raise NelboError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    if size is not None and size < 1:
-        raise NelboError(f"size must be at least 1 pixel, got {size}")
-    folder = Path(source).expanduser()
-    if source in NAMES and not folder.is_dir():
-        data = load_digits(split)
+    if size is not None and not 1 <= size <= LARGEST_SIZE:
+        raise NelboError(f"size must lie in 1..{LARGEST_SIZE} pixels, got {size}")
+    if is_local(source):
+        path, options = _local(source)
+        if path.is_dir() and not _holds_parquet(path):
+            if options:
+                raise NelboError(f"{source}: options are for tables, {path} is a folder")
+            return load_folder(path, split, size or DEFAULT_SIZE, channels)
+        if path.is_file() and path.suffix.lower() != ".parquet":
+            raise NelboError(f"{source} is a file; expected {KINDS}")
+        table = Table(source, str(path), options)
+        return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
+    name, _, query = source.partition("?")
+    if name in FIXED_SIZE and not query:
+        data = FIXED_SIZE[name](split)
         if size not in (None, data.shape[1]) or channels not in (None, data.shape[0]):
             raise NelboError(
-                f"{source} has images of shape {data.shape}; size and channels are for folders"
+                f"{source} has images of shape {data.shape}; size and channels are for other data"
             )
         return data
-    if folder.is_dir():
-        return load_folder(folder, split, size or DEFAULT_SIZE, channels)
-    if folder.exists():
-        raise NelboError(f"{source} is a file; expected a folder of pictures")
-    raise NelboError(
-        f"unknown data {source!r}: expected a data set ({', '.join(NAMES)}) or the path of a "
-        "folder of pictures"
-    )
+    if name == "emoji" and not query:
+        if channels == 1:
+            raise NelboError("emoji are RGB: channels must be 3")
+        return load_emoji(split, size or DEFAULT_SIZE)
+    if name in HUB_NAMES:
+        hub_id, own_channels, side = HUB_NAMES[name]
+        table = Table(source, hub_id, _options(source, query))
+        return load_table(table, split, size or side, channels or own_channels)
+    if name.startswith(HUB) and name != HUB:
+        table = Table(source, name.removeprefix(HUB), _options(source, query))
+        return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
+    raise NelboError(f"unknown data {source!r}: expected {KINDS}")
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a path that exists; a folder called "digits" comes before the digits."""
+    return _local(source)[0].exists()
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is a path, there or not, rather than the name of a data set."""
+    name = source.partition("?")[0]
+    return is_local(source) or not (name in NAMES or name.startswith(HUB))
+
+
+def absolute(source: str) -> str:
+    """The source as it can be found again from another directory."""
+    if not is_local(source):
+        return source
+    path, _ = _local(source)
+    return str(path.resolve()) + source[len(str(_typed_path(source))) :]
+
+
+def _local(source: str) -> tuple[Path, dict[str, str]]:
+    typed = _typed_path(source)
+    return Path(typed).expanduser(), _options(source, source[len(typed) + 1 :])
+
+
+def _typed_path(source: str) -> str:
+    """What comes before the options; a question mark may also be part of a path."""
+    return source if Path(source).expanduser().exists() else source.partition("?")[0]
+
+
+def _options(source: str, query: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise NelboError(
+            f"{source}: options are written ?name=value&name=value, found {query!r}"
+        ) from error
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """Whether a folder holds tables and no pictures."""
+    found = False
+    for _, _, names in os.walk(folder):
+        if any(name.lower().endswith(SUFFIXES) for name in names):
+            return False
+        found = found or any(name.lower().endswith(".parquet") for name in names)
+    return found

@@ -17,6 +17,7 @@ from nelbo.diffusers_format.files import (
     write_json,
 )
 from nelbo.diffusers_format.scheduler import (
+    CLIPPING,
     PIPELINE_FIELDS,
     SCHEDULER_FILE,
     SchedulerConfig,
@@ -24,6 +25,7 @@ from nelbo.diffusers_format.scheduler import (
 )
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.data_space import DataSpace
+from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.errors import NelboError
 from nelbo.networks import ControlledUNet, UNet
@@ -47,11 +49,13 @@ def read_chain(
     """The diffusion model of a pipeline, from its parts.
 
     Raises:
-        NelboError: the network's channels do not fit the chain.
+        NelboError: the network's channels or the level profile do not fit the chain.
     """
-    options = scheduler.chain_options | _own_variance(path)
+    options = scheduler.chain_options | _own_options(path)
     shape = read_shape(path, network.config)
     multiple = 2 if options["variance"] == "learned_range" else 1
+    if options["variance"] == "analytic" and network.config.out_channels == 2 * shape[0]:
+        multiple = 2  # a learned variance that is not used
     for field, expected in (("in_channels", shape[0]), ("out_channels", shape[0] * multiple)):
         found = getattr(network.config, field)
         if found != expected:
@@ -59,7 +63,13 @@ def read_chain(
                 f"{path}/unet/config.json: {field} is {found}, expected {expected} for {shape[0]} "
                 f"channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
             )
-    return Diffusion(network, scheduler.schedule, data=data, shape=shape, **options)
+    profile = _read_profile(path)
+    try:
+        return Diffusion(
+            network, scheduler.schedule, data=data, shape=shape, profile=profile, **options
+        )
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
 
 
 def check_chain(model: Diffusion) -> None:
@@ -78,25 +88,41 @@ def write_chain(
     """
     scheduler = scheduler_config(model, sampler)
     write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
-    own = {
+    own: dict[str, Any] = {
         "nelbo_version": __version__,
         "data": data_config(model.data),
         "shape": None if model.shape is None else list(model.shape),
     }
-    if "variance_type" not in scheduler:
+    if scheduler.get("variance_type") != model.variance:
         own["variance"] = model.variance
+    if model.profile is None:
+        (directory / PROFILE_FILE).unlink(missing_ok=True)
+    else:
+        model.profile.save(directory / PROFILE_FILE)
+    if scheduler["_class_name"] not in CLIPPING:
+        own["clip_sample"] = model.clip_sample
     write_json(directory / NELBO_FILE, own | dict(notes))
     return scheduler["_class_name"]
 
 
-def _own_variance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    # Schedulers other than DDPM's have no field for it.
+def _read_profile(path: str | os.PathLike[str]) -> LevelProfile | None:
+    try:
+        file = locate(path, None, PROFILE_FILE)
+    except NelboError:
+        return None
+    return LevelProfile.load(file)
+
+
+def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    # What the class of the scheduler has no field for; none has a name for "analytic".
     own = read_own(path) or {}
-    if "variance" not in own:
-        return {}
-    if own["variance"] not in list(VARIANCES):
+    if own.get("variance", "fixed_small") not in list(VARIANCES):
         raise NelboError(
             f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
             f"{', '.join(VARIANCES)}"
         )
-    return {"variance": own["variance"]}
+    if not isinstance(own.get("clip_sample", False), bool):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true or false"
+        )
+    return {name: own[name] for name in ("variance", "clip_sample") if name in own}

@@ -27,7 +27,11 @@ def load_pixel(path: str | os.PathLike[str], index: PipelineIndex) -> Diffusion:
 def save_pixel(
     model: Diffusion, directory: Path, sampler: Sampler | None, notes: Mapping[str, Any]
 ) -> None:
-    """Write a `DDPMPipeline`, or a `DDIMPipeline` where that is the sampler."""
+    """Write a `DDPMPipeline`, or for other samplers a `DDIMPipeline`.
+
+    diffusers has no pipeline of pixels that calls a solver as it needs to be called; its
+    DDIMPipeline reads the chain from any scheduler and walks it by DDIM.
+    """
     network = model.network
     if not isinstance(network, UNet) or not isinstance(network.config, UNetConfig):
         name = network.config.class_name if isinstance(network, UNet) else type(network).__name__
@@ -36,4 +40,5 @@ def save_pixel(
     kind = write_chain(model, directory, sampler or DDPM(), notes)
     network.save_pretrained(directory / "unet")
     parts = {"scheduler": ["diffusers", kind], "unet": ["diffusers", UNetConfig.class_name]}
-    write_index(directory, kind.replace("Scheduler", "Pipeline"), parts)
+    name = "DDPMPipeline" if kind == "DDPMScheduler" else "DDIMPipeline"
+    write_index(directory, name, parts)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion import Diffusion, DynamicThreshold, NoiseSchedule, StaticThreshold
+from nelbo.diffusion.thresholding import Threshold
+from nelbo.diffusion.variance import analytic_variance
 from nelbo.errors import NelboError
 from nelbo.networks.files import read_json
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
-from nelbo.samplers import DDIM, DDPM, Sampler
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
+from nelbo.samplers.dpm_solver import SOLVER_TYPES
 from nelbo.samplers.spacing import SPACINGS
 
 SCHEDULER_FILE = "scheduler_config.json"
@@ -41,11 +44,18 @@ _SCHEDULES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
 
 # Fields that change the chain in ways that are not supported, with the value that leaves it alone.
 _NEUTRAL: dict[str, object] = {
-    "rescale_betas_zero_snr": False,
-    "thresholding": False,
     "timestep_type": "discrete",
     "use_flow_sigmas": False,
     "use_dynamic_shifting": False,
+}
+
+# Fields of solvers that change the walk in ways that are not supported, likewise.
+_NEUTRAL_FOR_SOLVERS: dict[str, object] = {
+    "use_beta_sigmas": False,
+    "sigma_min": None,
+    "sigma_max": None,
+    "interpolation_type": "linear",
+    "lambda_min_clipped": -math.inf,
 }
 
 # What diffusers takes a missing field for, in every class and where a class differs.
@@ -59,6 +69,19 @@ _DEFAULTS: dict[str, Any] = {
     "clip_sample_range": 1.0,
     "steps_offset": 0,
     "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_lu_lambdas": False,
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "algorithm_type": "dpmsolver++",
+    "lower_order_final": True,
+    "euler_at_final": False,
+    "final_sigmas_type": "zero",
 }
 _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {"clip_sample": True, "timestep_spacing": "leading"},
@@ -66,7 +89,23 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"timestep_spacing": "leading", "set_alpha_to_one": False},
     "LMSDiscreteScheduler": {"timestep_spacing": "linspace"},
     "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
+    "HeunDiscreteScheduler": {
+        "timestep_spacing": "linspace",
+        "clip_sample": False,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    },
     "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
+}
+# Classes that apply these fields; the others have none such, whatever their files say.
+CLIPPING = ("DDPMScheduler", "DDIMScheduler", "HeunDiscreteScheduler")
+_THRESHOLDING = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
+
+_DPM_SOLVER = "DPMSolverMultistepScheduler"
+_SOLVERS: dict[str, Callable[..., Sampler]] = {
+    "EulerDiscreteScheduler": Euler,
+    "HeunDiscreteScheduler": Heun,
+    _DPM_SOLVER: DPMSolver,
 }
 
 # What a pipeline of diffusers insists on, whatever the file says.
@@ -103,14 +142,22 @@ class SchedulerConfig:
         config = cls(file, given)
         class_name = config._choose("_class_name", {name: name for name in _CLASS_DEFAULTS})
         defaults = _DEFAULTS | _CLASS_DEFAULTS[class_name]
-        if "clip_sample" not in defaults:
-            # This class has no such field, whatever its file says.
+        if class_name not in CLIPPING:
             given["clip_sample"] = False
+        if class_name not in _THRESHOLDING:
+            given["thresholding"] = False
         return cls(file, defaults | given | dict(overrides or {}))
 
     @property
     def schedule(self) -> NoiseSchedule:
         """The noise levels of the chain."""
+        schedule = self._schedule_as_trained
+        if self._boolean("rescale_betas_zero_snr"):
+            return schedule.with_zero_terminal_snr()
+        return schedule
+
+    @property
+    def _schedule_as_trained(self) -> NoiseSchedule:
         T = self._integer("num_train_timesteps", 1)
         trained = self.fields.get("trained_betas")
         if trained is not None:
@@ -123,45 +170,107 @@ class SchedulerConfig:
 
     @property
     def chain_options(self) -> dict[str, Any]:
-        """The options of `Diffusion`: prediction, variance and clip_sample."""
-        clip = self._boolean("clip_sample")
-        if clip and self._number("clip_sample_range") != 1:
-            raise NelboError(
-                f"{self.file}: clip_sample_range is {self.fields['clip_sample_range']!r}, only 1.0 "
-                "is supported"
+        """The options of `Diffusion`: prediction, variance, clip_sample and thresholding."""
+        if self._boolean("rescale_betas_zero_snr") and self.fields["prediction_type"] == "epsilon":
+            raise self._wrong(
+                "prediction_type",
+                "v_prediction or sample with rescale_betas_zero_snr, which leaves x_0 undetermined "
+                "by the noise at the last level",
             )
         predictions = {name: name for name in ("epsilon", "sample", "v_prediction")}
         return {
             "prediction": self._choose("prediction_type", predictions),
             "variance": self._choose("variance_type", _VARIANCES),
-            "clip_sample": clip,
+            "clip_sample": self._boolean("clip_sample"),
+            "thresholding": self._thresholding(),
         }
 
     def sampler(self, steps: int | None = None) -> Sampler:
         """The sampler; DDIM with a note where nelbo has none of the class.
 
         Args:
-            steps: number of network calls; None for all levels with DDPM and 50 with DDIM, which
-                is what pipelines of diffusers default to.
+            steps: how many; None for all levels with DDPM and 50 otherwise, which is what
+                pipelines of diffusers default to.
+
+        Raises:
+            NelboError: an option of the solver that nelbo has no counterpart for.
         """
         class_name = self.fields["_class_name"]
         spacing = self._choose("timestep_spacing", {name: name for name in SPACINGS})
         offset = self._integer("steps_offset", 0)
         if class_name == "DDPMScheduler":
             return DDPM(steps, spacing=spacing, steps_offset=offset)
+        T = self._integer("num_train_timesteps", 1)
+        if steps is None:
+            steps = min(DEFAULT_STEPS, T)
+        if class_name in _SOLVERS:
+            return self._solver(class_name, steps, spacing, offset)
         if class_name != "DDIMScheduler":
             warnings.warn(
                 f"{self.file}: nelbo has no {class_name}, so it samples with DDIM through the same "
                 "chain",
                 stacklevel=3,
             )
-        T = self._integer("num_train_timesteps", 1)
         return DDIM(
-            min(DEFAULT_STEPS, T) if steps is None else steps,
+            steps,
             spacing=spacing,
             steps_offset=offset,
             set_alpha_to_one=self._boolean("set_alpha_to_one"),
         )
+
+    def _solver(self, class_name: str, steps: int, spacing: str, offset: int) -> Sampler:
+        for field, neutral in _NEUTRAL_FOR_SOLVERS.items():
+            if self.fields.get(field, neutral) != neutral:
+                raise self._wrong(field, f"{neutral}, all that nelbo has a sampler for")
+        is_dpm_solver = class_name == _DPM_SOLVER
+        options: dict[str, Any] = {
+            "spacing": spacing,
+            "steps_offset": offset,
+            "noise_levels": self._noise_levels(is_dpm_solver),
+        }
+        goes_to_data = self._choose("final_sigmas_type", {"zero": True, "sigma_min": False})
+        if not is_dpm_solver:
+            if not goes_to_data:
+                raise self._wrong("final_sigmas_type", f"zero for {class_name}")
+            return _SOLVERS[class_name](steps, **options)
+        kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
+        try:
+            return DPMSolver(
+                steps,
+                order=self._integer("solver_order", 1),
+                stochastic=self._choose("algorithm_type", kinds),
+                solver_type=self._choose("solver_type", {name: name for name in SOLVER_TYPES}),
+                lower_order_final=self._boolean("lower_order_final"),
+                euler_at_final=self._boolean("euler_at_final"),
+                set_alpha_to_one=goes_to_data,
+                **options,
+            )
+        except NelboError as error:
+            raise NelboError(f"{self.file}: {error}") from error
+
+    def _noise_levels(self, is_dpm_solver: bool) -> str:
+        if self._boolean("use_karras_sigmas"):
+            return "karras"
+        # Exponential sigmas and Lu's lambdas are the same noise levels, but DPM-Solver++ tells the
+        # network the level below each of the former and the nearest of the latter.
+        if is_dpm_solver and self._boolean("use_exponential_sigmas"):
+            raise self._wrong("use_exponential_sigmas", "false, or use_lu_lambdas in its place")
+        field = "use_lu_lambdas" if is_dpm_solver else "use_exponential_sigmas"
+        return "log_snr" if self._boolean(field) else "spaced"
+
+    def _thresholding(self) -> Threshold | None:
+        if self._boolean("thresholding"):
+            ratio = self._number("dynamic_thresholding_ratio")
+            try:
+                return DynamicThreshold(ratio, self._number("sample_max_value"))
+            except NelboError as error:
+                raise NelboError(f"{self.file}: {error}") from error
+        if not self._boolean("clip_sample") or self._number("clip_sample_range") == 1:
+            return None
+        try:
+            return StaticThreshold(self._number("clip_sample_range"))
+        except NelboError as error:
+            raise NelboError(f"{self.file}: clip_sample_range: {error}") from error
 
     def _trained_schedule(self, betas: Any, T: int) -> NoiseSchedule:
         try:
@@ -212,42 +321,94 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
     """The contents of a scheduler config that describes a chain and a sampler.
 
     Raises:
-        NelboError: diffusers has no such sampler.
+        NelboError: diffusers has no such sampler, or none with this thresholding.
     """
     schedule = model.schedule
     chain = schedule.config or {
         "beta_schedule": "linear",
         "trained_betas": schedule.betas[1:].tolist(),
     }
-    return {
+    fields = {
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_train_timesteps": schedule.num_levels,
         **chain,
         "prediction_type": model.prediction,
-        "clip_sample": model.clip_sample,
-        "clip_sample_range": 1.0,
-        "rescale_betas_zero_snr": False,
-        "thresholding": False,
+        **_threshold_fields(model),
+        "rescale_betas_zero_snr": bool(schedule.alphas_cumprod[-1] == 0),
         **_sampler_fields(model, sampler),
     }
+    able = _THRESHOLDING if isinstance(model.thresholding, DynamicThreshold) else CLIPPING
+    if model.thresholding is not None and fields["_class_name"] not in able:
+        raise NelboError(
+            f"the {fields['_class_name']} of diffusers has no {type(model.thresholding).__name__}: "
+            "save the model with DDPM or DDIM"
+        )
+    return fields
+
+
+def _threshold_fields(model: Diffusion) -> dict[str, Any]:
+    threshold = model.thresholding
+    fields: dict[str, Any] = {
+        "clip_sample": model.clip_sample or isinstance(threshold, StaticThreshold),
+        "clip_sample_range": getattr(threshold, "range", 1.0),
+        "thresholding": isinstance(threshold, DynamicThreshold),
+    }
+    if isinstance(threshold, DynamicThreshold):
+        fields["dynamic_thresholding_ratio"] = threshold.ratio
+        fields["sample_max_value"] = threshold.max_value
+    return fields
+
+
+def _variance_type(model: Diffusion) -> str:
+    """diffusers' name of the reverse variance; for an analytic one, what comes closest.
+
+    Where the network has channels for a learned variance, the pipeline must be told of them.
+    """
+    if model.variance != "analytic":
+        return model.variance
+    config: Any = getattr(model.network, "config", None)
+    if config is not None and config.out_channels == 2 * config.in_channels:
+        return "learned_range"
+    own, schedule = analytic_variance(model.schedule, model.profile)[2:], model.schedule
+    fixed = {"fixed_small": schedule.posterior_variance[2:], "fixed_large": schedule.betas[2:]}
+    return min(fixed, key=lambda name: float((fixed[name] / own).log().abs().sum()))
 
 
 def _sampler_fields(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
+    kind = type(sampler).__name__
+    if getattr(sampler, "levels", None) is not None:
+        raise NelboError(
+            f"the levels of {kind} have no place in a scheduler of diffusers: save it without them"
+        )
+    if not isinstance(sampler, DDPM | DDIM | Euler | Heun | DPMSolver):
+        raise NelboError(
+            f"{kind} has no place in a pipeline of diffusers: save it with a sampler of "
+            "nelbo.samplers"
+        )
+    spaced = {"timestep_spacing": sampler.spacing, "steps_offset": sampler.steps_offset}
     if isinstance(sampler, DDPM):
-        return {
-            "_class_name": "DDPMScheduler",
-            "variance_type": model.variance,
-            "timestep_spacing": sampler.spacing,
-            "steps_offset": sampler.steps_offset,
-        }
+        return {"_class_name": "DDPMScheduler", "variance_type": _variance_type(model), **spaced}
     if isinstance(sampler, DDIM):
         return {
             "_class_name": "DDIMScheduler",
-            "timestep_spacing": sampler.spacing,
-            "steps_offset": sampler.steps_offset,
+            **spaced,
             "set_alpha_to_one": sampler.set_alpha_to_one,
         }
-    raise NelboError(
-        f"{type(sampler).__name__} has no place in a pipeline of diffusers: save it with DDPM or "
-        "DDIM"
-    )
+    spaced["use_karras_sigmas"] = sampler.noise_levels == "karras"
+    if isinstance(sampler, Euler | Heun):
+        return {
+            "_class_name": f"{kind}DiscreteScheduler",
+            **spaced,
+            "use_exponential_sigmas": sampler.noise_levels == "log_snr",
+        }
+    return {
+        "_class_name": _DPM_SOLVER,
+        **spaced,
+        "use_lu_lambdas": sampler.noise_levels == "log_snr",
+        "solver_order": sampler.order,
+        "solver_type": sampler.solver_type,
+        "algorithm_type": "sde-dpmsolver++" if sampler.stochastic else "dpmsolver++",
+        "lower_order_final": sampler.lower_order_final,
+        "euler_at_final": sampler.euler_at_final,
+        "final_sigmas_type": "zero" if sampler.set_alpha_to_one else "sigma_min",
+    }

@@ -2,7 +2,25 @@
 
 from nelbo.diffusion.data_space import Continuous, Pixels
 from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.noise_level import NoiseLevel
+from nelbo.diffusion.optimal_levels import optimal_levels
 from nelbo.diffusion.prediction import Prediction
+from nelbo.diffusion.profile import LevelProfile, level_profile
 from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.diffusion.thresholding import DynamicThreshold, StaticThreshold
+from nelbo.diffusion.variance import fit_variance
 
-__all__ = ["Continuous", "Diffusion", "NoiseSchedule", "Pixels", "Prediction"]
+__all__ = [
+    "Continuous",
+    "Diffusion",
+    "DynamicThreshold",
+    "LevelProfile",
+    "NoiseLevel",
+    "NoiseSchedule",
+    "Pixels",
+    "Prediction",
+    "StaticThreshold",
+    "fit_variance",
+    "level_profile",
+    "optimal_levels",
+]

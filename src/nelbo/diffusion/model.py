@@ -25,14 +25,17 @@ from torch.distributions import Normal
 from nelbo.conditioning import Condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.objectives import TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.diffusion.variance import VARIANCES
+from nelbo.diffusion.thresholding import StaticThreshold, Threshold
+from nelbo.diffusion.variance import VARIANCES, profile_levels
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
-from nelbo.networks.guidance import GuidedNetwork
+from nelbo.networks.guidance import Guidance, GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
@@ -46,7 +49,7 @@ class Sampler(Protocol):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T."""
@@ -60,14 +63,17 @@ class Diffusion(TractableMHVAE):
             or (B,2C,H,W) for a learned variance.
         schedule: the noise levels 0..T.
         prediction: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
-        variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t) or "learned_range".
+        variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t), "learned_range", or "analytic",
+            the best for one number a level, which needs a profile.
         data: `Pixels(levels)` for a probability of integer pixels, `Continuous()` for a density.
         shape: (C, H, W) of one example, needed to sample without x_T.
         clip_sample: clip the predicted x_0 to [−1, 1] wherever the reverse process uses it.
+        thresholding: `StaticThreshold` or `DynamicThreshold`, in place of `clip_sample`.
+        profile: what each level costs on data; it stays with respaced and saved models.
 
     Raises:
-        NelboError: an unknown prediction or variance, or a schedule that the prediction cannot
-            be used with.
+        NelboError: an unknown prediction or variance, a schedule that the prediction cannot be
+            used with, or a profile that is missing or of another chain.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class Diffusion(TractableMHVAE):
         data: DataSpace = Pixels(256),  # noqa: B008 - frozen
         shape: Sequence[int] | None = None,
         clip_sample: bool = False,
+        thresholding: Threshold | None = None,
+        profile: LevelProfile | None = None,
     ) -> None:
         super().__init__()
         self.prediction = _one_of(prediction, PARAMETERIZATIONS, "prediction")
@@ -95,7 +103,12 @@ class Diffusion(TractableMHVAE):
         self.data = data
         self.shape = None if shape is None else tuple(shape)
         self.clip_sample = clip_sample
-        self._reverse_variance = VARIANCES[variance](schedule)
+        self.thresholding = thresholding
+        self._threshold = thresholding or (StaticThreshold() if clip_sample else None)
+        if profile is not None:
+            profile_levels(schedule, profile)
+        self.profile = profile
+        self._reverse_variance = VARIANCES[variance](schedule, profile)
         self._at = LevelLookup(
             {
                 "step_scale": schedule.alphas.sqrt(),
@@ -139,23 +152,39 @@ class Diffusion(TractableMHVAE):
         Raises:
             NelboError: the network's output has the wrong shape.
         """
-        output = self.network(x_t, self._network_time(t, x_t), condition)
-        channels = x_t.shape[1]
-        expected = (len(x_t), channels * self.output_multiple, *x_t.shape[2:])
-        if tuple(output.shape) != expected:
-            raise NelboError(
-                f"the network returned shape {tuple(output.shape)} for {tuple(x_t.shape)}, "
-                f"expected {expected} with variance={self.variance!r}"
-            )
-        extra = output[:, channels:] if self._reverse_variance.is_learned else None
+        output, extra = self._call(x_t, self._network_time(t, x_t), condition)
         return Prediction(
             PARAMETERIZATIONS[self.prediction],
-            output[:, :channels],
+            output,
             x_t,
             self._at("signal_scale", t, x_t),
             self._at("noise_scale", t, x_t),
             self._reverse_variance.log(lambda name: self._at(name, t, x_t), extra),
-            self.clip_sample,
+            self._threshold,
+        )
+
+    def predict_at(
+        self, x: Tensor, level: NoiseLevel, condition: Condition | None = None
+    ) -> Prediction:
+        """What the network says at a noise level that may lie between those of the chain.
+
+        No step of the chain leads from there, so `.variance` is nan.
+
+        Raises:
+            NelboError: the network's output has the wrong shape.
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        time_dtype = torch.int64 if isinstance(level.network_time, int) else dtype
+        time = torch.full((len(x),), level.network_time, dtype=time_dtype, device=x.device)
+        output, _ = self._call(x, time, condition)
+        return Prediction(
+            PARAMETERIZATIONS[self.prediction],
+            output,
+            x,
+            torch.tensor(level.signal_scale, dtype=dtype),
+            torch.tensor(level.noise_scale, dtype=dtype),
+            torch.tensor(torch.nan, dtype=dtype),
+            self._threshold,
         )
 
     @property
@@ -247,19 +276,38 @@ class Diffusion(TractableMHVAE):
         """A shorter chain through `levels` with the same network: a valid MHVAE of its own."""
         return self._with(schedule=self.schedule.respace(levels))
 
-    def guided(self, scale: float, unconditional: Condition | None = None) -> Diffusion:
+    def guided(
+        self, guidance: float | Guidance, unconditional: Condition | None = None
+    ) -> Diffusion:
         """The model with classifier-free guidance; itself where the scale is 1.
 
         Args:
-            scale: the guidance scale; see `nelbo.networks.guidance`.
+            guidance: the guidance scale, or a `Guidance` with an interval and rescale.
             unconditional: what to guide away from, for each example or, with batch size 1, for
                 all: needed for text, and by default no label.
+
+        Raises:
+            NelboError: a network that takes neither labels nor text, a model that does not know
+                its shape, or an interval without a level of the chain.
         """
-        if scale == 1.0:
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        if guidance.scale == 1.0:
             return self
+        if not self._is_conditional:
+            raise NelboError(
+                f"guidance {guidance.scale} needs a conditional model, this one takes neither "
+                "labels nor text: leave guidance at 1"
+            )
         if self.shape is None:
             raise NelboError("guidance needs a model that knows its shape: pass shape=(C, H, W)")
-        guided = GuidedNetwork(self.network, scale, self.shape[0], unconditional)
+        guided = GuidedNetwork(
+            self.network,
+            guidance.scale,
+            self.shape[0],
+            unconditional,
+            times=None if guidance.interval is None else self._times_within(*guidance.interval),
+            rescale=guidance.rescale,
+        )
         return self._with(network=guided)
 
     @torch.no_grad()
@@ -269,7 +317,7 @@ class Diffusion(TractableMHVAE):
         sampler: Sampler | None = None,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Float[Tensor, "n channels height width"]:
@@ -279,7 +327,8 @@ class Diffusion(TractableMHVAE):
             n: how many.
             sampler: how to walk the chain; see `nelbo.samplers`.
             condition: what to sample, one entry an example.
-            guidance: scale of classifier-free guidance; 1 is the conditional model itself.
+            guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
+                `Guidance` with an interval and rescale.
             x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
             generator: the source of all noise, or one an example.
         """
@@ -292,21 +341,68 @@ class Diffusion(TractableMHVAE):
             self, start, condition=condition, guidance=guidance, generator=generator
         )
 
+    def with_profile(self, profile: LevelProfile, *, variance: str | None = None) -> Diffusion:
+        """The same model with a profile, and with another variance where one is named."""
+        return self._with(profile=profile, variance=variance)
+
     def _with(
-        self, network: Network | None = None, schedule: NoiseSchedule | None = None
+        self,
+        network: Network | None = None,
+        schedule: NoiseSchedule | None = None,
+        variance: str | None = None,
+        profile: LevelProfile | None = None,
     ) -> Diffusion:
         """A model that shares everything else."""
         model = Diffusion(
             network or self.network,
             schedule or self.schedule,
             prediction=self.prediction,
-            variance=self.variance,
+            variance=variance or self.variance,
             data=self.data,
             shape=self.shape,
             clip_sample=self.clip_sample,
+            thresholding=self.thresholding,
+            profile=self.profile if profile is None else profile,
         )
         model.train(self.training)
         return model
+
+    def _call(
+        self, x: Tensor, time: Tensor, condition: Condition | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction, and its channels for a learned variance."""
+        output = self.network(x, time, condition)
+        channels = x.shape[1]
+        if self.variance == "analytic" and output.shape[1] == 2 * channels:
+            output = output[:, :channels]  # a learned variance that the analytic one replaces
+        expected = (len(x), channels * self.output_multiple, *x.shape[2:])
+        if tuple(output.shape) != expected:
+            raise NelboError(
+                f"the network returned shape {tuple(output.shape)} for {tuple(x.shape)}, "
+                f"expected {expected} with variance={self.variance!r}"
+            )
+        return output[:, :channels], output[:, channels:] if self.output_multiple > 1 else None
+
+    @property
+    def _is_conditional(self) -> bool:
+        """Whether the network is told a label or text; a callable without a config may be."""
+        config = getattr(self.network, "config", None)
+        return config is None or bool(
+            self.num_classes
+            or getattr(config, "class_embed_type", None)
+            or hasattr(config, "cross_attention_dim")
+        )
+
+    def _times_within(self, low: float, high: float) -> tuple[int, int]:
+        """First and last network time whose noise level √((1 − ᾱ_t)/ᾱ_t) lies in (low, high]."""
+        sigma = self.schedule.snr[1:].rsqrt()
+        within = self.schedule.network_times[1:][(sigma > low) & (sigma <= high)]
+        if len(within) == 0:
+            raise NelboError(
+                f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
+                f"noise levels lie in {sigma[0]:.4g}..{sigma[-1]:.4g}"
+            )
+        return int(within[0]), int(within[-1])
 
     def _network_time(self, t: Level, x_t: Tensor) -> Tensor:
         times = self._times.get(x_t.device)

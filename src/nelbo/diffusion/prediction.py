@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from nelbo.diffusion.thresholding import Threshold
+
 
 class Parameterization(NamedTuple):
     """How a network's output stands to x_0 and ε; every function takes a and s last."""
@@ -56,8 +58,8 @@ class Prediction:
         x_t: the state it was given.
         signal_scale: a at the level, broadcastable to x_t.
         noise_scale: s at the level, broadcastable to x_t.
-        log_variance: log Σ_t of p(x_{t-1}|x_t), broadcastable to x_t.
-        clip: whether x_0 is clipped to [−1, 1]; ε and v stay the network's own.
+        log_variance: log Σ_t of p(x_{t-1}|x_t), broadcastable to x_t; nan off the chain's levels.
+        threshold: what keeps x_0 in range, or None; ε and v stay the network's own.
     """
 
     parameterization: Parameterization
@@ -66,15 +68,15 @@ class Prediction:
     signal_scale: Tensor
     noise_scale: Tensor
     log_variance: Tensor
-    clip: bool
+    threshold: Threshold | None
 
     @cached_property
     def x_0(self) -> Tensor:
-        """The predicted data, clipped where the model clips it; gradients pass the clip."""
+        """The predicted data, within the model's threshold; gradients pass the clip."""
         x_0 = self._read(self.parameterization.x_0)
-        if not self.clip:
+        if self.threshold is None:
             return x_0
-        clipped = x_0.clamp(-1.0, 1.0)
+        clipped = self.threshold(x_0.detach())
         return clipped.detach() + (x_0 - x_0.detach()) if x_0.requires_grad else clipped
 
     @cached_property

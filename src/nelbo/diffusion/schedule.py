@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -161,6 +161,29 @@ class NoiseSchedule:
             raise NelboError(f"respace takes increasing levels, got {chosen.tolist()}")
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), chosen])
         return self._from_signal(self.alphas_cumprod[kept], self.network_times[kept])
+
+    def with_zero_terminal_snr(self) -> NoiseSchedule:
+        r"""The chain shifted and scaled so that x_T holds no signal (Lin et al. 2024, algorithm 1).
+
+        .. math::
+            \sqrt{\bar\alpha_t} \leftarrow (\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T})
+            \frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}, \qquad t \ge 1
+
+        Samples may then be as bright or dark as the data, which a little signal left in x_T
+        prevents. It needs `prediction="v_prediction"` or `"sample"`.
+
+        Raises:
+            NelboError: a chain of one level.
+        """
+        if self.alphas_cumprod[-1] == 0:
+            return self
+        if self.num_levels == 1:
+            raise NelboError("a chain of one level has nothing left without its signal")
+        first, last = self.signal_scale[1], self.signal_scale[-1]
+        signal = ((self.signal_scale - last) * (first / (first - last))).square()
+        signal[0], signal[1] = 1.0, self.alphas_cumprod[1]
+        config = None if self.config is None else {**self.config, "rescale_betas_zero_snr": True}
+        return replace(self._from_signal(signal, self.network_times), config=config)
 
     @property
     def num_levels(self) -> int:

@@ -3,15 +3,36 @@ r"""The reverse variance :math:`\Sigma_t` of :math:`p(x_{t-1}|x_t)`.
 :math:`\beta_t` and :math:`\tilde\beta_t` are the optimal choices for data of unit variance and for
 a single point (Ho et al. 2020, section 3.2). :math:`\tilde\beta_1 = 0`, so at t = 1
 :math:`\tilde\beta_2` takes its place, as in DDPM.
+
+**The optimal one.** Let :math:`e_t = E\|x_0 - \hat x_0(x_t)\|^2`, D the dimensions and :math:`w_t`
+the weight of :math:`x_0` in the posterior mean. For one variance :math:`\sigma^2` a level,
+
+.. math::
+    E\,KL = \frac D2\left[\frac{\tilde\beta_t + w_t^2 e_t / D}{\sigma^2} - 1
+        + \log\frac{\sigma^2}{\tilde\beta_t}\right],
+
+whose derivative vanishes only at :math:`\sigma_t^{*2} = \tilde\beta_t + w_t^2 e_t / D`, a minimum.
+For the exact :math:`\hat x_0 = E[x_0|x_t]` it is theorem 1 of Bao et al. 2022 (Analytic-DPM); with
+the measured error of any network it stays optimal for that network. As
+:math:`w_t^2 / \tilde\beta_t = \mathrm{SNR}_{t-1} - \mathrm{SNR}_t`, what is left is
+:math:`\tfrac D2 \log(1 + (\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)\, e_t / D)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from nelbo.conditioning import Condition
+from nelbo.diffusion.profile import MEASURED_LEVELS, LevelProfile, level_profile
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.diffusion.model import Diffusion
 
 # Reads a named table at the level of each example, broadcastable to the state.
 Read = Callable[[str], Tensor]
@@ -59,13 +80,90 @@ class LearnedRange:
 
 ReverseVariance = FixedVariance | LearnedRange
 
-VARIANCES: dict[str, Callable[[NoiseSchedule], ReverseVariance]] = {
-    "fixed_small": lambda schedule: FixedVariance(_positive_posterior_variance(schedule)),
-    "fixed_large": lambda schedule: FixedVariance(schedule.betas),
-    "learned_range": lambda schedule: LearnedRange(
+VARIANCES: dict[str, Callable[[NoiseSchedule, LevelProfile | None], ReverseVariance]] = {
+    "fixed_small": lambda schedule, _: FixedVariance(_positive_posterior_variance(schedule)),
+    "fixed_large": lambda schedule, _: FixedVariance(schedule.betas),
+    "learned_range": lambda schedule, _: LearnedRange(
         _positive_posterior_variance(schedule), schedule.betas
     ),
+    "analytic": lambda schedule, profile: FixedVariance(analytic_variance(schedule, profile)),
 }
+
+
+def analytic_variance(schedule: NoiseSchedule, profile: LevelProfile | None) -> Levels:
+    """The optimal variance σ*²_t at every level of a chain, (T+1,).
+
+    At t = 1, where data are rounded, it is the variance of p(x_0|x_1) under which they are the
+    most likely.
+
+    Args:
+        schedule: the chain, whole or respaced.
+        profile: measured on the whole chain.
+
+    Raises:
+        NelboError: no profile, or one of another chain.
+    """
+    if profile is None:
+        raise NelboError(
+            "variance='analytic' is measured on data: use fit_variance(model, x_0), or pass "
+            "profile=level_profile(model, x_0)"
+        )
+    parent = profile_levels(schedule, profile)
+    error = profile.squared_error[parent] / profile.dims
+    variance = schedule.posterior_variance + schedule.posterior_data_weight.square() * error
+    variance[1] = profile.data_variance[parent[1]]
+    return variance
+
+
+def fit_variance(
+    model: Diffusion,
+    data: Tensor | LevelProfile,
+    condition: Condition | None = None,
+    *,
+    levels: int | None = MEASURED_LEVELS,
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+) -> Diffusion:
+    """The same model with variance="analytic", the optimal one at every level.
+
+    Respaced chains of the result have an optimal variance of their own, from the same errors.
+
+    Args:
+        model: the model, with any variance; a learned one is ignored from then on.
+        data: x_0, (B, C, H, W), or a profile that was measured before.
+        condition: what the model is told of each example.
+        levels: how many levels to measure; see `level_profile`.
+        draws: draws of noise for each example.
+        generator: the source of all noise.
+
+    Raises:
+        NelboError: data that are not the model's, or a profile of another chain.
+    """
+    if not isinstance(data, LevelProfile):
+        data = level_profile(
+            model, data, condition, levels=levels, draws=draws, generator=generator
+        )
+    return model.with_profile(data, variance="analytic")
+
+
+def profile_levels(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:
+    """Which level of the profiled chain each level of a respaced one is, (T+1,) int64.
+
+    Raises:
+        NelboError: the profile is of another chain.
+    """
+    times = profile.schedule.network_times
+    parent = torch.searchsorted(times, schedule.network_times).clamp(max=profile.num_levels)
+    signal = profile.schedule.alphas_cumprod[parent]
+    if not (
+        torch.equal(times[parent], schedule.network_times)
+        and torch.allclose(signal, schedule.alphas_cumprod, rtol=1e-6, atol=1e-9)
+    ):
+        raise NelboError(
+            f"the level profile is of another chain (of {profile.num_levels} levels, the model has "
+            f"{schedule.num_levels}): measure it again"
+        )
+    return parent
 
 
 def _positive_posterior_variance(schedule: NoiseSchedule) -> Levels:

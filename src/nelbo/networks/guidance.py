@@ -5,21 +5,66 @@ r"""Classifier-free guidance: a network made of a conditional network.
 
 (Ho & Salimans 2022, eq. 6, with s = 1 + w). The prediction of x_0 or v is guided alike, since all
 are linear in one another at a given x_t.
+
+Two refinements. Guidance harms where noise is high and is wasted where it is low, so it may act in
+an interval of noise levels :math:`\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}` only
+(Kynkäänniemi et al. 2024, eq. 5). And it widens the output, which shows as overexposure; a share φ
+of what has the standard deviation of the conditional output brings it back
+(Lin et al. 2024, eqs. 15 and 16),
+
+.. math::
+    \phi\, \hat\epsilon\, \frac{\mathrm{std}(\epsilon(x_t, c))}{\mathrm{std}(\hat\epsilon)}
+    + (1 - \phi)\, \hat\epsilon.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.conditioning import Condition
 from nelbo.errors import NelboError
 
 
-class GuidedNetwork:
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly to guide, and where.
+
+    Args:
+        scale: the guidance scale s; 1 is the conditional model itself.
+        interval: the noise levels (low, high] to guide at, in σ_t = √((1 − ᾱ_t) / ᾱ_t); elsewhere
+            only the conditional network is called. None guides everywhere.
+        rescale: the share φ in 0..1 of the output brought back to its standard deviation.
+
+    Raises:
+        NelboError: a scale that is not finite, an interval that is empty or starts below zero, or
+            a share outside 0..1.
+    """
+
+    scale: float
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise NelboError(f"the guidance scale must be a finite number, got {self.scale}")
+        if self.interval is not None:
+            low, high = self.interval
+            if not 0 <= low < high:
+                raise NelboError(
+                    "the guidance interval must be (low, high] of noise levels with "
+                    f"0 <= low < high, got {low}, {high}"
+                )
+        if not 0 <= self.rescale <= 1:
+            raise NelboError(f"the guidance rescale must lie in 0..1, got {self.rescale}")
+
+
+class GuidedNetwork(nn.Module):
     """Calls `network` once on the conditional and unconditional halves and extrapolates.
 
     Args:
@@ -29,6 +74,8 @@ class GuidedNetwork:
             conditional half's.
         unconditional: the condition of the unconditional half, for each example or, with batch
             size 1, for all. By default the labels are dropped; text has no such default.
+        times: the first and last network time to guide at; None guides at all.
+        rescale: the share φ of the output brought back to its standard deviation.
     """
 
     def __init__(
@@ -37,24 +84,45 @@ class GuidedNetwork:
         scale: float,
         channels: int,
         unconditional: Condition | None = None,
+        *,
+        times: tuple[int, int] | None = None,
+        rescale: float = 0.0,
     ) -> None:
+        super().__init__()
         self.network = network
         self.scale = scale
         self.channels = channels
         self.unconditional = unconditional
+        self.times = times
+        self.rescale = rescale
 
-    def __call__(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+    @property
+    def config(self) -> Any:
+        """That of the network, if it has one."""
+        return getattr(self.network, "config", None)
+
+    def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""
         if condition is None or (condition.label is None and condition.text is None):
             raise NelboError(
                 f"guidance {self.scale} needs a condition to guide towards: pass a label or text, "
                 "or guidance=1"
             )
+        guides = None
+        if self.times is not None:  # without an interval no device waits for the answer
+            guides = (time >= self.times[0]) & (time <= self.times[1])
+        if guides is not None and not guides.any():
+            return self.network(x_t, time, condition)
         both = condition.cat(self._unconditional_half(condition))
         output = self.network(x_t.repeat(2, 1, 1, 1), time.repeat(2), both)
         conditional, unconditional = output.chunk(2)
         c = self.channels
         guided = torch.lerp(unconditional[:, :c], conditional[:, :c], self.scale)
+        if self.rescale > 0:
+            ratio = _spread(conditional[:, :c]) / _spread(guided)
+            guided = torch.lerp(guided, guided * ratio, self.rescale)
+        if guides is not None:
+            guided = torch.where(guides.view(-1, 1, 1, 1), guided, conditional[:, :c])
         return torch.cat([guided, conditional[:, c:]], 1)
 
     def _unconditional_half(self, condition: Condition) -> Condition:
@@ -74,3 +142,8 @@ class GuidedNetwork:
             raise NelboError("guidance on text needs the embedding of a negative or empty prompt")
         assert condition.label is not None
         return replace(condition, label=torch.full_like(condition.label, -1))
+
+
+def _spread(output: Tensor) -> Tensor:
+    """The standard deviation over each example, (B, 1, 1, 1)."""
+    return output.std(dim=(1, 2, 3), keepdim=True)

@@ -127,7 +127,8 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
     Args:
         costs: each term by name, signed as a cost; a negative one grows left from zero.
         unit: of the costs.
-        whole: a larger cost to compare with, which the bar's full width stands for, and its name.
+        whole: a cost to compare with and its name: the bar's full width, or a mark on a bar that
+            exceeds it.
     """
     terms = {name: cost for name, cost in costs.items() if name != "total"}
     gained = sum(min(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
@@ -149,14 +150,18 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
     zero = f'<i class="zero" style="left: {-100 * gained / width:.3f}%"></i>' if gained else ""
     label = ", ".join(f"{LABELS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
     scale = f"<span>{number(gained, 2) if gained else '0'}</span>"
-    scale += f"<span>{escape(whole[1]) if whole and right == whole[0] else number(right, 2)}</span>"
+    mark = ""
+    if whole and whole[0] < right:
+        place = f"{100 * (whole[0] - gained) / width:.3f}%"
+        mark = f'<i class="mark" style="left: {place}"><span>{escape(whole[1])}</span></i>'
+    scale += f"<span>{escape(whole[1]) if whole and not mark else number(right, 2)}</span>"
     legend = "".join(
         f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{LABELS[name]}</span></li>'
         for name, cost in terms.items()
     )
     return (
         f'<div class="costs"><div class="bar" role="img" aria-label="{escape(label)}">'
-        f'{"".join(segments)}</div>{zero}<div class="scale">{scale}</div></div>'
+        f'{"".join(segments)}</div>{zero}{mark}<div class="scale">{scale}</div></div>'
         f'<ul class="legend">{legend}</ul>'
     )
 

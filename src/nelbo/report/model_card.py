@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nelbo.data.credits import CREDITS
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.report.formatting import number
 from nelbo.report.tables import bits_unit
@@ -15,12 +16,6 @@ _TERMS = {
     "prior_matching": "prior matching",
     "score_matching": "score matching",
     "total": "**total (−ELBO)**",
-}
-_CREDITS = {
-    "digits": (
-        "Data: handwritten digits from [Optical Recognition of Handwritten Digits]"
-        "(https://archive.ics.uci.edu/dataset/80) (E. Alpaydin and C. Kaynak, 1998, CC BY 4.0)."
-    )
 }
 
 
@@ -131,7 +126,8 @@ nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all
 
 
 def _licence(notes: Mapping[str, Any], licence: str | None) -> str:
-    credit = _CREDITS.get(str(notes.get("source")), "")
+    credit = CREDITS.get(str(notes.get("source")), "")
     said = f"Weights: {licence}." if licence is not None else ""
-    text = " ".join(part for part in (said, credit) if part)
+    data = f"Data: {credit}." if credit else ""
+    text = " ".join(part for part in (said, data) if part)
     return f"## Licence\n\n{text}" if text else ""

@@ -265,7 +265,8 @@ def training(report: RunReport) -> str:
             "training-bits",
             "Bits per dimension of the training batches against the step",
         ),
-        "The bound as training saw it, from one random level an image, so it is noisy." + bold,
+        "The bound as training saw it: one random level an image, averaged over the last steps."
+        + bold,
         "Bits per dimension",
     )
     loss = fragments.captioned(
@@ -284,9 +285,7 @@ def settings(report: RunReport) -> str:
     for path, value in flatten(report.settings):
         group = path[0] if len(path) > 1 else "general"
         name = " / ".join(path[1:] if len(path) > 1 else path)
-        groups.setdefault(group, []).append(
-            (_words(name).removesuffix(" seconds"), setting(path[-1], value))
-        )
+        groups.setdefault(group, []).append((_setting_name(name), setting(path[-1], value)))
     if not groups:
         return ""
     tables = "".join(
@@ -298,6 +297,12 @@ def settings(report: RunReport) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _setting_name(name: str) -> str:
+    # A duration is shown with its own unit.
+    words = _words(name)
+    return "time" if words == "seconds" else words.removesuffix(" seconds")
 
 
 def _two_digits(value: float) -> str:

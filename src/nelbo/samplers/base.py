@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators
+from nelbo.networks.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class State:
     Attributes:
         x: the state x_t, (B, C, H, W).
         x_0: the data that the model predicted at the step that led here, (B, C, H, W).
-        t: the level of x; 0 when done.
+        t: the level of x, or the nearest where it lies between two; 0 when done.
     """
 
     x: Tensor
@@ -39,8 +40,12 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+    def timesteps(self, schedule: NoiseSchedule) -> Sequence[float]:
         """The network times visited, descending."""
+
+    def state_times(self, schedule: NoiseSchedule) -> Sequence[float]:
+        """The network time that each step starts at, descending: one for each state."""
+        return self.timesteps(schedule)
 
     @abstractmethod
     def iterate(
@@ -49,7 +54,7 @@ class Sampler(ABC):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step; the last one has t = 0."""
@@ -61,7 +66,7 @@ class Sampler(ABC):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T, (B, C, H, W)."""

@@ -17,7 +17,7 @@ through the same levels with the variance `fixed_small`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,9 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule, Prediction
 from nelbo.distributions import Generators, randn_like
 from nelbo.errors import NelboError
+from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class DDIM(Sampler):
         even_stride: each step goes T // steps levels down, as in diffusers, even where the next
             level visited is another one ("linspace", or a chain that the steps do not divide).
             False goes to the next level visited, as in the paper.
+        skip: how many of the first steps to leave out; x_T is then what the next one starts from.
+        levels: the levels to visit, increasing, in place of steps and spacing; each step then
+            goes to the next of them.
 
     Raises:
-        NelboError: η outside 0..1.
+        NelboError: η outside 0..1, or nothing is left after `skip`.
     """
 
     steps: int = 50
@@ -56,6 +60,8 @@ class DDIM(Sampler):
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     even_stride: bool = True
+    skip: int = 0
+    levels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -72,7 +78,7 @@ class DDIM(Sampler):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step."""
@@ -85,13 +91,22 @@ class DDIM(Sampler):
             x = _step(prediction, model.schedule, t, target, self.eta, generator)
             yield State(x, prediction.x_0, s)
 
+    def visited(self, schedule: NoiseSchedule) -> list[int]:
+        """The levels that the network is called at, increasing."""
+        return [t for t, _ in reversed(self._pairs(schedule))]
+
     def _pairs(self, schedule: NoiseSchedule) -> list[tuple[int, int]]:
         """From which level to which each step goes; the last one to level 0."""
         T = schedule.num_levels
-        levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
-        stride = T // self.steps
-        targets = [t - stride for t in levels[1:]] if self.even_stride else levels[:-1]
-        return list(zip(reversed(levels), [*reversed(targets), 0], strict=True))
+        if self.levels is not None:
+            levels = checked_levels(T, self.levels)
+        else:
+            levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
+        targets = levels[:-1]
+        if self.even_stride and self.levels is None:
+            targets = [t - T // self.steps for t in levels[1:]]
+        pairs = list(zip(reversed(levels), [*reversed(targets), 0], strict=True))
+        return pairs[-remaining_steps(len(levels), self.skip) :]
 
 
 def _step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators, draw
+from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,22 @@ class DDPM(Sampler):
             chain, which is an MHVAE of its own (Nichol & Dhariwal 2021, section 4).
         spacing: which levels: "leading", "linspace" or "trailing".
         steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
+        skip: how many of the first steps to leave out; x_T is then what the next one starts from.
+        levels: the levels to visit, increasing, in place of steps and spacing.
+
+    Raises:
+        NelboError: nothing is left after `skip`.
     """
 
     steps: int | None = None
     spacing: str = "leading"
     steps_offset: int = 0
+    skip: int = 0
+    levels: Sequence[int] | None = None
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """The network times visited, descending."""
-        levels = self._levels(schedule)
+        levels = self.visited(schedule)
         return [int(schedule.network_times[t]) for t in reversed(levels)]
 
     @torch.no_grad()
@@ -42,11 +50,11 @@ class DDPM(Sampler):
         x_T: Tensor,
         *,
         condition: Condition | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
         """Walk from x_T to x_0, one state a step."""
-        levels = self._levels(model.schedule)
+        levels = self.visited(model.schedule)
         chain = model.guided(guidance).respace(levels)
         x = x_T
         for t in range(chain.num_levels, 0, -1):
@@ -55,8 +63,13 @@ class DDPM(Sampler):
             x = draw(step, generator) if t > 1 else step.mean
             yield State(x, prediction.x_0, levels[t - 2] if t > 1 else 0)
 
-    def _levels(self, schedule: NoiseSchedule) -> list[int]:
+    def visited(self, schedule: NoiseSchedule) -> list[int]:
+        """The levels visited, increasing."""
         T = schedule.num_levels
-        if self.steps is None:
-            return spaced_levels(T, T, self.spacing)
-        return spaced_levels(T, self.steps, self.spacing, self.steps_offset)
+        if self.levels is not None:
+            levels = checked_levels(T, self.levels)
+        elif self.steps is None:
+            levels = spaced_levels(T, T, self.spacing)
+        else:
+            levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
+        return levels[: remaining_steps(len(levels), self.skip)]

@@ -10,6 +10,10 @@ With ratio r = T / steps, in network times (level − 1), as diffusers counts th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import index
+
 import numpy as np
 
 from nelbo.errors import NelboError
@@ -29,20 +33,61 @@ def spaced_levels(T: int, steps: int, spacing: str, offset: int = 0) -> list[int
     Raises:
         NelboError: `steps` outside 1..T, an unknown spacing, or an offset that leaves the chain.
     """
-    if not 1 <= steps <= T:
-        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
+    return [round(time) + 1 for time in spaced_times(T, steps, spacing, offset)]
+
+
+def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[float]:
+    """The same less one and not rounded: "linspace" falls between levels.
+
+    Raises:
+        NelboError: as `spaced_levels`.
+    """
+    check_steps(T, steps)
     times: np.ndarray
     if spacing == "leading":
-        times = np.arange(steps) * (T // steps) + offset
+        times = np.arange(steps) * (T // steps) + float(offset)
         if offset < 0 or times[-1] >= T:
             raise NelboError(
                 f"steps_offset={offset} takes {steps} leading steps out of the chain of {T} "
                 f"levels: it must lie in 0..{T - 1 - (steps - 1) * (T // steps)}"
             )
     elif spacing == "linspace":
-        times = np.linspace(0, T - 1, steps).round()
+        times = np.linspace(0, T - 1, steps)
     elif spacing == "trailing":
         times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
     else:
         raise NelboError(f"unknown spacing {spacing!r}: expected one of {', '.join(SPACINGS)}")
-    return [int(time) + 1 for time in times]
+    return times.tolist()
+
+
+def check_steps(T: int, steps: int) -> None:
+    """Raise `NelboError` for `steps` outside 1..T."""
+    if not 1 <= steps <= T:
+        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
+
+
+def checked_levels(T: int, levels: Sequence[int]) -> list[int]:
+    """Levels of one's own choice.
+
+    Raises:
+        NelboError: none, not integers, not increasing, or outside 1..T.
+    """
+    try:
+        given = [index(t) for t in levels]
+    except TypeError as error:
+        raise NelboError(f"levels must be integers in 1..{T}, got {levels}") from error
+    increasing = all(s < t for s, t in pairwise(given))
+    if not given or not increasing or not (given[0] >= 1 and given[-1] <= T):
+        raise NelboError(f"levels must increase and lie in 1..{T}, the chain, got {given}")
+    return given
+
+
+def remaining_steps(steps: int, skip: int) -> int:
+    """How many steps are left where the first `skip` are left out.
+
+    Raises:
+        NelboError: `skip` outside 0..steps − 1.
+    """
+    if not 0 <= skip < steps:
+        raise NelboError(f"skip must lie in 0..{steps - 1} of {steps} steps, got {skip}")
+    return steps - skip

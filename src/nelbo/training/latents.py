@@ -73,7 +73,8 @@ def encode_data(
     Args:
         model: whose encoder to use, with its scale.
         data: the images.
-        captions: a text for each, for a model of text.
+        captions: a text for each, for a model of text; by default those of `data`, and the empty
+            one for an image that has none.
         batch_size: images at a time.
 
     Raises:
@@ -82,6 +83,8 @@ def encode_data(
     """
     check_fits(model, data)
     assert isinstance(model.data, Pixels)
+    if captions is None and model.text is not None and data.captions is not None:
+        captions = [caption or "" for caption in data.captions]
     if captions is not None and len(captions) != len(data):
         raise NelboError(
             f"{data.source} has {len(data)} images but {len(captions)} captions; expected one each"

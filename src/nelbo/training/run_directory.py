@@ -2,6 +2,7 @@
 
 model_index.json, unet/, scheduler/    the pipeline; unet/ holds the averaged weights
 nelbo.json                             data levels, shape, data source, settings, versions
+level_profile.safetensors              what each level costs, once it has been fitted
 metrics.jsonl                          one line a logged step
 evaluation.json                        the bound of each evaluated split
 samples/                               image grids
@@ -18,6 +19,7 @@ from typing import Any
 
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusion import Diffusion
+from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
 from nelbo.networks.files import read_json
 
@@ -28,6 +30,7 @@ SAMPLES = "samples"
 _OWN = (
     INDEX_FILE,
     NELBO_FILE,
+    PROFILE_FILE,
     METRICS_FILE,
     EVALUATION_FILE,
     REPORT_FILE,

@@ -1,0 +1,192 @@
+"""nelbo data: what a source of images holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nelbo.commands.common import mention_skipped, print_json, say
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nelbo.data import ImageData
+
+# Captions shown, and the length that the table cuts them to.
+_CAPTIONS = 5
+_CAPTION_LENGTH = 70
+
+
+@dataclass(frozen=True)
+class Data:
+    """Show what a source of images holds: splits, sizes, labels, captions, broken files."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """As in `nelbo train`."""
+    size: int | None = None
+    """Height and width to cut pictures to; 32 by default, or what the data set has."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; by default what the pictures are."""
+    sheet: Path | None = None
+    """A contact sheet to write, PNG."""
+    sheet_images: int = 100
+    """How many images the contact sheet shows, evenly spaced through both splits."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Print it, and write the sheet."""
+        from nelbo.data import load_data
+
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
+        if self.sheet_images < 1:
+            raise NelboError(f"--sheet-images must be at least 1, got {self.sheet_images}")
+        data = load_data(self.data, "all", size=self.size, channels=self.channels)
+        content = describe(data, self._splits(data))
+        if self.sheet is not None:
+            write_sheet(data, self.sheet, self.sheet_images)
+            content["sheet"] = str(self.sheet)
+        if self.json:
+            print_json(content)
+            return
+        _print(content)
+        mention_skipped(data, shown=20)
+        if self.sheet is not None:
+            say(f"Contact sheet: {self.sheet}")
+
+    def _splits(self, data: ImageData) -> dict[str, ImageData]:
+        from nelbo.data import load_data
+
+        if len(data) < 2:
+            return {}  # there is nothing to split
+        channels = data.shape[0]
+        return {
+            split: load_data(self.data, split, size=self.size, channels=channels)
+            for split in ("train", "test")
+        }
+
+
+def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
+    """What a source holds, as plain data.
+
+    Args:
+        data: all of it.
+        splits: its splits by name.
+    """
+    channels, height, width = data.shape
+    return {
+        "source": data.source,
+        "images": len(data),
+        "splits": {name: len(split) for name, split in splits.items()},
+        "shape": {"channels": channels, "height": height, "width": width},
+        "levels": data.levels,
+        "labels": _labels(data, splits),
+        "captions": _captions(data),
+        "skipped": list(data.skipped),
+        "credit": data.credit,
+    }
+
+
+def write_sheet(data: ImageData, path: Path, images: int) -> None:
+    """A contact sheet of at most so many images, evenly spaced."""
+    import torch
+
+    from nelbo.report.grids import save_grid
+
+    count = min(images, len(data))
+    index = torch.arange(count) * len(data) // count
+    save_grid(data.images[index], path, data.levels)
+
+
+def _labels(data: ImageData, splits: dict[str, ImageData]) -> dict[str, dict[str, int]] | None:
+    """Class → how many images of each split have it; "no label" where some have none."""
+    if data.labels is None:
+        return None
+    counts = {
+        split: (of.labels + 1).bincount(minlength=data.num_classes + 1).tolist()
+        for split, of in ({"all": data} | splits).items()
+        if of.labels is not None
+    }
+    rows = {
+        name: {split: counts[split][i + 1] for split in counts}
+        for i, name in enumerate(data.label_names)
+    }
+    if counts["all"][0]:
+        rows["no label"] = {split: counts[split][0] for split in counts}
+    return rows
+
+
+def _captions(data: ImageData) -> dict[str, Any] | None:
+    if data.captions is None:
+        return None
+    texts = [caption for caption in data.captions if caption is not None]
+    return {
+        "images": len(texts),
+        "different": len(set(texts)),
+        "first": texts[:_CAPTIONS],
+        "longest": max(texts, key=len, default=None),
+    }
+
+
+def _print(content: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    # As text, not markup: names and captions may hold brackets.
+    console.print(_facts(content))
+    if content["labels"]:
+        console.print(_label_table(content["labels"]))
+    if content["captions"]:
+        console.print(Text("captions"))
+        for text in content["captions"]["first"]:
+            console.print(Text(f"  {_cut(text)}"))
+
+
+def _facts(content: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    shape, captions = content["shape"], content["captions"]
+    splits = ", ".join(f"{count:,} {name}" for name, count in content["splits"].items())
+    facts = {
+        "source": content["source"],
+        "images": f"{content['images']:,}" + (f" ({splits})" if splits else ""),
+        "shape": f"{shape['channels']}×{shape['height']}×{shape['width']}",
+        "levels": str(content["levels"]),
+        "classes": str(len(content["labels"])) if content["labels"] else "none",
+        "captions": "none"
+        if captions is None
+        else f"{captions['images']:,}, {captions['different']:,} different",
+        "longest": _cut(captions["longest"]) if captions else None,
+        "unreadable": f"{len(content['skipped']):,} files",
+        "credit": content["credit"],
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _label_table(labels: dict[str, dict[str, int]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    for split in next(iter(labels.values())):
+        table.add_column(split, justify="right")
+    for name, counts in labels.items():
+        table.add_row(Text(name), *(f"{count:,}" for count in counts.values()))
+    return table
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CAPTION_LENGTH else text[: _CAPTION_LENGTH - 1] + "…"

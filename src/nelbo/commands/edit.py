@@ -1,0 +1,199 @@
+"""nelbo edit: change a picture with a model: image to image, inpainting, interpolation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nelbo.commands.common import print_json, show
+from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.picture_model import (
+    PictureModel,
+    check_counts,
+    check_png,
+    walk_with_progress,
+)
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nelbo.editing import Edit as Editing
+    from nelbo.samplers import State
+
+# The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
+_INPAINTING_STEPS = 250
+_WHITE = 128
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Edit a picture: redraw its details, paint a part of it, or go over into another one."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    image: Path
+    """The picture to edit."""
+    out: Path = Path("edited.png")
+    """The picture to write, PNG; a grid for several."""
+    mask: Path | None = None
+    """Paint where this picture is white, and keep the rest."""
+    interpolate: Path | None = None
+    """Go over into this picture."""
+    strength: float | None = None
+    """Share of the steps that are taken, in (0, 1]: how little of the picture is kept. By default
+    0.6, and 1 to interpolate."""
+    frames: int | None = None
+    """Pictures of an interpolation, 8 by default."""
+    encoder: str | None = None
+    """How to interpolate: by inversion of ddim, the default, or by diffusion with shared noise."""
+    jump_length: int | None = None
+    """Levels that inpainting goes back up at a time, 10 by default."""
+    jump_n_sample: int | None = None
+    """How often inpainting walks each stretch, 10 by default; less is faster and fits less well."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """How many different results; interpolation has one."""
+    resize: bool = False
+    """Cut and scale pictures of another size than the model's."""
+    sampling: SamplerOptions = field(default_factory=SamplerOptions)
+    condition: ConditionOptions = field(default_factory=ConditionOptions)
+    batch_size: int = 64
+    """Images at a time; the images do not depend on it."""
+    seed: int = 0
+    """Source of all noise; result i of a seed is always the same."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Write the picture."""
+        import torch
+
+        from nelbo.report.grids import image_grid, save_image, to_pil
+
+        check_counts(self.n, self.batch_size, self.seed)
+        check_png(self.out)
+        self.condition.check()
+        self._check_options()
+        pictures = PictureModel.load(self.run_path, self.device)
+        images = self._read(pictures)
+        start = time.perf_counter()
+        edited = pictures.to_pictures(self._walk(pictures, images))
+        seconds = time.perf_counter() - start
+        if self.mask is not None:
+            # Exact in latents as well, whose decoder changes everything a little.
+            paint = self._paint(pictures)
+            known = pictures.to_pixels(images)
+            edited = torch.where(paint, edited, known)
+        if len(edited) == 1:
+            save_image(to_pil(edited[0], pictures.levels), self.out)
+        else:
+            columns = len(edited) if self.interpolate is not None else None
+            save_image(image_grid(edited, pictures.levels, columns=columns), self.out)
+        if self.json:
+            content = {"run": self.run_path, "out": str(self.out), "images": len(edited)}
+            print_json(content | {"seconds": round(seconds, 3)})
+        else:
+            show(f"{len(edited)} image{'s' * (len(edited) > 1)} in {seconds:.1f} s → {self.out}")
+
+    def _walk(self, pictures: PictureModel, images: Tensor) -> Tensor:
+        """The last states of the edit."""
+        import torch
+
+        x = pictures.to_states(images)
+        edit = self._edit(pictures, (x.shape[2], x.shape[3]))
+        outputs = edit.outputs(1) if self.interpolate is not None else self.n
+        chain, condition = pictures.told(self.condition, outputs)
+
+        def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
+            if self.interpolate is not None:
+                # All frames take the same noise, so that they differ by their place alone.
+                seed = generators[0].initial_seed()
+                same = [torch.Generator().manual_seed(seed) for _ in range(outputs)]
+                return edit.iterate(chain, x, condition=condition, generator=same)
+            return edit.iterate(
+                chain,
+                x.expand(len(generators), -1, -1, -1),
+                condition=None if condition is None else condition[some],
+                generator=generators,
+            )
+
+        walks = walk_with_progress(
+            "Editing",
+            self.n,
+            states,
+            edit.num_states(chain.schedule),
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        return torch.cat(list(walks))
+
+    def _edit(self, pictures: PictureModel, size: tuple[int, int]) -> Editing:
+        from nelbo.editing import ImageToImage, Inpainting, Interpolation
+        from nelbo.samplers import DDPM
+
+        if self.interpolate is not None:
+            encoder = self.encoder or "inversion"
+            default = "ddim" if encoder == "inversion" else None
+            return Interpolation(
+                8 if self.frames is None else self.frames,
+                self.sampling.build(self.run_path, default),
+                encoder,
+                1.0 if self.strength is None else self.strength,
+            )
+        if self.mask is None:
+            strength = 0.6 if self.strength is None else self.strength
+            return ImageToImage(self.sampling.build(self.run_path), strength)
+        levels = pictures.prior.num_levels
+        sampler = self.sampling.build(self.run_path, "ddpm", steps=min(_INPAINTING_STEPS, levels))
+        if not isinstance(sampler, DDPM):
+            raise NelboError(f"inpainting walks with ddpm, not with {self.sampling.sampler}")
+        return Inpainting(
+            self._paint(pictures),
+            sampler,
+            10 if self.jump_length is None else self.jump_length,
+            10 if self.jump_n_sample is None else self.jump_n_sample,
+        ).of_latents(size)
+
+    def _read(self, pictures: PictureModel) -> Tensor:
+        """The picture, or the two of an interpolation, 0..255."""
+        import torch
+
+        from nelbo.data.image_file import read_image
+
+        paths = [self.image] if self.interpolate is None else [self.image, self.interpolate]
+        return torch.stack([read_image(path, pictures.shape, resize=self.resize) for path in paths])
+
+    def _paint(self, pictures: PictureModel) -> Tensor:
+        """Where to paint, (1, 1, H, W)."""
+        from nelbo.data.image_file import read_image
+
+        assert self.mask is not None
+        shape = (1, *pictures.shape[1:])
+        paint = read_image(self.mask, shape, resize=self.resize)[None] >= _WHITE
+        if not paint.any():
+            raise NelboError(f"the mask {self.mask} is nowhere white, so nothing is to be painted")
+        return paint
+
+    def _check_options(self) -> None:
+        inpaints, interpolates = self.mask is not None, self.interpolate is not None
+        if inpaints and interpolates:
+            raise NelboError("give either --mask or --interpolate")
+        if interpolates and self.n != 1:
+            raise NelboError("an interpolation has one result: leave out -n, or give --frames")
+        for option, value, applies, where in (
+            ("--strength", self.strength, not inpaints, "without --mask"),
+            ("--jump-length", self.jump_length, inpaints, "with --mask"),
+            ("--jump-n-sample", self.jump_n_sample, inpaints, "with --mask"),
+            ("--frames", self.frames, interpolates, "with --interpolate"),
+            ("--encoder", self.encoder, interpolates, "with --interpolate"),
+        ):
+            if value is not None and not applies:
+                raise NelboError(f"{option} takes effect {where} only")

@@ -1,0 +1,153 @@
+"""nelbo fit: measure what each level costs, for the best variances and levels of short chains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nelbo.commands.common import (
+    MESSAGES,
+    choose_device,
+    counting_progress,
+    load_pixel_model,
+    mention_skipped,
+    print_json,
+    say,
+)
+from nelbo.commands.evaluate import data_for_run
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion, LevelProfile
+
+_NO_LATENTS = "in Python, nelbo.level_profile(model.prior, z) measures the chain of its prior"
+_SHOWN = (5, 10, 25, 50, 100)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Measure each level of a run's chain once, for optimal variances and levels."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run or diffusers pipeline directory; level_profile.safetensors is written into it."""
+    data: str | None = None
+    """digits, or a folder of pictures; by default what the run was trained on."""
+    split: str = "train"
+    """Which images: train, test or all."""
+    images: int | None = 300
+    """Measure on so many images, drawn at random; "None" takes all."""
+    levels: int | None = 100
+    """About how many levels to measure, the others interpolated; "None" measures all."""
+    draws: int = 1
+    """Draws of noise an image."""
+    batch_size: int | None = None
+    """Images at a time; by default as many as suit their size."""
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Measure, store, and print the bounds that short chains will have."""
+        from nelbo.diffusion.profile import PROFILE_FILE
+
+        for name in ("images", "draws", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not Path(self.run_path).is_dir():
+            raise NelboError(f"{self.run_path} is no directory: the profile is stored in the run's")
+        model = load_pixel_model(self.run_path, _NO_LATENTS).to(choose_device(self.device))
+        data = data_for_run(self.run_path, model, self.data, self.split)
+        mention_skipped(data)
+        profile = self._measure(model, data)
+        file = Path(self.run_path) / PROFILE_FILE
+        profile.save(file)
+        bounds = _expected_bounds(profile)
+        if self.json:
+            print_json(
+                {
+                    "run": self.run_path,
+                    "data": data.source,
+                    "split": self.split,
+                    "examples": profile.examples,
+                    "levels_measured": len(profile.levels),
+                    "bits_per_dim": bounds,
+                    "out": str(file),
+                }
+            )
+        else:
+            _print_bounds(bounds)
+            say(f"Stored in {file}; sample and evaluate use it with --levels optimal")
+
+    def _measure(self, model: Diffusion, data: ImageData) -> LevelProfile:
+        import torch
+
+        from nelbo.diffusion import Pixels
+        from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
+        from nelbo.evaluation import check_fits, labels_for
+
+        check_fits(model, data)
+        assert isinstance(model.data, Pixels)
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.images is not None and self.images < len(data):
+            data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
+        x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
+        steps = measure_levels(
+            model,
+            x_0,
+            labels_for(model, data),
+            levels=self.levels,
+            draws=self.draws,
+            batch_size=self.batch_size,
+            generator=generator,
+        )
+        costs = []
+        with counting_progress() as progress:
+            total = len(levels_to_measure(model.schedule, self.levels))
+            task = progress.add_task("Measuring levels", total=total, status="")
+            for cost in steps:
+                costs.append(cost)
+                progress.update(task, advance=1, status=f"level {cost.t}")
+        return collect_levels(model, x_0, iter(costs), draws=self.draws)
+
+
+def _expected_bounds(profile: LevelProfile) -> dict[str, dict[str, float]]:
+    """The bounds of chains with the analytic variance on the data of the profile, bits/dim."""
+    from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
+    from nelbo.samplers.spacing import spaced_levels
+
+    T, unit = profile.num_levels, profile.dims * math.log(2)
+    lengths = [K for K in _SHOWN if K < T]
+    even = {str(K): expected_nelbo(profile, spaced_levels(T, K, "linspace")) for K in [*lengths, T]}
+    optimal = {str(K): expected_nelbo(profile, optimal_levels(profile, K)) for K in lengths}
+    optimal[str(T)] = even[str(T)]  # one chain only
+    return {
+        name: {K: nats / unit for K, nats in row.items()}
+        for name, row in (("even", even), ("optimal", optimal))
+    }
+
+
+def _print_bounds(bounds: dict[str, dict[str, float]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        caption="expected bits/dim of shorter chains with the optimal variance",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("levels", justify="right")
+    table.add_column("evenly spaced", justify="right")
+    table.add_column("optimal", justify="right")
+    for K, even in bounds["even"].items():
+        table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
+    MESSAGES.print(table)

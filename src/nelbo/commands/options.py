@@ -1,0 +1,149 @@
+"""Options that commands share: which sampler, and what a model is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.networks.guidance import Guidance
+    from nelbo.samplers import Sampler
+
+# What --sampler calls the classes of nelbo.samplers.
+SAMPLERS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpm_solver": "DPMSolver",
+    "euler": "Euler",
+    "heun": "Heun",
+}
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How to walk the chain."""
+
+    sampler: str | None = None
+    """ddpm, ddim, dpm_solver, euler or heun; by default what the scheduler of the pipeline says,
+    which is ddpm for a run."""
+    steps: int | None = None
+    """Network calls an image; by default every level with ddpm and 50 with others."""
+    spacing: str | None = None
+    """Which levels fewer steps visit: leading, linspace or trailing."""
+    eta: float | None = None
+    """Noise of ddim, from 0, none, to 1, as much as ddpm."""
+    order: int | None = None
+    """Order of dpm_solver: 1, 2 or 3."""
+    noise_levels: str | None = None
+    """Noise levels of dpm_solver, euler and heun: spaced, karras or log_snr."""
+
+    def build(
+        self, run_path: str, default: str | None = None, *, steps: int | None = None
+    ) -> Sampler:
+        """The sampler; what is not asked for is as the scheduler of the pipeline says.
+
+        Args:
+            run_path: the pipeline.
+            default: name of the sampler where none is asked for; None is the scheduler's.
+            steps: how many where no number is asked for.
+
+        Raises:
+            NelboError: an unknown sampler, or an option that it does not have.
+        """
+        from nelbo.diffusers_format import load_sampler
+
+        steps = steps if self.steps is None else self.steps
+        described: Any = load_sampler(run_path, steps)
+        name = self.sampler or default
+        sampler = described if name is None else _like(described, name, steps)
+        name = name or type(described).__name__.lower()
+        own = {field.name for field in fields(sampler)}
+        asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
+        given = {option: value for option, value in asked.items() if value is not None}
+        for option in given:
+            if option not in own:
+                raise NelboError(
+                    f"--{option.replace('_', '-')} does not apply to the sampler {name}"
+                )
+        return replace(sampler, **given)
+
+
+@dataclass(frozen=True)
+class ConditionOptions:
+    """What the model is told, and how strongly it is guided there."""
+
+    label: tuple[int, ...] = ()
+    """Classes, for the images in turn; by default, sample takes all and edit none."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Prompt of a text-conditional model; give it several times for images in turn."""
+    prompt_file: Path | None = None
+    """Prompts for the images in turn, one a line."""
+    negative: str | None = None
+    """Prompt that guidance leads away from."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide only at noise levels σ = √((1 − ᾱ)/ᾱ) between these two."""
+    guidance_rescale: float = 0.0
+    """Share, 0 to 1, of guidance's overexposure that is taken back."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that exclude or need one another."""
+        if self.prompt and self.prompt_file is not None:
+            raise NelboError("give either --prompt or --prompt-file")
+        if self.label and (self.prompt or self.prompt_file is not None):
+            raise NelboError("give either --label or a prompt")
+        if self.guidance == 1.0:
+            for option, given in (
+                ("--guidance-interval", self.guidance_interval is not None),
+                ("--guidance-rescale", self.guidance_rescale != 0),
+                ("--negative", self.negative is not None),
+            ):
+                if given:
+                    raise NelboError(f"{option} takes effect with --guidance other than 1 only")
+
+    def strength(self) -> Guidance:
+        """The guidance asked for."""
+        from nelbo.networks.guidance import Guidance
+
+        return Guidance(self.guidance, self.guidance_interval, self.guidance_rescale)
+
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts asked for, in order.
+
+        Raises:
+            NelboError: a file that cannot be read or holds none.
+        """
+        if self.prompt_file is None:
+            return self.prompt
+        try:
+            lines = self.prompt_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {error}") from error
+        prompts = tuple(line.strip() for line in lines if line.strip())
+        if not prompts:
+            raise NelboError(f"--prompt-file {self.prompt_file} holds no prompts")
+        return prompts
+
+
+def _like(described: Any, name: str, steps: int | None) -> Any:
+    """The sampler called `name`, with the fields that it has in common with `described`."""
+    from nelbo import samplers
+
+    if name not in SAMPLERS:
+        raise NelboError(f"unknown --sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
+    kind: Any = getattr(samplers, SAMPLERS[name])
+    if type(described) is kind:
+        return described
+    own = {field.name for field in fields(kind)} - {"steps"}
+    common = {
+        field.name: getattr(described, field.name)
+        for field in fields(described)
+        if field.name in own
+    }
+    return kind(**common) if steps is None else kind(steps=steps, **common)

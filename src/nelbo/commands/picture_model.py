@@ -1,0 +1,211 @@
+"""A model of pixels or of latents, for commands that take and put out pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nelbo.commands.common import choose_device, counting_progress
+from nelbo.commands.options import ConditionOptions
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nelbo.conditioning import Condition
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+    from nelbo.samplers import State
+
+_LATENT_LEVELS = 256
+
+
+@dataclass(frozen=True)
+class PictureModel:
+    """A model with the way between its states and pictures.
+
+    Args:
+        path: where it came from.
+        model: of pixels, or of latents with their autoencoder.
+    """
+
+    path: str
+    model: Diffusion | LatentDiffusion
+
+    @classmethod
+    def load(cls, path: str, device: str) -> PictureModel:
+        """The model at `path`, on a device.
+
+        Raises:
+            NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
+        """
+        from nelbo.diffusers_format import load
+        from nelbo.diffusion import Diffusion, Pixels
+
+        model = load(path)
+        if isinstance(model, Diffusion) and not isinstance(model.data, Pixels):
+            raise NelboError(f"{path} is a model of numbers, not of pixels")
+        return cls(path, model.to(choose_device(device)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def levels(self) -> int:
+        """How many levels a pixel has."""
+        from nelbo.diffusion import Diffusion, Pixels
+
+        if not isinstance(self.model, Diffusion):
+            return _LATENT_LEVELS
+        assert isinstance(self.model.data, Pixels)
+        return self.model.data.levels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a picture."""
+
+        shape = self.model.shape
+        assert shape is not None
+        return shape
+
+    def told(self, options: ConditionOptions, n: int) -> tuple[Diffusion, Condition | None]:
+        """The chain with its guidance, and what it is told of each of `n` pictures.
+
+        Raises:
+            NelboError: a label or prompt for a model that takes none, or a label outside the
+                classes.
+        """
+        from nelbo.diffusion import Diffusion
+
+        prompts = options.prompts()
+        if not isinstance(self.model, Diffusion):
+            if options.label:
+                raise NelboError(f"--label: {self.path} takes prompts, not classes")
+            chain, condition = self.model.told(
+                n,
+                prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
+                negative_prompt=options.negative,
+                guidance=options.strength(),
+            )
+            return chain, condition
+        if prompts or options.negative is not None:
+            raise NelboError(f"--prompt: {self.path} is a model of pixels without a text encoder")
+        condition = _labels(self.model, options.label, n, self.path)
+        if condition is not None:
+            condition = condition.to(self.device)
+        return self.model.guided(options.strength()), condition
+
+    @property
+    def prior(self) -> Diffusion:
+        """The chain, without guidance."""
+        from nelbo.diffusion import Diffusion
+
+        return self.model if isinstance(self.model, Diffusion) else self.model.prior
+
+    def to_pixels(self, pictures: Tensor) -> Tensor:
+        """0..255 as the nearest of the model's pixel levels, uint8."""
+        from nelbo.distributions import to_levels
+
+        return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
+
+    def to_states(self, pictures: Tensor) -> Tensor:
+        """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
+        import torch
+
+        from nelbo.diffusion import Diffusion
+        from nelbo.distributions import from_levels
+
+        x = from_levels(self.to_pixels(pictures), self.levels).to(self.device)
+        if isinstance(self.model, Diffusion):
+            return x
+        with torch.no_grad():
+            return self.model.encode(x).mean
+
+    def to_pictures(self, x: Tensor) -> Tensor:
+        """What the chain ends in as pixel levels, (B, C, H, W) uint8, on the CPU."""
+        import torch
+
+        from nelbo.diffusion import Diffusion
+        from nelbo.distributions import to_levels
+
+        if not isinstance(self.model, Diffusion):
+            with torch.no_grad():
+                x = self.model.decode(x)
+        return to_levels(torch.nan_to_num(x), self.levels).byte().cpu()
+
+
+def walk_with_progress(
+    description: str,
+    n: int,
+    states: Callable[[slice, list[torch.Generator]], Iterator[State]],
+    num_states: int,
+    *,
+    batch_size: int,
+    seed: int,
+    watch: Callable[[int, State], None] | None = None,
+) -> Iterator[Tensor]:
+    """The last state of each batch of `n` walks, behind a progress bar.
+
+    Image i draws from a generator of its own, made of (seed, i), so that it does not depend on the
+    batch it is in.
+
+    Args:
+        description: what the progress bar says.
+        n: how many walks.
+        states: the states of some of them, given which and their generators.
+        num_states: how many there are.
+        batch_size: walks at a time.
+        seed: source of all noise.
+        watch: called with the number of each state from 0.
+    """
+    from nelbo.training.order import generator_for
+
+    with counting_progress() as progress:
+        task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
+        for start in range(0, n, batch_size):
+            some = slice(start, min(start + batch_size, n))
+            generators = [generator_for(seed, i) for i in range(some.start, some.stop)]
+            last = None
+            for k, state in enumerate(states(some, generators)):
+                if watch is not None:
+                    watch(k, state)
+                last = state
+                progress.advance(task)
+            assert last is not None
+            yield last.x
+
+
+def check_counts(n: int, batch_size: int, seed: int) -> None:
+    """Raise `NelboError` unless there is something to draw, from a seed that is one."""
+    if n < 1:
+        raise NelboError(f"-n must be at least 1, got {n}")
+    if batch_size < 1:
+        raise NelboError(f"--batch-size must be at least 1, got {batch_size}")
+    if seed < 0:
+        raise NelboError(f"--seed must be at least 0, got {seed}")
+
+
+def check_png(out: Path) -> None:
+    """Raise `NelboError` unless a path names a PNG file."""
+    if out.suffix.lower() != ".png":
+        raise NelboError(f"--out must name a .png file, got {out}")
+
+
+def _labels(model: Diffusion, label: Sequence[int], n: int, path: str) -> Condition | None:
+    import torch
+
+    from nelbo.conditioning import Condition
+
+    if not label:
+        return None
+    if not model.num_classes:
+        raise NelboError(f"--label {label[0]}: {path} is not class-conditional")
+    for value in label:
+        if not 0 <= value < model.num_classes:
+            raise NelboError(f"--label must lie in 0..{model.num_classes - 1}, got {value}")
+    return Condition(label=torch.tensor([label[i % len(label)] for i in range(n)]))

@@ -1,0 +1,177 @@
+"""What a folder says about its pictures: captions and labels.
+
+metadata.jsonl    a line a picture: {"file_name": "a.png", "text": "a cat", "label": "cat"};
+                  `caption` does as well as `text`; names are relative to the file's folder
+captions.txt      a line a picture: name<TAB>caption, or captions alone, in the order of the
+                  sorted files; at the top of the folder
+cat/ dog/         where every picture lies in one of several folders, its folder is its class
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import NelboError
+
+CAPTIONS = "captions.txt"
+_CAPTION_FIELDS = ("text", "caption")
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Captions and labels by the name of the picture."""
+
+    captions: Mapping[str, str]
+    labels: Mapping[str, Label]
+
+    def captions_of(self, names: Sequence[str]) -> tuple[str | None, ...] | None:
+        """The caption of each picture; None where no picture has one."""
+        return tuple(self.captions.get(name) for name in names) if self.captions else None
+
+    def labels_of(self, names: Sequence[str]) -> tuple[Tensor | None, tuple[str, ...]]:
+        """The class of each picture, −1 where it has none, and the names of the classes."""
+        if not self.labels:
+            return None, ()
+        classes = sort_classes(set(self.labels.values()))
+        index = {label: i for i, label in enumerate(classes)}
+        of_each = [index.get(self.labels.get(name), -1) for name in names]  # type: ignore[arg-type]
+        return torch.tensor(of_each, dtype=torch.int64), tuple(str(label) for label in classes)
+
+
+def sort_classes(labels: set[Label]) -> list[Label]:
+    """Classes in the order of their numbers; numbers as numbers, names by the alphabet."""
+    if all(isinstance(label, int) for label in labels):
+        return sorted(labels)
+    return sorted(labels, key=str)
+
+
+def read_annotations(
+    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int
+) -> Annotations:
+    """What the files and folders say about the pictures called `names`.
+
+    Args:
+        folder: the root.
+        names: paths of the pictures below it, sorted.
+        metadata: paths of the metadata.jsonl files below it.
+        depth: how many folders of a path stand above its class.
+
+    Raises:
+        NelboError: a line that cannot be read, or that names no picture; too many or too few
+            captions; captions in two places.
+    """
+    captions: dict[str, str] = {}
+    labels: dict[str, Label] = {}
+    known = set(names)
+    for file in metadata:
+        prefix = file[: file.rfind("/") + 1]
+        for where, row in _rows(folder / file):
+            name = prefix + _file_name(where, row)
+            if name not in known:
+                raise NelboError(
+                    f"{where} names {row['file_name']!r}, which is no picture of {folder / prefix}"
+                )
+            caption = _caption(where, row)
+            if caption is not None:
+                captions[name] = caption
+            label = _label(where, row)
+            if label is not None:
+                labels[name] = label
+    if (folder / CAPTIONS).is_file():
+        if captions:
+            raise NelboError(f"{folder} has captions in {metadata[0]} and in {CAPTIONS}; keep one")
+        captions = _captions_file(folder / CAPTIONS, names)
+    return Annotations(captions, labels or _folder_classes(names, depth))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for i, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {i},"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise NelboError(f"{where} is not readable as JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise NelboError(f"{where} must hold a JSON object, found {type(row).__name__}")
+        yield where, row
+
+
+def _file_name(where: str, row: Mapping[str, Any]) -> str:
+    name = row.get("file_name")
+    if not isinstance(name, str):
+        raise NelboError(f"{where} has file_name {name!r}; expected the name of a picture")
+    return name.removeprefix("./")
+
+
+def _caption(where: str, row: Mapping[str, Any]) -> str | None:
+    for field in _CAPTION_FIELDS:
+        value = row.get(field)
+        if isinstance(value, str):
+            return value
+        if value is not None:
+            raise NelboError(f"{where} has {field} {value!r}; expected a string")
+    return None
+
+
+def _label(where: str, row: Mapping[str, Any]) -> Label | None:
+    label = row.get("label")
+    if label is None or (isinstance(label, str | int) and not isinstance(label, bool)):
+        return label
+    raise NelboError(f"{where} has label {label!r}; expected a string or a whole number")
+
+
+def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
+    lines = _lines(path)
+    filled = [line for line in lines if line.strip()]
+    if filled and all("\t" in line for line in filled):
+        captions = dict(line.split("\t", 1) for line in filled)
+        unknown = [name for name in captions if name not in set(names)]
+        if unknown:
+            raise NelboError(
+                f"{path} has captions for {len(captions)} pictures, the folder {len(names)} "
+                f"pictures; the first caption without a picture is of {unknown[0]!r}"
+            )
+        return {name: caption.strip() for name, caption in captions.items()}
+    if len(lines) != len(names):
+        shorter = min(len(lines), len(names))
+        first = (
+            f"the first picture without a line is {names[shorter]}"
+            if len(lines) < len(names)
+            else f"the first line without a picture is {lines[shorter]!r}"
+        )
+        raise NelboError(
+            f"{path} has {len(lines)} lines for {len(names)} pictures; {first}. Expected one "
+            "caption a line in the order of the sorted files, or name<TAB>caption"
+        )
+    pairs = zip(names, lines, strict=True)
+    return {name: line.strip() for name, line in pairs if line.strip()}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NelboError(f"{path} is not readable as UTF-8: {error}") from error
+    except OSError as error:
+        raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
+    # Not splitlines: captions may hold the other separators of Unicode.
+    return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+
+
+def _folder_classes(names: Sequence[str], depth: int) -> dict[str, Label]:
+    paths = {name: name.split("/") for name in names}
+    if any(len(path) < depth + 2 for path in paths.values()):
+        return {}
+    classes = {name: path[depth] for name, path in paths.items()}
+    return dict(classes) if len(set(classes.values())) > 1 else {}

@@ -1,0 +1,318 @@
+"""Decoded pictures on disk: a set is decoded once, mapped afterwards, and may exceed memory.
+
+An entry is a directory of two files, written beside its place and moved there when it is whole:
+
+    images.bin    the pixels, (N, C, H, W) uint8, those held out last
+    index.json    names, shape, and what could not be read
+
+It lies in NELBO_CACHE, else in XDG_CACHE_HOME/nelbo, else in ~/.cache/nelbo. All entries together
+are kept below NELBO_CACHE_GB (20) by removing those that were not used for longest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from nelbo.errors import NelboError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes then decode the same pictures twice
+    fcntl = None  # type: ignore[assignment]
+
+LIMIT_GB = 20.0
+_IMAGES, _INDEX, _HELD_OUT = "images.bin", "index.json", "held-out.bin"
+_PARTIAL = ".partial-"
+_VERSION = 1  # of what is stored and how pictures are decoded
+_ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture on its way into the cache.
+
+    Attributes:
+        name: what to call it.
+        pixels: (C, H, W) uint8, or why it cannot be read.
+        held_out: whether it belongs to the test split.
+        label: its class where the source tells classes and pixels together.
+        caption: its text likewise.
+    """
+
+    name: str
+    pixels: np.ndarray | str
+    held_out: bool = False
+    label: int | str | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is stored of a set; the images are mapped from the file.
+
+    Attributes:
+        images: (N, C, H, W) uint8, first those to train on, then those held out.
+        trained: how many there are to train on.
+        names: of the images.
+        labels: classes, or None for each.
+        captions: texts, or None for each.
+        skipped: (name, why, held out) of each picture that could not be read.
+        extra: what else the source tells.
+    """
+
+    images: UInt8[Tensor, "n channels height width"]
+    trained: int
+    names: tuple[str, ...]
+    labels: tuple[int | str | None, ...]
+    captions: tuple[str | None, ...]
+    skipped: tuple[tuple[str, str, bool], ...]
+    extra: dict[str, Any]
+
+    def stretch(self, split: str) -> slice:
+        """Where the images of a split lie; splits are contiguous, so that they are views."""
+        start = self.trained if split == "test" else 0
+        return slice(start, self.trained if split == "train" else len(self.names))
+
+    def skipped_of(self, split: str) -> tuple[str, ...]:
+        """Each picture of a split that could not be read, with the reason."""
+        return tuple(
+            f"{name}: {why}"
+            for name, why, is_held_out in self.skipped
+            if split == "all" or is_held_out == (split == "test")
+        )
+
+
+def cached(
+    place: Sequence[object],
+    content: object,
+    shape: tuple[int, int, int],
+    pictures: Callable[[], Iterator[Picture]],
+    *,
+    at_most: int | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Entry:
+    """The pictures of a set, from the cache or decoded into it.
+
+    Args:
+        place: what set this is, at what size; a new content of the same place replaces the old.
+        content: what the pictures depend on, such as file sizes and times.
+        shape: (C, H, W) of every picture.
+        pictures: decodes them, in order.
+        at_most: how many there can be; checked against the free space first.
+        extra: what else to store; `pictures` may add to it.
+
+    Raises:
+        NelboError: the cache cannot be written or has no room.
+    """
+    where = _digest([_VERSION, *place, shape])
+    root = cache_directory()
+    final = root / f"{where}-{_digest(content)}"
+    entry = _open(final)
+    if entry is not None:
+        return entry
+    with _lock(root / f"{where}.lock"):
+        entry = _open(final)  # another process may have written it meanwhile
+        if entry is not None:
+            return entry
+        for old in root.glob(f"{where}-*"):  # outdated, damaged, or left by a killed process
+            shutil.rmtree(old, ignore_errors=True)
+        _check_room(root, at_most, shape)
+        partial = Path(tempfile.mkdtemp(dir=root, prefix=f"{where}-{_PARTIAL}"))
+        try:
+            index = _write(partial, shape, pictures(), {} if extra is None else extra)
+            if not index["names"]:
+                return _entry(index, torch.empty(0, *shape, dtype=torch.uint8))
+            partial.rename(final)
+        except OSError as error:
+            raise NelboError(
+                f"cannot write decoded pictures to {root}: {error.strerror or error}. Make room, "
+                "choose a smaller size, or name another directory in NELBO_CACHE"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    _evict(root, keep=final)
+    entry = _open(final)
+    assert entry is not None
+    return entry
+
+
+def cache_directory() -> Path:
+    """Where entries lie; made if need be.
+
+    Where the default directory cannot be written, as under a read-only home, a temporary one
+    serves, and a warning says so.
+
+    Raises:
+        NelboError: the directory named in NELBO_CACHE cannot be written.
+    """
+    chosen = os.environ.get("NELBO_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = (Path(chosen).expanduser() if chosen else Path(base) / "nelbo") / "images"
+    try:
+        return _writable(root)
+    except OSError as error:
+        if chosen:
+            raise NelboError(
+                f"NELBO_CACHE is {chosen}, which cannot be written: {error.strerror or error}"
+            ) from error
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        instead = Path(tempfile.gettempdir()) / f"nelbo-{user}" / "images"
+        warnings.warn(
+            f"decoded pictures are kept in {instead}, because {root} cannot be written; name "
+            "another directory in NELBO_CACHE",
+            stacklevel=2,
+        )
+        return _writable(instead)
+
+
+def _writable(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=root).close()
+    return root
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def _open(directory: Path) -> Entry | None:
+    """The entry, or None where there is none or its files do not belong together."""
+    try:
+        index = json.loads((directory / _INDEX).read_text())
+        shape = len(index["names"]), *index["shape"]
+        pixels = int(np.prod(shape))
+        if (directory / _IMAGES).stat().st_size != pixels:
+            return None
+        # Not shared: a private mapping cannot change the file.
+        flat = torch.from_file(
+            str(directory / _IMAGES), shared=False, size=pixels, dtype=torch.uint8
+        )
+        with contextlib.suppress(OSError):
+            os.utime(directory / _INDEX)  # used now
+        return _entry(index, flat.view(shape))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+
+
+def _entry(index: dict[str, Any], images: Tensor) -> Entry:
+    return Entry(
+        images,
+        index["trained"],
+        tuple(index["names"]),
+        tuple(index["labels"]),
+        tuple(index["captions"]),
+        tuple((name, why, held_out) for name, why, held_out in index["skipped"]),
+        index["extra"],
+    )
+
+
+def _write(
+    directory: Path,
+    shape: tuple[int, int, int],
+    pictures: Iterator[Picture],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    kept: dict[bool, list[Picture]] = {False: [], True: []}
+    skipped = []
+    # The pictures held out wait in a file of their own until their place is known.
+    with (directory / _IMAGES).open("wb") as file, (directory / _HELD_OUT).open("w+b") as waiting:
+        for picture in pictures:
+            if isinstance(picture.pixels, str):
+                skipped.append((picture.name, picture.pixels, picture.held_out))
+                continue
+            assert picture.pixels.shape == shape
+            assert picture.pixels.dtype == np.uint8
+            pixels = np.ascontiguousarray(picture.pixels)
+            (waiting if picture.held_out else file).write(pixels.data)
+            kept[picture.held_out].append(replace(picture, pixels=""))
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    (directory / _HELD_OUT).unlink()
+    ordered = kept[False] + kept[True]
+    index = {
+        "shape": shape,
+        "trained": len(kept[False]),
+        "names": [picture.name for picture in ordered],
+        "labels": [picture.label for picture in ordered],
+        "captions": [picture.caption for picture in ordered],
+        "skipped": skipped,
+        "extra": extra,
+    }
+    (directory / _INDEX).write_text(json.dumps(index))
+    return index
+
+
+def _check_room(root: Path, at_most: int | None, shape: tuple[int, int, int]) -> None:
+    if at_most is None:
+        return
+    needed, free = at_most * int(np.prod(shape)), shutil.disk_usage(root).free
+    if needed > free:
+        channels, height, width = shape
+        raise NelboError(
+            f"{at_most:,} pictures of {channels}×{height}×{width} need {needed / 1e9:,.1f} GB in "
+            f"{root}, where {free / 1e9:,.1f} GB are free. Choose a smaller size, or name a "
+            "directory with more room in NELBO_CACHE"
+        )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of a killed one is gone with it."""
+    with path.open("w") as file:
+        if fcntl is not None:
+            # A file system without locks: the move into place is whole all the same.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _evict(root: Path, keep: Path) -> None:
+    """Remove what was not used for longest until all entries fit the limit."""
+    limit = _limit()
+    entries = []
+    for directory in root.iterdir():
+        # Another process may remove entries at the same time.
+        with contextlib.suppress(OSError):
+            if _PARTIAL in directory.name:
+                if time.time() - directory.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(directory, ignore_errors=True)
+            elif directory.is_dir() and directory != keep:
+                used = (directory / _INDEX).stat().st_mtime
+                entries.append((used, (directory / _IMAGES).stat().st_size, directory))
+    total = (keep / _IMAGES).stat().st_size + sum(size for _, size, _ in entries)
+    for _, size, directory in sorted(entries):
+        if total <= limit:
+            break
+        # A process that has it mapped keeps its pixels until it ends.
+        shutil.rmtree(directory, ignore_errors=True)
+        total -= size
+
+
+def _limit() -> float:
+    text = os.environ.get("NELBO_CACHE_GB", str(LIMIT_GB))
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not limit >= 0:
+        raise NelboError(f"NELBO_CACHE_GB is {text!r}; expected a number of gigabytes, such as 20")
+    return limit * 1e9

@@ -1,0 +1,276 @@
+"""Tables of pictures: data sets of the Hugging Face Hub, and parquet files; extra `hub`.
+
+The rows are decoded once into the cache, the train split and then the test split, and the Hub is
+not asked again. Which columns and splits to take is found by name and type; options say otherwise:
+
+    hub:user/name?image=photo&label=kind&caption=text       columns
+    hub:user/name?config=small&train=train&test=dev         configuration and splits
+    hub:user/name?revision=v2&max_images=5000               a fixed version; so many a split
+
+With `max_images` the rows are streamed, and what is beyond them is not downloaded. Without a test
+split the rows of index i with i mod 10 = 9 are held out.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.data.annotations import sort_classes
+from nelbo.data.cache import Picture, cached
+from nelbo.data.credits import CREDITS
+from nelbo.data.decode import in_threads, read_picture
+from nelbo.data.folder import TEST_FOLDERS
+from nelbo.data.image_data import ImageData
+from nelbo.errors import MissingExtraError, NelboError
+
+LEVELS = 256
+OPTIONS = ("config", "revision", "train", "test", "image", "label", "caption", "max_images")
+_IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+_CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where rows come from.
+
+    Attributes:
+        source: what the user typed.
+        path: a Hub id, a parquet file, or a folder of them.
+        options: see the module; any of `OPTIONS`.
+
+    Raises:
+        NelboError: an unknown option, or a max_images that is no number.
+    """
+
+    source: str
+    path: str
+    options: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in self.options:
+            if name not in OPTIONS:
+                raise NelboError(
+                    f"{self.source}: unknown option {name!r}; expected one of {', '.join(OPTIONS)}"
+                )
+        if self.max_images is not None and self.max_images < 1:
+            raise NelboError(f"{self.source}: max_images must be at least 1")
+
+    @property
+    def max_images(self) -> int | None:
+        """At most so many images a split."""
+        text = self.options.get("max_images")
+        if text is None:
+            return None
+        if not text.isdecimal():
+            raise NelboError(f"{self.source}: max_images is {text!r}; expected a whole number")
+        return int(text)
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies on this machine."""
+        return Path(self.path).exists()
+
+
+def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
+    """The pictures of one split, "train", "test" or "all", cropped and resized.
+
+    Raises:
+        MissingExtraError: datasets is not installed.
+        NelboError: the Hub cannot be reached, the data set, a split or a column is not there, or
+            no picture can be read.
+    """
+    extra: dict[str, Any] = {}
+    entry = cached(
+        ("table", str(Path(table.path).resolve()) if table.local else table.path),
+        [sorted(table.options.items()), _stamp(table)],
+        (channels, size, size),
+        lambda: _decoded(table, size, channels, extra),
+        extra=extra,
+    )
+    if not entry.names:
+        reasons = f"; the first: {entry.skipped_of('all')[0]}" if entry.skipped else ""
+        raise NelboError(f"{table.source} holds no picture that can be read{reasons}")
+    here = entry.stretch(split)
+    if not entry.names[here]:
+        raise NelboError(
+            f"{table.source} has {len(entry.names)} readable pictures and none for the {split} "
+            "split; without a test split it takes every tenth row"
+        )
+    labels, label_names = _labels(entry.labels, entry.extra.get("label_names"))
+    has_captions = any(caption is not None for caption in entry.captions)
+    return ImageData(
+        source=table.source,
+        images=entry.images[here],
+        levels=LEVELS,
+        names=entry.names[here],
+        labels=None if labels is None else labels[here],
+        label_names=label_names,
+        skipped=entry.skipped_of(split),
+        captions=entry.captions[here] if has_captions else None,
+        credit=CREDITS.get(table.source),
+    )
+
+
+def _stamp(table: Table) -> Any:
+    """What tells whether local files have changed."""
+    if not table.local:
+        return None
+    path = Path(table.path)
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _labels(
+    values: tuple[int | str | None, ...], names: list[str] | None
+) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    if names is not None:
+        return torch.tensor([-1 if v is None else v for v in values]), tuple(names)
+    classes = sort_classes({v for v in values if v is not None})
+    if not classes:
+        return None, ()
+    index = {label: i for i, label in enumerate(classes)}
+    of_each = [-1 if v is None else index[v] for v in values]
+    return torch.tensor(of_each), tuple(str(label) for label in classes)
+
+
+def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> Iterator[Picture]:
+    with _explained(table):
+        splits = _open(table)
+    train, test = _split_names(table, list(splits))
+    columns = _columns(table, splits[train])
+    names = _class_names(splits[train], columns)
+    if names is not None:
+        extra["label_names"] = names
+
+    def rows() -> Iterator[tuple[str, bool, Mapping[str, Any]]]:
+        for name in (train,) if test is None else (train, test):
+            chosen: Iterable[Any] = _undecoded(splits[name], columns["image"])
+            for i, row in enumerate(islice(chosen, table.max_images)):
+                is_held_out = name == test or (test is None and i % 10 == 9)
+                yield f"{name} #{i}", is_held_out, row
+
+    def read(item: tuple[str, bool, Mapping[str, Any]]) -> Picture:
+        name, is_held_out, row = item
+        label = row[columns["label"]] if "label" in columns else None
+        if not isinstance(label, int | str) or (names is not None and label == -1):
+            label = None
+        return Picture(
+            name,
+            _read(row[columns["image"]], size, channels),
+            is_held_out,
+            label,
+            row[columns["caption"]] if "caption" in columns else None,
+        )
+
+    with _explained(table):
+        yield from in_threads(rows(), read, total=None, size=size)
+
+
+def _read(value: Any, size: int, channels: int) -> Any:
+    """Pixels of {"bytes": …, "path": …}, as the format stores pictures, or why there are none."""
+    value = value if isinstance(value, Mapping) else {"bytes": value}
+    if value.get("bytes"):
+        return read_picture(io.BytesIO(value["bytes"]), size, channels)
+    if value.get("path"):
+        return read_picture(Path(value["path"]), size, channels)
+    return "the row holds no picture"
+
+
+def _open(table: Table) -> Mapping[str, Any]:
+    """The splits by name."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"reading {table.source}", "hub") from error
+    if table.local and Path(table.path).is_file():
+        return datasets.load_dataset(
+            "parquet", data_files={"train": table.path}, streaming=True
+        )  # fmt: skip
+    return datasets.load_dataset(
+        table.path,
+        table.options.get("config"),
+        revision=table.options.get("revision"),
+        # Local files are read in place; the Hub's are downloaded whole, unless few are wanted.
+        streaming=table.local or table.max_images is not None,
+    )
+
+
+def _split_names(table: Table, names: list[str]) -> tuple[str, str | None]:
+    for option in ("train", "test"):
+        wanted = table.options.get(option)
+        if wanted is not None and wanted not in names:
+            raise NelboError(f"{table.source} has no split {wanted!r}; it has {', '.join(names)}")
+    default = "train" if "train" in names else names[0]
+    train = table.options.get("train", default)
+    found = next((name for name in TEST_FOLDERS if name in names and name != train), None)
+    return train, table.options.get("test", found)
+
+
+def _columns(table: Table, rows: Any) -> dict[str, str]:
+    """Which column holds what: as the options say, else by type and name."""
+    features = rows.features or {}
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    found = {
+        "image": [name for name in kinds if kinds[name] == "Image"]
+        + [name for name in _IMAGE_COLUMNS if name in kinds],
+        "label": [name for name in _LABEL_COLUMNS if name in kinds]
+        + [name for name in kinds if kinds[name] == "ClassLabel"],
+        "caption": [name for name in _CAPTION_COLUMNS if _is_text(features.get(name))],
+    }
+    columns = {kind: names[0] for kind, names in found.items() if names}
+    for kind in found:
+        wanted = table.options.get(kind)
+        if wanted is not None and wanted not in kinds:
+            raise NelboError(f"{table.source} has no column {wanted!r}; it has {', '.join(kinds)}")
+        if wanted is not None:
+            columns[kind] = wanted
+    if "image" not in columns:
+        raise NelboError(
+            f"{table.source} has no column of pictures among {', '.join(kinds)}; name it with "
+            "?image=COLUMN"
+        )
+    return columns
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _class_names(rows: Any, columns: Mapping[str, str]) -> list[str] | None:
+    names = getattr((rows.features or {}).get(columns.get("label")), "names", None)
+    return None if names is None else list(names)
+
+
+def _undecoded(rows: Any, column: str) -> Iterable[Any]:
+    """The rows with pictures as bytes: nelbo decodes them in its own threads."""
+    import datasets
+
+    if isinstance(rows.features[column], datasets.Image):
+        return rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+@contextmanager
+def _explained(table: Table) -> Iterator[None]:
+    try:
+        yield
+    except (NelboError, GeneratorExit):
+        raise
+    # datasets raises what the libraries below it do; the type alone says whose fault it is.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, ConnectionError) or "timed out" in reason.lower():
+            raise NelboError(
+                f"cannot reach the Hub for {table.source}: {reason}. Check the network, or give "
+                "parquet files or a folder of pictures"
+            ) from error
+        raise NelboError(f"{table.source} cannot be read: {reason}") from error

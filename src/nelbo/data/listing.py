@@ -1,0 +1,76 @@
+"""The pictures below a folder, with what tells whether they have changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nelbo.errors import NelboError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture: its path below the folder with slashes, its bytes, its time of change."""
+
+    name: str
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder's pictures sorted by path, its metadata files, and what could not be listed."""
+
+    folder: Path
+    files: tuple[File, ...]
+    metadata: tuple[str, ...]
+    unreadable: dict[str, str]
+
+
+def list_pictures(folder: Path) -> Listing:
+    """Every picture below `folder`; hidden files and folders are left out, links followed.
+
+    Raises:
+        NelboError: the folder cannot be listed, or holds no picture.
+    """
+    files: list[File] = []
+    metadata: list[str] = []
+    unreadable: dict[str, str] = {}
+    seen: set[tuple[int, int]] = set()
+
+    def walk(directory: Path, prefix: str) -> None:
+        status = directory.stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    if entry.is_dir():
+                        walk(directory / entry.name, f"{name}/")
+                    elif entry.name == METADATA:
+                        metadata.append(name)
+                    elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                        found = entry.stat()
+                        files.append(File(name, found.st_size, found.st_mtime_ns))
+                except OSError as error:
+                    unreadable[name] = error.strerror or str(error)
+
+    try:
+        walk(folder, "")
+    except OSError as error:
+        raise NelboError(f"{folder} cannot be listed: {error.strerror or error}") from error
+    if not files:
+        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        first = next(iter(unreadable), None)
+        hint = "" if first is None else f"; {first} cannot be listed: {unreadable[first]}"
+        raise NelboError(f"{folder} holds no {kinds} file, in any subfolder{hint}")
+    files.sort(key=lambda file: file.name.split("/"))
+    return Listing(folder, tuple(files), tuple(sorted(metadata)), unreadable)

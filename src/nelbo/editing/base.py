@@ -1,0 +1,84 @@
+"""What all edits share: they are generators of states, as samplers are, that start from images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nelbo.conditioning import Condition
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.distributions import Generators
+from nelbo.errors import NelboError
+from nelbo.networks.guidance import Guidance
+from nelbo.samplers import State
+
+
+class Edit(ABC):
+    """A way to change images with a diffusion model.
+
+    A notebook, a progress bar and a test drive the same loop::
+
+        for state in edit.iterate(model, x_0):
+            show(state.x_0)
+
+    `LatentDiffusion.edit` takes the same edits to latents.
+    """
+
+    @abstractmethod
+    def num_states(self, schedule: NoiseSchedule) -> int:
+        """How many states `iterate` yields."""
+
+    @abstractmethod
+    def iterate(
+        self,
+        model: Diffusion,
+        x_0: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Iterator[State]:
+        """The states on the way from images (B, C, H, W) in network space to the edited ones."""
+
+    @torch.no_grad()
+    def edit(
+        self,
+        model: Diffusion,
+        x_0: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        """The edited images: x of the last state."""
+        x = x_0
+        for state in self.iterate(
+            model, x_0, condition=condition, guidance=guidance, generator=generator
+        ):
+            x = state.x
+        return x
+
+    def outputs(self, n: int) -> int:
+        """How many images come out where `n` go in."""
+        return n
+
+    def of_latents(self, size: tuple[int, int]) -> Edit:
+        """The same edit of latents of this height and width."""
+        return self
+
+    def keep(self, x_0: Tensor, edited: Tensor) -> Tensor:
+        """The decoded images with the pixels put back that the edit leaves alone."""
+        return edited
+
+
+def check_images(model: Diffusion, x_0: Tensor) -> None:
+    """Raise `NelboError` for images that the model does not take."""
+    expected = model.shape or x_0.shape[1:]
+    if x_0.ndim != 4 or tuple(x_0.shape[1:]) != tuple(expected):
+        raise NelboError(
+            f"the images to edit have shape {tuple(x_0.shape)}, expected (n, "
+            f"{', '.join(str(side) for side in expected)})"
+        )

@@ -1,0 +1,102 @@
+r"""Image to image: forget the details of a picture, and let the decoder fill them in anew.
+
+The image is taken up the encoder to a level, :math:`x_t \sim q(x_t|x_0)`, and from there down the
+decoder (SDEdit, Meng et al. 2022, algorithm 1). Low levels keep the composition and redraw the
+details; at the last level nothing of the image is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.conditioning import Condition
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.distributions import Generators, randn_like
+from nelbo.editing.base import Edit, check_images
+from nelbo.errors import NelboError
+from nelbo.networks.guidance import Guidance
+from nelbo.samplers import DDIM, Sampler, State
+
+
+@dataclass(frozen=True)
+class ImageToImage(Edit):
+    """Noise to a level, and the last steps of a sampler from there.
+
+    Args:
+        sampler: which steps down the whole chain take.
+        strength: share of these steps that are taken, rounded down, as in diffusers; 1 takes all.
+
+    Raises:
+        NelboError: a strength outside (0, 1] or too small for one step, or a sampler that cannot
+            start within the chain.
+    """
+
+    sampler: Sampler = field(default_factory=DDIM)
+    strength: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength)
+
+    def num_states(self, schedule: NoiseSchedule) -> int:
+        """How many steps are taken."""
+        return len(last_steps(self.sampler, schedule, self.strength).state_times(schedule))
+
+    @torch.no_grad()
+    def iterate(
+        self,
+        model: Diffusion,
+        x_0: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Iterator[State]:
+        """Draw x_t from q(x_t|x_0) and walk down, one state a step."""
+        check_images(model, x_0)
+        sampler = last_steps(self.sampler, model.schedule, self.strength)
+        noise = randn_like(x_0, generator)
+        x_t = model.diffuse(x_0, noise, first_level(sampler, model.schedule))
+        yield from sampler.iterate(
+            model, x_t, condition=condition, guidance=guidance, generator=generator
+        )
+
+
+def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sampler:
+    """The sampler without the first steps, a share `strength` of them left.
+
+    Raises:
+        NelboError: no step is left, or the sampler cannot start within the chain.
+    """
+    steps = len(sampler.state_times(schedule))
+    taken = int(steps * strength)
+    if taken == 0:
+        raise NelboError(
+            f"strength {strength} leaves none of {steps} steps: it must be at least "
+            f"{1 / steps:.3g}, or the sampler have more steps"
+        )
+    if not hasattr(sampler, "skip"):
+        raise NelboError(f"{type(sampler).__name__} cannot start within the chain: use DDIM")
+    if getattr(sampler, "noise_levels", "spaced") != "spaced":
+        raise NelboError(
+            f"{type(sampler).__name__} starts between two levels of the chain: "
+            'use noise_levels="spaced"'
+        )
+    changed: Any = sampler
+    return replace(changed, skip=steps - taken)
+
+
+def first_level(sampler: Sampler, schedule: NoiseSchedule) -> int:
+    """The level that a sampler starts from."""
+    time = sampler.timesteps(schedule)[0]
+    return int(torch.searchsorted(schedule.network_times[1:], time)) + 1
+
+
+def check_strength(strength: float) -> None:
+    """Raise `NelboError` unless 0 < strength ≤ 1."""
+    if not 0 < strength <= 1:
+        raise NelboError(f"strength must lie in (0, 1], got {strength}")

@@ -1,0 +1,73 @@
+"""nelbo data: what a source holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from nelbo.cli import main
+from tests.data.pictures import write
+
+
+@pytest.fixture
+def mine(tmp_path):
+    folder = tmp_path / "mine"
+    for i in range(12):
+        write(folder / ("cat" if i % 3 else "dog") / f"{i}.png", i, colour=True)
+    (folder / "cat" / "bad.png").write_text("x")
+    long = "a [bold] cat " + "and so on " * 20
+    rows = [{"file_name": f"cat/{i}.png", "text": long if i == 1 else "a cat"} for i in (1, 2)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_json_says_what_a_folder_holds(mine, tmp_path, capsys):
+    sheet = tmp_path / "new" / "sheet.png"
+    main(["data", str(mine), "--size", "6", "--json", "--sheet", str(sheet), "--sheet-images", "9"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == 12
+    assert sum(printed["splits"].values()) == 12
+    assert printed["shape"] == {"channels": 3, "height": 6, "width": 6}
+    assert printed["levels"] == 256
+    assert {name: counts["all"] for name, counts in printed["labels"].items()} == {
+        "cat": 8,
+        "dog": 4,
+    }
+    for counts in printed["labels"].values():
+        assert counts["train"] + counts["test"] == counts["all"]
+    assert printed["captions"]["images"] == printed["captions"]["different"] == 2
+    assert printed["captions"]["longest"].startswith("a [bold] cat and so on")
+    assert printed["skipped"][0].startswith("cat/bad.png: ")
+    assert Image.open(sheet).size == (3 * (48 + 6) + 6,) * 2
+
+
+def test_table_says_the_same(mine, capsys):
+    main(["data", str(mine), "--size", "6"])
+    shown = capsys.readouterr()
+    for words in ("12 (", "3×6×6", "256", "cat", "dog", "a [bold] cat and so on", "…"):
+        assert words in shown.out
+    assert "skipped 1 file" in shown.err
+    assert "cat/bad.png" in shown.err
+
+
+def test_sources_without_labels_or_splits(tmp_path, capsys):
+    write(tmp_path / "one" / "a.png")
+    main(["data", str(tmp_path / "one"), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["images"], printed["splits"], printed["labels"]) == (1, {}, None)
+    main(["data", "digits"])
+    assert "1,498 train, 299 test" in capsys.readouterr().out
+
+
+def test_mistakes(tmp_path, capsys):
+    for arguments, message in (
+        (["cats"], "unknown data 'cats'"),
+        (["digits", "--sheet", "x.txt"], "must name a .png"),
+        (["digits", "--sheet-images", "0"], "at least 1"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["data", *arguments])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""nelbo fit, and the short chains that sample and evaluate then find."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo.cli import main
+from nelbo.data import load_data
+from tests.faults.test_mistakes import mistake
+
+
+@pytest.fixture(scope="module")
+def fitted(run_path, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fitted") / "run"
+    shutil.copytree(run_path, path)
+    main(["fit", str(path), "--images", "40", "--levels", "None"])
+    return path
+
+
+def test_fit_stores_a_profile_and_leaves_the_model_alone(run_path, fitted, capsys):
+    before, after = nelbo.load(run_path), nelbo.load(fitted)
+    assert before.profile is None
+    assert after.profile is not None
+    assert (after.profile.examples, after.profile.num_levels) == (40, 20)
+    assert after.variance == before.variance
+    main(["fit", str(fitted), "--images", "40", "--levels", "None"])
+    shown = capsys.readouterr().err
+    assert "evenly spaced" in shown
+    assert "optimal" in shown
+    assert torch.equal(nelbo.load(fitted).profile.squared_error, after.profile.squared_error)
+
+
+def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
+    main(["evaluate", str(fitted), "--steps", "6", "--levels", "optimal", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    model = nelbo.load(fitted)
+    chain = model.with_profile(model.profile, variance="analytic").respace(
+        nelbo.optimal_levels(model.profile, 6)
+    )
+    digits = load_data("digits", "test")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        bounds = [
+            chain.elbo(model.data.to_network(batch.images), generator=generator)
+            for batch in digits.batches(64)
+        ]
+    total = printed["bits_per_dim"]["total"]["mean"]
+    assert total == pytest.approx(nelbo.Bound.cat(bounds).mean().bits_per_dim.mean)
+    assert printed["levels"] == 6
+
+    main(["evaluate", str(fitted), "--steps", "6", "--json"])
+    even = json.loads(capsys.readouterr().out)
+    assert even["levels"] == 6
+    assert even["bits_per_dim"]["total"]["mean"] > total
+
+    out = tmp_path / "x.png"
+    main(
+        ["sample", str(fitted), "-n", "4", "--steps", "6", "--levels", "optimal", "--out", str(out)]
+    )
+    assert Image.open(out).size[0] > 0
+
+
+def test_mistakes(run_path, fitted, tmp_path, capsys):
+    optimal = ["--levels", "optimal"]
+    for command in ("sample", "evaluate"):
+        message = mistake(capsys, command, run_path, *optimal, "--steps", 5)
+        assert f"run nelbo fit {run_path} once" in message
+        assert "needs --steps" in mistake(capsys, command, fitted, *optimal)
+        message = mistake(capsys, command, fitted, *optimal, "--steps", 21)
+        assert "K must lie in 1..20" in message
+    assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
+    assert "levels must be None or at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
+    assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")

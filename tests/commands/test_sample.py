@@ -1,0 +1,154 @@
+"""nelbo sample: images that depend on (seed, i) alone, single files, animations, prompts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nelbo
+from nelbo.cli import main
+from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.picture_model import PictureModel
+from nelbo.samplers import DDIM, DDPM
+from nelbo.training.order import generator_for
+from tests.diffusers_format import tiny
+from tests.diffusion.test_model import make
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def read_files(directory) -> np.ndarray:
+    return np.stack([pixels(path) for path in sorted(directory.iterdir())])
+
+
+@pytest.fixture(scope="module")
+def stable(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stable")
+    tiny.stable_diffusion(path)
+    return path / "pipeline"
+
+
+def test_image_i_of_a_seed_does_not_depend_on_the_batch(run_path, tmp_path):
+    drawn = {}
+    for n, batch_size in ((7, 64), (7, 1), (7, 3), (4, 4)):
+        files = tmp_path / f"{n}-{batch_size}"
+        common = ["--steps", "6", "--seed", "5", "--files", str(files)]
+        out = ["--out", str(tmp_path / "x.png")]
+        main(
+            ["sample", str(run_path), "-n", str(n), "--batch-size", str(batch_size), *common, *out]
+        )
+        drawn[n, batch_size] = read_files(files)
+    whole = drawn[7, 64]
+    assert whole.shape == (7, 8, 8)
+    for images in drawn.values():
+        # a level is 255 / 16; rounding in float may rarely fall to the next one
+        assert np.abs(images - whole[: len(images)]).max() <= 16
+        assert (images != whole[: len(images)]).mean() < 0.01
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_files_are_what_the_library_draws(run_path, tmp_path):
+    main(
+        [
+            *["sample", str(run_path), "-n", "3", "--sampler", "ddim", "--steps", "4"],
+            *["--eta", "0.5", "--seed", "9", "--files", str(tmp_path / "f")],
+            *["--out", str(tmp_path / "x.png")],
+        ]
+    )
+    model = nelbo.load(run_path)
+    x = model.sample(3, DDIM(4, eta=0.5), generator=[generator_for(9, i) for i in range(3)])
+    expected = (model.data.to_levels(x)[:, 0].double() * 255 / 16).round().numpy()
+    assert np.abs(read_files(tmp_path / "f") - expected).max() <= 16
+    assert (read_files(tmp_path / "f") != expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("shown", ["x_t", "x_0"])
+def test_animation_ends_in_the_grid_and_rests_there(run_path, tmp_path, suffix, shown):
+    out, animation = tmp_path / "x.png", tmp_path / f"x{suffix}"
+    main(
+        [
+            *["sample", str(run_path), "-n", "5", "--batch-size", "2", "--out", str(out)],
+            *["--animation", str(animation), "--animate", shown],
+        ]
+    )
+    film = Image.open(animation)
+    assert 5 < film.n_frames <= 20
+    assert film.info["loop"] == 0
+    first = np.asarray(film.convert("L")).astype(int)
+    film.seek(film.n_frames - 1)
+    last = np.asarray(film.convert("L")).astype(int)
+    assert film.info["duration"] > 1000
+    assert np.abs(last - pixels(out)).max() <= 2
+    assert np.abs(first - last).max() > 50
+
+
+def test_results_go_to_standard_output_and_progress_to_standard_error(run_path, tmp_path, capsys):
+    arguments = [
+        "sample",
+        str(run_path),
+        "-n",
+        "2",
+        "--steps",
+        "3",
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
+    main(arguments)
+    shown = capsys.readouterr()
+    assert shown.out.startswith("2 images in ")
+    assert "images/s" in shown.out
+    assert "Sampling 2 images" in shown.err
+    main([*arguments, "--json"])
+    assert json.loads(capsys.readouterr().out)["images"] == 2
+
+
+def test_prompts_in_turn(tmp_path, stable, capsys):
+    files = tmp_path / "f"
+    common = ["sample", str(stable), "--steps", "2", "--guidance", "3", "--negative", "dog"]
+    out = ["--out", str(tmp_path / "x.png"), "--seed", "4", "--files", str(files)]
+    main([*common, "--prompt", "cat", "--prompt", "red", "-n", "3", *out])
+    model = nelbo.load(stable)
+    generators = [generator_for(4, i) for i in range(3)]
+    sampler = nelbo.load_sampler(stable, 2)
+    x = model.sample(
+        3,
+        sampler,
+        prompt=["cat", "red", "cat"],
+        negative_prompt="dog",
+        guidance=3.0,
+        generator=generators,
+    )
+    expected = ((x + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    assert np.abs(read_files(files) - expected).max() <= 1
+    # a file of prompts says the same, and how many there are to be
+    (tmp_path / "prompts.txt").write_text("cat\n\nred\n")
+    capsys.readouterr()
+    main([*common, "--prompt-file", str(tmp_path / "prompts.txt"), *out[:4], "--json"])
+    assert json.loads(capsys.readouterr().out)["images"] == 2
+
+
+def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
+    assert SamplerOptions().build(str(run_path)) == DDPM()
+    assert SamplerOptions(steps=7, spacing="trailing").build(str(run_path)) == DDPM(7, "trailing")
+    assert SamplerOptions(sampler="ddim").build(str(run_path)).steps == 50
+    stable_ddim = DDIM(50, steps_offset=1, set_alpha_to_one=False)
+    assert SamplerOptions().build(str(stable)) == stable_ddim
+    # the offset of Stable Diffusion stays with another sampler
+    assert SamplerOptions(sampler="ddpm", steps=9).build(str(stable)) == DDPM(9, steps_offset=1)
+
+
+def test_guidance_of_a_pixel_model():
+    options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
+    assert options.strength() == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
+    chain, condition = PictureModel("run", make()).told(options, 2)
+    assert condition is None
+    assert chain.network.scale == 2.0
+    assert chain.network.rescale == 0.5
+    first, last = chain.network.times
+    assert 0 < first < last < 11

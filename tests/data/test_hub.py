@@ -1,0 +1,143 @@
+"""Tables of pictures: local parquet files with the columns of the Hub's data sets."""
+
+from __future__ import annotations
+
+import io
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from nelbo import NelboError
+from nelbo.data import load_data, sources
+
+
+def picture(value: int, side: int, grey: bool) -> Image.Image:
+    return Image.new("L" if grey else "RGB", (side, side), value if grey else (value, 0, 0))
+
+
+def table(count, *, column="image", side=28, grey=True, classes=None, start=0, **columns):
+    features = {column: datasets.Image()}
+    rows = {column: [picture(start + i, side, grey) for i in range(count)]}
+    if classes is not None:
+        features["label"] = datasets.ClassLabel(names=classes)
+        rows["label"] = [i % len(classes) for i in range(count)]
+    for name, values in columns.items():
+        features[name] = datasets.Value("string" if isinstance(values[0], str) else "int64")
+        rows[name] = values
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def with_splits(folder, train, test):
+    (folder / "data").mkdir(parents=True)
+    train.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    test.to_parquet(folder / "data" / "test-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "side", "grey"),
+    [("mnist", "image", 28, True), ("cifar10", "img", 32, False)],
+)
+def test_named_sets_of_the_hub(tmp_path, monkeypatch, name, column, side, grey):
+    """The layout of the Hub's repository, from a copy on disk."""
+    classes = ["z", "y", "x"]  # in an order that is not the alphabet's
+    options = {"column": column, "side": side, "grey": grey, "classes": classes}
+    with_splits(tmp_path / name, table(12, **options), table(6, start=100, **options))
+    _, channels, own_side = sources.HUB_NAMES[name]
+    assert own_side == side
+    monkeypatch.setitem(sources.HUB_NAMES, name, (str(tmp_path / name), channels, side))
+    train, test = load_data(name, "train"), load_data(name, "test")
+    assert (len(train), len(test)) == (12, 6)
+    assert train.shape == (1 if grey else 3, side, side)
+    assert train.label_names == ("z", "y", "x")
+    assert test.labels.tolist() == [0, 1, 2] * 2
+    assert train.images[:, 0, 5, 5].tolist() == list(range(12))
+    assert test.images[:, 0, 5, 5].tolist() == list(range(100, 106))
+    assert test.names[0] == "test #0"
+    assert "mnist" in train.credit.lower() or "cifar" in train.credit.lower()
+    assert len(load_data(name, "all")) == 18
+
+
+def test_a_parquet_file_without_splits(tmp_path):
+    path = tmp_path / "mine.parquet"
+    captions = [f"picture {i}" for i in range(25)]
+    kinds = [f"k{i % 2}" for i in range(25)]
+    table(25, side=6, label=kinds, text=captions).to_parquet(path)
+    train, test = load_data(str(path), "train", size=6), load_data(str(path), "test", size=6)
+    assert test.names == ("train #9", "train #19")
+    assert test.captions == ("picture 9", "picture 19")
+    assert test.label_names == ("k0", "k1")
+    assert test.labels.tolist() == [1, 1]
+    assert len(train) == 23
+    assert train.shape == (3, 6, 6)
+    grey = load_data(str(path), "test", size=6, channels=1)
+    assert grey.images.float().mean((1, 2, 3)).tolist() == [9, 19]
+
+
+def test_options_choose_columns_splits_and_how_many(tmp_path):
+    with_splits(
+        tmp_path,
+        table(12, column="photo", side=6, number=list(range(12)), words=["w"] * 12),
+        table(4, column="photo", side=6, number=[0] * 4, words=["v"] * 4),
+    )
+    source = f"{tmp_path}?image=photo&label=number&caption=words&max_images=3"
+    data = load_data(source, "all", size=6)
+    assert data.source == source
+    assert data.captions == ("w", "w", "w", "v", "v", "v")
+    assert data.label_names == ("0", "1", "2")
+    swapped = load_data(f"{tmp_path}?train=test&test=train", "test", size=6)
+    assert len(swapped) == 12
+
+
+def test_rows_with_broken_pictures_are_named(tmp_path):
+    rows = table(12, side=6).to_dict()
+    rows["image"][3] = {"bytes": b"no picture", "path": None}
+    rows["image"][5] = None
+    features = datasets.Features({"image": datasets.Image()})
+    path = tmp_path / "x.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    data = load_data(str(path), "all", size=6)
+    assert len(data) == 10
+    assert [line.split(":")[0] for line in data.skipped] == ["train #3", "train #5"]
+
+
+def test_a_parquet_file_that_others_wrote(tmp_path):
+    """Bytes in a struct, without the metadata of `datasets`."""
+    buffer = io.BytesIO()
+    picture(200, 6, True).save(buffer, "png")
+    rows = {"image": [{"bytes": buffer.getvalue()}] * 11, "label": list(range(11))}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "x.parquet")
+    data = load_data(str(tmp_path / "x.parquet"), "train", size=6)
+    assert torch.equal(data.images, torch.full((10, 3, 6, 6), 200, dtype=torch.uint8))
+    assert data.num_classes == 11
+
+
+def test_table_mistakes(tmp_path):
+    path = tmp_path / "x.parquet"
+    table(3, side=6).to_parquet(path)
+    for query, message in (
+        ("image=photo", "no column 'photo'; it has image"),
+        ("colour=red", "unknown option 'colour'; expected one of config"),
+        ("max_images=few", "max_images is 'few'"),
+        ("max_images=0", "max_images must be at least 1"),
+        ("test=dev", "no split 'dev'; it has train"),
+        ("nonsense", "options are written"),
+    ):
+        with pytest.raises(NelboError, match=message):
+            load_data(f"{path}?{query}", "all")
+    with pytest.raises(NelboError, match="every tenth row"):
+        load_data(str(path), "test", size=6)
+    (tmp_path / "bad.parquet").write_bytes(np.arange(50).tobytes())
+    with pytest.raises(NelboError, match=r"bad\.parquet cannot be read"):
+        load_data(str(tmp_path / "bad.parquet"))
+
+
+def test_without_a_network_the_hub_is_named():
+    with pytest.raises(NelboError, match=r"cannot reach the Hub for hub:some/set: .*parquet files"):
+        load_data("hub:some/set")
+    with pytest.raises(NelboError, match="cannot reach the Hub for mnist"):
+        load_data("mnist")

@@ -1,0 +1,154 @@
+"""Guidance: against diffusers, how often and with what batch the network is called, and where."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+from nelbo import Condition, Diffusion, Guidance, NelboError, NoiseSchedule, UNet
+from nelbo.samplers import DDIM, DDPM
+from tests.diffusion.test_model import SHAPE, Network
+
+T = 12
+LABELS = Condition(label=torch.tensor([3, 8]))
+
+
+class Counting(Network):
+    """Keeps the batch size of each call; the label scales the output."""
+
+    def __init__(self, multiple: int = 1) -> None:
+        super().__init__(multiple)
+        self.batches: list[int] = []
+
+    def forward(self, x_t, time, condition=None):
+        self.batches.append(len(x_t))
+        output = super().forward(x_t, time)
+        if condition is None:
+            return output
+        factor = 1 + 0.1 * condition.label.clamp(min=0).view(-1, 1, 1, 1)
+        return torch.cat([output[:, :2] * factor, output[:, 2:]], 1)
+
+
+def make(network: Network | None = None, **options) -> Diffusion:
+    return Diffusion(
+        network or Counting(), NoiseSchedule.linear(T, 0.01, 0.4), shape=SHAPE, **options
+    )
+
+
+def sigma(model: Diffusion, t: float) -> float:
+    """√((1 − ᾱ)/ᾱ) half way between two levels."""
+    low, high = model.schedule.alphas_cumprod[[math.floor(t), math.ceil(t)]].tolist()
+    return math.sqrt(2 / (low + high) - 1)
+
+
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_rescale_equals_diffusers(rescale, prediction, generator):
+    model = make(prediction=prediction)
+    x = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    time = torch.tensor([4, 4])
+    conditional = model.network(x, time, LABELS)
+    unconditional = model.network(x, time, None)
+    guided = unconditional + 4.0 * (conditional - unconditional)
+    expected = rescale_noise_cfg(guided, conditional, rescale)
+    found = model.guided(Guidance(4.0, rescale=rescale)).predict(x, 5, LABELS)
+    torch.testing.assert_close(found.output, expected)
+    assert (found.output - guided).abs().max() > 1e-3
+    if rescale == 1.0:
+        torch.testing.assert_close(found.output.std((1, 2, 3)), conditional.std((1, 2, 3)))
+
+
+def test_only_the_prediction_is_guided_not_the_variance(generator):
+    model = make(Counting(2), variance="learned_range")
+    x = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    guided = model.guided(Guidance(4.0, rescale=0.7)).predict(x, 5, LABELS)
+    torch.testing.assert_close(guided.log_variance, model.predict(x, 5, LABELS).log_variance)
+
+
+@pytest.mark.parametrize("sampler", [None, DDPM(), DDIM(T)])
+def test_outside_the_interval_only_the_conditional_half_is_computed(sampler):
+    network = Counting()
+    model = make(network)
+    low, high = sigma(model, 4.5), sigma(model, 9.5)
+    model.sample(2, sampler, condition=LABELS, guidance=Guidance(3.0, (low, high)))
+    expected = {t: 4 if 4 < t <= 9 else 2 for t in range(1, T + 1)}
+    assert dict(zip(range(T, 0, -1), network.batches, strict=True)) == expected
+
+
+def test_interval_of_a_respaced_chain_and_of_mixed_levels(generator):
+    model = make()
+    guidance = Guidance(3.0, (sigma(model, 4.5), sigma(model, 9.5)))
+    guided, always = model.guided(guidance), model.guided(3.0)
+    x = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    mixed = guided.predict(x, torch.tensor([4, 9]), LABELS).epsilon
+    torch.testing.assert_close(mixed[:1], model.predict(x[:1], 4, LABELS[:1]).epsilon)
+    torch.testing.assert_close(mixed[1:], always.predict(x[1:], 9, LABELS[1:]).epsilon)
+    short = guided.respace([4, 9])
+    torch.testing.assert_close(
+        short.predict(x, 1, LABELS).epsilon, model.predict(x, 4, LABELS).epsilon
+    )
+    torch.testing.assert_close(
+        short.predict(x, 2, LABELS).epsilon, always.predict(x, 9, LABELS).epsilon
+    )
+
+
+@pytest.mark.parametrize("guidance", [1.0, Guidance(1.0), Guidance(1.0, (0.1, 1.0), 0.5)])
+def test_scale_one_costs_one_call_of_the_normal_batch(guidance):
+    network = Counting()
+    model = make(network)
+    plain = model.sample(2, DDIM(6), condition=LABELS, x_T=torch.ones(2, *SHAPE).double())
+    network.batches.clear()
+    same = model.sample(
+        2, DDIM(6), condition=LABELS, guidance=guidance, x_T=torch.ones(2, *SHAPE).double()
+    )
+    assert network.batches == [2] * 6
+    assert torch.equal(plain, same)
+    assert model.guided(guidance) is model
+
+
+def test_guiding_doubles_the_batch_of_one_call():
+    network = Counting()
+    make(network).sample(2, DDIM(6), condition=LABELS, guidance=Guidance(2.0))
+    assert network.batches == [4] * 6
+
+
+def test_an_unconditional_network_cannot_be_guided():
+    fields = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+    }
+    schedule = NoiseSchedule.linear(5)
+    unconditional = Diffusion(UNet(**fields), schedule, shape=(1, 8, 8))
+    for condition in (None, LABELS):
+        with pytest.raises(NelboError, match="neither labels nor text"):
+            unconditional.sample(2, DDIM(2), condition=condition, guidance=2.0)
+    conditional = Diffusion(UNet(**fields, num_class_embeds=10), schedule, shape=(1, 8, 8))
+    assert conditional.sample(2, DDIM(2), condition=LABELS, guidance=2.0).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((math.nan,), "scale must be a finite number"),
+        ((2.0, (1.0, 1.0)), "interval must be"),
+        ((2.0, (-0.1, 1.0)), "interval must be"),
+        ((2.0, None, 1.5), r"rescale must lie in 0\.\.1"),
+    ],
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(NelboError, match=message):
+        Guidance(*arguments)
+
+
+def test_an_interval_without_levels():
+    with pytest.raises(NelboError, match=r"interval \(100.0, 200.0\]: its noise levels lie in"):
+        make().guided(Guidance(2.0, (100.0, 200.0)))

@@ -1,0 +1,184 @@
+"""Algorithm 2 of Karras et al. 2022 against the paper's own lines, and its mistakes explained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
+from nelbo.samplers import DPMSolver, Euler, Heun
+from tests.diffusion.test_model import SHAPE, make
+from tests.oracles.gaussian import exact_epsilon
+
+ALL = [Euler(6), Heun(6), Heun(6, churn=3.0), DPMSolver(6, 3), DPMSolver(6, 2, stochastic=True)]
+by_name = {"ids": lambda sampler: f"{type(sampler).__name__}-{getattr(sampler, 'churn', '')}"}
+
+
+def algorithm_2(denoise, x, sigmas, S_churn, S_tmin, S_tmax, S_noise, generator, correct):
+    """Line by line, on x = x_0 + σε."""
+    N = len(sigmas)
+    t = [*sigmas, 0.0]
+    for i in range(N):
+        gamma = min(S_churn / N, math.sqrt(2) - 1) if S_tmin <= t[i] <= S_tmax else 0.0
+        t_hat = t[i] + gamma * t[i]
+        x_hat = x
+        if gamma > 0:
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            x_hat = x + math.sqrt(t_hat**2 - t[i] ** 2) * S_noise * noise
+        d = (x_hat - denoise(x_hat, t_hat)) / t_hat
+        x = x_hat + (t[i + 1] - t_hat) * d
+        if t[i + 1] != 0 and correct:
+            d_next = (x - denoise(x, t[i + 1])) / t[i + 1]
+            x = x_hat + (t[i + 1] - t_hat) * (0.5 * d + 0.5 * d_next)
+    return x
+
+
+@pytest.mark.parametrize("kind", [Euler, Heun])
+@pytest.mark.parametrize(
+    "churn",
+    [(0.0, 0.0, math.inf, 1.0), (2.0, 0.0, math.inf, 1.0), (40.0, 0.05, 5.0, 1.003)],
+)
+def test_is_algorithm_2(kind, churn):
+    std, steps, T = 0.5, 9, 100
+    schedule = NoiseSchedule.linear(T, 1e-3, 0.12)
+    a = schedule.alphas_cumprod[1:].numpy()
+    table = np.sqrt((1 - a) / a)
+
+    def denoise(x, sigma):
+        return x * std**2 / (std**2 + sigma**2)
+
+    def network(x_t, time, condition):
+        # x_t / a is denoised at the σ whose place in the chain is this time. Churn may pass the
+        # largest σ, where the network is told the last level.
+        log_sigma = np.interp(time[0].item(), np.arange(T), np.log(table))
+        sigma = math.exp(log_sigma)
+        return denoise(x_t * math.sqrt(1 + sigma**2), sigma)
+
+    model = Diffusion(network, schedule, prediction="sample", shape=SHAPE)
+    x_T = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    S_churn, S_tmin, S_tmax, S_noise = churn
+    sampler = kind(
+        steps, churn=S_churn, churn_min=S_tmin, churn_max=S_tmax, churn_noise=S_noise, rho=5.0
+    )
+    ours = model.sample(4, sampler, x_T=x_T, generator=torch.Generator().manual_seed(1))
+    ramp = np.arange(steps) / (steps - 1)
+    sigmas = (table[-1] ** 0.2 + ramp * (table[0] ** 0.2 - table[-1] ** 0.2)) ** 5
+
+    def clipped_denoise(x, sigma):
+        if sigma <= table[-1]:
+            return denoise(x, sigma)
+        scaled = x / math.sqrt(1 + sigma**2) * math.sqrt(1 + table[-1] ** 2)
+        return denoise(scaled, table[-1])
+
+    theirs = algorithm_2(
+        clipped_denoise,
+        x_T * math.sqrt(1 + sigmas[0] ** 2),
+        sigmas.tolist(),
+        *churn,
+        torch.Generator().manual_seed(1),
+        kind is Heun,
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", ALL, **by_name)
+def test_samples_the_data_distribution(sampler, generator):
+    schedule = NoiseSchedule.linear(1000)
+    exact = exact_epsilon(schedule, 0.5)
+
+    def network(x_t, time, condition):
+        return exact(x_t, time.round().long())
+
+    model = Diffusion(network, schedule, shape=(1, 4, 4))
+    sampler = replace(sampler, steps=300 if isinstance(sampler, Euler) else 60)
+    x = model.sample(2000, sampler, generator=generator)
+    assert x.mean().abs() < 0.02
+    assert x.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", ALL, **by_name)
+def test_walks_respaced_and_guided_chains(sampler):
+    model = make().respace([1, 2, 4, 7, 9, 10, 12])
+    condition = Condition(label=torch.tensor([3, 8]))
+    x_T = torch.randn(2, *SHAPE, dtype=torch.float64)
+    model.network.times.clear()
+    states = list(sampler.iterate(model, x_T, condition=condition, guidance=2.0))
+    assert len(states) == 6
+    assert states[-1].t == 0
+    torch.testing.assert_close(states[-1].x, states[-1].x_0)
+    told = [time[0].item() for time in model.network.times]
+    assert all(len(time) == 4 for time in model.network.times)  # both halves in one call
+    assert max(told) <= 11
+    if getattr(sampler, "churn", 0.0) == 0:
+        torch.testing.assert_close(
+            torch.tensor(sampler.timesteps(model.schedule)), torch.tensor(told)
+        )
+    unguided = sampler.sample(model, x_T, condition=condition)
+    assert not torch.allclose(unguided, states[-1].x)
+
+
+@pytest.mark.parametrize("sampler", ALL, **by_name)
+def test_noise_of_each_example_is_its_own(sampler):
+    model = make()
+    x_T = torch.randn(3, *SHAPE, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    together = sampler.sample(model, x_T, generator=generators)
+    alone = sampler.sample(model, x_T[1:2], generator=[torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(together[1:2], alone)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+@pytest.mark.parametrize("sampler", ALL, **by_name)
+def test_a_chain_without_terminal_signal_gives_the_data_distribution(sampler, prediction):
+    std = 0.5
+    schedule = NoiseSchedule.linear(1000).with_zero_terminal_snr()
+    table = schedule.alphas_cumprod[1:]
+
+    def network(x_t, time, condition):
+        a = table[time.round().long()].sqrt().to(x_t.dtype).view(-1, 1, 1, 1)
+        x_0 = a * std**2 * x_t / (a**2 * std**2 + 1 - a**2)
+        return x_0 if prediction == "sample" else (a * x_t - x_0) / (1 - a**2).sqrt()
+
+    model = Diffusion(network, schedule, prediction=prediction, shape=(1, 4, 4))
+    generator = torch.Generator().manual_seed(0)
+    for noise_levels in ("spaced", "karras"):
+        steps = 300 if isinstance(sampler, Euler) else 60
+        chosen = replace(sampler, steps=steps, noise_levels=noise_levels)
+        x = model.sample(1000, chosen, generator=generator)
+        assert x.std().item() == pytest.approx(std, abs=0.03), noise_levels
+
+
+@pytest.mark.parametrize(
+    ("make_sampler", "message"),
+    [
+        (lambda: DPMSolver(5, 4), "DPMSolver has the orders 1, 2, 3, got 4"),
+        (lambda: DPMSolver(5, 0), "orders 1, 2, 3, got 0"),
+        (lambda: DPMSolver(5, 3, stochastic=True), "stochastic DPMSolver has the orders 1, 2, got"),
+        (lambda: DPMSolver(5, solver_type="euler"), "unknown solver_type 'euler'"),
+        (lambda: DPMSolver(13), r"1\.\.12"),
+        (lambda: DPMSolver(0), r"1\.\.12"),
+        (lambda: DPMSolver(13, noise_levels="karras"), r"1\.\.12"),
+        (lambda: DPMSolver(5, noise_levels="even"), "unknown noise levels 'even'"),
+        (lambda: DPMSolver(5, spacing="even"), "unknown spacing 'even'"),
+        (lambda: DPMSolver(levels=[3, 2]), "levels must increase"),
+        (lambda: Heun(13), r"1\.\.12"),
+        (lambda: Heun(5, noise_levels="even"), "unknown noise levels 'even'"),
+        (lambda: Heun(5, rho=0.0), "rho must be positive"),
+        (lambda: Euler(5, churn=-1.0), "churn must be at least 0"),
+        (lambda: Euler(levels=[0, 2]), "levels must increase"),
+    ],
+)
+def test_mistakes_are_explained(make_sampler, message):
+    model = make()
+    with pytest.raises(NelboError, match=message):
+        model.sample(1, make_sampler())
+
+
+def test_every_level_can_be_visited():
+    model = make()
+    for sampler in (DPMSolver(12), Euler(12, noise_levels="spaced")):
+        assert list(sampler.timesteps(model.schedule)) == list(range(11, -1, -1))
