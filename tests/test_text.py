@@ -90,6 +90,8 @@ def test_missing_transformers_names_the_extra(parts, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
         TextEncoder.from_pretrained(parts[1])
+    with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
+        TextEncoder.for_captions(["red cat"])
 
 
 def test_transformers_is_not_imported_before_it_is_needed():
