@@ -30,6 +30,7 @@ from nelbo.diffusion.model import Sampler
 from nelbo.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.editing import Edit
 from nelbo.errors import NelboError
+from nelbo.estimators import Estimator
 from nelbo.latent_bound import LatentBound
 from nelbo.mhvae import MHVAE, Level, per_example
 from nelbo.networks import AutoencoderKL, ControlledUNet
@@ -168,7 +169,7 @@ class LatentDiffusion(MHVAE):
         x_0: Float[Tensor, "batch channels height width"],
         condition: Condition | None = None,
         *,
-        levels: int | None = None,
+        levels: int | Estimator | None = None,
         generator: torch.Generator | None = None,
     ) -> LatentBound:
         """The bound of each image on its pixels, term by term.
@@ -199,6 +200,9 @@ class LatentDiffusion(MHVAE):
             levels=prior.levels,
             weights=prior.weights,
             dims=x_0[0].numel(),
+            # z_0 is drawn once, so the variance of the terms it is in stays unknown.
+            reconstruction_calls=prior.reconstruction_calls,
+            level_calls=prior.level_calls,
         )
 
     def path_elbo(

@@ -46,7 +46,7 @@ class LatentBoundSummary(BoundSummary):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentBound(Bound):
     r"""The bound of each image of a batch, by its terms, in nats; comparable with that of pixels.
 

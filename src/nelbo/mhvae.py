@@ -23,17 +23,18 @@ one level at a time, no path. `TractableMHVAE` is a model for which :math:`q(x_t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from nelbo.bound import Bound
+from nelbo.bound import Bound, variance_of_mean
 from nelbo.conditioning import Condition
 from nelbo.distributions import Generators, draw
 from nelbo.errors import NelboError
+from nelbo.estimators import Estimator, as_estimator
 
 Level = int | Int[Tensor, " batch"]
 
@@ -186,7 +187,7 @@ class TractableMHVAE(MHVAE):
         x_0: Float[Tensor, "batch ..."],
         condition: Condition | None = None,
         *,
-        levels: int | None = None,
+        levels: int | Estimator | None = None,
         generator: torch.Generator | None = None,
     ) -> Bound:
         """The bound of each example by the theorem, term by term.
@@ -196,55 +197,74 @@ class TractableMHVAE(MHVAE):
             condition: what the model is told of each example.
             levels: None evaluates every level 2..T once, which is exact but for one noise draw a
                 level. An int K evaluates K levels an example, one drawn from each of K equal
-                strata of 2..T, weighted so that the estimate is unbiased.
+                strata of 2..T, weighted so that the estimate is unbiased. Other ways to draw them
+                are in `nelbo.estimators`.
             generator: the source of all noise.
 
         Raises:
             NelboError: `levels` below one, or `x_0` that is not data of this model.
         """
         self.check_data(x_0)
-        batch = len(x_0)
-        x_1 = draw(self.q_marginal(x_0, 1), generator)
-        chosen, weight = self._choose_levels(batch, levels, generator)
-        chosen = chosen.to(x_0.device)
-        terms = []
-        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
-        for start in range(0, chosen.shape[1], group):
-            # One noise draw a level, stacked for one network call on (level, example) pairs.
-            columns = chosen[:, start : start + group].unbind(1)
-            x_t = torch.cat([draw(self.q_marginal(x_0, t), generator) for t in columns])
-            repeat = len(columns)
-            term = self.score_matching(
-                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
-                x_t,
-                torch.cat(columns),
-                None if condition is None else condition.repeat(repeat),
+        estimator = as_estimator(levels)
+
+        def reconstruction(
+            x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None
+        ) -> Tensor:
+            return self.reconstruction(x_0, x_1, condition)
+
+        def columns(term: Callable[..., Tensor], chosen: Tensor) -> Tensor:
+            return self._term_at(
+                term, x_0, chosen, condition, antithetic=estimator.antithetic, generator=generator
             )
-            terms.append(term.view(repeat, batch).T)
-        score_matching = torch.cat(terms, 1) if terms else x_0.new_zeros(batch, 0)
+
+        first = torch.ones(len(x_0), estimator.reconstructions, dtype=torch.int64)
+        reconstructions = columns(reconstruction, first.to(x_0.device))
+        chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
+        chosen = chosen.to(x_0.device)
+        score_matching = columns(self.score_matching, chosen)
+        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1).to(x_0.device)
         return Bound(
-            reconstruction=self.reconstruction(x_0, x_1, condition),
+            reconstruction=reconstructions.mean(1),
             prior_matching=self.prior_matching(x_0),
             score_matching=score_matching,
             levels=chosen,
-            weights=torch.full_like(score_matching, weight),
+            weights=weights.to(score_matching),
             dims=x_0[0].numel(),
+            reconstruction_variance=variance_of_mean(reconstructions.detach()),
+            reconstruction_calls=calls * first.shape[1],
+            level_calls=calls * chosen.shape[1],
         )
 
-    def _choose_levels(
-        self, batch: int, levels: int | None, generator: torch.Generator | None
-    ) -> tuple[Int[Tensor, "batch evaluated"], float]:
-        """Which of the levels 2..T each example is evaluated at, and the weight of each."""
-        candidates = self.num_levels - 1
-        if levels is None or candidates == 0:
-            return torch.arange(2, self.num_levels + 1).expand(batch, candidates), 1.0
-        if levels < 1:
-            raise NelboError(f"levels must be None or at least 1, got {levels}")
-        device = generator.device if generator is not None else None
-        jitter = torch.rand(batch, levels, generator=generator, device=device)
-        fraction = (torch.arange(levels, device=device) + jitter) / levels
-        chosen = 2 + (fraction * candidates).long().clamp(max=candidates - 1)
-        return chosen, candidates / levels
+    def _term_at(
+        self,
+        term: Callable[..., Tensor],
+        x_0: Tensor,
+        levels: Int[Tensor, "batch columns"],
+        condition: Condition | None,
+        *,
+        antithetic: bool,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "batch columns"]:
+        """`term(x_0, x_t, t, condition)` at one draw of x_t, or a mirrored pair, for each level."""
+        batch, signs = len(x_0), 2 if antithetic else 1
+        # Several columns share a network call on (level, example) pairs.
+        group = max(1, _VALUES_PER_CALL // max(1, signs * x_0.numel()))
+        found = [x_0.new_zeros(batch, 0)]
+        for columns in (part.unbind(1) for part in levels.split(group, 1) if part.shape[1]):
+            x_t, repeat = [], signs * len(columns)
+            for t in columns:
+                q = self.q_marginal(x_0, t)
+                x_t.append(draw(q, generator))
+                if antithetic:
+                    x_t.append(2 * q.mean - x_t[-1])
+            values = term(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                torch.cat(x_t),
+                torch.cat([t for t in columns for _ in range(signs)]),
+                None if condition is None else condition.repeat(repeat),
+            )
+            found.append(values.view(len(columns), signs, batch).mean(1).T)
+        return torch.cat(found, 1)
 
 
 def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

@@ -9,7 +9,7 @@ import torch
 
 from nelbo.bound import Bound
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.evaluate import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
@@ -66,7 +66,7 @@ def finish(
     summaries = {split: bound.mean() for split, bound in bounds.items()}
     MESSAGES.print(bound_table(summaries))
     evaluation = {
-        split: {"levels": bound.levels.shape[1] + 1, **bound_json(summaries[split])}
+        split: {**cost_json(bound, model), **bound_json(summaries[split])}
         for split, bound in bounds.items()
     }
     run.write_evaluation(evaluation)

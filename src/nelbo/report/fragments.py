@@ -22,9 +22,11 @@ from nelbo.report.grids import to_pil
 from nelbo.report.tables import (
     BITS_DECIMALS,
     LABELS,
+    MONTE_CARLO,
     bits_unit,
     costs_in_nats,
     estimate_parts,
+    monte_carlo_text,
     nats_decimals,
 )
 
@@ -185,6 +187,18 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
             f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
             f'<span class="key {name}"></span>{LABELS[name]}</th>{cells}</tr>'
         )
+    cells = "".join(
+        f"<td>{raised(monte_carlo_text(estimate, decimals))}</td>"
+        for summary in bounds.values()
+        for estimate, decimals in (
+            (summary.nelbo, nats_decimals(summary)),
+            (summary.bits_per_dim, BITS_DECIMALS),
+        )
+    )
+    body.append(
+        '<tr class="term"><th scope="row"><span class="key total"></span>'
+        f"{MONTE_CARLO}</th>{cells}</tr>"
+    )
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
         f"<tr><th></th>{units * len(bounds)}</tr></thead>"

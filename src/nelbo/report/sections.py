@@ -91,7 +91,8 @@ def bound_table(report: RunReport) -> str:
         return ""
     return fragments.section(
         "The bound, term by term",
-        "Every term as a cost, which add up to the total: mean over images ± standard error.",
+        "Every term as a cost, which add up to the total: mean over images ± standard error. "
+        "Monte Carlo is the part of the total's error that more levels would shrink.",
         fragments.bound_rows(report.summaries, report.density),
         f'<p class="note">{escape(_how_evaluated(report))}</p>',
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nelbo.bound import BoundSummary, Estimate
-from nelbo.report.formatting import number
+from nelbo.report.formatting import NOTHING, number
 
 TERMS = {
     "reconstruction": "reconstruction",
@@ -28,6 +28,7 @@ LABELS = TERMS | {
     "entropy": "−entropy of the encoder",
     "latent_reconstruction": "reconstruction of latents",
 }
+MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
 
 
@@ -78,7 +79,8 @@ def bound_table(
     table = Table(
         title=title,
         title_justify="left",
-        caption="every term as a cost; mean over images ± standard error",
+        caption="terms as costs: mean ± error over images;\n"
+        f"{MONTE_CARLO}: the part that more levels shrink",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -101,7 +103,28 @@ def bound_table(
             table.add_section()
         cells = [estimate_text(values[name], decimals) for values, decimals in columns]
         table.add_row(LABELS[name], *cells, style="bold" if is_total else None)
+    table.add_row(
+        MONTE_CARLO, *[monte_carlo_text(values["total"], decimals) for values, decimals in columns]
+    )
     return table
+
+
+def monte_carlo_text(estimate: Estimate, decimals: int) -> str:
+    """The Monte Carlo error of an estimate; a dash where it is not known."""
+    error = estimate.monte_carlo_error
+    return f"± {number(error, decimals)}" if math.isfinite(error) else NOTHING
+
+
+def result_line(summary: BoundSummary, unit: str) -> str:
+    """The bound with both of its errors: 1.736 ± 0.014 (images) ± 0.004 (Monte Carlo) bits/dim."""
+    bits = summary.bits_per_dim
+    errors = {"images": bits.standard_error, "Monte Carlo": bits.monte_carlo_error}
+    shown = [
+        f" ± {number(error, BITS_DECIMALS)} ({name})"
+        for name, error in errors.items()
+        if math.isfinite(error)
+    ]
+    return f"{number(bits.mean, BITS_DECIMALS)}{''.join(shown)} {unit}"
 
 
 def bound_json(summary: BoundSummary, *, density: bool = False) -> dict[str, Any]:
@@ -122,6 +145,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {
         "mean": _finite(estimate.mean),
         "standard_error": _finite(estimate.standard_error),
+        "monte_carlo_error": _finite(estimate.monte_carlo_error),
     }
 
 
