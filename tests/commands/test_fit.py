@@ -63,7 +63,7 @@ def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
 
     main(["evaluate", str(fitted), "--steps", "6", "--json"])
     even = json.loads(capsys.readouterr().out)
-    assert even["levels"] == 6
+    assert even["levels_of_chain"] == 5
     assert even["bits_per_dim"]["total"]["mean"] > total
 
     out = tmp_path / "x.png"
