@@ -15,6 +15,8 @@ from nelbo.version import __version__
 if TYPE_CHECKING:
     from nelbo import editing, samplers
     from nelbo.bound import Bound, BoundMap, BoundSummary, Estimate
+    from nelbo.calibration import fit_decoder_scale
+    from nelbo.checkpoints import pretrained
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBound
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
     from nelbo.networks.guidance import Guidance
@@ -49,6 +52,7 @@ _PUBLIC = {
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
     "Guidance": "nelbo.networks.guidance",
+    "LatentBound": "nelbo.latent_bound",
     "LatentDiffusion": "nelbo.latent",
     "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
@@ -61,11 +65,13 @@ _PUBLIC = {
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
     "editing": "nelbo.editing",
+    "fit_decoder_scale": "nelbo.calibration",
     "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
     "optimal_levels": "nelbo.diffusion",
+    "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -83,6 +89,7 @@ __all__ = [
     "DiscretizedNormal",
     "Estimate",
     "Guidance",
+    "LatentBound",
     "LatentDiffusion",
     "LevelProfile",
     "MissingExtraError",
@@ -95,11 +102,13 @@ __all__ = [
     "UNet",
     "__version__",
     "editing",
+    "fit_decoder_scale",
     "fit_variance",
     "level_profile",
     "load",
     "load_sampler",
     "optimal_levels",
+    "pretrained",
     "samplers",
     "save",
 ]

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.errors import NelboError
+
+BoundKind = TypeVar("BoundKind", bound="Bound")
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,19 @@ class BoundSummary:
         return self.nelbo * self._bits
 
     @property
+    def costs(self) -> dict[str, Estimate]:
+        """Each term and the total as a cost in nats per example, by name."""
+        return {
+            "reconstruction": self.reconstruction * -1.0,
+            "prior_matching": self.prior_matching,
+            "score_matching": self.score_matching,
+            "total": self.nelbo,
+        }
+
+    @property
     def in_bits(self) -> dict[str, Estimate]:
         """Each term and the total as a cost in bits per dimension, by name."""
-        return {
-            "reconstruction": self.reconstruction * -self._bits,
-            "prior_matching": self.prior_matching * self._bits,
-            "score_matching": self.score_matching * self._bits,
-            "total": self.bits_per_dim,
-        }
+        return {name: cost * self._bits for name, cost in self.costs.items()}
 
     @property
     def _bits(self) -> float:
@@ -224,14 +231,13 @@ class Bound:
         error = (residual * n / (n - 1)).sqrt() / count.sum(0)
         return LevelMeans(levels, mean, error)
 
-    def to(self, *args: Any, **kwargs: Any) -> Bound:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor to a device, as `Tensor.to`."""
-        return Bound(
-            **{name: value.to(*args, **kwargs) for name, value in self._tensors()}, dims=self.dims
-        )
+        moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in self._tensors()}
+        return replace(self, **moved)
 
     @staticmethod
-    def cat(bounds: Iterable[Bound]) -> Bound:
+    def cat(bounds: Iterable[BoundKind]) -> BoundKind:
         """Join the bounds of several batches of one dataset.
 
         Raises:
@@ -247,8 +253,10 @@ class Bound:
                 f"found (dims, levels) = {sorted(kinds)}"
             )
         names = [name for name, _ in bounds[0]._tensors()]
-        joined = {name: torch.cat([getattr(b, name) for b in bounds]) for name in names}
-        return Bound(**joined, dims=bounds[0].dims)
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(b, name) for b in bounds]) for name in names
+        }
+        return replace(bounds[0], **joined)
 
     @staticmethod
     def merge(rounds: Iterable[Bound]) -> Bound:

@@ -24,6 +24,7 @@ from nelbo.estimators import (
     as_estimator,
     proposal_from,
 )
+from nelbo.latent import LatentDiffusion
 
 # The pilot that a proposal is learned from: this many images at this many levels.
 PILOT_IMAGES = 16
@@ -35,7 +36,7 @@ _MARGIN = 0.97
 
 
 def evaluate(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     data: ImageData,
     *,
     levels: int | Estimator | None = None,
@@ -45,7 +46,8 @@ def evaluate(
 ) -> Iterator[Bound]:
     """The bound of every image in order, one `Bound` a batch, on the CPU.
 
-    A class-conditional model is told the labels. Join the batches with `Bound.cat`.
+    A class-conditional model is told the labels, one of text the captions. Join the batches with
+    `Bound.cat`.
 
     Args:
         model: the model, evaluated where its weights are.
@@ -65,7 +67,7 @@ def evaluate(
     mixed = dtype not in (None, torch.float32)
     for batch in data.batches(batch_size):
         x_0 = model.data.to_network(batch.images).to(device)
-        condition = labels_for(model, batch)
+        condition = condition_for(model, batch)
         # Not inference mode: its tensors could not be used in a later training step.
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
             bound = model.elbo(x_0, condition, levels=levels, generator=generator)
@@ -240,13 +242,25 @@ class _Pilot(Estimator):
         return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
 
 
-def labels_for(model: Diffusion, data: ImageData) -> Condition | None:
+def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
+    """What the model is told of the images: their captions, or their labels, on its device.
+
+    A model of text is told the empty prompt of images without a caption.
+    """
+    if isinstance(model, Diffusion) or model.text is None:
+        return labels_for(model, data)
+    captions = data.captions or [""] * len(data)
+    with torch.no_grad():
+        return model.condition_on([caption or "" for caption in captions])
+
+
+def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
     """The labels of the images for a class-conditional model, on its device; else None."""
     condition = data.condition() if model.num_classes else None
     return None if condition is None else condition.to(next(model.parameters()).device)
 
 
-def check_fits(model: Diffusion, data: ImageData) -> None:
+def check_fits(model: Diffusion | LatentDiffusion, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the model's levels, channels and size."""
     if not isinstance(model.data, Pixels):
         raise NelboError("the model has no pixel levels, so it gives images no probability")

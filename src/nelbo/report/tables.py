@@ -23,6 +23,11 @@ TERMS = {
     "score_matching": "score matching",
     "total": "total (−ELBO)",
 }
+# With the terms that only latent diffusion has.
+LABELS = TERMS | {
+    "entropy": "−entropy of the encoder",
+    "latent_reconstruction": "reconstruction of latents",
+}
 MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
 
@@ -40,12 +45,7 @@ def nats_decimals(summary: BoundSummary) -> int:
 
 def costs_in_nats(summary: BoundSummary) -> dict[str, Estimate]:
     """Each term and the total as a cost in nats per image, named as in `BoundSummary.in_bits`."""
-    return {
-        "reconstruction": summary.reconstruction * -1.0,
-        "prior_matching": summary.prior_matching,
-        "score_matching": summary.score_matching,
-        "total": summary.nelbo,
-    }
+    return summary.costs
 
 
 def estimate_text(estimate: Estimate, decimals: int) -> str:
@@ -97,12 +97,12 @@ def bound_table(
             (summary.in_bits, BITS_DECIMALS),
         )
     ]
-    for name, label in TERMS.items():
+    for name in columns[0][0] if columns else ():
         is_total = name == "total"
         if is_total:
             table.add_section()
         cells = [estimate_text(values[name], decimals) for values, decimals in columns]
-        table.add_row(label, *cells, style="bold" if is_total else None)
+        table.add_row(LABELS[name], *cells, style="bold" if is_total else None)
     table.add_row(
         MONTE_CARLO, *[monte_carlo_text(values["total"], decimals) for values, decimals in columns]
     )
