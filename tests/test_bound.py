@@ -19,6 +19,7 @@ def make(batch: int, evaluated: int, seed: int = 0, dims: int = 6) -> Bound:
         levels=torch.randint(2, 9, (batch, evaluated), generator=g),
         weights=torch.full((batch, evaluated), 2.5),
         dims=dims,
+        reconstruction_variance=torch.rand(batch, generator=g),
     )
 
 

@@ -44,6 +44,20 @@ def test_a_long_prompt_is_cut_and_what_is_dropped_is_shown(parts):
     torch.testing.assert_close(cut[:1], whole)
 
 
+def test_attention_may_be_masked_to_the_end_token(parts):
+    peer, path = parts
+    encoder = TextEncoder.from_pretrained(path)
+    encoder.config.use_attention_mask = True
+    prompts = ["a red cat", "", " ".join(["cat"] * 10)]
+    tokens = peer["tokenizer"](
+        prompts, padding="max_length", max_length=tiny.TOKENS, return_tensors="pt"
+    )
+    assert tokens.attention_mask.sum(1).tolist() == [5, 2, 12]
+    with torch.no_grad():
+        theirs = peer["text_encoder"](**tokens).last_hidden_state
+    torch.testing.assert_close(encoder.encode(prompts), theirs, rtol=0, atol=1e-6)
+
+
 def test_half_precision_weights_become_float32(parts, tmp_path):
     peer, path = parts
     peer["tokenizer"].save_pretrained(tmp_path / "tokenizer")
@@ -76,6 +90,8 @@ def test_missing_transformers_names_the_extra(parts, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
         TextEncoder.from_pretrained(parts[1])
+    with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
+        TextEncoder.for_captions(["red cat"])
 
 
 def test_transformers_is_not_imported_before_it_is_needed():

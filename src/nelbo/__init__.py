@@ -14,7 +14,9 @@ from nelbo.version import __version__
 
 if TYPE_CHECKING:
     from nelbo import editing, samplers
-    from nelbo.bound import Bound, BoundSummary, Estimate
+    from nelbo.bound import Bound, BoundMap, BoundSummary, Estimate
+    from nelbo.calibration import fit_decoder_scale
+    from nelbo.checkpoints import pretrained
     from nelbo.conditioning import Condition
     from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBound
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
     from nelbo.networks.guidance import Guidance
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "AutoencoderKL": "nelbo.networks",
     "Bound": "nelbo.bound",
+    "BoundMap": "nelbo.bound",
     "BoundSummary": "nelbo.bound",
     "Condition": "nelbo.conditioning",
     "Continuous": "nelbo.diffusion",
@@ -48,6 +52,7 @@ _PUBLIC = {
     "DiscretizedNormal": "nelbo.distributions",
     "Estimate": "nelbo.bound",
     "Guidance": "nelbo.networks.guidance",
+    "LatentBound": "nelbo.latent_bound",
     "LatentDiffusion": "nelbo.latent",
     "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
@@ -60,11 +65,13 @@ _PUBLIC = {
     "TractableMHVAE": "nelbo.mhvae",
     "UNet": "nelbo.networks",
     "editing": "nelbo.editing",
+    "fit_decoder_scale": "nelbo.calibration",
     "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
     "load": "nelbo.diffusers_format",
     "load_sampler": "nelbo.diffusers_format",
     "optimal_levels": "nelbo.diffusion",
+    "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
     "save": "nelbo.diffusers_format",
 }
@@ -73,6 +80,7 @@ __all__ = [
     "MHVAE",
     "AutoencoderKL",
     "Bound",
+    "BoundMap",
     "BoundSummary",
     "Condition",
     "Continuous",
@@ -81,6 +89,7 @@ __all__ = [
     "DiscretizedNormal",
     "Estimate",
     "Guidance",
+    "LatentBound",
     "LatentDiffusion",
     "LevelProfile",
     "MissingExtraError",
@@ -93,11 +102,13 @@ __all__ = [
     "UNet",
     "__version__",
     "editing",
+    "fit_decoder_scale",
     "fit_variance",
     "level_profile",
     "load",
     "load_sampler",
     "optimal_levels",
+    "pretrained",
     "samplers",
     "save",
 ]

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,23 +25,39 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 
+BoundKind = TypeVar("BoundKind", bound="Bound")
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A dataset mean with its standard error, the spread over examples divided by √n."""
+    """A dataset mean with its two errors; see `docs/evidence.md`.
+
+    Attributes:
+        mean: over the examples.
+        standard_error: of the mean of the population that the examples are a sample of, the
+            spread over examples divided by √n; nan for one example. The Monte Carlo error of each
+            example adds to that spread, so this error holds both.
+        monte_carlo_error: of the mean over these very examples, from the noise and the levels
+            that were drawn: what more of them would shrink. Zero where nothing was drawn, nan
+            where there are too few draws to tell.
+    """
 
     mean: float
     standard_error: float
+    monte_carlo_error: float = math.nan
 
     @classmethod
-    def of(cls, values: Float[Tensor, " batch"]) -> Estimate:
-        """The mean of `values`; the standard error is nan for fewer than two of them."""
+    def of(cls, values: Float[Tensor, " batch"], variance: float = math.nan) -> Estimate:
+        """The mean of `values`, given the Monte Carlo variance of that mean."""
         values = values.detach().to("cpu", torch.float64)
         spread = values.std().item() if len(values) > 1 else math.nan
-        return cls(values.mean().item(), spread / math.sqrt(len(values)))
+        return cls(values.mean().item(), spread / math.sqrt(len(values)), math.sqrt(variance))
 
     def __mul__(self, factor: float) -> Estimate:
-        return Estimate(self.mean * factor, self.standard_error * abs(factor))
+        size = abs(factor)
+        return Estimate(
+            self.mean * factor, self.standard_error * size, self.monte_carlo_error * size
+        )
 
 
 @dataclass(frozen=True)
@@ -70,14 +86,19 @@ class BoundSummary:
         return self.nelbo * self._bits
 
     @property
+    def costs(self) -> dict[str, Estimate]:
+        """Each term and the total as a cost in nats per example, by name."""
+        return {
+            "reconstruction": self.reconstruction * -1.0,
+            "prior_matching": self.prior_matching,
+            "score_matching": self.score_matching,
+            "total": self.nelbo,
+        }
+
+    @property
     def in_bits(self) -> dict[str, Estimate]:
         """Each term and the total as a cost in bits per dimension, by name."""
-        return {
-            "reconstruction": self.reconstruction * -self._bits,
-            "prior_matching": self.prior_matching * self._bits,
-            "score_matching": self.score_matching * self._bits,
-            "total": self.bits_per_dim,
-        }
+        return {name: cost * self._bits for name, cost in self.costs.items()}
 
     @property
     def _bits(self) -> float:
@@ -96,6 +117,11 @@ class Bound:
         weights: (B, K), so that ``(weights * score_matching).sum(1)`` is an unbiased estimate of
             the sum over all levels; ones when every level was evaluated.
         dims: number of dimensions of one example.
+        reconstruction_variance: Monte Carlo variance of `reconstruction`, estimated from its
+            draws, (B,); nan by default, as where x_1 was drawn once.
+        reconstruction_calls: network evaluations behind each `reconstruction`, (B,) int64.
+        level_calls: network evaluations behind each row of `score_matching`, (B,) int64; one a
+            level by default.
     """
 
     reconstruction: Float[Tensor, " batch"]
@@ -104,6 +130,25 @@ class Bound:
     levels: Int[Tensor, "batch evaluated"]
     weights: Float[Tensor, "batch evaluated"]
     dims: int
+    reconstruction_variance: Float[Tensor, " batch"] = None  # type: ignore[assignment]
+    reconstruction_calls: Int[Tensor, " batch"] = None  # type: ignore[assignment]
+    level_calls: Int[Tensor, " batch"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        one = torch.ones_like(self.reconstruction, dtype=torch.int64)
+        defaults = {
+            "reconstruction_variance": torch.full_like(self.reconstruction.detach(), math.nan),
+            "reconstruction_calls": one,
+            "level_calls": self.levels.shape[1] * one,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def calls(self) -> Int[Tensor, " batch"]:
+        """How many network evaluations each example took."""
+        return self.reconstruction_calls + self.level_calls
 
     @property
     def total_score_matching(self) -> Float[Tensor, " batch"]:
@@ -125,17 +170,32 @@ class Bound:
         """The negative bound in bits per dimension, nelbo / (dims · ln 2)."""
         return self.nelbo / (self.dims * math.log(2.0))
 
+    @property
+    def monte_carlo_variance(self) -> Float[Tensor, " batch"]:
+        """Estimated Monte Carlo variance of each example's bound, nats²; nan where unknown."""
+        return self.reconstruction_variance + _variance_of_sum(
+            self.weights.detach() * self.score_matching.detach()
+        )
+
     def __len__(self) -> int:
         return len(self.reconstruction)
 
     def mean(self) -> BoundSummary:
-        """Dataset means of every term with their standard errors."""
+        """Dataset means of every term, each with its two errors."""
+        n = len(self)
+        reconstruction = self.reconstruction_variance.double().sum().item() / n**2
+        columns = (self.weights.detach() * self.score_matching.detach()).double()
+        # What neighbouring strata differ by in all images alike is no noise.
+        correction = 1.0
+        if n > 1:
+            columns, correction = columns - columns.mean(0), n / (n - 1)
+        score_matching = correction * _variance_of_sum(columns).sum().item() / n**2
         return BoundSummary(
-            reconstruction=Estimate.of(self.reconstruction),
-            prior_matching=Estimate.of(self.prior_matching),
-            score_matching=Estimate.of(self.total_score_matching),
-            elbo=Estimate.of(self.elbo),
-            examples=len(self),
+            reconstruction=Estimate.of(self.reconstruction, reconstruction),
+            prior_matching=Estimate.of(self.prior_matching, 0.0),
+            score_matching=Estimate.of(self.total_score_matching, score_matching),
+            elbo=Estimate.of(self.elbo, reconstruction + score_matching),
+            examples=n,
             dims=self.dims,
         )
 
@@ -147,14 +207,37 @@ class Bound:
         count = zeros.index_add(0, where, torch.ones_like(where, dtype=torch.float64))
         return present, total / count
 
-    def to(self, *args: Any, **kwargs: Any) -> Bound:
+    def level_means(self, groups: Int[Tensor, " present"] | None = None) -> LevelMeans:
+        """The mean of each evaluated level's term with its standard error, in nats.
+
+        The error covers noise and the spread over examples, whose own terms may be correlated; it
+        is nan where only one example was evaluated.
+
+        Args:
+            groups: to pool levels, the group 0, 1, ... of each level of `by_level`, in order.
+        """
+        levels, where = self.levels.unique(return_inverse=True)
+        if groups is not None:
+            where = groups.to(where.device)[where]
+        size = len(levels) if groups is None else int(groups.max()) + 1
+        term = self.score_matching.detach().double()
+        zeros = torch.zeros(len(self), size, dtype=torch.float64, device=term.device)
+        count = zeros.scatter_add(1, where, torch.ones_like(term))
+        total = zeros.scatter_add(1, where, term)
+        mean = total.sum(0) / count.sum(0)
+        # A ratio of sums over examples: each is one observation, however many levels it has.
+        residual = (total - count * mean).square().sum(0)
+        n = (count > 0).sum(0)
+        error = (residual * n / (n - 1)).sqrt() / count.sum(0)
+        return LevelMeans(levels, mean, error)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor to a device, as `Tensor.to`."""
-        return Bound(
-            **{name: value.to(*args, **kwargs) for name, value in self._tensors()}, dims=self.dims
-        )
+        moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in self._tensors()}
+        return replace(self, **moved)
 
     @staticmethod
-    def cat(bounds: Iterable[Bound]) -> Bound:
+    def cat(bounds: Iterable[BoundKind]) -> BoundKind:
         """Join the bounds of several batches of one dataset.
 
         Raises:
@@ -170,8 +253,117 @@ class Bound:
                 f"found (dims, levels) = {sorted(kinds)}"
             )
         names = [name for name, _ in bounds[0]._tensors()]
-        joined = {name: torch.cat([getattr(b, name) for b in bounds]) for name in names}
-        return Bound(**joined, dims=bounds[0].dims)
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(b, name) for b in bounds]) for name in names
+        }
+        return replace(bounds[0], **joined)
+
+    @staticmethod
+    def merge(rounds: Iterable[Bound]) -> Bound:
+        """One bound of the same examples from independent rounds of draws.
+
+        Each term of a round counts in proportion to the network evaluations behind it, so the
+        weights still make an unbiased estimate and rounds may differ in their number of levels.
+
+        Raises:
+            NelboError: no rounds, or rounds of different examples.
+        """
+        rounds = list(rounds)
+        if not rounds:
+            raise NelboError("Bound.merge needs at least one bound, got none")
+        kinds = {(len(b), b.dims) for b in rounds}
+        if len(kinds) > 1:
+            raise NelboError(
+                "Bound.merge joins bounds of the same examples; "
+                f"found (examples, dims) = {sorted(kinds)}"
+            )
+        first_calls = torch.stack([b.reconstruction_calls for b in rounds])
+        level_calls = torch.stack([b.level_calls for b in rounds])
+        first_share = first_calls / first_calls.sum(0)
+        level_share = level_calls / level_calls.sum(0).clamp(min=1)
+        reconstructions = torch.stack([b.reconstruction for b in rounds])
+        variances = torch.stack([b.reconstruction_variance for b in rounds])
+        weights = [
+            b.weights * share[:, None].to(b.weights)
+            for b, share in zip(rounds, level_share, strict=True)
+        ]
+        return Bound(
+            reconstruction=_share_out(first_share, reconstructions),
+            prior_matching=rounds[0].prior_matching,
+            score_matching=torch.cat([b.score_matching for b in rounds], 1),
+            levels=torch.cat([b.levels for b in rounds], 1),
+            weights=torch.cat(weights, 1),
+            dims=rounds[0].dims,
+            reconstruction_variance=_share_out(first_share.square(), variances),
+            reconstruction_calls=first_calls.sum(0),
+            level_calls=level_calls.sum(0),
+        )
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
+
+
+@dataclass(frozen=True)
+class LevelMeans:
+    """What each evaluated level costs, in nats.
+
+    Attributes:
+        levels: the levels, increasing, (K,).
+        mean: the mean score matching term of each, or of each group, float64.
+        standard_error: of each mean, float64.
+    """
+
+    levels: Int[Tensor, " present"]
+    mean: Float[Tensor, " groups"]
+    standard_error: Float[Tensor, " groups"]
+
+
+@dataclass(frozen=True)
+class BoundMap:
+    """The negative bound of each value of each example, which sums to that of the example.
+
+    Attributes:
+        nats: the negative bound of each value, (B, C, H, W) for images. A single value may cost
+            less than nothing where the likelihood is a density.
+        bound: the bound of the same draws, term by term.
+    """
+
+    nats: Float[Tensor, "batch channels ..."]
+    bound: Bound
+
+    @property
+    def by_pixel(self) -> Float[Tensor, "batch ..."]:
+        """The sum over channels, (B, H, W)."""
+        return self.nats.sum(1)
+
+    @property
+    def by_channel(self) -> Float[Tensor, "batch channels"]:
+        """The sum over pixels, (B, C)."""
+        return self.nats.flatten(2).sum(2)
+
+
+def _share_out(shares: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
+    """The sum of rounds' values times their shares; a round without a share has no value."""
+    return torch.where(shares > 0, shares.to(values) * values, 0.0).sum(0)
+
+
+def _variance_of_sum(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:
+    """The variance of the sum of independent columns, from neighbours, the last three if odd.
+
+    Unbiased where neighbours are draws of one distribution. Where they come from neighbouring
+    strata it is too high by the squared difference of their means, never too low.
+    """
+    n = columns.shape[1]
+    if n == 0:
+        return columns.new_zeros(len(columns))
+    if n == 1:
+        return columns.new_full((len(columns),), math.nan)
+    paired = n if n % 2 == 0 else n - 3
+    variance = (columns[:, 0:paired:2] - columns[:, 1:paired:2]).square().sum(1)
+    return variance if paired == n else variance + 3.0 * columns[:, paired:].var(1)
+
+
+def variance_of_mean(draws: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:
+    """The variance of the mean of independent draws of one distribution; nan for one draw."""
+    n = draws.shape[1]
+    return draws.var(1) / n if n > 1 else draws.new_full((len(draws),), math.nan)

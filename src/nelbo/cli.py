@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | edit | evaluate | fit | data | export."""
+"""The command line: nelbo train | sample | edit | evaluate | likelihood | fit | data | ..."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from nelbo.commands.edit import Edit
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
+from nelbo.commands.likelihood import Likelihood
+from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
 from nelbo.errors import NelboError
+from nelbo.version import __version__
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -27,8 +30,10 @@ COMMANDS = {
     "sample": Sample,
     "edit": Edit,
     "evaluate": Evaluate,
+    "likelihood": Likelihood,
     "fit": Fit,
     "data": Data,
+    "report": Report,
     "export": Export,
 }
 
@@ -38,6 +43,21 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console(stderr=True)
     warnings.showwarning = _show_warning
     try:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if arguments == ["--version"]:
+            print(f"nelbo {__version__}")
+            return
+        if arguments[:1] == ["train"]:
+            # Its defaults may come from the settings of a run.
+            options = arguments[1:]
+            tyro.cli(
+                Train,
+                prog="nelbo train",
+                default=Train.defaults(options),
+                args=options,
+                config=(tyro.conf.OmitArgPrefixes,),
+            ).run()
+            return
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
             prog="nelbo",

@@ -1,36 +1,62 @@
-"""Read the bound of a whole dataset, a batch at a time."""
+"""Read the bound of a whole dataset, a batch at a time, or until its error is small enough."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nelbo.bound import Bound
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.errors import NelboError
+from nelbo.estimators import (
+    ChosenLevels,
+    Estimator,
+    EveryLevel,
+    Importance,
+    as_estimator,
+    proposal_from,
+)
+from nelbo.latent import LatentDiffusion
+
+# The pilot that a proposal is learned from: this many images at this many levels.
+PILOT_IMAGES = 16
+PILOT_LEVELS = 24
+# The first round has at least this many pairs of draws, from which its error is estimated.
+_FIRST_PAIRS = 32
+# Rounds are planned for a little less than the target, so that chance seldom asks for another.
+_MARGIN = 0.97
 
 
 def evaluate(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     data: ImageData,
     *,
-    levels: int | None = None,
+    levels: int | Estimator | None = None,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Bound]:
     """The bound of every image in order, one `Bound` a batch, on the CPU.
 
-    A class-conditional model is told the labels. Join the batches with `Bound.cat`.
+    A class-conditional model is told the labels, one of text the captions. Join the batches with
+    `Bound.cat`.
 
     Args:
         model: the model, evaluated where its weights are.
         data: the images.
-        levels: levels an image, None for all of them; see `TractableMHVAE.elbo`.
+        levels: levels an image, None for all of them, or an estimator; see `TractableMHVAE.elbo`.
         batch_size: images at a time.
         generator: the source of all noise.
+        dtype: torch.bfloat16 evaluates the network in mixed precision, by default it computes in
+            its own; `nelbo.precision.try_bfloat16` tells whether that pays and what it changes.
 
     Raises:
         NelboError: images of another size or number of levels than the model's.
@@ -38,22 +64,203 @@ def evaluate(
     check_fits(model, data)
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
+    mixed = dtype not in (None, torch.float32)
     for batch in data.batches(batch_size):
         x_0 = model.data.to_network(batch.images).to(device)
-        condition = labels_for(model, batch)
+        condition = condition_for(model, batch)
         # Not inference mode: its tensors could not be used in a later training step.
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
             bound = model.elbo(x_0, condition, levels=levels, generator=generator)
         yield bound.to("cpu")
 
 
-def labels_for(model: Diffusion, data: ImageData) -> Condition | None:
+def calls_per_image(model: Diffusion, levels: int | Estimator | None) -> int:
+    """How many network evaluations `evaluate` makes for each image."""
+    estimator = as_estimator(levels)
+    chosen, _ = estimator.choose(1, model.num_levels)
+    return (estimator.reconstructions + chosen.shape[1]) * (2 if estimator.antithetic else 1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far `evaluate_to_error` is.
+
+    Attributes:
+        bound: of all images, from the rounds that are complete; None before the first.
+        calls: network evaluations so far, those of the pilot included.
+        planned: how many there will be by the end of this round.
+    """
+
+    bound: Bound | None
+    calls: int
+    planned: int
+
+
+def evaluate_to_error(
+    model: Diffusion,
+    data: ImageData,
+    error: float,
+    *,
+    score_matching_square: Float[Tensor, " levels"] | None = None,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Reading]:
+    """Evaluate every image until the Monte Carlo error of their mean is at most `error`.
+
+    Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`), in rounds
+    over all images: a small first one tells how noisy each term is, the next are as large as that
+    asks for. Where as many levels are needed as there are, every one is evaluated. The last
+    reading holds the result.
+
+    Args:
+        model: the model, evaluated where its weights are.
+        data: the images.
+        error: Monte Carlo standard error of the mean over the images, bits per dimension.
+        score_matching_square: E KL² at each level, (T+1,), from a `LevelProfile`; by default a
+            pilot measures it on at most 16 images at 24 levels, and its calls are counted.
+        batch_size: images at a time.
+        generator: the source of all noise.
+        dtype: see `evaluate`.
+
+    Raises:
+        NelboError: an error that is not positive, images that do not fit the model, or a bound
+            that is not finite, so that no error is ever reached.
+    """
+    if not (error > 0 and math.isfinite(error)):
+        raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
+    check_fits(model, data)
+    T, n, calls = model.num_levels, len(data), 0
+    if score_matching_square is None and T > 1:
+        score_matching_square, calls = pilot(model, data, generator)
+    proposal = proposal_from(
+        torch.zeros(T + 1) if score_matching_square is None else score_matching_square
+    )
+    variance = (_MARGIN * error * data.images[0].numel() * math.log(2.0)) ** 2
+    pairs = math.ceil(_FIRST_PAIRS / n)
+    draws = _Draws(first=1 + pairs, levels=2 * max(2, pairs))
+    bound = None
+    while True:
+        estimator = _estimator(draws, proposal)
+        levels = T - 1 if isinstance(estimator, EveryLevel) else draws.levels
+        planned = calls + n * (draws.first + levels)
+        batches = []
+        for batch in evaluate(
+            model,
+            data,
+            levels=estimator,
+            batch_size=batch_size,
+            generator=generator,
+            dtype=dtype,
+        ):
+            batches.append(batch)
+            calls += int(batch.calls.sum())
+            yield Reading(bound, calls, planned)
+        new = Bound.cat(batches)
+        bound = new if bound is None else Bound.merge([bound, new])
+        reached = bound.mean().bits_per_dim.monte_carlo_error
+        if not math.isfinite(reached):
+            raise NelboError(
+                f"the bound of {data.source} is not finite, so its error cannot be brought down to "
+                f"{error:g} bits/dim; evaluate all levels to see which term is not"
+            )
+        if reached <= error:
+            yield Reading(bound, calls, calls)
+            return
+        draws = _more_draws(bound, variance)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Draws an image: of x_1, and of other levels."""
+
+    first: int
+    levels: int
+
+
+def _more_draws(bound: Bound, target: float) -> _Draws:
+    r"""What to add so that the Monte Carlo variance of the mean comes down to `target`, nats².
+
+    With R draws of x_1 and K of levels the variance is A/R + C/K. The fewest calls R + K that make
+    it V have :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman allocation).
+    """
+    summary = bound.mean()
+    have_first = int(bound.reconstruction_calls[0])
+    have_levels = int(bound.level_calls[0])
+    first = summary.reconstruction.monte_carlo_error * math.sqrt(have_first)
+    levels = summary.score_matching.monte_carlo_error * math.sqrt(have_levels)
+    scale = (first + levels) / target
+    more_first = math.ceil(first * scale) - have_first
+    more_levels = math.ceil(levels * scale) - have_levels
+    return _Draws(
+        first=max(2, more_first) if more_first > 0 else 0,
+        levels=max(2, more_levels),
+    )
+
+
+def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
+    if draws.levels >= len(proposal):
+        return EveryLevel(reconstructions=draws.first)
+    return Importance(draws.levels, proposal, reconstructions=draws.first)
+
+
+def pilot(
+    model: Diffusion, data: ImageData, generator: torch.Generator | None = None
+) -> tuple[Tensor, int]:
+    """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
+
+    For `nelbo.estimators.proposal_from`. Between the measured levels its logarithm is interpolated.
+    """
+    assert isinstance(model.data, Pixels)
+    count = min(PILOT_IMAGES, len(data))
+    device = generator.device if generator is not None else None
+    chosen = torch.randperm(len(data), generator=generator, device=device)[:count].cpu()
+    images = data.take(chosen)
+    x_0 = model.data.to_network(images.images).to(next(model.parameters()).device)
+    with torch.no_grad():
+        bound = model.elbo(
+            x_0, labels_for(model, images), levels=_Pilot(reconstructions=0), generator=generator
+        )
+    square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
+    known = bound.levels[0].cpu()
+    filled = torch.zeros(model.num_levels + 1, dtype=torch.float64)
+    between = np.interp(np.arange(2, model.num_levels + 1), known.numpy(), square.log().numpy())
+    filled[2:] = torch.from_numpy(between).exp()
+    return filled, int(bound.calls.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pilot(Estimator):
+    """Levels spread over the chain, denser at its start, where costs can be steep; unweighted."""
+
+    def choose(
+        self, batch: int, num_levels: int, generator: torch.Generator | None = None
+    ) -> ChosenLevels:
+        evenly = torch.linspace(2, num_levels, PILOT_LEVELS - 4).round().long().tolist()
+        early = (t for t in (3, 5, 9, 17) if t <= num_levels)
+        levels = torch.tensor(sorted({*evenly, *early})).expand(batch, -1)
+        return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
+
+
+def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
+    """What the model is told of the images: their captions, or their labels, on its device.
+
+    A model of text is told the empty prompt of images without a caption.
+    """
+    if isinstance(model, Diffusion) or model.text is None:
+        return labels_for(model, data)
+    captions = data.captions or [""] * len(data)
+    with torch.no_grad():
+        return model.condition_on([caption or "" for caption in captions])
+
+
+def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
     """The labels of the images for a class-conditional model, on its device; else None."""
     condition = data.condition() if model.num_classes else None
     return None if condition is None else condition.to(next(model.parameters()).device)
 
 
-def check_fits(model: Diffusion, data: ImageData) -> None:
+def check_fits(model: Diffusion | LatentDiffusion, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the model's levels, channels and size."""
     if not isinstance(model.data, Pixels):
         raise NelboError("the model has no pixel levels, so it gives images no probability")

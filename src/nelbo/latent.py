@@ -5,6 +5,13 @@ r"""Latent diffusion: a VAE whose prior is a diffusion model (Rombach et al. 202
 
 with the decoder and encoder of an autoencoder, and a chain of latents of its own for p(z). The
 scale s brings the latents to about unit variance, which is what the chain ends in.
+
+The whole is one Markovian hierarchical VAE of T + 1 levels,
+
+.. math::
+    x \leftarrow z_0 \leftarrow z_1 \leftarrow \dots \leftarrow z_T,
+
+whose first encoder step is learned and whose others are the prior's. Level t of it is z_{t−1}.
 """
 
 from __future__ import annotations
@@ -13,15 +20,19 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
 
 from nelbo.conditioning import Condition
-from nelbo.diffusion import Diffusion
+from nelbo.diffusion import Continuous, Diffusion, Pixels
+from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.model import Sampler
-from nelbo.distributions import Generators, normal
+from nelbo.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.editing import Edit
 from nelbo.errors import NelboError
+from nelbo.estimators import Estimator
+from nelbo.latent_bound import LatentBound
+from nelbo.mhvae import MHVAE, Level, per_example
 from nelbo.networks import AutoencoderKL, ControlledUNet
 from nelbo.networks.guidance import Guidance
 from nelbo.text import TextEncoder
@@ -29,7 +40,7 @@ from nelbo.text import TextEncoder
 Prompt = str | Sequence[str]
 
 
-class LatentDiffusion(nn.Module):
+class LatentDiffusion(MHVAE):
     """An autoencoder and a diffusion model of its latents, which a prompt or control may steer.
 
     Args:
@@ -37,10 +48,13 @@ class LatentDiffusion(nn.Module):
         prior: the diffusion model of the scaled latents; it knows their shape.
         text: what embeds the prompts that the prior attends to, if it does.
         scale: s, what latents are multiplied by for the prior.
+        data: what the pixels are; `Pixels(levels)` makes p(x|z_0) a probability.
+        decoder_scale: σ, the standard deviation of p(x|z_0) around the decoded image, in units of
+            x; only the bound needs it. See `nelbo.calibration.fit_decoder_scale`.
 
     Raises:
-        NelboError: a prior of latents that are not the autoencoder's, or a scale that is not
-            positive.
+        NelboError: a prior of latents that are not the autoencoder's or not continuous, or a scale
+            that is not positive.
     """
 
     def __init__(
@@ -50,6 +64,8 @@ class LatentDiffusion(nn.Module):
         *,
         text: TextEncoder | None = None,
         scale: float = 0.18215,
+        data: DataSpace = Pixels(256),  # noqa: B008 - frozen
+        decoder_scale: float | None = None,
     ) -> None:
         super().__init__()
         channels = autoencoder.config.latent_channels
@@ -58,15 +74,27 @@ class LatentDiffusion(nn.Module):
                 f"the prior is over {prior.shape[0]} channels, the autoencoder's latents have "
                 f"{channels} (latent_channels)"
             )
-        if not scale > 0:
-            raise NelboError(f"scale must be positive, got {scale}")
+        if not isinstance(prior.data, Continuous):
+            raise NelboError("latents are real numbers: make the prior with data=Continuous()")
+        for name, value in (("scale", scale), ("decoder_scale", decoder_scale)):
+            if value is not None and not value > 0:
+                raise NelboError(f"{name} must be positive, got {value}")
         self.autoencoder = autoencoder
         self.prior = prior
         self.text = text
         self.scale = scale
+        self.data = data
+        self.decoder_scale = decoder_scale
+        self.num_levels = prior.num_levels + 1
+        self.shape = _image_shape(autoencoder, prior)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the prior is told of; 0 for one without labels."""
+        return self.prior.num_classes
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
-        """q(z|x) of images in [−1, 1], over the scaled latents that the prior is of."""
+        """q(z_0|x) of images in [−1, 1], over the scaled latents that the prior is of."""
         q = self.autoencoder.encode(x)
         return normal(self.scale * q.mean, self.scale * q.stddev)
 
@@ -76,12 +104,125 @@ class LatentDiffusion(nn.Module):
         """The image of scaled latents, in about [−1, 1], unclipped."""
         return self.autoencoder.decode(z / self.scale)
 
+    # The chain x ← z_0 ← … ← z_T
+
+    def q_step(self, x_prev: Tensor, t: Level) -> Normal:
+        """The encoder's step: q(z_0|x) at level 1, q(z_{t−1}|z_{t−2}) of the prior above."""
+        if _is_first(t, 1):
+            return self.encode(x_prev)
+        return self.prior.q_step(x_prev, t - 1)
+
+    def p_prior(self, shape: Sequence[int]) -> Normal:
+        """The prior p(z_T) = N(0, I) for latents of this shape."""
+        return self.prior.p_prior(shape)
+
+    def p_step(
+        self, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Normal | DiscretizedNormal:
+        """The decoder's step: p(z_0|z_1) at level 2, p(z_{t−2}|z_{t−1}) of the prior above."""
+        if _is_first(t, 2):
+            return self.prior.p_data(x_t, condition)
+        return self.prior.p_step(x_t, t - 1, condition)
+
+    def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Normal | DiscretizedNormal:
+        """The likelihood p(x|z_0): a normal around the decoded image, rounded for pixels.
+
+        Raises:
+            NelboError: no `decoder_scale`.
+        """
+        if self.decoder_scale is None:
+            raise NelboError(
+                "the likelihood of pixels needs the scale of the decoder: set model.decoder_scale "
+                "= nelbo.calibration.fit_decoder_scale(model, data) on training images"
+            )
+        mean = self.decode(x_1)
+        return self.data.likelihood(mean, mean.new_tensor(self.decoder_scale))
+
+    def start(
+        self, n: int, x_T: Tensor | None = None, generator: Generators | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """The latent that sampling starts from: `x_T` checked, or `n` draws from the prior."""
+        return self.prior.start(n, x_T, generator)
+
+    # The bound
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not an image of this model's shape and levels."""
+        if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
+            raise NelboError(
+                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
+            )
+        self.data.check(x_0)
+
+    def condition_on(self, prompts: Sequence[str]) -> Condition:
+        """The condition of a batch with these prompts or captions, one an example.
+
+        Raises:
+            NelboError: a model without a text encoder.
+        """
+        condition = self._condition(len(prompts), prompts, None)
+        assert condition is not None
+        return condition
+
+    def elbo(
+        self,
+        x_0: Float[Tensor, "batch channels height width"],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LatentBound:
+        """The bound of each image on its pixels, term by term.
+
+        Args:
+            x_0: images on the levels of `data`, (B, C, H, W).
+            condition: what the prior is told of each; a model of text is told the empty prompt
+                otherwise.
+            levels: how many levels of the prior to evaluate an image, as `TractableMHVAE.elbo`.
+            generator: the source of all noise.
+
+        Raises:
+            NelboError: no `decoder_scale`, or images that are not data of this model.
+        """
+        self.check_data(x_0)
+        q = self.encode(x_0)
+        z = draw(q, generator)
+        reconstruction = per_example(self.p_data(z).log_prob(x_0))
+        prior = self.prior.elbo(
+            z, self._condition_of(z, condition), levels=levels, generator=generator
+        )
+        return LatentBound(
+            reconstruction=reconstruction,
+            entropy=per_example(q.entropy()),
+            latent_reconstruction=prior.reconstruction,
+            prior_matching=prior.prior_matching,
+            score_matching=prior.score_matching,
+            levels=prior.levels,
+            weights=prior.weights,
+            dims=x_0[0].numel(),
+            # z_0 is drawn once, so the variance of the terms it is in stays unknown.
+            reconstruction_calls=prior.reconstruction_calls,
+            level_calls=prior.level_calls,
+        )
+
+    def path_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The bound by its definition, of one encoder path x, z_0, …, z_T; nats, (B,)."""
+        condition = self._condition_of(x_0, condition)
+        return super().path_elbo(x_0, condition, generator=generator)
+
     @torch.no_grad()
     def sample(
         self,
         n: int,
         sampler: Sampler | None = None,
         *,
+        condition: Condition | None = None,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
         control: Tensor | None = None,
@@ -94,6 +235,8 @@ class LatentDiffusion(nn.Module):
         Args:
             n: how many.
             sampler: how to walk the prior's chain; without one, all of it, ancestrally.
+            condition: what to sample, one entry an example, where it is embedded already or is a
+                label; instead of a prompt and control.
             prompt: one for all, or a list of n; none is the empty prompt.
             negative_prompt: what guidance leads away from, by default the empty prompt.
             control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
@@ -109,6 +252,7 @@ class LatentDiffusion(nn.Module):
         start = self.prior.start(n, x_T, generator)
         prior, condition = self.told(
             n,
+            condition=condition,
             prompt=prompt,
             negative_prompt=negative_prompt,
             control=control,
@@ -159,6 +303,7 @@ class LatentDiffusion(nn.Module):
         self,
         n: int,
         *,
+        condition: Condition | None = None,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
         control: Tensor | None = None,
@@ -168,18 +313,23 @@ class LatentDiffusion(nn.Module):
 
         Args and errors as `sample`.
         """
-        condition = self._condition(n, prompt, control)
         scale = guidance.scale if isinstance(guidance, Guidance) else guidance
-        unconditional = self._unconditional(n, prompt, negative_prompt, scale)
+        has_goal = prompt is not None or condition is not None
+        unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
+        if condition is None:
+            condition = self._condition(n, prompt, control)
+        elif prompt is not None or control is not None:
+            raise NelboError("give either a condition, or a prompt and control")
         return self.prior.guided(guidance, unconditional), condition
 
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of an image; None where the prior does not know the shape of its latents."""
-        if self.prior.shape is None:
-            return None
-        factor, (_, height, width) = self.autoencoder.config.downscale, self.prior.shape
-        return self.autoencoder.config.in_channels, factor * height, factor * width
+    def _condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
+        if condition is None:
+            return None if self.text is None else self._condition(len(batch), None, None)
+        if condition.batch_size != len(batch):
+            raise NelboError(
+                f"the condition is of {condition.batch_size} examples, for {len(batch)} images"
+            )
+        return condition
 
     def _condition(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
         if prompt is not None and self.text is None:
@@ -194,15 +344,16 @@ class LatentDiffusion(nn.Module):
         return None if text is None and control is None else Condition(text=text, control=control)
 
     def _unconditional(
-        self, n: int, prompt: Prompt | None, negative_prompt: Prompt | None, guidance: float
+        self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float
     ) -> Condition | None:
         if guidance == 1.0:
             if negative_prompt is not None:
                 raise NelboError("a negative prompt takes effect with guidance other than 1 only")
             return None
-        if prompt is None:
+        if not has_goal:
             raise NelboError(f"guidance {guidance} needs a prompt to guide towards")
-        return Condition(text=self._embed(n, negative_prompt or "", "negative_prompt"))
+        text = self._embed(n, negative_prompt or "", "negative_prompt")
+        return None if text is None else Condition(text=text)
 
     def _embed(self, n: int, prompt: Prompt, name: str) -> Tensor | None:
         if self.text is None:
@@ -212,3 +363,24 @@ class LatentDiffusion(nn.Module):
         if len(prompt) != n:
             raise NelboError(f"{name} lists {len(prompt)} prompts for {n} samples")
         return self.text.encode(prompt)
+
+
+def _image_shape(autoencoder: AutoencoderKL, prior: Diffusion) -> tuple[int, int, int] | None:
+    if prior.shape is None:
+        return None
+    factor, (_, height, width) = autoencoder.config.downscale, prior.shape
+    return autoencoder.config.in_channels, factor * height, factor * width
+
+
+def _is_first(t: Level, first: int) -> bool:
+    """Whether level `t`, of one example or of all of them, is `first`.
+
+    Raises:
+        NelboError: some examples at the first level and some above, whose states differ in kind.
+    """
+    if isinstance(t, int):
+        return t == first
+    at_first = t == first
+    if at_first.any() and not at_first.all():
+        raise NelboError(f"one batch has level {first} and others; they differ in shape or kind")
+    return bool(at_first.all())

@@ -22,18 +22,21 @@ one level at a time, no path. `TractableMHVAE` is a model for which :math:`q(x_t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from nelbo.bound import Bound
+from nelbo.bound import Bound, BoundMap, variance_of_mean
 from nelbo.conditioning import Condition
 from nelbo.distributions import Generators, draw
 from nelbo.errors import NelboError
+from nelbo.estimators import Estimator, as_estimator
 
 Level = int | Int[Tensor, " batch"]
 
@@ -96,6 +99,41 @@ class MHVAE(nn.Module, ABC):
             elbo = elbo + _log_prob(self.p_step(x_next, t, condition), x) - _log_prob(q, x_next)
             x = x_next
         return elbo + _log_prob(self.p_prior(tuple(x.shape)), x)
+
+    def importance_weighted_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        paths: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""A tighter bound from S whole paths (Burda et al. 2016, eq. 8), nats per example, (B,).
+
+        .. math::
+            E\left[\log \frac{1}{S} \sum_{s=1}^{S}
+                \frac{p(x_{0:T}^{(s)})}{q(x_{1:T}^{(s)}|x_0)}\right] \le \log p(x_0)
+
+        Its expectation is the ELBO for S = 1 and never falls with S. Costs S·T network calls an
+        example; paths are stacked as far as memory is bounded. Terms drawn apart for each level
+        give no bound (docs/tighter-bounds.md).
+
+        Raises:
+            NelboError: `paths` below one, or `x_0` that is not data of this model.
+        """
+        if paths < 1:
+            raise NelboError(f"paths must be at least 1, got {paths}")
+        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
+        total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
+        for start in range(0, paths, group):
+            repeat = min(group, paths - start)
+            log_weight = self.path_elbo(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                None if condition is None else condition.repeat(repeat),
+                generator=generator,
+            )
+            total = torch.logaddexp(total, log_weight.view(repeat, -1).logsumexp(0))
+        return total - math.log(paths)
 
     def walk(
         self,
@@ -167,26 +205,44 @@ class TractableMHVAE(MHVAE):
         self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The reconstruction term at one draw of x_1: log p(x_0|x_1), nats, (B,)."""
-        return _log_prob(self.p_data(x_1, condition), x_0)
+        return per_example(self.reconstruction_map(x_0, x_1, condition))
 
     def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
         """The prior matching term KL(q(x_T|x_0) || p(x_T)), nats, (B,)."""
-        q = self.q_marginal(x_0, self.num_levels)
-        return per_example(kl_divergence(q, self.p_prior(tuple(x_0.shape))))
+        return per_example(self.prior_matching_map(x_0))
 
     def score_matching(
         self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The score matching term at level t ≥ 2 and one draw of x_t, nats, (B,)."""
+        return per_example(self.score_matching_map(x_0, x_t, t, condition))
+
+    # Each term is a sum over the values of an example, for every distribution here factorises.
+
+    def reconstruction_map(
+        self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The reconstruction term of each value, (B, ...)."""
+        return self.p_data(x_1, condition).log_prob(x_0)
+
+    def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
+        """The prior matching term of each value, (B, ...)."""
+        q = self.q_marginal(x_0, self.num_levels)
+        return kl_divergence(q, self.p_prior(tuple(x_0.shape)))
+
+    def score_matching_map(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The score matching term of each value at level t ≥ 2, (B, ...)."""
         q = self.q_posterior(x_t, x_0, t)
-        return per_example(kl_divergence(q, self.p_step(x_t, t, condition)))
+        return kl_divergence(q, self.p_step(x_t, t, condition))
 
     def elbo(
         self,
         x_0: Float[Tensor, "batch ..."],
         condition: Condition | None = None,
         *,
-        levels: int | None = None,
+        levels: int | Estimator | None = None,
         generator: torch.Generator | None = None,
     ) -> Bound:
         """The bound of each example by the theorem, term by term.
@@ -196,55 +252,127 @@ class TractableMHVAE(MHVAE):
             condition: what the model is told of each example.
             levels: None evaluates every level 2..T once, which is exact but for one noise draw a
                 level. An int K evaluates K levels an example, one drawn from each of K equal
-                strata of 2..T, weighted so that the estimate is unbiased.
+                strata of 2..T, weighted so that the estimate is unbiased. Other ways to draw them
+                are in `nelbo.estimators`.
             generator: the source of all noise.
 
         Raises:
             NelboError: `levels` below one, or `x_0` that is not data of this model.
         """
-        self.check_data(x_0)
-        batch = len(x_0)
-        x_1 = draw(self.q_marginal(x_0, 1), generator)
-        chosen, weight = self._choose_levels(batch, levels, generator)
-        chosen = chosen.to(x_0.device)
-        terms = []
-        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
-        for start in range(0, chosen.shape[1], group):
-            # One noise draw a level, stacked for one network call on (level, example) pairs.
-            columns = chosen[:, start : start + group].unbind(1)
-            x_t = torch.cat([draw(self.q_marginal(x_0, t), generator) for t in columns])
-            repeat = len(columns)
-            term = self.score_matching(
-                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
-                x_t,
-                torch.cat(columns),
-                None if condition is None else condition.repeat(repeat),
-            )
-            terms.append(term.view(repeat, batch).T)
-        score_matching = torch.cat(terms, 1) if terms else x_0.new_zeros(batch, 0)
-        return Bound(
-            reconstruction=self.reconstruction(x_0, x_1, condition),
-            prior_matching=self.prior_matching(x_0),
-            score_matching=score_matching,
-            levels=chosen,
-            weights=torch.full_like(score_matching, weight),
-            dims=x_0[0].numel(),
-        )
+        return self._evaluate(x_0, condition, levels, generator, map_values=False)[0]
 
-    def _choose_levels(
-        self, batch: int, levels: int | None, generator: torch.Generator | None
-    ) -> tuple[Int[Tensor, "batch evaluated"], float]:
-        """Which of the levels 2..T each example is evaluated at, and the weight of each."""
-        candidates = self.num_levels - 1
-        if levels is None or candidates == 0:
-            return torch.arange(2, self.num_levels + 1).expand(batch, candidates), 1.0
-        if levels < 1:
-            raise NelboError(f"levels must be None or at least 1, got {levels}")
-        device = generator.device if generator is not None else None
-        jitter = torch.rand(batch, levels, generator=generator, device=device)
-        fraction = (torch.arange(levels, device=device) + jitter) / levels
-        chosen = 2 + (fraction * candidates).long().clamp(max=candidates - 1)
-        return chosen, candidates / levels
+    def bound_map(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BoundMap:
+        """Where in each example the nats go, beside the bound of the same draws.
+
+        Arguments and errors are those of `elbo`; memory is bounded by the batch.
+        """
+        bound, nats = self._evaluate(x_0, condition, levels, generator, map_values=True)
+        assert nats is not None
+        return BoundMap(nats, bound)
+
+    def _evaluate(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None,
+        levels: int | Estimator | None,
+        generator: torch.Generator | None,
+        *,
+        map_values: bool,
+    ) -> tuple[Bound, Float[Tensor, "batch ..."] | None]:
+        """The bound of each example and, on request, what each of its values costs."""
+        self.check_data(x_0)
+        estimator = as_estimator(levels)
+
+        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> _Draws:
+            return self._draw_term(
+                term,
+                x_0,
+                chosen,
+                condition,
+                weights=weights if map_values else None,
+                antithetic=estimator.antithetic,
+                generator=generator,
+            )
+
+        def reconstruction(
+            x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None
+        ) -> Tensor:
+            return self.reconstruction_map(x_0, x_1, condition)
+
+        count = estimator.reconstructions
+        first = torch.ones(len(x_0), count, dtype=torch.int64, device=x_0.device)
+        reconstructions = draws(reconstruction, first, x_0.new_full(first.shape, 1 / max(1, count)))
+        chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
+        chosen, weights = chosen.to(x_0.device), weights.to(x_0)
+        score_matching = draws(self.score_matching_map, chosen, weights)
+        prior_matching = self.prior_matching_map(x_0)
+        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1)
+        bound = Bound(
+            reconstruction=reconstructions.values.mean(1),
+            prior_matching=per_example(prior_matching),
+            score_matching=score_matching.values,
+            levels=chosen,
+            weights=weights,
+            dims=x_0[0].numel(),
+            reconstruction_variance=variance_of_mean(reconstructions.values.detach()),
+            reconstruction_calls=calls * count,
+            level_calls=calls * chosen.shape[1],
+        )
+        if reconstructions.total is None or score_matching.total is None:
+            return bound, None
+        return bound, score_matching.total + prior_matching - reconstructions.total
+
+    def _draw_term(
+        self,
+        term: Callable[..., Tensor],
+        x_0: Tensor,
+        levels: Int[Tensor, "batch columns"],
+        condition: Condition | None,
+        *,
+        weights: Float[Tensor, "batch columns"] | None,
+        antithetic: bool,
+        generator: torch.Generator | None,
+    ) -> _Draws:
+        """`term(x_0, x_t, t, condition)` at one draw of x_t, or a mirrored pair, for each level."""
+        batch, signs = len(x_0), 2 if antithetic else 1
+        # Several columns share a network call on (level, example) pairs.
+        group = max(1, _VALUES_PER_CALL // max(1, signs * x_0.numel()))
+        found = [x_0.new_zeros(batch, 0)]
+        total = None if weights is None else torch.zeros_like(x_0)
+        for start in range(0, levels.shape[1], group):
+            columns = levels[:, start : start + group].unbind(1)
+            x_t, repeat = [], signs * len(columns)
+            for t in columns:
+                q = self.q_marginal(x_0, t)
+                x_t.append(draw(q, generator))
+                if antithetic:
+                    x_t.append(2 * q.mean - x_t[-1])
+            costs = term(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                torch.cat(x_t),
+                torch.cat([t for t in columns for _ in range(signs)]),
+                None if condition is None else condition.repeat(repeat),
+            ).unflatten(0, (len(columns), signs, batch))
+            found.append(costs.flatten(3).sum(3).mean(1).T)
+            if total is not None and weights is not None:
+                share = weights[:, start : start + group].T
+                share = share.view(*share.shape, *[1] * (x_0.ndim - 1))
+                total = total + (share * costs.mean(1)).sum(0)
+        return _Draws(torch.cat(found, 1), total)
+
+
+class _Draws(NamedTuple):
+    """A term at several levels an example, (B, K), and its weighted sum by value, (B, ...)."""
+
+    values: Tensor
+    total: Tensor | None
 
 
 def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

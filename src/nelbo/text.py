@@ -1,7 +1,8 @@
 """Prompts as what a network attends to: the CLIP text encoder of Stable Diffusion.
 
-Tokenizer and network are transformers', which is an optional extra and is imported when a text
-encoder is loaded.
+It is loaded with its weights, or made anew in the same format for one's own captions and trained
+with the model that attends to it. Tokenizer and network are transformers', which is an optional
+extra and is imported when a text encoder is loaded or made.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nelbo.errors import MissingExtraError, NelboError
 from nelbo.networks.files import locate
+from nelbo.tokenizer import train_tokenizer
 
 TOKENIZER = "tokenizer"
 TEXT_ENCODER = "text_encoder"
@@ -70,9 +72,62 @@ class TextEncoder(nn.Module):
             raise NelboError(f"{path}/{part} cannot be read: {error}") from error
         return cls(tokenizer, model.float()).eval()
 
+    @classmethod
+    def for_captions(
+        cls,
+        captions: Sequence[str],
+        *,
+        width: int = 256,
+        layers: int = 4,
+        heads: int = 4,
+        vocabulary: int = 2048,
+        max_tokens: int | None = None,
+    ) -> TextEncoder:
+        """A fresh text encoder to train, with a tokenizer of these captions.
+
+        Args:
+            captions: what it is to read.
+            width: D, a multiple of `heads`.
+            layers: transformer blocks.
+            heads: attention heads of each block.
+            vocabulary: the largest number of tokens; see `nelbo.tokenizer`.
+            max_tokens: N, by default as many as the longest caption needs.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            NelboError: no captions, or numbers that do not fit.
+        """
+        transformers = _transformers()
+        if width < 1 or layers < 1 or heads < 1 or width % heads:
+            raise NelboError(
+                f"width {width}, layers {layers} and heads {heads} must be positive, and heads "
+                "divide width"
+            )
+        tokenizer = train_tokenizer(captions, vocabulary=vocabulary, max_tokens=max_tokens or 77)
+        if max_tokens is None:
+            tokenizer.model_max_length = max(
+                len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids
+            )
+        config = transformers.CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return cls(tokenizer, transformers.CLIPTextModel(config))
+
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the folders `tokenizer/` and `text_encoder/` into a pipeline's directory."""
-        self.tokenizer.save_pretrained(Path(path) / TOKENIZER)
+        folder = Path(path) / TOKENIZER
+        self.tokenizer.save_pretrained(folder)
+        if not (folder / "vocab.json").exists():
+            # Newer releases of transformers write tokenizer.json alone, which older do not read.
+            self.tokenizer.backend_tokenizer.model.save(str(folder))
         self.model.save_pretrained(Path(path) / TEXT_ENCODER)
 
     @property
@@ -80,11 +135,10 @@ class TextEncoder(nn.Module):
         """N, how many tokens a prompt becomes, with those for its start and end."""
         return min(self.tokenizer.model_max_length, self.config.max_position_embeddings)
 
-    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts tokens width"]:
-        """What a network attends to, (B, N, D).
+    def tokens(self, prompts: Sequence[str]) -> Int[Tensor, "prompts tokens"]:
+        """The tokens of each prompt, padded to N, (B, N) int64.
 
-        A prompt is padded to N tokens; of a longer one the rest is dropped, with a warning that
-        shows it.
+        Of a longer prompt the rest is dropped, with a warning that shows it.
 
         Raises:
             NelboError: no prompts, or one that is not a string.
@@ -99,16 +153,26 @@ class TextEncoder(nn.Module):
             truncation=True,
             return_tensors="pt",
         )
-        device = next(self.model.parameters()).device
+        return tokens.input_ids
+
+    def forward(
+        self, tokens: Int[Tensor, "prompts tokens"]
+    ) -> Float[Tensor, "prompts tokens width"]:
+        """The last hidden states of tokens, (B, N, D), with a gradient to the weights."""
+        tokens = tokens.to(next(self.model.parameters()).device)
         # Stable Diffusion 1 and 2 were trained with attention to the padding.
         masked = getattr(self.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if masked else None
-        with torch.no_grad():
-            return self.model(tokens.input_ids.to(device), attention_mask=mask)[0]
+        return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
 
-    def forward(self, prompts: Sequence[str]) -> Tensor:
-        """The same as `encode`."""
-        return self.encode(prompts)
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts tokens width"]:
+        """What a network attends to, (B, N, D), without gradient; errors as `tokens`."""
+        return self(self.tokens(prompts))
+
+    def _mask(self, tokens: Tensor) -> Tensor:
+        """1 up to the end token of each prompt, 0 for the padding after it."""
+        end = (tokens == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
+        return (torch.arange(tokens.shape[1], device=tokens.device) <= end).long()
 
     def _mention_dropped(self, prompts: Sequence[str]) -> None:
         kept = self.max_tokens - 1  # the end token stays
@@ -118,7 +182,7 @@ class TextEncoder(nn.Module):
                 dropped = self.tokenizer.decode(tokens[kept:-1])
                 warnings.warn(
                     f"a prompt is longer than {self.max_tokens} tokens; dropped: {dropped!r}",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
 
 

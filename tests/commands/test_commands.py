@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import diffusers
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image
 import nelbo
 from nelbo.cli import main
 from nelbo.data import load_data
+from nelbo.diffusion import level_profile
+from nelbo.diffusion.profile import PROFILE_FILE
 from tests.commands.conftest import TINY
 
 
@@ -46,7 +49,7 @@ def test_train_writes_a_complete_run(run_path):
 
 
 def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
-    printed = run_json(capsys, "evaluate", str(run_path), "--seed", "3")
+    printed = run_json(capsys, "evaluate", str(run_path), "--levels", "all", "--seed", "3")
     model = nelbo.load(run_path)
     digits = load_data("digits", "test")
     generator = torch.Generator().manual_seed(3)
@@ -56,7 +59,7 @@ def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
             for batch in digits.batches(64)
         ]
     summary = nelbo.Bound.cat(bounds).mean()
-    assert printed["levels"] == 20
+    assert printed["levels_per_image"] == printed["levels_of_chain"] == 19
     assert printed["split"] == "test"
     total = printed["bits_per_dim"]["total"]
     assert total["mean"] == pytest.approx(summary.bits_per_dim.mean)
@@ -72,6 +75,34 @@ def test_evaluate_prints_a_table_with_every_term(run_path, capsys):
     shown = capsys.readouterr().out
     for words in ("reconstruction", "prior matching", "score matching", "bits/dim", "±"):
         assert words in shown
+
+
+def test_evaluate_stops_at_the_error_asked_for(run_path, capsys):
+    printed = run_json(capsys, "evaluate", str(run_path), "--images", "30", "--error", "0.2")
+    total = printed["bits_per_dim"]["total"]
+    assert 0 < total["monte_carlo_error"] <= 0.2
+    assert printed["calls_per_image"] == printed["calls"] / 30
+    assert printed["calls_for_all_levels"] == 30 * 20
+    # the pilot's calls are counted too
+    assert printed["calls"] > 30 * (printed["levels_per_image"] + 2)
+    main(["evaluate", str(run_path), "--images", "30", "--error", "0.2"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{printed['calls']:,} network evaluations" in shown
+    error = f"± {total['monte_carlo_error']:.3f} (Monte Carlo) bits/dim"
+    assert f"{total['mean']:.3f} ± {total['standard_error']:.3f} (images) {error}" in shown
+
+
+def test_a_level_profile_in_the_run_saves_the_pilot(run_path, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    model = nelbo.load(run)
+    x_0 = model.data.to_network(load_data("digits", "train").images[:8])
+    with torch.no_grad():
+        level_profile(model, x_0).save(run / PROFILE_FILE)
+    printed = run_json(capsys, "evaluate", str(run), "--images", "40", "--error", "0.2")
+    again = run_json(capsys, "evaluate", str(run_path), "--images", "40", "--error", "0.2")
+    assert printed["calls"] % 40 == 0
+    assert again["calls"] % 40 != 0
 
 
 def test_sample_writes_a_grid_and_repeats_with_its_seed(run_path, tmp_path, capsys):

@@ -50,14 +50,16 @@ def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
             chain.elbo(model.data.to_network(batch.images), generator=generator)
             for batch in digits.batches(64)
         ]
-    total = printed["bits_per_dim"]["total"]["mean"]
-    assert total == pytest.approx(nelbo.Bound.cat(bounds).mean().bits_per_dim.mean)
-    assert printed["levels"] == 6
+    total = printed["bits_per_dim"]["total"]
+    assert total["mean"] == pytest.approx(
+        nelbo.Bound.cat(bounds).mean().bits_per_dim.mean, abs=5 * total["monte_carlo_error"]
+    )
+    assert printed["levels_of_chain"] == 5
 
     main(["evaluate", str(fitted), "--steps", "6", "--json"])
     even = json.loads(capsys.readouterr().out)
-    assert even["levels"] == 6
-    assert even["bits_per_dim"]["total"]["mean"] > total
+    assert even["levels_of_chain"] == 5
+    assert even["bits_per_dim"]["total"]["mean"] > total["mean"] + 3 * total["monte_carlo_error"]
 
     out = tmp_path / "x.png"
     main(

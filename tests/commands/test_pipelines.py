@@ -32,8 +32,7 @@ def pictures(tmp_path):
 def test_evaluate_a_pipeline_of_pictures(kind, tmp_path, pictures, capsys):
     getattr(tiny, kind)(tmp_path / "pipeline")
     arguments = ["evaluate", str(tmp_path / "pipeline"), "--data", str(pictures), "--split", "all"]
-    if kind == "ddim":  # 1,000 levels
-        arguments += ["--levels", "7"]
+    arguments += ["--resize", "--levels", "7" if kind == "ddim" else "all"]  # of 1,000 and 20
     main([*arguments, "--seed", "5", "--json"])
     printed = json.loads(capsys.readouterr().out)
     model = nelbo.load(tmp_path / "pipeline")
@@ -45,7 +44,7 @@ def test_evaluate_a_pipeline_of_pictures(kind, tmp_path, pictures, capsys):
             generator=torch.Generator().manual_seed(5),
         )
     assert printed["examples"] == 6
-    assert printed["levels"] == (8 if kind == "ddim" else 20)
+    assert printed["levels_per_image"] == (7 if kind == "ddim" else 19)
     terms, summary = printed["bits_per_dim"], bound.mean()
     assert terms["total"]["mean"] == pytest.approx(summary.bits_per_dim.mean)
     parts = [terms[name]["mean"] for name in ("reconstruction", "prior_matching", "score_matching")]

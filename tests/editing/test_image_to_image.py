@@ -78,7 +78,7 @@ def test_a_latent_model_edits_images(stable):
             generator=torch.Generator().manual_seed(0),
         )
         torch.testing.assert_close(edited, model.decode(z).clamp(-1, 1))
-    assert model.image_shape == (3, 16, 16)
+    assert model.shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("sampler", [DDPM(), DDPM(6, "trailing"), DDIM(6), DDIM(12, eta=1.0)])

@@ -145,7 +145,7 @@ def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys)
 
 def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F811
     for i in range(3):
-        Image.new("L", (12, 12), 90).save(tmp_path / f"{i}.png")
+        Image.new("L", (8, 8), 90).save(tmp_path / f"{i}.png")
     message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
     assert "256 pixel levels, the model has 17" in message
     assert "unknown split" in mistake(capsys, "evaluate", run_path, "--split", "dev")
@@ -175,7 +175,12 @@ def test_settings_mistakes(tmp_path, capsys):
         ("--learning-rate", "-1", "learning_rate must be positive"),
         ("--objective", "best", "unknown objective"),
         ("--schedule", "best", "unknown schedule"),
-        ("--widths", "0", "block_out_channels"),
+        ("--widths", "0", "widths must be at least 2"),
+        ("--widths", "1", "widths must be at least 2"),
+        ("--attention", "3", "attention at 3 pixels"),
+        ("--seed", "-1", "seed must not be negative"),
+        ("--precision", "fp8", "unknown precision"),
+        ("--batch-size", "100000000", "GB are free on cpu"),
         ("--levels", "0", "at least one level"),
         ("--widths", "8 16 24 32 40", "divisible by 16"),
     ):
@@ -193,6 +198,22 @@ def test_divergence_keeps_the_last_good_model(tmp_path, capsys):
     assert str(out.name) in message
     model = nelbo.load(out)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_other_files_are_no_place_for_a_run(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    message = mistake(capsys, *train("digits", "--out", tmp_path))
+    assert "holds other files (thesis.txt)" in message
+    assert snapshot(tmp_path) == {str(tmp_path / "thesis.txt"): b"keep me"}
+
+
+def test_data_that_is_gone_is_explained(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    content = json.loads((copy / "nelbo.json").read_text()) | {"source": str(tmp_path / "gone")}
+    (copy / "nelbo.json").write_text(json.dumps(content))
+    message = mistake(capsys, "evaluate", copy)
+    assert "which is not there any more: give --data" in message
 
 
 def test_interrupt_saves_what_is_done(tmp_path):
@@ -224,3 +245,55 @@ def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):  # noqa: F
     message = mistake(capsys, "evaluate", copy)
     assert "copy [old]" in message
     assert "expected [channels, height, width]" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--error", "0"], "--error must be positive, in bits/dim, got 0"),
+        (["--error", "-0.1"], "--error must be positive, in bits/dim, got -0.1"),
+        (["--error", "nan"], "--error must be positive, in bits/dim, got nan"),
+        (["--levels", "0"], "--levels must be all, optimal or at least 1, got 0"),
+        (["--levels", "3", "--error", "0.1"], "give it or --levels, not both"),
+    ],
+)
+def test_levels_and_errors_that_cannot_be(options, message, run_path, capsys):  # noqa: F811
+    assert message in mistake(capsys, "evaluate", run_path, *options)
+
+
+def test_pictures_of_another_size(run_path, tmp_path, capsys):  # noqa: F811
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("L", (12, 20), 40 * i).save(folder / f"{i}.png")
+    message = mistake(capsys, "evaluate", run_path, "--data", folder, "--split", "all")
+    assert "0.png is 20×12, the model takes 8×8: give --resize" in message
+    resized = ["--data", folder, "--split", "all", "--resize"]
+    # then they fit in size, but not in levels
+    assert "has 256 pixel levels, the model has 17" in mistake(
+        capsys, "evaluate", run_path, *resized
+    )
+
+
+def test_digits_for_a_model_of_another_size(tmp_path, capsys):
+    model = nelbo.Diffusion(
+        nelbo.UNet(
+            sample_size=4,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
+            layers_per_block=1,
+        ),
+        nelbo.NoiseSchedule.linear(5, 0.1, 0.5),
+        data=nelbo.Pixels(17),
+        shape=(1, 4, 4),
+    )
+    nelbo.save(model, tmp_path / "small")
+    arguments = ["evaluate", tmp_path / "small", "--data", "digits", "--levels", "2"]
+    message = mistake(capsys, *arguments)
+    assert "digits has images of 8×8, the model takes 4×4: give --resize" in message
+    main([*map(str, arguments), "--resize", "--images", "3", "--json"])
+    assert json.loads(capsys.readouterr().out)["examples"] == 3

@@ -45,6 +45,7 @@ def make_bound(n: int = 5, T: int = 12, dims: int = 64, sign: float = -1.0) -> B
         levels=torch.arange(2, T + 1).expand(n, T - 1),
         weights=torch.ones(n, T - 1),
         dims=dims,
+        reconstruction_variance=0.1 * torch.rand(n, generator=g),
     )
 
 

@@ -195,3 +195,19 @@ def test_a_bound_above_the_pixels_as_they_are_is_marked():
     assert float(mark[1]) == pytest.approx(100 / bits, abs=1e-3)
     assert "the pixels as they are" in mark[2]
     assert 'class="mark"' not in render(make_report())
+
+
+def test_maps_go_under_the_least_and_most_surprising_images():
+    report = make_report()
+    least, most = report.extremes()
+    bits = report.bound.bits_per_dim
+    assert bits[least].tolist() == sorted(bits.tolist())[:2]
+    assert bits[most].tolist() == sorted(bits.tolist(), reverse=True)[:2]
+    shown = report.evaluated.take(torch.cat([least, most]))
+    x_0 = report.model.data.to_network(shown.images)
+    maps = report.model.bound_map(x_0, levels=2, generator=torch.Generator().manual_seed(0))
+    with_maps = read(render(dataclasses.replace(report, maps=maps)))
+    without = read(render(report))
+    assert with_maps.tags.count("img") == without.tags.count("img") + 4
+    assert "where its bits go" in " ".join(with_maps.text)
+    assert "where its bits go" not in " ".join(without.text)

@@ -55,6 +55,7 @@ def test_json_equals_the_summary_and_adds_up():
         assert plain["bits_per_dim"][name] == {
             "mean": estimate.mean,
             "standard_error": estimate.standard_error,
+            "monte_carlo_error": estimate.monte_carlo_error,
         }
     for unit in ("nats", "bits_per_dim"):
         means = {name: value["mean"] for name, value in plain[unit].items()}

@@ -77,17 +77,19 @@ def optimal_chain(run_path: str, model: Diffusion, steps: int | None) -> Diffusi
     return fitted.respace(optimal_levels(model.profile, steps))
 
 
-def training_progress() -> Progress:
-    """A progress bar with the running loss and bound."""
+def training_progress(*, disable: bool = False) -> Progress:
+    """A progress bar with the running loss and bound, and the pace."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("step {task.fields[step]}"),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("[bold]{task.fields[bits]}[/] bits/dim"),
+        TextColumn("{task.fields[pace]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=MESSAGES,
+        disable=disable,
     )
 
 

@@ -14,6 +14,7 @@ from nelbo.commands.common import (
     mention_skipped,
     optimal_chain,
     print_json,
+    say,
     show,
 )
 from nelbo.errors import NelboError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+
+DEFAULT_ERROR = 0.01
+_TRIED_IMAGES = 16
 
 _NO_LATENT_BOUND = (
     "its bound on pixels is not available yet; in Python, model.prior.elbo(z) of latents "
@@ -41,17 +45,25 @@ class Evaluate:
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
-    levels: int | Literal["all", "optimal"] = "all"
-    """Levels of the chain an image: all, or a number, drawn and weighted without bias. With
-    --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
+    error: float | None = None
+    """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
+    0.01 where neither this nor --levels is given."""
+    levels: int | Literal["all", "optimal"] | None = None
+    """Instead, levels of the chain an image: all, or a number, drawn and weighted without bias.
+    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
     """Evaluate only the first so many images."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
     seed: int = 0
     """Source of all noise."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16 evaluates the network in mixed precision; auto does where that is faster and, on a few
+    images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
     json: bool = False
@@ -60,26 +72,53 @@ class Evaluate:
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusion import Pixels
-        from nelbo.report.tables import bound_json, bound_table
+        from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
         if self.images is not None and self.images < 1:
             raise NelboError(f"--images must be at least 1, got {self.images}")
         if self.batch_size < 1:
             raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        if self.levels not in (None, "optimal") and self.error is not None:
+            raise NelboError("--error chooses the number of levels: give it or --levels, not both")
+        # The whole of the best short chain is evaluated, in as many calls as that needs.
+        levels = None if self.levels == "optimal" else self.levels
+        if levels not in (None, "all") and int(levels) < 1:
+            raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
+        if self.error is not None and not self.error > 0:
+            raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
-        data = data_for_run(self.run_path, model, self.data, self.split)
+        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         model = self._chain(model)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        bound = evaluate_with_progress(
-            model,
-            data,
-            f"Evaluating {data.source}, {self.split}",
-            levels=levels_to_evaluate("all" if self.levels == "optimal" else self.levels, model),
-            batch_size=self.batch_size,
-            seed=self.seed,
+        dtype, tried = choose_dtype(
+            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.seed
         )
+        description = f"Evaluating {data.source}, {self.split}"
+        if levels is None:
+            bound, calls = evaluate_to_error_with_progress(
+                model,
+                data,
+                description,
+                self.error or DEFAULT_ERROR,
+                score_matching_square=_stored_proposal(model),
+                batch_size=self.batch_size,
+                seed=self.seed,
+                dtype=dtype,
+            )
+        else:
+            bound = evaluate_with_progress(
+                model,
+                data,
+                description,
+                levels=levels_to_evaluate(levels, model),
+                batch_size=self.batch_size,
+                seed=self.seed,
+                dtype=dtype,
+            )
+            calls = int(bound.calls.sum())
+        calls += tried
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
         if self.json:
@@ -87,7 +126,8 @@ class Evaluate:
                 "run": self.run_path,
                 "data": data.source,
                 "split": self.split,
-                "levels": bound.levels.shape[1] + 1,
+                **cost_json(bound, model, calls),
+                "precision": str(dtype).removeprefix("torch."),
                 "skipped": list(data.skipped),
                 **bound_json(summary, density=density),
             }
@@ -95,6 +135,8 @@ class Evaluate:
         else:
             table = bound_table({self.split: summary}, density=density)
             show(table)
+            show(result_line(summary, bits_unit(density)))
+            show(cost_line(len(bound), model.num_levels, calls))
 
     def _chain(self, model: Diffusion) -> Diffusion:
         """The chain to evaluate: the whole one, or a shorter one of its own bound."""
@@ -107,9 +149,45 @@ class Evaluate:
         return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
 
 
-def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str) -> ImageData:
-    """The images to evaluate a model on, in its size: `source`, or what the run was trained on."""
+def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
+    """What a bound took: levels of the score matching term an image, and network evaluations.
+
+    Args:
+        bound: the bound.
+        model: the model it is of.
+        calls: network evaluations, where a pilot took more than the bound tells.
+    """
+    calls = int(bound.calls.sum()) if calls is None else calls
+    return {
+        "levels_per_image": bound.levels.shape[1],
+        "levels_of_chain": model.num_levels - 1,
+        "calls": calls,
+        "calls_per_image": calls / len(bound),
+        "calls_for_all_levels": model.num_levels * len(bound),
+    }
+
+
+def cost_line(images: int, T: int, calls: int) -> str:
+    """How many network evaluations were made, beside what all levels take."""
+    return (
+        f"{calls:,} network evaluations, {calls / images:,.1f} an image; one for every level of "
+        f"the chain is {T:,} an image, {T * images:,} in all"
+    )
+
+
+def data_for_run(
+    run_path: str, model: Diffusion, source: str | None, split: str, *, resize: bool = False
+) -> ImageData:
+    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+
+    The pictures that a run was trained on are cropped and resized as they were then; others only
+    with `resize`.
+
+    Raises:
+        NelboError: images of another size than the model's without `resize`.
+    """
     from nelbo.data import load_data
+    from nelbo.data.folder import check_sizes
     from nelbo.data.sources import FIXED_SIZE, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
@@ -124,10 +202,56 @@ def data_for_run(run_path: str, model: Diffusion, source: str | None, split: str
     assert model.shape is not None
     channels, height, width = model.shape
     if source in FIXED_SIZE and not is_local(source):
-        return load_data(source, split)
+        data = load_data(source, split)
+        if data.shape[1:] == (height, width):
+            return data
+        if not resize:
+            raise NelboError(
+                f"{source} has images of {data.shape[1]}×{data.shape[2]}, the model takes "
+                f"{height}×{width}: give --resize to resize them"
+            )
+        return data.resize(height, width)
     if height != width:
         raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
+    if not resize and source != remembered:
+        check_sizes(source, height)
     return load_data(source, split, size=height, channels=channels)
+
+
+def choose_dtype(
+    model: Diffusion, data: ImageData, precision: str, tolerance: float, seed: int
+) -> tuple[torch.dtype, int]:
+    """The type to compute the network in, and the network evaluations that finding it took.
+
+    Args:
+        model: the model.
+        data: images, of which a few are tried.
+        precision: "fp32", "bf16", or "auto" to try both.
+        tolerance: how far bfloat16 may move the bound, bits per dimension.
+        seed: of the noise of the trial.
+    """
+    import torch
+
+    from nelbo.diffusion import Pixels
+    from nelbo.evaluation import check_fits, labels_for
+    from nelbo.precision import try_bfloat16
+
+    if precision != "auto":
+        return (torch.bfloat16 if precision == "bf16" else torch.float32), 0
+    check_fits(model, data)
+    if len(data) < 2:
+        return torch.float32, 0
+    assert isinstance(model.data, Pixels)
+    few = data.take(slice(_TRIED_IMAGES))
+    x_0 = model.data.to_network(few.images).to(next(model.parameters()).device)
+    trial = try_bfloat16(model, x_0, labels_for(model, few), seed=seed)
+    dtype = trial.dtype(tolerance)
+    say(
+        f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: bf16 takes 1/{trial.speedup:.2f} of the "
+        f"time and moves the bound by {trial.shift:+.5f} ± {trial.shift_error:.5f} bits/dim "
+        f"(at most {tolerance:g} is allowed)"
+    )
+    return dtype, trial.calls
 
 
 def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | None:
@@ -143,22 +267,73 @@ def evaluate_with_progress(
     levels: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> Bound:
     """The bound of every image, behind a progress bar that shows the mean so far."""
     from nelbo.bound import Bound
-    from nelbo.evaluation import evaluate
+    from nelbo.evaluation import calls_per_image, evaluate
 
     generator = _generator(seed)
     bounds: list[Bound] = []
     with counting_progress() as progress:
-        task = progress.add_task(description, total=len(data), status="")
+        total = len(data) * calls_per_image(model, levels)
+        task = progress.add_task(description, total=total, status="")
         for bound in evaluate(
-            model, data, levels=levels, batch_size=batch_size, generator=generator
+            model,
+            data,
+            levels=levels,
+            batch_size=batch_size,
+            generator=generator,
+            dtype=dtype,
         ):
             bounds.append(bound)
             done = Bound.cat(bounds).mean().bits_per_dim.mean
-            progress.update(task, advance=len(bound), status=f"{done:.3f} bits/dim")
+            calls = int(bound.calls.sum())
+            progress.update(task, advance=calls, status=f"calls · {done:.3f} bits/dim")
     return Bound.cat(bounds)
+
+
+def evaluate_to_error_with_progress(
+    model: Diffusion,
+    data: ImageData,
+    description: str,
+    error: float,
+    *,
+    score_matching_square: torch.Tensor | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Bound, int]:
+    """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
+    from nelbo.evaluation import evaluate_to_error
+
+    bound, calls, status = None, 0, ""
+    with counting_progress() as progress:
+        task = progress.add_task(description, total=None, status="calls")
+        for reading in evaluate_to_error(
+            model,
+            data,
+            error,
+            score_matching_square=score_matching_square,
+            batch_size=batch_size,
+            generator=_generator(seed),
+            dtype=dtype,
+        ):
+            if reading.bound is not None and reading.bound is not bound:
+                bits = reading.bound.mean().bits_per_dim
+                status = f" · {bits.mean:.3f} ± {bits.monte_carlo_error:.3f} bits/dim"
+            bound, calls = reading.bound, reading.calls
+            progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
+    assert bound is not None
+    return bound, calls
+
+
+def _stored_proposal(model: Diffusion) -> torch.Tensor | None:
+    """E KL² at each level from the model's level profile, if it has one of this very chain."""
+    profile = model.profile
+    if profile is None or profile.num_levels != model.num_levels:
+        return None
+    return profile.score_matching_square
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from nelbo.bound import Bound
-from nelbo.commands.common import MESSAGES
-from nelbo.commands.evaluate import evaluate_with_progress, levels_to_evaluate
+from nelbo.bound import Bound, BoundMap
+from nelbo.commands.common import MESSAGES, load_pixel_model
+from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evaluation import labels_for
 from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
@@ -29,6 +30,31 @@ STRIP_ROWS = 4
 SAMPLING_STEPS = 250
 # The bound of the training split is there to compare with: a few levels an image tell it well.
 _TRAIN_LEVELS = 25
+# Levels an image for the maps of a few images, which are looked at and not read off.
+_MAP_LEVELS = 100
+
+
+def finish_run(
+    run: RunDirectory,
+    *,
+    levels: int | Literal["all"],
+    images: int,
+    seed: int,
+    device: torch.device,
+    train: ImageData,
+    test: ImageData,
+) -> dict[str, Any]:
+    """`finish` the model that a run directory holds."""
+    model = load_pixel_model(str(run.path), "it has no report").to(device)
+    return finish(
+        run,
+        model,
+        train=train,
+        test=test,
+        levels=levels_to_evaluate(levels, model),
+        images=images,
+        seed=seed,
+    )
 
 
 def finish(
@@ -66,7 +92,7 @@ def finish(
     summaries = {split: bound.mean() for split, bound in bounds.items()}
     MESSAGES.print(bound_table(summaries))
     evaluation = {
-        split: {"levels": bound.levels.shape[1] + 1, **bound_json(summaries[split])}
+        split: {**cost_json(bound, model), **bound_json(summaries[split])}
         for split, bound in bounds.items()
     }
     run.write_evaluation(evaluation)
@@ -81,7 +107,8 @@ def finish(
     assert isinstance(model.data, Pixels)
     picture = model.data.to_levels(samples).byte()
     save_grid(picture, run.samples / "final.png", model.data.levels)
-    _report(run, model, shown, bounds, picture, seed)
+    with MESSAGES.status("Writing the report"):
+        _report(run, model, shown, bounds, picture, seed)
     return {"evaluation": evaluation, "report": str(run.report)}
 
 
@@ -121,7 +148,20 @@ def _report(
         facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
         settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
     )
-    write_report(report, run.report)
+    write_report(replace(report, maps=_maps(report, seed)), run.report)
+
+
+@torch.no_grad()
+def _maps(report: RunReport, seed: int) -> BoundMap:
+    """Where the bits of the least and most surprising images go."""
+    model, data = report.model, report.evaluated
+    assert data is not None
+    assert isinstance(model.data, Pixels)
+    shown = data.take(torch.cat(report.extremes()))
+    x_0 = model.data.to_network(shown.images).to(next(model.parameters()).device)
+    levels = levels_to_evaluate(_MAP_LEVELS, model)
+    generator = torch.Generator().manual_seed(seed)
+    return model.bound_map(x_0, labels_for(model, shown), levels=levels, generator=generator)
 
 
 def _first(data: ImageData, images: int, seed: int) -> ImageData:

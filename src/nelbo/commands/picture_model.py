@@ -68,9 +68,8 @@ class PictureModel:
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of a picture."""
-        from nelbo.diffusion import Diffusion
 
-        shape = self.model.shape if isinstance(self.model, Diffusion) else self.model.image_shape
+        shape = self.model.shape
         assert shape is not None
         return shape
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from nelbo.data.annotations import read_annotations
 from nelbo.data.cache import Picture, cached
 from nelbo.data.decode import in_threads, is_grey, read_picture
@@ -74,6 +76,27 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
         skipped=(*entry.skipped_of(split), *unreadable),
         captions=said.captions_of(entry.names[here]),
     )
+
+
+def check_sizes(source: str, size: int) -> None:
+    """Raise `NelboError` at the first picture of a folder that is not `size` × `size`.
+
+    Only headers are read; what is no folder, or no picture, is left for `load_folder` to report.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return
+    for file in list_pictures(folder).files:
+        try:
+            with Image.open(folder / file.name) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+        if (width, height) != (size, size):
+            raise NelboError(
+                f"{folder / file.name} is {height}×{width}, the model takes {size}×{size}: give "
+                "--resize to crop and resize such pictures"
+            )
 
 
 def _declared(names: Sequence[str]) -> bool:

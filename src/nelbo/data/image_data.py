@@ -91,6 +91,14 @@ class ImageData:
             captions=None if self.captions is None else _take(self.captions, index),
         )
 
+    def resize(self, height: int, width: int) -> ImageData:
+        """The images in another size, levels interpolated and rounded."""
+        resized = torch.nn.functional.interpolate(
+            self.images.float(), (height, width), mode="bilinear", antialias=True
+        )
+        images = resized.round().clamp(0, self.levels - 1).to(torch.uint8)
+        return replace(self, images=images)
+
     def condition(self, index: Tensor | slice = slice(None)) -> Condition | None:
         """The labels of some images as a condition; None without labels."""
         return None if self.labels is None else Condition(label=self.labels[index])

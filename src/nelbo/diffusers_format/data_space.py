@@ -32,13 +32,24 @@ def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
             stacklevel=4,
         )
         return Pixels(ASSUMED_LEVELS)
-    data = own.get("data")
-    if isinstance(data, dict) and data.get("kind") == "continuous":
+    try:
+        return parse_data_space(own.get("data"), "data")
+    except NelboError as error:
+        raise NelboError(f"{path}/{error}") from error
+
+
+def parse_data_space(value: Any, field: str) -> DataSpace:
+    """What a field of nelbo.json says of data.
+
+    Raises:
+        NelboError: it is neither pixels of a number of levels nor continuous.
+    """
+    if isinstance(value, dict) and value.get("kind") == "continuous":
         return Continuous()
-    if isinstance(data, dict) and data.get("kind") == "pixels" and _positive(data.get("levels")):
-        return Pixels(data["levels"])
+    if isinstance(value, dict) and value.get("kind") == "pixels" and _positive(value.get("levels")):
+        return Pixels(value["levels"])
     raise NelboError(
-        f'{path}/{NELBO_FILE}: data is {data!r}, expected {{"kind": "pixels", "levels": L}} or '
+        f'{NELBO_FILE}: {field} is {value!r}, expected {{"kind": "pixels", "levels": L}} or '
         '{"kind": "continuous"}'
     )
 

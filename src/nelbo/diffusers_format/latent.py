@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.diffusers_format.data_space import data_config, parse_data_space
 from nelbo.diffusers_format.files import (
     NELBO_FILE,
     PipelineIndex,
@@ -19,7 +20,7 @@ from nelbo.diffusers_format.files import (
     write_index,
     write_json,
 )
-from nelbo.diffusion import Continuous
+from nelbo.diffusion import Continuous, Pixels
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import (
@@ -63,9 +64,16 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
     network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
     prior = read_chain(path, scheduler, network, Continuous())
     autoencoder = AutoencoderKL.from_pretrained(path, subfolder=slot)
-    scale = autoencoder.config.scaling_factor
+    own = read_own(path) or {}
     try:
-        return LatentDiffusion(autoencoder, prior, text=text, scale=scale).eval()
+        return LatentDiffusion(
+            autoencoder,
+            prior,
+            text=text,
+            scale=autoencoder.config.scaling_factor,
+            data=parse_data_space(own["pixels"], "pixels") if "pixels" in own else Pixels(),
+            decoder_scale=_number(own, "decoder_scale"),
+        ).eval()
     except NelboError as error:
         raise NelboError(f"{path}: {error}") from error
 
@@ -84,6 +92,9 @@ def save_latent(
     own = dict(notes)
     if isinstance(network, ControlledUNet) and network.scale != 1:
         own["control_scale"] = network.scale
+    own["pixels"] = data_config(model.data)
+    if model.decoder_scale is not None:
+        own["decoder_scale"] = model.decoder_scale
     kind = write_chain(model.prior, directory, sampler or _DEFAULT_SAMPLER, own)
     unet.save_pretrained(directory / "unet")
     slot = "vqvae" if model.text is None else "vae"
@@ -130,11 +141,18 @@ def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
 
 def _controlled(path: str | os.PathLike[str], unet: UNet) -> ControlledUNet:
     controlnet = ControlNet.from_pretrained(path, subfolder="controlnet")
-    return ControlledUNet(unet, controlnet, _control_scale(path))
+    try:
+        scale = _number(read_own(path) or {}, "control_scale")
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
+    return ControlledUNet(unet, controlnet, 1.0 if scale is None else scale)
 
 
-def _control_scale(path: str | os.PathLike[str]) -> float:
-    scale = (read_own(path) or {}).get("control_scale", 1.0)
-    if not isinstance(scale, int | float) or isinstance(scale, bool):
-        raise NelboError(f"{path}/{NELBO_FILE}: control_scale is {scale!r}, expected a number")
-    return float(scale)
+def _number(own: Mapping[str, Any], name: str) -> float | None:
+    """A field of nelbo.json, if it is there."""
+    value = own.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise NelboError(f"{NELBO_FILE}: {name} is {value!r}, expected a number")
+    return float(value)

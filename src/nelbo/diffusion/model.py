@@ -26,7 +26,7 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
-from nelbo.diffusion.objectives import TrainingTerms, training_terms
+from nelbo.diffusion.objectives import BatchPart, TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -226,22 +226,22 @@ class Diffusion(TractableMHVAE):
             )
         self.data.check(x_0)
 
-    def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
-        """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, I)), nats, (B,)."""
+    def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
+        """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, 1)) of each value, nats, (B, ...)."""
         signal = self.schedule.alphas_cumprod[-1]
         excess = float(-signal - torch.log1p(-signal))
-        flat = x_0.flatten(1)
-        return 0.5 * (float(signal) * flat.square().sum(1) + excess * flat.shape[1])
+        return 0.5 * (float(signal) * x_0.square() + excess)
 
-    def score_matching(
+    def score_matching_map(
         self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
-    ) -> Float[Tensor, " batch"]:
-        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) at t ≥ 2 and one draw of x_t, nats, (B,)."""
+    ) -> Float[Tensor, "batch ..."]:
+        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) of each value at t ≥ 2, nats, (B, ...)."""
         return self._divergence(self.predict(x_t, t, condition), x_0, t)
 
     def level_term(self, prediction: Prediction, x_0: Tensor, t: Tensor) -> Float[Tensor, " batch"]:
         """What level t costs: −log p(x_0|x_1) at t = 1, score matching above; nats, (B,)."""
-        term = self._divergence(prediction, x_0, t.clamp(min=min(2, self.num_levels)))
+        at = t.clamp(min=min(2, self.num_levels))
+        term = per_example(self._divergence(prediction, x_0, at))
         first = (t == 1).nonzero().flatten()
         if len(first) == 0:
             return term
@@ -257,9 +257,12 @@ class Diffusion(TractableMHVAE):
         *,
         objective: str = "simple",
         generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
     ) -> TrainingTerms:
         """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
-        return training_terms(self, x_0, condition, objective=objective, generator=generator)
+        return training_terms(
+            self, x_0, condition, objective=objective, generator=generator, part=part
+        )
 
     def loss(
         self,
@@ -417,13 +420,15 @@ class Diffusion(TractableMHVAE):
     def _likelihood(self, prediction: Prediction) -> DiscretizedNormal | Normal:
         return self.data.likelihood(prediction.x_0, prediction.stddev)
 
-    def _divergence(self, prediction: Prediction, x_0: Tensor, t: Level) -> Float[Tensor, " batch"]:
+    def _divergence(
+        self, prediction: Prediction, x_0: Tensor, t: Level
+    ) -> Float[Tensor, "batch ..."]:
         # The two means differ by weight · (x_0 − x̂_0); the difference of the means as computed
         # would cancel in float32 where steps are small.
         error = self._at("data_weight", t, x_0) * (x_0 - prediction.x_0)
         log_ratio = self._at("posterior_log_variance", t, x_0) - prediction.log_variance
         precision = (-prediction.log_variance).exp()
-        return 0.5 * per_example(error.square() * precision + (torch.expm1(log_ratio) - log_ratio))
+        return 0.5 * (error.square() * precision + (torch.expm1(log_ratio) - log_ratio))
 
 
 def _one_of(value: str, allowed: Collection[str], name: str) -> str:

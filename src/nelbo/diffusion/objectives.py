@@ -52,6 +52,23 @@ class TrainingTerms(NamedTuple):
     levels: Int[Tensor, " batch"]
 
 
+class BatchPart(NamedTuple):
+    """Examples start..stop−1 of a batch of `batch`, which others compute the rest of.
+
+    Levels and noise are drawn for the whole batch and then cut, so that the parts of a batch see
+    the draws of the batch, however many parts there are.
+    """
+
+    start: int
+    stop: int
+    batch: int
+
+    @property
+    def slice(self) -> slice:
+        """Where in the batch."""
+        return slice(self.start, self.stop)
+
+
 def training_terms(
     model: Diffusion,
     x_0: Float[Tensor, "batch ..."],
@@ -59,8 +76,9 @@ def training_terms(
     *,
     objective: str,
     generator: torch.Generator | None,
+    part: BatchPart | None = None,
 ) -> TrainingTerms:
-    """The objective of a batch, each example at one level.
+    """The objective of a batch, or of the part of it that `x_0` is, each example at one level.
 
     Raises:
         NelboError: an unknown objective.
@@ -69,8 +87,10 @@ def training_terms(
         raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
     T = model.num_levels
     first_share = FIRST_LEVEL_SHARE if objective == "bound" else 1 / T
-    t, weight = draw_levels(len(x_0), T, first_share, generator, x_0.device)
-    noise = randn_like(x_0, generator)
+    whole = part or BatchPart(0, len(x_0), len(x_0))
+    t, weight = draw_levels(whole.batch, T, first_share, generator, x_0.device)
+    noise = randn_like(x_0.new_empty(()).expand(whole.batch, *x_0.shape[1:]), generator)
+    t, weight, noise = t[whole.slice], weight[whole.slice], noise[whole.slice]
     x_t = model.diffuse(x_0, noise, t)
     prediction = model.predict(x_t, t, condition)
 

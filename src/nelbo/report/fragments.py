@@ -21,10 +21,12 @@ from nelbo.report.formatting import SUPERSCRIPTS, number
 from nelbo.report.grids import to_pil
 from nelbo.report.tables import (
     BITS_DECIMALS,
-    TERMS,
+    LABELS,
+    MONTE_CARLO,
     bits_unit,
     costs_in_nats,
     estimate_parts,
+    monte_carlo_text,
     nats_decimals,
 )
 
@@ -73,15 +75,17 @@ def labelled_images(
     images: UInt8[Tensor, "n channels height width"],
     levels: int,
     labels: Sequence[tuple[str, str]],
+    under: UInt8[Tensor, "n 3 height width"] | None = None,
 ) -> str:
-    """Images in a row that wraps, each with a value and a name below."""
+    """Images in a row that wraps, each with a value and a name below, and a map between."""
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
     columns = max(1, _PANEL_WIDTH // (side + 10))
+    maps = [""] * len(images) if under is None else [image(m, 256, "its map") for m in under]
     cells = "".join(
-        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}"
+        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}{below}"
         f"<figcaption><b>{escape(value)}</b>"
         f'<span title="{escape(name)}">{escape(name)}</span></figcaption></figure>'
-        for pixels, (value, name) in zip(images, labels, strict=True)
+        for pixels, (value, name), below in zip(images, labels, maps, strict=True)
     )
     return (
         f'<div class="images spaced" '
@@ -130,7 +134,7 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
         whole: a cost to compare with and its name: the bar's full width, or a mark on a bar that
             exceeds it.
     """
-    terms = {name: costs[name] for name in TERMS if name != "total"}
+    terms = {name: cost for name, cost in costs.items() if name != "total"}
     gained = sum(min(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
     spent = sum(max(0.0, c.mean) for c in terms.values() if math.isfinite(c.mean))
     right = max(spent, whole[0] if whole else 0.0)
@@ -148,7 +152,7 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
             f'width: {100 * abs(cost.mean) / width:.3f}%"></span>'
         )
     zero = f'<i class="zero" style="left: {-100 * gained / width:.3f}%"></i>' if gained else ""
-    label = ", ".join(f"{TERMS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
+    label = ", ".join(f"{LABELS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
     scale = f"<span>{number(gained, 2) if gained else '0'}</span>"
     mark = ""
     if whole and whole[0] < right:
@@ -156,7 +160,7 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
         mark = f'<i class="mark" style="left: {place}"><span>{escape(whole[1])}</span></i>'
     scale += f"<span>{escape(whole[1]) if whole and not mark else number(right, 2)}</span>"
     legend = "".join(
-        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{TERMS[name]}</span></li>'
+        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{LABELS[name]}</span></li>'
         for name, cost in terms.items()
     )
     return (
@@ -175,7 +179,7 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
     )
     units = f'<th scope="col">nats per image</th><th scope="col">{bits_unit(density)}</th>'
     body = []
-    for name, label in TERMS.items():
+    for name in next(iter(bounds.values())).costs if bounds else ():
         cells = "".join(
             f"<td>{_estimate(costs_in_nats(summary)[name], nats_decimals(summary))}</td>"
             f"<td>{_estimate(summary.in_bits[name], BITS_DECIMALS)}</td>"
@@ -183,8 +187,20 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
         )
         body.append(
             f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
-            f'<span class="key {name}"></span>{label}</th>{cells}</tr>'
+            f'<span class="key {name}"></span>{LABELS[name]}</th>{cells}</tr>'
         )
+    cells = "".join(
+        f"<td>{raised(monte_carlo_text(estimate, decimals))}</td>"
+        for summary in bounds.values()
+        for estimate, decimals in (
+            (summary.nelbo, nats_decimals(summary)),
+            (summary.bits_per_dim, BITS_DECIMALS),
+        )
+    )
+    body.append(
+        '<tr class="term"><th scope="row"><span class="key total"></span>'
+        f"{MONTE_CARLO}</th>{cells}</tr>"
+    )
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
         f"<tr><th></th>{units * len(bounds)}</tr></thead>"

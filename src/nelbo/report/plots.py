@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nelbo.bound import Bound
+from nelbo.bound import Bound, BoundMap
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.errors import NelboError
 from nelbo.report.formatting import compact, number
@@ -29,6 +31,7 @@ HEADLINE = "test"  # the split that is drawn in front
 SMOOTHED_FROM = 50  # rows of training; fewer are drawn as they are
 _POOLS = 72
 _FEW = 24
+_CHANNELS = {1: ["grey"], 3: ["red", "green", "blue"]}
 # What is smaller than this part of the largest value is no cost that one could see.
 _DYNAMIC_RANGE = 1e-5
 
@@ -136,6 +139,119 @@ def cumulative_bound(
     axes.yaxis.set_major_formatter(_PLAIN)
     axes.set_ylabel(f"{unit} spent up to level t")
     _legend(axes, loc="upper left" if axis == "level" else "best")
+    return figure
+
+
+def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
+    """What each level costs on average, with a band of two standard errors, in bits/dim.
+
+    Neighbouring levels are pooled where there are more than the eye can part. Where only one image
+    was evaluated there is no band.
+    """
+    figure = new_figure()
+    axes = _axes(figure)
+    if bound.levels.numel() == 0:
+        return _nothing(figure, axes, "a chain of one level has no score matching terms")
+    levels = bound.levels.unique().cpu().double().numpy()
+    # Groups without a gap, for pools between sparse levels stay empty.
+    groups = None if len(levels) <= _POOLS else np.unique(_pools(levels), return_inverse=True)[1]
+    profile = bound.level_means(None if groups is None else torch.from_numpy(groups))
+    x, _ = _pooled(levels, levels)
+    y = profile.mean.cpu().numpy() / _nats_per_bit(bound)
+    band = 2 * profile.standard_error.cpu().numpy() / _nats_per_bit(bound)
+    color = COLORS["score-matching"]
+    axes.fill_between(x, y - band, y + band, color=color, alpha=0.25, linewidth=0)
+    axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) <= _FEW else None)
+    _cost_axis(axes, y)
+    _level_axis(axes, {"": bound}, "level")
+    axes.set_ylabel(f"{unit} per level ± 2 standard errors")
+    return figure
+
+
+def cost_by_channel(
+    found: BoundMap, names: Sequence[str] | None = None, *, unit: str = "bits/dim"
+) -> Figure:
+    """What each channel costs on average over examples, in bits per dimension of the image.
+
+    Args:
+        found: the maps of a batch.
+        names: of the channels; red, green and blue where there are three.
+        unit: what to call bits per dimension.
+
+    Raises:
+        NelboError: another number of names than channels.
+    """
+    costs = found.by_channel.detach().cpu().double().mean(0).numpy() / _nats_per_bit(found.bound)
+    if names is None:
+        names = _CHANNELS.get(len(costs)) or [str(c) for c in range(len(costs))]
+    if len(names) != len(costs):
+        raise NelboError(f"{len(names)} names were given for {len(costs)} channels")
+    figure = new_figure(5.0, 0.7 + 0.45 * len(costs))
+    axes = _axes(figure)
+    axes.grid(visible=False)
+    axes.barh(list(names), costs, color=COLORS["score-matching"], alpha=0.75, height=0.6)
+    for row, cost in enumerate(costs):
+        axes.annotate(
+            number(float(cost), 3),
+            (max(float(cost), 0.0), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLORS["ink"],
+            fontsize=9.5,
+        )
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.set_xlabel(unit)
+    return figure
+
+
+def heat(
+    maps: Float[torch.Tensor, "n height width"],
+) -> tuple[UInt8[torch.Tensor, "n 3 height width"], float]:
+    """Maps of nats as colours on one scale, and how many bits its brightest colour stands for."""
+    bits = maps.detach().cpu().double().nan_to_num(posinf=0.0) / math.log(2.0)
+    highest = max(float(bits.max()), 1e-12)
+    colors = colormaps["viridis"]((bits / highest).clamp(0, 1).numpy(), bytes=True)
+    return torch.from_numpy(colors[..., :3].copy()).permute(0, 3, 1, 2), highest
+
+
+def image_beside_map(
+    images: Float[torch.Tensor, "n channels height width"], found: BoundMap
+) -> Figure:
+    """Each image above the map of its bound, in bits a pixel on one scale for all.
+
+    Args:
+        images: in network space [−1, 1], grey or RGB.
+        found: their maps.
+
+    Raises:
+        NelboError: another number of maps than images, or images neither grey nor RGB.
+    """
+    maps = (found.by_pixel.detach().cpu().double() / math.log(2.0)).numpy()
+    if len(images) != len(maps):
+        raise NelboError(f"{len(maps)} maps were given for {len(images)} images")
+    if images.shape[1] not in _CHANNELS:
+        raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {images.shape[1]}")
+    figure = new_figure(0.6 + 1.05 * len(images), 2.5)
+    axes = figure.subplots(2, len(images), squeeze=False)
+    pictures = ((images.detach().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
+    low, high = min(0.0, float(np.nanmin(maps))), float(np.nanmax(maps))
+    shown = None
+    for column, (picture, bits) in enumerate(zip(pictures, maps, strict=True)):
+        axes[0, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
+        shown = axes[1, column].imshow(bits, cmap="viridis", vmin=low, vmax=high)
+        axes[1, column].set_title(
+            f"{number(float(bits.sum()), 0)} bits", fontsize=9, color=COLORS["ink"], y=-0.3
+        )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    assert shown is not None
+    bar = figure.colorbar(shown, ax=axes[1, :].tolist(), fraction=0.04, pad=0.02)
+    bar.set_label("bits", color=COLORS["muted"], fontsize=9.5)
+    bar.ax.tick_params(colors=COLORS["muted"], labelsize=8.5, length=0)
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -305,13 +421,19 @@ def _pooled(x: Array, y: Array) -> tuple[Array, Array]:
     if len(x) <= _POOLS:
         return x, y
     scaled = np.log(x) if x.min() > 0 else x
-    edges = np.linspace(scaled.min(), scaled.max(), _POOLS + 1)
-    pool = np.clip(np.digitize(scaled, edges) - 1, 0, _POOLS - 1)
+    pool = _pools(x)
     used = np.unique(pool)
     middle = np.array([scaled[pool == p].mean() for p in used])
     return (np.exp(middle) if x.min() > 0 else middle), np.array(
         [y[pool == p].mean() for p in used]
     )
+
+
+def _pools(x: Array) -> NDArray[np.int64]:
+    """The pool of each point, evenly spaced on the logarithmic axis."""
+    scaled = np.log(x) if x.min() > 0 else x
+    edges = np.linspace(scaled.min(), scaled.max(), _POOLS + 1)
+    return np.clip(np.digitize(scaled, edges) - 1, 0, _POOLS - 1)
 
 
 def _smoothed(values: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nelbo.bound import Bound, BoundSummary
+from nelbo.bound import Bound, BoundMap, BoundSummary
 from nelbo.data.image_data import ImageData
 from nelbo.diffusion.data_space import Continuous
 from nelbo.diffusion.model import Diffusion
@@ -18,6 +19,9 @@ from nelbo.errors import NelboError
 from nelbo.report import plots
 from nelbo.report.strips import Strip
 from nelbo.report.tables import bits_unit
+
+# How many of the least, and of the most, surprising images are shown.
+EXTREMES = 6
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class RunReport:
         reverse: the reverse process of a few samples.
         evaluated: the images of the headline's bound in its order, to show the least and the most
             surprising of them.
+        maps: the bound pixel by pixel of the images that `extremes` names, the least surprising
+            first.
         metrics: rows of the training loop: step, seconds, loss, bits_per_dim, ...
         settings: nested mappings or dataclasses.
         levels: how many levels the pixels of `real` and `samples` have; the model's by default.
@@ -54,6 +60,7 @@ class RunReport:
     forward: Strip | None = None
     reverse: Strip | None = None
     evaluated: ImageData | None = None
+    maps: BoundMap | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     levels: int | None = None
@@ -77,6 +84,19 @@ class RunReport:
     def bound(self) -> Bound | None:
         """The bound of the headline."""
         return None if self.headline is None else self.bounds[self.headline]
+
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """Which images of the headline's bound cost least, and which most, from the outside in.
+
+        Raises:
+            NelboError: a report without a bound.
+        """
+        if self.bound is None or len(self.bound) == 0:
+            raise NelboError("a report without a bound has no most surprising images")
+        bits = self.bound.bits_per_dim.detach().cpu()
+        order = bits.nan_to_num(nan=math.inf).argsort()
+        count = min(EXTREMES, max(1, len(order) // 2))
+        return order[:count], order.flip(0)[:count]
 
     @cached_property
     def summaries(self) -> dict[str, BoundSummary]:

@@ -14,8 +14,6 @@ from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
 from nelbo.report.theme import to_inline_svg
 
-_EXTREMES = 6
-
 
 def header(report: RunReport) -> str:
     """The title, the headline number and what it is made of, and the plain facts."""
@@ -91,7 +89,8 @@ def bound_table(report: RunReport) -> str:
         return ""
     return fragments.section(
         "The bound, term by term",
-        "Every term as a cost, which add up to the total: mean over images ± standard error.",
+        "Every term as a cost, which add up to the total: mean over images ± standard error. "
+        "Monte Carlo is the part of the total's error that more levels would shrink.",
         fragments.bound_rows(report.summaries, report.density),
         f'<p class="note">{escape(_how_evaluated(report))}</p>',
     )
@@ -223,25 +222,33 @@ def extremes(report: RunReport) -> str:
     if data is None:
         return fragments.section("Cost of each image", "", histogram)
     bits = bound.bits_per_dim.detach().cpu()
-    order = bits.nan_to_num(nan=math.inf).argsort()
-    count = min(_EXTREMES, max(1, len(order) // 2))
+    least, most = report.extremes()
     groups = []
-    for title, chosen in [
-        ("Least surprising", order[:count]),
-        ("Most surprising", order.flip(0)[:count]),
+    colors, scale = None, ""
+    if report.maps is not None:
+        colors, brightest = plots.heat(report.maps.by_pixel)
+        scale = (
+            " Below each image is where its bits go, pixel by pixel, from dark for none to yellow "
+            f"for {number(brightest, 1)} bits."
+        )
+    for title, chosen, start in [
+        ("Least surprising", least, 0),
+        ("Most surprising", most, len(least)),
     ]:
         shown = data.take(chosen)
         labels = [
             (number(value, 2), name)
             for value, name in zip(bits[chosen].tolist(), shown.names, strict=True)
         ]
+        under = None if colors is None else colors[start : start + len(chosen)]
         groups.append(
             f"<figure><h3>{title}</h3>"
-            f"{fragments.labelled_images(shown.images, shown.levels, labels)}</figure>"
+            f"{fragments.labelled_images(shown.images, shown.levels, labels, under)}</figure>"
         )
     return fragments.section(
         "Least and most surprising images",
-        f"The {report.headline} images that cost the model least and most, in {report.unit}.",
+        f"The {report.headline} images that cost the model least and most, in {report.unit}."
+        + scale,
         fragments.pair(f'<div class="stack">{"".join(groups)}</div>', histogram),
     )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nelbo.bound import BoundSummary, Estimate
-from nelbo.report.formatting import number
+from nelbo.report.formatting import NOTHING, number
 
 TERMS = {
     "reconstruction": "reconstruction",
@@ -23,6 +23,12 @@ TERMS = {
     "score_matching": "score matching",
     "total": "total (−ELBO)",
 }
+# With the terms that only latent diffusion has.
+LABELS = TERMS | {
+    "entropy": "−entropy of the encoder",
+    "latent_reconstruction": "reconstruction of latents",
+}
+MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
 
 
@@ -39,12 +45,7 @@ def nats_decimals(summary: BoundSummary) -> int:
 
 def costs_in_nats(summary: BoundSummary) -> dict[str, Estimate]:
     """Each term and the total as a cost in nats per image, named as in `BoundSummary.in_bits`."""
-    return {
-        "reconstruction": summary.reconstruction * -1.0,
-        "prior_matching": summary.prior_matching,
-        "score_matching": summary.score_matching,
-        "total": summary.nelbo,
-    }
+    return summary.costs
 
 
 def estimate_text(estimate: Estimate, decimals: int) -> str:
@@ -78,7 +79,8 @@ def bound_table(
     table = Table(
         title=title,
         title_justify="left",
-        caption="every term as a cost; mean over images ± standard error",
+        caption="terms as costs: mean ± error over images;\n"
+        f"{MONTE_CARLO}: the part that more levels shrink",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -95,12 +97,47 @@ def bound_table(
             (summary.in_bits, BITS_DECIMALS),
         )
     ]
-    for name, label in TERMS.items():
+    for name in columns[0][0] if columns else ():
         is_total = name == "total"
         if is_total:
             table.add_section()
         cells = [estimate_text(values[name], decimals) for values, decimals in columns]
-        table.add_row(label, *cells, style="bold" if is_total else None)
+        table.add_row(LABELS[name], *cells, style="bold" if is_total else None)
+    table.add_row(
+        MONTE_CARLO, *[monte_carlo_text(values["total"], decimals) for values, decimals in columns]
+    )
+    return table
+
+
+def monte_carlo_text(estimate: Estimate, decimals: int) -> str:
+    """The Monte Carlo error of an estimate; a dash where it is not known."""
+    error = estimate.monte_carlo_error
+    return f"± {number(error, decimals)}" if math.isfinite(error) else NOTHING
+
+
+def result_line(summary: BoundSummary, unit: str) -> str:
+    """The bound with both of its errors: 1.736 ± 0.014 (images) ± 0.004 (Monte Carlo) bits/dim."""
+    bits = summary.bits_per_dim
+    errors = {"images": bits.standard_error, "Monte Carlo": bits.monte_carlo_error}
+    shown = [
+        f" ± {number(error, BITS_DECIMALS)} ({name})"
+        for name, error in errors.items()
+        if math.isfinite(error)
+    ]
+    return f"{number(bits.mean, BITS_DECIMALS)}{''.join(shown)} {unit}"
+
+
+def likelihood_table(rows: Mapping[str, tuple[Estimate, float | None]]) -> Table:
+    """Bits per dimension by the flow and by the bound, with network evaluations an image."""
+    table = Table(
+        caption="mean over images ± standard error", caption_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("")
+    table.add_column("bits/dim", justify="right")
+    table.add_column("evaluations\nan image", justify="right")
+    for name, (estimate, evaluations) in rows.items():
+        calls = "" if evaluations is None else number(evaluations, 0)
+        table.add_row(name, estimate_text(estimate, BITS_DECIMALS), calls)
     return table
 
 
@@ -122,6 +159,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {
         "mean": _finite(estimate.mean),
         "standard_error": _finite(estimate.standard_error),
+        "monte_carlo_error": _finite(estimate.monte_carlo_error),
     }
 
 

@@ -8,6 +8,7 @@ image is left; see docs/decisions/0002-default-chain.md.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
@@ -39,8 +40,17 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
     if config.class_conditional and not data.num_classes:
         raise NelboError(f"{data.source} has no labels to condition on")
     channels, height, width = data.shape
-    widths = config.widths or _default_widths(height, width)
+    widths = resolve(config, data).widths
+    if min(widths) < 2:
+        raise NelboError(f"widths must be at least 2 channels each, got {list(widths)}")
     sizes = [min(height, width) >> level for level in range(len(widths))]
+    unused = [size for size in config.attention if size not in sizes[1:]]
+    # The default names the sizes that suit most images, not those of these.
+    if unused and config.attention != ModelConfig().attention:
+        raise NelboError(
+            f"attention at {unused[0]} pixels: below the first one, the resolutions of this model "
+            f"are {sizes[1:]}"
+        )
     attends = [level > 0 and size in config.attention for level, size in enumerate(sizes)]
     network = UNet(
         sample_size=height if height == width else (height, width),
@@ -64,6 +74,11 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
         shape=data.shape,
         clip_sample=config.clip_sample,
     )
+
+
+def resolve(config: ModelConfig, data: ImageData) -> ModelConfig:
+    """The config with what it leaves to the data filled in."""
+    return replace(config, widths=config.widths or _default_widths(*data.shape[1:]))
 
 
 def _default_widths(height: int, width: int) -> tuple[int, ...]:

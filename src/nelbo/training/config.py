@@ -12,6 +12,7 @@ from nelbo.errors import NelboError
 
 DEFAULT_TIME_BUDGET = "10m"
 SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -24,7 +25,18 @@ class TrainingConfig:
     time_budget: str | None = None
     """Training time, such as 90s, 10m or 2h; 10m if no steps are given either."""
     batch_size: int = 64
-    """Images a step."""
+    """Images a step, over all processes."""
+    gradient_accumulation: int = 1
+    """Parts that a process computes its images in, one after another, to save memory."""
+    precision: str = "auto"
+    """What the network computes in: fp32, bf16, fp16, or auto, bf16 if it is measured to be faster
+    here. Weights and the bound stay float32."""
+    checkpoint_activations: bool = False
+    """Compute activations twice rather than keep them, to save memory."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    shard: bool = False
+    """Shard the weights over the processes (FSDP) rather than replicate them (DDP)."""
     objective: str = "bound"
     """What to minimise: bound, hybrid or simple."""
     learning_rate: float = 2e-3
@@ -43,12 +55,19 @@ class TrainingConfig:
     """Share of labels withheld from a class-conditional model, for classifier-free guidance."""
     save_every: str = "60s"
     """Time between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the latest checkpoints to keep, beside the best by its validation bound."""
+    validate_every: int = 0
+    """Steps between readings of the bound of held-out images and sample grids; 0 for none."""
+    snapshot_every: int = 0
+    """Steps between stored power averages of the weights, from which an average of any length can
+    be made afterwards; 0 for none."""
     seed: int = 0
     """Source of all randomness."""
 
     def check(self) -> None:
         """Raise `NelboError` for a value that makes no sense, naming it."""
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "gradient_accumulation", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise NelboError(f"{name} must be at least 1, got {value}")
@@ -58,9 +77,13 @@ class TrainingConfig:
         for name in ("ema_decay", "label_dropout", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise NelboError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"):
             if getattr(self, name) < 0:
                 raise NelboError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise NelboError(
+                f"unknown precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}"
+            )
         parse_duration(self.save_every)
         if self.time_budget is not None:
             parse_duration(self.time_budget)

@@ -2,11 +2,16 @@
 
 model_index.json, unet/, scheduler/    the pipeline; unet/ holds the averaged weights
 nelbo.json                             data levels, shape, data source, settings, versions
+config.yaml                            all settings, to train again with --config
+training/                              checkpoints to resume from, snapshots
 level_profile.safetensors              what each level costs, once it has been fitted
 metrics.jsonl                          one line a logged step
 evaluation.json                        the bound of each evaluated split
 samples/                               image grids
 report.html                            the run as a page
+
+A run that is to replace another begins in a hidden directory inside of it and takes its place with
+its first checkpoint.
 """
 
 from __future__ import annotations
@@ -21,23 +26,31 @@ from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
-from nelbo.networks.files import read_json
+from nelbo.networks.files import atomic_file, read_json
 
+CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 SAMPLES = "samples"
+TRAINING = "training"
+TENSORBOARD = "tensorboard"
 _OWN = (
     INDEX_FILE,
     NELBO_FILE,
+    CONFIG_FILE,
     PROFILE_FILE,
     METRICS_FILE,
     EVALUATION_FILE,
     REPORT_FILE,
     SAMPLES,
+    TRAINING,
+    TENSORBOARD,
     "unet",
     "scheduler",
 )
+# The stages of a run that replaces another: it grows, it has won, the old one is gone.
+_GROWING, _WINNING, _MOVING = ".new-run", ".new-run-complete", ".new-run-moving"
 
 
 class RunDirectory:
@@ -49,6 +62,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._replaces: Path | None = None
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
@@ -56,35 +70,89 @@ class RunDirectory:
 
         Args:
             path: where.
-            overwrite: replace the run that is there; files that are no part of a run stay.
+            overwrite: replace the run that is there once this one is `establish`ed; files that are
+                no part of a run stay.
 
         Raises:
-            NelboError: a file or another run is there, or the directory cannot be written.
+            NelboError: a file, another run or other files are there, or the directory cannot be
+                written.
         """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
             raise NelboError(f"{path} is a file; give a new directory for the run")
-        taken = [name for name in _OWN if (run.path / name).exists()]
-        if taken and not overwrite:
-            raise NelboError(
-                f"{path} already holds a run ({', '.join(taken[:3])}); choose another directory, "
-                "or replace it with --overwrite"
-            )
         try:
+            _finish_replacing(run.path)
+            found = sorted(p.name for p in run.path.iterdir()) if run.path.is_dir() else []
+            taken = [name for name in _OWN if name in found]
+            if taken and not overwrite:
+                raise NelboError(
+                    f"{path} already holds a run ({', '.join(taken[:3])}); go on with it with "
+                    "--resume, choose another directory, or replace it with --overwrite"
+                )
+            if found and not taken:
+                raise NelboError(
+                    f"{path} holds other files ({', '.join(found[:3])}); give a new or empty "
+                    "directory for the run"
+                )
             run.path.mkdir(parents=True, exist_ok=True)
-            for name in taken:
-                old = run.path / name
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            if taken:
+                run._replaces, run.path = run.path, run.path / _GROWING
+                run.path.mkdir()
             run.samples.mkdir()
             (run.path / METRICS_FILE).touch()
         except OSError as error:
             raise NelboError(f"cannot write to {path}: {error}") from error
         return run
 
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The run that is in a directory.
+
+        Raises:
+            NelboError: there is none.
+        """
+        _finish_replacing(Path(path))
+        if not (Path(path) / NELBO_FILE).is_file():
+            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}")
+        return cls(path)
+
+    @property
+    def replaces(self) -> Path | None:
+        """The directory whose run this one is to replace, until it has."""
+        return self._replaces
+
+    def establish(self) -> None:
+        """Take the place of the run that this one replaces, if any."""
+        if self._replaces is None:
+            return
+        self.path.rename(self._replaces / _WINNING)
+        _finish_replacing(self._replaces)
+        self.path, self._replaces = self._replaces, None
+
+    def abandon(self) -> None:
+        """Leave the run that this one was to replace as it is."""
+        assert self._replaces is not None
+        shutil.rmtree(self.path)
+
     @property
     def samples(self) -> Path:
         """The folder of image grids."""
         return self.path / SAMPLES
+
+    @property
+    def training(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / TRAINING
+
+    @property
+    def config(self) -> Path:
+        """The settings."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / TENSORBOARD
 
     @property
     def report(self) -> Path:
@@ -113,6 +181,12 @@ class RunDirectory:
                 break
         return rows
 
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that are taken again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        with atomic_file(self.path / METRICS_FILE) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
     def write_evaluation(self, content: Mapping[str, Any]) -> None:
         """Write evaluation.json."""
         write_json(self.path / EVALUATION_FILE, content)
@@ -126,3 +200,22 @@ class RunDirectory:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
+
+
+def _finish_replacing(path: Path) -> None:
+    """Bring a replacement that was cut short to its end; every stage can be done again.
+
+    A run that was still growing never was one: what is left of it is removed.
+    """
+    growing, winning, moving = (path / name for name in (_GROWING, _WINNING, _MOVING))
+    if growing.is_dir():
+        shutil.rmtree(growing)
+    if winning.is_dir():
+        for name in _OWN:
+            old = path / name
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        winning.rename(moving)
+    if moving.is_dir():
+        for new in moving.iterdir():
+            new.rename(path / new.name)
+        moving.rmdir()

@@ -7,15 +7,21 @@ A progress bar, a notebook and a test drive the same loop::
         print(step.bits_per_dim)
     trainer.average.model.sample(16)
 
-Every random draw derives from (seed, step), so there is no random state to keep.
+Every random draw derives from (seed, step), so there is no random state to keep: `state` and
+`restore` carry a run to another process, which then takes the very steps this one would have. It
+is drawn for the whole batch of a step, of which each of several processes computes its part.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +29,28 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.diffusion.objectives import OBJECTIVES, TrainingTerms
+from nelbo.diffusion.objectives import OBJECTIVES, BatchPart, TrainingTerms
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
+from nelbo.training.checkpoints import Checkpoint
 from nelbo.training.config import TrainingConfig
-from nelbo.training.moving_average import ExponentialMovingAverage
+from nelbo.training.memory import recompute_activations
+from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
 from nelbo.training.order import DataOrder, generator_for
+from nelbo.training.precision import DTYPES, Autocast, bf16_pays
+from nelbo.training.processes import Processes, assign, whole
 
 # Smoothing of the running loss and bound that are shown.
 _SMOOTHING = 0.98
+# Images that show which precision is faster.
+_REHEARSED = 16
+# A loss this many times its lowest running mean, so many steps in a row, will not come back.
+EXPLOSION_FACTOR = 10
+EXPLOSION_STEPS = 20
 
 
 class DivergedError(NelboError):
-    """Training produced a loss or gradient that is not a number."""
+    """Training produced a loss or gradient that is not a number, or a loss that exploded."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +79,18 @@ class Step:
 
 
 class Trainer:
-    """Trains a diffusion model on images in memory.
+    """Trains a diffusion model on images.
 
     Args:
         model: the model, trained in place; `average.model` is its moving average.
         data: the images; their levels must be the model's.
-        config: how to train.
-        device: where to.
+        config: how to train. `precision="auto"` is float32 until `choose_precision` is called.
+        device: where to, for a process alone.
+        processes: who trains, where it is not this process alone.
 
     Raises:
-        NelboError: data of another shape or number of levels than the model's.
+        NelboError: data of another shape or number of levels than the model's, or settings that
+            make no sense.
     """
 
     def __init__(
@@ -82,6 +99,7 @@ class Trainer:
         data: ImageData,
         config: TrainingConfig,
         device: torch.device | str = "cpu",
+        processes: Processes | None = None,
     ) -> None:
         config.check()
         check_fits(model, data)
@@ -91,80 +109,272 @@ class Trainer:
             )
         assert isinstance(model.data, Pixels)
         self.config = config
-        self.device = torch.device(device)
-        self.model = model.to(self.device).train()
+        self.processes = processes or Processes(torch.device(device))
+        self.device = self.processes.device
         self.data = data
+        self._parts = self.processes.parts(config.batch_size, config.gradient_accumulation)
+        self.model = model.to(self.device).train()
+        network = self.model.network
+        assert isinstance(network, nn.Module)
         self.average = ExponentialMovingAverage(self.model, config.ema_decay)
+        # What the whole of a sharded model looks like, without its weights.
+        self._skeleton = copy.deepcopy(model).to("meta") if self.processes.sharded else model
+        for each in (self.model, self.average.model):
+            self.processes.shard(each)
+        self.power_averages = PowerAverages(self.model) if config.snapshot_every else None
         self.optimizer = _adamw(self.model, config)
+        if config.checkpoint_activations:
+            recompute_activations(network)
+        self.use_precision("fp32" if config.precision == "auto" else config.precision)
         self._order = DataOrder(len(data), config.batch_size, config.seed)
-        self._images = model.data.to_network(data.images)
         # A bound is in nats per image; gradients are clipped in bits per dimension, whatever the
         # size of an image.
-        dims = self._images[0].numel()
-        self._bits = 1.0 / (dims * math.log(2.0))
+        self._bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
         self._loss_scale = self._bits if config.objective == "bound" else 1.0
 
-    def rehearse(self) -> None:
-        """A step's work that changes nothing, to time it or to warm up."""
-        terms = self._terms(0)
-        terms.loss.backward()
+        self.step = 0
+        self.seconds = 0.0
+        self.rate_scale = 1.0
+        self._running_loss, self._running_bits = _RunningMean(_SMOOTHING), _RunningMean(_SMOOTHING)
+        self._watch = ExplosionWatch()
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done, 0..1."""
+        return self._fraction(self.step, self.seconds)
+
+    @property
+    def is_exploding(self) -> bool:
+        """Whether the loss is far above what it was; no state to keep."""
+        return self._watch.suspicious
+
+    def use_precision(self, precision: str) -> None:
+        """Compute the network in "fp32", "bf16" or "fp16"; weights stay float32."""
+        self.precision = precision
+        self._computed = self.processes.replicate(self._variant(precision))
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def choose_precision(self) -> str:
+        """With `precision="auto"`, measure whether bf16 is faster here, and use it if so."""
+        if self.config.precision == "auto":
+            variants = {name: self._variant(name) for name in ("fp32", "bf16")}
+            steps = {name: partial(self.rehearse, v, _REHEARSED) for name, v in variants.items()}
+            pays = bf16_pays(steps) if self.processes.is_main else False
+            pays = bool(self.processes.sum([float(pays)])[0])
+            self.use_precision("bf16" if pays else "fp32")
+        return self.precision
+
+    def averaged(self) -> Diffusion:
+        """The averaged model as a whole; every process must ask for it."""
+        if not self.processes.sharded:
+            return self.average.model
+        model = copy.deepcopy(self._skeleton)
+        weights = {k: whole(v).cpu() for k, v in self.average.model.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+        return model
+
+    def rehearse(self, model: nn.Module | None = None, most: int | None = None) -> None:
+        """A step's work that changes nothing, to time it or to warm up.
+
+        Args:
+            model: what computes it, by default as in training.
+            most: at most so many images of each part, all by default.
+        """
+        for part in self._parts:
+            if most is not None:
+                part = part._replace(stop=min(part.stop, part.start + most))
+            self._terms(model or self._computed, self.step, part).loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def run(self) -> Iterator[Step]:
-        """Take steps until the steps or the time are used up.
+    def run(self, stop: Callable[[], bool] | None = None) -> Iterator[Step]:
+        """Take steps until the steps or the time are used up, from where the last ones ended.
+
+        Args:
+            stop: asked after every step whether to end early; one process that says so is enough.
 
         Raises:
-            DivergedError: the loss or its gradient is not a number; the weights are those before
-                that step.
+            DivergedError: the loss or its gradient is not a number, or the loss has grown far
+                beyond what it was; where it is not a number, the weights are those before that
+                step.
+            LostProcessError: another process is gone.
         """
         config = self.config
-        running_loss, running_bits = _RunningMean(_SMOOTHING), _RunningMean(_SMOOTHING)
-        start, step, fraction = time.perf_counter(), 0, 0.0
-        while fraction < 1.0:
-            rate = config.learning_rate * _rate_factor(step, fraction, config.warmup_steps)
+        begun = time.perf_counter() - self.seconds
+        stopped = False
+        while self.fraction < 1.0 and not stopped:
+            rate = config.learning_rate * self.rate_scale
+            rate *= _rate_factor(self.step, self.fraction, config.warmup_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, nats, norm = self._step(step)
-            step += 1
-            seconds = time.perf_counter() - start
-            fraction = self._fraction(step, seconds)
+            loss, nats, norm, stopped, seconds = self._step(begun, stop)
+            self.step += 1
+            self.seconds = seconds
             yield Step(
-                step=step,
+                step=self.step,
                 seconds=seconds,
-                fraction=fraction,
+                fraction=self.fraction,
                 loss=loss,
-                running_loss=running_loss.update(loss),
-                bits_per_dim=running_bits.update(nats * self._bits),
+                running_loss=self._running_loss.update(loss),
+                bits_per_dim=self._running_bits.update(nats * self._bits),
                 learning_rate=rate,
                 gradient_norm=norm,
             )
+            if self._watch.exploded(loss, self._running_loss.value):
+                raise self._diverged(
+                    self.step,
+                    f"the loss is {loss:.4g}, more than {EXPLOSION_FACTOR} times its best",
+                )
 
-    def _step(self, step: int) -> tuple[float, float, float]:
-        """One optimisation step; loss, mean negative bound in nats, and gradient norm."""
-        terms = self._terms(step)
+    def state(self) -> Checkpoint:
+        """All that the run needs to go on; every process must ask for it."""
+        names = dict(self.model.named_parameters())
+        moments: dict[str, Tensor] = {}
+        updates = 0.0
+        for name, parameter in names.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if key == "step":
+                    updates = float(value)
+                else:
+                    moments[f"{key}.{name}"] = whole(value)
+        tensors = {
+            "model": {k: whole(v) for k, v in self.model.state_dict().items()},
+            "average": {k: whole(v) for k, v in self.average.model.state_dict().items()},
+            "optimizer": moments,
+        }
+        if self.power_averages is not None:
+            tensors["power_averages"] = self.power_averages.named()
+        progress = {
+            "seconds": self.seconds,
+            "rate_scale": self.rate_scale,
+            "average_updates": self.average.updates,
+            "optimizer_updates": updates,
+            "running_loss": vars(self._running_loss),
+            "running_bits": vars(self._running_bits),
+            "watch": vars(self._watch),
+            "precision": self.precision,
+            "loss_scaler": self._scaler.state_dict(),
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
+        }
+        return Checkpoint(self.step, tensors, progress)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a state, as if training had never stopped.
+
+        Raises:
+            NelboError: a state of another model or of other settings.
+        """
+        tensors, progress = checkpoint.tensors, checkpoint.progress
+        _load(self.model.state_dict(), tensors["model"])
+        _load(self.average.model.state_dict(), tensors["average"])
+        self.optimizer.state.clear()
+        for name, parameter in self.model.named_parameters():
+            if f"exp_avg.{name}" not in tensors["optimizer"]:
+                continue
+            state = self.optimizer.state[parameter]
+            state["step"] = torch.tensor(progress["optimizer_updates"], device=parameter.device)
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                assign(state[key], tensors["optimizer"][f"{key}.{name}"])
+        if self.power_averages is not None:
+            if "power_averages" not in tensors:
+                raise NelboError(
+                    "the run has kept no averages to take snapshots of: leave snapshot_every out"
+                )
+            self.power_averages.load(tensors["power_averages"], checkpoint.step)
+        self.step = checkpoint.step
+        self.seconds = progress["seconds"]
+        self.rate_scale = progress["rate_scale"]
+        self.average.updates = progress["average_updates"]
+        for mine, kept in (
+            (self._running_loss, progress["running_loss"]),
+            (self._running_bits, progress["running_bits"]),
+            (self._watch, progress["watch"]),
+        ):
+            vars(mine).update(kept)
+        if self.config.precision == "auto" and progress["precision"] != self.precision:
+            self.use_precision(progress["precision"])
+        self._scaler.load_state_dict(progress["loss_scaler"])
+
+    def _step(
+        self, begun: float, stop: Callable[[], bool] | None
+    ) -> tuple[float, float, float, bool, float]:
+        """One optimisation step: loss, negative bound in nats, gradient norm, stop, seconds."""
         self.optimizer.zero_grad(set_to_none=True)
-        (terms.loss * self._loss_scale).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        loss = terms.loss.item()
-        if not (math.isfinite(loss) and math.isfinite(norm.item())):
-            raise DivergedError(
-                f"training diverged at step {step + 1}: loss {loss}, gradient norm {norm.item()}; "
-                f"try a lower learning rate than {self.config.learning_rate:g}"
-            )
-        self.optimizer.step()
+        loss = nats = 0.0
+        with self.processes.together():
+            for part in self._parts:
+                share = (part.stop - part.start) / part.batch
+                with self._synchronised(part is self._parts[-1]):
+                    terms = self._terms(self._computed, self.step, part)
+                    # Processes average their gradients: the shares are to be summed.
+                    weight = self._loss_scale * share * self.processes.count
+                    self._scaler.scale(terms.loss * weight).backward()
+                loss += share * terms.loss.item()
+                nats += share * terms.nelbo.mean().item()
+            self._scaler.unscale_(self.optimizer)
+            clip = self.config.gradient_clip
+            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip)).item()
+        stopping = stop is not None and stop()
+        seconds = time.perf_counter() - begun if self.processes.is_main else 0.0
+        loss, nats, stops, seconds = self.processes.sum([loss, nats, float(stopping), seconds])
+        # An infinite gradient in fp16 is a loss scale too high, which the scaler lowers.
+        if not (math.isfinite(loss) and (math.isfinite(norm) or self.precision == "fp16")):
+            raise self._diverged(self.step + 1, f"loss {loss}, gradient norm {norm}")
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.average.update(self.model)
-        return loss, terms.nelbo.mean().item(), norm.item()
+        if self.power_averages is not None:
+            self.power_averages.update(self.model)
+        return loss, nats, norm, stops > 0, seconds
 
-    def _terms(self, step: int) -> TrainingTerms:
+    def _diverged(self, step: int, what: str) -> DivergedError:
+        rate = self.config.learning_rate * self.rate_scale
+        return DivergedError(
+            f"training diverged at step {step}: {what}; try a lower learning rate than {rate:g}"
+        )
+
+    @contextmanager
+    def _synchronised(self, last: bool) -> Iterator[None]:
+        """Average gradients over the processes after the last part of a batch only."""
+        if isinstance(self._computed, nn.parallel.DistributedDataParallel) and not last:
+            with self._computed.no_sync():
+                yield
+            return
+        if hasattr(self.model.network, "set_requires_gradient_sync"):
+            self.model.network.set_requires_gradient_sync(last)
+        yield
+
+    def _variant(self, precision: str) -> Diffusion:
+        """The model with the same weights, as it is computed."""
+        network = self.model.network
+        assert isinstance(network, nn.Module)
+        computed = network
+        if precision != "fp32":
+            computed = Autocast(network, DTYPES[precision])
+        if self.config.compile:
+            computed = cast(nn.Module, torch.compile(computed))
+        return self.model if computed is network else self.model._with(network=computed)
+
+    def _terms(self, model: nn.Module, step: int, part: BatchPart) -> TrainingTerms:
         index = self._order.batch(step)
         generator = generator_for(self.config.seed, 1, step, device=self.device)
-        x_0 = self._images[index].to(self.device, non_blocking=True)
+        assert isinstance(self.model.data, Pixels)
+        x_0 = self.model.data.to_network(self.data.images[index[part.slice]])
+        x_0 = x_0.to(self.device, non_blocking=True)
         condition = self._condition(index, generator)
         cuda = [self.device] if self.device.type == "cuda" else []
-        # Dropout knows only the global generator: it is seeded for the step, then put back.
+        # Dropout knows only the global generator: it is seeded for the step, then put back. The
+        # parts of a batch drop other values than the whole would.
         with torch.random.fork_rng(cuda):
-            torch.manual_seed(generator.initial_seed())
-            return self.model(x_0, condition, objective=self.config.objective, generator=generator)
+            torch.manual_seed(generator.initial_seed() + part.start)
+            return model(
+                x_0,
+                None if condition is None else condition[part.slice],
+                objective=self.config.objective,
+                generator=generator,
+                part=part,
+            )
 
     def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
         condition = self.data.condition(index) if self.model.num_classes else None
@@ -190,13 +400,51 @@ class _RunningMean:
     def update(self, value: float) -> float:
         self.total = self.smoothing * self.total + (1 - self.smoothing) * value
         self.weight = self.smoothing * self.weight + (1 - self.smoothing)
+        return self.value
+
+    @property
+    def value(self) -> float:
         return self.total / self.weight
+
+
+class ExplosionWatch:
+    """Sees a loss that has left for good: many steps far above its lowest running mean."""
+
+    def __init__(self) -> None:
+        self.lowest, self.seen, self.above = math.inf, 0, 0
+
+    def exploded(self, loss: float, running_loss: float) -> bool:
+        """Take in the loss of a step; whether it has exploded."""
+        self.seen += 1
+        # A loss that may be negative, as that of a density, has no scale to compare with.
+        self.above = self.above + 1 if 0 < EXPLOSION_FACTOR * self.lowest < loss else 0
+        if self.seen >= EXPLOSION_STEPS:
+            self.lowest = min(self.lowest, running_loss)
+        return self.above >= EXPLOSION_STEPS
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the last loss was far above."""
+        return self.above > 0
 
 
 def _rate_factor(step: int, fraction: float, warmup_steps: int) -> float:
     """Linear warm-up in steps times a cosine to zero over the run."""
     warmup = min(1.0, (step + 1) / (warmup_steps + 1))
     return warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def _load(state: dict[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    found = {name: tuple(value.shape) for name, value in kept.items()}
+    if shapes != found:
+        differ = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
+        raise NelboError(
+            f"the checkpoint is of another model: {len(differ)} tensors differ, such as "
+            f"{differ[0]} (found {found.get(differ[0])}, expected {shapes.get(differ[0])})"
+        )
+    for name, value in state.items():
+        assign(value, kept[name])
 
 
 def _adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

@@ -1,0 +1,81 @@
+"""Trained models that ship with the package: one pipeline directory each, beside this file.
+
+Weights are kept as float16 and loaded as float32. Every checkpoint has a README.md that says what
+it is, whose data made it under which licence, by which command, and how good it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from nelbo.diffusers_format import INDEX_FILE, load, save
+from nelbo.diffusers_format.pipelines import Model
+from nelbo.errors import NelboError
+
+CARD_FILE = "README.md"
+# What a package may weigh without being a burden to those who never use it.
+LARGEST = 25_000_000
+DIRECTORY = Path(__file__).parent
+
+
+def available() -> list[str]:
+    """The names of the checkpoints."""
+    return sorted(path.parent.name for path in DIRECTORY.glob(f"*/{INDEX_FILE}"))
+
+
+def checkpoint_path(name: str) -> Path:
+    """The pipeline directory of a checkpoint.
+
+    Raises:
+        NelboError: there is none of this name.
+    """
+    names = available()
+    if name not in names:
+        known = f"there are {', '.join(names)}" if names else "this version ships none"
+        raise NelboError(
+            f"no checkpoint {name!r} comes with nelbo: {known}; a run or pipeline directory is "
+            "loaded with nelbo.load"
+        )
+    return DIRECTORY / name
+
+
+def pretrained(name: str) -> Model:
+    """The model of a checkpoint that ships with the package.
+
+    Raises:
+        NelboError: there is none of this name; the message lists those there are.
+        MissingExtraError: it has a text encoder, and transformers is not installed.
+    """
+    return load(checkpoint_path(name))
+
+
+def save_checkpoint(model: Model, directory: Path, card: str) -> int:
+    """Write a model as a checkpoint to ship, in float16, with its card; returns its size in bytes.
+
+    Args:
+        model: the model, which stays as it is.
+        directory: where.
+        card: the README.md, Markdown.
+
+    Raises:
+        NelboError: an empty card, weights that float16 cannot hold, or more bytes than the package
+            may carry.
+    """
+    if not card.strip():
+        raise NelboError("a checkpoint needs a card that says what it is and how it was made")
+    half = copy.deepcopy(model).to(torch.float16)
+    for name, weight in half.state_dict().items():
+        if not weight.isfinite().all():
+            raise NelboError(f"{name} has weights that float16 cannot hold")
+    save(half, directory)
+    (directory / CARD_FILE).write_text(card)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    if size > LARGEST:
+        raise NelboError(
+            f"{directory} has {size / 1e6:.1f} MB, at most {LARGEST / 1e6:.0f} can ship; train a "
+            "smaller model"
+        )
+    return size

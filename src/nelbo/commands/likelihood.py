@@ -1,0 +1,134 @@
+"""nelbo likelihood: the likelihood of images by the flow, beside their bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from nelbo.commands.common import (
+    MESSAGES,
+    choose_device,
+    counting_progress,
+    load_pixel_model,
+    mention_skipped,
+    print_json,
+)
+from nelbo.commands.evaluate import data_for_run
+from nelbo.errors import NelboError
+
+_NO_LATENT_FLOW = (
+    "its likelihood on pixels has no closed form; in Python, "
+    "nelbo.diffusion.flow.log_likelihood(model.prior, z) is that of its latents"
+)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Compute the log-likelihood of images by the probability-flow ODE, beside their bound."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    data: str | None = None
+    """digits, or a folder of pictures; by default what the run was trained on."""
+    split: str = "test"
+    """Which images: train, test or all."""
+    images: int = 32
+    """Only the first so many images."""
+    batch_size: int = 32
+    """Images at a time; they share the integrator's steps."""
+    dequantization: str = "decoder"
+    """How pixels become real numbers: decoder, truncated_normal or uniform."""
+    trace: str = "rademacher"
+    """The divergence: rademacher or normal probes, or exact for small images."""
+    draws: int = 1
+    """Dequantised states an image, which tighten the bound; more than one needs the exact trace."""
+    tolerance: float = 1e-3
+    """Relative and absolute tolerance of the integrator."""
+    levels: int = 100
+    """Levels an image for the bound beside it."""
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Print both, with their standard errors and network evaluations."""
+        import torch
+
+        from nelbo.bound import Bound, Estimate
+        from nelbo.commands.evaluate import levels_to_evaluate
+        from nelbo.diffusion import flow
+        from nelbo.diffusion.data_space import Pixels
+        from nelbo.evaluation import check_fits, labels_for
+        from nelbo.report.tables import likelihood_table
+
+        for name in ("images", "batch_size", "levels"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise NelboError(f"--{option} must be at least 1, got {getattr(self, name)}")
+        model = load_pixel_model(self.run_path, _NO_LATENT_FLOW).to(choose_device(self.device))
+        model.eval()
+        data = data_for_run(self.run_path, model, self.data, self.split)
+        mention_skipped(data)
+        data = data.take(slice(self.images))
+        check_fits(model, data)
+        assert isinstance(model.data, Pixels)
+        device = next(model.parameters()).device
+        generator = torch.Generator().manual_seed(self.seed)
+        bounds, bits, evaluations = [], [], 0
+        with counting_progress() as progress:
+            task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
+            for batch in data.batches(self.batch_size):
+                x_0 = model.data.to_network(batch.images).to(device)
+                condition = labels_for(model, batch)
+                found = flow.log_likelihood(
+                    model,
+                    x_0,
+                    condition,
+                    dequantization=self.dequantization,
+                    trace=self.trace,
+                    draws=self.draws,
+                    rtol=self.tolerance,
+                    atol=self.tolerance,
+                    generator=generator,
+                )
+                with torch.no_grad():
+                    levels = levels_to_evaluate(self.levels, model)
+                    bound = model.elbo(x_0, condition, levels=levels, generator=generator)
+                bounds.append(bound.to("cpu"))
+                bits.append(found.bits_per_dim.cpu())
+                evaluations += found.evaluations * len(batch)
+                mean = torch.cat(bits).mean()
+                progress.update(task, advance=len(batch), status=f"{mean:.3f} bits/dim")
+        bound = Bound.cat(bounds)
+        rows = {
+            "flow": (Estimate.of(torch.cat(bits)), evaluations / len(data)),
+            "bound": (bound.mean().bits_per_dim, float(bound.levels.shape[1] + 1)),
+            "difference": (Estimate.of(torch.cat(bits) - bound.bits_per_dim), None),
+        }
+        if not self.json:
+            MESSAGES.print(likelihood_table(rows))
+            return
+        print_json(
+            {
+                "run": self.run_path,
+                "data": data.source,
+                "split": self.split,
+                "examples": len(data),
+                "dequantization": self.dequantization,
+                "trace": self.trace,
+                "draws": self.draws,
+                **{
+                    name: {
+                        "bits_per_dim": value.mean,
+                        "standard_error": value.standard_error if len(data) > 1 else None,
+                        **({} if calls is None else {"evaluations": calls}),
+                    }
+                    for name, (value, calls) in rows.items()
+                },
+            }
+        )

@@ -1,0 +1,136 @@
+"""Which latent model to train: an autoencoder for the data, then a prior for its latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nelbo.data import ImageData
+from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
+from nelbo.errors import NelboError
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
+from nelbo.text import TextEncoder
+from nelbo.training.latents import encode_data, unit_scale
+
+
+def build_autoencoder(
+    data: ImageData,
+    *,
+    latent_channels: int = 8,
+    widths: Sequence[int] = (24, 48, 96),
+    layers: int = 1,
+) -> AutoencoderKL:
+    """A fresh autoencoder for these images; its defaults suit 32×32.
+
+    Args:
+        data: the images.
+        latent_channels: channels of z.
+        widths: channels at each resolution; latents are smaller than images by a factor of two
+            for each after the first.
+        layers: residual blocks at each resolution.
+
+    Raises:
+        NelboError: images that cannot be halved so often.
+    """
+    channels, height, width = data.shape
+    factor = 2 ** (len(widths) - 1)
+    if height % factor or width % factor:
+        raise NelboError(
+            f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions need "
+            f"to be divisible by {factor}"
+        )
+    return AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=latent_channels,
+        sample_size=height if height == width else (height, width),
+        block_out_channels=tuple(widths),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=layers,
+        norm_num_groups=math.gcd(8, *widths),
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def build_latent_model(
+    autoencoder: AutoencoderKL,
+    data: ImageData,
+    captions: Sequence[str] | None = None,
+    *,
+    widths: Sequence[int] = (128, 160),
+    layers: int = 1,
+    heads: int = 4,
+    levels: int = 1000,
+    text: TextEncoder | None = None,
+) -> LatentDiffusion:
+    """A fresh prior for the latents of a trained autoencoder, at the scale of unit variance.
+
+    Args:
+        autoencoder: the trained autoencoder.
+        data: the images to train on, which decide the scale.
+        captions: a text for each; the prior attends to them.
+        widths: channels of the UNet at each resolution, from that of the latents.
+        layers: residual blocks at each resolution.
+        heads: attention heads.
+        levels: length T of the prior's chain.
+        text: the text encoder; with captions and without one, a fresh one that is to be trained
+            with the prior.
+
+    Raises:
+        NelboError: another number of captions than images, a text encoder without captions, or
+            latents too small for so many resolutions.
+    """
+    if captions is not None and text is None:
+        text = TextEncoder.for_captions(captions, width=192, layers=3, heads=6)
+    config, factor = autoencoder.config, autoencoder.config.downscale
+    height, width = data.shape[1] // factor, data.shape[2] // factor
+    divisor = 2 ** (len(widths) - 1)
+    if height % divisor or width % divisor:
+        raise NelboError(
+            f"latents are {height}×{width}, which {len(widths)} resolutions need to be divisible "
+            f"by {divisor}"
+        )
+    shape = (config.latent_channels, height, width)
+    network = UNet(_unet_config(shape, widths, layers, heads, text))
+    prior = Diffusion(
+        network,
+        NoiseSchedule.cosine(levels),
+        prediction="v_prediction",
+        data=Continuous(),
+        shape=shape,
+    )
+    model = LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
+    model.scale = unit_scale(encode_data(model, data, captions))
+    return model
+
+
+def _unet_config(
+    shape: tuple[int, int, int],
+    widths: Sequence[int],
+    layers: int,
+    heads: int,
+    text: TextEncoder | None,
+) -> TextUNetConfig | UNetConfig:
+    channels, height, width = shape
+    fields: dict[str, Any] = {
+        "sample_size": height if height == width else (height, width),
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": tuple(widths),
+        "layers_per_block": layers,
+        "norm_num_groups": math.gcd(16, *widths),
+    }
+    kind = "Attn" if text is None else "CrossAttn"
+    fields |= {
+        "down_block_types": (f"{kind}DownBlock2D",) * len(widths),
+        "up_block_types": (f"{kind}UpBlock2D",) * len(widths),
+    }
+    if text is None:
+        return UNetConfig(**fields, attention_head_dim=widths[0] // heads)
+    width_of_text = text.config.hidden_size
+    # The name of the last field is a mistake that the format keeps: it is a number of heads.
+    return TextUNetConfig(**fields, cross_attention_dim=width_of_text, attention_head_dim=heads)

@@ -1,0 +1,189 @@
+r"""Training the prior of latent diffusion: latents encoded once, and an objective over them.
+
+The autoencoder is done, so each image is encoded once and for all; what is kept is the mean and
+standard deviation of :math:`q(z_0|x)`, from which :math:`z_0` is drawn anew each time. The prior
+and, where there is one, the text encoder learn together from
+
+.. math:: E_{q(z_0|x)}[\, L(z_0, c)\, ]
+
+with L the objective of the diffusion model and c the caption, which is the empty one for a share of
+the examples, so that one network is both halves of classifier-free guidance
+(Ho & Salimans 2022, algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nelbo.conditioning import Condition
+from nelbo.data import ImageData
+from nelbo.diffusion import Pixels
+from nelbo.diffusion.objectives import OBJECTIVES, TrainingTerms
+from nelbo.distributions import draw, normal
+from nelbo.errors import NelboError
+from nelbo.evaluation import check_fits
+from nelbo.latent import LatentDiffusion
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """The latents of a set of images, as a distribution each, with what the prior is told.
+
+    Attributes:
+        mean: of q(z_0|x), scaled as the prior sees it, (N, C, H, W).
+        stddev: of q(z_0|x), likewise, (N, C, H, W).
+        tokens: the tokens of each caption, (N, L) int64, or None.
+        labels: the class of each image, (N,) int64, −1 for none; or None.
+    """
+
+    mean: Float[Tensor, "n channels height width"]
+    stddev: Float[Tensor, "n channels height width"]
+    tokens: Int[Tensor, "n tokens"] | None = None
+    labels: Int[Tensor, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def take(self, index: Tensor | slice) -> LatentData:
+        """Some of them, in the order of `index`."""
+        return replace(
+            self,
+            mean=self.mean[index],
+            stddev=self.stddev[index],
+            tokens=None if self.tokens is None else self.tokens[index],
+            labels=None if self.labels is None else self.labels[index],
+        )
+
+
+@torch.no_grad()
+def encode_data(
+    model: LatentDiffusion,
+    data: ImageData,
+    captions: Sequence[str] | None = None,
+    *,
+    batch_size: int = 64,
+) -> LatentData:
+    """The latents of all images, for `PriorObjective`; kept where the model is.
+
+    Args:
+        model: whose encoder to use, with its scale.
+        data: the images.
+        captions: a text for each, for a model of text; by default those of `data`, and the empty
+            one for an image that has none.
+        batch_size: images at a time.
+
+    Raises:
+        NelboError: images of another shape or number of levels than the model's; another number of
+            captions than images, captions for a model without text, or none for one with.
+    """
+    check_fits(model, data)
+    assert isinstance(model.data, Pixels)
+    if captions is None and model.text is not None and data.captions is not None:
+        captions = [caption or "" for caption in data.captions]
+    if captions is not None and len(captions) != len(data):
+        raise NelboError(
+            f"{data.source} has {len(data)} images but {len(captions)} captions; expected one each"
+        )
+    if (captions is not None) != (model.text is not None):
+        raise NelboError(
+            "captions were given for a model without a text encoder"
+            if model.text is None
+            else "a model with a text encoder needs a caption for each image"
+        )
+    device = next(model.parameters()).device
+    parts = []
+    for batch in data.batches(batch_size):
+        q = model.encode(model.data.to_network(batch.images).to(device))
+        parts.append((q.mean, q.stddev))
+    tokens = None
+    if captions is not None and model.text is not None:
+        tokens = model.text.tokens(captions).to(device)
+    labels = data.labels.to(device) if model.num_classes and data.labels is not None else None
+    means, stddevs = zip(*parts, strict=True)
+    return LatentData(torch.cat(means), torch.cat(stddevs), tokens, labels)
+
+
+def unit_scale(latents: LatentData) -> float:
+    """What to multiply these latents by for them to have unit variance (Rombach et al. 2022, G).
+
+    The variance is that of draws, over images, channels and places together.
+    """
+    variance = latents.mean.double().var(correction=0) + latents.stddev.double().square().mean()
+    return float(variance.rsqrt())
+
+
+class PriorObjective(nn.Module):
+    """The objective of a batch of latents; its parameters are the prior's and text encoder's.
+
+    Args:
+        model: whose prior, and text encoder if it has one, to train.
+        objective: "simple", "hybrid" or "bound"; see `nelbo.diffusion.objectives`.
+        condition_dropout: share of examples told the empty prompt, or no label.
+
+    Raises:
+        NelboError: an unknown objective, or a share outside [0, 1).
+    """
+
+    empty_tokens: Tensor
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        objective: str = "simple",
+        condition_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
+        if not 0 <= condition_dropout < 1:
+            raise NelboError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
+        self.prior = model.prior
+        self.text = model.text
+        self.objective = objective
+        self.condition_dropout = condition_dropout
+        empty = None if model.text is None else model.text.tokens([""])
+        self.register_buffer("empty_tokens", empty, persistent=False)
+
+    def forward(
+        self, latents: LatentData, *, generator: torch.Generator | None = None
+    ) -> TrainingTerms:
+        """The objective of a batch, in nats per latent where it is the bound.
+
+        Latents, the conditions that are dropped, and noise are drawn with `generator`, in this
+        order.
+
+        Raises:
+            NelboError: latents of another shape than the prior's.
+        """
+        if self.prior.shape is not None and tuple(latents.mean.shape[1:]) != self.prior.shape:
+            raise NelboError(
+                f"latents have shape {tuple(latents.mean.shape[1:])}, the prior is over "
+                f"{self.prior.shape}"
+            )
+        z = draw(normal(latents.mean, latents.stddev), generator)
+        condition = self._condition(latents, generator)
+        return self.prior(z, condition, objective=self.objective, generator=generator)
+
+    def _condition(
+        self, latents: LatentData, generator: torch.Generator | None
+    ) -> Condition | None:
+        if self.text is None and latents.labels is None:
+            return None
+        device = latents.mean.device
+        source = generator.device if generator is not None else device
+        chance = torch.rand(len(latents), generator=generator, device=source).to(device)
+        dropped = chance < self.condition_dropout
+        text = label = None
+        if self.text is not None:
+            if latents.tokens is None:
+                raise NelboError("a model with a text encoder needs latents with tokens")
+            text = self.text(torch.where(dropped[:, None], self.empty_tokens, latents.tokens))
+        if latents.labels is not None:
+            label = latents.labels.masked_fill(dropped, -1)
+        return Condition(label=label, text=text)

@@ -1,0 +1,162 @@
+"""The processes that train together: this one alone, or those that a launcher started.
+
+`accelerate launch` and `torchrun` start a process a device; accelerate finds out which one this is
+and joins the group. Each process computes its part of every batch. Weights are replicated (DDP) or
+sharded (FSDP); both average the gradients of the parts, so that the parts of a step are together
+the step that one process would have taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nelbo.diffusion import Diffusion
+from nelbo.diffusion.objectives import BatchPart
+from nelbo.errors import NelboError
+from nelbo.training.memory import blocks
+
+
+class LostProcessError(NelboError):
+    """Another process of the group is gone."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who trains.
+
+    Attributes:
+        device: where this process computes.
+        rank: number of this process.
+        count: how many there are.
+        sharded: each keeps only its share of the weights.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+    sharded: bool = False
+
+    @staticmethod
+    def launched() -> bool:
+        """Whether a launcher started more processes than this one."""
+        return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+    @classmethod
+    def join(cls, device: torch.device, *, sharded: bool = False) -> Processes:
+        """This process alone, or as one of those that were launched.
+
+        Args:
+            device: the kind of device; each process gets its own.
+            sharded: shard the weights, as `accelerate launch --use_fsdp` also asks for.
+        """
+        if not cls.launched():
+            return cls(device)
+        # Here, because a process alone need not wait for its import.
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu")
+        asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        return cls(state.device, state.process_index, state.num_processes, sharded or asked)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def parts(self, batch: int, pieces: int) -> list[BatchPart]:
+        """What this process computes of a batch, in `pieces` one after another.
+
+        Raises:
+            NelboError: fewer images than there are pieces to fill.
+        """
+        total = self.count * pieces
+        if batch < total:
+            raise NelboError(
+                f"batch_size {batch} is too small to be split between {self.count} processes with "
+                f"gradient_accumulation {pieces}: expected at least {total}"
+            )
+        edges = [batch * i // total for i in range(total + 1)]
+        mine = range(self.rank * pieces, (self.rank + 1) * pieces)
+        return [BatchPart(edges[i], edges[i + 1], batch) for i in mine]
+
+    def shard(self, model: Diffusion) -> None:
+        """Spread the weights over the processes, if they are to be."""
+        if not self.sharded or self.count == 1:
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        assert isinstance(model.network, nn.Module)
+        # A block at a time is gathered to be computed. Whole stages would not do: FSDP copies the
+        # arguments of what it wraps, and a stage takes its skip connections off a list.
+        for block in blocks(model.network):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model.network, mesh=mesh)
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass averages gradients over the processes."""
+        if self.count == 1 or self.sharded:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums of numbers over all processes.
+
+        Raises:
+            LostProcessError: another process is gone.
+        """
+        if self.count == 1:
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with self.together():
+            distributed.all_reduce(numbers)
+        return numbers.tolist()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what needs all processes: says so where one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise LostProcessError(
+                f"process {self.rank} of {self.count} stops, because another one is gone "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if self.count > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, as a whole; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def assign(target: Tensor, value: Tensor) -> None:
+    """Write a whole tensor into one that may be sharded."""
+    if isinstance(target, DTensor):
+        value = value.to(target.device)
+        target.copy_(distribute_tensor(value, target.device_mesh, target.placements))
+    else:
+        target.copy_(value)

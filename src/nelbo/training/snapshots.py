@@ -1,0 +1,55 @@
+"""Stored averages of the weights, and the model of an average of any length made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nelbo.diffusers_format import load
+from nelbo.diffusion import Diffusion
+from nelbo.errors import NelboError
+from nelbo.networks.files import atomic_file
+from nelbo.training.moving_average import combine
+from nelbo.training.run_directory import RunDirectory
+
+FOLDER = "snapshots"
+
+
+def save_snapshot(training: Path, step: int, averages: Mapping[str, Tensor]) -> None:
+    """Store what `PowerAverages.named` gave at a step; whole or not at all."""
+    directory = training / FOLDER
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(directory / f"step-{step:06d}.safetensors") as temporary:
+        save_file({k: v.contiguous() for k, v in averages.items()}, temporary)
+
+
+def load_snapshots(training: Path) -> dict[int, dict[str, Tensor]]:
+    """All that were stored, by step."""
+    files = sorted((training / FOLDER).glob("step-*.safetensors"))
+    return {int(file.stem.removeprefix("step-")): load_file(file) for file in files}
+
+
+@torch.no_grad()
+def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None = None) -> Diffusion:
+    """The model of a run with its weights averaged over another length of the training.
+
+    Args:
+        run: the run directory, trained with `snapshot_every`.
+        sigma_rel: standard deviation of the average's profile relative to the time of training;
+            0.05 to 0.2 are usual. See `nelbo.training.moving_average`.
+        step: as of which step; the last snapshot by default.
+
+    Raises:
+        NelboError: no snapshots, or a length outside (0, 0.2887).
+    """
+    directory = RunDirectory.open(run)
+    weights = combine(load_snapshots(directory.training), sigma_rel, step)
+    model = load(run)
+    if not isinstance(model, Diffusion):
+        raise NelboError(f"{run} is a latent diffusion pipeline, not a run of nelbo train")
+    model.load_state_dict(weights, strict=False)
+    return model

@@ -1,0 +1,243 @@
+"""A run on disk around the training loop: checkpoints, metrics, validation, and going back.
+
+Like the loop it is a generator; it yields each `Step`, and a `Note` where there is something to
+tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nelbo.diffusion import Diffusion
+from nelbo.errors import NelboError
+from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
+from nelbo.training.config import parse_duration
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.snapshots import save_snapshot
+from nelbo.training.stopping import StopRequest
+from nelbo.training.tracking import TensorBoard
+from nelbo.training.trainer import DivergedError, Step, Trainer
+from nelbo.training.validation import Validation
+
+# Steps between two lines of metrics.jsonl.
+_LOG_EVERY = 10
+# The learning rate after going back, as a share of what it was.
+_LOWER_RATE = 0.5
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to tell the user."""
+
+    text: str
+
+
+class Supervisor:
+    """Trains into a run directory.
+
+    Args:
+        trainer: the loop.
+        run: where to.
+        notes: what nelbo.json says of the run.
+        stop: says when to end early.
+        validation: how to read the bound of held-out images, if at all.
+        draw: draws samples of the averaged model for a step, along with each validation.
+        tracker: where metrics go beside metrics.jsonl.
+        after_save: called after each periodic checkpoint.
+
+    Attributes:
+        finished: whether all steps were taken.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDirectory,
+        notes: Mapping[str, Any],
+        stop: StopRequest,
+        *,
+        validation: Validation | None = None,
+        draw: Callable[[Diffusion, int], None] | None = None,
+        tracker: TensorBoard | None = None,
+        after_save: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.trainer = trainer
+        self.run_directory = run
+        self.notes = notes
+        self.stop = stop
+        self.validation = validation
+        self.draw = draw
+        self.tracker = tracker
+        self.after_save = after_save
+        self.finished = False
+        self._is_main = trainer.processes.is_main
+        self._best = float("inf")
+        self._validated: tuple[int, float] | None = None
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where the state goes."""
+        keep = self.trainer.config.keep_checkpoints
+        return Checkpoints(self.run_directory.training, keep)
+
+    def resume(self, *, same_threads: bool = False) -> list[Note]:
+        """Restore the newest checkpoint that is whole; notes on what was found.
+
+        Args:
+            same_threads: also compute with as many threads as then.
+
+        Raises:
+            NelboError: there is none.
+        """
+        checkpoint, problems = self.checkpoints.newest()
+        notes = [Note(f"a damaged checkpoint is passed over: {problem}") for problem in problems]
+        if checkpoint is None:
+            damaged = f": {'; '.join(problems)}" if problems else ""
+            raise NelboError(
+                f"{self.run_directory.training} holds no whole checkpoint to go on from{damaged}"
+            )
+        if same_threads:
+            torch.set_num_threads(checkpoint.progress["threads"])
+        notes += self._changes(checkpoint)
+        self._go_to(checkpoint)
+        return notes
+
+    def run(self) -> Iterator[Step | Note]:
+        """Train, saving now and then, until the end or until asked to stop.
+
+        Raises:
+            DivergedError: training diverged again after going back with a lower learning rate.
+        """
+        if self.trainer.step == 0:
+            self._save()
+        while True:
+            try:
+                yield from self._steps()
+                break
+            except DivergedError as error:
+                yield self._go_back(error)
+        self.finished = self.trainer.fraction >= 1.0
+        self._end()
+        if self.tracker is not None:
+            self.tracker.close()
+
+    def _steps(self) -> Iterator[Step]:
+        config = self.trainer.config
+        save_every, saved = parse_duration(config.save_every), self.trainer.seconds
+        for step in self.trainer.run(self.stop):
+            row = dataclasses.asdict(step)
+            improved = False
+            if self.validation is not None and step.step % config.validate_every == 0:
+                improved = self._validate(step.step)
+                row[VALIDATION] = self._validated[1] if self._validated else None
+            if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
+                self._log(row)
+            if config.snapshot_every and step.step % config.snapshot_every == 0:
+                self._snapshot()
+            yield step
+            due = step.seconds - saved > save_every
+            if (due or improved) and not self.trainer.is_exploding and step.fraction < 1.0:
+                self._save()
+                saved = step.seconds
+                if due:
+                    self.after_save()
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        if self._is_main:
+            self.run_directory.append_metrics(row)
+            if self.tracker is not None:
+                self.tracker.row(row)
+
+    def _validate(self, step: int) -> bool:
+        """Read the bound; whether it is the best so far."""
+        assert self.validation is not None
+        model = self.trainer.average.model
+        bits = self.validation(model) if self._is_main or self.trainer.processes.sharded else 0.0
+        # Every process goes by what the first one read.
+        bits = self.trainer.processes.sum([bits if self._is_main else 0.0])[0]
+        self._validated = step, bits
+        if self.draw is not None and (self._is_main or self.trainer.processes.sharded):
+            self.draw(model, step)
+        improved = bits < self._best
+        self._best = min(self._best, bits)
+        return improved
+
+    def _snapshot(self) -> None:
+        assert self.trainer.power_averages is not None
+        averages = self.trainer.power_averages.named()
+        if self._is_main:
+            save_snapshot(self.run_directory.training, self.trainer.step, averages)
+
+    def _save(self) -> None:
+        """A checkpoint, then the model of the run; the checkpoint is what a run resumes from."""
+        state, model = self.trainer.state(), self.trainer.averaged()
+        if not self._is_main:
+            return
+        step, bits = self._validated or (None, None)
+        validation = {VALIDATION: bits if step == state.step else None, "best": self._best}
+        progress = {**state.progress, **validation}
+        self.checkpoints.save(dataclasses.replace(state, progress=progress))
+        trained = {"steps": state.step, "seconds": round(self.trainer.seconds, 1)}
+        self.run_directory.save_model(model, {**self.notes, "trained": trained})
+        if state.step > 0:
+            self.run_directory.establish()
+
+    def _end(self) -> None:
+        """Save, unless that would replace an old run with one stopped in its first moments."""
+        hasty = not self.finished and self.stop.signal == signal.SIGINT
+        if self.run_directory.replaces is not None and hasty:
+            if self._is_main:
+                self.run_directory.abandon()
+            return
+        if self.trainer.step not in self.checkpoints.steps():
+            self._save()
+
+    def _go_back(self, error: DivergedError) -> Note:
+        kept = f"{self.run_directory.path} keeps the model saved last, of step"
+        if self.trainer.rate_scale < 1.0:
+            step = self.run_directory.notes().get("trained", {}).get("steps", 0)
+            raise DivergedError(
+                f"{error}. It was the second time, after going back to a checkpoint. {kept} {step}"
+            ) from error
+        seconds = self.trainer.seconds
+        checkpoint, _ = self.checkpoints.newest()
+        if checkpoint is None:
+            raise error
+        self._go_to(checkpoint)
+        # What is lost of a time budget stays lost.
+        self.trainer.seconds = seconds
+        self.trainer.rate_scale *= _LOWER_RATE
+        return Note(
+            f"{str(error).partition(';')[0]}; going back to the checkpoint of step "
+            f"{checkpoint.step} with {_LOWER_RATE:g} of the learning rate"
+        )
+
+    def _go_to(self, checkpoint: Checkpoint) -> None:
+        self.trainer.restore(checkpoint)
+        self._best = checkpoint.progress["best"]
+        if self._is_main:
+            self.checkpoints.discard_after(checkpoint.step)
+            self.run_directory.forget_metrics_after(checkpoint.step)
+
+    def _changes(self, checkpoint: Checkpoint) -> list[Note]:
+        """What differs from before, so that the steps to come differ in their last digits."""
+        here = {
+            "threads": torch.get_num_threads(),
+            "processes": self.trainer.processes.count,
+            "precision": self.trainer.precision,
+        }
+        auto = self.trainer.config.precision == "auto"
+        return [
+            Note(
+                f"the run had {name} {checkpoint.progress[name]} and goes on with {value}: the "
+                "result will differ in its last digits from that of an unbroken run"
+            )
+            for name, value in here.items()
+            if value != checkpoint.progress[name] and not (name == "precision" and auto)
+        ]

@@ -1,0 +1,47 @@
+"""Training as TensorBoard shows it (the extra `tracking`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nelbo.errors import MissingExtraError
+
+# The other columns of a row say where on the axis it is.
+_AXES = ("step", "seconds", "fraction")
+
+
+class TensorBoard:
+    """Writes metrics and pictures as TensorBoard's events.
+
+    Args:
+        directory: where the events go.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tracking with TensorBoard", "tracking") from error
+        self._writer = SummaryWriter(str(directory))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Add the values of a row of metrics.jsonl."""
+        for name, value in row.items():
+            if name not in _AXES:
+                self._writer.add_scalar(name, value, row["step"])
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        """Add a picture."""
+        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

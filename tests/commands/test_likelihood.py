@@ -1,0 +1,52 @@
+"""nelbo likelihood: the flow beside the bound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.cli import main
+from nelbo.data import load_data
+from nelbo.diffusion import flow
+
+
+def test_prints_what_the_library_finds(run_path, capsys):
+    options = ["--images", "6", "--batch-size", "6", "--tolerance", "0.01", "--seed", "3"]
+    main(["likelihood", str(run_path), *options, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    model = nelbo.load(run_path).eval()
+    x_0 = model.data.to_network(load_data("digits", "test").images[:6])
+    generator = torch.Generator().manual_seed(3)
+    found = flow.log_likelihood(model, x_0, rtol=0.01, atol=0.01, generator=generator)
+    assert printed["flow"]["bits_per_dim"] == pytest.approx(found.bits_per_dim.mean().item())
+    assert printed["flow"]["evaluations"] == found.evaluations
+    bound = model.elbo(x_0, generator=generator).bits_per_dim.mean().item()
+    assert printed["bound"]["bits_per_dim"] == pytest.approx(bound)
+    assert printed["bound"]["evaluations"] == 20
+    difference = found.bits_per_dim.mean().item() - bound
+    assert printed["difference"]["bits_per_dim"] == pytest.approx(difference, abs=1e-6)
+
+    main(["likelihood", str(run_path), *options])
+    table = capsys.readouterr().err
+    assert f"{found.bits_per_dim.mean():.3f}" in table
+    assert "evaluations" in table
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--images", "0", "--images must be at least 1, got 0"),
+        ("--levels", "0", "--levels must be at least 1, got 0"),
+        ("--trace", "guess", "unknown trace 'guess'"),
+        ("--dequantization", "none", "which are no real"),
+        ("--draws", "2", "is no lower bound"),
+    ],
+)
+def test_wrong_options_are_explained(run_path, capsys, option, value, message):
+    with pytest.raises(SystemExit) as exit_code:
+        main(["likelihood", str(run_path), option, value])
+    assert exit_code.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,95 @@
+"""Pictures of where the bits go, in matplotlib's own data and in the page."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import Bound, BoundMap, NelboError
+from nelbo.report import fragments, plots
+from nelbo.report.theme import to_inline_svg, to_png
+
+
+def some_map(images: int = 2, channels: int = 3, levels: int = 5) -> BoundMap:
+    generator = torch.Generator().manual_seed(0)
+    nats = torch.rand(images, channels, 4, 6, generator=generator)
+    terms = torch.rand(images, levels, generator=generator)
+    bound = Bound(
+        reconstruction=-nats.flatten(1).sum(1),
+        prior_matching=torch.zeros(images),
+        score_matching=terms,
+        levels=torch.arange(2, levels + 2).expand(images, levels),
+        weights=torch.ones(images, levels),
+        dims=channels * 24,
+    )
+    return BoundMap(nats, bound)
+
+
+def test_maps_are_drawn_in_bits_on_one_scale():
+    found = some_map()
+    figure = plots.image_beside_map(torch.zeros(2, 3, 4, 6), found)
+    drawn = [axes.images[0] for axes in figure.axes[2:4]]
+    for image, nats in zip(drawn, found.by_pixel, strict=True):
+        torch.testing.assert_close(
+            torch.as_tensor(image.get_array()), nats.double() / math.log(2), rtol=1e-5, atol=0
+        )
+    assert drawn[0].get_clim() == drawn[1].get_clim()
+    assert to_png(figure)
+    with pytest.raises(NelboError, match="2 maps were given for 1 images"):
+        plots.image_beside_map(torch.zeros(1, 3, 4, 6), found)
+    with pytest.raises(NelboError, match="got 2"):
+        plots.image_beside_map(torch.zeros(2, 2, 4, 6), found)
+
+
+def test_heat_says_what_its_brightest_colour_stands_for():
+    maps = torch.zeros(2, 3, 3)
+    maps[1, 2, 0] = 4 * math.log(2)
+    colors, bits = plots.heat(maps)
+    assert bits == pytest.approx(4)
+    assert colors[1, :, 2, 0].tolist() == [253, 231, 36]  # viridis ends in yellow
+    assert colors[0].flatten(1).unique(dim=1).shape[1] == 1
+
+
+def test_channels_are_bars_of_their_cost():
+    found = some_map()
+    figure = plots.cost_by_channel(found)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    expected = found.nats.mean(0).sum((1, 2)) / (72 * math.log(2))
+    assert widths == pytest.approx(expected.tolist(), rel=1e-5)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "red",
+        "green",
+        "blue",
+    ]
+    with pytest.raises(NelboError, match="1 names were given for 3 channels"):
+        plots.cost_by_channel(found, ["grey"])
+
+
+@pytest.mark.parametrize("levels", [5, 400])
+def test_profile_band_is_two_standard_errors(levels):
+    bound = some_map(images=30, levels=levels).bound
+    figure = plots.level_profile(bound)
+    line = figure.axes[0].lines[0].get_ydata()
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    scale = 72 * math.log(2)
+    assert len(line) <= 72
+    # the last level, or the last pool of them: one value an image
+    x = figure.axes[0].lines[0].get_xdata()
+    pooled = round(levels * (1 - math.exp(-math.log((levels + 1) / 2) / 72))) if levels > 72 else 1
+    values = bound.score_matching[:, -pooled:].mean(1).double()
+    error = values.std().item() / math.sqrt(30) / scale
+    assert line[-1] == pytest.approx(values.mean().item() / scale, rel=0.05)
+    at_last = band[abs(band[:, 0] - x[-1]) < 1e-6 * x[-1]][:, 1]
+    assert (at_last.max() - at_last.min()) / 4 == pytest.approx(error, rel=0.25)
+
+
+def test_figures_go_into_a_page_and_maps_under_images():
+    found = some_map(channels=1)
+    assert "<svg" in to_inline_svg(plots.level_profile(found.bound), "profile", "levels")
+    colors, _ = plots.heat(found.by_pixel)
+    html = fragments.labelled_images(
+        torch.zeros(2, 1, 4, 6, dtype=torch.uint8), 17, [("1", "a"), ("2", "b")], colors
+    )
+    assert html.count("<img") == 4

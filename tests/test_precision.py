@@ -1,0 +1,68 @@
+"""bfloat16 is used only where it is faster and leaves the bound alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from nelbo import NelboError, NoiseSchedule
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.precision import Trial, try_bfloat16
+
+
+class Network(torch.nn.Module):
+    """Off by `bias` in mixed precision, and slow in one of the two."""
+
+    def __init__(self, bias: float, slow: torch.dtype) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+        self.bias, self.slow = bias, slow
+
+    def forward(self, x_t, time_, condition=None):
+        mixed = torch.is_autocast_enabled("cpu")
+        if mixed == (self.slow == torch.bfloat16):
+            time.sleep(0.05)
+        return self.weight * x_t + (self.bias if mixed else 0.0)
+
+
+def trial(bias: float, slow: torch.dtype) -> Trial:
+    model = Diffusion(
+        Network(bias, slow),
+        NoiseSchedule.linear(30, 0.01, 0.3),
+        variance="fixed_large",
+        data=Pixels(17),
+        shape=(1, 4, 4),
+    )
+    x_0 = torch.randint(0, 17, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)) / 8 - 1
+    return try_bfloat16(model, x_0)
+
+
+def test_the_same_and_faster_is_taken():
+    found = trial(0.0, torch.float32)
+    assert found.speedup > 2
+    assert found.shift == found.shift_error == 0.0
+    assert found.dtype(1e-6) == torch.bfloat16
+    assert found.calls == 2 * 2 * 6 * (2 + 8)
+
+
+def test_slower_is_not():
+    assert trial(0.0, torch.bfloat16).dtype(1.0) == torch.float32
+
+
+def test_what_moves_the_bound_is_not():
+    found = trial(0.1, torch.float32)
+    assert abs(found.shift) > 0.001
+    assert found.dtype(0.001) == torch.float32
+    assert found.dtype(abs(found.shift) + 3 * found.shift_error) == torch.bfloat16
+
+
+def test_what_cannot_be_told_from_moving_it_is_not():
+    assert Trial(3.0, 0.0, 0.001, 1).dtype(0.001) == torch.float32
+
+
+def test_one_image_tells_no_error():
+    model = Diffusion(torch.nn.Identity(), NoiseSchedule.linear(3, 0.1, 0.5), data=Pixels(17))
+    with pytest.raises(NelboError, match="at least 2 images, got 1"):
+        try_bfloat16(model, torch.zeros(1, 1, 2, 2))
