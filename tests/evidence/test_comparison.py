@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from nelbo import Bound, NelboError
-from nelbo.evidence.compare import compare
+from nelbo.evidence import compare
 
 DIMS = 10
 

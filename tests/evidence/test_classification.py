@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule
-from nelbo.evidence.classify import Classifier, classify
+from nelbo.evidence import Classifier, classify
 
 MEANS = torch.tensor([-0.6, 0.0, 0.5, 0.8])
 STD = 0.5

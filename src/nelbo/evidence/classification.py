@@ -16,7 +16,7 @@ classes × levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,12 @@ class Classification:
     nelbo: Float[Tensor, "batch classes"]
     remaining: Bool[Tensor, "batch classes"]
     calls: Int[Tensor, " batch"]
+
+    @staticmethod
+    def cat(batches: Iterable[Classification]) -> Classification:
+        """Join several batches, on the CPU."""
+        columns = zip(*((b.label, b.nelbo, b.remaining, b.calls) for b in batches), strict=True)
+        return Classification(*(torch.cat([part.cpu() for part in column]) for column in columns))
 
 
 class Classifier:
