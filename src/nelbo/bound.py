@@ -171,6 +171,11 @@ class Bound:
         return self.nelbo / (self.dims * math.log(2.0))
 
     @property
+    def nats_per_bit_per_dim(self) -> float:
+        """How many nats of an example are one bit per dimension, dims · ln 2."""
+        return self.dims * math.log(2.0)
+
+    @property
     def monte_carlo_variance(self) -> Float[Tensor, " batch"]:
         """Estimated Monte Carlo variance of each example's bound, nats²; nan where unknown."""
         return self.reconstruction_variance + _variance_of_sum(

@@ -10,12 +10,15 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from nelbo.commands.classify import Classify
+from nelbo.commands.compare import Compare
 from nelbo.commands.data import Data
 from nelbo.commands.edit import Edit
 from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
 from nelbo.commands.likelihood import Likelihood
+from nelbo.commands.rank import Rank
 from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train
@@ -31,6 +34,9 @@ COMMANDS = {
     "edit": Edit,
     "evaluate": Evaluate,
     "likelihood": Likelihood,
+    "rank": Rank,
+    "classify": Classify,
+    "compare": Compare,
     "fit": Fit,
     "data": Data,
     "report": Report,

@@ -2,6 +2,7 @@ r"""What `torch.distributions` lacks: a normal over pixel levels, and draws from
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,12 @@ Generators = torch.Generator | Sequence[torch.Generator]
 def normal(mean: Tensor, stddev: Tensor | float) -> Normal:
     """A `Normal` without argument checks, which would wait for the device at every step."""
     return Normal(mean, stddev, validate_args=False)
+
+
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose seed is a hash of all the numbers, so that streams do not overlap."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
 
 
 def draw(distribution: Distribution, generator: Generators | None = None) -> Tensor:

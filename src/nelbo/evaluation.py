@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.bound import Bound
+from nelbo.bound_store import BoundStore
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
 from nelbo.estimators import (
     ChosenLevels,
@@ -43,6 +46,8 @@ def evaluate(
     batch_size: int = 64,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
+    stage: int = 0,
 ) -> Iterator[Bound]:
     """The bound of every image in order, one `Bound` a batch, on the CPU.
 
@@ -57,6 +62,9 @@ def evaluate(
         generator: the source of all noise.
         dtype: torch.bfloat16 evaluates the network in mixed precision, by default it computes in
             its own; `nelbo.precision.try_bfloat16` tells whether that pays and what it changes.
+        store: keeps the bounds of batches on disk, so that an evaluation that was cut short goes
+            on and several processes share one; needs a seeded generator.
+        stage: of the evaluation, where the store is used for more than one.
 
     Raises:
         NelboError: images of another size or number of levels than the model's.
@@ -65,13 +73,30 @@ def evaluate(
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
     mixed = dtype not in (None, torch.float32)
-    for batch in data.batches(batch_size):
+    seed = None if generator is None else _draw_seed(generator)
+
+    def bound_of(index: int) -> Bound:
+        assert isinstance(model.data, Pixels)
+        batch = data.take(slice(index * batch_size, (index + 1) * batch_size))
         x_0 = model.data.to_network(batch.images).to(device)
         condition = condition_for(model, batch)
+        # Each batch has noise of its own, whoever evaluates it and whatever came before.
+        own = None
+        if generator is not None and seed is not None:
+            own = generator_for(seed, index, device=generator.device)
         # Not inference mode: its tensors could not be used in a later training step.
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
-            bound = model.elbo(x_0, condition, levels=levels, generator=generator)
-        yield bound.to("cpu")
+            return model.elbo(x_0, condition, levels=levels, generator=own).to("cpu")
+
+    count = -(-len(data) // batch_size)
+    if store is None:
+        yield from map(bound_of, range(count))
+    else:
+        yield from store.collect(stage, count, bound_of)
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def calls_per_image(model: Diffusion, levels: int | Estimator | None) -> int:
@@ -105,6 +130,7 @@ def evaluate_to_error(
     batch_size: int = 64,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
 ) -> Iterator[Reading]:
     """Evaluate every image until the Monte Carlo error of their mean is at most `error`.
 
@@ -122,6 +148,7 @@ def evaluate_to_error(
         batch_size: images at a time.
         generator: the source of all noise.
         dtype: see `evaluate`.
+        store: see `evaluate`.
 
     Raises:
         NelboError: an error that is not positive, images that do not fit the model, or a bound
@@ -140,7 +167,7 @@ def evaluate_to_error(
     pairs = math.ceil(_FIRST_PAIRS / n)
     draws = _Draws(first=1 + pairs, levels=2 * max(2, pairs))
     bound = None
-    while True:
+    for stage in itertools.count():
         estimator = _estimator(draws, proposal)
         levels = T - 1 if isinstance(estimator, EveryLevel) else draws.levels
         planned = calls + n * (draws.first + levels)
@@ -152,6 +179,8 @@ def evaluate_to_error(
             batch_size=batch_size,
             generator=generator,
             dtype=dtype,
+            store=store,
+            stage=stage,
         ):
             batches.append(batch)
             calls += int(batch.calls.sum())

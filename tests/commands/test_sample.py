@@ -12,8 +12,8 @@ import nelbo
 from nelbo.cli import main
 from nelbo.commands.options import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
+from nelbo.distributions import generator_for
 from nelbo.samplers import DDIM, DDPM
-from nelbo.training.order import generator_for
 from tests.diffusers_format import tiny
 from tests.diffusion.test_model import make
 

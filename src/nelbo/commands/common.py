@@ -93,7 +93,7 @@ def training_progress(*, disable: bool = False) -> Progress:
     )
 
 
-def counting_progress() -> Progress:
+def counting_progress(*, disable: bool = False) -> Progress:
     """A progress bar that counts and estimates the time left."""
     return Progress(
         TextColumn("{task.description}"),
@@ -103,6 +103,7 @@ def counting_progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=MESSAGES,
+        disable=disable,
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
     import torch
 
     from nelbo.bound import Bound
+    from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.training.processes import Processes
 
 DEFAULT_ERROR = 0.01
+IMAGES_FILE = "images.csv"
+# What does not decide the bounds.
+_NO_SETTINGS = ("run_path", "device", "out", "json")
 _TRIED_IMAGES = 16
 
 _NO_LATENT_BOUND = (
@@ -66,12 +74,16 @@ class Evaluate:
     images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
+    out: Path | None = None
+    """Directory for the bound of each image, images.csv, and of each batch: an evaluation that was
+    cut short goes on there, and the processes of `accelerate launch` or torchrun share it."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusion import Pixels
+        from nelbo.evidence import write_ranking
         from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
         if self.images is not None and self.images < 1:
@@ -86,12 +98,18 @@ class Evaluate:
             raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
-        model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(choose_device(self.device))
+        processes = join_processes(self.device, self.out, self.precision)
+        model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(processes.device)
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         model = self._chain(model)
-        mention_skipped(data)
+        if processes.is_main:
+            mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
+        store = None
+        if self.out is not None:
+            settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+            store = open_store(self.out, model, data, settings, processes)
         dtype, tried = choose_dtype(
             model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.seed
         )
@@ -106,6 +124,7 @@ class Evaluate:
                 batch_size=self.batch_size,
                 seed=self.seed,
                 dtype=dtype,
+                store=store,
             )
         else:
             bound = evaluate_with_progress(
@@ -116,9 +135,15 @@ class Evaluate:
                 batch_size=self.batch_size,
                 seed=self.seed,
                 dtype=dtype,
+                store=store,
             )
             calls = int(bound.calls.sum())
         calls += tried
+        processes.leave()
+        if not processes.is_main:
+            return
+        if self.out is not None:
+            write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
         if self.json:
@@ -137,6 +162,8 @@ class Evaluate:
             show(table)
             show(result_line(summary, bits_unit(density)))
             show(cost_line(len(bound), model.num_levels, calls))
+            if self.out is not None:
+                show(f"Each image: {self.out / IMAGES_FILE}")
 
     def _chain(self, model: Diffusion) -> Diffusion:
         """The chain to evaluate: the whole one, or a shorter one of its own bound."""
@@ -147,6 +174,41 @@ class Evaluate:
         if self.steps is None:
             return model
         return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
+
+
+def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
+    """This process alone, or as one of those that a launcher started to evaluate together.
+
+    Raises:
+        NelboError: several processes without a directory to share, or that might each choose
+            another precision.
+    """
+    from nelbo.training.processes import Processes
+
+    if Processes.launched():
+        if out is None:
+            raise NelboError("several processes need a directory to share their bounds in: --out")
+        if precision == "auto":
+            raise NelboError("several processes need one precision: give --precision fp32 or bf16")
+    return Processes.join(choose_device(device))
+
+
+def open_store(
+    out: Path, model: Diffusion, data: ImageData, settings: dict[str, Any], processes: Processes
+) -> BoundStore:
+    """Where the bounds of batches are kept, for this model, these images and these settings."""
+    from nelbo.bound_store import BoundStore, fingerprint
+
+    decisive = {
+        **settings,
+        "data": data.source,
+        "images": len(data),
+        "image_names": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
+        "weights": fingerprint(model),
+    }
+    # As JSON will give them back.
+    decisive = json.loads(json.dumps(decisive, default=str))
+    return BoundStore(out / "bounds", decisive, rank=processes.rank, count=processes.count)
 
 
 def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
@@ -268,6 +330,7 @@ def evaluate_with_progress(
     batch_size: int = 64,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
 ) -> Bound:
     """The bound of every image, behind a progress bar that shows the mean so far."""
     from nelbo.bound import Bound
@@ -275,7 +338,7 @@ def evaluate_with_progress(
 
     generator = _generator(seed)
     bounds: list[Bound] = []
-    with counting_progress() as progress:
+    with counting_progress(disable=store is not None and store.rank > 0) as progress:
         total = len(data) * calls_per_image(model, levels)
         task = progress.add_task(description, total=total, status="")
         for bound in evaluate(
@@ -285,6 +348,7 @@ def evaluate_with_progress(
             batch_size=batch_size,
             generator=generator,
             dtype=dtype,
+            store=store,
         ):
             bounds.append(bound)
             done = Bound.cat(bounds).mean().bits_per_dim.mean
@@ -303,12 +367,13 @@ def evaluate_to_error_with_progress(
     batch_size: int = 64,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
 ) -> tuple[Bound, int]:
     """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
     from nelbo.evaluation import evaluate_to_error
 
     bound, calls, status = None, 0, ""
-    with counting_progress() as progress:
+    with counting_progress(disable=store is not None and store.rank > 0) as progress:
         task = progress.add_task(description, total=None, status="calls")
         for reading in evaluate_to_error(
             model,
@@ -318,6 +383,7 @@ def evaluate_to_error_with_progress(
             batch_size=batch_size,
             generator=_generator(seed),
             dtype=dtype,
+            store=store,
         ):
             if reading.bound is not None and reading.bound is not bound:
                 bits = reading.bound.mean().bits_per_dim

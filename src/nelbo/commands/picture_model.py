@@ -163,7 +163,7 @@ def walk_with_progress(
         seed: source of all noise.
         watch: called with the number of each state from 0.
     """
-    from nelbo.training.order import generator_for
+    from nelbo.distributions import generator_for
 
     with counting_progress() as progress:
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +17,7 @@ from nelbo.version import __version__
 
 def write_report(report: RunReport, path: str | Path) -> None:
     """Write the report as one self-contained HTML file, whole or not at all."""
-    html = render(report)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_html(render(report), path)
 
 
 def render(report: RunReport) -> str:
@@ -37,11 +34,24 @@ def render(report: RunReport) -> str:
         sections.settings(report),
         fragments.section("What the words mean", "", glossary(report.density)),
     ]
+    return page(report.title, parts)
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A page of sections as HTML; empty ones are left out."""
     resources = files("nelbo.report")
     template = Template((resources / "template.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(report.title),
+        title=escape(title),
         style=(resources / "style.css").read_text(encoding="utf-8"),
         content="\n".join(part for part in parts if part),
         footer=f"Written by nelbo {escape(__version__)}.",
     )
+
+
+def write_html(html: str, path: str | Path) -> None:
+    """Write a page, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-
-def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose seed is a hash of all the numbers, so that streams do not overlap."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
+from nelbo.distributions import generator_for
 
 
 class DataOrder:

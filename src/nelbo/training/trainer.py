@@ -30,13 +30,14 @@ from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.objectives import OBJECTIVES, BatchPart, TrainingTerms
+from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.training.checkpoints import Checkpoint
 from nelbo.training.config import TrainingConfig
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
-from nelbo.training.order import DataOrder, generator_for
+from nelbo.training.order import DataOrder
 from nelbo.training.precision import DTYPES, Autocast, bf16_pays
 from nelbo.training.processes import Processes, assign, whole
 

@@ -1,0 +1,111 @@
+"""nelbo compare: which of two models explains images better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nelbo.commands.common import (
+    choose_device,
+    load_pixel_model,
+    mention_skipped,
+    print_json,
+    show,
+)
+from nelbo.commands.evaluate import data_for_run, evaluate_with_progress, levels_to_evaluate
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.bound import Bound
+
+_NO_LATENTS = "compare takes models of pixels"
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two models on the same images by a paired test of their bounds."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """As in `nelbo train`."""
+    runs: tuple[str, str]
+    """The two runs, diffusers pipeline directories or Hub ids to compare."""
+    split: str = "test"
+    """Which images: train, test or all."""
+    levels: int = 50
+    """Levels of the chain an image, the same noise for both models."""
+    images: int | None = None
+    """Compare on the first so many images only."""
+    resize: bool = False
+    """Crop and resize images of another size than the models'."""
+    batch_size: int = 64
+    """Images at a time."""
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Evaluate both, compare, print."""
+        import torch
+
+        from nelbo.evidence import compare
+
+        for name in ("levels", "images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        bounds = [self._evaluate(run) for run in self.runs]
+        result = compare(*bounds, generator=torch.Generator().manual_seed(self.seed))
+        means = [bound.mean().bits_per_dim for bound in bounds]
+        if self.json:
+            print_json(
+                {
+                    "data": self.data,
+                    "split": self.split,
+                    "images": len(result.difference),
+                    "runs": [
+                        {
+                            "run": run,
+                            "bits_per_dim": mean.mean,
+                            "standard_error": mean.standard_error,
+                        }
+                        for run, mean in zip(self.runs, means, strict=True)
+                    ],
+                    "difference": result.mean.mean,
+                    "standard_error": result.mean.standard_error,
+                    "p_value": result.p_value,
+                    "first_wins": result.first_wins,
+                }
+            )
+            return
+        for run, mean in zip(self.runs, means, strict=True):
+            show(f"{mean.mean:.3f} ± {mean.standard_error:.3f} bits/dim  {run}")
+        show(
+            f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+            f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
+        )
+        better = self.runs[0] if result.mean.mean < 0 else self.runs[1]
+        share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
+        if result.p_value < 0.05:
+            show(f"{better} explains the images better, {share:.0%} of them one by one")
+        else:
+            show("These images do not tell the two models apart")
+
+    def _evaluate(self, run: str) -> Bound:
+        model = load_pixel_model(run, _NO_LATENTS).to(choose_device(self.device))
+        data = data_for_run(run, model, self.data, self.split, resize=self.resize)
+        mention_skipped(data)
+        if self.images is not None:
+            data = data.take(slice(self.images))
+        return evaluate_with_progress(
+            model,
+            data,
+            f"Evaluating {run}",
+            levels=levels_to_evaluate(self.levels, model),
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )

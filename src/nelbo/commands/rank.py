@@ -1,0 +1,147 @@
+"""nelbo rank: which images of a set surprise a model most."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nelbo.commands.common import load_pixel_model, mention_skipped, print_json, show
+from nelbo.commands.evaluate import (
+    data_for_run,
+    evaluate_with_progress,
+    join_processes,
+    levels_to_evaluate,
+    open_store,
+)
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nelbo.bound import Bound, BoundMap
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+
+TABLE, PAGE = "ranking.csv", "ranking.html"
+_MAP_LEVELS = 100
+_PRINTED = 10
+# What does not decide the bounds.
+_NO_SETTINGS = ("run_path", "device", "out", "json", "shown", "maps")
+_NO_LATENTS = "rank takes models of pixels"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Rank images by bits/dim, the most surprising first: find odd, damaged, mislabelled ones."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    out: Path
+    """Directory for ranking.csv and ranking.html; a ranking that was cut short goes on there."""
+    data: str | None = None
+    """As in `nelbo train`; by default what the run was trained on."""
+    split: str = "all"
+    """Which images: train, test or all."""
+    levels: int = 50
+    """Levels of the chain an image; more tell images of nearly the same rank apart."""
+    shown: int = 24
+    """How many images to show on each end of the page."""
+    maps: bool = True
+    """Show where in each of them the bits go."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
+    batch_size: int = 64
+    """Images at a time."""
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Evaluate, rank, write the table and the page."""
+        from nelbo.evidence import rank, write_ranking
+        from nelbo.report.page import write_html
+        from nelbo.report.ranking_page import RankingReport, ranking_page
+
+        for name in ("levels", "shown", "batch_size"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise NelboError(f"--{flag} must be at least 1, got {getattr(self, name)}")
+        processes = join_processes(self.device, self.out)
+        model = load_pixel_model(self.run_path, _NO_LATENTS).to(processes.device)
+        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
+        if processes.is_main:
+            mention_skipped(data)
+        settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+        bound = evaluate_with_progress(
+            model,
+            data,
+            f"Ranking {data.source}",
+            levels=levels_to_evaluate(self.levels, model),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            store=open_store(self.out, model, data, settings, processes),
+        )
+        processes.leave()
+        if not processes.is_main:
+            return
+        order = rank(bound)
+        write_ranking(self.out / TABLE, data, bound)
+        count = min(self.shown, max(1, len(order) // 2))
+        most, least = order[:count], order.flip(0)[:count]
+        page = ranking_page(
+            RankingReport(
+                model_name=Path(self.run_path).name,
+                data=data,
+                bound=bound,
+                most=most,
+                least=least,
+                maps=self._maps(model, data, most, least) if self.maps else None,
+            )
+        )
+        write_html(page, self.out / PAGE)
+        self._report(data, bound, order)
+
+    def _maps(self, model: Diffusion, data: ImageData, most: Tensor, least: Tensor) -> BoundMap:
+        import torch
+
+        from nelbo.diffusion import Pixels
+        from nelbo.evaluation import labels_for
+
+        assert isinstance(model.data, Pixels)
+        chosen = data.take(torch.cat([most, least]))
+        x_0 = model.data.to_network(chosen.images).to(next(model.parameters()).device)
+        levels = levels_to_evaluate(_MAP_LEVELS, model)
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():
+            return model.bound_map(
+                x_0, labels_for(model, chosen), levels=levels, generator=generator
+            )
+
+    def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:
+        bits = bound.bits_per_dim.tolist()
+        first = [(data.names[i], bits[i]) for i in order[:_PRINTED].tolist()]
+        if self.json:
+            print_json(
+                {
+                    "run": self.run_path,
+                    "data": data.source,
+                    "images": len(data),
+                    "bits_per_dim": bound.mean().bits_per_dim.mean,
+                    "most_surprising": [{"name": n, "bits_per_dim": b} for n, b in first],
+                    "table": str(self.out / TABLE),
+                    "page": str(self.out / PAGE),
+                    "skipped": list(data.skipped),
+                }
+            )
+            return
+        for name, value in first:
+            show(f"{value:8.3f} bits/dim  {name}")
+        if len(order) > len(first):
+            show(f"     ... and {len(order) - len(first):,} more in {self.out / TABLE}")
+        show(f"Page: {(self.out / PAGE).resolve().as_uri()}")

@@ -1,0 +1,190 @@
+"""nelbo rank, classify and compare, and evaluations that go on where they broke."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo.bound_store import BoundStore
+from nelbo.cli import main
+from nelbo.data import load_data
+from nelbo.evaluation import evaluate
+from tests.commands.conftest import TINY
+from tests.faults.test_mistakes import mistake
+
+
+def run_json(capsys, *arguments):
+    capsys.readouterr()
+    main([str(argument) for argument in (*arguments, "--json")])
+    return json.loads(capsys.readouterr().out)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("conditional") / "run"
+    main(["train", "digits", "--out", str(path), "--steps", "12", "--class-conditional", *TINY])
+    return path
+
+
+def test_rank_puts_noise_before_digits(run_path, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    digits = load_data("digits", "test").images[:12, 0]
+    for i, image in enumerate(digits):
+        Image.fromarray((image * 15).numpy()).save(folder / f"digit{i:02d}.png")
+    model = nelbo.load(run_path)
+    # The model has 17 levels a pixel and pictures 256: it is told so.
+    content = json.loads((run_path / "nelbo.json").read_text())
+    copy = tmp_path / "run"
+    shutil.copytree(run_path, copy)
+    content["data"]["levels"] = 256
+    (copy / "nelbo.json").write_text(json.dumps(content))
+    noise = torch.randint(256, (8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    Image.fromarray(noise.numpy()).save(folder / "noise.png")
+    out = tmp_path / "ranking"
+    printed = run_json(capsys, "rank", copy, "--data", folder, "--out", out, "--levels", 19)
+    assert printed["images"] == 13
+    assert printed["most_surprising"][0]["name"] == "noise.png"
+    rows = table(out / "ranking.csv")
+    assert [int(row["rank"]) for row in rows] == list(range(1, 14))
+    bits = [float(row["bits_per_dim"]) for row in rows]
+    assert bits == sorted(bits, reverse=True)
+    assert sum(bits) / 13 == pytest.approx(printed["bits_per_dim"], rel=1e-4)
+    page = (out / "ranking.html").read_text()
+    assert "noise.png" in page
+    assert page.count("its map") == 12  # six on each end
+    assert model.num_levels == 20
+
+
+def test_classify_prints_accuracy_and_cost(conditional, tmp_path, capsys):
+    out = tmp_path / "classes.csv"
+    printed = run_json(capsys, "classify", conditional, "--images", 20, "--draws", 12, "--out", out)
+    rows = table(out)
+    assert len(rows) == printed["images"] == 20
+    labels = load_data("digits", "test").labels[:20].tolist()
+    right = [row["class"] == str(label) for row, label in zip(rows, labels, strict=True)]
+    assert printed["accuracy"] == pytest.approx(sum(right) / 20)
+    calls = [int(row["calls"]) for row in rows]
+    assert printed["calls_per_image"] == pytest.approx(sum(calls) / 20)
+    assert max(calls) <= 12 * 10
+    assert printed["calls_for_all_classes_and_levels"] == 200
+
+
+def test_compare_tells_two_models_apart(run_path, tmp_path, capsys):
+    main(["train", "digits", "--out", str(tmp_path / "b"), "--steps", "40", *TINY])
+    arguments = ["compare", "digits", "--runs", run_path, tmp_path / "b", "--images", 40]
+    printed = run_json(capsys, *arguments, "--levels", 10)
+    first, second = (run["bits_per_dim"] for run in printed["runs"])
+    assert printed["difference"] == pytest.approx(first - second)
+    assert printed["difference"] > 0
+    assert printed["p_value"] < 0.01
+    assert printed["first_wins"] < 0.5
+    same = run_json(capsys, "compare", "digits", "--runs", run_path, run_path, "--images", 10)
+    assert same["difference"] == 0
+    assert same["p_value"] == 1
+    main([str(argument) for argument in arguments])
+    assert "b explains the images better" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_was_cut_short_goes_on(run_path, tmp_path, capsys, monkeypatch):
+    options = ["evaluate", run_path, "--levels", 5, "--images", 40, "--batch-size", 8]
+    whole = run_json(capsys, *options, "--out", tmp_path / "whole")
+    assert whole["bits_per_dim"] == run_json(capsys, *options)["bits_per_dim"]
+
+    class Killed(Exception):
+        pass
+
+    saved, calls = BoundStore._save, []
+
+    def save(self, stage, index, bound):
+        if len(calls) == 3:
+            raise Killed
+        calls.append(index)
+        saved(self, stage, index, bound)
+
+    monkeypatch.setattr(BoundStore, "_save", save)
+    broken = [str(argument) for argument in (*options, "--out", tmp_path / "broken")]
+    with pytest.raises(Killed):
+        main(broken)
+    monkeypatch.setattr(BoundStore, "_save", lambda *a: (calls.append(a[2]), saved(*a)))
+    capsys.readouterr()
+    assert run_json(capsys, *broken)["bits_per_dim"] == whole["bits_per_dim"]
+    assert calls == [0, 1, 2, 3, 4]  # none twice
+    rows = table(tmp_path / "broken" / "images.csv")
+    assert [row["name"] for row in rows] == list(load_data("digits", "test").names[:40])
+
+
+def test_rounds_go_on_too(run_path, tmp_path, capsys):
+    options = ["evaluate", run_path, "--error", 0.05, "--images", 30, "--out", tmp_path / "out"]
+    first = run_json(capsys, *options)
+    files = sorted((tmp_path / "out" / "bounds").glob("*.safetensors"))
+    assert {file.name[:2] for file in files} >= {"00", "01"}
+    files[-1].unlink()
+    assert run_json(capsys, *options)["bits_per_dim"] == first["bits_per_dim"]
+
+
+def test_two_processes_evaluate_as_one(run_path, tmp_path, capsys):
+    options = ["evaluate", run_path, "--error", 0.1, "--images", 40, "--batch-size", 8]
+    alone = run_json(capsys, *options)
+    command = [*options, "--out", tmp_path / "shared", "--json"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "nelbo", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["calls"] == alone["calls"]
+    mean, expected = (r["bits_per_dim"]["total"]["mean"] for r in (together, alone))
+    assert mean == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_have_noise_of_their_own(run_path):
+    model, data = nelbo.load(run_path), load_data("digits", "test").take(slice(24))
+
+    def read(**options):
+        generator = torch.Generator().manual_seed(3)
+        return list(evaluate(model, data, levels=3, batch_size=8, generator=generator, **options))
+
+    first, again = read(), read()
+    assert all(torch.equal(a.elbo, b.elbo) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0].levels, first[1].levels)
+
+
+def test_mistakes(run_path, conditional, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    run_json(capsys, "evaluate", run_path, "--levels", 2, "--images", 8, "--out", out)
+    message = mistake(capsys, "evaluate", run_path, "--levels", 3, "--images", 8, "--out", out)
+    assert "holds an evaluation with levels 2, not 3" in message
+    message = mistake(capsys, "evaluate", conditional, "--levels", 2, "--images", 8, "--out", out)
+    assert "holds an evaluation with weights" in message
+    (out / "bounds" / "00-000000.safetensors").write_bytes(b"broken")
+    message = mistake(capsys, "evaluate", run_path, "--levels", 2, "--images", 8, "--out", out)
+    assert "is damaged" in message
+    assert "remove it" in message
+    assert "no classes" in mistake(capsys, "classify", run_path)
+    assert "--levels must be at least 1" in mistake(
+        capsys, "rank", run_path, "--out", out, "--levels", 0
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "a directory to share" in mistake(capsys, "evaluate", run_path)
+    message = mistake(capsys, "evaluate", run_path, "--out", out, "--precision", "auto")
+    assert "need one precision" in message

@@ -1,0 +1,118 @@
+"""Classification by the bound, on classes whose exact posterior is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule
+from nelbo.evidence import Classifier, classify
+
+MEANS = torch.tensor([-0.6, 0.0, 0.5, 0.8])
+STD = 0.5
+SHAPE = (1, 2, 2)
+LABELS = Condition(label=torch.arange(len(MEANS)))
+
+
+class GaussianClasses(torch.nn.Module):
+    """E[x_0 | x_t, c] for x_0 ~ N(mean of the class, STD²), and how often it was asked."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.pairs = 0
+
+    def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        assert condition is not None
+        assert condition.label is not None
+        self.pairs += len(x_t)
+        signal = self.schedule.alphas_cumprod[time + 1].to(x_t.dtype).view(-1, 1, 1, 1)
+        mean = MEANS.to(x_t.dtype)[condition.label].view(-1, 1, 1, 1)
+        gain = signal.sqrt() * STD**2 / (signal * STD**2 + 1 - signal)
+        return mean + gain * (x_t - signal.sqrt() * mean)
+
+
+def model() -> Diffusion:
+    schedule = NoiseSchedule.linear(200, 1e-3, 0.06)
+    return Diffusion(
+        GaussianClasses(schedule),
+        schedule,
+        prediction="sample",
+        variance="fixed_large",
+        data=Continuous(),
+        shape=SHAPE,
+    )
+
+
+def draw(n: int, label: int, seed: int = 0) -> Tensor:
+    noise = torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    return MEANS[label] + STD * noise
+
+
+def exact(x_0: Tensor) -> Tensor:
+    """−log p(x_0 | c) of each class but for a constant, (B, C)."""
+    return ((x_0.flatten(1)[:, None] - MEANS[:, None]) ** 2).sum(2) / (2 * STD**2)
+
+
+def test_differences_between_classes_are_those_of_the_log_densities():
+    images, copies = draw(6, 1), 400
+    generator = torch.Generator().manual_seed(1)
+    classifier = Classifier(model(), LABELS, margin=1e9, draws=40, generator=generator)
+    run = classifier(images.repeat(copies, 1, 1, 1))
+    assert run.remaining.all()
+    nelbo = run.nelbo.view(copies, len(images), len(MEANS))
+    found = nelbo - nelbo.mean(2, keepdim=True)
+    expected = exact(images) - exact(images).mean(1, keepdim=True)
+    # The bound of the exact model is all but tight; what is left is the noise of the draws.
+    error = found.mean(0) - expected
+    spread = found.std(0) / copies**0.5
+    assert (error.abs() < 4 * spread + 0.01 * expected.abs().max()).all()
+    assert spread.max() < 0.1
+    assert expected.abs().max() > 1.0
+
+
+def test_clear_cases_are_decided_with_few_calls():
+    torch.manual_seed(0)
+    x_0 = torch.cat([draw(40, label, seed=label) for label in range(len(MEANS))])
+    scores = exact(x_0)
+    best_two = scores.sort(1).values[:, :2]
+    clear = best_two[:, 1] - best_two[:, 0] > 2.0
+    assert 30 < clear.sum() < len(x_0)
+    network = model()
+    found = list(classify(network, x_0, LABELS, batch_size=80, generator=torch.Generator()))
+    label = torch.cat([batch.label for batch in found])
+    calls = torch.cat([batch.calls for batch in found])
+    agree = (label == scores.argmin(1))[clear].float().mean()
+    assert agree > 0.95
+    assert calls.sum() == network.network.pairs
+    # All classes at all levels would be 800 calls an image.
+    assert calls[clear].float().mean() < 100
+    assert calls[clear].float().mean() < calls[~clear].float().mean()
+
+
+def test_a_class_that_left_the_race_is_never_the_answer():
+    run = Classifier(model(), LABELS, draws=40, generator=torch.Generator())(draw(30, 3))
+    assert run.remaining[torch.arange(30), run.label].all()
+    # A margin of next to nothing leaves one class after the first round.
+    hasty = Classifier(model(), LABELS, margin=1e-9, draws=40)(draw(5, 0))
+    assert (hasty.remaining.sum(1) == 1).all()
+    assert (hasty.calls == 4 * len(MEANS)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": 0.0}, "margin must be a positive number"),
+        ({"draws": 1}, "draws must be at least 2"),
+        ({"classes": Condition(label=torch.tensor([0]))}, "at least 2 classes, got 1"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(NelboError, match=message):
+        Classifier(model(), **({"classes": LABELS} | options))
+
+
+def test_a_model_without_classes_says_so():
+    with pytest.raises(NelboError, match="the model has no classes"):
+        next(classify(model(), draw(2, 0)))
