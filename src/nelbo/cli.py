@@ -1,4 +1,4 @@
-"""The command line: nelbo train | sample | edit | evaluate | likelihood | fit | data | ..."""
+"""The command line: `nelbo COMMAND`, one module of `nelbo.commands` each."""
 
 from __future__ import annotations
 
