@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import torch
+from _digits import digits_run
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -267,7 +268,7 @@ def against_monai(learned: Diffusion, data: ImageData, repeats: int, levels: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, help="a model of the digits")
+    parser.add_argument("--run", help="a model of the digits; else trains one")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--draws", type=int, default=2, help="draws of all levels for a reference")
     parser.add_argument("--reference", type=Path, help="keep the reference here")
@@ -281,7 +282,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="only so many images")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    model = nelbo.load(arguments.run).eval()
+    model = nelbo.load(digits_run(arguments.run)).eval()
     data = load_data("digits", "test")
     if arguments.images:
         data = data.take(slice(arguments.images))

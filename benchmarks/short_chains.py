@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from _digits import digits_run
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,10 +27,9 @@ from torch.nn import functional as F
 
 import nelbo
 from nelbo.bound import Estimate
-from nelbo.cli import main as nelbo_main
 from nelbo.data import load_data
 from nelbo.report.theme import new_figure
-from nelbo.samplers import DDIM, DDPM, Sampler
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
 from nelbo.samplers.spacing import spaced_levels
 
 LENGTHS = (5, 10, 25, 50, 100)
@@ -158,6 +157,11 @@ SAMPLERS: dict[str, Walk] = {
     "DDPM, even + analytic": ancestral("even", "analytic"),
     "DDPM, optimal + analytic": ancestral("optimal", "analytic"),
     "DDIM": lambda model, K: (model, DDIM(K, spacing="trailing")),
+    "DPM-Solver++ 2": lambda model, K: (model, DPMSolver(K)),
+    "DPM-Solver++ 2, SDE": lambda model, K: (model, DPMSolver(K, stochastic=True)),
+    "Euler": lambda model, K: (model, Euler(K)),
+    # Two network calls a step but for the last: as many calls in all, or one fewer.
+    "Heun": lambda model, K: (model, Heun((K + 1) // 2)),
 }
 
 
@@ -309,11 +313,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write figures and results here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as directory:
-        run = arguments.run or f"{directory}/digits"
-        if not arguments.run:
-            nelbo_main(["train", "digits", "--out", run, "--time-budget", "120s"])
-        model = nelbo.load(run)
+    model = nelbo.load(digits_run(arguments.run))
     assert isinstance(model, nelbo.Diffusion)
     if model.profile is None:
         train = load_data("digits", "train")

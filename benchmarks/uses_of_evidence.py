@@ -11,17 +11,15 @@ the 20.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from _digits import digits_run
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 import nelbo
-from nelbo.cli import main as command
 from nelbo.data import load_data
 from nelbo.diffusion import Diffusion
 from nelbo.evidence import Classification, classify
@@ -119,22 +117,14 @@ def classification(model: Diffusion) -> Table:
     return table
 
 
-def trained(path: str | None, folder: Path, *options: str) -> Diffusion:
-    if path is None:
-        path = str(folder / "-".join(("digits", *options)).replace("--", ""))
-        command(["train", "digits", "--out", path, "--time-budget", "120s", *options])
-    return nelbo.load(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--run", help="a run on the digits")
     parser.add_argument("--conditional", help="a run on the digits with --class-conditional")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Console().print(ranking(trained(arguments.run, Path(folder))))
-        model = trained(arguments.conditional, Path(folder), "--class-conditional")
-        Console().print(classification(model))
+    Console().print(ranking(nelbo.load(digits_run(arguments.run))))
+    run = digits_run(arguments.conditional, "--class-conditional")
+    Console().print(classification(nelbo.load(run)))
 
 
 if __name__ == "__main__":

@@ -104,17 +104,19 @@ class Classify:
     def _classify(self, model: Diffusion, data: ImageData) -> Classification:
         import torch
 
+        from nelbo.conditioning import Condition
         from nelbo.diffusion import Pixels
         from nelbo.evaluation import check_fits
-        from nelbo.evidence import Classification, classify
+        from nelbo.evidence import Classification, Classifier
 
         check_fits(model, data)
         assert isinstance(model.data, Pixels)
-        x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
-        batches = classify(
+        if model.num_classes < 2:
+            raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
+        device = next(model.parameters()).device
+        classifier = Classifier(
             model,
-            x_0,
-            batch_size=self.batch_size,
+            Condition(label=torch.arange(model.num_classes, device=device)),
             margin=self.margin,
             draws=self.draws,
             generator=torch.Generator().manual_seed(self.seed),
@@ -122,9 +124,9 @@ class Classify:
         done = []
         with counting_progress() as progress:
             task = progress.add_task(f"Classifying {data.source}", total=len(data), status="")
-            for batch in batches:
-                done.append(batch)
-                progress.update(task, advance=len(batch.label))
+            for batch in data.batches(self.batch_size):
+                done.append(classifier(model.data.to_network(batch.images).to(device)))
+                progress.update(task, advance=len(batch))
         return Classification.cat(done)
 
 
