@@ -283,7 +283,7 @@ def plot_samples(results: dict, path: Path) -> None:
         lengths = [int(K) for K in row]
         axes.plot(lengths, [*row.values()], "o-", color=color, label=name, markersize=4)
     axes.axhline(samples["floor"], color="#75726d", linestyle=":", label="real against real")
-    decorate(axes, "steps", "Fréchet distance")
+    decorate(axes, "steps", "Fréchet distance", loc="lower left", bbox_to_anchor=(0, 0.06), ncols=2)
     axes.set_yscale("log")
     axes.set_xticks(STEPS, [str(K) for K in STEPS])
     ticks = [0.2, 0.5, 1, 2, 4]
@@ -292,12 +292,12 @@ def plot_samples(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def decorate(axes, x: str, y: str) -> None:
+def decorate(axes, x: str, y: str, **legend: object) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, **legend)
 
 
 def main() -> None:
