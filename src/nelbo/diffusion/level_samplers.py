@@ -72,7 +72,7 @@ class LevelSampler:
         shape = () if self.spread else (batch,)
         place = torch.rand(shape, generator=generator, device=source, dtype=dtype).cpu().double()
         if self.spread:
-            place = (place + torch.arange(batch) / batch) % 1.0
+            place = (place + torch.arange(batch, dtype=torch.float64) / batch) % 1.0
         probabilities = self.probabilities
         edges = probabilities.cumsum(0)
         index = torch.searchsorted(edges, place, right=True).clamp(max=len(edges) - 1)
