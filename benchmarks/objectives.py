@@ -1,12 +1,13 @@
 """What training minimises and at which levels, compared on digits at equal steps.
 
     python benchmarks/objectives.py [--steps N] [--part objectives|samplers] [--only OBJECTIVE ...]
+                                    [--run RUN]
 
 Every row is a model trained from the same weights, on the same images in the same order with the
 default settings, in float32. The bound is of the test images, at 20 levels each with the same
 noise. Samples are compared with all real digits by the Fréchet distance of short_chains.py, in the
-features of a small classifier. The level samplers are compared on one model, trained by the
-bound: the mean of the loss of a batch of 64, and its standard deviation over batches.
+features of a small classifier. The level samplers are compared on one model, that of a run or
+trained by the bound: the mean loss of a batch of 64, and its standard deviation over batches.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import torch
 from short_chains import frechet, train_classifier
 
+import nelbo
 from nelbo import Diffusion
 from nelbo.data import load_data
 from nelbo.diffusion.level_samplers import HISTORY, LEVEL_SAMPLERS, make_level_sampler
@@ -80,17 +82,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--part", choices=("objectives", "samplers"), default="objectives")
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", help="objectives")
+    parser.add_argument("--run", help="a run on digits to compare level samplers on")
+    parser.add_argument("--batches", type=int, default=200)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seed = arguments.seed
     if arguments.part == "samplers":
-        model = train(arguments.steps, seed).average.model.eval()
+        run = arguments.run
+        model = nelbo.load(run) if run else train(arguments.steps, seed).averaged()
+        assert isinstance(model, Diffusion)
+        model.eval()
         for objective in arguments.only or OBJECTIVES:
             for name in LEVEL_SAMPLERS:
-                mean, deviation = spread(model, objective, name, 200)
+                mean, deviation = spread(model, objective, name, arguments.batches)
                 print(f"{objective:8s} {name:16s} {mean:.4g} ± {deviation / mean:.1%}", flush=True)
         return
     for objective in arguments.only or OBJECTIVES:
