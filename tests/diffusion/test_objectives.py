@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from nelbo import NoiseSchedule
-from nelbo.diffusion.objectives import HYBRID_WEIGHT, draw_levels
+from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities
+from nelbo.diffusion.objectives import HYBRID_WEIGHT
 from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, T, make, pixels
 
 
@@ -30,7 +30,7 @@ def test_simple_is_the_squared_error_of_what_the_network_predicts(prediction):
     x_0 = pixels(6)
     loss = model.loss(x_0, generator=torch.Generator().manual_seed(4))
     g = torch.Generator().manual_seed(4)
-    t, _ = draw_levels(6, T, 1 / T, g)
+    t, _ = LevelSampler(level_probabilities(T)).draw(6, g)
     noise = torch.randn(6, *SHAPE, generator=g, dtype=torch.float64)
     a = model.schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
     s = (1 - a**2).sqrt()
@@ -75,30 +75,3 @@ def test_gradient_of_the_bound_matches_finite_differences():
         model.network.scale -= 2 * step
         below = value()
     assert gradient.item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("share", [0.1, 1 / 50])
-def test_levels_have_the_probability_that_their_weight_says(share, generator):
-    T, batch, repeats = 50, 20, 6000
-    counts, weights = torch.zeros(T + 1), torch.zeros(T + 1)
-    for _ in range(repeats):
-        t, weight = draw_levels(batch, T, share, generator)
-        counts += torch.bincount(t, minlength=T + 1)
-        weights[t] = weight
-    frequency = counts[1:] / (batch * repeats)
-    torch.testing.assert_close(frequency * weights[1:], torch.ones(T), atol=0.1, rtol=0)
-    assert frequency[0].item() == pytest.approx(share, rel=0.05)
-
-
-def test_levels_of_a_batch_are_spread_evenly(generator):
-    t, _ = draw_levels(100, 1000, 1 / 1000, generator)
-    gaps = t.sort().values.diff()
-    assert gaps.min() >= 9
-    assert gaps.max() <= 11
-
-
-def test_one_level_chain_is_always_at_level_one(generator):
-    t, weight = draw_levels(5, 1, 1.0, generator)
-    assert t.tolist() == [1] * 5
-    assert weight.tolist() == [1.0] * 5
-    assert NoiseSchedule.linear(1).num_levels == 1

@@ -44,6 +44,15 @@ def test_unknown_data(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_unknown_level_sampler_and_objective(tmp_path, capsys):
+    out = tmp_path / "run"
+    for option, names in (("--level-sampler", "low_discrepancy"), ("--objective", "min_snr")):
+        message = mistake(capsys, *train("digits", "--out", out, option, "sobol"))
+        assert "'sobol'" in message
+        assert names in message
+        assert not out.exists()
+
+
 def test_empty_folder(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     message = mistake(capsys, *train(tmp_path / "empty", "--out", tmp_path / "run"))

@@ -17,6 +17,7 @@ from nelbo.training.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
 )
+from nelbo.training.config import ModelConfig
 from tests.training.test_trainer import trainer
 
 
@@ -50,6 +51,31 @@ def test_a_restored_run_takes_the_very_same_steps(tmp_path, precision):
     for a, b in zip(everything(unbroken), everything(resumed), strict=True):
         assert torch.equal(a, b)
     assert resumed.average.updates == unbroken.average.updates
+
+
+def test_a_restored_run_draws_the_levels_that_losses_call_for(tmp_path):
+    model = ModelConfig(widths=(8, 16), levels=4)
+    options = {"steps": 9, "level_sampler": "importance", "horizontal_flip": True}
+    options |= {"objective": "min_snr", "input_perturbation": 0.1, "batch_size": 24}
+    unbroken = trainer(model, **options)
+    expected = list(unbroken.run())
+    broken = trainer(model, **options)
+    for step in broken.run():
+        if step.step == 6:
+            break
+    checkpoints = Checkpoints(tmp_path / "training")
+    checkpoints.save(broken.state())
+    checkpoint = checkpoints.newest()[0]
+    assert checkpoint.tensors["level_sampler"]["seen"].min() >= 10
+    resumed = trainer(model, **options)
+    resumed.restore(checkpoint)
+    for mine, theirs in zip(resumed.run(), expected[6:], strict=True):
+        assert mine.loss == theirs.loss
+        assert mine.bits_per_dim == theirs.bits_per_dim
+    for a, b in zip(everything(unbroken), everything(resumed), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(NelboError, match="of a run with another level_sampler than 'importance'"):
+        resumed.restore(trainer(model, steps=1).state())
 
 
 def test_used_time_counts_after_resuming():

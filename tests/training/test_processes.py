@@ -19,9 +19,10 @@ from tests.training.test_trainer import SMALL, trainer
 
 # Dropout's masks depend on how a batch is cut; everything else is drawn for the whole batch.
 MODEL = ["--widths", "8", "16", "--levels", "6", "--dropout", "0", "--class-conditional"]
+LEVELS = ["--level-sampler", "importance", "--input-perturbation", "0.1", "--horizontal-flip"]
 OPTIONS = ["--batch-size", "15", "--steps", "12", "--precision", "fp32", "--warmup-steps", "3"]
 BRIEF = ["--evaluate-images", "4", "--evaluate-levels", "1", "--threads", "1"]
-COMMAND = ["-m", "nelbo", "train", "digits", *MODEL, *OPTIONS, *BRIEF]
+COMMAND = ["-m", "nelbo", "train", "digits", *MODEL, *OPTIONS, *LEVELS, *BRIEF]
 
 
 def launch(*arguments: str, out: Path, fsdp: bool = False) -> subprocess.Popen:
@@ -93,18 +94,20 @@ def test_one_of_two_dies_and_the_run_resumes(tmp_path):
     assert curve(out)[-1]["step"] == saved + 2
 
 
-@pytest.mark.parametrize("objective", ["bound", "hybrid"])
+@pytest.mark.parametrize("objective", ["bound", "hybrid", "sigmoid"])
 def test_a_batch_in_parts_is_the_whole_batch(objective):
     from dataclasses import replace
 
-    model = replace(SMALL, dropout=0.0)
-    options = {"steps": 5, "objective": objective, "batch_size": 15}
+    model = replace(SMALL, dropout=0.0, levels=6)
+    options = {"steps": 8, "objective": objective, "batch_size": 15, "input_perturbation": 0.1}
+    options |= {"level_sampler": "importance", "horizontal_flip": True}
     whole = trainer(model, **options)
     parts = trainer(model, gradient_accumulation=4, **options)
     for a, b in zip(whole.run(), parts.run(), strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
         assert a.bits_per_dim == pytest.approx(b.bits_per_dim, rel=1e-4)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-3)
+    assert min(whole.state().tensors["level_sampler"]["seen"]) >= 10  # no longer uniform
 
 
 def test_every_image_is_computed_once():

@@ -45,6 +45,39 @@ def test_training_improves_the_bound(objective):
     assert bits(t.average.model) < before - 0.7
 
 
+@pytest.mark.parametrize("objective", ["min_snr", "p2", "sigmoid", "edm"])
+def test_weighted_objectives_learn(objective):
+    steps = list(trainer(objective=objective, steps=40, warmup_steps=5, batch_size=32).run())
+    assert sum(step.loss for step in steps[-10:]) / 10 < 0.85 * steps[0].loss
+    assert steps[-1].bits_per_dim < steps[0].bits_per_dim
+
+
+def test_settings_of_the_weightings_reach_the_loss():
+    def first_loss(**options):
+        return next(trainer(steps=1, **options).run()).loss
+
+    assert first_loss(objective="min_snr", snr_gamma=0.01) < first_loss(objective="min_snr")
+    assert first_loss(objective="sigmoid", sigmoid_bias=-3.0) < first_loss(objective="sigmoid")
+
+
+def test_half_of_the_images_are_mirrored_and_nothing_else_changes():
+    plain, mirrored = trainer(steps=1), trainer(steps=1, horizontal_flip=True)
+    seen = []
+    for t in (plain, mirrored):
+        x_0 = []
+        forward = t.model.forward
+        t.model.forward = lambda x, *a, x_0=x_0, forward=forward, **k: (
+            x_0.append(x) or forward(x, *a, **k)
+        )
+        for step in range(40):
+            t._terms(t.model, step, t._parts[0])
+        seen.append(torch.cat(x_0))
+    same = (seen[0] == seen[1]).flatten(1).all(1)
+    flipped = (seen[0].flip(-1) == seen[1]).flatten(1).all(1)
+    assert (same | flipped).all()
+    assert 0.4 < flipped.float().mean() < 0.6
+
+
 def test_running_bits_read_the_bound_whatever_the_objective():
     """At a tiny learning rate the model stands still and the reading has a known mean."""
     t = trainer(objective="simple", steps=150, learning_rate=1e-12, batch_size=64)
@@ -146,6 +179,8 @@ def test_bad_durations(text):
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
         ({"warmup_steps": -1}, "must not be negative"),
+        ({"input_perturbation": -0.1}, "input_perturbation must not be negative"),
+        ({"snr_gamma": 0.0}, "snr_gamma must be positive"),
     ],
 )
 def test_settings_are_checked(options, message):

@@ -24,6 +24,7 @@ from torch.distributions import Normal
 
 from nelbo.conditioning import Condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
+from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms, training_terms
@@ -32,6 +33,7 @@ from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, profile_levels
+from nelbo.diffusion.weighting import Weighting
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
@@ -193,6 +195,11 @@ class Diffusion(TractableMHVAE):
         return 2 if self._reverse_variance.is_learned else 1
 
     @property
+    def learns_variance(self) -> bool:
+        """Whether the network predicts the reverse variance."""
+        return self._reverse_variance.is_learned
+
+    @property
     def num_classes(self) -> int:
         """How many classes the network is told of; 0 for an unconditional one."""
         return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
@@ -255,13 +262,22 @@ class Diffusion(TractableMHVAE):
         x_0: Float[Tensor, "batch ..."],
         condition: Condition | None = None,
         *,
-        objective: str = "simple",
+        objective: str | Weighting = "simple",
         generator: torch.Generator | None = None,
         part: BatchPart | None = None,
+        level_sampler: LevelSampler | None = None,
+        input_perturbation: float = 0.0,
     ) -> TrainingTerms:
         """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
         return training_terms(
-            self, x_0, condition, objective=objective, generator=generator, part=part
+            self,
+            x_0,
+            condition,
+            objective=objective,
+            generator=generator,
+            part=part,
+            level_sampler=level_sampler,
+            input_perturbation=input_perturbation,
         )
 
     def loss(
@@ -269,10 +285,10 @@ class Diffusion(TractableMHVAE):
         x_0: Float[Tensor, "batch ..."],
         condition: Condition | None = None,
         *,
-        objective: str = "simple",
+        objective: str | Weighting = "simple",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The training objective "simple", "hybrid" or "bound" of a batch, scalar."""
+        """A training objective of a batch, by its name or a weighting of the bound, scalar."""
         return self(x_0, condition, objective=objective, generator=generator).loss
 
     def respace(self, levels: Sequence[int] | Tensor) -> Diffusion:

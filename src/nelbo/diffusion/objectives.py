@@ -13,12 +13,16 @@ The objectives are
 * ``hybrid``: simple + λ · bound in bits per dimension, λ = 0.001, where the bound sees the
   prediction detached, so that it teaches only a learned variance (Nichol & Dhariwal 2021, eq. 16);
 * ``bound``: the negative bound itself, nats per example. Level 1 carries far more of it than any
-  other level, so it is drawn with probability 0.1, the others uniformly.
+  other level, so it is drawn with probability 0.1, the others uniformly;
+* ``min_snr``, ``p2``, ``sigmoid``, ``edm``: the bound weighted by the log signal-to-noise ratio,
+  see `nelbo.diffusion.weighting`, per dimension, levels uniform. A learned variance, which no
+  squared error teaches, learns from the bound as with ``hybrid``.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,13 +30,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.conditioning import Condition
+from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities
+from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion
 
-OBJECTIVES = ("simple", "hybrid", "bound")
+OBJECTIVES = ("simple", "hybrid", "bound", *WEIGHTINGS)
 HYBRID_WEIGHT = 1e-3
 FIRST_LEVEL_SHARE = 0.1
 
@@ -43,13 +49,16 @@ class TrainingTerms(NamedTuple):
     Attributes:
         loss: the objective, scalar.
         nelbo: an unbiased estimate of each example's negative bound from its one level, nats, (B,)
-            without gradient.
+            without gradient. With input perturbation it is that of the perturbed model.
         levels: the level of each example, (B,).
+        level_losses: what the objective is at that level, (B,) without gradient: the loss is the
+            mean of these over π(t), but for the prior matching of a bound.
     """
 
     loss: Tensor
     nelbo: Float[Tensor, " batch"]
     levels: Int[Tensor, " batch"]
+    level_losses: Float[Tensor, " batch"]
 
 
 class BatchPart(NamedTuple):
@@ -74,57 +83,73 @@ def training_terms(
     x_0: Float[Tensor, "batch ..."],
     condition: Condition | None,
     *,
-    objective: str,
+    objective: str | Weighting,
     generator: torch.Generator | None,
     part: BatchPart | None = None,
+    level_sampler: LevelSampler | None = None,
+    input_perturbation: float = 0.0,
 ) -> TrainingTerms:
     """The objective of a batch, or of the part of it that `x_0` is, each example at one level.
+
+    Args:
+        model: the model.
+        x_0: the data, or a part of it.
+        condition: what the network is told beside.
+        objective: its name, or a weighting of the bound.
+        generator: draws the levels, then the noise, then the noise of the perturbation.
+        part: which part `x_0` is.
+        level_sampler: draws the levels; by default evenly spread ones.
+        input_perturbation: γ; the network sees x_t with noise ε + γξ, ξ ~ N(0, I), and is to
+            predict as without it (Ning et al. 2023, algorithm 1).
 
     Raises:
         NelboError: an unknown objective.
     """
-    if objective not in OBJECTIVES:
-        raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
-    T = model.num_levels
-    first_share = FIRST_LEVEL_SHARE if objective == "bound" else 1 / T
+    check_objective(objective)
     whole = part or BatchPart(0, len(x_0), len(x_0))
-    t, weight = draw_levels(whole.batch, T, first_share, generator, x_0.device)
-    noise = randn_like(x_0.new_empty(()).expand(whole.batch, *x_0.shape[1:]), generator)
-    t, weight, noise = t[whole.slice], weight[whole.slice], noise[whole.slice]
+    sampler = level_sampler or LevelSampler(default_probabilities(objective, model.num_levels))
+    t, weight = sampler.draw(whole.batch, generator, x_0.device)
+    like = x_0.new_empty(()).expand(whole.batch, *x_0.shape[1:])
+    noise = randn_like(like, generator)[whole.slice]
+    t, weight = t[whole.slice], weight[whole.slice]
     x_t = model.diffuse(x_0, noise, t)
-    prediction = model.predict(x_t, t, condition)
+    if input_perturbation:
+        extra = randn_like(like, generator)[whole.slice]
+        seen_x_t = model.diffuse(x_0, noise + input_perturbation * extra, t)
+        prediction = replace(model.predict(seen_x_t, t, condition), x_t=x_t)
+    else:
+        prediction = model.predict(x_t, t, condition)
 
-    seen = prediction if objective == "bound" else prediction.detach_mean()
-    with torch.set_grad_enabled(objective != "simple" and torch.is_grad_enabled()):
-        nelbo = weight * model.level_term(seen, x_0, t) + model.prior_matching(x_0)
     if objective == "bound":
-        return TrainingTerms(nelbo.mean(), nelbo.detach(), t)
-    loss = (prediction.output - prediction.target(x_0, noise)).square().mean()
-    if objective == "hybrid":
-        loss = loss + HYBRID_WEIGHT * nelbo.mean() / (x_0[0].numel() * math.log(2.0))
-    return TrainingTerms(loss, nelbo.detach(), t)
+        terms = model.level_term(prediction, x_0, t)
+        nelbo = weight * terms + model.prior_matching(x_0)
+        return TrainingTerms(nelbo.mean(), nelbo.detach(), t, terms.detach())
+
+    weighting = objective if isinstance(objective, Weighting) else WEIGHTINGS.get(objective)
+    errors = (prediction.output - prediction.target(x_0, noise)).square().flatten(1).mean(1)
+    if weighting is None:
+        losses = errors / model.num_levels
+    else:
+        lookup = error_weight_lookup(weighting, model.schedule, model.prediction)
+        losses = lookup("weight", t, errors) * errors
+    teaches_variance = objective == "hybrid" or (weighting is not None and model.learns_variance)
+    with torch.set_grad_enabled(teaches_variance and torch.is_grad_enabled()):
+        terms = model.level_term(prediction.detach_mean(), x_0, t)
+        nelbo = weight * terms + model.prior_matching(x_0)
+    loss = (weight * losses).mean()
+    if teaches_variance:
+        share = HYBRID_WEIGHT / (x_0[0].numel() * math.log(2.0))
+        loss = loss + share * nelbo.mean()
+        losses = losses + share * terms
+    return TrainingTerms(loss, nelbo.detach(), t, losses.detach())
 
 
-def draw_levels(
-    batch: int,
-    T: int,
-    first_share: float,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """A level for each example and its weight 1/π(t): level 1 with probability `first_share`.
+def check_objective(objective: str | Weighting) -> None:
+    """Raise `NelboError` for an objective that there is not."""
+    if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
+        raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
 
-    The other levels are equally likely. One uniform draw shifts a regular grid over all of them
-    (Kingma et al. 2021, appendix I.1), which takes most of the variance out of a batch's loss.
-    """
-    if T == 1:
-        first_share = 1.0
-    source = generator.device if generator is not None else device
-    shift = torch.rand((), generator=generator, device=source).to(device)
-    place = (shift + torch.arange(batch, device=device) / batch) % 1.0
-    is_first = place < first_share
-    others, other_share = max(T - 1, 1), max(1.0 - first_share, 1e-12)
-    above = ((place - first_share) / other_share * others).long().clamp(0, others - 1)
-    t = torch.where(is_first, 1, 2 + above)
-    weight = torch.where(is_first, 1 / first_share, others / other_share)
-    return t, weight
+
+def default_probabilities(objective: str | Weighting, T: int) -> Float[Tensor, " T"]:
+    """The π that suits an objective, (T,)."""
+    return level_probabilities(T, FIRST_LEVEL_SHARE if objective == "bound" else None)

@@ -7,6 +7,10 @@ At a given :math:`x_t = a x_0 + s \epsilon` with :math:`a = \sqrt{\bar\alpha_t}`
 .. math::
     x_0 = (x_t - s\epsilon) / a = a x_t - s v, \qquad
     \epsilon = (x_t - a x_0) / s = s x_t + a v.
+
+A squared error of one is therefore one of the others, times a function of
+:math:`\lambda = \log(a^2/s^2)`, with :math:`a^2 = \mathrm{sigmoid}(\lambda)` and
+:math:`s^2 = \mathrm{sigmoid}(-\lambda)`.
 """
 
 from __future__ import annotations
@@ -16,17 +20,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from nelbo.diffusion.thresholding import Threshold
 
 
 class Parameterization(NamedTuple):
-    """How a network's output stands to x_0 and ε; every function takes a and s last."""
+    """How a network's output stands to x_0 and ε.
+
+    The first three functions take a and s last. The last two give the squared error of x_0 and of
+    ε for a squared error of one of the output, as functions of λ.
+    """
 
     x_0: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (output, x_t, a, s)
     epsilon: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (output, x_t, a, s)
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x_0, epsilon, a, s)
+    data_error: Callable[[Tensor], Tensor]  # (λ)
+    noise_error: Callable[[Tensor], Tensor]  # (λ)
 
 
 PARAMETERIZATIONS = {
@@ -34,16 +45,22 @@ PARAMETERIZATIONS = {
         x_0=lambda output, x_t, a, s: (x_t - s * output) / a,
         epsilon=lambda output, x_t, a, s: output,
         target=lambda x_0, epsilon, a, s: epsilon,
+        data_error=lambda log_snr: torch.exp(-log_snr),
+        noise_error=torch.ones_like,
     ),
     "sample": Parameterization(
         x_0=lambda output, x_t, a, s: output,
         epsilon=lambda output, x_t, a, s: (x_t - a * output) / s,
         target=lambda x_0, epsilon, a, s: x_0,
+        data_error=torch.ones_like,
+        noise_error=torch.exp,
     ),
     "v_prediction": Parameterization(
         x_0=lambda output, x_t, a, s: a * x_t - s * output,
         epsilon=lambda output, x_t, a, s: s * x_t + a * output,
         target=lambda x_0, epsilon, a, s: a * epsilon - s * x_0,
+        data_error=lambda log_snr: torch.sigmoid(-log_snr),
+        noise_error=torch.sigmoid,
     ),
 }
 

@@ -38,7 +38,19 @@ class TrainingConfig:
     shard: bool = False
     """Shard the weights over the processes (FSDP) rather than replicate them (DDP)."""
     objective: str = "bound"
-    """What to minimise: bound, hybrid or simple."""
+    """What to minimise: bound, hybrid or simple, or a weighted bound: min_snr, p2, sigmoid or
+    edm."""
+    snr_gamma: float = 5.0
+    """γ of min_snr: the signal-to-noise ratio above which the weight falls."""
+    sigmoid_bias: float = 2.0
+    """b of sigmoid: the log signal-to-noise ratio at which the weight is one half."""
+    level_sampler: str = "low_discrepancy"
+    """Which levels a batch is at: low_discrepancy spreads them evenly, uniform draws each on its
+    own, importance draws those with a large loss more often."""
+    input_perturbation: float = 0.0
+    """Extra noise on the network's input, as a share of the noise that is there; 0.1 if any."""
+    horizontal_flip: bool = False
+    """Mirror half of the images, left to right, anew each step."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
@@ -71,13 +83,16 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise NelboError(f"{name} must be at least 1, got {value}")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "snr_gamma"):
             if not getattr(self, name) > 0:
                 raise NelboError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("ema_decay", "label_dropout", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise NelboError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"):
+        for name in (
+            *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
+            "input_perturbation",
+        ):
             if getattr(self, name) < 0:
                 raise NelboError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.diffusion.objectives import OBJECTIVES, TrainingTerms
+from nelbo.diffusion.objectives import TrainingTerms, check_objective
+from nelbo.diffusion.weighting import Weighting
 from nelbo.distributions import draw, normal
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
@@ -122,7 +123,7 @@ class PriorObjective(nn.Module):
 
     Args:
         model: whose prior, and text encoder if it has one, to train.
-        objective: "simple", "hybrid" or "bound"; see `nelbo.diffusion.objectives`.
+        objective: its name, or a weighting of the bound; see `nelbo.diffusion.objectives`.
         condition_dropout: share of examples told the empty prompt, or no label.
 
     Raises:
@@ -135,12 +136,11 @@ class PriorObjective(nn.Module):
         self,
         model: LatentDiffusion,
         *,
-        objective: str = "simple",
+        objective: str | Weighting = "simple",
         condition_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if objective not in OBJECTIVES:
-            raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
+        check_objective(objective)
         if not 0 <= condition_dropout < 1:
             raise NelboError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
         self.prior = model.prior

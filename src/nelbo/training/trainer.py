@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.diffusion.objectives import OBJECTIVES, BatchPart, TrainingTerms
+from nelbo.diffusion.level_samplers import make_level_sampler
+from nelbo.diffusion.objectives import (
+    BatchPart,
+    TrainingTerms,
+    check_objective,
+    default_probabilities,
+)
+from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
 from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
@@ -104,10 +111,7 @@ class Trainer:
     ) -> None:
         config.check()
         check_fits(model, data)
-        if config.objective not in OBJECTIVES:
-            raise NelboError(
-                f"unknown objective {config.objective!r}: expected one of {OBJECTIVES}"
-            )
+        check_objective(config.objective)
         assert isinstance(model.data, Pixels)
         self.config = config
         self.processes = processes or Processes(torch.device(device))
@@ -132,6 +136,10 @@ class Trainer:
         # size of an image.
         self._bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
         self._loss_scale = self._bits if config.objective == "bound" else 1.0
+        self._objective = _objective(config)
+        self._level_sampler = make_level_sampler(
+            config.level_sampler, default_probabilities(config.objective, model.num_levels)
+        )
 
         self.step = 0
         self.seconds = 0.0
@@ -244,6 +252,8 @@ class Trainer:
         }
         if self.power_averages is not None:
             tensors["power_averages"] = self.power_averages.named()
+        if self._level_sampler.learns:
+            tensors["level_sampler"] = self._level_sampler.state()
         progress = {
             "seconds": self.seconds,
             "rate_scale": self.rate_scale,
@@ -283,6 +293,13 @@ class Trainer:
                     "the run has kept no averages to take snapshots of: leave snapshot_every out"
                 )
             self.power_averages.load(tensors["power_averages"], checkpoint.step)
+        if self._level_sampler.learns:
+            if "level_sampler" not in tensors:
+                raise NelboError(
+                    "the checkpoint holds no losses of levels: it is of a run with another "
+                    f"level_sampler than {self.config.level_sampler!r}"
+                )
+            self._level_sampler.restore(tensors["level_sampler"])
         self.step = checkpoint.step
         self.seconds = progress["seconds"]
         self.rate_scale = progress["rate_scale"]
@@ -303,6 +320,7 @@ class Trainer:
         """One optimisation step: loss, negative bound in nats, gradient norm, stop, seconds."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = nats = 0.0
+        levels, level_losses = [0.0] * self.config.batch_size, [0.0] * self.config.batch_size
         with self.processes.together():
             for part in self._parts:
                 share = (part.stop - part.start) / part.batch
@@ -313,6 +331,9 @@ class Trainer:
                     self._scaler.scale(terms.loss * weight).backward()
                 loss += share * terms.loss.item()
                 nats += share * terms.nelbo.mean().item()
+                if self._level_sampler.learns:
+                    levels[part.slice] = terms.levels.tolist()
+                    level_losses[part.slice] = terms.level_losses.tolist()
             self._scaler.unscale_(self.optimizer)
             clip = self.config.gradient_clip
             norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip)).item()
@@ -322,6 +343,10 @@ class Trainer:
         # An infinite gradient in fp16 is a loss scale too high, which the scaler lowers.
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.precision == "fp16")):
             raise self._diverged(self.step + 1, f"loss {loss}, gradient norm {norm}")
+        if self._level_sampler.learns:
+            # Each process knows its own examples; all are to draw the same levels.
+            known = torch.tensor(self.processes.sum([*levels, *level_losses])).chunk(2)
+            self._level_sampler.update(known[0].long(), known[1])
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.average.update(self.model)
@@ -361,7 +386,11 @@ class Trainer:
         index = self._order.batch(step)
         generator = generator_for(self.config.seed, 1, step, device=self.device)
         assert isinstance(self.model.data, Pixels)
-        x_0 = self.model.data.to_network(self.data.images[index[part.slice]])
+        images = self.data.images[index[part.slice]]
+        if self.config.horizontal_flip:
+            flips = torch.rand(len(index), generator=generator_for(self.config.seed, 2, step)) < 0.5
+            images = torch.where(flips[part.slice].view(-1, 1, 1, 1), images.flip(-1), images)
+        x_0 = self.model.data.to_network(images)
         x_0 = x_0.to(self.device, non_blocking=True)
         condition = self._condition(index, generator)
         cuda = [self.device] if self.device.type == "cuda" else []
@@ -372,9 +401,11 @@ class Trainer:
             return model(
                 x_0,
                 None if condition is None else condition[part.slice],
-                objective=self.config.objective,
+                objective=self._objective,
                 generator=generator,
                 part=part,
+                level_sampler=self._level_sampler,
+                input_perturbation=self.config.input_perturbation,
             )
 
     def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
@@ -427,6 +458,13 @@ class ExplosionWatch:
     def suspicious(self) -> bool:
         """Whether the last loss was far above."""
         return self.above > 0
+
+
+def _objective(config: TrainingConfig) -> str | Weighting:
+    """The objective with its settings."""
+    if config.objective == "min_snr":
+        return MinSNR(config.snr_gamma)
+    return Sigmoid(config.sigmoid_bias) if config.objective == "sigmoid" else config.objective
 
 
 def _rate_factor(step: int, fraction: float, warmup_steps: int) -> float:
