@@ -50,10 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] == ["train"]:
             # Its defaults may come from the settings of a run.
             options = arguments[1:]
+            default = Train.defaults(options)
             tyro.cli(
-                Train,
+                type(default),
                 prog="nelbo train",
-                default=Train.defaults(options),
+                default=default,
                 args=options,
                 config=(tyro.conf.OmitArgPrefixes,),
             ).run()

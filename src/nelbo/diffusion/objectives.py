@@ -89,8 +89,8 @@ def training_terms(
     first_share = FIRST_LEVEL_SHARE if objective == "bound" else 1 / T
     whole = part or BatchPart(0, len(x_0), len(x_0))
     t, weight = draw_levels(whole.batch, T, first_share, generator, x_0.device)
-    noise = randn_like(x_0.new_empty(()).expand(whole.batch, *x_0.shape[1:]), generator)
-    t, weight, noise = t[whole.slice], weight[whole.slice], noise[whole.slice]
+    noise = part_of_noise(x_0, part, generator)
+    t, weight = t[whole.slice], weight[whole.slice]
     x_t = model.diffuse(x_0, noise, t)
     prediction = model.predict(x_t, t, condition)
 
@@ -103,6 +103,18 @@ def training_terms(
     if objective == "hybrid":
         loss = loss + HYBRID_WEIGHT * nelbo.mean() / (x_0[0].numel() * math.log(2.0))
     return TrainingTerms(loss, nelbo.detach(), t)
+
+
+def part_of_noise(
+    like: Float[Tensor, "part ..."],
+    part: BatchPart | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "part ..."]:
+    """Standard normal noise for a part of a batch, cut from that of the whole batch."""
+    if part is None:
+        return randn_like(like, generator)
+    batch = like.new_empty(()).expand(part.batch, *like.shape[1:])
+    return randn_like(batch, generator)[part.slice]
 
 
 def draw_levels(
