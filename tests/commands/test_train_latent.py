@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import nelbo
-from nelbo import LatentDiffusion
+from nelbo import LatentDiffusion, checkpoints
 from nelbo.cli import main
 from nelbo.commands.autoencoder_recipe import beside_reconstructions
 from nelbo.data import load_data
@@ -145,9 +145,9 @@ def test_text_and_prior_have_learned_and_the_autoencoder_has_not(latent, autoenc
 def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
     unbroken, out = request.getfixturevalue(kind), tmp_path / "run"
     shutil.copytree(unbroken, out)
-    checkpoints = Checkpoints(out / "training")
-    assert 0 < checkpoints.steps()[-2] < STEPS
-    shutil.rmtree(checkpoints.path(STEPS))
+    kept = Checkpoints(out / "training")
+    assert 0 < kept.steps()[-2] < STEPS
+    shutil.rmtree(kept.path(STEPS))
     main(["train", "--resume", "--out", str(out)])
     assert_same(unbroken, out)
 
@@ -170,6 +170,19 @@ def test_sample_with_a_prompt(latent, tmp_path):
     asked = ["--prompt", "red square", "-n", "2", "--steps", "2", "--guidance", "2"]
     main(["sample", str(latent), *asked, "--out", str(out)])
     assert Image.open(out).size[0] > 8
+
+
+def test_a_shipped_checkpoint_goes_by_its_name(latent, tmp_path, monkeypatch):
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "squares").symlink_to(latent)
+    monkeypatch.setattr(checkpoints, "DIRECTORY", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(nelbo.load("squares"), LatentDiffusion)
+    main(["sample", "squares", "-n", "1", "--steps", "1", "--out", "one.png"])
+    assert (tmp_path / "one.png").is_file()
+    (tmp_path / "squares").mkdir()  # what is here comes first
+    with pytest.raises(nelbo.NelboError, match="model_index"):
+        nelbo.load("squares")
 
 
 def test_evaluate_reads_the_bound_with_captions(latent, pictures, capsys):

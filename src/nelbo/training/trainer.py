@@ -105,6 +105,7 @@ class Trainer(Generic[Module]):
         self.config = config
         self.processes = processes or Processes(torch.device(device))
         self.device = self.processes.device
+        self.data = data
         self.task = task_for(model, data, config)
         self._parts = self.processes.parts(config.batch_size, config.gradient_accumulation)
         self.model = model.to(self.device).train()
