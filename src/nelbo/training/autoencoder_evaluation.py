@@ -24,7 +24,7 @@ from nelbo.networks import AutoencoderKL
 # Pixels lie in [−1, 1].
 _PEAK = 2.0
 # Images that are enough to fit a scale.
-_FITTED = 512
+_FITTED = 256
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AutoencoderReading:
 
 @torch.no_grad()
 def fit_scale(autoencoder: AutoencoderKL, data: ImageData, *, batch_size: int = 64) -> float:
-    """The σ under which the first 512 images are most likely, each given one draw of its latent."""
+    """The σ under which the first 256 images are most likely, each given one draw of its latent."""
     generator = torch.Generator().manual_seed(0)
     pixels = Pixels(data.levels)
     pairs = []
