@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import tyro
 from rich.console import Console
@@ -56,10 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] == ["train"]:
             # Its defaults may come from the settings of a run.
             options = arguments[1:]
+            default = Train.defaults(options)
             tyro.cli(
-                Train,
+                type(default),
                 prog="nelbo train",
-                default=Train.defaults(options),
+                default=default,
                 args=options,
                 config=(tyro.conf.OmitArgPrefixes,),
             ).run()
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        command.run()
+        _resolved(command).run()
     except (NelboError, OSError) as error:  # OSError: a path that cannot be read or written
         # As text, not markup: messages quote lists in brackets.
         console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
@@ -79,6 +82,16 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted")
         sys.exit(INTERRUPTED)
+
+
+def _resolved(command: Any) -> Any:
+    """The command on the directory of a checkpoint that ships with nelbo, where it was named."""
+    name = getattr(command, "run_path", None)
+    if not isinstance(name, str) or Path(name).exists():
+        return command
+    from nelbo.checkpoints import resolve
+
+    return dataclasses.replace(command, run_path=resolve(name))
 
 
 def _show_warning(

@@ -99,10 +99,11 @@ def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
-def calls_per_image(model: Diffusion, levels: int | Estimator | None) -> int:
-    """How many network evaluations `evaluate` makes for each image."""
+def calls_per_image(model: Diffusion | LatentDiffusion, levels: int | Estimator | None) -> int:
+    """How many evaluations of the denoising network `evaluate` makes for each image."""
     estimator = as_estimator(levels)
-    chosen, _ = estimator.choose(1, model.num_levels)
+    chain = model if isinstance(model, Diffusion) else model.prior
+    chosen, _ = estimator.choose(1, chain.num_levels)
     return (estimator.reconstructions + chosen.shape[1]) * (2 if estimator.antithetic else 1)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ class TextEncoder(nn.Module):
         if not (folder / "vocab.json").exists():
             # Newer releases of transformers write tokenizer.json alone, which older do not read.
             self.tokenizer.backend_tokenizer.model.save(str(folder))
-        self.model.save_pretrained(Path(path) / TEXT_ENCODER)
+        with _no_progress_bar():
+            self.model.save_pretrained(Path(path) / TEXT_ENCODER)
 
     @property
     def max_tokens(self) -> int:
@@ -184,6 +186,19 @@ class TextEncoder(nn.Module):
                     f"a prompt is longer than {self.max_tokens} tokens; dropped: {dropped!r}",
                     stacklevel=4,
                 )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' bars, which would cut through those of training."""
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _transformers() -> Any:

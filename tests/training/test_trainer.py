@@ -152,11 +152,11 @@ def test_every_epoch_sees_every_image_once_in_a_new_order():
 
 def test_class_conditional_training_withholds_some_labels():
     t = trainer(ModelConfig(widths=(8, 16), levels=50, class_conditional=True), steps=1)
-    labels = t._condition(torch.arange(1000), torch.Generator().manual_seed(0)).label
+    labels = t.task._condition(torch.arange(1000), torch.Generator().manual_seed(0)).label
     withheld = labels == -1
     assert 0.05 < withheld.float().mean() < 0.15
     assert torch.equal(labels[~withheld], t.data.labels[:1000][~withheld])
-    assert trainer(steps=1)._condition(torch.arange(4), torch.Generator()) is None
+    assert trainer(steps=1).task._condition(torch.arange(4), torch.Generator()) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ it is, whose data made it under which licence, by which command, and how good it
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import torch
@@ -40,6 +41,13 @@ def checkpoint_path(name: str) -> Path:
             "loaded with nelbo.load"
         )
     return DIRECTORY / name
+
+
+def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The directory of a checkpoint for its name; anything else, and what is a path here, as is."""
+    if isinstance(path, str) and path in available() and not Path(path).exists():
+        return str(checkpoint_path(path))
+    return path
 
 
 def pretrained(name: str) -> Model:

@@ -13,7 +13,6 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    load_pixel_model,
     mention_skipped,
     optimal_chain,
     print_json,
@@ -24,11 +23,13 @@ from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from nelbo.bound import Bound
     from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
     from nelbo.training.processes import Processes
 
 DEFAULT_ERROR = 0.01
@@ -36,11 +37,8 @@ IMAGES_FILE = "images.csv"
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "device", "out", "json")
 _TRIED_IMAGES = 16
-
-_NO_LATENT_BOUND = (
-    "its bound on pixels is not available yet; in Python, model.prior.elbo(z) of latents "
-    "z = model.encode(x).rsample() is the bound of its prior"
-)
+# Levels an image for a latent model, whose error is not known beforehand.
+_LATENT_LEVELS = 50
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,11 @@ class Evaluate:
     """Which images: train, test or all."""
     error: float | None = None
     """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
-    0.01 where neither this nor --levels is given."""
+    0.01 where neither this nor --levels is given. For models of pixels."""
     levels: int | Literal["all", "optimal"] | None = None
     """Instead, levels of the chain an image: all, or a number, drawn and weighted without bias.
-    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
+    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance. 50 for a
+    latent model."""
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
@@ -82,9 +81,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the bound."""
-        from nelbo.diffusion import Pixels
-        from nelbo.evidence import write_ranking
-        from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
+        from nelbo.diffusers_format import load
+        from nelbo.latent import LatentDiffusion
 
         if self.images is not None and self.images < 1:
             raise NelboError(f"--images must be at least 1, got {self.images}")
@@ -99,21 +97,21 @@ class Evaluate:
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         processes = join_processes(self.device, self.out, self.precision)
-        model = load_pixel_model(self.run_path, _NO_LATENT_BOUND).to(processes.device)
-        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
-        model = self._chain(model)
+        loaded = load(self.run_path).to(processes.device)
+        data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
         if processes.is_main:
             mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        store = None
-        if self.out is not None:
-            settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
-            store = open_store(self.out, model, data, settings, processes)
+        description = f"Evaluating {data.source}, {self.split}"
+        if isinstance(loaded, LatentDiffusion):
+            self._evaluate_latent(loaded, data, description, processes)
+            return
+        model = self._chain(loaded)
+        store = self._store(model, data, processes)
         dtype, tried = choose_dtype(
             model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.seed
         )
-        description = f"Evaluating {data.source}, {self.split}"
         if levels is None:
             bound, calls = evaluate_to_error_with_progress(
                 model,
@@ -138,14 +136,78 @@ class Evaluate:
                 store=store,
             )
             calls = int(bound.calls.sum())
-        calls += tried
+        self._show(bound, model, data, calls + tried, dtype, processes)
+
+    def _store(
+        self, model: Diffusion | LatentDiffusion, data: ImageData, processes: Processes
+    ) -> BoundStore | None:
+        if self.out is None:
+            return None
+        settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+        return open_store(self.out, model, data, settings, processes)
+
+    def _evaluate_latent(
+        self, model: LatentDiffusion, data: ImageData, description: str, processes: Processes
+    ) -> None:
+        """The bound on pixels of a latent model, told the captions or labels of the images."""
+        import torch
+
+        from nelbo.calibration import fit_decoder_scale
+
+        for name in ("error", "steps"):
+            if getattr(self, name) is not None:
+                raise NelboError(f"--{name} is for models of pixels: give --levels")
+        if self.levels == "optimal":
+            raise NelboError("--levels optimal is for models of pixels: give a number, or all")
+        if self.precision == "auto":
+            raise NelboError("--precision auto is for models of pixels: give fp32 or bf16")
+        if model.decoder_scale is None:
+            # A pipeline from elsewhere says nothing of it.
+            model.decoder_scale = fit_decoder_scale(
+                model, data, generator=torch.Generator().manual_seed(self.seed)
+            )
+            say(
+                f"{self.run_path} has no scale of its decoder; the one that suits these images "
+                f"best, {model.decoder_scale:.4f}, flatters the bound a little"
+            )
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        bound = evaluate_with_progress(
+            model,
+            data,
+            description,
+            levels=levels_to_evaluate(self.levels or _LATENT_LEVELS, model.prior),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            dtype=dtype,
+            store=self._store(model, data, processes),
+        )
+        calls = int(bound.calls.sum())
+        self._show(bound, model.prior, data, calls, dtype, processes, density=False)
+
+    def _show(
+        self,
+        bound: Bound,
+        model: Diffusion,
+        data: ImageData,
+        calls: int,
+        dtype: torch.dtype,
+        processes: Processes,
+        *,
+        density: bool | None = None,
+    ) -> None:
+        """Print the result; by default it is a density where `model` is not of pixels."""
+        from nelbo.diffusion import Pixels
+        from nelbo.evidence import write_ranking
+        from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
+
         processes.leave()
         if not processes.is_main:
             return
         if self.out is not None:
             write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
-        density = not isinstance(model.data, Pixels)
+        if density is None:
+            density = not isinstance(model.data, Pixels)
         if self.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
@@ -194,7 +256,7 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
 
 
 def open_store(
-    out: Path, model: Diffusion, data: ImageData, settings: dict[str, Any], processes: Processes
+    out: Path, model: nn.Module, data: ImageData, settings: dict[str, Any], processes: Processes
 ) -> BoundStore:
     """Where the bounds of batches are kept, for this model, these images and these settings."""
     from nelbo.bound_store import BoundStore, fingerprint
@@ -238,7 +300,12 @@ def cost_line(images: int, T: int, calls: int) -> str:
 
 
 def data_for_run(
-    run_path: str, model: Diffusion, source: str | None, split: str, *, resize: bool = False
+    run_path: str,
+    model: Diffusion | LatentDiffusion,
+    source: str | None,
+    split: str,
+    *,
+    resize: bool = False,
 ) -> ImageData:
     """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
 
@@ -322,7 +389,7 @@ def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | N
 
 
 def evaluate_with_progress(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     data: ImageData,
     description: str,
     *,

@@ -78,7 +78,7 @@ def finish(
         images: how many images of each split at most.
         seed: source of all noise.
     """
-    shown = {"train": _first(train, images, seed), "test": _first(test, images, seed)}
+    shown = {"train": first_images(train, images, seed), "test": first_images(test, images, seed)}
     bounds = {
         split: evaluate_with_progress(
             model,
@@ -164,7 +164,7 @@ def _maps(report: RunReport, seed: int) -> BoundMap:
     return model.bound_map(x_0, labels_for(model, shown), levels=levels, generator=generator)
 
 
-def _first(data: ImageData, images: int, seed: int) -> ImageData:
+def first_images(data: ImageData, images: int, seed: int) -> ImageData:
     """A random subset where there are more images than asked for, in their order."""
     if len(data) <= images:
         return data

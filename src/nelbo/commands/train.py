@@ -20,13 +20,20 @@ from nelbo.commands.common import (
     training_progress,
 )
 from nelbo.errors import NelboError
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import (
+    AutoencoderSettings,
+    LatentSettings,
+    ModelConfig,
+    TrainingConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
+    from nelbo.commands.recipe import Recipe
     from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
     from nelbo.training.stopping import StopRequest
@@ -41,17 +48,20 @@ _MAY_CHANGE = {
     *("steps", "time_budget", "save_every", "keep_checkpoints", "validate_every"),
     *("gradient_accumulation", "checkpoint_activations", "compile", "shard", "precision"),
 }
-# Samples that are drawn along with each reading of the bound, and the steps that each takes.
-_GRID, _GRID_STEPS = 16, 50
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
+class TrainCommand:
+    """Train a model on images; evaluate its bound, sample, and write a report."""
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
     or hub:USER/NAME; with --resume or --config, by default what the settings name."""
+    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
+        "pixel"
+    )
+    """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
+    model of the latents of an --autoencoder. Each has options of its own: --model latent --help."""
     out: Path | None = None
     """The run directory to make, or to go on with."""
     overwrite: bool = False
@@ -66,7 +76,6 @@ class Train:
     channels: int | None = None
     """1 for grey or 3 for colour; by default what the pictures of a folder are."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
     evaluate_levels: int | Literal["all"] = 50
     """Levels an image for the bound of the test split in the report: a number, or all."""
     evaluate_images: int = 300
@@ -87,7 +96,6 @@ class Train:
 
         from nelbo.data import load_data
         from nelbo.data.sources import absolute
-        from nelbo.training.build import build_model, resolve
         from nelbo.training.processes import Processes
         from nelbo.training.trainer import Trainer
 
@@ -101,9 +109,9 @@ class Train:
         if processes.is_main:
             mention_skipped(data, test)
         torch.manual_seed(self.training.seed)
-        model = build_model(self.model, data)
-        self._check_memory(model, processes)
-        trainer = Trainer(model, data, self.training, processes=processes)
+        recipe = self.recipe(data, test, processes.device)
+        recipe.check_memory(self.training, processes)
+        trainer = Trainer(recipe.model, recipe.data, self.training, processes=processes)
         # Settings that do not fit show themselves here, before anything is replaced on disk.
         trainer.rehearse()
         if not self.resume:
@@ -112,33 +120,48 @@ class Train:
         # A path is found again from wherever the run is evaluated or resumed.
         where = absolute(source)
         settings = dataclasses.replace(
-            self, data=where, channels=data.shape[0], model=resolve(self.model, data)
+            self,
+            data=where,
+            channels=data.shape[0],
+            model=recipe.settings,  # type: ignore[call-arg]  # every kind has its own
+            **self._paths(),
         )
         if processes.is_main:
             settings.save(run.config)
-        finished = self._train(trainer, run, test, where)
+        finished = self._train(trainer, run, recipe, data, where)
         processes.leave()
         if not finished or not processes.is_main:
             return
-        from nelbo.commands.finish import finish_run
-
-        summary = finish_run(
+        summary = recipe.finish(
             run,
             levels=self.evaluate_levels,
             images=self.evaluate_images,
             seed=self.training.seed,
             device=device,
-            train=data,
-            test=test,
         )
         if self.json:
             print_json({"run": str(run.path), **summary})
-        else:
+        elif "report" in summary:
             say(f"Report: {run.report.resolve().as_uri()}")
+        else:
+            say(f"Run: {run.path}")
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """What this kind of model adds.
+
+        Raises:
+            NelboError: settings that do not fit together or the images.
+        """
+        raise NotImplementedError
+
+    def _paths(self) -> dict[str, Any]:
+        """Settings that are paths, as they are found again from another directory."""
+        return {}
 
     @classmethod
-    def defaults(cls, arguments: list[str]) -> Train:
-        """What the command starts from: the settings that --resume or --config names, if any."""
+    def defaults(cls, arguments: list[str]) -> TrainCommand:
+        """What the command starts from: the kind of model that --model names, with the settings
+        that --resume or --config names, if any."""
         from nelbo.training.settings_file import from_mapping, read_settings
 
         asked, _ = _peek().parse_known_args(arguments)
@@ -149,12 +172,18 @@ class Train:
             if not file.is_file():
                 raise NelboError(f"{asked.out} holds no run to resume: there is no {file.name}")
         else:
-            return cls()
+            return command_for(asked.model)()
         content = read_settings(file)
+        kind = command_for(content.get("kind", asked.model))
+        if asked.model is not None and asked.model != kind.kind:
+            raise NelboError(f"{file} is of a model {kind.kind}: leave --model out")
         forbidden = [name for name in _NOT_SAVED if name in content]
         if forbidden:
             raise NelboError(f"{file}: {forbidden[0]!r} is given on the command line only")
-        return from_mapping(cls, content, str(file))
+        if isinstance(content.get("training"), dict):
+            # What is left out is as this kind of model has it.
+            content["training"] = dataclasses.asdict(kind().training) | content["training"]
+        return from_mapping(kind, content, str(file))
 
     def save(self, path: Path) -> None:
         """Write the settings, to be read by --config."""
@@ -185,12 +214,11 @@ class Train:
 
     def _check_unchanged(self, out: Path) -> None:
         """A run cannot go on with settings that would make it another run."""
-        before = Train.defaults(["--resume", "--out", str(out)])
-        for mine, kept in (
-            (self, before),
-            (self.training, before.training),
-            (self.model, before.model),
-        ):
+        before = TrainCommand.defaults(["--resume", "--out", str(out)])
+        groups = [(self, before)] + [
+            (getattr(self, name), getattr(before, name)) for name in ("training", "model")
+        ]
+        for mine, kept in groups:
             for name in (f.name for f in dataclasses.fields(mine)):
                 value, old = getattr(mine, name), getattr(kept, name)
                 if dataclasses.is_dataclass(value) or name in (*_NOT_SAVED, *_MAY_CHANGE):
@@ -200,20 +228,6 @@ class Train:
                         f"the run in {out} has {name} {old!r}, which cannot change to {value!r} "
                         "halfway: leave it out, or start a new run"
                     )
-
-    def _check_memory(self, model: Diffusion, processes: Processes) -> None:
-        from nelbo.training.memory import check_memory, estimate_memory
-
-        training = self.training
-        parts = processes.parts(training.batch_size, training.gradient_accumulation)
-        images = max(part.stop - part.start for part in parts)
-        estimate = estimate_memory(
-            model,
-            images,
-            averages=3 if training.snapshot_every else 1,
-            recompute=training.checkpoint_activations,
-        )
-        check_memory(estimate, processes.device)
 
     def _directory(self, out: Path, processes: Processes) -> RunDirectory:
         """The run directory, made or opened by the first process."""
@@ -228,13 +242,19 @@ class Train:
         processes.sum([0.0])  # none goes on before the directory is there
         return run
 
-    def _train(self, trainer: Trainer, run: RunDirectory, test: ImageData, source: str) -> bool:
+    def _train(
+        self,
+        trainer: Trainer[Any],
+        run: RunDirectory,
+        recipe: Recipe,
+        data: ImageData,
+        source: str,
+    ) -> bool:
         """Take all steps; False where they were all taken before, and exits if stopped early."""
         from nelbo.training.stopping import StopRequest
         from nelbo.training.supervisor import Supervisor
         from nelbo.training.threads import ThreadTuner
         from nelbo.training.tracking import TensorBoard
-        from nelbo.training.validation import Validation
 
         is_main = trainer.processes.is_main
         tuner = None
@@ -247,21 +267,23 @@ class Train:
         if self.track == "tensorboard" and is_main:
             tracker = TensorBoard(run.tensorboard)
         parameters = sum(p.numel() for p in trainer.model.parameters())
+        validates = bool(self.training.validate_every)
         with StopRequest() as stop:
             supervisor = Supervisor(
                 trainer,
                 run,
-                self._notes(trainer.data, source, parameters),
+                self._notes(recipe, data, source, parameters),
                 stop,
-                validation=Validation(test) if self.training.validate_every else None,
-                draw=self._grids(run, tracker, is_main) if self.training.validate_every else None,
+                validation=recipe.validation if validates else None,
+                draw=self._grids(run, recipe, tracker, is_main) if validates else None,
+                save=recipe.save,
                 tracker=tracker,
                 after_save=tuner.tune_again if tuner else lambda: None,
             )
             if is_main:
                 say(
-                    f"Training on {len(trainer.data)} images of {source}, shape "
-                    f"{trainer.data.shape}, with {parameters / 1e6:.2f}M parameters on "
+                    f"Training on {len(data)} images of {source}, shape "
+                    f"{data.shape}, with {parameters / 1e6:.2f}M parameters on "
                     f"{_where(trainer)}"
                 )
             if self.resume:
@@ -316,47 +338,124 @@ class Train:
         raise KeyboardInterrupt
 
     def _grids(
-        self, run: RunDirectory, tracker: Any, is_main: bool
-    ) -> Callable[[Diffusion, int], None]:
-        """What draws a grid of samples for a step, from the same noise each time."""
+        self, run: RunDirectory, recipe: Recipe, tracker: Any, is_main: bool
+    ) -> Callable[[Any, int], None]:
+        """What draws the grid of a step."""
 
-        def draw(model: Diffusion, step: int) -> None:
-            import torch
+        def draw(model: Any, step: int) -> None:
+            from nelbo.report.grids import save_image
 
-            from nelbo.commands.sample import all_classes
-            from nelbo.diffusion import Pixels
-            from nelbo.report.grids import image_grid, save_image
-            from nelbo.samplers import DDIM
-
-            assert isinstance(model.data, Pixels)
-            condition = all_classes(model, _GRID)
-            device = next(model.parameters()).device
-            samples = model.sample(
-                _GRID,
-                DDIM(min(_GRID_STEPS, model.num_levels), spacing="trailing"),
-                condition=None if condition is None else condition.to(device),
-                generator=torch.Generator().manual_seed(self.training.seed),
-            )
+            grid = recipe.picture(model, self.training.seed)
             if not is_main:
                 return
-            grid = image_grid(model.data.to_levels(samples).byte().cpu(), model.data.levels)
             save_image(grid, run.samples / f"step-{step:06d}.png")
             if tracker is not None:
                 tracker.picture("samples", grid, step)
 
         return draw
 
-    def _notes(self, data: ImageData, source: str, parameters: int) -> dict[str, Any]:
+    def _notes(
+        self, recipe: Recipe, data: ImageData, source: str, parameters: int
+    ) -> dict[str, Any]:
         return {
             "source": source,
             "training_images": len(data),
-            "label_names": list(data.label_names) if self.model.class_conditional else [],
+            "label_names": list(recipe.label_names),
             "parameters": parameters,
             "settings": {
                 "training": dataclasses.asdict(self.training),
-                "model": dataclasses.asdict(self.model),
+                "model": dataclasses.asdict(recipe.settings),
             },
         }
+
+
+@dataclass(frozen=True)
+class Train(TrainCommand):
+    """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """A model of pixels."""
+        from nelbo.commands.pixel_recipe import PixelRecipe
+
+        return PixelRecipe(self.model, data, test)
+
+
+@dataclass(frozen=True)
+class TrainAutoencoder(TrainCommand):
+    """Train an autoencoder on images; evaluate it, and draw reconstructions."""
+
+    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
+        "autoencoder"
+    )
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995)
+    )
+    model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """An autoencoder."""
+        from nelbo.commands.autoencoder_recipe import AutoencoderRecipe
+
+        return AutoencoderRecipe(self.model, data, test)
+
+
+@dataclass(frozen=True)
+class TrainLatent(TrainCommand):
+    """Train a diffusion model of latents, with its text encoder; evaluate its bound, and sample."""
+
+    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
+        "latent"
+    )
+    autoencoder: Path | None = None
+    """The run of --model autoencoder, or another autoencoder in the format of diffusers, whose
+    latents to model; it stays as it is."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            objective="simple", learning_rate=1e-3, ema_decay=0.999
+        )
+    )
+    model: LatentSettings = field(default_factory=LatentSettings)
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """A prior of the latents of the autoencoder, of which the run keeps a copy."""
+        from nelbo.commands.latent_recipe import LatentRecipe, read_autoencoder
+
+        if self.autoencoder is None:
+            raise NelboError(
+                "--autoencoder is missing: train one first, with nelbo train DATA --model "
+                "autoencoder --out AE, and give --autoencoder AE"
+            )
+        own = read_autoencoder(self.out) if self.resume and self.out is not None else None
+        autoencoder = own or read_autoencoder(self.autoencoder)
+        if autoencoder is None:
+            raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
+        training = self.training
+        return LatentRecipe(
+            self.model,
+            autoencoder.to(device),
+            data,
+            test,
+            objective=training.objective,
+            condition_dropout=training.label_dropout,
+        )
+
+    def _paths(self) -> dict[str, Any]:
+        assert self.autoencoder is not None
+        return {"autoencoder": self.autoencoder.resolve()}
+
+
+def command_for(kind: Any) -> type[TrainCommand]:
+    """The command that trains a kind of model; None is the usual one.
+
+    Raises:
+        NelboError: there is no such kind.
+    """
+    kinds = {command.kind: command for command in (Train, TrainAutoencoder, TrainLatent)}
+    if kind is not None and kind not in kinds:
+        raise NelboError(f"--model must be one of {', '.join(kinds)}, got {kind!r}")
+    return kinds[kind or "pixel"]
 
 
 class _Pace:
@@ -381,11 +480,12 @@ def _peek() -> Any:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--out")
+    parser.add_argument("--model")
     parser.add_argument("--resume", action="store_true")
     return parser
 
 
-def _where(trainer: Trainer) -> str:
+def _where(trainer: Trainer[Any]) -> str:
     count = trainer.processes.count
     if trainer.device.type == "cpu":
         import torch

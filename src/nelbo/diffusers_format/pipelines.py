@@ -30,6 +30,8 @@ _LOADERS: dict[str, Callable[[str | os.PathLike[str], PipelineIndex], Model]] = 
 def load(path: str | os.PathLike[str]) -> Model:
     """A model from a run or pipeline directory, or from the Hugging Face Hub.
 
+    The name of a checkpoint that ships with the package is as good as its directory.
+
     Returns:
         A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
         LDMPipeline, StableDiffusionPipeline and StableDiffusionControlNetPipeline.
@@ -39,6 +41,9 @@ def load(path: str | os.PathLike[str]) -> Model:
             the message names the file and the field.
         MissingExtraError: a pipeline with a text encoder, without transformers installed.
     """
+    from nelbo.checkpoints import resolve  # which loads with this module
+
+    path = resolve(path)
     index = _read_index(path)
     return _LOADERS[index.class_name](path, index)
 

@@ -109,12 +109,11 @@ def training_terms(
     whole = part or BatchPart(0, len(x_0), len(x_0))
     sampler = level_sampler or LevelSampler(default_probabilities(objective, model.num_levels))
     t, weight = sampler.draw(whole.batch, generator, x_0.device)
-    like = x_0.new_empty(()).expand(whole.batch, *x_0.shape[1:])
-    noise = randn_like(like, generator)[whole.slice]
+    noise = part_of_noise(x_0, part, generator)
     t, weight = t[whole.slice], weight[whole.slice]
     x_t = model.diffuse(x_0, noise, t)
     if input_perturbation:
-        extra = randn_like(like, generator)[whole.slice]
+        extra = part_of_noise(x_0, part, generator)
         seen_x_t = model.diffuse(x_0, noise + input_perturbation * extra, t)
         prediction = replace(model.predict(seen_x_t, t, condition), x_t=x_t)
     else:
@@ -148,6 +147,18 @@ def check_objective(objective: str | Weighting) -> None:
     """Raise `NelboError` for an objective that there is not."""
     if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
         raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
+
+
+def part_of_noise(
+    like: Float[Tensor, "part ..."],
+    part: BatchPart | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "part ..."]:
+    """Standard normal noise for a part of a batch, cut from that of the whole batch."""
+    if part is None:
+        return randn_like(like, generator)
+    batch = like.new_empty(()).expand(part.batch, *like.shape[1:])
+    return randn_like(batch, generator)[part.slice]
 
 
 def default_probabilities(objective: str | Weighting, T: int) -> Float[Tensor, " T"]:

@@ -35,7 +35,7 @@ from torch.func import functional_call
 from torch.nn.functional import relu
 
 from nelbo.diffusion import Pixels
-from nelbo.distributions import draw
+from nelbo.diffusion.objectives import BatchPart, part_of_noise
 from nelbo.errors import NelboError
 from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
@@ -85,9 +85,11 @@ class AutoencoderObjective(nn.Module):
         kl_weight: β.
         discriminator: what to train against, if anything.
         adversarial_weight: w; a trainer may raise it from zero once images are recognisable.
+        mirrored: share of the images that are learned as their mirror image.
+        recoloured: share of the images whose channels are learned in a random order.
 
     Raises:
-        NelboError: an unknown likelihood or a negative weight.
+        NelboError: an unknown likelihood, a negative weight, or a share outside [0, 1].
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class AutoencoderObjective(nn.Module):
         kl_weight: float = 1.0,
         discriminator: PatchDiscriminator | None = None,
         adversarial_weight: float = 0.5,
+        mirrored: float = 0.0,
+        recoloured: float = 0.0,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -106,6 +110,10 @@ class AutoencoderObjective(nn.Module):
         for name, value in (("kl_weight", kl_weight), ("adversarial_weight", adversarial_weight)):
             if value < 0:
                 raise NelboError(f"{name} must not be negative, got {value}")
+        for name, value in (("mirrored", mirrored), ("recoloured", recoloured)):
+            if not 0 <= value <= 1:
+                raise NelboError(f"{name} must lie in [0, 1], got {value}")
+        self.mirrored, self.recoloured = mirrored, recoloured
         self.autoencoder = autoencoder
         self.data = data
         self.likelihood = likelihood
@@ -120,10 +128,15 @@ class AutoencoderObjective(nn.Module):
         x: Float[Tensor, "batch channels height width"],
         *,
         generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
     ) -> AutoencoderTerms:
-        """The terms of a batch of images in [−1, 1]; z is drawn with `generator`."""
+        """The terms of a batch of images in [−1, 1], or of a part of one.
+
+        Mirroring and channels are drawn with `generator`, then z.
+        """
+        x = self._augmented(x, generator, part or BatchPart(0, len(x), len(x)))
         q = self.autoencoder.encode(x)
-        mean = self.autoencoder.decode(draw(q, generator))
+        mean = self.autoencoder.decode(q.mean + q.stddev * part_of_noise(q.mean, part, generator))
         log_likelihood, scale = self._log_likelihood(mean, x)
         reconstruction = per_example(log_likelihood)
         variance = q.stddev.square()
@@ -145,6 +158,21 @@ class AutoencoderObjective(nn.Module):
             fooling.detach(),
             judging.detach(),
         )
+
+    def _augmented(self, x: Tensor, generator: torch.Generator | None, part: BatchPart) -> Tensor:
+        """The images as they are to be learned: some mirrored, some with channels exchanged."""
+        device = x.device if generator is None else generator.device
+        if self.mirrored > 0:
+            chance = torch.rand(part.batch, generator=generator, device=device)[part.slice]
+            chosen = (chance < self.mirrored).to(x.device)[:, None, None, None]
+            x = torch.where(chosen, x.flip(-1), x)
+        if self.recoloured > 0:
+            chance = torch.rand(part.batch, generator=generator, device=device)[part.slice]
+            order = torch.rand(part.batch, x.shape[1], generator=generator, device=device)
+            order = order[part.slice].argsort(1).to(x.device)[:, :, None, None]
+            chosen = (chance < self.recoloured).to(x.device)[:, None, None, None]
+            x = torch.where(chosen, x.gather(1, order.expand_as(x)), x)
+        return x
 
     def _log_likelihood(self, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         bin_width = 2.0 / (self.data.levels - 1)

@@ -66,6 +66,7 @@ def build_latent_model(
     heads: int = 4,
     levels: int = 1000,
     text: TextEncoder | None = None,
+    num_classes: int = 0,
 ) -> LatentDiffusion:
     """A fresh prior for the latents of a trained autoencoder, at the scale of unit variance.
 
@@ -79,6 +80,7 @@ def build_latent_model(
         levels: length T of the prior's chain.
         text: the text encoder; with captions and without one, a fresh one that is to be trained
             with the prior.
+        num_classes: how many classes the prior is told of; 0 for none.
 
     Raises:
         NelboError: another number of captions than images, a text encoder without captions, or
@@ -95,7 +97,7 @@ def build_latent_model(
             f"by {divisor}"
         )
     shape = (config.latent_channels, height, width)
-    network = UNet(_unet_config(shape, widths, layers, heads, text))
+    network = UNet(_unet_config(shape, widths, layers, heads, text, num_classes))
     prior = Diffusion(
         network,
         NoiseSchedule.cosine(levels),
@@ -114,6 +116,7 @@ def _unet_config(
     layers: int,
     heads: int,
     text: TextEncoder | None,
+    num_classes: int,
 ) -> TextUNetConfig | UNetConfig:
     channels, height, width = shape
     fields: dict[str, Any] = {
@@ -130,7 +133,8 @@ def _unet_config(
         "up_block_types": (f"{kind}UpBlock2D",) * len(widths),
     }
     if text is None:
-        return UNetConfig(**fields, attention_head_dim=widths[0] // heads)
+        classes = num_classes or None
+        return UNetConfig(**fields, attention_head_dim=widths[0] // heads, num_class_embeds=classes)
     width_of_text = text.config.hidden_size
     # The name of the last field is a mistake that the format keeps: it is a number of heads.
     return TextUNetConfig(**fields, cross_attention_dim=width_of_text, attention_head_dim=heads)

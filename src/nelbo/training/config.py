@@ -38,8 +38,8 @@ class TrainingConfig:
     shard: bool = False
     """Shard the weights over the processes (FSDP) rather than replicate them (DDP)."""
     objective: str = "bound"
-    """What to minimise: bound, hybrid or simple, or a weighted bound: min_snr, p2, sigmoid or
-    edm."""
+    """What a diffusion model minimises: bound, hybrid or simple, or a weighted bound: min_snr, p2,
+    sigmoid or edm."""
     snr_gamma: float = 5.0
     """γ of min_snr: the signal-to-noise ratio above which the weight falls."""
     sigmoid_bias: float = 2.0
@@ -64,7 +64,7 @@ class TrainingConfig:
     ema_decay: float = 0.99
     """Decay of the moving average of the weights, which is what the run keeps."""
     label_dropout: float = 0.1
-    """Share of labels withheld from a class-conditional model, for classifier-free guidance."""
+    """Share of labels or captions withheld from a model, for classifier-free guidance."""
     save_every: str = "60s"
     """Time between checkpoints."""
     keep_checkpoints: int = 2
@@ -135,6 +135,56 @@ class ModelConfig:
     """Dropout in the residual blocks."""
     class_conditional: bool = False
     """Tell the network the label of each image."""
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """The autoencoder to train."""
+
+    widths: tuple[int, ...] = ()
+    """Channels at each resolution, each half of the one before; by default chosen from the image
+    size. Latents have the lowest one."""
+    latent_channels: int = 8
+    """Channels of the latents."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+    likelihood: str = "normal"
+    """p(x|z): normal or laplace with the scale that suits each batch, or discretized, the
+    probability of a pixel's level, with one learned scale."""
+    kl_weight: float = 0.1
+    """Weight of the divergence from N(0, I); 1 minimises the bound of a plain VAE."""
+    adversarial_weight: float = 0.0
+    """Weight of a patch discriminator, relative to the reconstruction; 0 for none."""
+    mirrored: float = 0.0
+    """Share of the images that are learned as their mirror image."""
+    recoloured: float = 0.0
+    """Share of the images whose colour channels are learned in a random order."""
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """The prior to train, and the text encoder that tells it of captions."""
+
+    condition: str = "auto"
+    """What the prior is told: text, label or none; auto is the first that the images have."""
+    levels: int = 1000
+    """Length T of the prior's chain; its schedule is cosine, its prediction v."""
+    widths: tuple[int, ...] = (128, 160)
+    """Channels of the UNet at each resolution, from that of the latents."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+    heads: int = 4
+    """Attention heads."""
+    text_width: int = 192
+    """Width of the text encoder."""
+    text_layers: int = 3
+    """Transformer blocks of the text encoder."""
+    text_heads: int = 6
+    """Attention heads of each of them."""
+    vocabulary: int = 2048
+    """The largest number of tokens."""
+    guidance: float = 3.0
+    """Guidance of the samples that are drawn while training and at its end."""
 
 
 def parse_duration(text: str) -> float:

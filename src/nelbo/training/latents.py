@@ -13,6 +13,7 @@ the examples, so that one network is both halves of classifier-free guidance
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,12 +24,13 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.diffusion.objectives import TrainingTerms, check_objective
+from nelbo.diffusion.objectives import BatchPart, TrainingTerms, check_objective, part_of_noise
 from nelbo.diffusion.weighting import Weighting
-from nelbo.distributions import draw, normal
+from nelbo.distributions import draw
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
+from nelbo.mhvae import per_example
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,17 @@ class LatentData:
         stddev: of q(z_0|x), likewise, (N, C, H, W).
         tokens: the tokens of each caption, (N, L) int64, or None.
         labels: the class of each image, (N,) int64, −1 for none; or None.
+        cost: what each image costs beside the prior of its latents,
+            −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
+        dims: how many values an image has, where its cost is known.
     """
 
     mean: Float[Tensor, "n channels height width"]
     stddev: Float[Tensor, "n channels height width"]
     tokens: Int[Tensor, "n tokens"] | None = None
     labels: Int[Tensor, " n"] | None = None
+    cost: Float[Tensor, " n"] | None = None
+    dims: int | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -58,6 +65,7 @@ class LatentData:
             stddev=self.stddev[index],
             tokens=None if self.tokens is None else self.tokens[index],
             labels=None if self.labels is None else self.labels[index],
+            cost=None if self.cost is None else self.cost[index],
         )
 
 
@@ -68,8 +76,11 @@ def encode_data(
     captions: Sequence[str] | None = None,
     *,
     batch_size: int = 64,
+    generator: torch.Generator | None = None,
 ) -> LatentData:
     """The latents of all images, for `PriorObjective`; kept where the model is.
+
+    With a decoder scale also what each image costs beside the prior, from one draw of its latent.
 
     Args:
         model: whose encoder to use, with its scale.
@@ -77,6 +88,7 @@ def encode_data(
         captions: a text for each, for a model of text; by default those of `data`, and the empty
             one for an image that has none.
         batch_size: images at a time.
+        generator: the source of the draws.
 
     Raises:
         NelboError: images of another shape or number of levels than the model's; another number of
@@ -97,16 +109,27 @@ def encode_data(
             else "a model with a text encoder needs a caption for each image"
         )
     device = next(model.parameters()).device
-    parts = []
+    parts, costs = [], []
     for batch in data.batches(batch_size):
-        q = model.encode(model.data.to_network(batch.images).to(device))
+        x = model.data.to_network(batch.images).to(device)
+        q = model.encode(x)
         parts.append((q.mean, q.stddev))
+        if model.decoder_scale is not None:
+            reconstruction = model.p_data(draw(q, generator)).log_prob(x)
+            costs.append(-per_example(reconstruction) - per_example(q.entropy()))
     tokens = None
     if captions is not None and model.text is not None:
         tokens = model.text.tokens(captions).to(device)
     labels = data.labels.to(device) if model.num_classes and data.labels is not None else None
     means, stddevs = zip(*parts, strict=True)
-    return LatentData(torch.cat(means), torch.cat(stddevs), tokens, labels)
+    return LatentData(
+        torch.cat(means),
+        torch.cat(stddevs),
+        tokens,
+        labels,
+        cost=torch.cat(costs).float() if costs else None,
+        dims=math.prod(data.shape) if costs else None,
+    )
 
 
 def unit_scale(latents: LatentData) -> float:
@@ -151,9 +174,15 @@ class PriorObjective(nn.Module):
         self.register_buffer("empty_tokens", empty, persistent=False)
 
     def forward(
-        self, latents: LatentData, *, generator: torch.Generator | None = None
+        self,
+        latents: LatentData,
+        *,
+        generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
     ) -> TrainingTerms:
-        """The objective of a batch, in nats per latent where it is the bound.
+        """The objective of a batch or a part of one, in nats per latent where it is the bound.
+
+        Where the cost beside the prior is known, `nelbo` is the whole bound of each image.
 
         Latents, the conditions that are dropped, and noise are drawn with `generator`, in this
         order.
@@ -166,19 +195,20 @@ class PriorObjective(nn.Module):
                 f"latents have shape {tuple(latents.mean.shape[1:])}, the prior is over "
                 f"{self.prior.shape}"
             )
-        z = draw(normal(latents.mean, latents.stddev), generator)
-        condition = self._condition(latents, generator)
-        return self.prior(z, condition, objective=self.objective, generator=generator)
+        z = latents.mean + latents.stddev * part_of_noise(latents.mean, part, generator)
+        condition = self._condition(latents, generator, part or BatchPart(0, len(z), len(z)))
+        terms = self.prior(z, condition, objective=self.objective, generator=generator, part=part)
+        return terms if latents.cost is None else terms._replace(nelbo=terms.nelbo + latents.cost)
 
     def _condition(
-        self, latents: LatentData, generator: torch.Generator | None
+        self, latents: LatentData, generator: torch.Generator | None, part: BatchPart
     ) -> Condition | None:
         if self.text is None and latents.labels is None:
             return None
         device = latents.mean.device
         source = generator.device if generator is not None else device
-        chance = torch.rand(len(latents), generator=generator, device=source).to(device)
-        dropped = chance < self.condition_dropout
+        chance = torch.rand(part.batch, generator=generator, device=source)[part.slice]
+        dropped = chance.to(device) < self.condition_dropout
         text = label = None
         if self.text is not None:
             if latents.tokens is None:

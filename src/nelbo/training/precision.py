@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
-
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS = 3
 # A small gain is within the noise of the measurement, and float32 is the safer choice.
@@ -26,7 +24,7 @@ class Autocast(nn.Module):
     """A network that computes in 16 bits and answers in float32.
 
     Args:
-        network: (x_t, network_time, condition) -> output.
+        network: what takes a tensor, such as x_t, then anything, and gives a tensor.
         dtype: `torch.bfloat16` or `torch.float16`.
     """
 
@@ -35,17 +33,17 @@ class Autocast(nn.Module):
         self.network = network
         self.dtype = dtype
 
-    @property
-    def config(self) -> Any:
-        """The network's own."""
-        return self.network.config
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the network's own."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
 
-    def forward(
-        self, x_t: Tensor, network_time: Tensor, condition: Condition | None = None
-    ) -> Tensor:
+    def forward(self, first: Tensor, *rest: Any) -> Tensor:
         """The network's output, float32."""
-        with torch.autocast(x_t.device.type, self.dtype):
-            return self.network(x_t, network_time, condition).float()
+        with torch.autocast(first.device.type, self.dtype):
+            return self.network(first, *rest).float()
 
 
 def bf16_pays(steps: Mapping[str, Callable[[], object]]) -> bool:

@@ -86,10 +86,16 @@ class Processes:
         mine = range(self.rank * pieces, (self.rank + 1) * pieces)
         return [BatchPart(edges[i], edges[i + 1], batch) for i in mine]
 
-    def shard(self, model: Diffusion) -> None:
-        """Spread the weights over the processes, if they are to be."""
+    def shard(self, model: nn.Module) -> None:
+        """Spread the weights over the processes, if they are to be.
+
+        Raises:
+            NelboError: anything but a model of pixels.
+        """
         if not self.sharded or self.count == 1:
             return
+        if not isinstance(model, Diffusion):
+            raise NelboError("only models of pixels can be sharded: leave --shard out")
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 

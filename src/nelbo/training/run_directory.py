@@ -1,6 +1,8 @@
 """A run on disk: a diffusers pipeline with the record of its training beside it.
 
-model_index.json, unet/, scheduler/    the pipeline; unet/ holds the averaged weights
+model_index.json, unet/, scheduler/    the pipeline, with vae/ (vqvae/ without text), text_encoder/
+                                       and tokenizer/ of a latent one; an autoencoder's run has vae/
+                                       alone. They hold the averaged weights
 nelbo.json                             data levels, shape, data source, settings, versions
 config.yaml                            all settings, to train again with --config
 training/                              checkpoints to resume from, snapshots
@@ -18,12 +20,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
-from nelbo.diffusion import Diffusion
+from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file, read_json
@@ -48,6 +50,10 @@ _OWN = (
     TENSORBOARD,
     "unet",
     "scheduler",
+    "vae",
+    "vqvae",
+    "text_encoder",
+    "tokenizer",
 )
 # The stages of a run that replaces another: it grows, it has won, the old one is gone.
 _GROWING, _WINNING, _MOVING = ".new-run", ".new-run-complete", ".new-run-moving"
@@ -159,10 +165,15 @@ class RunDirectory:
         """The page."""
         return self.path / REPORT_FILE
 
-    def save_model(self, model: Diffusion, notes: Mapping[str, Any]) -> None:
-        """Write the pipeline; each of its files is replaced as a whole."""
+    def save_model(
+        self,
+        model: Any,
+        notes: Mapping[str, Any],
+        write: Callable[[Any, Path, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """Write the model with its notes, by default as a pipeline."""
         try:
-            save(model, self.path, notes=notes)
+            (write or save_pipeline)(model, self.path, notes)
         except OSError as error:
             raise NelboError(f"cannot save the model to {self.path}: {error}") from error
 
@@ -200,6 +211,11 @@ class RunDirectory:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
+
+
+def save_pipeline(model: Model, directory: Path, notes: Mapping[str, Any]) -> None:
+    """Write the pipeline; each of its files is replaced as a whole."""
+    save(model, directory, notes=notes)
 
 
 def _finish_replacing(path: Path) -> None:

@@ -10,20 +10,19 @@ import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
-from nelbo.training.run_directory import RunDirectory
+from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.snapshots import save_snapshot
 from nelbo.training.stopping import StopRequest
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step, Trainer
-from nelbo.training.validation import Validation
 
 # Steps between two lines of metrics.jsonl.
 _LOG_EVERY = 10
@@ -46,8 +45,9 @@ class Supervisor:
         run: where to.
         notes: what nelbo.json says of the run.
         stop: says when to end early.
-        validation: how to read the bound of held-out images, if at all.
+        validation: how to read the bound of held-out images from the averaged model, if at all.
         draw: draws samples of the averaged model for a step, along with each validation.
+        save: writes the averaged model with its notes into a directory; by default a pipeline.
         tracker: where metrics go beside metrics.jsonl.
         after_save: called after each periodic checkpoint.
 
@@ -57,13 +57,14 @@ class Supervisor:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Trainer[Any],
         run: RunDirectory,
         notes: Mapping[str, Any],
         stop: StopRequest,
         *,
-        validation: Validation | None = None,
-        draw: Callable[[Diffusion, int], None] | None = None,
+        validation: Callable[[Any], float] | None = None,
+        draw: Callable[[Any, int], None] | None = None,
+        save: Callable[[Any, Path, Mapping[str, Any]], None] = save_pipeline,
         tracker: TensorBoard | None = None,
         after_save: Callable[[], object] = lambda: None,
     ) -> None:
@@ -73,6 +74,7 @@ class Supervisor:
         self.stop = stop
         self.validation = validation
         self.draw = draw
+        self.save = save
         self.tracker = tracker
         self.after_save = after_save
         self.finished = False
@@ -184,7 +186,7 @@ class Supervisor:
         progress = {**state.progress, **validation}
         self.checkpoints.save(dataclasses.replace(state, progress=progress))
         trained = {"steps": state.step, "seconds": round(self.trainer.seconds, 1)}
-        self.run_directory.save_model(model, {**self.notes, "trained": trained})
+        self.run_directory.save_model(model, {**self.notes, "trained": trained}, self.save)
         if state.step > 0:
             self.run_directory.establish()
 

@@ -21,32 +21,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Generic, cast
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
-from nelbo.diffusion.level_samplers import make_level_sampler
-from nelbo.diffusion.objectives import (
-    BatchPart,
-    TrainingTerms,
-    check_objective,
-    default_probabilities,
-)
-from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
+from nelbo.diffusion import Diffusion
+from nelbo.diffusion.objectives import BatchPart, TrainingTerms
 from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
-from nelbo.evaluation import check_fits
 from nelbo.training.checkpoints import Checkpoint
 from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import LatentData
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
 from nelbo.training.order import DataOrder
 from nelbo.training.precision import DTYPES, Autocast, bf16_pays
 from nelbo.training.processes import Processes, assign, whole
+from nelbo.training.task import Module, Terms, task_for
 
 # Smoothing of the running loss and bound that are shown.
 _SMOOTHING = 0.98
@@ -86,12 +79,12 @@ class Step:
     gradient_norm: float
 
 
-class Trainer:
-    """Trains a diffusion model on images.
+class Trainer(Generic[Module]):
+    """Trains a diffusion model on images, or what `nelbo.training.task.task_for` knows besides.
 
     Args:
-        model: the model, trained in place; `average.model` is its moving average.
-        data: the images; their levels must be the model's.
+        model: the model or objective, trained in place; `average.model` is its moving average.
+        data: the images, whose levels must be the model's, or latents.
         config: how to train. `precision="auto"` is float32 until `choose_precision` is called.
         device: where to, for a process alone.
         processes: who trains, where it is not this process alone.
@@ -103,24 +96,20 @@ class Trainer:
 
     def __init__(
         self,
-        model: Diffusion,
-        data: ImageData,
+        model: Module,
+        data: ImageData | LatentData,
         config: TrainingConfig,
         device: torch.device | str = "cpu",
         processes: Processes | None = None,
     ) -> None:
         config.check()
-        check_fits(model, data)
-        check_objective(config.objective)
-        assert isinstance(model.data, Pixels)
         self.config = config
         self.processes = processes or Processes(torch.device(device))
         self.device = self.processes.device
         self.data = data
+        self.task = task_for(model, data, config)
         self._parts = self.processes.parts(config.batch_size, config.gradient_accumulation)
         self.model = model.to(self.device).train()
-        network = self.model.network
-        assert isinstance(network, nn.Module)
         self.average = ExponentialMovingAverage(self.model, config.ema_decay)
         # What the whole of a sharded model looks like, without its weights.
         self._skeleton = copy.deepcopy(model).to("meta") if self.processes.sharded else model
@@ -129,17 +118,13 @@ class Trainer:
         self.power_averages = PowerAverages(self.model) if config.snapshot_every else None
         self.optimizer = _adamw(self.model, config)
         if config.checkpoint_activations:
-            recompute_activations(network)
+            recompute_activations(self.model)
         self.use_precision("fp32" if config.precision == "auto" else config.precision)
-        self._order = DataOrder(len(data), config.batch_size, config.seed)
-        # A bound is in nats per image; gradients are clipped in bits per dimension, whatever the
-        # size of an image.
-        self._bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
-        self._loss_scale = self._bits if config.objective == "bound" else 1.0
-        self._objective = _objective(config)
-        self._level_sampler = make_level_sampler(
-            config.level_sampler, default_probabilities(config.objective, model.num_levels)
-        )
+        self._order = DataOrder(self.task.examples, config.batch_size, config.seed)
+
+        # One that learns from the losses has a state to keep.
+        sampler = self.task.level_sampler
+        self._learning_sampler = sampler if sampler is not None and sampler.learns else None
 
         self.step = 0
         self.seconds = 0.0
@@ -173,7 +158,7 @@ class Trainer:
             self.use_precision("bf16" if pays else "fp32")
         return self.precision
 
-    def averaged(self) -> Diffusion:
+    def averaged(self) -> Module:
         """The averaged model as a whole; every process must ask for it."""
         if not self.processes.sharded:
             return self.average.model
@@ -224,7 +209,7 @@ class Trainer:
                 fraction=self.fraction,
                 loss=loss,
                 running_loss=self._running_loss.update(loss),
-                bits_per_dim=self._running_bits.update(nats * self._bits),
+                bits_per_dim=self._running_bits.update(nats * self.task.bits),
                 learning_rate=rate,
                 gradient_norm=norm,
             )
@@ -252,8 +237,8 @@ class Trainer:
         }
         if self.power_averages is not None:
             tensors["power_averages"] = self.power_averages.named()
-        if self._level_sampler.learns:
-            tensors["level_sampler"] = self._level_sampler.state()
+        if self._learning_sampler is not None:
+            tensors["level_sampler"] = self._learning_sampler.state()
         progress = {
             "seconds": self.seconds,
             "rate_scale": self.rate_scale,
@@ -293,13 +278,13 @@ class Trainer:
                     "the run has kept no averages to take snapshots of: leave snapshot_every out"
                 )
             self.power_averages.load(tensors["power_averages"], checkpoint.step)
-        if self._level_sampler.learns:
+        if self._learning_sampler is not None:
             if "level_sampler" not in tensors:
                 raise NelboError(
                     "the checkpoint holds no losses of levels: it is of a run with another "
                     f"level_sampler than {self.config.level_sampler!r}"
                 )
-            self._level_sampler.restore(tensors["level_sampler"])
+            self._learning_sampler.restore(tensors["level_sampler"])
         self.step = checkpoint.step
         self.seconds = progress["seconds"]
         self.rate_scale = progress["rate_scale"]
@@ -327,11 +312,12 @@ class Trainer:
                 with self._synchronised(part is self._parts[-1]):
                     terms = self._terms(self._computed, self.step, part)
                     # Processes average their gradients: the shares are to be summed.
-                    weight = self._loss_scale * share * self.processes.count
+                    weight = self.task.loss_scale * share * self.processes.count
                     self._scaler.scale(terms.loss * weight).backward()
                 loss += share * terms.loss.item()
                 nats += share * terms.nelbo.mean().item()
-                if self._level_sampler.learns:
+                if self._learning_sampler is not None:
+                    assert isinstance(terms, TrainingTerms)
                     levels[part.slice] = terms.levels.tolist()
                     level_losses[part.slice] = terms.level_losses.tolist()
             self._scaler.unscale_(self.optimizer)
@@ -343,10 +329,10 @@ class Trainer:
         # An infinite gradient in fp16 is a loss scale too high, which the scaler lowers.
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.precision == "fp16")):
             raise self._diverged(self.step + 1, f"loss {loss}, gradient norm {norm}")
-        if self._level_sampler.learns:
+        if self._learning_sampler is not None:
             # Each process knows its own examples; all are to draw the same levels.
             known = torch.tensor(self.processes.sum([*levels, *level_losses])).chunk(2)
-            self._level_sampler.update(known[0].long(), known[1])
+            self._learning_sampler.update(known[0].long(), known[1])
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.average.update(self.model)
@@ -367,54 +353,31 @@ class Trainer:
             with self._computed.no_sync():
                 yield
             return
-        if hasattr(self.model.network, "set_requires_gradient_sync"):
-            self.model.network.set_requires_gradient_sync(last)
+        if self.processes.sharded and isinstance(self.model, Diffusion):
+            network = self.model.network
+            if hasattr(network, "set_requires_gradient_sync"):
+                network.set_requires_gradient_sync(last)
         yield
 
-    def _variant(self, precision: str) -> Diffusion:
+    def _variant(self, precision: str) -> nn.Module:
         """The model with the same weights, as it is computed."""
-        network = self.model.network
-        assert isinstance(network, nn.Module)
-        computed = network
-        if precision != "fp32":
-            computed = Autocast(network, DTYPES[precision])
-        if self.config.compile:
-            computed = cast(nn.Module, torch.compile(computed))
-        return self.model if computed is network else self.model._with(network=computed)
 
-    def _terms(self, model: nn.Module, step: int, part: BatchPart) -> TrainingTerms:
+        def wrap(network: nn.Module) -> nn.Module:
+            if precision != "fp32":
+                network = Autocast(network, DTYPES[precision])
+            return cast(nn.Module, torch.compile(network)) if self.config.compile else network
+
+        return self.task.variant(wrap)
+
+    def _terms(self, model: nn.Module, step: int, part: BatchPart) -> Terms:
         index = self._order.batch(step)
         generator = generator_for(self.config.seed, 1, step, device=self.device)
-        assert isinstance(self.model.data, Pixels)
-        images = self.data.images[index[part.slice]]
-        if self.config.horizontal_flip:
-            flips = torch.rand(len(index), generator=generator_for(self.config.seed, 2, step)) < 0.5
-            images = torch.where(flips[part.slice].view(-1, 1, 1, 1), images.flip(-1), images)
-        x_0 = self.model.data.to_network(images)
-        x_0 = x_0.to(self.device, non_blocking=True)
-        condition = self._condition(index, generator)
         cuda = [self.device] if self.device.type == "cuda" else []
         # Dropout knows only the global generator: it is seeded for the step, then put back. The
         # parts of a batch drop other values than the whole would.
         with torch.random.fork_rng(cuda):
             torch.manual_seed(generator.initial_seed() + part.start)
-            return model(
-                x_0,
-                None if condition is None else condition[part.slice],
-                objective=self._objective,
-                generator=generator,
-                part=part,
-                level_sampler=self._level_sampler,
-                input_perturbation=self.config.input_perturbation,
-            )
-
-    def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
-        condition = self.data.condition(index) if self.model.num_classes else None
-        if condition is None or condition.label is None:
-            return None
-        chance = torch.rand(len(index), generator=generator, device=self.device)
-        label = condition.label.to(self.device)
-        return Condition(label=label.masked_fill(chance < self.config.label_dropout, -1))
+            return self.task.terms(model, step, index, part, generator)
 
     def _fraction(self, step: int, seconds: float) -> float:
         budget = self.config.seconds
@@ -458,13 +421,6 @@ class ExplosionWatch:
     def suspicious(self) -> bool:
         """Whether the last loss was far above."""
         return self.above > 0
-
-
-def _objective(config: TrainingConfig) -> str | Weighting:
-    """The objective with its settings."""
-    if config.objective == "min_snr":
-        return MinSNR(config.snr_gamma)
-    return Sigmoid(config.sigmoid_bias) if config.objective == "sigmoid" else config.objective
 
 
 def _rate_factor(step: int, fraction: float, warmup_steps: int) -> float:

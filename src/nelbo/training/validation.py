@@ -8,6 +8,7 @@ from nelbo.bound import Bound
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.evaluation import evaluate
+from nelbo.latent import LatentDiffusion
 
 IMAGES = 64
 LEVELS = 8
@@ -29,7 +30,7 @@ class Validation:
         self.data = data.take(order[:IMAGES].sort().values)
         self.seed = seed
 
-    def __call__(self, model: Diffusion) -> float:
+    def __call__(self, model: Diffusion | LatentDiffusion) -> float:
         """The mean negative bound, bits per dimension."""
         generator = torch.Generator().manual_seed(self.seed)
         levels = LEVELS if model.num_levels - 1 > LEVELS else None

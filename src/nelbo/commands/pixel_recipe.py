@@ -1,0 +1,103 @@
+"""Diffusion models of pixels in `nelbo train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from nelbo.commands.finish import finish_run
+from nelbo.commands.recipe import Recipe
+from nelbo.commands.sample import all_classes
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.report.grids import image_grid
+from nelbo.samplers import DDIM
+from nelbo.training.build import build_model, resolve
+from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.memory import check_memory, estimate_memory
+from nelbo.training.processes import Processes
+from nelbo.training.run_directory import RunDirectory, save_pipeline
+from nelbo.training.validation import Validation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Samples that are drawn along with each reading of the bound, and the steps that each takes.
+_GRID, _GRID_STEPS = 16, 50
+
+
+class PixelRecipe(Recipe):
+    """A diffusion model of images.
+
+    Args:
+        settings: which model.
+        data: the images to train on.
+        test: the images held out.
+
+    Raises:
+        NelboError: settings that do not fit together or the images.
+    """
+
+    def __init__(self, settings: ModelConfig, data: ImageData, test: ImageData) -> None:
+        self.model: Diffusion = build_model(settings, data)
+        self.data: ImageData = data
+        self.test = test
+        self.settings = resolve(settings, data)
+        self.label_names = data.label_names if settings.class_conditional else ()
+        self._validation = Validation(test)
+
+    def check_memory(self, training: TrainingConfig, processes: Processes) -> None:
+        """Compare what training takes with what is free."""
+        parts = processes.parts(training.batch_size, training.gradient_accumulation)
+        images = max(part.stop - part.start for part in parts)
+        estimate = estimate_memory(
+            self.model,
+            images,
+            averages=3 if training.snapshot_every else 1,
+            recompute=training.checkpoint_activations,
+        )
+        check_memory(estimate, processes.device)
+
+    def save(self, model: Diffusion, directory: Path, notes: Mapping[str, Any]) -> None:
+        """A pipeline of pixels."""
+        save_pipeline(model, directory, notes)
+
+    def validation(self, model: Diffusion) -> float:
+        """As `Validation`."""
+        return self._validation(model)
+
+    def picture(self, model: Diffusion, seed: int) -> Image:
+        """Samples."""
+        assert isinstance(model.data, Pixels)
+        condition = all_classes(model, _GRID)
+        device = next(model.parameters()).device
+        samples = model.sample(
+            _GRID,
+            DDIM(min(_GRID_STEPS, model.num_levels), spacing="trailing"),
+            condition=None if condition is None else condition.to(device),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return image_grid(model.data.to_levels(samples).byte().cpu(), model.data.levels)
+
+    def finish(
+        self,
+        run: RunDirectory,
+        *,
+        levels: int | Literal["all"],
+        images: int,
+        seed: int,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """The bound of both splits, samples, and the report."""
+        return finish_run(
+            run,
+            levels=levels,
+            images=images,
+            seed=seed,
+            device=device,
+            train=self.data,
+            test=self.test,
+        )

@@ -1,0 +1,108 @@
+r"""How good an autoencoder is: errors of its reconstructions, and its bound as a plain VAE.
+
+.. math::
+    \log p(x) \ge E_{q(z|x)}[\log p_\sigma(x|z)] - KL(q(z|x) \,\|\, N(0, I))
+
+with p(x|z) a probability of pixel levels, and σ fitted or learned on training images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.calibration import most_likely_scale
+from nelbo.data import ImageData
+from nelbo.diffusion import Pixels
+from nelbo.distributions import draw
+from nelbo.mhvae import per_example
+from nelbo.networks import AutoencoderKL
+
+# Pixels lie in [−1, 1].
+_PEAK = 2.0
+# Images that are enough to fit a scale.
+_FITTED = 256
+
+
+@dataclass(frozen=True)
+class AutoencoderReading:
+    """Means over images.
+
+    Attributes:
+        psnr: of the reconstruction from the mean latent, clipped, dB, averaged over images.
+        psnr_of_mean: the same of the mean squared error of all images, dB.
+        reconstruction: −E log p(x|z), bits per dimension.
+        divergence: KL(q(z|x) || N(0, I)), bits per dimension.
+        bits_per_dim: their sum, the negative bound.
+        divergence_nats: the divergence in nats per image.
+    """
+
+    psnr: float
+    psnr_of_mean: float
+    reconstruction: float
+    divergence: float
+    bits_per_dim: float
+    divergence_nats: float
+
+
+@torch.no_grad()
+def fit_scale(autoencoder: AutoencoderKL, data: ImageData, *, batch_size: int = 64) -> float:
+    """The σ under which the first 256 images are most likely, each given one draw of its latent."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = Pixels(data.levels)
+    pairs = []
+    for batch in data.take(slice(_FITTED)).batches(batch_size):
+        x = _input(autoencoder, batch)
+        pairs.append((x, autoencoder.decode(draw(autoencoder.encode(x), generator))))
+    return most_likely_scale(pairs, pixels)
+
+
+@torch.no_grad()
+def evaluate_autoencoder(
+    autoencoder: AutoencoderKL, data: ImageData, scale: float, *, batch_size: int = 64
+) -> AutoencoderReading:
+    """Read an autoencoder on all images.
+
+    Args:
+        autoencoder: what to read.
+        data: the images.
+        scale: σ, in units of x in [−1, 1].
+        batch_size: images at a time.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pixels = Pixels(data.levels)
+    errors, reconstructions, divergences = [], [], []
+    for batch in data.batches(batch_size):
+        x = _input(autoencoder, batch)
+        q = autoencoder.encode(x)
+        shown = autoencoder.decode(q.mean).clamp(-1, 1)
+        errors.append((x - shown).double().square().flatten(1).mean(1))
+        mean = autoencoder.decode(draw(q, generator))
+        p = pixels.likelihood(mean, mean.new_tensor(scale))
+        reconstructions.append(-per_example(p.log_prob(x)).double())
+        variance = q.stddev.square()
+        divergence = per_example(0.5 * (q.mean.square() + variance - 1 - variance.log()))
+        divergences.append(divergence.double())
+    error = torch.cat(errors)
+    nats = float(torch.cat(divergences).mean())
+    bits = 1 / (math.prod(data.shape) * math.log(2.0))
+    reconstruction = bits * float(torch.cat(reconstructions).mean())
+    return AutoencoderReading(
+        psnr=float(_psnr(error).mean()),
+        psnr_of_mean=float(_psnr(error.mean())),
+        reconstruction=reconstruction,
+        divergence=bits * nats,
+        bits_per_dim=reconstruction + bits * nats,
+        divergence_nats=nats,
+    )
+
+
+def _psnr(mean_squared_error: Tensor) -> Tensor:
+    return 10 * torch.log10(_PEAK**2 / mean_squared_error.clamp(min=1e-12))
+
+
+def _input(autoencoder: AutoencoderKL, batch: ImageData) -> Tensor:
+    return Pixels(batch.levels).to_network(batch.images).to(next(autoencoder.parameters()).device)

@@ -1,0 +1,258 @@
+"""What a trainer trains: a module, examples, and how a part of a batch becomes an objective.
+
+The loop knows no more than this, so that models of pixels, autoencoders and priors of latents share
+it, with its checkpoints, averages, precision and processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.conditioning import Condition
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
+from nelbo.diffusion.objectives import BatchPart, check_objective, default_probabilities
+from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
+from nelbo.distributions import generator_for
+from nelbo.errors import NelboError
+from nelbo.evaluation import check_fits
+from nelbo.training.autoencoder import AutoencoderObjective
+from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import LatentData, PriorObjective
+
+Module = TypeVar("Module", bound=nn.Module)
+Wrap = Callable[[nn.Module], nn.Module]
+
+
+class Terms(Protocol):
+    """What the loop reads of a part of a batch."""
+
+    @property
+    def loss(self) -> Tensor:
+        """What to minimise, the mean over the part, scalar."""
+
+    @property
+    def nelbo(self) -> Tensor:
+        """The negative bound of each example, nats, without gradient."""
+
+
+class Task(ABC):
+    """A module to train and the examples to train it on.
+
+    Attributes:
+        examples: how many there are.
+        bits: bits per dimension of a nat of the bound.
+        loss_scale: what the loss is multiplied by: a bound is in nats per image, and gradients are
+            clipped in bits per dimension, whatever the size of an image.
+        level_sampler: what draws the levels of a batch, where the trainer keeps its state.
+    """
+
+    examples: int
+    bits: float
+    loss_scale: float = 1.0
+    level_sampler: LevelSampler | None = None
+
+    @abstractmethod
+    def variant(self, wrap: Wrap) -> nn.Module:
+        """The module with the same weights, its networks wrapped; itself where they are not."""
+
+    @abstractmethod
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """The objective of a part of a batch.
+
+        Args:
+            module: computes it, in place of the module itself.
+            step: number of the step, for draws from streams of their own.
+            index: which examples the whole batch has.
+            part: which of these to compute.
+            generator: the source of all other draws, which are made for the whole batch.
+        """
+
+
+class PixelTask(Task):
+    """A diffusion model of images, which is told their labels if it takes any."""
+
+    def __init__(self, model: Diffusion, data: ImageData, config: TrainingConfig) -> None:
+        check_fits(model, data)
+        check_objective(config.objective)
+        self.model, self.data, self.config = model, data, config
+        self.objective = _objective(config)
+        self.level_sampler = make_level_sampler(
+            config.level_sampler, default_probabilities(config.objective, model.num_levels)
+        )
+        self.examples = len(data)
+        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+        if config.objective == "bound":
+            self.loss_scale = self.bits
+
+    def variant(self, wrap: Wrap) -> nn.Module:
+        """The model around its wrapped network."""
+        network = self.model.network
+        assert isinstance(network, nn.Module)
+        wrapped = wrap(network)
+        return self.model if wrapped is network else self.model._with(network=wrapped)
+
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`nelbo.diffusion.objectives.training_terms`."""
+        condition = self._condition(index, generator)
+        assert isinstance(self.model.data, Pixels)
+        images = self.data.images[index[part.slice]]
+        if self.config.horizontal_flip:
+            # A stream of its own, so that turning it on changes no other draw.
+            flips = torch.rand(len(index), generator=generator_for(self.config.seed, 2, step)) < 0.5
+            images = torch.where(flips[part.slice].view(-1, 1, 1, 1), images.flip(-1), images)
+        x_0 = self.model.data.to_network(images)
+        return module(
+            x_0.to(generator.device, non_blocking=True),
+            None if condition is None else condition[part.slice],
+            objective=self.objective,
+            generator=generator,
+            part=part,
+            level_sampler=self.level_sampler,
+            input_perturbation=self.config.input_perturbation,
+        )
+
+    def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
+        condition = self.data.condition(index) if self.model.num_classes else None
+        if condition is None or condition.label is None:
+            return None
+        chance = torch.rand(len(index), generator=generator, device=generator.device)
+        label = condition.label.to(generator.device)
+        return Condition(label=label.masked_fill(chance < self.config.label_dropout, -1))
+
+
+class AutoencoderTask(Task):
+    """An autoencoder of images; its objective is in nats a dimension already."""
+
+    def __init__(
+        self, objective: AutoencoderObjective, data: ImageData, config: TrainingConfig
+    ) -> None:
+        if objective.data.levels != data.levels:
+            raise NelboError(
+                f"{data.source} has {data.levels} pixel levels, the objective has "
+                f"{objective.data.levels}"
+            )
+        self.objective, self.data = objective, data
+        self.examples = len(data)
+        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+
+    def variant(self, wrap: Wrap) -> nn.Module:
+        """The objective with a wrapped encoder and decoder."""
+        autoencoder = self.objective.autoencoder
+        parts = {name: getattr(autoencoder, name) for name in ("encoder", "decoder")}
+        return _sharing(self.objective, autoencoder=_wrapped(autoencoder, parts, wrap))
+
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`AutoencoderObjective`."""
+        x = self.objective.data.to_network(self.data.images[index[part.slice]])
+        return module(x.to(generator.device), generator=generator, part=part)
+
+
+class PriorTask(Task):
+    """The prior of latents, with the text encoder that tells it of captions."""
+
+    def __init__(self, objective: PriorObjective, data: LatentData, config: TrainingConfig) -> None:
+        self.objective, self.data = objective, data
+        self.examples = len(data)
+        dims = data.mean[0].numel()
+        self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
+        if objective.objective == "bound":
+            self.loss_scale = 1.0 / (dims * math.log(2.0))
+
+    def variant(self, wrap: Wrap) -> nn.Module:
+        """The objective with a wrapped UNet and text encoder."""
+        prior, text = self.objective.prior, self.objective.text
+        assert isinstance(prior.network, nn.Module)
+        wrapped = wrap(prior.network)
+        if wrapped is prior.network:
+            return self.objective
+        children: dict[str, nn.Module] = {"prior": prior._with(network=wrapped)}
+        if text is not None:
+            children["text"] = wrap(text)
+        return _sharing(self.objective, **children)
+
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`PriorObjective`."""
+        latents = self.data.take(index[part.slice].to(self.data.mean.device))
+        return module(latents, generator=generator, part=part)
+
+
+_TASKS: tuple[tuple[type[nn.Module], type, Callable[[Any, Any, TrainingConfig], Task]], ...] = (
+    (Diffusion, ImageData, PixelTask),
+    (AutoencoderObjective, ImageData, AutoencoderTask),
+    (PriorObjective, LatentData, PriorTask),
+)
+
+
+def task_for(model: nn.Module, data: ImageData | LatentData, config: TrainingConfig) -> Task:
+    """The task of a `Diffusion` or `AutoencoderObjective` on images, `PriorObjective` on latents.
+
+    Raises:
+        NelboError: anything else, or data that do not fit.
+    """
+    for kind, kind_of_data, task in _TASKS:
+        if isinstance(model, kind) and isinstance(data, kind_of_data):
+            return task(model, data, config)
+    known = "; ".join(f"a {kind.__name__} on {of.__name__}" for kind, of, _ in _TASKS)
+    raise NelboError(
+        f"a {type(model).__name__} cannot be trained on {type(data).__name__}; expected {known}"
+    )
+
+
+def _objective(config: TrainingConfig) -> str | Weighting:
+    """The objective with its settings."""
+    if config.objective == "min_snr":
+        return MinSNR(config.snr_gamma)
+    return Sigmoid(config.sigmoid_bias) if config.objective == "sigmoid" else config.objective
+
+
+def _wrapped(module: Module, parts: dict[str, nn.Module], wrap: Wrap) -> Module:
+    children = {name: wrap(part) for name, part in parts.items()}
+    if all(children[name] is part for name, part in parts.items()):
+        return module
+    return _sharing(module, **children)
+
+
+def _sharing(module: Module, **children: nn.Module) -> Module:
+    """A module that shares everything but these children; itself where they are its own."""
+    if all(module._modules[name] is child for name, child in children.items()):
+        return module
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, **children}
+    return twin

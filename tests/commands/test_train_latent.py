@@ -1,0 +1,236 @@
+"""nelbo train --model autoencoder, then --model latent: both stages end to end, and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import nelbo
+from nelbo import LatentDiffusion, checkpoints
+from nelbo.cli import main
+from nelbo.commands.autoencoder_recipe import beside_reconstructions
+from nelbo.data import load_data
+from nelbo.evaluation import evaluate
+from nelbo.networks import AutoencoderKL
+from nelbo.samplers import DDIM
+from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
+from nelbo.training.checkpoints import Checkpoints
+from tests.faults.test_killed import start, wait_for
+from tests.faults.test_mistakes import mistake
+
+EXACT = ["--threads", "1", "--precision", "bf16", "--save-every", "0.05s"]
+LITTLE = ["--evaluate-images", "12", "--evaluate-levels", "2", "--batch-size", "8"]
+AUTOENCODER = [
+    *("--model", "autoencoder", "--widths", "8", "16", "--latent-channels", "2"),
+    *("--mirrored", "0.5", "--recoloured", "0.5", *EXACT, *LITTLE),
+]
+LATENT = [
+    *("--model", "latent", "--widths", "8", "16", "--heads", "2", "--levels", "12"),
+    *("--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--vocabulary", "600"),
+    *(*EXACT, *LITTLE, "--validate-every", "6"),
+]
+STEPS = 12
+COLOURS = {"red": (220, 30, 40), "blue": (20, 60, 200), "green": (20, 160, 60)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Squares of a few colours and sizes, each with a caption."""
+    folder = tmp_path_factory.mktemp("latent") / "pictures"
+    folder.mkdir()
+    rows = []
+    for i in range(48):
+        colour, margin = list(COLOURS)[i % 3], 1 + i // 3 % 3
+        image = Image.new("RGB", (8, 8), "white")
+        image.paste(COLOURS[colour], (margin, margin, 8 - margin, 8 - margin))
+        image.putpixel((0, 0), (i, i, i))  # no two alike
+        image.save(folder / f"{i:02}.png")
+        rows.append({"file_name": f"{i:02}.png", "text": f"{colour} square of {8 - 2 * margin}"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def train(pictures: Path, out: Path, options: list[str]) -> Path:
+    main(["train", str(pictures), "--size", "8", *options, "--out", str(out), "--steps", "12"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def autoencoder(pictures) -> Path:
+    return train(pictures, pictures.parent / "autoencoder", AUTOENCODER)
+
+
+@pytest.fixture(scope="module")
+def latent(pictures, autoencoder) -> Path:
+    options = [*LATENT, "--autoencoder", str(autoencoder)]
+    return train(pictures, pictures.parent / "latent", options)
+
+
+def assert_same(unbroken: Path, out: Path) -> None:
+    """Every tensor that was left behind after the last step is the same."""
+    files = sorted(p.relative_to(unbroken) for p in unbroken.rglob("*.safetensors"))
+    last = Checkpoints(unbroken / "training").path(STEPS).name
+    files = [p for p in files if p.parts[0] != "training" or last in p.parts]
+    assert len(files) > 3
+    for file in files:
+        first, second = load_file(unbroken / file), load_file(out / file)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert torch.equal(first[name], second[name]), (file, name)
+
+
+def test_autoencoder_run(autoencoder, pictures):
+    read = diffusers.AutoencoderKL.from_pretrained(autoencoder, subfolder="vae")
+    mine = AutoencoderKL.from_pretrained(autoencoder, "vae")
+    data = load_data(str(pictures), "test", size=8)
+    x = data.images.float() / 127.5 - 1
+    with torch.no_grad():
+        theirs = read.decode(read.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    shown = beside_reconstructions(mine, data)
+    assert torch.equal(shown[::2], data.images)
+    assert (shown[1::2].float() - (theirs + 1) * 127.5).abs().max() < 0.51
+    evaluation = json.loads((autoencoder / "evaluation.json").read_text())
+    psnr = 10 * torch.log10(4 / (theirs - x).square().flatten(1).mean(1)).mean()
+    reading = evaluate_autoencoder(mine, data, evaluation["decoder_scale"])
+    assert reading.psnr == pytest.approx(float(psnr), abs=1e-3)
+    if len(data) <= 12:
+        assert evaluation["test"]["psnr"] == pytest.approx(float(psnr), abs=1e-3)
+    # Its bound is that of a latent model whose prior is N(0, I), term by term.
+    q = mine.encode(x)
+    prior = torch.distributions.Normal(0.0, 1.0)
+    divergence = torch.distributions.kl_divergence(q, prior).flatten(1).sum(1).mean()
+    assert reading.divergence_nats == pytest.approx(float(divergence), rel=1e-5)
+    assert (autoencoder / "samples" / "final.png").is_file()
+
+
+def test_latent_run_is_a_stable_diffusion_pipeline(latent):
+    model = nelbo.load(latent)
+    assert isinstance(model, LatentDiffusion)
+    assert model.shape == (3, 8, 8)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(latent)
+    pipeline.set_progress_bar_config(disable=True)
+    z = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    theirs = pipeline(
+        "red square", latents=z, height=8, width=8, num_inference_steps=3, output_type="np"
+    ).images
+    steps = DDIM(3, steps_offset=1, set_alpha_to_one=False)
+    mine = model.sample(1, steps, prompt="red square", guidance=7.5, x_T=z)
+    theirs = torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1
+    assert (mine - theirs).abs().max() < 1e-4
+    rows = [json.loads(line) for line in (latent / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation_bits_per_dim" in row] == [6, 12]
+    assert all(row["bits_per_dim"] > 0 for row in rows)
+    assert (latent / "samples" / "step-000012.png").is_file()
+    assert "square" in (latent / "samples" / "prompts.txt").read_text()
+
+
+def test_text_and_prior_have_learned_and_the_autoencoder_has_not(latent, autoencoder):
+    first = load_file(Checkpoints(latent / "training").path(STEPS) / "optimizer.safetensors")
+    assert any("exp_avg.text." in name for name in first)
+    assert any("exp_avg.prior." in name for name in first)
+    assert not any("autoencoder" in name for name in first)
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    mine, given = load_file(latent / weights), load_file(autoencoder / weights)
+    assert all(torch.equal(mine[name], given[name]) for name in given)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "latent"])
+def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
+    unbroken, out = request.getfixturevalue(kind), tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    kept = Checkpoints(out / "training")
+    assert 0 < kept.steps()[-2] < STEPS
+    shutil.rmtree(kept.path(STEPS))
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out)
+
+
+@pytest.mark.slow
+def test_killed_it_ends_the_same(latent, autoencoder, pictures, tmp_path):
+    out = tmp_path / "run"
+    options = [*LATENT, "--autoencoder", autoencoder, "--out", out, "--steps", STEPS]
+    process = start("train", pictures, "--size", 8, *options)
+    wait_for(out, 1)
+    process.kill()
+    process.wait()
+    assert Checkpoints(out / "training").steps()[-1] < STEPS
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(latent, out)
+
+
+def test_sample_with_a_prompt(latent, tmp_path):
+    out = tmp_path / "red.png"
+    asked = ["--prompt", "red square", "-n", "2", "--steps", "2", "--guidance", "2"]
+    main(["sample", str(latent), *asked, "--out", str(out)])
+    assert Image.open(out).size[0] > 8
+
+
+def test_a_shipped_checkpoint_goes_by_its_name(latent, tmp_path, monkeypatch):
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "squares").symlink_to(latent)
+    monkeypatch.setattr(checkpoints, "DIRECTORY", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(nelbo.load("squares"), LatentDiffusion)
+    main(["sample", "squares", "-n", "1", "--steps", "1", "--out", "one.png"])
+    assert (tmp_path / "one.png").is_file()
+    (tmp_path / "squares").mkdir()  # what is here comes first
+    with pytest.raises(nelbo.NelboError, match="model_index"):
+        nelbo.load("squares")
+
+
+def test_evaluate_reads_the_bound_with_captions(latent, pictures, capsys):
+    main(["evaluate", str(latent), "--levels", "3", "--seed", "5", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    model, data = nelbo.load(latent), load_data(str(pictures), "test", size=8)
+    generator = torch.Generator().manual_seed(5)
+    (bound,) = evaluate(model, data, levels=3, generator=generator)
+    terms = printed["bits_per_dim"]
+    assert terms["total"]["mean"] == pytest.approx(bound.mean().bits_per_dim.mean)
+    parts = ["reconstruction", "entropy", "latent_reconstruction"]
+    parts += ["prior_matching", "score_matching"]
+    assert sum(terms[part]["mean"] for part in parts) == pytest.approx(terms["total"]["mean"])
+    assert printed["density"] is False
+    assert printed["levels_of_chain"] == 11
+    main(["evaluate", str(latent), "--levels", "2"])
+    assert "−entropy of the encoder" in capsys.readouterr().out
+
+
+def test_labels_are_told_where_there_are_no_captions(tmp_path):
+    small = ["--widths", "8", "16", "--latent-channels", "2", "--evaluate-images", "4"]
+    out = tmp_path / "autoencoder"
+    short = [*EXACT, "--steps", "2"]
+    main(["train", "digits", "--model", "autoencoder", "--out", str(out), *small, *short])
+    run = tmp_path / "run"
+    arguments = ["--autoencoder", str(out), "--out", str(run), "--levels", "6", *short, *LITTLE]
+    main(["train", "digits", "--model", "latent", *arguments, "--widths", "8", "16"])
+    model = nelbo.load(run)
+    assert model.num_classes == 10
+    assert model.text is None
+    assert model.data.levels == 17
+
+
+def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys):
+    out = ["--out", tmp_path / "new", "--steps", "1", "--size", "8"]
+    message = mistake(capsys, "train", pictures, "--model", "latent", *out)
+    assert "--autoencoder is missing: train one first" in message
+    options = ["--model", "latent", "--autoencoder", tmp_path]
+    assert "holds no autoencoder" in mistake(capsys, "train", pictures, *options, *out)
+    options = ["--model", "latent", "--autoencoder", autoencoder, "--condition", "label"]
+    assert "has no labels" in mistake(capsys, "train", pictures, *options, *out)
+    assert "--model must be one of pixel, autoencoder, latent, got 'pixels'" in mistake(
+        capsys, "train", pictures, "--model", "pixels", *out
+    )
+    message = mistake(capsys, "train", "--resume", "--out", latent, "--model", "pixel")
+    assert "is of a model latent: leave --model out" in message
+    message = mistake(capsys, "train", "--resume", "--out", latent, "--text-width", "32")
+    assert "has text_width 16, which cannot change to 32" in message
+    assert not (tmp_path / "new").exists()
+    message = mistake(capsys, "evaluate", latent, "--error", "0.1")
+    assert "--error is for models of pixels" in message

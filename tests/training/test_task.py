@@ -1,0 +1,86 @@
+"""What is drawn for a batch does not depend on how it is cut, whatever is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nelbo import NelboError, Pixels
+from nelbo.diffusion.objectives import BatchPart
+from nelbo.training.autoencoder import AutoencoderObjective
+from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import PriorObjective, encode_data
+from nelbo.training.task import task_for
+from tests.training.test_autoencoder import autoencoder
+from tests.training.test_latents import pictures, text_model
+
+INDEX = torch.tensor([5, 0, 3, 3, 7, 1])
+PARTS = [BatchPart(0, 2, 6), BatchPart(2, 6, 6)]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+def autoencoder_objective(**options) -> AutoencoderObjective:
+    return AutoencoderObjective(autoencoder(), likelihood="discretized", **options).eval()
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "prior"])
+def test_parts_of_a_batch_are_the_batch(kind):
+    data, captions = pictures()
+    if kind == "autoencoder":
+        module = autoencoder_objective(mirrored=0.5, recoloured=0.5)
+    else:
+        model = text_model()
+        module = PriorObjective(model, condition_dropout=0.5).eval()
+        data = encode_data(model, data, captions)
+    task = task_for(module, data, TrainingConfig(objective="simple"))
+    with torch.no_grad():
+        whole = task.terms(module, INDEX, BatchPart(0, 6, 6), generator())
+        parts = [task.terms(module, INDEX, part, generator()) for part in PARTS]
+    torch.testing.assert_close(torch.cat([p.nelbo for p in parts]), whole.nelbo)
+    loss = sum((p.stop - p.start) / 6 * terms.loss for p, terms in zip(PARTS, parts, strict=True))
+    torch.testing.assert_close(loss, whole.loss)
+
+
+def test_with_a_decoder_scale_the_prior_reads_the_bound_of_the_whole_image():
+    data, captions = pictures(repeats=8)
+    model = text_model().eval()
+    model.decoder_scale = 0.3
+    latents = encode_data(model, data, captions, generator=generator())
+    module = PriorObjective(model, condition_dropout=0.0).eval()
+    with torch.no_grad():
+        whole = module(latents, generator=generator()).nelbo
+        of_prior = module(replace(latents, cost=None), generator=generator()).nelbo
+        x = Pixels(256).to_network(data.images)
+        bound = model.elbo(x, model.condition_on(captions), levels=1, generator=generator())
+    beside = -(bound.reconstruction + bound.entropy)
+    assert float((whole - of_prior).mean()) == pytest.approx(float(beside.mean()), rel=0.02)
+    bits = task_for(module, latents, TrainingConfig(objective="simple")).bits
+    assert bits == pytest.approx(1 / (3 * 16 * 16 * math.log(2)))
+
+
+def test_mirrored_and_recoloured_images():
+    x = torch.rand(5, 3, 4, 4)
+    whole = BatchPart(0, 5, 5)
+    mirrored = autoencoder_objective(mirrored=1.0)._augmented(x, generator(), whole)
+    assert torch.equal(mirrored, x.flip(-1))
+    recoloured = autoencoder_objective(recoloured=1.0)._augmented(x, generator(), whole)
+    assert torch.equal(recoloured.sort(1).values, x.sort(1).values)
+    assert not torch.equal(recoloured, x)
+    assert torch.equal(autoencoder_objective()._augmented(x, generator(), whole), x)
+    with pytest.raises(NelboError, match=r"mirrored must lie in \[0, 1\], got 2"):
+        autoencoder_objective(mirrored=2.0)
+
+
+def test_what_cannot_be_trained():
+    data, _ = pictures()
+    with pytest.raises(NelboError, match="Linear cannot be trained on ImageData; expected a Diff"):
+        task_for(torch.nn.Linear(1, 1), data, TrainingConfig())
+    objective = AutoencoderObjective(autoencoder(), Pixels(17))
+    with pytest.raises(NelboError, match="256 pixel levels, the objective has 17"):
+        task_for(objective, data, TrainingConfig())
