@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,20 +73,16 @@ def evaluate(
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
     mixed = dtype not in (None, torch.float32)
-    seed = None if generator is None else _draw_seed(generator)
+    noise = batch_generators(generator)
 
     def bound_of(index: int) -> Bound:
         assert isinstance(model.data, Pixels)
         batch = data.take(slice(index * batch_size, (index + 1) * batch_size))
         x_0 = model.data.to_network(batch.images).to(device)
         condition = condition_for(model, batch)
-        # Each batch has noise of its own, whoever evaluates it and whatever came before.
-        own = None
-        if generator is not None and seed is not None:
-            own = generator_for(seed, index, device=generator.device)
         # Not inference mode: its tensors could not be used in a later training step.
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
-            return model.elbo(x_0, condition, levels=levels, generator=own).to("cpu")
+            return model.elbo(x_0, condition, levels=levels, generator=noise(index)).to("cpu")
 
     count = -(-len(data) // batch_size)
     if store is None:
@@ -95,8 +91,18 @@ def evaluate(
         yield from store.collect(stage, count, bound_of)
 
 
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+def batch_generators(
+    generator: torch.Generator | None,
+) -> Callable[[int], torch.Generator | None]:
+    """The source of noise of each batch of an evaluation, by its index.
+
+    Each batch has noise of its own, whoever evaluates it and whatever came before.
+    """
+    if generator is None:
+        return lambda index: None
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    return lambda index: generator_for(seed, index, device=device)
 
 
 def calls_per_image(model: Diffusion | LatentDiffusion, levels: int | Estimator | None) -> int:

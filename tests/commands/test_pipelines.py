@@ -12,6 +12,7 @@ from PIL import Image
 import nelbo
 from nelbo.cli import main
 from nelbo.data import load_data
+from nelbo.evaluation import batch_generators
 from tests.diffusers_format import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
@@ -41,7 +42,7 @@ def test_evaluate_a_pipeline_of_pictures(kind, tmp_path, pictures, capsys):
         bound = model.elbo(
             model.data.to_network(images),
             levels=7 if kind == "ddim" else None,
-            generator=torch.Generator().manual_seed(5),
+            generator=batch_generators(torch.Generator().manual_seed(5))(0),
         )
     assert printed["examples"] == 6
     assert printed["levels_per_image"] == (7 if kind == "ddim" else 19)

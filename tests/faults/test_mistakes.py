@@ -156,7 +156,8 @@ def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F
     for i in range(3):
         Image.new("L", (8, 8), 90).save(tmp_path / f"{i}.png")
     message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
-    assert "256 pixel levels, the model has 17" in message
+    assert "pictures have 256 levels a pixel" in message
+    assert "has 17: it gives them no probability" in message
     assert "unknown split" in mistake(capsys, "evaluate", run_path, "--split", "dev")
     assert "levels must be" in mistake(capsys, "evaluate", run_path, "--levels", "0")
     assert "must be at least 1" in mistake(capsys, "evaluate", run_path, "--images", "0")
@@ -275,13 +276,18 @@ def test_pictures_of_another_size(run_path, tmp_path, capsys):  # noqa: F811
     folder.mkdir()
     for i in range(3):
         Image.new("L", (12, 20), 40 * i).save(folder / f"{i}.png")
-    message = mistake(capsys, "evaluate", run_path, "--data", folder, "--split", "all")
+    # A run whose pixels have as many levels as pictures.
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    content = json.loads((copy / "nelbo.json").read_text())
+    content["data"]["levels"] = 256
+    (copy / "nelbo.json").write_text(json.dumps(content))
+    options = ["--data", str(folder), "--split", "all"]
+    message = mistake(capsys, "evaluate", copy, *options)
     assert "0.png is 20×12, the model takes 8×8: give --resize" in message
-    resized = ["--data", folder, "--split", "all", "--resize"]
-    # then they fit in size, but not in levels
-    assert "has 256 pixel levels, the model has 17" in mistake(
-        capsys, "evaluate", run_path, *resized
-    )
+    capsys.readouterr()
+    main(["evaluate", str(copy), *options, "--resize", "--levels", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["examples"] == 3
 
 
 def test_digits_for_a_model_of_another_size(tmp_path, capsys):
@@ -306,3 +312,19 @@ def test_digits_for_a_model_of_another_size(tmp_path, capsys):
     assert "digits has images of 8×8, the model takes 4×4: give --resize" in message
     main([*map(str, arguments), "--resize", "--images", "3", "--json"])
     assert json.loads(capsys.readouterr().out)["examples"] == 3
+
+
+def test_a_run_does_not_go_back(run_path, tmp_path, capsys):  # noqa: F811
+    copy = tmp_path / "copy"
+    shutil.copytree(run_path, copy)
+    message = mistake(capsys, "train", "--resume", "--out", copy, "--steps", "3")
+    assert "has taken 12 steps already, which is more than --steps 3" in message
+
+
+def test_pictures_cannot_be_written_under_a_file(run_path, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "x.png"
+    message = mistake(
+        capsys, "sample", run_path, "--out", out, "-n", "1", "--sampler", "ddim", "--steps", "2"
+    )
+    assert f"cannot write {out}" in message

@@ -40,8 +40,8 @@ def test_parts_of_a_batch_are_the_batch(kind):
         data = encode_data(model, data, captions)
     task = task_for(module, data, TrainingConfig(objective="simple"))
     with torch.no_grad():
-        whole = task.terms(module, INDEX, BatchPart(0, 6, 6), generator())
-        parts = [task.terms(module, INDEX, part, generator()) for part in PARTS]
+        whole = task.terms(module, 0, INDEX, BatchPart(0, 6, 6), generator())
+        parts = [task.terms(module, 0, INDEX, part, generator()) for part in PARTS]
     torch.testing.assert_close(torch.cat([p.nelbo for p in parts]), whole.nelbo)
     loss = sum((p.stop - p.start) / 6 * terms.loss for p, terms in zip(PARTS, parts, strict=True))
     torch.testing.assert_close(loss, whole.loss)

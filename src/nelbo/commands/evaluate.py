@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ERROR = 0.01
 IMAGES_FILE = "images.csv"
+_PICTURE_LEVELS = 256
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "device", "out", "json")
 _TRIED_IMAGES = 16
@@ -293,10 +294,10 @@ def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[
 
 def cost_line(images: int, T: int, calls: int) -> str:
     """How many network evaluations were made, beside what all levels take."""
-    return (
-        f"{calls:,} network evaluations, {calls / images:,.1f} an image; one for every level of "
-        f"the chain is {T:,} an image, {T * images:,} in all"
-    )
+    made = f"{calls:,} network evaluations, {calls / images:,.1f} an image"
+    if calls >= T * images:
+        return made
+    return f"{made}; one for every level of the chain is {T:,} an image, {T * images:,} in all"
 
 
 def data_for_run(
@@ -330,6 +331,12 @@ def data_for_run(
         )
     assert model.shape is not None
     channels, height, width = model.shape
+    levels = getattr(model.data, "levels", _PICTURE_LEVELS)
+    if levels != _PICTURE_LEVELS and is_path(source) and source != remembered:
+        raise NelboError(
+            f"pictures have {_PICTURE_LEVELS} levels a pixel, the model of {run_path} has "
+            f"{levels}: it gives them no probability"
+        )
     if source in FIXED_SIZE and not is_local(source):
         data = load_data(source, split)
         if data.shape[1:] == (height, width):

@@ -36,7 +36,7 @@ class Fit:
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run or diffusers pipeline directory; level_profile.safetensors is written into it."""
     data: str | None = None
-    """digits, or a folder of pictures; by default what the run was trained on."""
+    """As in `nelbo train`; by default what the run was trained on."""
     split: str = "train"
     """Which images: train, test or all."""
     images: int | None = 300

@@ -31,7 +31,7 @@ class Likelihood:
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run, a diffusers pipeline directory, or a Hub id."""
     data: str | None = None
-    """digits, or a folder of pictures; by default what the run was trained on."""
+    """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
     images: int = 32

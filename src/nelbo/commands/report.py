@@ -19,7 +19,7 @@ class Report:
     run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run directory, finished or interrupted."""
     data: str | None = None
-    """digits, or a folder of pictures; by default what the run was trained on."""
+    """As in `nelbo train`; by default what the run was trained on."""
     levels: int | Literal["all"] = 50
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300

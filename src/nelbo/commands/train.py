@@ -193,11 +193,13 @@ class TrainCommand:
         write_settings(path, {name: getattr(self, name) for name in names})
 
     def _check(self) -> tuple[Path, str]:
+        from nelbo.training.run_directory import RunDirectory
+
         self.training.check()
         if self.out is None:
             raise NelboError("--out is missing: give the run directory")
         if self.data is None:
-            raise NelboError("DATA is missing: give digits, or a folder of pictures")
+            raise NelboError("DATA is missing: give digits, another data set, or a folder")
         if self.resume and self.overwrite:
             raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
         if self.resume and self.config is not None:
@@ -210,11 +212,21 @@ class TrainCommand:
             raise NelboError(f"--threads must be at least 1, got {self.threads}")
         if self.resume:
             self._check_unchanged(self.out)
+        else:
+            RunDirectory.check_free(self.out, overwrite=self.overwrite)
         return self.out, self.data
 
     def _check_unchanged(self, out: Path) -> None:
         """A run cannot go on with settings that would make it another run."""
+        from nelbo.training.run_directory import RunDirectory
+
         before = TrainCommand.defaults(["--resume", "--out", str(out)])
+        done = RunDirectory(out).notes().get("trained", {}).get("steps", 0)
+        if self.training.steps is not None and self.training.steps < done:
+            raise NelboError(
+                f"the run in {out} has taken {done} steps already, which is more than --steps "
+                f"{self.training.steps}"
+            )
         groups = [(self, before)] + [
             (getattr(self, name), getattr(before, name)) for name in ("training", "model")
         ]

@@ -71,7 +71,8 @@ def read_picture(file: Path | BinaryIO, size: int, channels: int) -> np.ndarray 
         # Pillow puts the whole path in some messages; the list names the file already.
         reason = str(error) or type(error).__name__
         for path in (repr(str(file)), str(file)):
-            reason = reason.replace(f"file {path}", "the file").replace(path, "the file")
+            for words in (f"image file {path}", f"file {path}", path):
+                reason = reason.replace(words, "the file")
         return reason
 
 

@@ -114,15 +114,18 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     """Write an image in the format that the name says; the file is there whole or not at all.
 
     Raises:
-        NelboError: a name whose ending is no image format.
+        NelboError: a name whose ending is no image format, or where nothing can be written.
     """
     path = Path(path)
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:
         raise NelboError(f"{path} must end in an image format such as .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        image.save(temporary, format=known[path.suffix.lower()])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            image.save(temporary, format=known[path.suffix.lower()])
+    except OSError as error:
+        raise NelboError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def save_grid(

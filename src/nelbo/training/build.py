@@ -27,7 +27,9 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
         first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
         return NoiseSchedule.geometric(config.levels, first_noise)
     if config.schedule not in SCHEDULES:
-        raise NelboError(f"unknown schedule {config.schedule!r}: expected one of {SCHEDULES}")
+        raise NelboError(
+            f"unknown schedule {config.schedule!r}: expected one of {', '.join(SCHEDULES)}"
+        )
     return getattr(NoiseSchedule, config.schedule)(config.levels)
 
 

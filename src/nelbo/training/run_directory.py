@@ -84,22 +84,9 @@ class RunDirectory:
                 written.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise NelboError(f"{path} is a file; give a new directory for the run")
         try:
             _finish_replacing(run.path)
-            found = sorted(p.name for p in run.path.iterdir()) if run.path.is_dir() else []
-            taken = [name for name in _OWN if name in found]
-            if taken and not overwrite:
-                raise NelboError(
-                    f"{path} already holds a run ({', '.join(taken[:3])}); go on with it with "
-                    "--resume, choose another directory, or replace it with --overwrite"
-                )
-            if found and not taken:
-                raise NelboError(
-                    f"{path} holds other files ({', '.join(found[:3])}); give a new or empty "
-                    "directory for the run"
-                )
+            taken = cls.check_free(path, overwrite=overwrite)
             run.path.mkdir(parents=True, exist_ok=True)
             if taken:
                 run._replaces, run.path = run.path, run.path / _GROWING
@@ -109,6 +96,32 @@ class RunDirectory:
         except OSError as error:
             raise NelboError(f"cannot write to {path}: {error}") from error
         return run
+
+    @staticmethod
+    def check_free(path: str | Path, *, overwrite: bool = False) -> list[str]:
+        """What of a run is in a directory that a new one may be made in, or replace with it.
+
+        Raises:
+            NelboError: as `create`, before anything is written.
+        """
+        where = Path(path)
+        if where.exists() and not where.is_dir():
+            raise NelboError(f"{path} is a file; give a new directory for the run")
+        ours = (_GROWING, _WINNING, _MOVING)
+        found = sorted(p.name for p in where.iterdir()) if where.is_dir() else []
+        found = [name for name in found if name not in ours]
+        taken = [name for name in _OWN if name in found]
+        if taken and not overwrite:
+            raise NelboError(
+                f"{path} already holds a run ({', '.join(taken[:3])}); go on with it with "
+                "--resume, choose another directory, or replace it with --overwrite"
+            )
+        if found and not taken:
+            raise NelboError(
+                f"{path} holds other files ({', '.join(found[:3])}); give a new or empty "
+                "directory for the run"
+            )
+        return taken
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
