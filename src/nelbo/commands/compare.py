@@ -58,8 +58,9 @@ class Compare:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        bounds = [self._evaluate(run) for run in self.runs]
-        result = compare(*bounds, generator=torch.Generator().manual_seed(self.seed))
+        bounds, classes = zip(*map(self._evaluate, self.runs), strict=True)
+        first, second = bounds
+        result = compare(first, second, generator=torch.Generator().manual_seed(self.seed))
         means = [bound.mean().bits_per_dim for bound in bounds]
         if self.json:
             print_json(
@@ -88,6 +89,9 @@ class Compare:
             f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
             f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
         )
+        if bool(classes[0]) != bool(classes[1]):
+            told = self.runs[0] if classes[0] else self.runs[1]
+            show(f"{told} is told the class of each image, the other is not")
         better = self.runs[0] if result.mean.mean < 0 else self.runs[1]
         share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
         if result.p_value < 0.05:
@@ -95,13 +99,14 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _evaluate(self, run: str) -> Bound:
+    def _evaluate(self, run: str) -> tuple[Bound, int]:
+        """The bound of a run, and how many classes its model is told of."""
         model = load_pixel_model(run, _NO_LATENTS).to(choose_device(self.device))
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        return evaluate_with_progress(
+        bound = evaluate_with_progress(
             model,
             data,
             f"Evaluating {run}",
@@ -109,3 +114,4 @@ class Compare:
             batch_size=self.batch_size,
             seed=self.seed,
         )
+        return bound, model.num_classes

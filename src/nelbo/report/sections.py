@@ -43,6 +43,8 @@ def _headline(report: RunReport) -> str:
             f"{summary.dims:,} values of {report.pixel_levels} levels take "
             f"{number(raw * summary.dims, 0)} as they are. Lower is better."
         )
+    if report.model.num_classes:
+        meaning += " The model is told the class of each image, which is not counted."
     return (
         f'<p class="headline"><b>{number(bits.mean, 3)}</b>'
         f"<span>{spread}{report.unit}, {escape(report.headline or '')} bound</span></p>"
