@@ -55,7 +55,7 @@ def test_one_path_is_the_path_bound_and_paths_are_stacked(monkeypatch):
     sizes = []
     network = model.network
     model.network = lambda x, *rest: (sizes.append(len(x)), network(x, *rest))[1]
-    monkeypatch.setattr("nelbo.mhvae._VALUES_PER_CALL", 2 * x_0.numel())
+    monkeypatch.setattr("nelbo.mhvae.VALUES_PER_CALL", 2 * x_0.numel())
     both = model.importance_weighted_elbo(
         x_0, Condition(label=torch.arange(3)), paths=3, generator=seeded()
     )

@@ -168,7 +168,7 @@ class Bound:
     @property
     def bits_per_dim(self) -> Float[Tensor, " batch"]:
         """The negative bound in bits per dimension, nelbo / (dims · ln 2)."""
-        return self.nelbo / (self.dims * math.log(2.0))
+        return self.nelbo / self.nats_per_bit_per_dim
 
     @property
     def nats_per_bit_per_dim(self) -> float:
@@ -238,7 +238,7 @@ class Bound:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor to a device, as `Tensor.to`."""
-        moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in self._tensors()}
+        moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in self.tensors()}
         return replace(self, **moved)
 
     @staticmethod
@@ -257,7 +257,7 @@ class Bound:
                 "Bound.cat joins bounds of the same data and the same number of evaluated levels; "
                 f"found (dims, levels) = {sorted(kinds)}"
             )
-        names = [name for name, _ in bounds[0]._tensors()]
+        names = [name for name, _ in bounds[0].tensors()]
         joined: dict[str, Any] = {
             name: torch.cat([getattr(b, name) for b in bounds]) for name in names
         }
@@ -304,7 +304,8 @@ class Bound:
             level_calls=level_calls.sum(0),
         )
 
-    def _tensors(self) -> list[tuple[str, Tensor]]:
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """Every tensor with its name."""
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
 
 

@@ -82,7 +82,7 @@ class BoundStore:
         return self.directory / f"{stage:02d}-{index:06d}.safetensors"
 
     def _save(self, stage: int, index: int, bound: Bound) -> None:
-        tensors = {name: value.contiguous() for name, value in bound._tensors()}
+        tensors = {name: value.contiguous() for name, value in bound.tensors()}
         notes = {"kind": type(bound).__name__, "dims": str(bound.dims)}
         try:
             with atomic_file(self._file(stage, index)) as temporary:

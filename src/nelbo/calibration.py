@@ -13,7 +13,6 @@ search on log σ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +22,7 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.distributions import draw
 from nelbo.evaluation import check_fits
+from nelbo.golden_section import RATIO, golden_section
 
 if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 # The smallest and largest scale that are tried, in bins between two levels and in units of x.
 _FEWEST_BINS, _LARGEST = 0.05, 2.0
 _TOLERANCE = 1e-4
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @torch.no_grad()
@@ -74,20 +73,5 @@ def most_likely_scale(pairs: list[tuple[Tensor, Tensor]], data: Pixels) -> float
 
     bin_width = 2.0 / (data.levels - 1)
     low, high = math.log(_FEWEST_BINS * bin_width), math.log(_LARGEST)
-    return math.exp(_golden_section(cost, low, high))
-
-
-def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one minimum between `low` and `high` has it (Kiefer 1953)."""
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > _TOLERANCE:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
+    steps = math.ceil(math.log(_TOLERANCE / (high - low)) / math.log(RATIO))
+    return math.exp(golden_section(cost, low, high, steps=steps))

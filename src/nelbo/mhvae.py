@@ -42,7 +42,7 @@ Level = int | Int[Tensor, " batch"]
 
 # Values of one stacked network call when many levels are evaluated: large enough to fill the
 # cores, small enough to stay in their caches.
-_VALUES_PER_CALL = 2**16
+VALUES_PER_CALL = 2**16
 
 
 class MHVAE(nn.Module, ABC):
@@ -123,7 +123,7 @@ class MHVAE(nn.Module, ABC):
         """
         if paths < 1:
             raise NelboError(f"paths must be at least 1, got {paths}")
-        group = max(1, _VALUES_PER_CALL // max(1, x_0.numel()))
+        group = max(1, VALUES_PER_CALL // max(1, x_0.numel()))
         total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
         for start in range(0, paths, group):
             repeat = min(group, paths - start)
@@ -343,7 +343,7 @@ class TractableMHVAE(MHVAE):
         """`term(x_0, x_t, t, condition)` at one draw of x_t, or a mirrored pair, for each level."""
         batch, signs = len(x_0), 2 if antithetic else 1
         # Several columns share a network call on (level, example) pairs.
-        group = max(1, _VALUES_PER_CALL // max(1, signs * x_0.numel()))
+        group = max(1, VALUES_PER_CALL // max(1, signs * x_0.numel()))
         found = [x_0.new_zeros(batch, 0)]
         total = None if weights is None else torch.zeros_like(x_0)
         for start in range(0, levels.shape[1], group):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nelbo.commands.common import say
-from nelbo.commands.finish import first_images
 from nelbo.commands.recipe import Recipe
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE, write_json
@@ -70,7 +69,7 @@ class AutoencoderRecipe(Recipe):
         )
         self.data: ImageData = data
         self.test = test
-        self._few = first_images(test, IMAGES, 0)
+        self._few = test.subset(IMAGES, seed=0)
 
     def save(self, model: AutoencoderObjective, directory: Path, notes: Mapping[str, Any]) -> None:
         """vae/ as diffusers reads it, and nelbo.json."""
@@ -103,7 +102,7 @@ class AutoencoderRecipe(Recipe):
         scale = fit_scale(autoencoder, self.data)
         evaluation: dict[str, Any] = {"decoder_scale": scale}
         for split, data in (("train", self.data), ("test", self.test)):
-            shown = first_images(data, images, seed)
+            shown = data.subset(images, seed)
             reading = evaluate_autoencoder(autoencoder, shown, scale)
             evaluation[split] = {"examples": len(shown), **dataclasses.asdict(reading)}
             say(

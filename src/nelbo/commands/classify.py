@@ -18,6 +18,7 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.evaluate import data_for_run
+from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -104,19 +105,19 @@ class Classify:
     def _classify(self, model: Diffusion, data: ImageData) -> Classification:
         import torch
 
-        from nelbo.conditioning import Condition
         from nelbo.diffusion import Pixels
         from nelbo.evaluation import check_fits
         from nelbo.evidence import Classification, Classifier
 
         check_fits(model, data)
         assert isinstance(model.data, Pixels)
-        if model.num_classes < 2:
+        classes = all_classes(model, model.num_classes)
+        if classes is None or model.num_classes < 2:
             raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
         device = next(model.parameters()).device
         classifier = Classifier(
             model,
-            Condition(label=torch.arange(model.num_classes, device=device)),
+            classes.to(device),
             margin=self.margin,
             draws=self.draws,
             generator=torch.Generator().manual_seed(self.seed),

@@ -412,6 +412,7 @@ def evaluate_with_progress(
 
     generator = _generator(seed)
     bounds: list[Bound] = []
+    bits, images = 0.0, 0
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
         total = len(data) * calls_per_image(model, levels)
         task = progress.add_task(description, total=total, status="")
@@ -425,9 +426,9 @@ def evaluate_with_progress(
             store=store,
         ):
             bounds.append(bound)
-            done = Bound.cat(bounds).mean().bits_per_dim.mean
+            bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
             calls = int(bound.calls.sum())
-            progress.update(task, advance=calls, status=f"calls · {done:.3f} bits/dim")
+            progress.update(task, advance=calls, status=f"calls · {bits / images:.3f} bits/dim")
     return Bound.cat(bounds)
 
 

@@ -78,7 +78,7 @@ def finish(
         images: how many images of each split at most.
         seed: source of all noise.
     """
-    shown = {"train": first_images(train, images, seed), "test": first_images(test, images, seed)}
+    shown = {"train": train.subset(images, seed), "test": test.subset(images, seed)}
     bounds = {
         split: evaluate_with_progress(
             model,
@@ -162,14 +162,6 @@ def _maps(report: RunReport, seed: int) -> BoundMap:
     levels = levels_to_evaluate(_MAP_LEVELS, model)
     generator = torch.Generator().manual_seed(seed)
     return model.bound_map(x_0, labels_for(model, shown), levels=levels, generator=generator)
-
-
-def first_images(data: ImageData, images: int, seed: int) -> ImageData:
-    """A random subset where there are more images than asked for, in their order."""
-    if len(data) <= images:
-        return data
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
-    return data.take(chosen.sort().values)
 
 
 def _fewer(levels: int | None, model: Diffusion) -> int | None:

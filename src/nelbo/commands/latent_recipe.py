@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nelbo.commands.common import MESSAGES, show
 from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
-from nelbo.commands.finish import first_images
 from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
@@ -144,7 +143,7 @@ class LatentRecipe(Recipe):
         model = model.to(device)
         bound = evaluate_with_progress(
             model,
-            first_images(self.test, images, seed),
+            self.test.subset(images, seed),
             "Evaluating test",
             levels=levels_to_evaluate(levels, model.prior),
             seed=seed,

@@ -33,8 +33,8 @@ class Report:
 
     def run(self) -> None:
         """Evaluate, sample, report."""
-        from nelbo.commands.evaluate import data_for_run
-        from nelbo.commands.finish import finish_run
+        from nelbo.commands.evaluate import data_for_run, levels_to_evaluate
+        from nelbo.commands.finish import finish
         from nelbo.training.run_directory import RunDirectory
 
         if self.images < 1:
@@ -45,18 +45,19 @@ class Report:
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
         model = load_pixel_model(str(self.run_path), "it has no report")
+        model.to(choose_device(self.device))
         train, test = (
             data_for_run(str(self.run_path), model, self.data, split) for split in ("train", "test")
         )
         mention_skipped(test)
-        summary = finish_run(
+        summary = finish(
             run,
-            levels=self.levels,
-            images=self.images,
-            seed=self.seed,
-            device=choose_device(self.device),
+            model,
             train=train,
             test=test,
+            levels=levels_to_evaluate(self.levels, model),
+            images=self.images,
+            seed=self.seed,
         )
         if self.json:
             print_json({"run": str(run.path), **summary})

@@ -91,6 +91,13 @@ class ImageData:
             captions=None if self.captions is None else _take(self.captions, index),
         )
 
+    def subset(self, count: int, seed: int) -> ImageData:
+        """At most `count` of the images, drawn at random, in their order."""
+        if len(self) <= count:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        return self.take(torch.randperm(len(self), generator=generator)[:count].sort().values)
+
     def resize(self, height: int, width: int) -> ImageData:
         """The images in another size, levels interpolated and rounded."""
         resized = torch.nn.functional.interpolate(

@@ -27,7 +27,7 @@ from nelbo.diffusion.rounding import fit_rounded_normal
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
-from nelbo.mhvae import per_example
+from nelbo.mhvae import VALUES_PER_CALL, per_example
 from nelbo.networks.files import atomic_file
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 PROFILE_FILE = "level_profile.safetensors"
 MEASURED_LEVELS = 100
 
-# Values of one network call; see nelbo.mhvae.
-_VALUES_PER_CALL = 2**16
 # What is stored of the profile beside its tensors, and of its schedule.
 _COUNTS = ("dims", "examples", "draws")
 _SCHEDULE = ("alphas_cumprod", "network_times", "betas")
@@ -213,7 +211,7 @@ def measure_levels(
     if draws < 1:
         raise NelboError(f"draws must be at least 1, got {draws}")
     model.check_data(x_0)
-    pairs = batch_size or max(1, _VALUES_PER_CALL // x_0[0].numel())
+    pairs = batch_size or max(1, VALUES_PER_CALL // x_0[0].numel())
     examples = torch.arange(len(x_0), device=x_0.device).repeat(draws)
     data = x_0[examples]
     # The same noise at every level: else the choice of levels would go by the luck of each.

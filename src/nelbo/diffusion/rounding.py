@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from torch import Tensor
 
 from nelbo.distributions import DiscretizedNormal
+from nelbo.golden_section import golden_section
 
 # Enough to find the standard deviation to half a percent, which costs 10⁻⁴ nats a dimension less.
 _VALUES = 2**14
@@ -15,7 +15,6 @@ _SMALLEST = 1 / 8
 _COARSE = 16
 _COARSE_THIN = 4
 _FINE = 10
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_rounded_normal(x: Tensor, mean: Tensor, levels: int) -> float:
@@ -44,20 +43,5 @@ def fit_rounded_normal(x: Tensor, mean: Tensor, levels: int) -> float:
     step = (high - low) / (_COARSE - 1)
     grid = [low + i * step for i in range(_COARSE)]
     best = min(grid, key=lambda log_scale: cost(log_scale, _COARSE_THIN))
-    return math.exp(_golden_section(cost, max(low, best - step), min(high, best + step))) ** 2
-
-
-def _golden_section(cost: Callable[[float], float], low: float, high: float) -> float:
-    """Where `cost` is least between two points, if it has one minimum there."""
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    cost_left, cost_right = cost(left), cost(right)
-    for _ in range(_FINE):
-        if cost_left < cost_right:
-            high, right, cost_right = right, left, cost_left
-            left = high - _GOLDEN * (high - low)
-            cost_left = cost(left)
-        else:
-            low, left, cost_left = left, right, cost_right
-            right = low + _GOLDEN * (high - low)
-            cost_right = cost(right)
-    return (low + high) / 2
+    low, high = max(low, best - step), min(high, best + step)
+    return math.exp(golden_section(cost, low, high, steps=_FINE)) ** 2

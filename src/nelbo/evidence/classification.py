@@ -27,6 +27,7 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
+from nelbo.mhvae import VALUES_PER_CALL
 
 # Draws of a round, after each of which classes may leave the race.
 _ROUND = 4
@@ -34,7 +35,6 @@ _ROUND = 4
 _UNIFORM_SHARE = 0.2
 # Levels whose class differences are averaged together to choose where to look.
 _BINS = 25
-_VALUES_PER_CALL = 2**16
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Classifier:
         self, x_0: Tensor, x_t: Tensor, t: Tensor, row: Tensor, label: Tensor
     ) -> Float[Tensor, " pairs"]:
         """What its level costs each (image, class) pair, nats."""
-        pairs = max(1, _VALUES_PER_CALL // x_0[0].numel())
+        pairs = max(1, VALUES_PER_CALL // x_0[0].numel())
         parts = []
         for chosen, klass in zip(row.split(pairs), label.split(pairs), strict=True):
             prediction = self.model.predict(x_t[chosen], t[chosen], self.classes[klass])

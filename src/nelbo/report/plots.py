@@ -61,11 +61,11 @@ def kl_by_level(
     place = _placing(bounds, schedule, axis)
     for split, bound in _front_last(bounds):
         levels, nats = bound.by_level()
-        x, y = _pooled(place(levels), nats.cpu().numpy() / _nats_per_bit(bound))
+        x, y = _pooled(place(levels), nats.cpu().numpy() / bound.nats_per_bit_per_dim)
         color = COLORS["score-matching" if split == front(bounds) else "train"]
         marker = "o" if len(x) <= _FEW else None
         axes.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.8, label=split)
-        reconstruction = -bound.mean().reconstruction.mean / _nats_per_bit(bound)
+        reconstruction = -bound.mean().reconstruction.mean / bound.nats_per_bit_per_dim
         if shows_reconstruction(bound):
             filled = COLORS["reconstruction"] if split == front(bounds) else "none"
             axes.plot(
@@ -157,8 +157,8 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     groups = None if len(levels) <= _POOLS else np.unique(_pools(levels), return_inverse=True)[1]
     profile = bound.level_means(None if groups is None else torch.from_numpy(groups))
     x, _ = _pooled(levels, levels)
-    y = profile.mean.cpu().numpy() / _nats_per_bit(bound)
-    band = 2 * profile.standard_error.cpu().numpy() / _nats_per_bit(bound)
+    y = profile.mean.cpu().numpy() / bound.nats_per_bit_per_dim
+    band = 2 * profile.standard_error.cpu().numpy() / bound.nats_per_bit_per_dim
     color = COLORS["score-matching"]
     axes.fill_between(x, y - band, y + band, color=color, alpha=0.25, linewidth=0)
     axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) <= _FEW else None)
@@ -181,7 +181,9 @@ def cost_by_channel(
     Raises:
         NelboError: another number of names than channels.
     """
-    costs = found.by_channel.detach().cpu().double().mean(0).numpy() / _nats_per_bit(found.bound)
+    costs = (
+        found.by_channel.detach().cpu().double().mean(0).numpy() / found.bound.nats_per_bit_per_dim
+    )
     if names is None:
         names = _CHANNELS.get(len(costs)) or [str(c) for c in range(len(costs))]
     if len(names) != len(costs):
@@ -362,7 +364,7 @@ def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:
     total = costs.cumsum(0)
     total[-1] += summary.prior_matching.mean
     first = torch.ones(1, dtype=torch.int64)
-    return torch.cat([first, levels.cpu()]), total.numpy() / _nats_per_bit(bound)
+    return torch.cat([first, levels.cpu()]), total.numpy() / bound.nats_per_bit_per_dim
 
 
 def shows_reconstruction(bound: Bound) -> bool:
@@ -388,10 +390,6 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 _PLAIN = FuncFormatter(_tick)
-
-
-def _nats_per_bit(bound: Bound) -> float:
-    return bound.dims * math.log(2.0)
 
 
 def front(bounds: Mapping[str, Bound]) -> str | None:

@@ -26,8 +26,7 @@ class Validation:
     """
 
     def __init__(self, data: ImageData, seed: int = 0) -> None:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-        self.data = data.take(order[:IMAGES].sort().values)
+        self.data = data.subset(IMAGES, seed)
         self.seed = seed
 
     def __call__(self, model: Diffusion | LatentDiffusion) -> float:
