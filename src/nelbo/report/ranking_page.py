@@ -13,6 +13,7 @@ from nelbo.data import ImageData
 from nelbo.report import fragments, plots
 from nelbo.report.formatting import number
 from nelbo.report.page import page
+from nelbo.report.surprise import map_colors, with_bits
 from nelbo.report.theme import to_inline_svg
 
 
@@ -46,16 +47,14 @@ def ranking_page(report: RankingReport) -> str:
         f'<p class="subtitle">{len(report.data):,} images of {escape(report.data.source)}, '
         f"{number(summary.mean, 3)} bits/dim on average</p></header>"
     )
-    colors, scale = None, ""
-    if report.maps is not None:
-        colors, brightest = plots.heat(report.maps.by_pixel)
-        scale = (
-            " Below each image is where its bits go, pixel by pixel, from dark for none to yellow "
-            f"for {number(brightest, 1)} bits."
-        )
+    colors, scale = map_colors(report.maps)
     half = len(report.most)
-    most = _images(report, report.most, None if colors is None else colors[:half])
-    least = _images(report, report.least, None if colors is None else colors[half:])
+    most = with_bits(
+        report.data, report.bound, report.most, None if colors is None else colors[:half]
+    )
+    least = with_bits(
+        report.data, report.bound, report.least, None if colors is None else colors[half:]
+    )
     ends = fragments.section(
         "Most and least surprising images",
         "What the model explains worst and best, in bits/dim: odd, damaged or mislabelled images "
@@ -69,10 +68,3 @@ def ranking_page(report: RankingReport) -> str:
         plots.bits_histogram(report.bound), "histogram", "Histogram of bits per dimension"
     )
     return page(title, [header, ends, fragments.section("All images", "", histogram)])
-
-
-def _images(report: RankingReport, chosen: Int[Tensor, " n"], under: Tensor | None) -> str:
-    shown = report.data.take(chosen)
-    bits = report.bound.bits_per_dim.detach().cpu()[chosen].tolist()
-    labels = [(number(value, 2), name) for value, name in zip(bits, shown.names, strict=True)]
-    return fragments.labelled_images(shown.images, shown.levels, labels, under)

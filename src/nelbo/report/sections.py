@@ -12,6 +12,7 @@ from nelbo.report import fragments, plots
 from nelbo.report.formatting import compact, flatten, number, setting
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
+from nelbo.report.surprise import map_colors, with_bits
 from nelbo.report.theme import to_inline_svg
 
 
@@ -223,30 +224,16 @@ def extremes(report: RunReport) -> str:
     )
     if data is None:
         return fragments.section("Cost of each image", "", histogram)
-    bits = bound.bits_per_dim.detach().cpu()
     least, most = report.extremes()
+    colors, scale = map_colors(report.maps)
     groups = []
-    colors, scale = None, ""
-    if report.maps is not None:
-        colors, brightest = plots.heat(report.maps.by_pixel)
-        scale = (
-            " Below each image is where its bits go, pixel by pixel, from dark for none to yellow "
-            f"for {number(brightest, 1)} bits."
-        )
     for title, chosen, start in [
         ("Least surprising", least, 0),
         ("Most surprising", most, len(least)),
     ]:
-        shown = data.take(chosen)
-        labels = [
-            (number(value, 2), name)
-            for value, name in zip(bits[chosen].tolist(), shown.names, strict=True)
-        ]
         under = None if colors is None else colors[start : start + len(chosen)]
-        groups.append(
-            f"<figure><h3>{title}</h3>"
-            f"{fragments.labelled_images(shown.images, shown.levels, labels, under)}</figure>"
-        )
+        images = with_bits(data, bound, chosen, under)
+        groups.append(f"<figure><h3>{title}</h3>{images}</figure>")
     return fragments.section(
         "Least and most surprising images",
         f"The {report.headline} images that cost the model least and most, in {report.unit}."
