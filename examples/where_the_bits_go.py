@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import nelbo
-from nelbo.commands.evaluate import data_for_run
+from nelbo.commands.run_data import data_for_run
 from nelbo.report import plots
 from nelbo.report.theme import to_png
 

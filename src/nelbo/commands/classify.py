@@ -17,7 +17,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.evaluate import data_for_run
+from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 

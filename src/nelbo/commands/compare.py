@@ -14,7 +14,8 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.evaluate import data_for_run, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:

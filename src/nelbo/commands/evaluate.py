@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,19 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
-    choose_device,
-    counting_progress,
     mention_skipped,
     optimal_chain,
     print_json,
     say,
     show,
 )
+from nelbo.commands.evaluation_progress import (
+    cost_json,
+    cost_line,
+    evaluate_to_error_with_progress,
+    evaluate_with_progress,
+    levels_to_evaluate,
+)
+from nelbo.commands.run_data import data_for_run
+from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from nelbo.bound import Bound
     from nelbo.bound_store import BoundStore
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ERROR = 0.01
 IMAGES_FILE = "images.csv"
-_PICTURE_LEVELS = 256
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "device", "out", "json")
 _TRIED_IMAGES = 16
@@ -239,121 +242,6 @@ class Evaluate:
         return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
 
 
-def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
-    """This process alone, or as one of those that a launcher started to evaluate together.
-
-    Raises:
-        NelboError: several processes without a directory to share, or that might each choose
-            another precision.
-    """
-    from nelbo.training.processes import Processes
-
-    if Processes.launched():
-        if out is None:
-            raise NelboError("several processes need a directory to share their bounds in: --out")
-        if precision == "auto":
-            raise NelboError("several processes need one precision: give --precision fp32 or bf16")
-    return Processes.join(choose_device(device))
-
-
-def open_store(
-    out: Path, model: nn.Module, data: ImageData, settings: dict[str, Any], processes: Processes
-) -> BoundStore:
-    """Where the bounds of batches are kept, for this model, these images and these settings."""
-    from nelbo.bound_store import BoundStore, fingerprint
-
-    decisive = {
-        **settings,
-        "data": data.source,
-        "images": len(data),
-        "image_names": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
-        "weights": fingerprint(model),
-    }
-    # As JSON will give them back.
-    decisive = json.loads(json.dumps(decisive, default=str))
-    return BoundStore(out / "bounds", decisive, rank=processes.rank, count=processes.count)
-
-
-def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
-    """What a bound took: levels of the score matching term an image, and network evaluations.
-
-    Args:
-        bound: the bound.
-        model: the model it is of.
-        calls: network evaluations, where a pilot took more than the bound tells.
-    """
-    calls = int(bound.calls.sum()) if calls is None else calls
-    return {
-        "levels_per_image": bound.levels.shape[1],
-        "levels_of_chain": model.num_levels - 1,
-        "calls": calls,
-        "calls_per_image": calls / len(bound),
-        "calls_for_all_levels": model.num_levels * len(bound),
-    }
-
-
-def cost_line(images: int, T: int, calls: int) -> str:
-    """How many network evaluations were made, beside what all levels take."""
-    made = f"{calls:,} network evaluations, {calls / images:,.1f} an image"
-    if calls >= T * images:
-        return made
-    return f"{made}; one for every level of the chain is {T:,} an image, {T * images:,} in all"
-
-
-def data_for_run(
-    run_path: str,
-    model: Diffusion | LatentDiffusion,
-    source: str | None,
-    split: str,
-    *,
-    resize: bool = False,
-) -> ImageData:
-    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
-
-    The pictures that a run was trained on are cropped and resized as they were then; others only
-    with `resize`.
-
-    Raises:
-        NelboError: images of another size than the model's without `resize`.
-    """
-    from nelbo.data import load_data
-    from nelbo.data.folder import check_sizes
-    from nelbo.data.sources import FIXED_SIZE, is_local, is_path
-    from nelbo.training.run_directory import RunDirectory
-
-    remembered = RunDirectory(run_path).notes().get("source")
-    source = source or remembered
-    if source is None:
-        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
-    if source == remembered and is_path(source) and not is_local(source):
-        raise NelboError(
-            f"{run_path} was trained on {source}, which is not there any more: give --data"
-        )
-    assert model.shape is not None
-    channels, height, width = model.shape
-    levels = getattr(model.data, "levels", _PICTURE_LEVELS)
-    if levels != _PICTURE_LEVELS and is_path(source) and source != remembered:
-        raise NelboError(
-            f"pictures have {_PICTURE_LEVELS} levels a pixel, the model of {run_path} has "
-            f"{levels}: it gives them no probability"
-        )
-    if source in FIXED_SIZE and not is_local(source):
-        data = load_data(source, split)
-        if data.shape[1:] == (height, width):
-            return data
-        if not resize:
-            raise NelboError(
-                f"{source} has images of {data.shape[1]}×{data.shape[2]}, the model takes "
-                f"{height}×{width}: give --resize to resize them"
-            )
-        return data.resize(height, width)
-    if height != width:
-        raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
-    if not resize and source != remembered:
-        check_sizes(source, height)
-    return load_data(source, split, size=height, channels=channels)
-
-
 def choose_dtype(
     model: Diffusion, data: ImageData, precision: str, tolerance: float, seed: int
 ) -> tuple[torch.dtype, int]:
@@ -390,94 +278,9 @@ def choose_dtype(
     return dtype, trial.calls
 
 
-def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | None:
-    """How many levels to draw; None, each once, where as many are asked for as there are."""
-    return None if asked == "all" or asked >= model.num_levels - 1 else asked
-
-
-def evaluate_with_progress(
-    model: Diffusion | LatentDiffusion,
-    data: ImageData,
-    description: str,
-    *,
-    levels: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    store: BoundStore | None = None,
-) -> Bound:
-    """The bound of every image, behind a progress bar that shows the mean so far."""
-    from nelbo.bound import Bound
-    from nelbo.evaluation import calls_per_image, evaluate
-
-    generator = _generator(seed)
-    bounds: list[Bound] = []
-    bits, images = 0.0, 0
-    with counting_progress(disable=store is not None and store.rank > 0) as progress:
-        total = len(data) * calls_per_image(model, levels)
-        task = progress.add_task(description, total=total, status="")
-        for bound in evaluate(
-            model,
-            data,
-            levels=levels,
-            batch_size=batch_size,
-            generator=generator,
-            dtype=dtype,
-            store=store,
-        ):
-            bounds.append(bound)
-            bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
-            calls = int(bound.calls.sum())
-            progress.update(task, advance=calls, status=f"calls · {bits / images:.3f} bits/dim")
-    return Bound.cat(bounds)
-
-
-def evaluate_to_error_with_progress(
-    model: Diffusion,
-    data: ImageData,
-    description: str,
-    error: float,
-    *,
-    score_matching_square: torch.Tensor | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    store: BoundStore | None = None,
-) -> tuple[Bound, int]:
-    """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
-    from nelbo.evaluation import evaluate_to_error
-
-    bound, calls, status = None, 0, ""
-    with counting_progress(disable=store is not None and store.rank > 0) as progress:
-        task = progress.add_task(description, total=None, status="calls")
-        for reading in evaluate_to_error(
-            model,
-            data,
-            error,
-            score_matching_square=score_matching_square,
-            batch_size=batch_size,
-            generator=_generator(seed),
-            dtype=dtype,
-            store=store,
-        ):
-            if reading.bound is not None and reading.bound is not bound:
-                bits = reading.bound.mean().bits_per_dim
-                status = f" · {bits.mean:.3f} ± {bits.monte_carlo_error:.3f} bits/dim"
-            bound, calls = reading.bound, reading.calls
-            progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
-    assert bound is not None
-    return bound, calls
-
-
 def _stored_proposal(model: Diffusion) -> torch.Tensor | None:
     """E KL² at each level from the model's level profile, if it has one of this very chain."""
     profile = model.profile
     if profile is None or profile.num_levels != model.num_levels:
         return None
     return profile.score_matching_square
-
-
-def _generator(seed: int) -> torch.Generator:
-    import torch
-
-    return torch.Generator().manual_seed(seed)

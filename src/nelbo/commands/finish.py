@@ -9,7 +9,7 @@ import torch
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.commands.common import MESSAGES, load_pixel_model
-from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData

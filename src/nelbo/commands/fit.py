@@ -18,7 +18,7 @@ from nelbo.commands.common import (
     print_json,
     say,
 )
-from nelbo.commands.evaluate import data_for_run
+from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:

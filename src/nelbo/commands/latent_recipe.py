@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.commands.common import MESSAGES, show
-from nelbo.commands.evaluate import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData

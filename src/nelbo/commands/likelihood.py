@@ -15,7 +15,7 @@ from nelbo.commands.common import (
     mention_skipped,
     print_json,
 )
-from nelbo.commands.evaluate import data_for_run
+from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 
 _NO_LATENT_FLOW = (
@@ -60,7 +60,7 @@ class Likelihood:
         import torch
 
         from nelbo.bound import Bound, Estimate
-        from nelbo.commands.evaluate import levels_to_evaluate
+        from nelbo.commands.evaluation_progress import levels_to_evaluate
         from nelbo.diffusion import flow
         from nelbo.diffusion.data_space import Pixels
         from nelbo.evaluation import check_fits, labels_for

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nelbo.commands.common import load_pixel_model, mention_skipped, print_json, show
-from nelbo.commands.evaluate import (
-    data_for_run,
-    evaluate_with_progress,
-    join_processes,
-    levels_to_evaluate,
-    open_store,
-)
+from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.run_data import data_for_run
+from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:

@@ -33,8 +33,9 @@ class Report:
 
     def run(self) -> None:
         """Evaluate, sample, report."""
-        from nelbo.commands.evaluate import data_for_run, levels_to_evaluate
+        from nelbo.commands.evaluation_progress import levels_to_evaluate
         from nelbo.commands.finish import finish
+        from nelbo.commands.run_data import data_for_run
         from nelbo.training.run_directory import RunDirectory
 
         if self.images < 1:

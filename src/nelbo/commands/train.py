@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,7 +52,7 @@ _MAY_CHANGE = {
 
 
 @dataclass(frozen=True)
-class TrainCommand:
+class TrainCommand(ABC):
     """Train a model on images; evaluate its bound, sample, and write a report."""
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
@@ -146,13 +147,13 @@ class TrainCommand:
         else:
             say(f"Run: {run.path}")
 
+    @abstractmethod
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """What this kind of model adds.
 
         Raises:
             NelboError: settings that do not fit together or the images.
         """
-        raise NotImplementedError
 
     def _paths(self) -> dict[str, Any]:
         """Settings that are paths, as they are found again from another directory."""

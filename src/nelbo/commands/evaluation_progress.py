@@ -1,0 +1,127 @@
+"""The bound of images behind a progress bar, and what it took."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from nelbo.commands.common import counting_progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.bound import Bound
+    from nelbo.bound_store import BoundStore
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+
+
+def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | None:
+    """How many levels to draw; None, each once, where as many are asked for as there are."""
+    return None if asked == "all" or asked >= model.num_levels - 1 else asked
+
+
+def evaluate_with_progress(
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    description: str,
+    *,
+    levels: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
+) -> Bound:
+    """The bound of every image, behind a progress bar that shows the mean so far."""
+    from nelbo.bound import Bound
+    from nelbo.evaluation import calls_per_image, evaluate
+
+    generator = _generator(seed)
+    bounds: list[Bound] = []
+    bits, images = 0.0, 0
+    with counting_progress(disable=store is not None and store.rank > 0) as progress:
+        total = len(data) * calls_per_image(model, levels)
+        task = progress.add_task(description, total=total, status="")
+        for bound in evaluate(
+            model,
+            data,
+            levels=levels,
+            batch_size=batch_size,
+            generator=generator,
+            dtype=dtype,
+            store=store,
+        ):
+            bounds.append(bound)
+            bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
+            calls = int(bound.calls.sum())
+            progress.update(task, advance=calls, status=f"calls · {bits / images:.3f} bits/dim")
+    return Bound.cat(bounds)
+
+
+def evaluate_to_error_with_progress(
+    model: Diffusion,
+    data: ImageData,
+    description: str,
+    error: float,
+    *,
+    score_matching_square: torch.Tensor | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
+) -> tuple[Bound, int]:
+    """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
+    from nelbo.evaluation import evaluate_to_error
+
+    bound, calls, status = None, 0, ""
+    with counting_progress(disable=store is not None and store.rank > 0) as progress:
+        task = progress.add_task(description, total=None, status="calls")
+        for reading in evaluate_to_error(
+            model,
+            data,
+            error,
+            score_matching_square=score_matching_square,
+            batch_size=batch_size,
+            generator=_generator(seed),
+            dtype=dtype,
+            store=store,
+        ):
+            if reading.bound is not None and reading.bound is not bound:
+                bits = reading.bound.mean().bits_per_dim
+                status = f" · {bits.mean:.3f} ± {bits.monte_carlo_error:.3f} bits/dim"
+            bound, calls = reading.bound, reading.calls
+            progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
+    assert bound is not None
+    return bound, calls
+
+
+def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
+    """What a bound took: levels of the score matching term an image, and network evaluations.
+
+    Args:
+        bound: the bound.
+        model: the model it is of.
+        calls: network evaluations, where a pilot took more than the bound tells.
+    """
+    calls = int(bound.calls.sum()) if calls is None else calls
+    return {
+        "levels_per_image": bound.levels.shape[1],
+        "levels_of_chain": model.num_levels - 1,
+        "calls": calls,
+        "calls_per_image": calls / len(bound),
+        "calls_for_all_levels": model.num_levels * len(bound),
+    }
+
+
+def cost_line(images: int, T: int, calls: int) -> str:
+    """How many network evaluations were made, beside what all levels take."""
+    made = f"{calls:,} network evaluations, {calls / images:,.1f} an image"
+    if calls >= T * images:
+        return made
+    return f"{made}; one for every level of the chain is {T:,} an image, {T * images:,} in all"
+
+
+def _generator(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)

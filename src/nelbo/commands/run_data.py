@@ -1,0 +1,66 @@
+"""The images to read a model on: those that are named, or what its run was trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+
+
+def data_for_run(
+    run_path: str,
+    model: Diffusion | LatentDiffusion,
+    source: str | None,
+    split: str,
+    *,
+    resize: bool = False,
+) -> ImageData:
+    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+
+    The pictures that a run was trained on are cropped and resized as they were then; others only
+    with `resize`.
+
+    Raises:
+        NelboError: images of another size than the model's without `resize`.
+    """
+    from nelbo.data import load_data
+    from nelbo.data.folder import LEVELS, check_sizes
+    from nelbo.data.sources import FIXED_SIZE, is_local, is_path
+    from nelbo.training.run_directory import RunDirectory
+
+    remembered = RunDirectory(run_path).notes().get("source")
+    source = source or remembered
+    if source is None:
+        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    if source == remembered and is_path(source) and not is_local(source):
+        raise NelboError(
+            f"{run_path} was trained on {source}, which is not there any more: give --data"
+        )
+    assert model.shape is not None
+    channels, height, width = model.shape
+    levels = getattr(model.data, "levels", LEVELS)
+    if levels != LEVELS and is_path(source) and source != remembered:
+        raise NelboError(
+            f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "
+            f"{levels}: it gives them no probability"
+        )
+    if source in FIXED_SIZE and not is_local(source):
+        data = load_data(source, split)
+        if data.shape[1:] == (height, width):
+            return data
+        if not resize:
+            raise NelboError(
+                f"{source} has images of {data.shape[1]}×{data.shape[2]}, the model takes "
+                f"{height}×{width}: give --resize to resize them"
+            )
+        return data.resize(height, width)
+    if height != width:
+        raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
+    if not resize and source != remembered:
+        check_sizes(source, height)
+    return load_data(source, split, size=height, channels=channels)

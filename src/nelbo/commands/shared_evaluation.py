@@ -1,0 +1,53 @@
+"""Evaluations that go on where they were cut short, and that several processes share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nelbo.commands.common import choose_device
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nelbo.bound_store import BoundStore
+    from nelbo.data import ImageData
+    from nelbo.training.processes import Processes
+
+
+def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
+    """This process alone, or as one of those that a launcher started to evaluate together.
+
+    Raises:
+        NelboError: several processes without a directory to share, or that might each choose
+            another precision.
+    """
+    from nelbo.training.processes import Processes
+
+    if Processes.launched():
+        if out is None:
+            raise NelboError("several processes need a directory to share their bounds in: --out")
+        if precision == "auto":
+            raise NelboError("several processes need one precision: give --precision fp32 or bf16")
+    return Processes.join(choose_device(device))
+
+
+def open_store(
+    out: Path, model: nn.Module, data: ImageData, settings: dict[str, Any], processes: Processes
+) -> BoundStore:
+    """Where the bounds of batches are kept, for this model, these images and these settings."""
+    from nelbo.bound_store import BoundStore, fingerprint
+
+    decisive = {
+        **settings,
+        "data": data.source,
+        "images": len(data),
+        "image_names": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
+        "weights": fingerprint(model),
+    }
+    # As JSON will give them back.
+    decisive = json.loads(json.dumps(decisive, default=str))
+    return BoundStore(out / "bounds", decisive, rank=processes.rank, count=processes.count)
