@@ -119,6 +119,8 @@ class TextEncoder(nn.Module):
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            # Of so few tokens, and trained in 16 bits on a CPU, faster than torch's own kernel.
+            attn_implementation="eager",
         )
         return cls(tokenizer, transformers.CLIPTextModel(config))
 
