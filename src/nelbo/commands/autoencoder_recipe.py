@@ -21,7 +21,7 @@ from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.report.grids import image_grid, save_grid
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
-from nelbo.training.build_latent import build_autoencoder
+from nelbo.training.build_latent import autoencoder_widths, build_autoencoder
 from nelbo.training.config import AutoencoderSettings
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.validation import IMAGES
@@ -47,8 +47,7 @@ class AutoencoderRecipe(Recipe):
     """
 
     def __init__(self, settings: AutoencoderSettings, data: ImageData, test: ImageData) -> None:
-        side = min(data.shape[1:])
-        widths = settings.widths or ((24, 48) if side <= 16 else (24, 48, 96))
+        widths = settings.widths or autoencoder_widths(*data.shape[1:])
         self.settings = dataclasses.replace(settings, widths=widths)
         autoencoder = build_autoencoder(
             data,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from nelbo.commands.common import MESSAGES, show
+from nelbo.commands.common import MESSAGES
 from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
@@ -149,7 +149,7 @@ class LatentRecipe(Recipe):
             seed=seed,
         )
         summary = bound.mean()
-        show(bound_table({"test": summary}))
+        MESSAGES.print(bound_table({"test": summary}))
         evaluation = {"test": {**cost_json(bound, model.prior), **bound_json(summary)}}
         run.write_evaluation(evaluation)
         samples = self._samples(model, _SAMPLES, seed)
@@ -188,7 +188,7 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
 def _condition(settings: LatentSettings, data: ImageData) -> str:
     """What the prior is told: "text", "label" or "none"."""
     has = {
-        "text": data.captions is not None and any(data.captions),
+        "text": data.has_captions,
         "label": bool(data.num_classes),
         "none": True,
     }

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
 
-import tyro
-
-from nelbo.commands.train_command import TrainCommand
+from nelbo.commands.train_autoencoder import TrainAutoencoder
+from nelbo.commands.train_command import Kind, TrainCommand
+from nelbo.commands.train_latent import TrainLatent
 from nelbo.errors import NelboError
-from nelbo.training.config import (
-    AutoencoderSettings,
-    LatentSettings,
-    ModelConfig,
-    TrainingConfig,
-)
+from nelbo.training.config import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +20,15 @@ if TYPE_CHECKING:
     from nelbo.commands.recipe import Recipe
     from nelbo.data import ImageData
 
+# The data sets that a model of latents suits best: pictures that come with a text each.
+_CAPTIONED = ("emoji",)
+
 
 @dataclass(frozen=True)
 class Train(TrainCommand):
     """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
 
+    trains: ClassVar[Kind] = "pixel"
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
@@ -37,90 +38,20 @@ class Train(TrainCommand):
         return PixelRecipe(self.model, data, test)
 
 
-@dataclass(frozen=True)
-class TrainAutoencoder(TrainCommand):
-    """Train an autoencoder on images; evaluate it, and draw reconstructions."""
-
-    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
-        "autoencoder"
-    )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995)
-    )
-    model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
-        """An autoencoder."""
-        from nelbo.commands.autoencoder_recipe import AutoencoderRecipe
-
-        return AutoencoderRecipe(self.model, data, test)
-
-
-@dataclass(frozen=True)
-class TrainLatent(TrainCommand):
-    """Train a diffusion model of latents, with its text encoder; evaluate its bound, and sample."""
-
-    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
-        "latent"
-    )
-    autoencoder: Path | None = None
-    """The run of --model autoencoder, or another autoencoder in the format of diffusers, whose
-    latents to model; it stays as it is."""
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            objective="simple", learning_rate=1e-3, ema_decay=0.999
-        )
-    )
-    model: LatentSettings = field(default_factory=LatentSettings)
-
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
-        """A prior of the latents of the autoencoder, of which the run keeps a copy."""
-        from nelbo.commands.latent_recipe import LatentRecipe, read_autoencoder
-
-        if self.autoencoder is None:
-            raise NelboError(
-                "--autoencoder is missing: train one first, with nelbo train DATA --model "
-                "autoencoder --out AE, and give --autoencoder AE"
-            )
-        own = read_autoencoder(self.out) if self.resume and self.out is not None else None
-        autoencoder = own or read_autoencoder(self.autoencoder)
-        if autoencoder is None:
-            raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
-        training = self.training
-        return LatentRecipe(
-            self.model,
-            autoencoder.to(device),
-            data,
-            test,
-            objective=training.objective,
-            condition_dropout=training.label_dropout,
-        )
-
-    def _paths(self) -> dict[str, Any]:
-        assert self.autoencoder is not None
-        return {"autoencoder": self.autoencoder.resolve()}
-
-
-def command_for(kind: Any) -> type[TrainCommand]:
-    """The command that trains a kind of model; None is the usual one.
-
-    Raises:
-        NelboError: there is no such kind.
-    """
-    kinds = {command.kind: command for command in (Train, TrainAutoencoder, TrainLatent)}
-    if kind is not None and kind not in kinds:
-        raise NelboError(f"--model must be one of {', '.join(kinds)}, got {kind!r}")
-    return kinds[kind or "pixel"]
+KINDS: dict[str, type[TrainCommand]] = {
+    command.trains: command for command in (Train, TrainAutoencoder, TrainLatent)
+}
 
 
 def starting_point(arguments: list[str]) -> TrainCommand:
-    """The command that arguments add to: the kind of model that --model names, with the settings
-    that --resume or --config names, if any.
+    """The command that arguments add to: the kind of model that --model names or that suits DATA,
+    with the settings that --resume or --config names, if any.
 
     Raises:
         NelboError: an unknown kind, no run to resume, or settings that make no sense.
     """
     asked, _ = _peek().parse_known_args(arguments)
+    named = None if asked.model == "auto" else asked.model
     if asked.config is not None:
         file = Path(asked.config)
     elif asked.resume and asked.out is not None:
@@ -128,25 +59,62 @@ def starting_point(arguments: list[str]) -> TrainCommand:
         if not file.is_file():
             raise NelboError(f"{asked.out} holds no run to resume: there is no {file.name}")
     else:
-        return command_for(asked.model)()
+        return command_for(named, asked.data)()
     # Only here, so that --help need not wait for torch.
     from nelbo.commands.train_settings import parse_command
     from nelbo.training.settings_file import read_settings
 
     content = read_settings(file)
-    kind = command_for(content.get("kind", asked.model))
-    if asked.model is not None and asked.model != kind.kind:
-        raise NelboError(f"{file} is of a model {kind.kind}: leave --model out")
+    kind = command_for(content.get("kind", named), asked.data)
+    if named is not None and named != kind.trains:
+        raise NelboError(f"{file} is of a model {kind.trains}: leave --model out")
     return parse_command(kind, content, file)
 
 
-def _peek() -> Any:
-    """A parser of the few options that decide which settings the others are added to."""
-    import argparse
+def command_for(kind: Any, data: str | None = None) -> type[TrainCommand]:
+    """The command that trains a kind of model; None is the one that suits the data.
 
+    Raises:
+        NelboError: there is no such kind.
+    """
+    if kind is None:
+        captioned = data in _CAPTIONED and not Path(str(data)).exists()
+        return KINDS["latent" if captioned else "pixel"]
+    if kind not in KINDS:
+        raise NelboError(f"--model must be one of auto, {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind]
+
+
+def _peek() -> argparse.ArgumentParser:
+    """A parser that finds what decides on the settings that the other arguments are added to.
+
+    It knows the options of every kind, for their values are not to be taken for DATA.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    parser.add_argument("--out")
-    parser.add_argument("--model")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("data", nargs="?")
+    for name, hint in _options().items():
+        flags = {f"--{name}", f"--{name.replace('_', '-')}"}
+        if hint is bool:
+            parser.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction)
+        else:
+            parser.add_argument(*flags, dest=name, nargs="*" if get_origin(hint) is tuple else "?")
     return parser
+
+
+def _options() -> dict[str, Any]:
+    """The type of each option, by name; several values win where kinds differ."""
+    options: dict[str, Any] = {}
+    for command in KINDS.values():
+        hints = get_type_hints(command)
+        settings = [command] + [
+            hint
+            for hint in hints.values()
+            if dataclasses.is_dataclass(hint) and hint is not command
+        ]
+        for group in settings:
+            types = get_type_hints(group)
+            options |= {f.name: types[f.name] for f in dataclasses.fields(group)}
+    options["model"] = options.pop("kind")
+    for name in ("data", "training"):
+        del options[name]
+    return options

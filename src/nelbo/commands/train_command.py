@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -18,23 +18,31 @@ if TYPE_CHECKING:
     import torch
 
     from nelbo.commands.recipe import Recipe
+    from nelbo.commands.training_session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
 
+Kind = Literal["pixel", "autoencoder", "latent"]
+
+
 @dataclass(frozen=True)
 class TrainCommand(ABC):
-    """Train a model on images; evaluate its bound, sample, and write a report."""
+    """Train a model on images; evaluate its bound, sample, and write a report.
+
+    Attributes:
+        trains: the kind of model that this command trains.
+    """
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
     or hub:USER/NAME; with --resume or --config, by default what the settings name."""
-    kind: Annotated[Literal["pixel", "autoencoder", "latent"], tyro.conf.arg(name="model")] = (
-        "pixel"
-    )
+    trains: ClassVar[Kind]
+    kind: Annotated[Literal["auto"] | Kind, tyro.conf.arg(name="model")] = "auto"
     """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
-    model of the latents of an --autoencoder. Each has options of its own: --model latent --help."""
+    model of the latents of an autoencoder. auto is latent for emoji and pixel for other data. Each
+    has options of its own: --model latent --help."""
     out: Path | None = None
     """The run directory to make, or to go on with."""
     overwrite: bool = False
@@ -67,61 +75,87 @@ class TrainCommand(ABC):
         """Train, evaluate, sample, report."""
         import torch
 
-        from nelbo.commands.train_settings import save_command
-        from nelbo.commands.training_session import TrainingSession
-        from nelbo.data import load_data
-        from nelbo.data.sources import absolute
+        from nelbo.commands.training_session import TrainingImages
         from nelbo.training.processes import Processes
 
         out, source = self._check()
+        self._announce(source)
         device = choose_device(self.device)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         processes = Processes.join(device, sharded=self.training.shard)
-        data = load_data(source, "train", size=self.size, channels=self.channels)
-        test = load_data(source, "test", size=self.size, channels=data.shape[0])
+        images = TrainingImages.load(source, self.size, self.channels)
         if processes.is_main:
-            mention_skipped(data, test)
-        torch.manual_seed(self.training.seed)
-        recipe = self.recipe(data, test, processes.device)
-        # A path is found again from wherever the run is evaluated or resumed.
-        where = absolute(source)
-        session = TrainingSession(
-            recipe,
-            data,
-            where,
-            self.training,
-            processes,
-            threads=self.threads,
-            resume=self.resume,
-        )
-        run = self._directory(out, processes)
-        settings = dataclasses.replace(
-            self,
-            data=where,
-            channels=data.shape[0],
-            model=recipe.settings,  # type: ignore[call-arg]  # every kind has its own
-            **self._paths(),
-        )
-        if processes.is_main:
-            save_command(settings, run.config)
-        session.train(run, track=self.track)
-        processes.leave()
+            self._mention(images)
+        run, summary = self._train(out, images, processes)
         if not processes.is_main:
             return
-        summary = recipe.finish(
-            run,
-            levels=self.evaluate_levels,
-            images=self.evaluate_images,
-            seed=self.training.seed,
-            device=device,
-        )
         if self.json:
             print_json({"run": str(run.path), **summary})
         elif "report" in summary:
             say(f"Report: {run.report.resolve().as_uri()}")
         else:
             say(f"Run: {run.path}")
+
+    def _train(
+        self, out: Path, images: TrainingImages, processes: Processes
+    ) -> tuple[RunDirectory, dict[str, Any]]:
+        """The run, and what its end says."""
+        session = self.session(images, processes)
+        run = self._directory(out, processes)
+        if processes.is_main:
+            self.save_settings(run, images, session.recipe.settings)
+        session.train(run, track=self.track)
+        processes.leave()
+        return run, self.finish(run, session)
+
+    def session(self, images: TrainingImages, processes: Processes) -> TrainingSession:
+        """What trains this kind of model; nothing is written.
+
+        Raises:
+            NelboError: settings that do not fit together or the images.
+        """
+        import torch
+
+        from nelbo.commands.training_session import TrainingSession
+
+        torch.manual_seed(self.training.seed)
+        recipe = self.recipe(images.train, images.test, processes.device)
+        return TrainingSession(
+            recipe, images, self.training, processes, threads=self.threads, resume=self.resume
+        )
+
+    def save_settings(self, run: RunDirectory, images: TrainingImages, model: Any) -> None:
+        """Write config.yaml, with what was left to the data filled in.
+
+        Args:
+            run: where to.
+            images: what is trained on.
+            model: the settings of the model.
+        """
+        from nelbo.commands.train_settings import save_command
+
+        settings = dataclasses.replace(
+            self,
+            kind=self.trains,
+            data=images.source,
+            channels=images.train.shape[0],
+            model=model,  # type: ignore[call-arg]  # every kind has its own
+            **self._paths(),
+        )
+        save_command(settings, run.config)
+
+    def finish(self, run: RunDirectory, session: TrainingSession) -> dict[str, Any]:
+        """Evaluate the finished run, as the first process does; the others do nothing."""
+        if not session.trainer.processes.is_main:
+            return {}
+        return session.recipe.finish(
+            run,
+            levels=self.evaluate_levels,
+            images=self.evaluate_images,
+            seed=self.training.seed,
+            device=session.trainer.device,
+        )
 
     @abstractmethod
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
@@ -134,6 +168,23 @@ class TrainCommand(ABC):
     def _paths(self) -> dict[str, Any]:
         """Settings that are paths, as they are found again from another directory."""
         return {}
+
+    def _announce(self, source: str) -> None:
+        """Say what was chosen, where it was left to the data."""
+        if self.kind == "auto" and self.trains == "latent":
+            say(
+                f"{source} has captions: training a diffusion model of latents that is told of "
+                "them (--model latent); --model pixel trains one of pixels"
+            )
+
+    def _mention(self, images: TrainingImages) -> None:
+        """Say what of the data is not used."""
+        mention_skipped(images.train, images.test)
+        if self.kind == "auto" and self.trains == "pixel" and images.train.has_captions:
+            say(
+                f"the captions of {images.source} are not used: a diffusion model of pixels takes "
+                "none (--model pixel); --model latent trains one of latents that does"
+            )
 
     def _check(self) -> tuple[Path, str]:
         from nelbo.training.run_directory import RunDirectory

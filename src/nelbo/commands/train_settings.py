@@ -73,5 +73,5 @@ def _pairs(command: Any, before: Any) -> Iterator[tuple[str, Any, Any]]:
     for mine, kept in groups:
         for name in (f.name for f in dataclasses.fields(mine)):
             value = getattr(mine, name)
-            if not (dataclasses.is_dataclass(value) or name in (*NOT_SAVED, *_MAY_CHANGE)):
+            if not (dataclasses.is_dataclass(value) or name in (*NOT_SAVED, "kind", *_MAY_CHANGE)):
                 yield name, value, getattr(kept, name)

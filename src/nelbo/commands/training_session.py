@@ -6,13 +6,15 @@ import dataclasses
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nelbo.commands.common import say, training_progress
 from nelbo.commands.recipe import Recipe
-from nelbo.data import ImageData
+from nelbo.data import ImageData, load_data
+from nelbo.data.sources import absolute
 from nelbo.report.grids import save_image
 from nelbo.training.config import TrainingConfig
 from nelbo.training.processes import Processes
@@ -24,13 +26,34 @@ from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import Trainer
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """What is trained on and what is held out.
+
+    Attributes:
+        source: where they come from, as it is found again from another directory.
+        train: the images to train on.
+        test: the images held out.
+    """
+
+    source: str
+    train: ImageData
+    test: ImageData
+
+    @classmethod
+    def load(cls, source: str, size: int | None, channels: int | None) -> TrainingImages:
+        """Both splits of a source, alike; arguments and errors as `nelbo.data.load_data`."""
+        train = load_data(source, "train", size=size, channels=channels)
+        test = load_data(source, "test", size=size, channels=train.shape[0])
+        return cls(absolute(source), train, test)
+
+
 class TrainingSession:
     """Trains what a recipe makes, into a run directory.
 
     Args:
         recipe: the model.
         images: what it is trained on.
-        source: where they come from, for the run to remember.
         training: how to train.
         processes: who trains.
         threads: CPU threads; None measures how many are best, now and then.
@@ -44,8 +67,7 @@ class TrainingSession:
     def __init__(
         self,
         recipe: Recipe,
-        images: ImageData,
-        source: str,
+        images: TrainingImages,
         training: TrainingConfig,
         processes: Processes,
         *,
@@ -54,7 +76,6 @@ class TrainingSession:
     ) -> None:
         self.recipe = recipe
         self.images = images
-        self.source = source
         self.training = training
         self.threads = threads
         self.resume = resume
@@ -66,18 +87,19 @@ class TrainingSession:
         if not resume:
             self.trainer.choose_precision()
 
-    def train(self, run: RunDirectory, *, track: str = "none") -> None:
+    def train(self, run: RunDirectory, *, track: str = "none", title: str = "Training") -> None:
         """Take all steps that are left; where asked to stop, save, and exit as one does then.
 
         Args:
             run: where to.
             track: "tensorboard" writes the metrics there as well.
+            title: what the progress bar says.
 
         Raises:
             KeyboardInterrupt: it was stopped by Ctrl-C.
             SystemExit: it was stopped by SIGTERM.
         """
-        trainer = self.trainer
+        trainer, images = self.trainer, self.images.train
         is_main = trainer.processes.is_main
         tuner = None
         alone = trainer.processes.count == 1
@@ -112,8 +134,8 @@ class TrainingSession:
             )
             if is_main:
                 say(
-                    f"Training on {len(self.images)} images of {self.source}, shape "
-                    f"{self.images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
+                    f"Training on {len(images)} images of {self.images.source}, shape "
+                    f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
                     f"{_where(trainer)}"
                 )
             if self.resume:
@@ -122,16 +144,16 @@ class TrainingSession:
                         say(note.text)
                 if is_main:
                     say(f"Resumed at step {trainer.step}")
-            self._follow(supervisor)
+            self._follow(supervisor, title)
         if not supervisor.finished:
             self._stopped(run, stop)
 
-    def _follow(self, supervisor: Supervisor) -> None:
+    def _follow(self, supervisor: Supervisor, title: str) -> None:
         """Show what happens."""
         trainer = supervisor.trainer
         pace = _Pace(trainer.step)
         with training_progress(disable=not trainer.processes.is_main) as progress:
-            task = progress.add_task("Training", total=1.0, loss="", bits="", step=0, pace="")
+            task = progress.add_task(title, total=1.0, loss="", bits="", step=0, pace="")
             for event in supervisor.run():
                 if isinstance(event, Note):
                     if trainer.processes.is_main:
@@ -156,7 +178,7 @@ class TrainingSession:
             else:
                 say(
                     f"stopped at step {self.trainer.step}; the model so far is in {run.path}, and "
-                    f"nelbo train --resume --out {run.path} goes on with it"
+                    f"nelbo train --resume --out {run.whole.path} goes on with it"
                 )
         self.trainer.processes.leave()
         if stop.signal == signal.SIGTERM:
@@ -170,8 +192,8 @@ class TrainingSession:
     def _notes(self) -> dict[str, Any]:
         """What nelbo.json says of the run."""
         return {
-            "source": self.source,
-            "training_images": len(self.images),
+            "source": self.images.source,
+            "training_images": len(self.images.train),
             "label_names": list(self.recipe.label_names),
             "parameters": self._parameters,
             "settings": {
