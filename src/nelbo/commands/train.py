@@ -78,8 +78,7 @@ def command_for(kind: Any, data: str | None = None) -> type[TrainCommand]:
         NelboError: there is no such kind.
     """
     if kind is None:
-        captioned = data in _CAPTIONED and not Path(str(data)).exists()
-        return KINDS["latent" if captioned else "pixel"]
+        return KINDS["latent" if data in _CAPTIONED else "pixel"]
     if kind not in KINDS:
         raise NelboError(f"--model must be one of auto, {', '.join(KINDS)}, got {kind!r}")
     return KINDS[kind]
