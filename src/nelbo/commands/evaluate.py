@@ -50,7 +50,8 @@ class Evaluate:
     """Evaluate the bound of a model on images, term by term."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run, a diffusers pipeline directory, or a Hub id."""
+    """A run, a diffusers pipeline directory, or a Hub id; a run of an autoencoder alone is read as
+    a plain VAE, with its PSNR."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
@@ -100,6 +101,8 @@ class Evaluate:
             raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
+        if self._evaluate_autoencoder():
+            return
         processes = join_processes(self.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
@@ -141,6 +144,34 @@ class Evaluate:
             )
             calls = int(bound.calls.sum())
         self._show(bound, model, data, calls + tried, dtype, processes)
+
+    def _evaluate_autoencoder(self) -> bool:
+        """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
+        from nelbo.commands.autoencoder_run import AutoencoderRun
+        from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
+
+        if not AutoencoderRun.is_at(self.run_path):
+            return False
+        for name in ("error", "levels", "steps", "out"):
+            if getattr(self, name) is not None:
+                raise NelboError(
+                    f"--{name} does not apply to an autoencoder, which has no chain of levels"
+                )
+        if self.precision != "fp32":
+            raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
+        content = evaluate_autoencoder_run(
+            self.run_path,
+            self.data,
+            self.split,
+            images=self.images,
+            resize=self.resize,
+            batch_size=self.batch_size,
+            device=self.device,
+            show_table=not self.json,
+        )
+        if self.json:
+            print_json(content)
+        return True
 
     def _store(
         self, model: Diffusion | LatentDiffusion, data: ImageData, processes: Processes

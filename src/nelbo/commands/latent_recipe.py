@@ -7,21 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from nelbo.commands.common import MESSAGES, show
-from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.latent_run import draw_samples, finish_latent, held_out_prompts
 from nelbo.commands.recipe import Recipe
-from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
-from nelbo.diffusion import Pixels
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
-from nelbo.report.grids import image_grid, save_grid
-from nelbo.report.tables import bound_json, bound_table
-from nelbo.samplers import DDIM
+from nelbo.report.grids import image_grid
 from nelbo.text import TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
@@ -34,9 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONDITIONS = ("auto", "text", "label", "none")
-PROMPTS_FILE = "prompts.txt"
-_GRID, _GRID_STEPS = 16, 25
-_SAMPLES = 64
+_GRID = 16
 
 
 class LatentRecipe(Recipe):
@@ -102,7 +95,7 @@ class LatentRecipe(Recipe):
             self._latent_model, objective=objective, condition_dropout=condition_dropout
         )
         self._validation = Validation(test)
-        self._shown = _prompts(test) if told == "text" else []
+        self._shown = held_out_prompts(test) if told == "text" else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""
@@ -126,7 +119,9 @@ class LatentRecipe(Recipe):
 
     def picture(self, model: PriorObjective, seed: int) -> Image:
         """Samples, of the captions of held-out images or of every class."""
-        return image_grid(self._samples(self.whole(model), _GRID, seed), self.test.levels)
+        guidance = self.settings.guidance
+        samples = draw_samples(self.whole(model), _GRID, self._shown, guidance=guidance, seed=seed)
+        return image_grid(samples, self.test.levels)
 
     def finish(
         self,
@@ -137,44 +132,18 @@ class LatentRecipe(Recipe):
         seed: int,
         device: torch.device,
     ) -> dict[str, Any]:
-        """The bound on pixels of held-out images, and samples with their prompts."""
+        """The bound on pixels of held-out images, samples with their prompts, and the report."""
         model = load(run.path)
         assert isinstance(model, LatentDiffusion)
-        model = model.to(device)
-        bound = evaluate_with_progress(
-            model,
-            self.test.subset(images, seed),
-            "Evaluating test",
-            levels=levels_to_evaluate(levels, model.prior),
+        return finish_latent(
+            run,
+            model.to(device),
+            test=self.test,
+            levels=levels,
+            images=images,
+            guidance=self.settings.guidance,
             seed=seed,
         )
-        summary = bound.mean()
-        show(bound_table({"test": summary}))
-        evaluation = {"test": {**cost_json(bound, model.prior), **bound_json(summary)}}
-        run.write_evaluation(evaluation)
-        samples = self._samples(model, _SAMPLES, seed)
-        save_grid(samples, run.samples / "final.png", self.test.levels)
-        if self._shown:
-            prompts = [self._shown[i % len(self._shown)] for i in range(_SAMPLES)]
-            (run.samples / PROMPTS_FILE).write_text("\n".join(prompts) + "\n", encoding="utf-8")
-        return {"evaluation": evaluation}
-
-    def _samples(self, model: LatentDiffusion, n: int, seed: int) -> Tensor:
-        """(n, C, H, W) uint8, with guidance where the model is told anything."""
-        assert isinstance(model.data, Pixels)
-        condition = all_classes(model.prior, n)
-        if condition is not None:
-            condition = condition.to(next(model.parameters()).device)
-        told = condition is not None or bool(self._shown)
-        samples = model.sample(
-            n,
-            DDIM(min(_GRID_STEPS, model.prior.num_levels), spacing="trailing"),
-            condition=condition,
-            prompt=[self._shown[i % len(self._shown)] for i in range(n)] if self._shown else None,
-            guidance=self.settings.guidance if told else 1.0,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        return model.data.to_levels(samples).byte().cpu()
 
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:
@@ -188,7 +157,7 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
 def _condition(settings: LatentSettings, data: ImageData) -> str:
     """What the prior is told: "text", "label" or "none"."""
     has = {
-        "text": data.captions is not None and any(data.captions),
+        "text": data.has_captions,
         "label": bool(data.num_classes),
         "none": True,
     }
@@ -202,10 +171,3 @@ def _condition(settings: LatentSettings, data: ImageData) -> str:
         missing = "captions" if settings.condition == "text" else "labels"
         raise NelboError(f"{data.source} has no {missing}: --condition {settings.condition} cannot")
     return settings.condition
-
-
-def _prompts(data: ImageData) -> list[str]:
-    """Captions of held-out images, in an order that is the same each time."""
-    captions = sorted({caption for caption in data.captions or () if caption})
-    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))
-    return [captions[i] for i in order.tolist()]

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
+
+
+class ImageModel(Protocol):
+    """What is a model of images of one size."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of an image."""
+
+    @property
+    def data(self) -> Any:
+        """What pixels are."""
 
 
 def data_for_run(
     run_path: str,
-    model: Diffusion | LatentDiffusion,
+    model: ImageModel,
     source: str | None,
     split: str,
     *,

@@ -26,6 +26,8 @@ NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = 32
 LARGEST_SIZE = 8192
 HUB = "hub:"
+# What lies in the directory of a run and in no folder of pictures.
+_OF_RUNS = ("config.yaml", "nelbo.json")
 KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file, or hub:USER/NAME"
 
 
@@ -87,8 +89,12 @@ def load_data(
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a path that exists; a folder called "digits" comes before the digits."""
-    return _local(source)[0].exists()
+    """Whether a source is a path that exists; a folder called "digits" comes before the digits.
+
+    A run that is called as its data is none: `nelbo train emoji --out emoji` means the emoji.
+    """
+    path = _local(source)[0]
+    return path.exists() and not (source in NAMES and any((path / f).is_file() for f in _OF_RUNS))
 
 
 def is_path(source: str) -> bool:

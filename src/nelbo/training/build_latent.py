@@ -14,27 +14,45 @@ from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.text import TextEncoder
 from nelbo.training.latents import encode_data, unit_scale
 
+# Channels of an autoencoder's first resolution, and how often they double at most.
+_FIRST_WIDTH, _LARGEST_GROWTH = 24, 3
+
+
+def autoencoder_widths(height: int, width: int) -> tuple[int, ...]:
+    """Channels at each resolution of an autoencoder for images of this size.
+
+    Latents are half as large as images of up to 16 pixels, a quarter of those of up to 64, and 16
+    pixels for larger ones, but never so small that they could not be halved once more: 8×8 for
+    images of 32×32, 16×16 for 64×64, 14×14 for 28×28.
+    """
+    side = min(height, width)
+    halvings = 1 if side <= 16 else 2 if side <= 64 else math.floor(math.log2(side / 16))
+    while halvings and (height % 2 ** (halvings + 1) or width % 2 ** (halvings + 1)):
+        halvings -= 1
+    return tuple(_FIRST_WIDTH * 2 ** min(level, _LARGEST_GROWTH) for level in range(halvings + 1))
+
 
 def build_autoencoder(
     data: ImageData,
     *,
     latent_channels: int = 8,
-    widths: Sequence[int] = (24, 48, 96),
+    widths: Sequence[int] | None = None,
     layers: int = 1,
 ) -> AutoencoderKL:
-    """A fresh autoencoder for these images; its defaults suit 32×32.
+    """A fresh autoencoder for these images.
 
     Args:
         data: the images.
         latent_channels: channels of z.
         widths: channels at each resolution; latents are smaller than images by a factor of two
-            for each after the first.
+            for each after the first. By default as `autoencoder_widths`.
         layers: residual blocks at each resolution.
 
     Raises:
         NelboError: images that cannot be halved so often.
     """
     channels, height, width = data.shape
+    widths = autoencoder_widths(height, width) if widths is None else widths
     factor = 2 ** (len(widths) - 1)
     if height % factor or width % factor:
         raise NelboError(

@@ -155,6 +155,11 @@ class AutoencoderSettings:
     """Weight of the divergence from N(0, I); 1 minimises the bound of a plain VAE."""
     adversarial_weight: float = 0.0
     """Weight of a patch discriminator, relative to the reconstruction; 0 for none."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS, how different a reconstruction looks, beside nats a dimension; 0 for none.
+    It needs --perceptual-weights."""
+    perceptual_weights: str | None = None
+    """The weights of LPIPS, a local safetensors file; docs/training.md says how to make it."""
     mirrored: float = 0.0
     """Share of the images that are learned as their mirror image."""
     recoloured: float = 0.0
