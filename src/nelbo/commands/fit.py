@@ -20,6 +20,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
+from nelbo.suggestions import directories_near
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
@@ -63,7 +64,10 @@ class Fit:
             if value is not None and value < 1:
                 raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not Path(self.run_path).is_dir():
-            raise NelboError(f"{self.run_path} is no directory: the profile is stored in the run's")
+            raise NelboError(
+                f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
+                "profile is stored in the run's"
+            )
         model = load_pixel_model(self.run_path, _NO_LATENTS).to(choose_device(self.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)

@@ -14,6 +14,7 @@ from nelbo.data.image_data import SPLITS, ImageData
 from nelbo.data.listing import SUFFIXES
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean, directories_near
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {
@@ -83,7 +84,8 @@ def load_data(
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
         return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
-    raise NelboError(f"unknown data {source!r}: expected {KINDS}")
+    near = did_you_mean(name, NAMES) or directories_near(Path(_typed_path(source)))
+    raise NelboError(f"unknown data {source!r}{near}: expected {KINDS}")
 
 
 def is_local(source: str) -> bool:
