@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from nelbo.commands.common import choose_device, load_pixel_model, mention_skipped, print_json, say
+from nelbo.commands.common import (
+    MESSAGES,
+    RESULTS,
+    choose_device,
+    load_pixel_model,
+    mention_skipped,
+    print_json,
+    show,
+)
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.errors import NelboError
 
 
@@ -24,12 +33,7 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300
     """At most so many images of each split are evaluated."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate, sample, report."""
@@ -38,15 +42,13 @@ class Report:
         from nelbo.commands.run_data import data_for_run
         from nelbo.training.run_directory import RunDirectory
 
-        if self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.levels != "all" and self.levels < 1:
-            raise NelboError(f"--levels must be at least 1, got {self.levels}")
+        self.computing.check()
+        at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         run = RunDirectory.open(self.run_path)
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
         model = load_pixel_model(str(self.run_path), "it has no report")
-        model.to(choose_device(self.device))
+        model.to(choose_device(self.computing.device))
         train, test = (
             data_for_run(str(self.run_path), model, self.data, split) for split in ("train", "test")
         )
@@ -58,9 +60,10 @@ class Report:
             test=test,
             levels=levels_to_evaluate(self.levels, model),
             images=self.images,
-            seed=self.seed,
+            seed=self.computing.seed,
+            table_to=MESSAGES if self.computing.json else RESULTS,
         )
-        if self.json:
+        if self.computing.json:
             print_json({"run": str(run.path), **summary})
         else:
-            say(f"Report: {run.report.resolve().as_uri()}")
+            show(f"Report: {run.report.resolve().as_uri()}")

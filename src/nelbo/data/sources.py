@@ -22,6 +22,8 @@ HUB_NAMES = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", 1, 28),
     "cifar10": ("uoft-cs/cifar10", 3, 32),
 }
+# The channels of data sets that are not converted to others.
+OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "emoji": 3}
 FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
 NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = 32
