@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nelbo.commands.common import choose_device, counting_progress
-from nelbo.commands.options import ConditionOptions
+from nelbo.commands.options import ConditionOptions, at_least_one, check_seed
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -184,10 +184,8 @@ def check_counts(n: int, batch_size: int, seed: int) -> None:
     """Raise `NelboError` unless there is something to draw, from a seed that is one."""
     if n < 1:
         raise NelboError(f"-n must be at least 1, got {n}")
-    if batch_size < 1:
-        raise NelboError(f"--batch-size must be at least 1, got {batch_size}")
-    if seed < 0:
-        raise NelboError(f"--seed must be at least 0, got {seed}")
+    at_least_one(batch_size=batch_size)
+    check_seed(seed)
 
 
 def check_png(out: Path) -> None:
