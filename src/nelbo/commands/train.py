@@ -452,6 +452,7 @@ class TrainLatent(TrainCommand):
             test,
             objective=training.objective,
             condition_dropout=training.label_dropout,
+            resumed=self.out if self.resume else None,
         )
 
     def _paths(self) -> dict[str, Any]:
