@@ -62,6 +62,31 @@ class Condition:
                 raise NelboError(f"cannot join conditions on {[*given[0]]} and on {[*other]}")
         return Condition(**{name: torch.cat([each[name] for each in given]) for name in given[0]})
 
+    def between(self, other: Condition, fractions: Tensor) -> Condition:
+        r"""The conditions :math:`(1 - \lambda)\,c + \lambda\,c'` at each fraction λ, (n, ...).
+
+        The straight way: a network attends to linear maps of the embedded prompt, its keys and
+        values, which so move straight too.
+
+        Args:
+            other: c', one example as this one.
+            fractions: λ, (n,).
+
+        Raises:
+            NelboError: more examples than one, other fields, or labels, which are no quantities.
+        """
+        both = self.cat(other)
+        if both.batch_size != 2:
+            raise NelboError(f"expected one example at each end, got {both.batch_size} in all")
+        if both.label is not None:
+            raise NelboError("nothing lies between two labels")
+
+        def mix(ends: Tensor) -> Tensor:
+            weight = fractions.to(ends).view(-1, *[1] * (ends.ndim - 1))
+            return torch.lerp(ends[:1], ends[1:], weight)
+
+        return both._map(mix)
+
     def __getitem__(self, index: slice | Tensor) -> Condition:
         """The conditions of some of the examples."""
         return self._map(lambda value: value[index])

@@ -38,7 +38,8 @@ from nelbo.networks import AutoencoderKL, ControlledUNet, TextUNetConfig
 from nelbo.networks.guidance import Guidance
 from nelbo.text import PromptEncoder
 
-Prompt = str | Sequence[str]
+# One for all, or one each; None among these is no prompt, the unconditional model.
+Prompt = str | Sequence[str | None]
 
 
 class LatentDiffusion(MHVAE):
@@ -167,6 +168,24 @@ class LatentDiffusion(MHVAE):
         if self.text is None:
             raise NelboError("a prompt was given to a model without a text encoder")
         return self._with_size(self.text.condition(prompts))
+
+    def condition_between(self, first: str | None, second: str | None, frames: int) -> Condition:
+        """The conditions on the straight way from one prompt to another, ends included.
+
+        With the same noise for all of them, `sample` draws one picture turning into another.
+
+        Args:
+            first: the prompt of the first frame; None is the unconditional model.
+            second: the prompt of the last one.
+            frames: how many, at least 2.
+
+        Raises:
+            NelboError: fewer frames, or a model without a text encoder.
+        """
+        if frames < 2:
+            raise NelboError(f"an interpolation needs at least 2 frames, got {frames}")
+        ends = self.condition_on([first, second])
+        return ends[:1].between(ends[1:], torch.linspace(0.0, 1.0, frames))
 
     def elbo(
         self,
@@ -355,7 +374,7 @@ class LatentDiffusion(MHVAE):
                 raise NelboError("a negative prompt takes effect with guidance other than 1 only")
             return None
         if not has_goal:
-            raise NelboError(f"guidance {guidance} needs a prompt to guide towards")
+            raise NelboError(f"guidance {guidance} needs a prompt or label to guide towards")
         return self._embed(n, negative_prompt, "negative_prompt")
 
     def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
