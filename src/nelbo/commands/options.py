@@ -99,9 +99,10 @@ class ConditionOptions:
     label: tuple[int, ...] = ()
     """Classes, for the images in turn; by default, sample takes all and edit none."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Prompt of a text-conditional model; give it several times for images in turn."""
+    """Prompt of a text-conditional model; give it several times for images in turn. An empty one is
+    the unconditional model."""
     prompt_file: Path | None = None
-    """Prompts for the images in turn, one a line."""
+    """Prompts for the images in turn, one a line; empty lines are left out."""
     negative: str | None = None
     """Prompt that guidance leads away from."""
     guidance: float = 1.0

@@ -180,14 +180,20 @@ class LatentSettings:
     """Residual blocks at each resolution."""
     heads: int = 4
     """Attention heads."""
+    text_encoder: str | None = None
+    """Read the captions with a trained CLIP text encoder, of a pipeline or by itself with its
+    tokenizer, rather than with a new one of the sizes below; it stays as it is, and the run keeps a
+    copy."""
+    train_text_encoder: bool = False
+    """Train the --text-encoder on, together with the prior."""
     text_width: int = 192
-    """Width of the text encoder."""
+    """Width of a new text encoder."""
     text_layers: int = 3
-    """Transformer blocks of the text encoder."""
+    """Transformer blocks of a new text encoder."""
     text_heads: int = 6
     """Attention heads of each of them."""
     vocabulary: int = 2048
-    """The largest number of tokens."""
+    """The largest number of tokens of a new tokenizer."""
     guidance: float = 3.0
     """Guidance of the samples that are drawn while training and at its end."""
 
