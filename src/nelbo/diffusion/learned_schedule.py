@@ -11,10 +11,11 @@ where γ grows (Kingma et al. 2021, "Variational Diffusion Models", section 3.1)
 
 .. math::
     \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0)\, u(t), \qquad
-    u(t) = \frac{h(t) - h(0)}{h(1) - h(0)}, \qquad
-    h(t) = w t + \sum_k w_k\, \mathrm{sigmoid}(c_k t - b_k)
+    u(t) = \kappa t + (1 - \kappa) \frac{h(t) - h(0)}{h(1) - h(0)}, \qquad
+    h(t) = \sum_k w_k\, \mathrm{sigmoid}(c_k (t - m_k))
 
-with positive w, w_k, c_k, so that whatever the parameters are, u grows from 0 to 1 (appendix H).
+with positive w_k and c_k and a small share κ of a line, so that whatever the parameters are, u
+grows from 0 to 1 (appendix H).
 The two end points decide the bound of the data, the shape u the variance of its estimate.
 """
 
@@ -31,8 +32,10 @@ from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.errors import NelboError
 
 HIDDEN = 32
-# Adam moves every parameter by the learning rate of the weights of an image network; the shape is
-# to be found within hundreds of its steps.
+# κ: no two levels of a chain have the same noise.
+_LINE = 0.02
+# Adam moves every parameter by about the learning rate of the image network's; the shape is to be
+# found within hundreds of its steps.
 _SPEED = 5.0
 
 
@@ -43,7 +46,7 @@ class LearnedSchedule(nn.Module):
         first: γ(0) = −log SNR of the least noise.
         last: γ(1), of the most.
         learn_ends: whether the end points are parameters too.
-        hidden: sigmoids in h.
+        hidden: how many sigmoids h has.
 
     Raises:
         NelboError: ends that are not finite or do not grow.
@@ -64,12 +67,9 @@ class LearnedSchedule(nn.Module):
         self.raw_span = nn.Parameter(raw.float(), requires_grad=learn_ends)
         # Sigmoids as wide as they are apart, from a little before 0 to a little after 1: their
         # sum is close to a line.
-        centers = torch.linspace(-0.1, 1.1, hidden)
-        steepness = torch.full((hidden,), 2.0 * hidden)
-        self.log_steepness = nn.Parameter(steepness.log() / _SPEED)
-        self.bias = nn.Parameter(steepness * centers / _SPEED)
+        self.center = nn.Parameter(torch.linspace(-0.1, 1.1, hidden))
+        self.log_steepness = nn.Parameter(torch.full((hidden,), 2.0 * hidden).log() / _SPEED)
         self.log_weight = nn.Parameter(torch.zeros(hidden))
-        self.log_linear = nn.Parameter(torch.zeros(()))
 
     @classmethod
     def between_ends_of(
@@ -95,7 +95,8 @@ class LearnedSchedule(nn.Module):
         ends = torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device)
         (low, high), _ = self._growing(ends)
         value, slope = self._growing(t)
-        return (value - low) / (high - low), slope / (high - low)
+        share = (1 - _LINE) / (high - low)
+        return _LINE * t + share * (value - low), _LINE + share * slope
 
     @torch.no_grad()
     def discretize(self, T: int) -> NoiseSchedule:
@@ -112,9 +113,7 @@ class LearnedSchedule(nn.Module):
 
     def _growing(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """h(t) and h'(t)."""
-        steepness = (_SPEED * self.log_steepness).exp()
-        weight, linear = (_SPEED * self.log_weight).exp(), (_SPEED * self.log_linear).exp()
-        hidden = torch.sigmoid(steepness * t[..., None] - _SPEED * self.bias)
-        value = linear * t + (weight * hidden).sum(-1)
-        slope = linear + (weight * steepness * hidden * (1 - hidden)).sum(-1)
-        return value, slope
+        steepness, weight = (_SPEED * self.log_steepness).exp(), (_SPEED * self.log_weight).exp()
+        hidden = torch.sigmoid(steepness * (t[..., None] - self.center))
+        slope = (weight * steepness * hidden * (1 - hidden)).sum(-1)
+        return (weight * hidden).sum(-1), slope
