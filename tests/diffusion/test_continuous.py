@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
-from nelbo.diffusion.continuous import ContinuousDiffusion
+from nelbo.diffusion.continuous import SQUARE_WEIGHT, ContinuousDiffusion
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.level_samplers import level_probabilities
 from nelbo.diffusion.objectives import BatchPart
@@ -200,7 +200,8 @@ def test_the_ends_learn_from_the_bound_and_the_shape_from_its_square():
         found = terms()
         one_level = weight[found.levels - 1] * found.level_losses
         assert (found.levels == 1).any()
-        return torch.where(found.levels > 1, one_level, 0.0).square().mean() / x_0[0].numel()
+        squares = torch.where(found.levels > 1, one_level, 0.0).square()
+        return SQUARE_WEIGHT * squares.mean() / x_0[0].numel()
 
     gamma = model.gamma
     ends = [gamma.first, gamma.raw_span]

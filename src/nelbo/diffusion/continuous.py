@@ -48,6 +48,9 @@ from nelbo.estimators import as_estimator
 from nelbo.mhvae import per_example
 
 VARIANCES = ("learned_range", "fixed_large")
+# Adam learns as fast from a small gradient, and gradients are clipped together: that of the shape,
+# which is of a square, is to be the smaller part.
+SQUARE_WEIGHT = 0.01
 
 
 class ContinuousDiffusion(nn.Module):
@@ -139,8 +142,9 @@ class ContinuousDiffusion(nn.Module):
     ) -> TrainingTerms:
         """The negative bound of a batch, or of the part of it that `x_0` is, to be minimised.
 
-        The shape of the schedule gets the gradient of the mean squared loss, per dimension, in
-        place of that of the loss. A learned variance gets that of the chain's terms.
+        The shape of the schedule gets the gradient of the mean squared loss of an image, times
+        `SQUARE_WEIGHT` and per dimension, in place of that of the loss. A learned variance gets
+        that of the chain's terms.
 
         Args:
             x_0: the data, or a part of it.
@@ -159,8 +163,7 @@ class ContinuousDiffusion(nn.Module):
         t, weight = t[whole.slice], weight[whole.slice]
         at = self._at(x_0, t, place, noise, condition)
         losses = weight * at.terms
-        # The mean of the squares over the dimensions of an image, whatever its size.
-        scale = 2 * torch.where(t > 1, losses, 0.0).detach() / x_0[0].numel()
+        scale = SQUARE_WEIGHT * 2 * torch.where(t > 1, losses, 0.0).detach() / x_0[0].numel()
         for value in at.shape:
             if value.requires_grad:
                 value.register_hook(lambda gradient: scale * gradient)
