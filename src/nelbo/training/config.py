@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nelbo.errors import NelboError
 
 DEFAULT_TIME_BUDGET = "10m"
-SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid")
+SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -116,7 +116,8 @@ class ModelConfig:
     """The model to train."""
 
     schedule: str = "geometric"
-    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid."""
+    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid; or learned, in
+    continuous time, beside the network."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"
