@@ -138,3 +138,11 @@ def test_mistakes_are_explained(shelf, monkeypatch):
         model.autoencoder.decoder.conv_in.weight.fill_(1e6)
     with pytest.raises(NelboError, match=r"decoder\.conv_in\.weight has weights that float16"):
         save_checkpoint(model, shelf / "c", CARD)
+
+
+def test_a_mistyped_name_is_not_looked_for_elsewhere(shelf, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(text_model(), shelf / "emoji", CARD)
+    with pytest.raises(NelboError, match=r"no checkpoint 'emojis'.*did you mean emoji\?"):
+        nelbo.load("emojis")
+    assert checkpoints.resolve("somebody/emoji") == "somebody/emoji"

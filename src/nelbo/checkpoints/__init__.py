@@ -17,6 +17,7 @@ import torch
 from nelbo.diffusers_format import INDEX_FILE, load, save
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean
 
 CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
@@ -48,9 +49,17 @@ def checkpoint_path(name: str) -> Path:
 
 
 def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The directory of a checkpoint for its name; anything else, and what is a path here, as is."""
-    if isinstance(path, str) and path in available() and not Path(path).exists():
-        return str(checkpoint_path(path))
+    """The directory of a checkpoint for its name; anything else, and what is a path here, as is.
+
+    Raises:
+        NelboError: what is nearly the name of a checkpoint, and neither that nor a path.
+    """
+    if isinstance(path, str) and not Path(path).exists():
+        if path in available():
+            return str(checkpoint_path(path))
+        near = did_you_mean(path, available())
+        if near and "/" not in path:
+            raise NelboError(f"no checkpoint {path!r} comes with nelbo{near}")
     return path
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from nelbo.commands.common import say
+from nelbo.commands.common import MESSAGES
 from nelbo.data import ImageData
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE
 from nelbo.diffusers_format.data_space import parse_data_space
@@ -81,6 +82,7 @@ def finish_autoencoder(
     images: int,
     seed: int,
     device: torch.device,
+    table_to: Console = MESSAGES,
 ) -> dict[str, Any]:
     """Evaluate, and write evaluation.json, samples/final.png and report.html.
 
@@ -91,6 +93,7 @@ def finish_autoencoder(
         images: how many images of each split at most.
         seed: which of them.
         device: where to compute.
+        table_to: where to print the figures.
     """
     held = AutoencoderRun.load(run.path, device)
     autoencoder = held.autoencoder
@@ -101,8 +104,8 @@ def finish_autoencoder(
         shown = data.subset(images, seed)
         readings[split] = evaluate_autoencoder(autoencoder, shown, scale)
         evaluation[split] = {"examples": len(shown), **dataclasses.asdict(readings[split])}
-        say(f"{split}: {reading_line(readings[split])}")
-    say(f"scale of the decoder: {scale:.4f}, in images from −1 to 1")
+        table_to.print(f"{split}: {reading_line(readings[split])}", soft_wrap=True)
+    table_to.print(f"scale of the decoder: {scale:.4f}, in images from −1 to 1", soft_wrap=True)
     run.write_evaluation(evaluation)
     few = test.subset(SHOWN, seed)
     pairs = beside_reconstructions(autoencoder, few)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
@@ -52,20 +53,15 @@ class Classify:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
-        if self.images is not None and self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.batch_size < 1:
-            raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(choose_device(self.device))
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size)
+        model = load_pixel_model(self.run_path, _NO_LATENTS).to(
+            choose_device(self.computing.device)
+        )
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
@@ -79,7 +75,7 @@ class Classify:
         if data.labels is not None and bool((data.labels >= 0).any()):
             known = data.labels >= 0
             accuracy = float((result.label == data.labels)[known].double().mean())
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,
@@ -120,7 +116,7 @@ class Classify:
             classes.to(device),
             margin=self.margin,
             draws=self.draws,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.computing.seed),
         )
         done = []
         with counting_progress() as progress:

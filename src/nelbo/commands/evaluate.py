@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_to_evaluate,
 )
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_ERROR = 0.01
 IMAGES_FILE = "images.csv"
 # What does not decide the bounds.
-_NO_SETTINGS = ("run_path", "device", "out", "json")
+_NO_SETTINGS = ("run_path", "computing", "out")
 _TRIED_IMAGES = 16
 # Levels an image for a latent model, whose error is not known beforehand.
 _LATENT_LEVELS = 50
@@ -71,28 +72,21 @@ class Evaluate:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16 evaluates the network in mixed precision; auto does where that is faster and, on a few
     images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
     out: Path | None = None
     """Directory for the bound of each image, images.csv, and of each batch: an evaluation that was
     cut short goes on there, and the processes of `accelerate launch` or torchrun share it."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusers_format import load
         from nelbo.latent import LatentDiffusion
 
-        if self.images is not None and self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.batch_size < 1:
-            raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
         # The whole of the best short chain is evaluated, in as many calls as that needs.
@@ -103,7 +97,7 @@ class Evaluate:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         if self._evaluate_autoencoder():
             return
-        processes = join_processes(self.device, self.out, self.precision)
+        processes = join_processes(self.computing.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
         if processes.is_main:
@@ -117,7 +111,7 @@ class Evaluate:
         model = self._chain(loaded)
         store = self._store(model, data, processes)
         dtype, tried = choose_dtype(
-            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.seed
+            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.computing.seed
         )
         if levels is None:
             bound, calls = evaluate_to_error_with_progress(
@@ -127,7 +121,7 @@ class Evaluate:
                 self.error or DEFAULT_ERROR,
                 score_matching_square=_stored_proposal(model),
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.computing.seed,
                 dtype=dtype,
                 store=store,
             )
@@ -138,7 +132,7 @@ class Evaluate:
                 description,
                 levels=levels_to_evaluate(levels, model),
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.computing.seed,
                 dtype=dtype,
                 store=store,
             )
@@ -166,10 +160,10 @@ class Evaluate:
             images=self.images,
             resize=self.resize,
             batch_size=self.batch_size,
-            device=self.device,
-            show_table=not self.json,
+            device=self.computing.device,
+            show_table=not self.computing.json,
         )
-        if self.json:
+        if self.computing.json:
             print_json(content)
         return True
 
@@ -179,6 +173,7 @@ class Evaluate:
         if self.out is None:
             return None
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+        settings["seed"] = self.computing.seed
         return open_store(self.out, model, data, settings, processes)
 
     def _evaluate_latent(
@@ -199,7 +194,7 @@ class Evaluate:
         if model.decoder_scale is None:
             # A pipeline from elsewhere says nothing of it.
             model.decoder_scale = fit_decoder_scale(
-                model, data, generator=torch.Generator().manual_seed(self.seed)
+                model, data, generator=torch.Generator().manual_seed(self.computing.seed)
             )
             say(
                 f"{self.run_path} has no scale of its decoder; the one that suits these images "
@@ -212,7 +207,7 @@ class Evaluate:
             description,
             levels=levels_to_evaluate(self.levels or _LATENT_LEVELS, model.prior),
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=self.computing.seed,
             dtype=dtype,
             store=self._store(model, data, processes),
         )
@@ -243,7 +238,7 @@ class Evaluate:
         summary = bound.mean()
         if density is None:
             density = not isinstance(model.data, Pixels)
-        if self.json:
+        if self.computing.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
                 "data": data.source,

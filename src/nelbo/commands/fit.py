@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     load_pixel_model,
     mention_skipped,
     print_json,
-    say,
+    show,
 )
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
+from nelbo.suggestions import directories_near
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
@@ -47,31 +48,29 @@ class Fit:
     """Draws of noise an image."""
     batch_size: int | None = None
     """Images at a time; by default as many as suit their size."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Measure, store, and print the bounds that short chains will have."""
         from nelbo.diffusion.profile import PROFILE_FILE
 
-        for name in ("images", "draws", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        self.computing.check()
+        at_least_one(images=self.images, draws=self.draws, batch_size=self.batch_size)
         if not Path(self.run_path).is_dir():
-            raise NelboError(f"{self.run_path} is no directory: the profile is stored in the run's")
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(choose_device(self.device))
+            raise NelboError(
+                f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
+                "profile is stored in the run's"
+            )
+        model = load_pixel_model(self.run_path, _NO_LATENTS).to(
+            choose_device(self.computing.device)
+        )
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         profile = self._measure(model, data)
         file = Path(self.run_path) / PROFILE_FILE
         profile.save(file)
         bounds = _expected_bounds(profile)
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,
@@ -85,7 +84,7 @@ class Fit:
             )
         else:
             _print_bounds(bounds)
-            say(f"Stored in {file}; sample and evaluate use it with --levels optimal")
+            show(f"Stored in {file}; sample and evaluate use it with --levels optimal")
 
     def _measure(self, model: Diffusion, data: ImageData) -> LevelProfile:
         import torch
@@ -96,7 +95,7 @@ class Fit:
 
         check_fits(model, data)
         assert isinstance(model.data, Pixels)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.computing.seed)
         if self.images is not None and self.images < len(data):
             data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
         x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
@@ -150,4 +149,4 @@ def _print_bounds(bounds: dict[str, dict[str, float]]) -> None:
     table.add_column("optimal", justify="right")
     for K, even in bounds["even"].items():
         table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
-    MESSAGES.print(table)
+    show(table)

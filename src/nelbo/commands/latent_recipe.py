@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid
-from nelbo.text import TextEncoder
+from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
 from nelbo.training.config import LatentSettings
@@ -44,6 +45,7 @@ class LatentRecipe(Recipe):
         test: the images held out.
         objective: what the prior minimises.
         condition_dropout: share of captions or labels that are withheld.
+        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
         NelboError: settings that do not fit together, the autoencoder or the images.
@@ -58,21 +60,16 @@ class LatentRecipe(Recipe):
         *,
         objective: str = "simple",
         condition_dropout: float = 0.1,
+        resumed: Path | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = _found_again(settings)
         self.test = test
         told = _condition(settings, data)
         captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
         self.label_names = data.label_names if told == "label" else ()
         text = None
         if captions is not None:
-            text = TextEncoder.for_captions(
-                captions,
-                width=settings.text_width,
-                layers=settings.text_layers,
-                heads=settings.text_heads,
-                vocabulary=settings.vocabulary,
-            )
+            text = _text_encoder(settings, captions, resumed)
         autoencoder = autoencoder.eval().requires_grad_(False)
         device = next(autoencoder.parameters()).device
         with MESSAGES.status("Encoding the images"):
@@ -103,7 +100,7 @@ class LatentRecipe(Recipe):
         return LatentDiffusion(
             frame.autoencoder,
             trained.prior,
-            text=trained.text,
+            text=trained.text or frame.text,
             scale=frame.scale,
             data=frame.data,
             decoder_scale=frame.decoder_scale,
@@ -154,6 +151,31 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
     return None
 
 
+def _text_encoder(
+    settings: LatentSettings, captions: Sequence[str], resumed: Path | None
+) -> TextEncoder:
+    """A trained one, frozen unless it is to learn on, or a new one of these captions."""
+    if settings.text_encoder is None:
+        return TextEncoder.for_captions(
+            captions,
+            width=settings.text_width,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            vocabulary=settings.vocabulary,
+        )
+    own = resumed is not None and (resumed / TEXT_ENCODER).is_dir()
+    text = TextEncoder.from_pretrained(resumed if own and resumed else settings.text_encoder)
+    return text.requires_grad_(settings.train_text_encoder)
+
+
+def _found_again(settings: LatentSettings) -> LatentSettings:
+    """With the path of a text encoder as it is found from another directory."""
+    path = settings.text_encoder
+    if path is None or not Path(path).exists():  # the latter may be a Hub id
+        return settings
+    return replace(settings, text_encoder=str(Path(path).resolve()))
+
+
 def _condition(settings: LatentSettings, data: ImageData) -> str:
     """What the prior is told: "text", "label" or "none"."""
     has = {
@@ -161,13 +183,19 @@ def _condition(settings: LatentSettings, data: ImageData) -> str:
         "label": bool(data.num_classes),
         "none": True,
     }
-    if settings.condition == "auto":
+    if settings.train_text_encoder and settings.text_encoder is None:
+        raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
+    asked = settings.condition
+    if asked not in CONDITIONS:
+        raise NelboError(f"unknown condition {asked!r}: expected one of {', '.join(CONDITIONS)}")
+    if settings.text_encoder is not None:
+        if asked not in ("auto", "text"):
+            raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")
+        asked = "text"
+    if asked == "auto":
         return next(kind for kind, there in has.items() if there)
-    if settings.condition not in CONDITIONS:
-        raise NelboError(
-            f"unknown condition {settings.condition!r}: expected one of {', '.join(CONDITIONS)}"
-        )
-    if not has[settings.condition]:
-        missing = "captions" if settings.condition == "text" else "labels"
-        raise NelboError(f"{data.source} has no {missing}: --condition {settings.condition} cannot")
-    return settings.condition
+    if not has[asked]:
+        missing = "captions" if asked == "text" else "labels"
+        option = "--text-encoder" if settings.text_encoder else f"--condition {asked}"
+        raise NelboError(f"{data.source} has no {missing}, which {option} needs")
+    return asked

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from nelbo.commands.common import MESSAGES
@@ -36,6 +37,7 @@ def finish_latent(
     images: int,
     guidance: float,
     seed: int,
+    table_to: Console = MESSAGES,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/ and report.html.
 
@@ -47,6 +49,7 @@ def finish_latent(
         images: how many images at most.
         guidance: of the samples.
         seed: source of all noise.
+        table_to: where to print the bound.
     """
     shown = test.subset(images, seed)
     bound = evaluate_with_progress(
@@ -58,7 +61,7 @@ def finish_latent(
     )
     assert isinstance(bound, LatentBound)
     summary = bound.mean()
-    MESSAGES.print(bound_table({"test": summary}))
+    table_to.print(bound_table({"test": summary}))
     evaluation = {"test": {**cost_json(bound, model.prior), **bound_json(summary)}}
     run.write_evaluation(evaluation)
     prompts = held_out_prompts(test) if model.text is not None else []

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from nelbo.commands.common import choose_device, mention_skipped, print_json, say
+from nelbo.commands.common import (
+    MESSAGES,
+    RESULTS,
+    choose_device,
+    mention_skipped,
+    print_json,
+    show,
+)
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -29,29 +37,22 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300
     """At most so many images of each split are evaluated."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate, sample, report."""
         from nelbo.training.run_directory import RunDirectory
 
-        if self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.levels != "all" and self.levels < 1:
-            raise NelboError(f"--levels must be at least 1, got {self.levels}")
+        self.computing.check()
+        at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         run = RunDirectory.open(self.run_path)
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
         summary = self._finish(run)
-        if self.json:
+        if self.computing.json:
             print_json({"run": str(run.path), **summary})
         else:
-            say(f"Report: {run.report.resolve().as_uri()}")
+            show(f"Report: {run.report.resolve().as_uri()}")
 
     def _finish(self, run: RunDirectory) -> dict[str, Any]:
         """Evaluate and write, as the kind of model asks for."""
@@ -62,11 +63,18 @@ class Report:
         from nelbo.diffusers_format import load
         from nelbo.latent import LatentDiffusion
 
-        device = choose_device(self.device)
+        device, seed = choose_device(self.computing.device), self.computing.seed
+        table_to = MESSAGES if self.computing.json else RESULTS
         if AutoencoderRun.is_at(run.path):
             train, test = self._images(AutoencoderRun.load(run.path, device))
             return finish_autoencoder(
-                run, train=train, test=test, images=self.images, seed=self.seed, device=device
+                run,
+                train=train,
+                test=test,
+                images=self.images,
+                seed=seed,
+                device=device,
+                table_to=table_to,
             )
         model = load(run.path).to(device)
         train, test = self._images(model)
@@ -79,7 +87,8 @@ class Report:
                 levels=self.levels,
                 images=self.images,
                 guidance=settings["guidance"],
-                seed=self.seed,
+                seed=seed,
+                table_to=table_to,
             )
         return finish(
             run,
@@ -88,7 +97,8 @@ class Report:
             test=test,
             levels=levels_to_evaluate(self.levels, model),
             images=self.images,
-            seed=self.seed,
+            seed=seed,
+            table_to=table_to,
         )
 
     def _images(self, model: ImageModel) -> tuple[ImageData, ImageData]:

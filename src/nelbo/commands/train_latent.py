@@ -73,6 +73,7 @@ class TrainLatent(TrainCommand):
             test,
             objective=self.training.objective,
             condition_dropout=self.training.label_dropout,
+            resumed=self.out if self.resume else None,
         )
 
     def _paths(self) -> dict[str, Any]:

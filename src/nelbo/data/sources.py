@@ -14,6 +14,7 @@ from nelbo.data.image_data import SPLITS, ImageData
 from nelbo.data.listing import SUFFIXES
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean, directories_near
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {
@@ -21,6 +22,8 @@ HUB_NAMES = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", 1, 28),
     "cifar10": ("uoft-cs/cifar10", 3, 32),
 }
+# The channels of data sets that are not converted to others.
+OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "emoji": 3}
 FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
 NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = 32
@@ -85,7 +88,8 @@ def load_data(
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
         return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
-    raise NelboError(f"unknown data {source!r}: expected {KINDS}")
+    near = did_you_mean(name, NAMES) or directories_near(Path(_typed_path(source)))
+    raise NelboError(f"unknown data {source!r}{near}: expected {KINDS}")
 
 
 def is_local(source: str) -> bool:

@@ -12,7 +12,7 @@ from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.text import TextEncoder
-from nelbo.training.latents import encode_data, unit_scale
+from nelbo.training.latents import check_captions, encode_data, unit_scale
 
 # Channels of an autoencoder's first resolution, and how often they double at most.
 _FIRST_WIDTH, _LARGEST_GROWTH = 24, 3
@@ -106,6 +106,7 @@ def build_latent_model(
     """
     if captions is not None and text is None:
         text = TextEncoder.for_captions(captions, width=192, layers=3, heads=6)
+    check_captions(data, captions, text)
     config, factor = autoencoder.config, autoencoder.config.downscale
     height, width = data.shape[1] // factor, data.shape[2] // factor
     divisor = 2 ** (len(widths) - 1)
@@ -123,9 +124,11 @@ def build_latent_model(
         data=Continuous(),
         shape=shape,
     )
-    model = LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
-    model.scale = unit_scale(encode_data(model, data, captions))
-    return model
+    pixels = Pixels(data.levels)
+    # The scale does not depend on captions.
+    untold = LatentDiffusion(autoencoder, prior, scale=1.0, data=pixels)
+    scale = unit_scale(encode_data(untold, data))
+    return LatentDiffusion(autoencoder, prior, text=text, scale=scale, data=pixels)
 
 
 def _unet_config(

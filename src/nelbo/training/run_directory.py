@@ -30,6 +30,7 @@ from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file, read_json
+from nelbo.suggestions import directories_near
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -148,7 +149,8 @@ class RunDirectory:
         _finish_replacing(Path(path))
         run = cls(path)
         if not run.has_model and not run.stage(AUTOENCODER_RUN).path.is_dir():
-            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}")
+            near = "" if Path(path).is_dir() else directories_near(Path(path))
+            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}{near}")
         return run
 
     def stage(self, name: str) -> RunDirectory:
