@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -10,8 +11,7 @@ import torch
 import nelbo
 from nelbo import NelboError, checkpoints
 from nelbo.checkpoints import available, save_checkpoint
-from nelbo.commands.run_data import data_for_run
-from nelbo.data import load_data
+from nelbo.cli import main
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
@@ -90,12 +90,10 @@ def test_the_card_says_whose_data_which_command_and_how_good(shelf):
 
 def test_evaluate_finds_the_data_of_what_ships(shelf, monkeypatch, tmp_path_factory, capsys):
     pictures = draw_squares(tmp_path_factory.mktemp("data") / "pictures")
-    data = load_data(str(pictures), "test", size=8)
-    model = text_model().eval()
-    save_checkpoint(model, shelf / "toy", CARD, {"source": str(pictures)})
-    found = data_for_run("toy", nelbo.load("toy"), None, "test")
-    assert found.shape == nelbo.load("toy").shape
-    assert len(found) == len(data)
+    save_checkpoint(text_model().eval(), shelf / "toy", CARD, {"source": str(pictures)})
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    main(["evaluate", "toy", "--images", "2", "--levels", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["data"] == str(pictures)
 
 
 def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):

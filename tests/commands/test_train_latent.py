@@ -64,14 +64,20 @@ def latent(pictures, autoencoder) -> Path:
 def assert_same(unbroken: Path, out: Path, steps: int = STEPS) -> None:
     """Every tensor that was left behind after the last step is the same."""
     files = sorted(p.relative_to(unbroken) for p in unbroken.rglob("*.safetensors"))
-    last = Checkpoints(unbroken / "training").path(steps).name
-    files = [p for p in files if p.parts[0] != "training" or last in p.parts]
+    assert Checkpoints(unbroken / "training").steps()[-1] == steps
+    files = [p for p in files if "training" not in p.parts or _is_last(unbroken / p)]
     assert len(files) > 3
     for file in files:
         first, second = load_file(unbroken / file), load_file(out / file)
         assert first.keys() == second.keys()
         for name in first:
             assert torch.equal(first[name], second[name]), (file, name)
+
+
+def _is_last(file: Path) -> bool:
+    """Whether a file is of the last checkpoint of its run."""
+    kept = Checkpoints(file.parent.parent)
+    return file.parent == kept.path(kept.steps()[-1])
 
 
 def test_autoencoder_run(autoencoder, pictures):
@@ -95,7 +101,48 @@ def test_autoencoder_run(autoencoder, pictures):
     prior = torch.distributions.Normal(0.0, 1.0)
     divergence = torch.distributions.kl_divergence(q, prior).flatten(1).sum(1).mean()
     assert reading.divergence_nats == pytest.approx(float(divergence), rel=1e-5)
+    by_channel = torch.distributions.kl_divergence(q, prior).flatten(2).sum(2).mean(0)
+    assert reading.divergence_by_channel == pytest.approx(by_channel.tolist(), rel=1e-5)
     assert (autoencoder / "samples" / "final.png").is_file()
+    page = (autoencoder / "report.html").read_text()
+    assert f"<b>{evaluation['test']['psnr']:.2f}</b>" in page
+    assert page.count("<img") == 2 * len(data) + 3 * min(6, len(data))  # pairs, and two channels
+
+
+def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
+    written = json.loads((autoencoder / "evaluation.json").read_text())
+    main(["evaluate", str(autoencoder), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["examples"] == written["test"]["examples"]  # there are fewer than 12
+    for name in ("psnr", "bits_per_dim", "divergence_by_channel"):
+        assert printed[name] == pytest.approx(written["test"][name])
+    main(["evaluate", str(autoencoder), "--split", "train", "--images", "5"])
+    assert "total (−ELBO)" in capsys.readouterr().out
+    assert "--levels does not apply" in mistake(capsys, "evaluate", autoencoder, "--levels", "2")
+    out = tmp_path / "run"
+    shutil.copytree(autoencoder, out)
+    before = json.loads((out / "evaluation.json").read_text())
+    for name in ("report.html", "evaluation.json"):
+        (out / name).unlink()
+    main(["report", str(out), "--images", "12"])
+    assert json.loads((out / "evaluation.json").read_text()) == before
+    assert "The latents" in (out / "report.html").read_text()
+
+
+def test_report_of_a_latent_run(latent, tmp_path):
+    first = (latent / "report.html").read_text()
+    evaluation = json.loads((latent / "evaluation.json").read_text())
+    total = evaluation["test"]["bits_per_dim"]["total"]["mean"]
+    for part in (f"<b>{total:.3f}</b>", "−entropy of the encoder", "Prompts and pictures"):
+        assert part in first
+    asked = (latent / "samples" / "prompts.txt").read_text().splitlines()[:32]
+    for prompt in set(asked):
+        assert first.count(f"<figcaption>{prompt}</figcaption>") == asked.count(prompt)
+    out = tmp_path / "latent"
+    shutil.copytree(latent, out)
+    (out / "report.html").unlink()
+    main(["report", str(out), "--images", "12", "--levels", "2"])
+    assert (out / "report.html").read_text() == first
 
 
 def test_latent_run_is_a_stable_diffusion_pipeline(latent):
@@ -218,5 +265,9 @@ def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys)
     message = mistake(capsys, "train", "--resume", "--out", latent, "--text-width", "32")
     assert "has text_width 16, which cannot change to 32" in message
     assert not (tmp_path / "new").exists()
+    options = ["--model", "autoencoder", "--perceptual-weight", "1"]
+    assert "go together" in mistake(capsys, "train", pictures, *options, *out)
+    options += ["--perceptual-weights", tmp_path / "none.safetensors"]
+    assert "none.safetensors is not there" in mistake(capsys, "train", pictures, *options, *out)
     message = mistake(capsys, "evaluate", latent, "--error", "0.1")
     assert "--error is for models of pixels" in message

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 
 from nelbo import NelboError
 from nelbo.data import ImageData, load_data
+from nelbo.data.sources import absolute, is_local
 
 
 def write(path, array, **options):
@@ -135,3 +136,13 @@ def test_levels_outside_the_declared_ones_are_refused():
         ImageData("mine", images, 18, ("a", "b"), labels=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(NelboError, match="no images"):
         ImageData("mine", images[:0], 18, ())
+
+
+def test_a_run_called_as_its_data_is_not_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "digits" / "samples" / "final.png", grey())
+    assert is_local("digits")  # a folder of pictures that is called so
+    (tmp_path / "digits" / "config.yaml").write_text("data: digits")
+    assert not is_local("digits")
+    assert absolute("digits") == "digits"
+    assert load_data("digits", "test").shape == (1, 8, 8)

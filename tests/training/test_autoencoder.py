@@ -14,8 +14,10 @@ from nelbo.calibration import most_likely_scale
 from nelbo.distributions import DiscretizedNormal
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
+from nelbo.networks.perceptual import PerceptualDistance
 from nelbo.training.autoencoder import AutoencoderObjective, hinge_loss
 from tests.diffusers_format import tiny
+from tests.networks.test_perceptual import VGG, weights_of
 
 
 def autoencoder() -> AutoencoderKL:
@@ -205,3 +207,23 @@ def test_mistakes_are_explained():
             AutoencoderObjective(autoencoder(), **settings)
     with pytest.raises(NelboError, match="at least 1"):
         PatchDiscriminator(3, layers=0)
+
+
+def test_lpips_of_what_is_shown_is_added():
+    distance = PerceptualDistance(weights_of(VGG, {}))
+    network = autoencoder()
+    x = torch.nn.functional.interpolate(images(2), scale_factor=2)
+    plain = AutoencoderObjective(network, likelihood="discretized")
+    both = AutoencoderObjective(
+        network, likelihood="discretized", perceptual=distance, perceptual_weight=0.5
+    )
+    assert len(list(both.parameters())) == len(list(plain.parameters()))  # LPIPS does not learn
+    terms, without = (o(x, generator=torch.Generator().manual_seed(2)) for o in (both, plain))
+    mean, _ = decoded(network, x, seed=2)
+    looks = distance(mean.clamp(-1, 1), x).mean()
+    assert looks > 0.01
+    torch.testing.assert_close(terms.perceptual, looks)
+    torch.testing.assert_close(terms.loss, without.loss + 0.5 * looks)
+    torch.testing.assert_close(terms.nelbo, without.nelbo)
+    with pytest.raises(NelboError, match="perceptual_weight must not be negative"):
+        AutoencoderObjective(network, perceptual=distance, perceptual_weight=-1.0)

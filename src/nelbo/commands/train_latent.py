@@ -144,15 +144,16 @@ class TrainLatent(TrainCommand):
             return super()._train(out, images, processes)
         from nelbo.training.run_directory import AUTOENCODER_RUN
 
-        if not self.resume:
-            self._rehearse_prior(images, processes)
+        # A run that is resumed has its settings as they were resolved.
+        model = self.model if self.resume else self._rehearse_prior(images, processes)
         run = self._directory(out, processes)
         stage = run.stage(AUTOENCODER_RUN)
         summary: dict[str, Any] = {}
         if not run.has_model and not stage.evaluation():
-            summary[AUTOENCODER_RUN] = self._train_autoencoder(run, images, processes)
+            summary[AUTOENCODER_RUN] = self._train_autoencoder(run, images, model, processes)
         prior = replace(
             self,
+            model=model,
             out=run.path,
             autoencoder=stage.path,
             training=self.second_stage(stage),
@@ -166,7 +167,11 @@ class TrainLatent(TrainCommand):
         return run, summary | self.finish(run, session)
 
     def _train_autoencoder(
-        self, run: RunDirectory, images: TrainingImages, processes: Processes
+        self,
+        run: RunDirectory,
+        images: TrainingImages,
+        model: LatentSettings,
+        processes: Processes,
     ) -> dict[str, Any]:
         """The first stage, from its beginning or its last checkpoint, and what its end says."""
         from nelbo.training.run_directory import AUTOENCODER_RUN
@@ -191,14 +196,15 @@ class TrainLatent(TrainCommand):
             if not resume:
                 run.make_stage(AUTOENCODER_RUN)
             command.save_settings(stage, images, session.recipe.settings)
-            self.save_settings(run, images, self.model)
+            self.save_settings(run, images, model)
         session.train(stage, track=self.track, title="Autoencoder, 1 of 2")
         summary = command.finish(stage, session)
         processes.sum([0.0])  # the others wait for what the first one evaluates
         return summary
 
-    def _rehearse_prior(self, images: TrainingImages, processes: Processes) -> None:
-        """Settings of the second stage that do not fit show themselves before the first begins."""
+    def _rehearse_prior(self, images: TrainingImages, processes: Processes) -> LatentSettings:
+        """The settings of the second stage as they resolve, after a step on a few images: what does
+        not fit shows itself before the first stage begins."""
         import torch
 
         from nelbo.commands.latent_recipe import LatentRecipe
@@ -220,3 +226,4 @@ class TrainLatent(TrainCommand):
         )
         training = replace(self.training, precision="fp32")
         TrainingSession(recipe, replace(images, train=few), training, processes)
+        return recipe.settings

@@ -24,6 +24,7 @@ from nelbo.report.page import page, write_html
 from nelbo.report.theme import to_inline_svg
 
 _GAP = 2
+_PROMPT_WIDTH = 132
 # How many of the least, and of the most, surprising images are shown.
 _EXTREMES = 8
 _TERMS = (
@@ -180,11 +181,16 @@ def _samples(report: LatentReport) -> str:
         gap = torch.full_like(pictures[..., :_GAP], levels - 1)
         pictures = torch.cat([pictures, gap, report.beside], -1)
         about += " Left is what it drew, right the image that it has never seen."
-    labels = [(prompt, "") for prompt in report.prompts]
+    cells = "".join(
+        f"<figure>{fragments.image(pixels, levels, alt=prompt)}"
+        f"<figcaption>{escape(prompt)}</figcaption></figure>"
+        for pixels, prompt in zip(pictures, report.prompts, strict=True)
+    )
     return fragments.section(
         "Prompts and pictures",
         about,
-        fragments.labelled_images(pictures, levels, labels),
+        '<div class="images spaced" style="grid-template-columns: '
+        f'repeat(auto-fill, minmax({_PROMPT_WIDTH}px, 1fr))">{cells}</div>',
     )
 
 

@@ -149,10 +149,10 @@ class AutoencoderSettings:
     """Channels of the latents."""
     layers: int = 1
     """Residual blocks at each resolution."""
-    likelihood: str = "normal"
-    """p(x|z): normal or laplace with the scale that suits each batch, or discretized, the
-    probability of a pixel's level, with one learned scale."""
-    kl_weight: float = 0.1
+    likelihood: str = "discretized"
+    """p(x|z): discretized, the probability of a pixel's level, with one learned scale; or the
+    densities normal and laplace with the scale that suits each batch, a squared and an L1 loss."""
+    kl_weight: float = 0.05
     """Weight of the divergence from N(0, I); 1 minimises the bound of a plain VAE."""
     adversarial_weight: float = 0.0
     """Weight of a patch discriminator, relative to the reconstruction; 0 for none."""
@@ -161,9 +161,9 @@ class AutoencoderSettings:
     It needs --perceptual-weights."""
     perceptual_weights: str | None = None
     """The weights of LPIPS, a local safetensors file; docs/training.md says how to make it."""
-    mirrored: float = 0.0
+    mirrored: float = 0.5
     """Share of the images that are learned as their mirror image."""
-    recoloured: float = 0.0
+    recoloured: float = 0.2
     """Share of the images whose colour channels are learned in a random order."""
 
 
