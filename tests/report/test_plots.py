@@ -67,6 +67,25 @@ def test_a_log_snr_axis_puts_data_left():
             draw(bounds, axis="time")
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        NoiseSchedule.geometric(100),
+        NoiseSchedule.linear(1),
+        NoiseSchedule.geometric(12).with_zero_terminal_snr(),
+        NoiseSchedule.from_betas([1.0]),
+    ],
+    ids=["long", "T = 1", "no signal at the end", "no signal at all"],
+)
+def test_a_noise_schedule_is_drawn_where_it_has_signal_and_noise(schedule):
+    figure = plots.noise_schedule(schedule)
+    ElementTree.fromstring(to_svg(figure))
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "this chain")
+    expected = schedule.log_snr[1:][schedule.alphas_cumprod[1:] > 0]
+    assert line.get_ydata().tolist() == expected.tolist()
+    assert line.get_xdata().tolist() == list(range(1, len(expected) + 1))
+
+
 def test_the_drawn_line_is_the_mean_cost_of_each_level():
     bound = make_bound(5)
     line = plots.kl_by_level({"test": bound}).axes[0].lines[0]

@@ -150,9 +150,7 @@ class TrainLatent(TrainCommand):
         stage = run.stage(AUTOENCODER_RUN)
         summary: dict[str, Any] = {}
         if not run.has_model and not stage.evaluation():
-            summary[AUTOENCODER_RUN] = self._train_autoencoder(
-                run, images, model, processes
-            )
+            summary[AUTOENCODER_RUN] = self._train_autoencoder(run, images, model, processes)
         prior = replace(
             self,
             model=model,

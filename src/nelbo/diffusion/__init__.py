@@ -1,6 +1,8 @@
 """Diffusion models as Markovian hierarchical VAEs with a fixed linear-Gaussian encoder."""
 
+from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.data_space import Continuous, Pixels
+from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.optimal_levels import optimal_levels
@@ -12,8 +14,10 @@ from nelbo.diffusion.variance import fit_variance
 
 __all__ = [
     "Continuous",
+    "ContinuousDiffusion",
     "Diffusion",
     "DynamicThreshold",
+    "LearnedSchedule",
     "LevelProfile",
     "NoiseLevel",
     "NoiseSchedule",

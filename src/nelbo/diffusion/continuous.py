@@ -77,9 +77,9 @@ class ContinuousDiffusion(nn.Module):
         self.model = model
         self.gamma = LearnedSchedule.between_ends_of(model.schedule) if gamma is None else gamma
 
-    def chain(self, T: int | None = None) -> Diffusion:
-        """The model with this schedule at T levels, by default as many as it began with."""
-        return self.model._with(schedule=self.gamma.discretize(T or self.model.num_levels))
+    def chain(self) -> Diffusion:
+        """The model with this schedule, at the levels whose times the network is told."""
+        return self.model._with(schedule=self.gamma.discretize(self.model.num_levels))
 
     def prior_matching(self, x_0: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """KL(q(x_1|x_0) || N(0, I)) at the last time, nats, (B,)."""

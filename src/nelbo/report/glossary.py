@@ -37,7 +37,7 @@ _TERMS = [
     Entry(
         "Prior matching",
         "How far the noisiest latent still is from the pure noise that sampling starts from. "
-        "Nothing in it is learned, and a good schedule keeps it close to zero.",
+        "The noise schedule alone decides it, and a good one keeps it close to zero.",
         f"{_KL}(<i>q</i>({_XT} | {_X0}) ‖ <i>p</i>({_XT}))",
     ),
     Entry(

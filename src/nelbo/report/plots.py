@@ -31,6 +31,7 @@ HEADLINE = "test"  # the split that is drawn in front
 SMOOTHED_FROM = 50  # rows of training; fewer are drawn as they are
 _POOLS = 72
 _FEW = 24
+_USUAL_SCHEDULES = {"linear": "--", "cosine": ":"}
 _CHANNELS = {1: ["grey"], 3: ["red", "green", "blue"]}
 # What is smaller than this part of the largest value is no cost that one could see.
 _DYNAMIC_RANGE = 1e-5
@@ -349,6 +350,31 @@ def training_curve(
     return figure
 
 
+def noise_schedule(schedule: NoiseSchedule) -> Figure:
+    """log SNR at every level of a chain, beside usual schedules of the same length."""
+    figure = new_figure()
+    axes = _axes(figure)
+    T = schedule.num_levels
+    for name, style in _USUAL_SCHEDULES.items():
+        usual = getattr(NoiseSchedule, name)(T)
+        axes.plot(
+            *_log_snr(usual), color=COLORS["train"], linestyle=style, linewidth=1.2, label=name
+        )
+    levels, log_snr = _log_snr(schedule)
+    marker = "o" if T <= _FEW else None
+    color = COLORS["score-matching"]
+    axes.plot(
+        levels, log_snr, color=color, marker=marker, markersize=4, linewidth=1.8, label="this chain"
+    )
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.set_xlabel("level t (data on the left, noise on the right)")
+    axes.set_ylabel("log SNR")
+    if len(log_snr):  # the others may go far beyond
+        axes.set_ylim(log_snr.min() - 2, log_snr.max() + 3)
+    _legend(axes, loc="best")
+    return figure
+
+
 def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:
     """Mean bits/dim spent up to each evaluated level: levels from 1 to T, and the running sum.
 
@@ -445,6 +471,13 @@ def _smoothed(values: Array) -> Array:
 def _is_number(row: Row, name: str) -> bool:
     value = row.get(name)
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _log_snr(schedule: NoiseSchedule) -> tuple[Array, Array]:
+    """The levels that have both signal and noise, and their log SNR."""
+    log_snr = schedule.log_snr.numpy()
+    levels = np.flatnonzero(np.isfinite(log_snr))
+    return levels.astype(np.float64), log_snr[levels]
 
 
 def _axes(figure: Figure) -> Axes:

@@ -166,9 +166,20 @@ def forward(report: RunReport) -> str:
     rows = [("", row, False) for row in strip.images]
     return fragments.section(
         "The forward process",
-        "The encoder: each row is one path of noise added to an image. Nothing here is learned.",
+        "The encoder: each row is one path of noise added to an image. The noise schedule is all "
+        "that it is made of.",
         fragments.film(rows, _under(strip), "Images that dissolve into noise from left to right"),
         _strip_note(),
+        fragments.captioned(
+            to_inline_svg(
+                plots.noise_schedule(report.model.schedule),
+                "schedule",
+                "Log signal-to-noise ratio against the level, beside other schedules",
+            ),
+            "How much of the image is left at each level: the logarithm of its power over that of "
+            "the noise. Grey are usual schedules of as many levels.",
+            "Noise schedule",
+        ),
     )
 
 
