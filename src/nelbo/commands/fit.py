@@ -13,19 +13,22 @@ from nelbo.commands.common import (
     MESSAGES,
     choose_device,
     counting_progress,
-    load_pixel_model,
     mention_skipped,
     print_json,
     say,
 )
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion, LevelProfile
+    from nelbo.latent import LatentDiffusion
 
-_NO_LATENTS = "in Python, nelbo.level_profile(model.prior, z) measures the chain of its prior"
 _SHOWN = (5, 10, 25, 50, 100)
 
 
@@ -56,6 +59,7 @@ class Fit:
 
     def run(self) -> None:
         """Measure, store, and print the bounds that short chains will have."""
+        from nelbo.diffusers_format import load
         from nelbo.diffusion.profile import PROFILE_FILE
 
         for name in ("images", "draws", "batch_size"):
@@ -64,13 +68,14 @@ class Fit:
                 raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not Path(self.run_path).is_dir():
             raise NelboError(f"{self.run_path} is no directory: the profile is stored in the run's")
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(choose_device(self.device))
+        model = load(self.run_path).to(choose_device(self.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
-        profile = self._measure(model, data)
+        fit_missing_scale(self.run_path, model, data, self.seed)
+        profile, autoencoder = self._measure(model, data)
         file = Path(self.run_path) / PROFILE_FILE
         profile.save(file)
-        bounds = _expected_bounds(profile)
+        bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
         if self.json:
             print_json(
                 {
@@ -87,23 +92,25 @@ class Fit:
             _print_bounds(bounds)
             say(f"Stored in {file}; sample and evaluate use it with --levels optimal")
 
-    def _measure(self, model: Diffusion, data: ImageData) -> LevelProfile:
+    def _measure(
+        self, model: Diffusion | LatentDiffusion, data: ImageData
+    ) -> tuple[LevelProfile, float]:
+        """The profile of the chain, and what an image costs beside the chain, nats."""
         import torch
 
-        from nelbo.diffusion import Pixels
         from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
-        from nelbo.evaluation import check_fits, labels_for
+        from nelbo.evaluation import chain_of, check_fits, condition_for
 
         check_fits(model, data)
-        assert isinstance(model.data, Pixels)
         generator = torch.Generator().manual_seed(self.seed)
         if self.images is not None and self.images < len(data):
             data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
-        x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
+        x_0, autoencoder = _states(model, data, generator)
+        chain = chain_of(model)
         steps = measure_levels(
-            model,
+            chain,
             x_0,
-            labels_for(model, data),
+            condition_for(model, data),
             levels=self.levels,
             draws=self.draws,
             batch_size=self.batch_size,
@@ -111,26 +118,53 @@ class Fit:
         )
         costs = []
         with counting_progress() as progress:
-            total = len(levels_to_measure(model.schedule, self.levels))
+            total = len(levels_to_measure(chain.schedule, self.levels))
             task = progress.add_task("Measuring levels", total=total, status="")
             for cost in steps:
                 costs.append(cost)
                 progress.update(task, advance=1, status=f"level {cost.t}")
-        return collect_levels(model, x_0, iter(costs), draws=self.draws)
+        return collect_levels(chain, x_0, iter(costs), draws=self.draws), autoencoder
 
 
-def _expected_bounds(profile: LevelProfile) -> dict[str, dict[str, float]]:
-    """The bounds of chains with the analytic variance on the data of the profile, bits/dim."""
+def _states(
+    model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """What the chain is of: pixels, or latents beside what an image costs in the autoencoder."""
+    from nelbo.diffusion import Diffusion, Pixels
+    from nelbo.distributions import draw, normal
+    from nelbo.training.latents import encode_data
+
+    assert isinstance(model.data, Pixels)
+    if isinstance(model, Diffusion):
+        x_0 = model.data.to_network(data.images)
+        return x_0.to(next(model.parameters()).device), 0.0
+    captions = None if model.text is None else [""] * len(data)  # the encoder is told nothing
+    latents = encode_data(model, data, captions, generator=generator)
+    assert latents.cost is not None
+    z = draw(normal(latents.mean, latents.stddev), generator)
+    return z, latents.cost.double().mean().item()
+
+
+def _expected_bounds(
+    profile: LevelProfile, dims: int, autoencoder: float
+) -> dict[str, dict[str, float]]:
+    """The bounds of chains with the analytic variance on the data of the profile, bits/dim.
+
+    Args:
+        profile: of the chain.
+        dims: number of dimensions of an image.
+        autoencoder: what an image costs beside the chain, nats.
+    """
     from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
     from nelbo.samplers.spacing import spaced_levels
 
-    T, unit = profile.num_levels, profile.dims * math.log(2)
+    T, unit = profile.num_levels, dims * math.log(2)
     lengths = [K for K in _SHOWN if K < T]
     even = {str(K): expected_nelbo(profile, spaced_levels(T, K, "linspace")) for K in [*lengths, T]}
     optimal = {str(K): expected_nelbo(profile, optimal_levels(profile, K)) for K in lengths}
     optimal[str(T)] = even[str(T)]  # one chain only
     return {
-        name: {K: nats / unit for K, nats in row.items()}
+        name: {K: (nats + autoencoder) / unit for K, nats in row.items()}
         for name, row in (("even", even), ("optimal", optimal))
     }
 

@@ -145,12 +145,12 @@ class LatentRecipe(Recipe):
             model,
             self.test.subset(images, seed),
             "Evaluating test",
-            levels=levels_to_evaluate(levels, model.prior),
+            levels=levels_to_evaluate(levels, model),
             seed=seed,
         )
         summary = bound.mean()
         show(bound_table({"test": summary}))
-        evaluation = {"test": {**cost_json(bound, model.prior), **bound_json(summary)}}
+        evaluation = {"test": {**cost_json(bound, model), **bound_json(summary)}}
         run.write_evaluation(evaluation)
         samples = self._samples(model, _SAMPLES, seed)
         save_grid(samples, run.samples / "final.png", self.test.levels)

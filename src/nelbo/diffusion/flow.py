@@ -331,13 +331,19 @@ def _check_options(
         raise NelboError(f"unknown trace {trace!r}: expected one of {', '.join(TRACES)}")
     if method not in METHODS:
         raise NelboError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    for name, count in (("probes", probes), ("draws", draws)):
-        if count < 1:
-            raise NelboError(f"{name} must be at least 1, got {count}")
+    if probes < 1:
+        raise NelboError(f"probes must be at least 1, got {probes}")
+    check_draws(draws, trace)
+    if not (rtol > 0 and atol > 0):
+        raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")
+
+
+def check_draws(draws: int, trace: str) -> None:
+    """Raise `NelboError` unless the mean of so many likelihoods with this trace is a bound."""
+    if draws < 1:
+        raise NelboError(f"draws must be at least 1, got {draws}")
     if draws > 1 and trace != "exact":
         raise NelboError(
             f"draws={draws} with trace={trace!r} is no lower bound, because the noise of the trace "
             "would be averaged inside the logarithm: use trace='exact', or draws=1"
         )
-    if not (rtol > 0 and atol > 0):
-        raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")
