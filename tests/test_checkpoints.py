@@ -10,7 +10,12 @@ import torch
 import nelbo
 from nelbo import NelboError, checkpoints
 from nelbo.checkpoints import available, save_checkpoint
+from nelbo.commands.run_data import data_for_run
+from nelbo.data import load_data
+from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
+from nelbo.training.run_directory import RunDirectory
+from tests.commands.squares import draw_squares
 from tests.training.test_latents import text_model
 
 CARD = "# A toy\n\nMade by a test.\n"
@@ -27,8 +32,70 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
     path = checkpoints.checkpoint_path(name)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert size <= checkpoints.LARGEST
-    assert "licen" in (path / "README.md").read_text().lower()
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 4.0" in card
+    assert "OpenMoji" in card
+    assert "nelbo train emoji" in card
+    assert RunDirectory(path).notes()["source"] == "emoji"
     assert nelbo.pretrained(name) is not None
+
+
+def test_all_that_ships_weighs_no_more_than_promised():
+    files = [file for file in checkpoints.DIRECTORY.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= checkpoints.LARGEST
+
+
+def test_the_card_says_whose_data_which_command_and_how_good(shelf):
+    model = text_model().eval()
+    notes = {
+        "source": "emoji",
+        "training_images": 4013,
+        "trained": {"steps": 1234, "seconds": 3700.0},
+        "settings": {"training": {}},
+    }
+    total = {"mean": 2.345, "standard_error": 0.067, "monte_carlo_error": None}
+    evaluation = {"test": {"examples": 300, "bits_per_dim": {"total": total}}}
+    command = "nelbo train emoji --time-budget 2h --out runs/emoji"
+    card = checkpoint_card(
+        "emoji",
+        model,
+        notes,
+        evaluation,
+        command=command,
+        prompt="red apple",
+        figures={"top-1 retrieval of seen names": "71% of 200"},
+    )
+    assert f"```sh\n{command}\n```" in card
+    assert "license: cc-by-sa-4.0" in card
+    for part in (
+        "[OpenMoji](https://openmoji.org)",
+        "[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)",
+        "total (−ELBO), test (300 images) | 2.345 ± 0.067 bits/dim |",
+        "| top-1 retrieval of seen names | 71% of 200 |",
+        "1,234 steps in 1 h 1 min, on 4,013 images",
+        'nelbo sample emoji --prompt "red apple"',
+    ):
+        assert part in card, part
+    save_checkpoint(model, shelf / "emoji", card, notes)
+    kept = RunDirectory(shelf / "emoji").notes()
+    assert kept["source"] == "emoji"
+    assert "settings" not in kept
+    with pytest.raises(NelboError, match="trained on 'digits', of which no licence"):
+        checkpoint_card("a", model, {"source": "digits"}, evaluation, command=command, prompt="one")
+    with pytest.raises(NelboError, match="needs the command"):
+        checkpoint_card("a", model, notes, evaluation, command=" ", prompt="one")
+    with pytest.raises(NelboError, match="needs the evaluation"):
+        checkpoint_card("a", model, notes, {}, command=command, prompt="one")
+
+
+def test_evaluate_finds_the_data_of_what_ships(shelf, monkeypatch, tmp_path_factory, capsys):
+    pictures = draw_squares(tmp_path_factory.mktemp("data") / "pictures")
+    data = load_data(str(pictures), "test", size=8)
+    model = text_model().eval()
+    save_checkpoint(model, shelf / "toy", CARD, {"source": str(pictures)})
+    found = data_for_run("toy", nelbo.load("toy"), None, "test")
+    assert found.shape == nelbo.load("toy").shape
+    assert len(found) == len(data)
 
 
 def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):
@@ -73,3 +140,11 @@ def test_mistakes_are_explained(shelf, monkeypatch):
         model.autoencoder.decoder.conv_in.weight.fill_(1e6)
     with pytest.raises(NelboError, match=r"decoder\.conv_in\.weight has weights that float16"):
         save_checkpoint(model, shelf / "c", CARD)
+
+
+def test_a_mistyped_name_is_not_looked_for_elsewhere(shelf, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(text_model(), shelf / "emoji", CARD)
+    with pytest.raises(NelboError, match=r"no checkpoint 'emojis'.*did you mean emoji\?"):
+        nelbo.load("emojis")
+    assert checkpoints.resolve("somebody/emoji") == "somebody/emoji"

@@ -23,7 +23,7 @@ from nelbo.commands.likelihood import Likelihood
 from nelbo.commands.rank import Rank
 from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
-from nelbo.commands.train import Train
+from nelbo.commands.train import Train, starting_point
 from nelbo.errors import NelboError
 from nelbo.version import __version__
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] == ["train"]:
             # Its defaults may come from the settings of a run.
             options = arguments[1:]
-            default = Train.defaults(options)
+            default = starting_point(options)
             tyro.cli(
                 type(default),
                 prog="nelbo train",

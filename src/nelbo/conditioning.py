@@ -6,7 +6,7 @@ Every term of the bound holds for a conditional model :math:`p(x_0 \mid c)` as w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -40,12 +40,52 @@ class Condition:
         """Number of examples; 0 where nothing is given."""
         return max((len(v) for v in self._given().values()), default=0)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(value.nbytes for value in self._given().values())
+
     def cat(self, other: Condition) -> Condition:
         """The two batches one after the other; both must give the same fields."""
-        mine, theirs = self._given(), other._given()
-        if mine.keys() != theirs.keys():
-            raise NelboError(f"cannot join conditions on {[*mine]} and on {[*theirs]}")
-        return Condition(**{name: torch.cat([mine[name], theirs[name]]) for name in mine})
+        return Condition.join([self, other])
+
+    @staticmethod
+    def join(parts: Sequence[Condition]) -> Condition:
+        """Batches one after the other; all must give the same fields.
+
+        Raises:
+            NelboError: they do not.
+        """
+        given = [part._given() for part in parts]
+        for other in given[1:]:
+            if given[0].keys() != other.keys():
+                raise NelboError(f"cannot join conditions on {[*given[0]]} and on {[*other]}")
+        return Condition(**{name: torch.cat([each[name] for each in given]) for name in given[0]})
+
+    def between(self, other: Condition, fractions: Tensor) -> Condition:
+        r"""The conditions :math:`(1 - \lambda)\,c + \lambda\,c'` at each fraction λ, (n, ...).
+
+        The straight way: a network attends to linear maps of the embedded prompt, its keys and
+        values, which so move straight too.
+
+        Args:
+            other: c', one example as this one.
+            fractions: λ, (n,).
+
+        Raises:
+            NelboError: more examples than one, other fields, or labels, which are no quantities.
+        """
+        both = self.cat(other)
+        if both.batch_size != 2:
+            raise NelboError(f"expected one example at each end, got {both.batch_size} in all")
+        if both.label is not None:
+            raise NelboError("nothing lies between two labels")
+
+        def mix(ends: Tensor) -> Tensor:
+            weight = fractions.to(ends).view(-1, *[1] * (ends.ndim - 1))
+            return torch.lerp(ends[:1], ends[1:], weight)
+
+        return both._map(mix)
 
     def __getitem__(self, index: slice | Tensor) -> Condition:
         """The conditions of some of the examples."""

@@ -287,13 +287,12 @@ class _Pilot(Estimator):
 def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
     """What the model is told of the images: their captions, or their labels, on its device.
 
-    A model of text is told the empty prompt of images without a caption.
+    Of an image without a caption, a model of text is told nothing: it is the unconditional one.
     """
     if isinstance(model, Diffusion) or model.text is None:
         return labels_for(model, data)
-    captions = data.captions or [""] * len(data)
     with torch.no_grad():
-        return model.condition_on([caption or "" for caption in captions])
+        return model.condition_on(data.captions or [None] * len(data))
 
 
 def told_of(model: Diffusion | LatentDiffusion, data: ImageData) -> str:

@@ -17,6 +17,7 @@ whose first encoder step is learned and whose others are the prior's. Level t of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,12 @@ from nelbo.errors import NelboError
 from nelbo.estimators import Estimator, as_estimator
 from nelbo.latent_bound import LatentBound, LatentBoundMap
 from nelbo.mhvae import MHVAE, Level, per_example
-from nelbo.networks import AutoencoderKL, ControlledUNet
+from nelbo.networks import AutoencoderKL, ControlledUNet, TextUNetConfig
 from nelbo.networks.guidance import Guidance
-from nelbo.text import TextEncoder
+from nelbo.text import PromptEncoder
 
-Prompt = str | Sequence[str]
+# One for all, or one each; None among these is no prompt, the unconditional model.
+Prompt = str | Sequence[str | None]
 
 
 class LatentDiffusion(MHVAE):
@@ -47,7 +49,8 @@ class LatentDiffusion(MHVAE):
     Args:
         autoencoder: between images (B, C, H, W) in [−1, 1] and latents.
         prior: the diffusion model of the scaled latents; it knows their shape.
-        text: what embeds the prompts that the prior attends to, if it does.
+        text: what embeds the prompts that the prior attends to, if it does: a `TextEncoder`, or a
+            `PairedTextEncoder`.
         scale: s, what latents are multiplied by for the prior.
         data: what the pixels are; `Pixels(levels)` makes p(x|z_0) a probability.
         decoder_scale: σ, the standard deviation of p(x|z_0) around the decoded image, in units of
@@ -63,7 +66,7 @@ class LatentDiffusion(MHVAE):
         autoencoder: AutoencoderKL,
         prior: Diffusion,
         *,
-        text: TextEncoder | None = None,
+        text: PromptEncoder | None = None,
         scale: float = 0.18215,
         data: DataSpace = Pixels(256),  # noqa: B008 - frozen
         decoder_scale: float | None = None,
@@ -183,15 +186,35 @@ class LatentDiffusion(MHVAE):
             )
         self.data.check(x_0)
 
-    def condition_on(self, prompts: Sequence[str]) -> Condition:
+    def condition_on(self, prompts: Sequence[str | None]) -> Condition:
         """The condition of a batch with these prompts or captions, one an example.
+
+        None is no prompt, which is the unconditional model.
 
         Raises:
             NelboError: a model without a text encoder.
         """
-        condition = self._condition(len(prompts), prompts, None)
-        assert condition is not None
-        return condition
+        if self.text is None:
+            raise NelboError("a prompt was given to a model without a text encoder")
+        return self._with_size(self.text.condition(prompts))
+
+    def condition_between(self, first: str | None, second: str | None, frames: int) -> Condition:
+        """The conditions on the straight way from one prompt to another, ends included.
+
+        With the same noise for all of them, `sample` draws one picture turning into another.
+
+        Args:
+            first: the prompt of the first frame; None is the unconditional model.
+            second: the prompt of the last one.
+            frames: how many, at least 2.
+
+        Raises:
+            NelboError: fewer frames, or a model without a text encoder.
+        """
+        if frames < 2:
+            raise NelboError(f"an interpolation needs at least 2 frames, got {frames}")
+        ends = self.condition_on([first, second])
+        return ends[:1].between(ends[1:], torch.linspace(0.0, 1.0, frames))
 
     def elbo(
         self,
@@ -205,8 +228,8 @@ class LatentDiffusion(MHVAE):
 
         Args:
             x_0: images on the levels of `data`, (B, C, H, W).
-            condition: what the prior is told of each; a model of text is told the empty prompt
-                otherwise.
+            condition: what the prior is told of each; without one a model of text is the
+                unconditional one.
             levels: how many levels of the prior to evaluate an image, as `TractableMHVAE.elbo`;
                 `reconstructions` counts draws of z_0, each with one of z_1.
             generator: the source of all noise.
@@ -331,8 +354,8 @@ class LatentDiffusion(MHVAE):
             sampler: how to walk the prior's chain; without one, all of it, ancestrally.
             condition: what to sample, one entry an example, where it is embedded already or is a
                 label; instead of a prompt and control.
-            prompt: one for all, or a list of n; none is the empty prompt.
-            negative_prompt: what guidance leads away from, by default the empty prompt.
+            prompt: one for all, or a list of n; none is the unconditional model.
+            negative_prompt: what guidance leads away from, by default the unconditional model.
             control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
             guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
                 `Guidance` with an interval and rescale.
@@ -417,7 +440,7 @@ class LatentDiffusion(MHVAE):
         return self.prior.guided(guidance, unconditional), condition
 
     def condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
-        """What the prior is told of a batch: `condition`, or of text the empty prompt.
+        """What the prior is told of a batch: `condition`, or without one nothing.
 
         Raises:
             NelboError: a condition of another number of examples.
@@ -439,8 +462,8 @@ class LatentDiffusion(MHVAE):
             if len(control) not in (1, n):
                 raise NelboError(f"control has a batch of {len(control)}, expected {n} or 1")
             control = control.expand(n, *control.shape[1:])
-        text = self._embed(n, prompt or "", "prompt")
-        return None if text is None and control is None else Condition(text=text, control=control)
+        condition = self._embed(n, prompt, "prompt")
+        return condition if control is None else replace(condition or Condition(), control=control)
 
     def _unconditional(
         self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float
@@ -450,18 +473,29 @@ class LatentDiffusion(MHVAE):
                 raise NelboError("a negative prompt takes effect with guidance other than 1 only")
             return None
         if not has_goal:
-            raise NelboError(f"guidance {guidance} needs a prompt to guide towards")
-        text = self._embed(n, negative_prompt or "", "negative_prompt")
-        return None if text is None else Condition(text=text)
+            raise NelboError(f"guidance {guidance} needs a prompt or label to guide towards")
+        return self._embed(n, negative_prompt, "negative_prompt")
 
-    def _embed(self, n: int, prompt: Prompt, name: str) -> Tensor | None:
+    def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
         if self.text is None:
             return None
-        if isinstance(prompt, str):
-            return self.text.encode([prompt]).expand(n, -1, -1)
+        if prompt is None or isinstance(prompt, str):
+            return self.condition_on([prompt] * n)
         if len(prompt) != n:
             raise NelboError(f"{name} lists {len(prompt)} prompts for {n} samples")
-        return self.text.encode(prompt)
+        return self.condition_on(prompt)
+
+    def _with_size(self, condition: Condition) -> Condition:
+        """With the size of a whole picture, where the network is told one."""
+        config = getattr(self.prior.network, "config", None)
+        if not isinstance(config, TextUNetConfig) or config.addition_embed_type != "text_time":
+            return condition
+        if self.shape is None:
+            raise NelboError("the prior has no shape, so its size is not known: give it shape=...")
+        _, height, width = self.shape
+        numbers = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+        device = next(self.parameters()).device
+        return replace(condition, size=numbers.to(device).expand(condition.batch_size, -1))
 
 
 def _image_shape(autoencoder: AutoencoderKL, prior: Diffusion) -> tuple[int, int, int] | None:

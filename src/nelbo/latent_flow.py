@@ -38,8 +38,8 @@ def log_likelihood(
     Args:
         model: the model, in evaluation mode.
         x_0: images on the levels of the model, (B, C, H, W).
-        condition: what the prior is told of each; a model of text is told the empty prompt
-            otherwise.
+        condition: what the prior is told of each; without one a model of text is the
+            unconditional one.
         draws: of z_0, averaged in the likelihood, which tightens the bound (Burda et al. 2016);
             more than one needs the exact trace.
         generator: the source of all noise.

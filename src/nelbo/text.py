@@ -2,13 +2,15 @@
 
 It is loaded with its weights, or made anew in the same format for one's own captions and trained
 with the model that attends to it. Tokenizer and network are transformers', which is an optional
-extra and is imported when a text encoder is loaded or made.
+extra and is imported when a text encoder is loaded or made. SDXL has two of them, see
+`nelbo.paired_text`.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nelbo.conditioning import Condition
 from nelbo.errors import MissingExtraError, NelboError
-from nelbo.networks.files import locate
+from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.tokenizer import train_tokenizer
 
 TOKENIZER = "tokenizer"
@@ -32,8 +35,38 @@ WEIGHTS_FILES = (
 )
 
 
-class TextEncoder(nn.Module):
+class PromptEncoder(nn.Module, ABC):
+    """What turns prompts into the condition of a network."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stays as it is while a prior is trained: no weight requires a gradient."""
+        return not any(weight.requires_grad for weight in self.parameters())
+
+    def condition(self, prompts: Sequence[str | None]) -> Condition:
+        """What a network is told of each prompt; None is no prompt, the unconditional model.
+
+        Raises:
+            NelboError: no prompts, or one that is not a string.
+        """
+        check_prompts(prompts, str | None)
+        distinct = list(dict.fromkeys(prompts))
+        place = {prompt: i for i, prompt in enumerate(distinct)}
+        return self.embed(distinct)[torch.tensor([place[prompt] for prompt in prompts])]
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """`condition` of distinct prompts, without gradient."""
+
+    @abstractmethod
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the folders of the encoder into a pipeline's directory."""
+
+
+class TextEncoder(PromptEncoder):
     """Prompts to the last hidden states of a `CLIPTextModel`, one vector a token.
+
+    The empty prompt is the unconditional model.
 
     Args:
         tokenizer: a transformers `CLIPTokenizer`.
@@ -47,31 +80,46 @@ class TextEncoder(nn.Module):
         self.config: Any = model.config
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> TextEncoder:
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tokenizer: str = TOKENIZER,
+        text_encoder: str = TEXT_ENCODER,
+        model_class: str = "CLIPTextModel",
+    ) -> TextEncoder:
         """The text encoder of a pipeline: the folders `tokenizer/` and `text_encoder/`.
+
+        A directory that holds a CLIP model and its tokenizer by themselves does as well.
 
         Args:
             path: the pipeline's directory or Hub id.
+            tokenizer: the folder of the tokenizer.
+            text_encoder: the folder of the network.
+            model_class: the class of the network in transformers.
 
         Raises:
             MissingExtraError: transformers is not installed.
             NelboError: a part is missing or damaged, or its weights are a pickle.
         """
         transformers = _transformers()
-        locate(path, TEXT_ENCODER, "config.json")
-        weights = locate(path, TEXT_ENCODER, *WEIGHTS_FILES)
+        root = Path(path)
+        if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
+            tokenizer = text_encoder = ""
+        locate(path, text_encoder, CONFIG_FILE)
+        weights = locate(path, text_encoder, *WEIGHTS_FILES)
         variant = "fp16" if "fp16" in weights.name else None
-        part = TOKENIZER
+        part = tokenizer
         try:
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(path, subfolder=TOKENIZER)
-            part = TEXT_ENCODER
-            model = transformers.CLIPTextModel.from_pretrained(
-                path, subfolder=TEXT_ENCODER, use_safetensors=True, variant=variant
+            tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
+            part = text_encoder
+            model = getattr(transformers, model_class).from_pretrained(
+                path, subfolder=text_encoder, use_safetensors=True, variant=variant
             )
         # The libraries below raise whatever they meet in a damaged file.
         except Exception as error:
-            raise NelboError(f"{path}/{part} cannot be read: {error}") from error
-        return cls(tokenizer, model.float()).eval()
+            raise NelboError(f"{root / part} cannot be read: {error}") from error
+        return cls(tokens, model.float()).eval()
 
     @classmethod
     def for_captions(
@@ -119,18 +167,26 @@ class TextEncoder(nn.Module):
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            # Of so few tokens, and trained in 16 bits on a CPU, faster than torch's own kernel.
+            attn_implementation="eager",
         )
         return cls(tokenizer, transformers.CLIPTextModel(config))
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tokenizer: str = TOKENIZER,
+        text_encoder: str = TEXT_ENCODER,
+    ) -> None:
         """Write the folders `tokenizer/` and `text_encoder/` into a pipeline's directory."""
-        folder = Path(path) / TOKENIZER
+        folder = Path(path) / tokenizer
         self.tokenizer.save_pretrained(folder)
         if not (folder / "vocab.json").exists():
             # Newer releases of transformers write tokenizer.json alone, which older do not read.
             self.tokenizer.backend_tokenizer.model.save(str(folder))
         with _no_progress_bar():
-            self.model.save_pretrained(Path(path) / TEXT_ENCODER)
+            self.model.save_pretrained(Path(path) / text_encoder)
 
     @property
     def max_tokens(self) -> int:
@@ -145,8 +201,7 @@ class TextEncoder(nn.Module):
         Raises:
             NelboError: no prompts, or one that is not a string.
         """
-        if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) for p in prompts):
-            raise NelboError(f"prompts must be a list of strings, got {prompts!r}")
+        check_prompts(prompts)
         self._mention_dropped(prompts)
         tokens = self.tokenizer(
             list(prompts),
@@ -171,21 +226,43 @@ class TextEncoder(nn.Module):
         """What a network attends to, (B, N, D), without gradient; errors as `tokens`."""
         return self(self.tokens(prompts))
 
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """`encode`, of the empty prompt where there is none."""
+        return Condition(text=self.encode([prompt or "" for prompt in prompts]))
+
     def _mask(self, tokens: Tensor) -> Tensor:
         """1 up to the end token of each prompt, 0 for the padding after it."""
         end = (tokens == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         return (torch.arange(tokens.shape[1], device=tokens.device) <= end).long()
 
     def _mention_dropped(self, prompts: Sequence[str]) -> None:
+        """Warn of what is cut off, once for all prompts that are too long."""
         kept = self.max_tokens - 1  # the end token stays
-        for prompt in prompts:
+        dropped = []
+        for prompt in dict.fromkeys(prompts):
             tokens = self.tokenizer(prompt, truncation=False, verbose=False).input_ids
             if len(tokens) > self.max_tokens:
-                dropped = self.tokenizer.decode(tokens[kept:-1])
-                warnings.warn(
-                    f"a prompt is longer than {self.max_tokens} tokens; dropped: {dropped!r}",
-                    stacklevel=4,
-                )
+                dropped.append((prompt, self.tokenizer.decode(tokens[kept:-1])))
+        if not dropped:
+            return
+        (prompt, rest), more = dropped[0], len(dropped) - 1
+        others = f" (and the end of {more} other{'s' * (more > 1)})" if more else ""
+        warnings.warn(
+            f"the prompt {shorten(prompt)!r} is longer than {self.max_tokens} tokens; dropped: "
+            f"{rest!r}{others}",
+            stacklevel=4,
+        )
+
+
+def check_prompts(prompts: Sequence[str | None], kind: Any = str) -> None:
+    """Raise `NelboError` unless these are strings (or of another kind), at least one."""
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, kind) for p in prompts):
+        raise NelboError(f"prompts must be a list of strings, got {prompts!r}")
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """A text of at most so many letters, its end left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from nelbo.diffusion import level_profile
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evaluation import batch_generators
 from tests.commands.conftest import TINY
+from tests.faults.test_mistakes import mistake
 
 
 def run_json(capsys, *arguments: str) -> dict:
@@ -172,3 +173,58 @@ def test_own_pictures_from_folder_to_bound(tmp_path, capsys):
     printed = run_json(capsys, "evaluate", str(tmp_path / "run"), "--split", "all", "--levels", "2")
     assert printed["examples"] == 24
     assert printed["skipped"][0].startswith("bad.jpg")
+
+
+def test_data_of_other_channels_than_the_model(run_path, tmp_path, capsys):
+    commands = [
+        ("evaluate", run_path, "--data", "emoji"),
+        ("rank", run_path, "--data", "emoji", "--out", tmp_path / "ranking"),
+        ("classify", run_path, "--data", "emoji"),
+        ("likelihood", run_path, "--data", "emoji"),
+        ("fit", run_path, "--data", "emoji"),
+        ("report", run_path, "--data", "emoji"),
+        ("compare", "emoji", "--runs", run_path, run_path),
+    ]
+    for arguments in commands:
+        message = mistake(capsys, *arguments)
+        assert "emoji has images of 3 channels (RGB)" in message
+        assert f"the model of {run_path} takes 1 channel (grey)" in message
+        assert "--channels 3" in message
+
+
+def test_results_go_to_standard_output_and_json_has_it_to_itself(run_path, tmp_path, capfd):
+    few = ["--images", "4", "--levels", "5"]
+    copy = tmp_path / "run"
+    shutil.copytree(run_path, copy)
+    commands = {
+        "bits/dim": ("evaluate", copy, *few),
+        "ranking.html": ("rank", copy, "--split", "test", "--levels", 2, "--out", tmp_path / "r"),
+        "paired over": ("compare", "digits", "--runs", copy, run_path, *few),
+        "difference": ("likelihood", copy, "--tolerance", 0.1, *few),
+        "evenly spaced": ("fit", copy, *few),
+        "8×8": ("data", "digits", "--sheet", tmp_path / "sheet.png"),
+        "score matching": ("report", copy, *few),
+        "Exported": ("export", copy, "--out", tmp_path / "exported"),
+    }
+    for words, arguments in commands.items():
+        command = [str(argument) for argument in arguments]
+        capfd.readouterr()
+        main(command)
+        assert words in capfd.readouterr().out
+        if command[0] == "export":
+            shutil.rmtree(tmp_path / "exported")
+        main([*command, "--json"])
+        assert isinstance(json.loads(capfd.readouterr().out), dict)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_seeds_that_are_none(run_path, tmp_path, capsys, seed):
+    for arguments in (
+        ("evaluate", run_path),
+        ("rank", run_path, "--out", tmp_path / "r"),
+        ("fit", run_path),
+        ("report", run_path),
+        ("compare", "digits", "--runs", run_path, run_path),
+        ("sample", run_path),
+    ):
+        assert "--seed must lie in 0..2^63 − 1" in mistake(capsys, *arguments, "--seed", seed)

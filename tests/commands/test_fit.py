@@ -30,7 +30,7 @@ def test_fit_stores_a_profile_and_leaves_the_model_alone(run_path, fitted, capsy
     assert (after.profile.examples, after.profile.num_levels) == (40, 20)
     assert after.variance == before.variance
     main(["fit", str(fitted), "--images", "40", "--levels", "None"])
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     assert "evenly spaced" in shown
     assert "optimal" in shown
     assert torch.equal(nelbo.load(fitted).profile.squared_error, after.profile.squared_error)

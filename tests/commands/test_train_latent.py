@@ -22,6 +22,7 @@ from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
 from nelbo.training.checkpoints import Checkpoints
+from tests.commands.squares import draw_squares
 from tests.faults.test_killed import start, wait_for
 from tests.faults.test_mistakes import mistake
 
@@ -37,24 +38,11 @@ LATENT = [
     *(*EXACT, *LITTLE, "--validate-every", "6"),
 ]
 STEPS = 12
-COLOURS = {"red": (220, 30, 40), "blue": (20, 60, 200), "green": (20, 160, 60)}
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Squares of a few colours and sizes, each with a caption."""
-    folder = tmp_path_factory.mktemp("latent") / "pictures"
-    folder.mkdir()
-    rows = []
-    for i in range(48):
-        colour, margin = list(COLOURS)[i % 3], 1 + i // 3 % 3
-        image = Image.new("RGB", (8, 8), "white")
-        image.paste(COLOURS[colour], (margin, margin, 8 - margin, 8 - margin))
-        image.putpixel((0, 0), (i, i, i))  # no two alike
-        image.save(folder / f"{i:02}.png")
-        rows.append({"file_name": f"{i:02}.png", "text": f"{colour} square of {8 - 2 * margin}"})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return draw_squares(tmp_path_factory.mktemp("latent") / "pictures")
 
 
 def train(pictures: Path, out: Path, options: list[str]) -> Path:
@@ -73,10 +61,10 @@ def latent(pictures, autoencoder) -> Path:
     return train(pictures, pictures.parent / "latent", options)
 
 
-def assert_same(unbroken: Path, out: Path) -> None:
+def assert_same(unbroken: Path, out: Path, steps: int = STEPS) -> None:
     """Every tensor that was left behind after the last step is the same."""
     files = sorted(p.relative_to(unbroken) for p in unbroken.rglob("*.safetensors"))
-    last = Checkpoints(unbroken / "training").path(STEPS).name
+    last = Checkpoints(unbroken / "training").path(steps).name
     files = [p for p in files if p.parts[0] != "training" or last in p.parts]
     assert len(files) > 3
     for file in files:
@@ -218,13 +206,11 @@ def test_labels_are_told_where_there_are_no_captions(tmp_path):
 
 def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys):
     out = ["--out", tmp_path / "new", "--steps", "1", "--size", "8"]
-    message = mistake(capsys, "train", pictures, "--model", "latent", *out)
-    assert "--autoencoder is missing: train one first" in message
     options = ["--model", "latent", "--autoencoder", tmp_path]
     assert "holds no autoencoder" in mistake(capsys, "train", pictures, *options, *out)
     options = ["--model", "latent", "--autoencoder", autoencoder, "--condition", "label"]
     assert "has no labels" in mistake(capsys, "train", pictures, *options, *out)
-    assert "--model must be one of pixel, autoencoder, latent, got 'pixels'" in mistake(
+    assert "--model must be one of auto, pixel, autoencoder, latent, got 'pixels'" in mistake(
         capsys, "train", pictures, "--model", "pixels", *out
     )
     message = mistake(capsys, "train", "--resume", "--out", latent, "--model", "pixel")

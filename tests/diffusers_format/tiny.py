@@ -58,15 +58,20 @@ def pixel_unet(**fields) -> diffusers.UNet2DModel:
     return randomise(network)
 
 
-def text_unet() -> diffusers.UNet2DConditionModel:
+def text_unet(**fields) -> diffusers.UNet2DConditionModel:
     return randomise(
         diffusers.UNet2DConditionModel(
-            sample_size=8,
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            **LAYERS,
+            **(
+                LAYERS
+                | {
+                    "sample_size": 8,
+                    "cross_attention_dim": WIDTH,
+                    "attention_head_dim": 2,
+                    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+                }
+                | fields
+            )
         )
     )
 
@@ -109,22 +114,30 @@ def tokenizer(path: Path) -> transformers.CLIPTokenizer:
     return transformers.CLIPTokenizer.from_pretrained(path)
 
 
+def text_config(tokens: transformers.CLIPTokenizer, **fields) -> transformers.CLIPTextConfig:
+    ids = tokens.get_vocab()
+    return transformers.CLIPTextConfig(
+        **(
+            {
+                "vocab_size": len(ids),
+                "hidden_size": WIDTH,
+                "intermediate_size": 2 * WIDTH,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "max_position_embeddings": TOKENS,
+                "bos_token_id": ids["<|startoftext|>"],
+                "eos_token_id": ids["<|endoftext|>"],
+                "pad_token_id": ids["<|endoftext|>"],
+            }
+            | fields
+        )
+    )
+
+
 @seeded
 def text_parts(path: Path) -> dict:
     tokens = tokenizer(path)
-    ids = tokens.get_vocab()
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(ids),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=ids["<|startoftext|>"],
-        eos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"],
-    )
-    model = randomise(transformers.CLIPTextModel(config), seed=2)
+    model = randomise(transformers.CLIPTextModel(text_config(tokens)), seed=2)
     return {"tokenizer": tokens, "text_encoder": model}
 
 
@@ -153,6 +166,36 @@ def stable_diffusion(path: Path, *, control: bool = False, scheduler=None):
             for parameter in parts["controlnet"].controlnet_cond_embedding.parameters():
                 parameter.mul_(4)
     return _saved(kind(**parts), path / "pipeline")
+
+
+@seeded
+def stable_diffusion_xl(path: Path, *, zeros: bool = True) -> diffusers.StableDiffusionXLPipeline:
+    """A StableDiffusionXLPipeline, saved at `path`: its second encoder wider and padded anew."""
+    parts = text_parts(path / "made")
+    second = tokenizer(path / "made")
+    second.pad_token = "a</w>"  # SDXL pads its second tokenizer with "!"
+    wide = text_config(second, hidden_size=24, num_hidden_layers=3, projection_dim=20)
+    scheduler = diffusers.EulerDiscreteScheduler(
+        1000, timestep_spacing="leading", steps_offset=1, **CHAIN
+    )
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        unet=text_unet(
+            cross_attention_dim=WIDTH + 24,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=20 + 6 * 4,
+            use_linear_projection=True,
+            transformer_layers_per_block=(2, 1),
+        ),
+        scheduler=scheduler,
+        tokenizer_2=second,
+        text_encoder_2=randomise(transformers.CLIPTextModelWithProjection(wide), seed=4),
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+        **parts,
+    )
+    return _saved(pipeline, path / "pipeline")
 
 
 @seeded

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import huggingface_hub.errors
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from nelbo.errors import NelboError
-from nelbo.networks import UNet, files, pretrained, weights
+from nelbo.networks import UNet, pretrained, weights
 
 SMALL = {
     "block_out_channels": (8, 16),
@@ -178,38 +177,3 @@ def test_neither_directory_nor_hub_id(saved):
         UNet.from_pretrained(saved / "not" / "there")
     with pytest.raises(NelboError, match="is a file"):
         UNet.from_pretrained(saved / pretrained.CONFIG_FILE)
-
-
-def test_hub(saved, monkeypatch):
-    asked = []
-
-    def download(hub_id, name, subfolder=None):
-        asked.append((hub_id, subfolder, name))
-        return str(saved / name)
-
-    monkeypatch.setattr(files, "hf_hub_download", download)
-    UNet.from_pretrained("owner/name", subfolder="unet")
-    assert asked == [
-        ("owner/name", "unet", pretrained.CONFIG_FILE),
-        ("owner/name", "unet", pretrained.WEIGHTS_FILE),
-    ]
-
-
-def test_hub_out_of_reach(monkeypatch):
-    def download(hub_id, name, subfolder=None):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(files, "hf_hub_download", download)
-    with pytest.raises(NelboError, match="cannot be reached"):
-        UNet.from_pretrained("owner/name")
-
-
-def test_hub_without_safetensors(saved, monkeypatch):
-    def download(hub_id, name, subfolder=None):
-        if name == pretrained.CONFIG_FILE:
-            return str(saved / name)
-        raise huggingface_hub.errors.EntryNotFoundError("no such file")
-
-    monkeypatch.setattr(files, "hf_hub_download", download)
-    with pytest.raises(NelboError, match="safetensors only"):
-        UNet.from_pretrained("owner/name")

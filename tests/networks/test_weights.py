@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from nelbo.errors import NelboError
-from nelbo.networks import AutoencoderKL, UNet, files
+from nelbo.networks import AutoencoderKL, UNet, hub
 from nelbo.networks.weights import INDEX_FILE, RENAMED_LAYERS, WEIGHTS_FILE
 
 TEXT = {
@@ -161,13 +161,14 @@ def test_missing_variant(peer, tmp_path):
 def test_hub_with_shards_in_half_precision(peer, tmp_path, monkeypatch):
     peer.half().save_pretrained(tmp_path, max_shard_size="30KB", variant="fp16")
 
-    def download(hub_id, name, subfolder=None):
+    def download(hub_id, name, subfolder=None, local_files_only=False):
         assert (hub_id, subfolder) == ("owner/name", "unet")
         if not (tmp_path / name).exists():
             raise huggingface_hub.errors.EntryNotFoundError("no such file")
         return str(tmp_path / name)
 
-    monkeypatch.setattr(files, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "_answers", lambda hub_id, period: True)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.warns(UserWarning, match="fp16"):
         assert same(UNet.from_pretrained("owner/name", subfolder="unet"), peer)
 
@@ -175,12 +176,13 @@ def test_hub_with_shards_in_half_precision(peer, tmp_path, monkeypatch):
 def test_offline_with_only_half_precision_in_the_cache(peer, tmp_path, monkeypatch):
     peer.half().save_pretrained(tmp_path, variant="fp16")
 
-    def download(hub_id, name, subfolder=None):
+    def download(hub_id, name, subfolder=None, local_files_only=False):
         if not (tmp_path / name).exists():
             raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
         return str(tmp_path / name)
 
-    monkeypatch.setattr(files, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "_answers", lambda hub_id, period: True)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.warns(UserWarning, match="fp16"):
         assert same(UNet.from_pretrained("owner/name"), peer)
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nelbo.diffusers_format import INDEX_FILE, load, save
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean
 
 CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
 LARGEST = 25_000_000
 DIRECTORY = Path(__file__).parent
+# What nelbo.json tells of a run, for the commands to find the data by.
+_KEPT = ("source", "training_images", "label_names", "trained")
 
 
 def available() -> list[str]:
@@ -44,9 +49,17 @@ def checkpoint_path(name: str) -> Path:
 
 
 def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The directory of a checkpoint for its name; anything else, and what is a path here, as is."""
-    if isinstance(path, str) and path in available() and not Path(path).exists():
-        return str(checkpoint_path(path))
+    """The directory of a checkpoint for its name; anything else, and what is a path here, as is.
+
+    Raises:
+        NelboError: what is nearly the name of a checkpoint, and neither that nor a path.
+    """
+    if isinstance(path, str) and not Path(path).exists():
+        if path in available():
+            return str(checkpoint_path(path))
+        near = did_you_mean(path, available())
+        if near and "/" not in path:
+            raise NelboError(f"no checkpoint {path!r} comes with nelbo{near}")
     return path
 
 
@@ -60,13 +73,16 @@ def pretrained(name: str) -> Model:
     return load(checkpoint_path(name))
 
 
-def save_checkpoint(model: Model, directory: Path, card: str) -> int:
+def save_checkpoint(
+    model: Model, directory: Path, card: str, notes: Mapping[str, Any] | None = None
+) -> int:
     """Write a model as a checkpoint to ship, in float16, with its card; returns its size in bytes.
 
     Args:
         model: the model, which stays as it is.
         directory: where.
-        card: the README.md, Markdown.
+        card: the README.md, Markdown; see `nelbo.report.checkpoint_card`.
+        notes: what the run's nelbo.json holds, of which the data and the length are kept.
 
     Raises:
         NelboError: an empty card, weights that float16 cannot hold, or more bytes than the package
@@ -78,8 +94,9 @@ def save_checkpoint(model: Model, directory: Path, card: str) -> int:
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
             raise NelboError(f"{name} has weights that float16 cannot hold")
-    save(half, directory)
-    (directory / CARD_FILE).write_text(card)
+    kept = {name: value for name, value in (notes or {}).items() if name in _KEPT}
+    save(half, directory, notes=kept)
+    (directory / CARD_FILE).write_text(card, encoding="utf-8")
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     if size > LARGEST:
         raise NelboError(

@@ -8,30 +8,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from nelbo.commands.common import say
+from nelbo.commands.autoencoder_run import (
+    AUTOENCODER,
+    COLUMNS,
+    SHOWN,
+    beside_reconstructions,
+    finish_autoencoder,
+)
 from nelbo.commands.recipe import Recipe
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE, write_json
 from nelbo.diffusers_format.data_space import data_config
 from nelbo.diffusion import Pixels
-from nelbo.networks import AutoencoderKL
+from nelbo.errors import NelboError
 from nelbo.networks.discriminator import PatchDiscriminator
-from nelbo.report.grids import image_grid, save_grid
+from nelbo.networks.perceptual import PerceptualDistance
+from nelbo.report.grids import image_grid
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
-from nelbo.training.build_latent import build_autoencoder
+from nelbo.training.build_latent import autoencoder_widths, build_autoencoder
 from nelbo.training.config import AutoencoderSettings
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.validation import IMAGES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-AUTOENCODER = "vae"
-# Originals, each beside its reconstruction.
-_SHOWN, _COLUMNS = 32, 8
 
 
 class AutoencoderRecipe(Recipe):
@@ -47,9 +49,10 @@ class AutoencoderRecipe(Recipe):
     """
 
     def __init__(self, settings: AutoencoderSettings, data: ImageData, test: ImageData) -> None:
-        side = min(data.shape[1:])
-        widths = settings.widths or ((24, 48) if side <= 16 else (24, 48, 96))
-        self.settings = dataclasses.replace(settings, widths=widths)
+        widths = settings.widths or autoencoder_widths(*data.shape[1:])
+        perceptual = _perceptual(settings, data)
+        file = settings.perceptual_weights and str(Path(settings.perceptual_weights).resolve())
+        self.settings = dataclasses.replace(settings, widths=widths, perceptual_weights=file)
         autoencoder = build_autoencoder(
             data,
             latent_channels=settings.latent_channels,
@@ -64,6 +67,8 @@ class AutoencoderRecipe(Recipe):
             kl_weight=settings.kl_weight,
             discriminator=PatchDiscriminator(data.shape[0]) if adversarial else None,
             adversarial_weight=adversarial,
+            perceptual=perceptual,
+            perceptual_weight=settings.perceptual_weight,
             mirrored=settings.mirrored,
             recoloured=settings.recoloured,
         )
@@ -85,8 +90,8 @@ class AutoencoderRecipe(Recipe):
 
     def picture(self, model: AutoencoderObjective, seed: int) -> Image:
         """Held-out images, each beside its reconstruction."""
-        pairs = beside_reconstructions(model.autoencoder, self._few.take(slice(_SHOWN)))
-        return image_grid(pairs, self._few.levels, columns=_COLUMNS)
+        pairs = beside_reconstructions(model.autoencoder, self._few.take(slice(SHOWN)))
+        return image_grid(pairs, self._few.levels, columns=COLUMNS)
 
     def finish(
         self,
@@ -97,31 +102,27 @@ class AutoencoderRecipe(Recipe):
         seed: int,
         device: torch.device,
     ) -> dict[str, Any]:
-        """PSNR and the bound of a plain VAE on both splits, and reconstructions."""
-        autoencoder = AutoencoderKL.from_pretrained(run.path, AUTOENCODER).to(device)
-        scale = fit_scale(autoencoder, self.data)
-        evaluation: dict[str, Any] = {"decoder_scale": scale}
-        for split, data in (("train", self.data), ("test", self.test)):
-            shown = data.subset(images, seed)
-            reading = evaluate_autoencoder(autoencoder, shown, scale)
-            evaluation[split] = {"examples": len(shown), **dataclasses.asdict(reading)}
-            say(
-                f"{split}: PSNR {reading.psnr:.2f} dB ({reading.psnr_of_mean:.2f} dB of the mean "
-                f"error); as a VAE {reading.bits_per_dim:.3f} bits/dim = reconstruction "
-                f"{reading.reconstruction:.3f} + divergence {reading.divergence:.3f} "
-                f"({reading.divergence_nats:.0f} nats)"
-            )
-        say(f"scale of the decoder: {scale:.4f}, in images from −1 to 1")
-        run.write_evaluation(evaluation)
-        pairs = beside_reconstructions(autoencoder, self._few.take(slice(_SHOWN)))
-        save_grid(pairs, run.samples / "final.png", self.test.levels, columns=_COLUMNS)
-        return {"evaluation": evaluation}
+        """PSNR and the bound of a plain VAE on both splits, reconstructions, and the report."""
+        return finish_autoencoder(
+            run, train=self.data, test=self.test, images=images, seed=seed, device=device
+        )
 
 
-@torch.no_grad()
-def beside_reconstructions(autoencoder: AutoencoderKL, data: ImageData) -> Tensor:
-    """Each image, then its reconstruction from the mean latent, (2N, C, H, W) uint8."""
-    pixels = Pixels(data.levels)
-    x = pixels.to_network(data.images).to(next(autoencoder.parameters()).device)
-    made = pixels.to_levels(autoencoder(x).clamp(-1, 1)).byte().cpu()
-    return torch.stack([data.images, made], 1).flatten(0, 1)
+def _perceptual(settings: AutoencoderSettings, data: ImageData) -> PerceptualDistance | None:
+    """LPIPS as asked for, once it has looked at an image of this size.
+
+    Raises:
+        NelboError: a weight without a file or the other way round, or images that do not suit it.
+    """
+    weight, file = settings.perceptual_weight, settings.perceptual_weights
+    if (weight > 0) != (file is not None):
+        raise NelboError(
+            "--perceptual-weight and --perceptual-weights go together: how much LPIPS counts, and "
+            "the file with its weights"
+        )
+    if file is None:
+        return None
+    distance = PerceptualDistance.load(file)
+    image = torch.zeros(1, *data.shape)
+    distance(image, image)
+    return distance

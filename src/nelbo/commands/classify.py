@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.options import ConditionOptions
+from nelbo.commands.options import Computing, ConditionOptions, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
@@ -59,23 +59,16 @@ class Classify:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
-        if self.images is not None and self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.batch_size < 1:
-            raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size)
         from nelbo.diffusers_format import load
         from nelbo.evaluation import chain_of
 
-        model = load(self.run_path).to(choose_device(self.device))
+        model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
@@ -89,7 +82,7 @@ class Classify:
         known = classes.of_images >= 0
         right = (result.label == classes.of_images)[known].double()
         accuracy = float(right.mean()) if len(right) else None
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,
@@ -178,7 +171,7 @@ class Classify:
             classes.condition.to(device),
             margin=self.margin,
             draws=self.draws,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.computing.seed),
         )
         done = []
         size = min(self.batch_size, images_at_once(classes.condition.batch_size))

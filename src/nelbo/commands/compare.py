@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -15,8 +15,8 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.bound import Bound
@@ -40,12 +40,7 @@ class Compare:
     """Crop and resize images of another size than the models'."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate both, compare, print."""
@@ -53,15 +48,15 @@ class Compare:
 
         from nelbo.evidence import compare
 
-        for name in ("levels", "images", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        self.computing.check()
+        at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
         bounds, told = zip(*map(self._evaluate, self.runs), strict=True)
         first, second = bounds
-        result = compare(first, second, generator=torch.Generator().manual_seed(self.seed))
+        result = compare(
+            first, second, generator=torch.Generator().manual_seed(self.computing.seed)
+        )
         means = [bound.mean().bits_per_dim for bound in bounds]
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "data": self.data,
@@ -103,18 +98,18 @@ class Compare:
         from nelbo.diffusers_format import load
         from nelbo.evaluation import told_of
 
-        model = load(run).to(choose_device(self.device))
+        model = load(run).to(choose_device(self.computing.device))
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        fit_missing_scale(run, model, data, self.seed)
+        fit_missing_scale(run, model, data, self.computing.seed)
         bound = evaluate_with_progress(
             model,
             data,
             f"Evaluating {run}",
             levels=levels_to_evaluate(self.levels, model),
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=self.computing.seed,
         )
         return bound, told_of(model, data)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nelbo.commands.common import mention_skipped, print_json, say
+from nelbo.commands.common import mention_skipped, print_json, show
+from nelbo.commands.options import at_least_one
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class Data:
 
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
-        if self.sheet_images < 1:
-            raise NelboError(f"--sheet-images must be at least 1, got {self.sheet_images}")
+        at_least_one(sheet_images=self.sheet_images)
         data = load_data(self.data, "all", size=self.size, channels=self.channels)
         content = describe(data, self._splits(data))
         if self.sheet is not None:
@@ -57,7 +57,7 @@ class Data:
         _print(content)
         mention_skipped(data, shown=20)
         if self.sheet is not None:
-            say(f"Contact sheet: {self.sheet}")
+            show(f"Contact sheet: {self.sheet}")
 
     def _splits(self, data: ImageData) -> dict[str, ImageData]:
         from nelbo.data import load_data
@@ -134,18 +134,13 @@ def _captions(data: ImageData) -> dict[str, Any] | None:
 
 
 def _print(content: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    # As text, not markup: names and captions may hold brackets.
-    console.print(_facts(content))
+    show(_facts(content))
     if content["labels"]:
-        console.print(_label_table(content["labels"]))
+        show(_label_table(content["labels"]))
     if content["captions"]:
-        console.print(Text("captions"))
+        show("captions")
         for text in content["captions"]["first"]:
-            console.print(Text(f"  {_cut(text)}"))
+            show(f"  {_cut(text)}")
 
 
 def _facts(content: dict[str, Any]) -> Table:

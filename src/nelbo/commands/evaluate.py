@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_to_evaluate,
 )
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_ERROR = 0.01
 IMAGES_FILE = "images.csv"
 # What does not decide the bounds.
-_NO_SETTINGS = ("run_path", "device", "out", "json")
+_NO_SETTINGS = ("run_path", "computing", "out")
 _TRIED_IMAGES = 16
 
 
@@ -49,7 +50,8 @@ class Evaluate:
     """Evaluate the bound of a model on images, term by term."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run, a diffusers pipeline directory, or a Hub id."""
+    """A run, a diffusers pipeline directory, or a Hub id; a run of an autoencoder alone is read as
+    a plain VAE, with its PSNR."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
@@ -68,27 +70,20 @@ class Evaluate:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16 evaluates the network in mixed precision; auto does where that is faster and, on a few
     images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
     out: Path | None = None
     """Directory for the bound of each image, images.csv, and of each batch: an evaluation that was
     cut short goes on there, and the processes of `accelerate launch` or torchrun share it."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusers_format import load
 
-        if self.images is not None and self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.batch_size < 1:
-            raise NelboError(f"--batch-size must be at least 1, got {self.batch_size}")
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
         # The whole of the best short chain is evaluated, in as many calls as that needs.
@@ -97,7 +92,9 @@ class Evaluate:
             raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
-        processes = join_processes(self.device, self.out, self.precision)
+        if self._evaluate_autoencoder():
+            return
+        processes = join_processes(self.computing.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
         if processes.is_main:
@@ -105,11 +102,13 @@ class Evaluate:
         if self.images is not None:
             data = data.take(slice(self.images))
         description = f"Evaluating {data.source}, {self.split}"
-        fit_missing_scale(self.run_path, loaded, data, self.seed, quiet=not processes.is_main)
+        fit_missing_scale(
+            self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
+        )
         model = self._chain(loaded)
         store = self._store(model, data, processes)
         dtype, tried = choose_dtype(
-            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.seed
+            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.computing.seed
         )
         if levels is None:
             bound, calls = evaluate_to_error_with_progress(
@@ -119,7 +118,7 @@ class Evaluate:
                 self.error or DEFAULT_ERROR,
                 score_matching_square=_stored_proposal(model),
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.computing.seed,
                 dtype=dtype,
                 store=store,
             )
@@ -130,12 +129,40 @@ class Evaluate:
                 description,
                 levels=levels_to_evaluate(levels, model),
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.computing.seed,
                 dtype=dtype,
                 store=store,
             )
             calls = int(bound.calls.sum())
         self._show(bound, model, data, calls + tried, dtype, processes)
+
+    def _evaluate_autoencoder(self) -> bool:
+        """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
+        from nelbo.commands.autoencoder_run import AutoencoderRun
+        from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
+
+        if not AutoencoderRun.is_at(self.run_path):
+            return False
+        for name in ("error", "levels", "steps", "out"):
+            if getattr(self, name) is not None:
+                raise NelboError(
+                    f"--{name} does not apply to an autoencoder, which has no chain of levels"
+                )
+        if self.precision != "fp32":
+            raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
+        content = evaluate_autoencoder_run(
+            self.run_path,
+            self.data,
+            self.split,
+            images=self.images,
+            resize=self.resize,
+            batch_size=self.batch_size,
+            device=self.computing.device,
+            show_table=not self.computing.json,
+        )
+        if self.computing.json:
+            print_json(content)
+        return True
 
     def _store(
         self, model: Diffusion | LatentDiffusion, data: ImageData, processes: Processes
@@ -143,6 +170,7 @@ class Evaluate:
         if self.out is None:
             return None
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+        settings["seed"] = self.computing.seed
         return open_store(self.out, model, data, settings, processes)
 
     def _show(
@@ -166,7 +194,7 @@ class Evaluate:
             write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
-        if self.json:
+        if self.computing.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
                 "data": data.source,

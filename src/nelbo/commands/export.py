@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from nelbo.commands.common import print_json, say
+from nelbo.commands.common import print_json, show
 from nelbo.errors import NelboError
 
 # What of a run's notes goes with the pipeline.
@@ -65,4 +65,4 @@ class Export:
         if self.json:
             print_json({"run": self.run_path, "out": str(self.out)})
         else:
-            say(f"Exported to {self.out}")
+            show(f"Exported to {self.out}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.commands.common import MESSAGES, load_pixel_model
@@ -66,6 +67,7 @@ def finish(
     levels: int | None,
     images: int,
     seed: int,
+    table_to: Console = MESSAGES,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/final.png and report.html.
 
@@ -77,6 +79,7 @@ def finish(
         levels: levels an image for the test bound, None for all.
         images: how many images of each split at most.
         seed: source of all noise.
+        table_to: where to print the bound.
     """
     shown = {"train": train.subset(images, seed), "test": test.subset(images, seed)}
     bounds = {
@@ -90,7 +93,7 @@ def finish(
         for split, data in shown.items()
     }
     summaries = {split: bound.mean() for split, bound in bounds.items()}
-    MESSAGES.print(bound_table(summaries))
+    table_to.print(bound_table(summaries))
     evaluation = {
         split: {**cost_json(bound, model), **bound_json(summaries[split])}
         for split, bound in bounds.items()

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     mention_skipped,
     print_json,
-    say,
+    show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
+from nelbo.suggestions import directories_near
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from nelbo.diffusion import Diffusion, LevelProfile
     from nelbo.latent import LatentDiffusion
 
+# Images encoded at a time.
+_ENCODED = 64
 _SHOWN = (5, 10, 25, 50, 100)
 
 
@@ -50,33 +53,29 @@ class Fit:
     """Draws of noise an image."""
     batch_size: int | None = None
     """Images at a time; by default as many as suit their size."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Measure, store, and print the bounds that short chains will have."""
         from nelbo.diffusers_format import load
         from nelbo.diffusion.profile import PROFILE_FILE
 
-        for name in ("images", "draws", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        self.computing.check()
+        at_least_one(images=self.images, draws=self.draws, batch_size=self.batch_size)
         if not Path(self.run_path).is_dir():
-            raise NelboError(f"{self.run_path} is no directory: the profile is stored in the run's")
-        model = load(self.run_path).to(choose_device(self.device))
+            raise NelboError(
+                f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
+                "profile is stored in the run's"
+            )
+        model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
-        fit_missing_scale(self.run_path, model, data, self.seed)
+        fit_missing_scale(self.run_path, model, data, self.computing.seed)
         profile, autoencoder = self._measure(model, data)
         file = Path(self.run_path) / PROFILE_FILE
         profile.save(file)
         bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,
@@ -90,7 +89,7 @@ class Fit:
             )
         else:
             _print_bounds(bounds)
-            say(f"Stored in {file}; sample and evaluate use it with --levels optimal")
+            show(f"Stored in {file}; sample and evaluate use it with --levels optimal")
 
     def _measure(
         self, model: Diffusion | LatentDiffusion, data: ImageData
@@ -102,7 +101,7 @@ class Fit:
         from nelbo.evaluation import chain_of, check_fits, condition_for
 
         check_fits(model, data)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.computing.seed)
         if self.images is not None and self.images < len(data):
             data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
         x_0, autoencoder = _states(model, data, generator)
@@ -130,19 +129,25 @@ def _states(
     model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """What the chain is of: pixels, or latents beside what an image costs in the autoencoder."""
+    import torch
+
     from nelbo.diffusion import Diffusion, Pixels
-    from nelbo.distributions import draw, normal
-    from nelbo.training.latents import encode_data
+    from nelbo.distributions import draw
+    from nelbo.mhvae import per_example
 
     assert isinstance(model.data, Pixels)
+    device = next(model.parameters()).device
     if isinstance(model, Diffusion):
-        x_0 = model.data.to_network(data.images)
-        return x_0.to(next(model.parameters()).device), 0.0
-    captions = None if model.text is None else [""] * len(data)  # the encoder is told nothing
-    latents = encode_data(model, data, captions, generator=generator)
-    assert latents.cost is not None
-    z = draw(normal(latents.mean, latents.stddev), generator)
-    return z, latents.cost.double().mean().item()
+        return model.data.to_network(data.images).to(device), 0.0
+    latents, costs = [], []
+    with torch.no_grad():
+        for batch in data.batches(_ENCODED):
+            x = model.data.to_network(batch.images).to(device)
+            q = model.encode(x)
+            latents.append(draw(q, generator))
+            reconstruction = model.p_data(latents[-1]).log_prob(x)
+            costs.append(-per_example(reconstruction) - per_example(q.entropy()))
+    return torch.cat(latents), torch.cat(costs).double().mean().item()
 
 
 def _expected_bounds(
@@ -184,4 +189,4 @@ def _print_bounds(bounds: dict[str, dict[str, float]]) -> None:
     table.add_column("optimal", justify="right")
     for K, even in bounds["even"].items():
         table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
-    MESSAGES.print(table)
+    show(table)

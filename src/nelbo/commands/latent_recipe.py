@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from nelbo.commands.common import MESSAGES, show
-from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.latent_run import draw_samples, finish_latent, held_out_prompts
 from nelbo.commands.recipe import Recipe
-from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
-from nelbo.diffusion import Pixels
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
-from nelbo.report.grids import image_grid, save_grid
-from nelbo.report.tables import bound_json, bound_table
-from nelbo.samplers import DDIM
-from nelbo.text import TextEncoder
+from nelbo.report.grids import image_grid
+from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
 from nelbo.training.config import LatentSettings
@@ -34,9 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONDITIONS = ("auto", "text", "label", "none")
-PROMPTS_FILE = "prompts.txt"
-_GRID, _GRID_STEPS = 16, 25
-_SAMPLES = 64
+_GRID = 16
 
 
 class LatentRecipe(Recipe):
@@ -51,6 +45,7 @@ class LatentRecipe(Recipe):
         test: the images held out.
         objective: what the prior minimises.
         condition_dropout: share of captions or labels that are withheld.
+        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
         NelboError: settings that do not fit together, the autoencoder or the images.
@@ -65,21 +60,16 @@ class LatentRecipe(Recipe):
         *,
         objective: str = "simple",
         condition_dropout: float = 0.1,
+        resumed: Path | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = _found_again(settings)
         self.test = test
         told = _condition(settings, data)
         captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
         self.label_names = data.label_names if told == "label" else ()
         text = None
         if captions is not None:
-            text = TextEncoder.for_captions(
-                captions,
-                width=settings.text_width,
-                layers=settings.text_layers,
-                heads=settings.text_heads,
-                vocabulary=settings.vocabulary,
-            )
+            text = _text_encoder(settings, captions, resumed)
         autoencoder = autoencoder.eval().requires_grad_(False)
         device = next(autoencoder.parameters()).device
         with MESSAGES.status("Encoding the images"):
@@ -102,7 +92,7 @@ class LatentRecipe(Recipe):
             self._latent_model, objective=objective, condition_dropout=condition_dropout
         )
         self._validation = Validation(test)
-        self._shown = _prompts(test) if told == "text" else []
+        self._shown = held_out_prompts(test) if told == "text" else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""
@@ -110,7 +100,7 @@ class LatentRecipe(Recipe):
         return LatentDiffusion(
             frame.autoencoder,
             trained.prior,
-            text=trained.text,
+            text=trained.text or frame.text,
             scale=frame.scale,
             data=frame.data,
             decoder_scale=frame.decoder_scale,
@@ -126,7 +116,9 @@ class LatentRecipe(Recipe):
 
     def picture(self, model: PriorObjective, seed: int) -> Image:
         """Samples, of the captions of held-out images or of every class."""
-        return image_grid(self._samples(self.whole(model), _GRID, seed), self.test.levels)
+        guidance = self.settings.guidance
+        samples = draw_samples(self.whole(model), _GRID, self._shown, guidance=guidance, seed=seed)
+        return image_grid(samples, self.test.levels)
 
     def finish(
         self,
@@ -137,44 +129,18 @@ class LatentRecipe(Recipe):
         seed: int,
         device: torch.device,
     ) -> dict[str, Any]:
-        """The bound on pixels of held-out images, and samples with their prompts."""
+        """The bound on pixels of held-out images, samples with their prompts, and the report."""
         model = load(run.path)
         assert isinstance(model, LatentDiffusion)
-        model = model.to(device)
-        bound = evaluate_with_progress(
-            model,
-            self.test.subset(images, seed),
-            "Evaluating test",
-            levels=levels_to_evaluate(levels, model),
+        return finish_latent(
+            run,
+            model.to(device),
+            test=self.test,
+            levels=levels,
+            images=images,
+            guidance=self.settings.guidance,
             seed=seed,
         )
-        summary = bound.mean()
-        show(bound_table({"test": summary}))
-        evaluation = {"test": {**cost_json(bound, model), **bound_json(summary)}}
-        run.write_evaluation(evaluation)
-        samples = self._samples(model, _SAMPLES, seed)
-        save_grid(samples, run.samples / "final.png", self.test.levels)
-        if self._shown:
-            prompts = [self._shown[i % len(self._shown)] for i in range(_SAMPLES)]
-            (run.samples / PROMPTS_FILE).write_text("\n".join(prompts) + "\n", encoding="utf-8")
-        return {"evaluation": evaluation}
-
-    def _samples(self, model: LatentDiffusion, n: int, seed: int) -> Tensor:
-        """(n, C, H, W) uint8, with guidance where the model is told anything."""
-        assert isinstance(model.data, Pixels)
-        condition = all_classes(model.prior, n)
-        if condition is not None:
-            condition = condition.to(next(model.parameters()).device)
-        told = condition is not None or bool(self._shown)
-        samples = model.sample(
-            n,
-            DDIM(min(_GRID_STEPS, model.prior.num_levels), spacing="trailing"),
-            condition=condition,
-            prompt=[self._shown[i % len(self._shown)] for i in range(n)] if self._shown else None,
-            guidance=self.settings.guidance if told else 1.0,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        return model.data.to_levels(samples).byte().cpu()
 
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:
@@ -185,27 +151,51 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
     return None
 
 
+def _text_encoder(
+    settings: LatentSettings, captions: Sequence[str], resumed: Path | None
+) -> TextEncoder:
+    """A trained one, frozen unless it is to learn on, or a new one of these captions."""
+    if settings.text_encoder is None:
+        return TextEncoder.for_captions(
+            captions,
+            width=settings.text_width,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            vocabulary=settings.vocabulary,
+        )
+    own = resumed is not None and (resumed / TEXT_ENCODER).is_dir()
+    text = TextEncoder.from_pretrained(resumed if own and resumed else settings.text_encoder)
+    return text.requires_grad_(settings.train_text_encoder)
+
+
+def _found_again(settings: LatentSettings) -> LatentSettings:
+    """With the path of a text encoder as it is found from another directory."""
+    path = settings.text_encoder
+    if path is None or not Path(path).exists():  # the latter may be a Hub id
+        return settings
+    return replace(settings, text_encoder=str(Path(path).resolve()))
+
+
 def _condition(settings: LatentSettings, data: ImageData) -> str:
     """What the prior is told: "text", "label" or "none"."""
     has = {
-        "text": data.captions is not None and any(data.captions),
+        "text": data.has_captions,
         "label": bool(data.num_classes),
         "none": True,
     }
-    if settings.condition == "auto":
+    if settings.train_text_encoder and settings.text_encoder is None:
+        raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
+    asked = settings.condition
+    if asked not in CONDITIONS:
+        raise NelboError(f"unknown condition {asked!r}: expected one of {', '.join(CONDITIONS)}")
+    if settings.text_encoder is not None:
+        if asked not in ("auto", "text"):
+            raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")
+        asked = "text"
+    if asked == "auto":
         return next(kind for kind, there in has.items() if there)
-    if settings.condition not in CONDITIONS:
-        raise NelboError(
-            f"unknown condition {settings.condition!r}: expected one of {', '.join(CONDITIONS)}"
-        )
-    if not has[settings.condition]:
-        missing = "captions" if settings.condition == "text" else "labels"
-        raise NelboError(f"{data.source} has no {missing}: --condition {settings.condition} cannot")
-    return settings.condition
-
-
-def _prompts(data: ImageData) -> list[str]:
-    """Captions of held-out images, in an order that is the same each time."""
-    captions = sorted({caption for caption in data.captions or () if caption})
-    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))
-    return [captions[i] for i in order.tolist()]
+    if not has[asked]:
+        missing = "captions" if asked == "text" else "labels"
+        option = "--text-encoder" if settings.text_encoder else f"--condition {asked}"
+        raise NelboError(f"{data.source} has no {missing}, which {option} needs")
+    return asked

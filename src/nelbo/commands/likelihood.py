@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
     choose_device,
     counting_progress,
     mention_skipped,
     print_json,
+    show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
-from nelbo.errors import NelboError
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,7 @@ class Likelihood:
     """Relative and absolute tolerance of the integrator."""
     levels: int = 100
     """Levels an image for the bound beside it."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Print both, with their standard errors and network evaluations."""
@@ -65,20 +60,18 @@ class Likelihood:
         from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.report.tables import likelihood_table
 
-        for name in ("images", "batch_size", "levels"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise NelboError(f"--{option} must be at least 1, got {getattr(self, name)}")
-        model = load(self.run_path).to(choose_device(self.device))
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size, levels=self.levels)
+        model = load(self.run_path).to(choose_device(self.computing.device))
         model.eval()
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         data = data.take(slice(self.images))
         check_fits(model, data)
-        fit_missing_scale(self.run_path, model, data, self.seed)
+        fit_missing_scale(self.run_path, model, data, self.computing.seed)
         assert isinstance(model.data, Pixels)
         device = next(model.parameters()).device
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.computing.seed)
         dequantization = self.dequantization or default_dequantization(chain_of(model))
         options: dict[str, Any] = {
             "dequantization": dequantization,
@@ -112,8 +105,8 @@ class Likelihood:
             "bound": (bound.mean().bits_per_dim, float(bound.calls.double().mean())),
             "difference": (Estimate.of(torch.cat(bits) - bound.bits_per_dim), None),
         }
-        if not self.json:
-            MESSAGES.print(likelihood_table(rows))
+        if not self.computing.json:
+            show(likelihood_table(rows))
             return
         print_json(
             {

@@ -1,4 +1,4 @@
-"""Options that commands share: which sampler, and what a model is told."""
+"""Options that commands share: which sampler, what a model is told, where to compute."""
 
 from __future__ import annotations
 
@@ -22,6 +22,25 @@ SAMPLERS = {
     "euler": "Euler",
     "heun": "Heun",
 }
+
+
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where to compute, and how to print the result."""
+
+    seed: int = 0
+    """Source of all noise."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for a seed that is none."""
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -80,9 +99,10 @@ class ConditionOptions:
     label: tuple[int, ...] = ()
     """Classes, for the images in turn; by default, sample takes all and edit none."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Prompt of a text-conditional model; give it several times for images in turn."""
+    """Prompt of a text-conditional model; give it several times for images in turn. An empty one is
+    the unconditional model."""
     prompt_file: Path | None = None
-    """Prompts for the images in turn, one a line."""
+    """Prompts for the images in turn, one a line; empty lines are left out."""
     negative: str | None = None
     """Prompt that guidance leads away from."""
     guidance: float = 1.0
@@ -129,6 +149,19 @@ class ConditionOptions:
         if not prompts:
             raise NelboError(f"--prompt-file {self.prompt_file} holds no prompts")
         return prompts
+
+
+def check_seed(seed: int) -> None:
+    """Raise `NelboError` unless a generator can be made of a seed."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise NelboError(f"--seed must lie in 0..2^63 − 1, got {seed}")
+
+
+def at_least_one(**counts: int | None) -> None:
+    """Raise `NelboError` for an option, named as its field, that is below 1; None is no number."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def _like(described: Any, name: str, steps: int | None) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nelbo.commands.common import choose_device, counting_progress
-from nelbo.commands.options import ConditionOptions
+from nelbo.commands.common import choose_device, counting_progress, say
+from nelbo.commands.options import ConditionOptions, at_least_one, check_seed
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -82,23 +82,82 @@ class PictureModel:
         """
         from nelbo.diffusion import Diffusion
 
-        prompts = options.prompts()
-        if not isinstance(self.model, Diffusion):
-            if options.label:
-                raise NelboError(f"--label: {self.path} takes prompts, not classes")
-            chain, condition = self.model.told(
-                n,
-                prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
-                negative_prompt=options.negative,
-                guidance=options.strength(),
+        prompts = self._prompts(options)
+        if isinstance(self.model, Diffusion):
+            return self.model.guided(options.strength()), self._labels(options, n)
+        return self.model.told(
+            n,
+            condition=self._labels(options, n),
+            prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
+            negative_prompt=options.negative,
+            guidance=options.strength(),
+        )
+
+    def told_between(
+        self, options: ConditionOptions, frames: int
+    ) -> tuple[Diffusion, Condition | None]:
+        """As `told`, of `frames` pictures on the way from the one prompt to the other.
+
+        Raises:
+            NelboError: another number of prompts than two, or a model without text.
+        """
+        from nelbo.diffusion import Diffusion
+
+        prompts = self._prompts(options)
+        if len(prompts) != 2:
+            raise NelboError(
+                f"--interpolate leads from one prompt to another: expected 2, got {len(prompts)}"
             )
-            return chain, condition
-        if prompts or options.negative is not None:
-            raise NelboError(f"--prompt: {self.path} is a model of pixels without a text encoder")
-        condition = _labels(self.model, options.label, n, self.path)
-        if condition is not None:
-            condition = condition.to(self.device)
-        return self.model.guided(options.strength()), condition
+        assert not isinstance(self.model, Diffusion)  # which reads no prompts
+        return self.model.told(
+            frames,
+            condition=self.model.condition_between(prompts[0], prompts[1], frames),
+            negative_prompt=options.negative,
+            guidance=options.strength(),
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the model is told of; 0 for none."""
+        return self.model.num_classes
+
+    def _labels(self, options: ConditionOptions, n: int) -> Condition | None:
+        """The labels asked for, in turn."""
+        import torch
+
+        from nelbo.conditioning import Condition
+
+        label = options.label
+        if not label:
+            return None
+        if not self.num_classes:
+            takes = "takes prompts, not classes" if self._reads_text else "is not class-conditional"
+            raise NelboError(f"--label {label[0]}: {self.path} {takes}")
+        for value in label:
+            if not 0 <= value < self.num_classes:
+                raise NelboError(f"--label must lie in 0..{self.num_classes - 1}, got {value}")
+        in_turn = [label[i % len(label)] for i in range(n)]
+        return Condition(label=torch.tensor(in_turn, device=self.device))
+
+    @property
+    def _reads_text(self) -> bool:
+        return getattr(self.model, "text", None) is not None
+
+    def _prompts(self, options: ConditionOptions) -> list[str | None]:
+        """The prompts asked for; None for an empty one, which is the unconditional model.
+
+        Raises:
+            NelboError: any, for a model that reads none.
+        """
+        prompts = options.prompts()
+        if (prompts or options.negative is not None) and not self._reads_text:
+            option = "--prompt" if prompts else "--negative"
+            told = "it is told classes: give --label" if self.num_classes else "it is told nothing"
+            raise NelboError(f"{option}: {self.path} is a model without a text encoder, {told}")
+        given = [prompt if prompt.strip() else None for prompt in prompts]
+        if None in given:
+            say("An empty prompt is no prompt: the unconditional model")
+        return given
 
     @property
     def prior(self) -> Diffusion:
@@ -147,12 +206,13 @@ def walk_with_progress(
     *,
     batch_size: int,
     seed: int,
+    repeat: int = 1,
     watch: Callable[[int, State], None] | None = None,
 ) -> Iterator[Tensor]:
     """The last state of each batch of `n` walks, behind a progress bar.
 
     Image i draws from a generator of its own, made of (seed, i), so that it does not depend on the
-    batch it is in.
+    batch it is in; or, where images in a row take the same noise, of (seed, i // repeat).
 
     Args:
         description: what the progress bar says.
@@ -161,6 +221,7 @@ def walk_with_progress(
         num_states: how many there are.
         batch_size: walks at a time.
         seed: source of all noise.
+        repeat: how many images in a row take the same noise.
         watch: called with the number of each state from 0.
     """
     from nelbo.distributions import generator_for
@@ -169,7 +230,7 @@ def walk_with_progress(
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
         for start in range(0, n, batch_size):
             some = slice(start, min(start + batch_size, n))
-            generators = [generator_for(seed, i) for i in range(some.start, some.stop)]
+            generators = [generator_for(seed, i // repeat) for i in range(some.start, some.stop)]
             last = None
             for k, state in enumerate(states(some, generators)):
                 if watch is not None:
@@ -184,28 +245,11 @@ def check_counts(n: int, batch_size: int, seed: int) -> None:
     """Raise `NelboError` unless there is something to draw, from a seed that is one."""
     if n < 1:
         raise NelboError(f"-n must be at least 1, got {n}")
-    if batch_size < 1:
-        raise NelboError(f"--batch-size must be at least 1, got {batch_size}")
-    if seed < 0:
-        raise NelboError(f"--seed must be at least 0, got {seed}")
+    at_least_one(batch_size=batch_size)
+    check_seed(seed)
 
 
 def check_png(out: Path) -> None:
     """Raise `NelboError` unless a path names a PNG file."""
     if out.suffix.lower() != ".png":
         raise NelboError(f"--out must name a .png file, got {out}")
-
-
-def _labels(model: Diffusion, label: Sequence[int], n: int, path: str) -> Condition | None:
-    import torch
-
-    from nelbo.conditioning import Condition
-
-    if not label:
-        return None
-    if not model.num_classes:
-        raise NelboError(f"--label {label[0]}: {path} is not class-conditional")
-    for value in label:
-        if not 0 <= value < model.num_classes:
-            raise NelboError(f"--label must lie in 0..{model.num_classes - 1}, got {value}")
-    return Condition(label=torch.tensor([label[i % len(label)] for i in range(n)]))

@@ -13,6 +13,7 @@ from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.report.grids import image_grid
 from nelbo.samplers import DDIM
 from nelbo.training.build import build_model, resolve
@@ -42,7 +43,7 @@ class PixelRecipe(Recipe):
     """
 
     def __init__(self, settings: ModelConfig, data: ImageData, test: ImageData) -> None:
-        self.model: Diffusion = build_model(settings, data)
+        self.model: Diffusion | ContinuousDiffusion = build_model(settings, data)
         self.data: ImageData = data
         self.test = test
         self.settings = resolve(settings, data)
@@ -54,23 +55,26 @@ class PixelRecipe(Recipe):
         parts = processes.parts(training.batch_size, training.gradient_accumulation)
         images = max(part.stop - part.start for part in parts)
         estimate = estimate_memory(
-            self.model,
+            _chain(self.model),
             images,
             averages=3 if training.snapshot_every else 1,
             recompute=training.checkpoint_activations,
         )
         check_memory(estimate, processes.device)
 
-    def save(self, model: Diffusion, directory: Path, notes: Mapping[str, Any]) -> None:
+    def save(
+        self, model: Diffusion | ContinuousDiffusion, directory: Path, notes: Mapping[str, Any]
+    ) -> None:
         """A pipeline of pixels."""
-        save_pipeline(model, directory, notes)
+        save_pipeline(_chain(model), directory, notes)
 
-    def validation(self, model: Diffusion) -> float:
-        """As `Validation`."""
-        return self._validation(model)
+    def validation(self, model: Diffusion | ContinuousDiffusion) -> float:
+        """As `Validation`, of the chain."""
+        return self._validation(_chain(model))
 
-    def picture(self, model: Diffusion, seed: int) -> Image:
+    def picture(self, model: Diffusion | ContinuousDiffusion, seed: int) -> Image:
         """Samples."""
+        model = _chain(model)
         assert isinstance(model.data, Pixels)
         condition = all_classes(model, _GRID)
         device = next(model.parameters()).device
@@ -101,3 +105,8 @@ class PixelRecipe(Recipe):
             train=self.data,
             test=self.test,
         )
+
+
+def _chain(model: Diffusion | ContinuousDiffusion) -> Diffusion:
+    """The model as a chain, with the schedule that it has learned so far."""
+    return model.chain() if isinstance(model, ContinuousDiffusion) else model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +11,9 @@ import tyro
 from nelbo.commands.common import mention_skipped, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ TABLE, PAGE = "ranking.csv", "ranking.html"
 _MAP_LEVELS = 100
 _PRINTED = 10
 # What does not decide the bounds.
-_NO_SETTINGS = ("run_path", "device", "out", "json", "shown", "maps")
+_NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps")
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,7 @@ class Rank:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate, rank, write the table and the page."""
@@ -67,24 +62,25 @@ class Rank:
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
-        for name in ("levels", "shown", "batch_size"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise NelboError(f"--{flag} must be at least 1, got {getattr(self, name)}")
-        processes = join_processes(self.device, self.out)
+        self.computing.check()
+        at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
+        processes = join_processes(self.computing.device, self.out)
         model = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         if processes.is_main:
             mention_skipped(data)
-        fit_missing_scale(self.run_path, model, data, self.seed, quiet=not processes.is_main)
+        fit_missing_scale(
+            self.run_path, model, data, self.computing.seed, quiet=not processes.is_main
+        )
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
+        settings["seed"] = self.computing.seed
         bound = evaluate_with_progress(
             model,
             data,
             f"Ranking {data.source}",
             levels=levels_to_evaluate(self.levels, model),
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=self.computing.seed,
             store=open_store(self.out, model, data, settings, processes),
         )
         processes.leave()
@@ -119,7 +115,7 @@ class Rank:
         chosen = data.take(torch.cat([most, least]))
         x_0 = model.data.to_network(chosen.images).to(next(model.parameters()).device)
         levels = levels_to_evaluate(_MAP_LEVELS, model)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.computing.seed)
         with torch.no_grad():
             return model.bound_map(
                 x_0, condition_for(model, chosen), levels=levels, generator=generator
@@ -128,7 +124,7 @@ class Rank:
     def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:
         bits = bound.bits_per_dim.tolist()
         first = [(data.names[i], bits[i]) for i in order[:_PRINTED].tolist()]
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,

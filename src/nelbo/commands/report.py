@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from nelbo.commands.common import choose_device, load_pixel_model, mention_skipped, print_json, say
+from nelbo.commands.common import (
+    MESSAGES,
+    RESULTS,
+    choose_device,
+    mention_skipped,
+    print_json,
+    show,
+)
+from nelbo.commands.options import Computing, at_least_one
 from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    from nelbo.commands.run_data import ImageModel
+    from nelbo.data import ImageData
+    from nelbo.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -24,43 +37,75 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300
     """At most so many images of each split are evaluated."""
-    seed: int = 0
-    """Source of all noise."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate, sample, report."""
-        from nelbo.commands.evaluation_progress import levels_to_evaluate
-        from nelbo.commands.finish import finish
-        from nelbo.commands.run_data import data_for_run
         from nelbo.training.run_directory import RunDirectory
 
-        if self.images < 1:
-            raise NelboError(f"--images must be at least 1, got {self.images}")
-        if self.levels != "all" and self.levels < 1:
-            raise NelboError(f"--levels must be at least 1, got {self.levels}")
+        self.computing.check()
+        at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         run = RunDirectory.open(self.run_path)
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
-        model = load_pixel_model(str(self.run_path), "it has no report")
-        model.to(choose_device(self.device))
-        train, test = (
-            data_for_run(str(self.run_path), model, self.data, split) for split in ("train", "test")
-        )
-        mention_skipped(test)
-        summary = finish(
+        summary = self._finish(run)
+        if self.computing.json:
+            print_json({"run": str(run.path), **summary})
+        else:
+            show(f"Report: {run.report.resolve().as_uri()}")
+
+    def _finish(self, run: RunDirectory) -> dict[str, Any]:
+        """Evaluate and write, as the kind of model asks for."""
+        from nelbo.commands.autoencoder_run import AutoencoderRun, finish_autoencoder
+        from nelbo.commands.evaluation_progress import levels_to_evaluate
+        from nelbo.commands.finish import finish
+        from nelbo.commands.latent_run import finish_latent
+        from nelbo.diffusers_format import load
+        from nelbo.latent import LatentDiffusion
+
+        device, seed = choose_device(self.computing.device), self.computing.seed
+        table_to = MESSAGES if self.computing.json else RESULTS
+        if AutoencoderRun.is_at(run.path):
+            train, test = self._images(AutoencoderRun.load(run.path, device))
+            return finish_autoencoder(
+                run,
+                train=train,
+                test=test,
+                images=self.images,
+                seed=seed,
+                device=device,
+                table_to=table_to,
+            )
+        model = load(run.path).to(device)
+        train, test = self._images(model)
+        if isinstance(model, LatentDiffusion):
+            settings = run.notes()["settings"]["model"]
+            return finish_latent(
+                run,
+                model,
+                test=test,
+                levels=self.levels,
+                images=self.images,
+                guidance=settings["guidance"],
+                seed=seed,
+                table_to=table_to,
+            )
+        return finish(
             run,
             model,
             train=train,
             test=test,
             levels=levels_to_evaluate(self.levels, model),
             images=self.images,
-            seed=self.seed,
+            seed=seed,
+            table_to=table_to,
         )
-        if self.json:
-            print_json({"run": str(run.path), **summary})
-        else:
-            say(f"Report: {run.report.resolve().as_uri()}")
+
+    def _images(self, model: ImageModel) -> tuple[ImageData, ImageData]:
+        """What it was trained on and what was held out."""
+        from nelbo.commands.run_data import data_for_run
+
+        path = str(self.run_path)
+        train, test = (data_for_run(path, model, self.data, split) for split in ("train", "test"))
+        mention_skipped(test)
+        return train, test

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
+
+
+class ImageModel(Protocol):
+    """What is a model of images of one size."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of an image."""
+
+    @property
+    def data(self) -> Any:
+        """What pixels are."""
 
 
 def data_for_run(
     run_path: str,
-    model: Diffusion | LatentDiffusion,
+    model: ImageModel,
     source: str | None,
     split: str,
     *,
@@ -26,11 +36,11 @@ def data_for_run(
     with `resize`.
 
     Raises:
-        NelboError: images of another size than the model's without `resize`.
+        NelboError: images of another size than the model's without `resize`, or of other channels.
     """
     from nelbo.data import load_data
     from nelbo.data.folder import LEVELS, check_sizes
-    from nelbo.data.sources import FIXED_SIZE, is_local, is_path
+    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
     remembered = RunDirectory(run_path).notes().get("source")
@@ -49,6 +59,13 @@ def data_for_run(
             f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "
             f"{levels}: it gives them no probability"
         )
+    if not is_local(source) and OWN_CHANNELS.get(source, channels) != channels:
+        own = OWN_CHANNELS[source]
+        raise NelboError(
+            f"{source} has images of {_named(own)}, the model of {run_path} takes "
+            f"{_named(channels)}: give a folder of pictures, which are converted, or train a model "
+            f"with --channels {own}"
+        )
     if source in FIXED_SIZE and not is_local(source):
         data = load_data(source, split)
         if data.shape[1:] == (height, width):
@@ -64,3 +81,7 @@ def data_for_run(
     if not resize and source != remembered:
         check_sizes(source, height)
     return load_data(source, split, size=height, channels=channels)
+
+
+def _named(channels: int) -> str:
+    return {1: "1 channel (grey)", 3: "3 channels (RGB)"}.get(channels, f"{channels} channels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +22,7 @@ from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
     from nelbo.conditioning import Condition
@@ -49,7 +50,10 @@ class Sample:
     animate: Literal["x_t", "x_0"] = "x_t"
     """What the animation shows: the state, or the data predicted from it."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    """How many images; by default one for each of several labels or prompts, else 16."""
+    """How many images; by default one for each of several labels or prompts, else 16. With
+    --interpolate how many rows, 1 by default."""
+    interpolate: int | None = None
+    """Images a row on the straight way from the first --prompt to the second, with one noise."""
     levels: Literal["spaced", "optimal"] = "spaced"
     """Which levels fewer steps visit: by `spacing`, or those of the best bound with the optimal
     variance, once `nelbo fit` has measured the run."""
@@ -67,9 +71,11 @@ class Sample:
     def run(self) -> None:
         """Write what was asked for."""
         from nelbo.report.animation import check_animation, save_animation
-        from nelbo.report.grids import image_grid, save_image, to_pil
+        from nelbo.report.grids import save_image, to_pil
 
         self.condition.check()
+        if self.interpolate is not None and self.interpolate < 2:
+            raise NelboError(f"--interpolate must be at least 2, got {self.interpolate}")
         n = self._images()
         check_counts(n, self.batch_size, self.seed)
         check_png(self.out)
@@ -79,9 +85,7 @@ class Sample:
             raise NelboError(f"--files {self.files} is a file; give a directory")
         pictures = PictureModel.load(self.run_path, self.device)
         sampler = self.sampling.build(self.run_path)
-        chain, condition = pictures.told(self.condition, n)
-        if condition is None:
-            condition = all_classes(chain, n)
+        chain, condition = self._told(pictures, n)
         if self.levels == "optimal":
             chain, sampler = self._optimal(chain)
         film = None
@@ -96,20 +100,45 @@ class Sample:
                 condition=condition,
                 batch_size=self.batch_size,
                 seed=self.seed,
+                repeat=self.interpolate or 1,
                 film=film,
             )
         )
         seconds = time.perf_counter() - start
-        save_image(image_grid(samples, pictures.levels), self.out)
+        save_image(self._page(samples, pictures.levels), self.out)
         if self.files is not None:
             for i, image in enumerate(samples):
                 save_image(to_pil(image, pictures.levels), self.files / f"{i:05d}.png")
         if film is not None and self.animation is not None:
             frames = [pictures.to_pictures(frame.to(pictures.device)) for frame in film.frames()]
-            save_animation([image_grid(f, pictures.levels) for f in frames], self.animation)
+            save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
         self._report(n, seconds)
 
+    def _told(self, pictures: PictureModel, n: int) -> tuple[Diffusion, Condition | None]:
+        """The chain with its guidance, and what it is told of each image."""
+        if self.interpolate is not None:
+            chain, condition = pictures.told_between(self.condition, self.interpolate)
+            return chain, condition and condition.repeat(n // self.interpolate)
+        options = self.condition
+        if not options.label and pictures.num_classes:
+            options = replace(options, label=tuple(range(pictures.num_classes)))
+        return pictures.told(options, n)
+
+    def _page(self, images: Tensor, levels: int) -> Image.Image:
+        """The grid, with the prompts where there are several."""
+        from nelbo.report.captions import interpolation_grid, prompt_grid
+        from nelbo.report.grids import image_grid
+
+        prompts = self.condition.prompts()
+        if self.interpolate is not None:
+            return interpolation_grid(images, prompts[0], prompts[1], self.interpolate, levels)
+        if len(prompts) > 1:
+            return prompt_grid(images, prompts[: len(images)], levels)
+        return image_grid(images, levels)
+
     def _images(self) -> int:
+        if self.interpolate is not None:
+            return (1 if self.n is None else self.n) * self.interpolate
         if self.n is not None:
             return self.n
         several = max(len(self.condition.label), len(self.condition.prompts()))
@@ -205,9 +234,13 @@ def sample_with_progress(
     guidance: float | Guidance = 1.0,
     batch_size: int = 64,
     seed: int = 0,
+    repeat: int = 1,
     film: Film | None = None,
 ) -> Tensor:
-    """`n` samples in batches behind a progress bar, on the device of the model."""
+    """`n` samples in batches behind a progress bar, on the device of the model.
+
+    Arguments as `Diffusion.sample` and `walk_with_progress`.
+    """
     import torch
 
     device = next(model.parameters()).device
@@ -224,6 +257,7 @@ def sample_with_progress(
         len(sampler.state_times(model.schedule)),
         batch_size=batch_size,
         seed=seed,
+        repeat=repeat,
         watch=None if film is None else film.watch,
     )
     return torch.cat(list(walks))

@@ -81,6 +81,11 @@ class ImageData:
         """The number of classes; 0 without labels."""
         return len(self.label_names)
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether any image has one."""
+        return any(self.captions or ())
+
     def take(self, index: Tensor | slice) -> ImageData:
         """Some of the images, in the order of `index`; of a slice a view."""
         return replace(

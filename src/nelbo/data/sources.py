@@ -14,6 +14,7 @@ from nelbo.data.image_data import SPLITS, ImageData
 from nelbo.data.listing import SUFFIXES
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean, directories_near
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {
@@ -21,11 +22,15 @@ HUB_NAMES = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", 1, 28),
     "cifar10": ("uoft-cs/cifar10", 3, 32),
 }
+# The channels of data sets that are not converted to others.
+OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "emoji": 3}
 FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
 NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = 32
 LARGEST_SIZE = 8192
 HUB = "hub:"
+# What lies in the directory of a run and in no folder of pictures.
+_OF_RUNS = ("config.yaml", "nelbo.json")
 KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file, or hub:USER/NAME"
 
 
@@ -83,12 +88,17 @@ def load_data(
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
         return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
-    raise NelboError(f"unknown data {source!r}: expected {KINDS}")
+    near = did_you_mean(name, NAMES) or directories_near(Path(_typed_path(source)))
+    raise NelboError(f"unknown data {source!r}{near}: expected {KINDS}")
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a path that exists; a folder called "digits" comes before the digits."""
-    return _local(source)[0].exists()
+    """Whether a source is a path that exists; a folder called "digits" comes before the digits.
+
+    A run that is called as its data is none: `nelbo train emoji --out emoji` means the emoji.
+    """
+    path = _local(source)[0]
+    return path.exists() and not (source in NAMES and any((path / f).is_file() for f in _OF_RUNS))
 
 
 def is_path(source: str) -> bool:

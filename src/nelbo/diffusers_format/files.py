@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ class PipelineIndex:
         file: where it is.
         class_name: the class of the pipeline.
         parts: the class of each part that is there, by the name of its folder.
+        settings: everything else that it says of the pipeline.
     """
 
     file: Path
     class_name: str
     parts: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def require(self, name: str, *classes: str) -> str:
         """The class of a part, one of `classes`.
@@ -61,10 +63,12 @@ def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
     class_name = content.get("_class_name")
     if not isinstance(class_name, str):
         raise NelboError(f"{file}: _class_name is {class_name!r}, expected the name of a pipeline")
-    parts = {}
+    parts, settings = {}, {}
     for name, value in content.items():
-        # Everything else is a setting of the pipeline.
-        if name.startswith("_") or not isinstance(value, list):
+        if name.startswith("_"):
+            continue
+        if not isinstance(value, list):
+            settings[name] = value
             continue
         if not _PART.fullmatch(name):
             raise NelboError(
@@ -75,7 +79,7 @@ def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
             raise NelboError(f"{file}: {name} is {value!r}, expected [library, class]")
         if value[1] is not None:
             parts[name] = value[1]
-    return PipelineIndex(file, class_name, parts)
+    return PipelineIndex(file, class_name, parts, settings)
 
 
 def write_index(directory: Path, class_name: str, content: Mapping[str, Any]) -> None:

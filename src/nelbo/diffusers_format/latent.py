@@ -34,14 +34,23 @@ from nelbo.networks import (
     UNetConfig,
 )
 from nelbo.networks.files import CONFIG_FILE, read_json
+from nelbo.paired_text import (
+    SECOND_CLASS,
+    SECOND_TEXT_ENCODER,
+    SECOND_TOKENIZER,
+    PairedTextEncoder,
+)
 from nelbo.samplers import DDIM, Sampler
-from nelbo.text import TEXT_ENCODER, TOKENIZER, TextEncoder
+from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
 
 UNCONDITIONAL = "LDMPipeline"
 TEXT = "StableDiffusionPipeline"
+PAIRED_TEXT = "StableDiffusionXLPipeline"
 CONTROLLED = "StableDiffusionControlNetPipeline"
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+# Says that the unconditional half of an SDXL pipeline is told zeros.
+_ZEROS = "force_zeros_for_empty_prompt"
 # What an untrained pipeline of Stable Diffusion is made with.
 _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
@@ -55,11 +64,14 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
         index.require(TEXT_ENCODER, "CLIPTextModel")
+    if index.class_name == PAIRED_TEXT:
+        index.require(SECOND_TOKENIZER, *_TOKENIZERS)
+        index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
     if index.class_name == CONTROLLED:
         index.require("controlnet", ControlNetConfig.class_name)
     scheduler = read_scheduler(path, index)
     # Before the large parts, since transformers may be missing.
-    text = TextEncoder.from_pretrained(path) if has_text else None
+    text = _read_text(path, index) if has_text else None
     unet = UNet.from_pretrained(path, subfolder="unet")
     network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
     prior = read_chain(path, scheduler, network, Continuous())
@@ -109,17 +121,42 @@ def save_latent(
         parts["controlnet"] = ["diffusers", ControlNetConfig.class_name]
     if model.text is not None:
         model.text.save_pretrained(directory)
-        parts |= {
-            TOKENIZER: ["transformers", _TOKENIZERS[0]],
-            TEXT_ENCODER: ["transformers", "CLIPTextModel"],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
+        parts |= _text_parts(model.text)
+    write_index(directory, _class_name(model.text, controlled), parts)
+
+
+def _read_text(path: str | os.PathLike[str], index: PipelineIndex) -> PromptEncoder:
+    if index.class_name != PAIRED_TEXT:
+        return TextEncoder.from_pretrained(path)
+    zeros = index.settings.get(_ZEROS, True)
+    if not isinstance(zeros, bool):
+        raise NelboError(f"{index.file}: {_ZEROS} is {zeros!r}, expected true or false")
+    return PairedTextEncoder.from_pretrained(path, zeros=zeros)
+
+
+def _text_parts(text: PromptEncoder) -> dict[str, Any]:
+    """What model_index.json says of a text encoder, and of the parts that go with it elsewhere."""
+    parts: dict[str, Any] = {
+        TOKENIZER: ["transformers", _TOKENIZERS[0]],
+        TEXT_ENCODER: ["transformers", "CLIPTextModel"],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    if isinstance(text, PairedTextEncoder):
+        return parts | {
+            SECOND_TOKENIZER: ["transformers", _TOKENIZERS[0]],
+            SECOND_TEXT_ENCODER: ["transformers", SECOND_CLASS],
+            _ZEROS: text.zeros,
         }
-    write_index(
-        directory, CONTROLLED if controlled else TEXT if model.text else UNCONDITIONAL, parts
-    )
+    return parts | {"safety_checker": [None, None], "requires_safety_checker": False}
+
+
+def _class_name(text: PromptEncoder | None, controlled: bool) -> str:
+    if text is None:
+        return UNCONDITIONAL
+    if isinstance(text, PairedTextEncoder):
+        return PAIRED_TEXT
+    return CONTROLLED if controlled else TEXT
 
 
 def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
@@ -137,6 +174,17 @@ def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
             f"{'with' if model.text is not None else 'without'} a text encoder"
             f"{' and with a ControlNet' if controlled else ''}"
         )
+    paired = isinstance(model.text, PairedTextEncoder)
+    if paired and controlled:
+        raise NelboError("nelbo saves no pipeline of SDXL with a ControlNet")
+    if isinstance(unet.config, TextUNetConfig):
+        kind = unet.config.addition_embed_type
+        if paired != (kind == "text_time"):
+            raise NelboError(
+                f"a UNet with addition_embed_type={kind!r} goes with "
+                f"{'one text encoder' if paired else 'two text encoders'}, not with "
+                f"{'two' if paired else 'one'}"
+            )
 
 
 def _controlled(path: str | os.PathLike[str], unet: UNet) -> ControlledUNet:

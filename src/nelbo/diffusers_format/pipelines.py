@@ -23,6 +23,7 @@ _LOADERS: dict[str, Callable[[str | os.PathLike[str], PipelineIndex], Model]] = 
     "DDIMPipeline": load_pixel,
     latent.UNCONDITIONAL: latent.load_latent,
     latent.TEXT: latent.load_latent,
+    latent.PAIRED_TEXT: latent.load_latent,
     latent.CONTROLLED: latent.load_latent,
 }
 
@@ -34,7 +35,8 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Returns:
         A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
-        LDMPipeline, StableDiffusionPipeline and StableDiffusionControlNetPipeline.
+        LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline and
+        StableDiffusionControlNetPipeline.
 
     Raises:
         NelboError: a file is missing or damaged, or says something that nelbo has no model for;

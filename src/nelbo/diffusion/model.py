@@ -373,7 +373,7 @@ class Diffusion(TractableMHVAE):
     ) -> Diffusion:
         """A model that shares everything else."""
         model = Diffusion(
-            network or self.network,
+            self.network if network is None else network,
             schedule or self.schedule,
             prediction=self.prediction,
             variance=variance or self.variance,

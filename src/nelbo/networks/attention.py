@@ -8,6 +8,7 @@ in heads of width d (Vaswani et al. 2017), with y = x for self-attention.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +55,7 @@ class Attention(nn.Module):
             projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projected in (self.to_q(x), self.to_k(source), self.to_v(source))
         )
-        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        read = _read(q, k, v).transpose(1, 2).flatten(2)
         project, dropout = self.to_out
         return dropout(project(read))
 
@@ -99,3 +100,12 @@ class SpatialSelfAttention(Attention):
         # x first: the sum keeps the memory layout of the feature map, not that of the tokens.
         h = x + h.transpose(1, 2).unflatten(2, x.shape[2:])
         return h if self.output_scale == 1 else h / self.output_scale
+
+
+def _read(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(Q Kᵀ/√d) V, in heads, (batch, heads, tokens, d)."""
+    halved = q.dtype in (torch.bfloat16, torch.float16)
+    if halved and q.device.type == "cpu" and torch.is_grad_enabled():
+        # The gradient of torch's own kernel takes several times as long as that of these products.
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)

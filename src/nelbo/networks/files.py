@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
-
 from nelbo.errors import NelboError
+from nelbo.networks.hub import download, is_hub_id
+from nelbo.suggestions import directories_near, listed
 
 CONFIG_FILE = "config.json"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _HOW_TO_CONVERT = (
     "nelbo reads safetensors only, because opening a pickle runs the code in it. If you trust the "
     "source of .bin weights, convert them once with the diffusers class that config.json names: "
@@ -76,9 +68,19 @@ def locate(path: str | os.PathLike[str], subfolder: str | None, *names: str) -> 
         return _find(local / subfolder if subfolder else local, names)
     if local.exists():
         raise NelboError(f"{local} is a file; give the directory that holds {CONFIG_FILE}")
-    if not _HUB_ID.fullmatch(str(path)):
-        raise NelboError(f"no directory {local}, and it is not a Hub id of the form owner/name")
-    return _download(str(path), subfolder, names)
+    if not is_hub_id(str(path)):
+        raise missing_directory(local)
+    return download(
+        str(path), subfolder, names, f". {_HOW_TO_CONVERT}" if _are_weights(names) else ""
+    )
+
+
+def missing_directory(path: Path) -> NelboError:
+    """The error for a path that is not there, with those of nearly its name."""
+    near = directories_near(path)
+    return NelboError(
+        f"no directory {path}{near}" + ("" if near else "; models of the Hub are named owner/name")
+    )
 
 
 def pickle_refused(path: str) -> NelboError:
@@ -98,33 +100,12 @@ def _find(directory: Path, names: tuple[str, ...]) -> Path:
                 raise pickle_refused(str(entry))
         others = [entry.name for entry in entries if entry.suffix == ".safetensors"]
         hint = f"; it does hold {', '.join(others)}: pass variant=..." if others else ""
+    elif directory.is_dir():
+        below = sorted(file.parent.name for file in directory.glob(f"*/{names[0]}"))
+        hint = f"; its folders {listed(below)} do" if below else ""
     raise NelboError(
-        f"{directory} holds no {names[0]}, so it is not the directory of a network{hint}"
+        f"{directory} holds no {names[0]}, so it is not the directory of a model{hint}"
     )
-
-
-def _download(hub_id: str, subfolder: str | None, names: tuple[str, ...]) -> Path:
-    where = f"{hub_id}/{subfolder}" if subfolder else hub_id
-    unreachable = None
-    for name in names:
-        try:
-            return Path(hf_hub_download(hub_id, name, subfolder=subfolder))
-        except LocalEntryNotFoundError as error:
-            # Offline: another of the files may be in the cache.
-            unreachable = error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise NelboError(
-                f"no directory {hub_id}, and {name} cannot be had from the Hub: {error}"
-            ) from error
-    if unreachable is not None:
-        raise NelboError(
-            f"no directory {hub_id}, and the Hub cannot be reached to look for {where}/{names[0]} "
-            "there (nor is it in the local cache)"
-        ) from unreachable
-    advice = f". {_HOW_TO_CONVERT}" if _are_weights(names) else ""
-    raise NelboError(f"{where} on the Hub holds no {names[0]}{advice}")
 
 
 def _are_weights(names: tuple[str, ...]) -> bool:

@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from nelbo.bound import BoundSummary, Estimate
-from nelbo.report.formatting import SUPERSCRIPTS, number
+from nelbo.report.formatting import SUPERSCRIPTS, flatten, number, setting
 from nelbo.report.grids import to_pil
 from nelbo.report.tables import (
     BITS_DECIMALS,
@@ -63,8 +64,9 @@ def image_panel(
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE))
     columns = max(1, _PANEL_WIDTH // (side + 4))
     cells = "".join(image(pixels, levels) for pixels in images)
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
     return (
-        f"<figure><h3>{escape(title)}</h3>"
+        f"<figure>{heading}"
         f'<div class="images" role="img" aria-label="{escape(alt)}" '
         f'style="grid-template-columns: repeat({columns}, minmax(0, {side}px))">{cells}</div>'
         "</figure>"
@@ -215,6 +217,29 @@ def definitions(items: Iterable[tuple[str, str]], kind: str = "") -> str:
         for name, value in items
     )
     return f'<dl class="{kind}">{rows}</dl>'
+
+
+def settings(content: Mapping[str, Any]) -> str:
+    """A section of settings, nested mappings or dataclasses, a group at a time."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, value in flatten(content):
+        group = path[0] if len(path) > 1 else "general"
+        name = " / ".join(path[1:] if len(path) > 1 else path)
+        groups.setdefault(group, []).append((_setting_name(name), setting(path[-1], value)))
+    if not groups:
+        return ""
+    tables = "".join(
+        f"<section><h3>{escape(group.replace('_', ' ').capitalize())}</h3>{definitions(items)}"
+        "</section>"
+        for group, items in groups.items()
+    )
+    return section("Settings", "", f'<div class="settings">{tables}</div>')
+
+
+def _setting_name(name: str) -> str:
+    # A duration is shown with its own unit.
+    words = name.replace("_", " ")
+    return "time" if words == "seconds" else words.removesuffix(" seconds")
 
 
 def raised(text: str) -> str:

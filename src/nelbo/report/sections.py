@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.report import fragments, plots
-from nelbo.report.formatting import compact, flatten, number, setting
+from nelbo.report import curves, fragments, plots
+from nelbo.report.formatting import compact, number, setting
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
 from nelbo.report.surprise import map_colors, with_bits
@@ -244,61 +244,23 @@ def extremes(report: RunReport) -> str:
 
 def training(report: RunReport) -> str:
     """The course of training."""
-    if not report.metrics:
-        return ""
     reference = report.summaries[report.headline].bits_per_dim.mean if report.headline else None
-    is_smoothed = len(report.metrics) >= plots.SMOOTHED_FROM
-    bold = " The bold line is its running median." if is_smoothed else ""
-    bits = fragments.captioned(
-        to_inline_svg(
-            plots.training_curve(
-                report.metrics,
-                "bits_per_dim",
-                reference=reference,
-                reference_label=f"{report.headline} bound",
-                unit=report.unit,
-            ),
-            "training-bits",
-            "Bits per dimension of the training batches against the step",
-        ),
-        "The bound as training saw it: one random level an image, averaged over the last steps."
-        + bold,
-        "Bits per dimension",
+    return curves.section(
+        report.metrics,
+        "The bound as training saw it: one random level an image, averaged over the last steps.",
+        reference=reference,
+        reference_label=f"{report.headline} bound",
+        unit=report.unit,
     )
-    loss = fragments.captioned(
-        to_inline_svg(
-            plots.training_curve(report.metrics, "loss"), "training-loss", "Loss against the step"
-        ),
-        "The objective that the optimiser lowered.",
-        "Loss",
-    )
-    return fragments.section("Training", "", fragments.pair(bits, loss))
 
 
 def settings(report: RunReport) -> str:
     """The settings, a group at a time."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for path, value in flatten(report.settings):
-        group = path[0] if len(path) > 1 else "general"
-        name = " / ".join(path[1:] if len(path) > 1 else path)
-        groups.setdefault(group, []).append((_setting_name(name), setting(path[-1], value)))
-    if not groups:
-        return ""
-    tables = "".join(
-        f"<section><h3>{escape(_words(group).capitalize())}</h3>{fragments.definitions(items)}</section>"
-        for group, items in groups.items()
-    )
-    return fragments.section("Settings", "", f'<div class="settings">{tables}</div>')
+    return fragments.settings(report.settings)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _setting_name(name: str) -> str:
-    # A duration is shown with its own unit.
-    words = _words(name)
-    return "time" if words == "seconds" else words.removesuffix(" seconds")
 
 
 def _two_digits(value: float) -> str:

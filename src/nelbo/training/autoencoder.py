@@ -2,10 +2,10 @@ r"""What training an autoencoder minimises: its own negative bound, and what els
 
 .. math::
     L = -E_{q(z|x)}[\log p_\sigma(x|z)] + \beta\, KL(q(z|x) \,\|\, N(0, I))
-        + w \lambda\, L_{\mathrm{adversarial}}
+        + w \lambda\, L_{\mathrm{adversarial}} + v\, L_{\mathrm{perceptual}}
 
-With β = 1 and w = 0 this is the negative bound of a VAE. A diffusion model that is to be the prior
-later takes more than N(0, I) can, so a smaller β gives it latents that say more of the image.
+With β = 1 and w = v = 0 this is the negative bound of a VAE. A diffusion model that is to be the
+prior later takes more than N(0, I) can, so a smaller β gives it latents that say more of the image.
 
 p(x|z) is one of
 
@@ -19,7 +19,9 @@ p(x|z) is one of
   each such pixel, and a picture looks the same once it is clipped.
 
 The adversarial term is that of Esser et al. (2021, eqs. 5 to 7) with a hinge loss: λ makes its
-gradient at the decoder's last layer as large as that of the reconstruction.
+gradient at the decoder's last layer as large as that of the reconstruction. The perceptual term is
+LPIPS between an image and its reconstruction as it is shown, clipped (`nelbo.networks.perceptual`).
+It is added to the other terms in nats a dimension, of which a reconstruction has about one.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from nelbo.errors import NelboError
 from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
+from nelbo.networks.perceptual import PerceptualDistance
 
 LIKELIHOODS = ("normal", "laplace", "discretized")
 _LARGEST_BALANCE = 1e4
@@ -61,6 +64,7 @@ class AutoencoderTerms(NamedTuple):
         scale: σ, or b of the Laplace distribution, scalar, no gradient.
         generator: the adversarial loss of the autoencoder, scalar; zero without a discriminator.
         discriminator: the hinge loss of the discriminator, scalar; zero without one.
+        perceptual: LPIPS of the reconstructions, scalar; zero where none is asked for.
     """
 
     loss: Tensor
@@ -70,6 +74,7 @@ class AutoencoderTerms(NamedTuple):
     scale: Tensor
     generator: Tensor
     discriminator: Tensor
+    perceptual: Tensor
 
 
 class AutoencoderObjective(nn.Module):
@@ -85,6 +90,8 @@ class AutoencoderObjective(nn.Module):
         kl_weight: β.
         discriminator: what to train against, if anything.
         adversarial_weight: w; a trainer may raise it from zero once images are recognisable.
+        perceptual: how different two images look, if that is to be minimised as well.
+        perceptual_weight: v.
         mirrored: share of the images that are learned as their mirror image.
         recoloured: share of the images whose channels are learned in a random order.
 
@@ -101,13 +108,20 @@ class AutoencoderObjective(nn.Module):
         kl_weight: float = 1.0,
         discriminator: PatchDiscriminator | None = None,
         adversarial_weight: float = 0.5,
+        perceptual: PerceptualDistance | None = None,
+        perceptual_weight: float = 1.0,
         mirrored: float = 0.0,
         recoloured: float = 0.0,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
             raise NelboError(f"unknown likelihood {likelihood!r}: expected one of {LIKELIHOODS}")
-        for name, value in (("kl_weight", kl_weight), ("adversarial_weight", adversarial_weight)):
+        weights = {
+            "kl_weight": kl_weight,
+            "adversarial_weight": adversarial_weight,
+            "perceptual_weight": perceptual_weight,
+        }
+        for name, value in weights.items():
             if value < 0:
                 raise NelboError(f"{name} must not be negative, got {value}")
         for name, value in (("mirrored", mirrored), ("recoloured", recoloured)):
@@ -122,6 +136,8 @@ class AutoencoderObjective(nn.Module):
         self.log_scale = None if learned is None else nn.Parameter(learned)
         self.discriminator = discriminator
         self.adversarial_weight = adversarial_weight
+        self.perceptual = perceptual
+        self.perceptual_weight = perceptual_weight
 
     def forward(
         self,
@@ -143,7 +159,10 @@ class AutoencoderObjective(nn.Module):
         divergence = per_example(0.5 * (q.mean.square() + variance - 1 - variance.log()))
         dims = x[0].numel()
         loss = (self.kl_weight * divergence - reconstruction).mean() / dims
-        fooling = judging = loss.new_zeros(())
+        fooling = judging = looks = loss.new_zeros(())
+        if self.perceptual is not None and self.perceptual_weight > 0:
+            looks = self.perceptual(mean.clamp(-1, 1), x).mean()
+            loss = loss + self.perceptual_weight * looks
         if self.discriminator is not None and self.adversarial_weight > 0:
             fooling = self._generator_loss(mean)
             balance = self._balance(-reconstruction.mean() / dims, fooling)
@@ -157,6 +176,7 @@ class AutoencoderObjective(nn.Module):
             scale.detach(),
             fooling.detach(),
             judging.detach(),
+            looks.detach(),
         )
 
     def _augmented(self, x: Tensor, generator: torch.Generator | None, part: BatchPart) -> Tensor:

@@ -38,6 +38,7 @@ class AutoencoderReading:
         divergence: KL(q(z|x) || N(0, I)), bits per dimension.
         bits_per_dim: their sum, the negative bound.
         divergence_nats: the divergence in nats per image.
+        divergence_by_channel: what each channel of the latents has of it, nats per image.
     """
 
     psnr: float
@@ -46,6 +47,7 @@ class AutoencoderReading:
     divergence: float
     bits_per_dim: float
     divergence_nats: float
+    divergence_by_channel: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -84,10 +86,11 @@ def evaluate_autoencoder(
         p = pixels.likelihood(mean, mean.new_tensor(scale))
         reconstructions.append(-per_example(p.log_prob(x)).double())
         variance = q.stddev.square()
-        divergence = per_example(0.5 * (q.mean.square() + variance - 1 - variance.log()))
-        divergences.append(divergence.double())
+        divergence = 0.5 * (q.mean.square() + variance - 1 - variance.log())
+        divergences.append(divergence.double().flatten(2).sum(2))
     error = torch.cat(errors)
-    nats = float(torch.cat(divergences).mean())
+    by_channel = torch.cat(divergences).mean(0)
+    nats = float(by_channel.sum())
     bits = 1 / (math.prod(data.shape) * math.log(2.0))
     reconstruction = bits * float(torch.cat(reconstructions).mean())
     return AutoencoderReading(
@@ -97,6 +100,7 @@ def evaluate_autoencoder(
         divergence=bits * nats,
         bits_per_dim=reconstruction + bits * nats,
         divergence_nats=nats,
+        divergence_by_channel=tuple(by_channel.tolist()),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
+from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.errors import NelboError
 from nelbo.networks import UNet
 from nelbo.training.config import SCHEDULES, ModelConfig
@@ -22,8 +23,11 @@ _FIRST_NOISE = 1 / math.sqrt(8)
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
-    """The noise schedule of a config for data with so many pixel levels."""
-    if config.schedule == "geometric":
+    """The noise schedule of a config for data with so many pixel levels.
+
+    One that is learned starts from the ends of the default.
+    """
+    if config.schedule in ("geometric", "learned"):
         first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
         return NoiseSchedule.geometric(config.levels, first_noise)
     if config.schedule not in SCHEDULES:
@@ -33,8 +37,8 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
     return getattr(NoiseSchedule, config.schedule)(config.levels)
 
 
-def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
-    """A fresh model for these images.
+def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousDiffusion:
+    """A fresh model for these images, in continuous time where its schedule is to be learned.
 
     Raises:
         NelboError: settings that do not fit together or the data.
@@ -67,7 +71,7 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
         dropout=config.dropout,
         num_class_embeds=data.num_classes if config.class_conditional else None,
     )
-    return Diffusion(
+    model = Diffusion(
         network,
         build_schedule(config, data.levels),
         prediction=config.prediction,
@@ -76,6 +80,7 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion:
         shape=data.shape,
         clip_sample=config.clip_sample,
     )
+    return ContinuousDiffusion(model) if config.schedule == "learned" else model
 
 
 def resolve(config: ModelConfig, data: ImageData) -> ModelConfig:

@@ -12,29 +12,47 @@ from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.text import TextEncoder
-from nelbo.training.latents import encode_data, unit_scale
+from nelbo.training.latents import check_captions, encode_data, unit_scale
+
+# Channels of an autoencoder's first resolution, and how often they double at most.
+_FIRST_WIDTH, _LARGEST_GROWTH = 24, 3
+
+
+def autoencoder_widths(height: int, width: int) -> tuple[int, ...]:
+    """Channels at each resolution of an autoencoder for images of this size.
+
+    Latents are half as large as images of up to 16 pixels, a quarter of those of up to 64, and 16
+    pixels for larger ones, but never so small that they could not be halved once more: 8×8 for
+    images of 32×32, 16×16 for 64×64, 14×14 for 28×28.
+    """
+    side = min(height, width)
+    halvings = 1 if side <= 16 else 2 if side <= 64 else math.floor(math.log2(side / 16))
+    while halvings and (height % 2 ** (halvings + 1) or width % 2 ** (halvings + 1)):
+        halvings -= 1
+    return tuple(_FIRST_WIDTH * 2 ** min(level, _LARGEST_GROWTH) for level in range(halvings + 1))
 
 
 def build_autoencoder(
     data: ImageData,
     *,
     latent_channels: int = 8,
-    widths: Sequence[int] = (24, 48, 96),
+    widths: Sequence[int] | None = None,
     layers: int = 1,
 ) -> AutoencoderKL:
-    """A fresh autoencoder for these images; its defaults suit 32×32.
+    """A fresh autoencoder for these images.
 
     Args:
         data: the images.
         latent_channels: channels of z.
         widths: channels at each resolution; latents are smaller than images by a factor of two
-            for each after the first.
+            for each after the first. By default as `autoencoder_widths`.
         layers: residual blocks at each resolution.
 
     Raises:
         NelboError: images that cannot be halved so often.
     """
     channels, height, width = data.shape
+    widths = autoencoder_widths(height, width) if widths is None else widths
     factor = 2 ** (len(widths) - 1)
     if height % factor or width % factor:
         raise NelboError(
@@ -88,6 +106,7 @@ def build_latent_model(
     """
     if captions is not None and text is None:
         text = TextEncoder.for_captions(captions, width=192, layers=3, heads=6)
+    check_captions(data, captions, text)
     config, factor = autoencoder.config, autoencoder.config.downscale
     height, width = data.shape[1] // factor, data.shape[2] // factor
     divisor = 2 ** (len(widths) - 1)
@@ -105,9 +124,11 @@ def build_latent_model(
         data=Continuous(),
         shape=shape,
     )
-    model = LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
-    model.scale = unit_scale(encode_data(model, data, captions))
-    return model
+    pixels = Pixels(data.levels)
+    # The scale does not depend on captions.
+    untold = LatentDiffusion(autoencoder, prior, scale=1.0, data=pixels)
+    scale = unit_scale(encode_data(untold, data))
+    return LatentDiffusion(autoencoder, prior, text=text, scale=scale, data=pixels)
 
 
 def _unet_config(

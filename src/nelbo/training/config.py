@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nelbo.errors import NelboError
 
 DEFAULT_TIME_BUDGET = "10m"
-SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid")
+SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -116,7 +116,8 @@ class ModelConfig:
     """The model to train."""
 
     schedule: str = "geometric"
-    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid."""
+    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid; or learned, in
+    continuous time, beside the network."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"
@@ -155,6 +156,11 @@ class AutoencoderSettings:
     """Weight of the divergence from N(0, I); 1 minimises the bound of a plain VAE."""
     adversarial_weight: float = 0.0
     """Weight of a patch discriminator, relative to the reconstruction; 0 for none."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS, how different a reconstruction looks, beside nats a dimension; 0 for none.
+    It needs --perceptual-weights."""
+    perceptual_weights: str | None = None
+    """The weights of LPIPS, a local safetensors file; docs/training.md says how to make it."""
     mirrored: float = 0.0
     """Share of the images that are learned as their mirror image."""
     recoloured: float = 0.0
@@ -175,14 +181,20 @@ class LatentSettings:
     """Residual blocks at each resolution."""
     heads: int = 4
     """Attention heads."""
+    text_encoder: str | None = None
+    """Read the captions with a trained CLIP text encoder, of a pipeline or by itself with its
+    tokenizer, rather than with a new one of the sizes below; it stays as it is, and the run keeps a
+    copy."""
+    train_text_encoder: bool = False
+    """Train the --text-encoder on, together with the prior."""
     text_width: int = 192
-    """Width of the text encoder."""
+    """Width of a new text encoder."""
     text_layers: int = 3
-    """Transformer blocks of the text encoder."""
+    """Transformer blocks of a new text encoder."""
     text_heads: int = 6
     """Attention heads of each of them."""
     vocabulary: int = 2048
-    """The largest number of tokens."""
+    """The largest number of tokens of a new tokenizer."""
     guidance: float = 3.0
     """Guidance of the samples that are drawn while training and at its end."""
 

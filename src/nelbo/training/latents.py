@@ -2,13 +2,13 @@ r"""Training the prior of latent diffusion: latents encoded once, and an objecti
 
 The autoencoder is done, so each image is encoded once and for all; what is kept is the mean and
 standard deviation of :math:`q(z_0|x)`, from which :math:`z_0` is drawn anew each time. The prior
-and, where there is one, the text encoder learn together from
+and, unless it is frozen, the text encoder learn together from
 
 .. math:: E_{q(z_0|x)}[\, L(z_0, c)\, ]
 
-with L the objective of the diffusion model and c the caption, which is the empty one for a share of
-the examples, so that one network is both halves of classifier-free guidance
-(Ho & Salimans 2022, algorithm 1).
+with L the objective of the diffusion model and c the caption, which is withheld from a share of the
+examples, so that one network is both halves of classifier-free guidance (Ho & Salimans 2022,
+algorithm 1). What a frozen text encoder makes of the captions is computed once, like the latents.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,11 @@ from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.mhvae import per_example
+from nelbo.text import PromptEncoder, TextEncoder
+from nelbo.training.memory import available_memory
+
+_CAPTIONS_AT_A_TIME = 64
+_GIGA = 1e9
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,10 @@ class LatentData:
     Attributes:
         mean: of q(z_0|x), scaled as the prior sees it, (N, C, H, W).
         stddev: of q(z_0|x), likewise, (N, C, H, W).
-        tokens: the tokens of each caption, (N, L) int64, or None.
+        tokens: the tokens of each caption, (N, L) int64, for a text encoder that learns; or None.
+        captions: what a frozen text encoder makes of the distinct captions, after that of no
+            caption; or None.
+        caption_index: which of them is the caption of each image, (N,) int64; or None.
         labels: the class of each image, (N,) int64, −1 for none; or None.
         cost: what each image costs beside the prior of its latents,
             −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
@@ -50,6 +59,8 @@ class LatentData:
     mean: Float[Tensor, "n channels height width"]
     stddev: Float[Tensor, "n channels height width"]
     tokens: Int[Tensor, "n tokens"] | None = None
+    captions: Condition | None = None
+    caption_index: Int[Tensor, " n"] | None = None
     labels: Int[Tensor, " n"] | None = None
     cost: Float[Tensor, " n"] | None = None
     dims: int | None = None
@@ -59,21 +70,16 @@ class LatentData:
 
     def take(self, index: Tensor | slice) -> LatentData:
         """Some of them, in the order of `index`."""
-        return replace(
-            self,
-            mean=self.mean[index],
-            stddev=self.stddev[index],
-            tokens=None if self.tokens is None else self.tokens[index],
-            labels=None if self.labels is None else self.labels[index],
-            cost=None if self.cost is None else self.cost[index],
-        )
+        each = ("mean", "stddev", "tokens", "caption_index", "labels", "cost")
+        values = {name: getattr(self, name) for name in each}
+        return replace(self, **{k: v[index] for k, v in values.items() if v is not None})
 
 
 @torch.no_grad()
 def encode_data(
     model: LatentDiffusion,
     data: ImageData,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[str | None] | None = None,
     *,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
@@ -85,29 +91,20 @@ def encode_data(
     Args:
         model: whose encoder to use, with its scale.
         data: the images.
-        captions: a text for each, for a model of text; by default those of `data`, and the empty
-            one for an image that has none.
+        captions: a text for each, or None, for a model of text; by default those of `data`.
         batch_size: images at a time.
         generator: the source of the draws.
 
     Raises:
         NelboError: images of another shape or number of levels than the model's; another number of
-            captions than images, captions for a model without text, or none for one with.
+            captions than images, captions for a model without text, or none for one with; more
+            captions than there is memory for.
     """
     check_fits(model, data)
     assert isinstance(model.data, Pixels)
     if captions is None and model.text is not None and data.captions is not None:
-        captions = [caption or "" for caption in data.captions]
-    if captions is not None and len(captions) != len(data):
-        raise NelboError(
-            f"{data.source} has {len(data)} images but {len(captions)} captions; expected one each"
-        )
-    if (captions is not None) != (model.text is not None):
-        raise NelboError(
-            "captions were given for a model without a text encoder"
-            if model.text is None
-            else "a model with a text encoder needs a caption for each image"
-        )
+        captions = data.captions
+    check_captions(data, captions, model.text)
     device = next(model.parameters()).device
     parts, costs = [], []
     for batch in data.batches(batch_size):
@@ -117,19 +114,74 @@ def encode_data(
         if model.decoder_scale is not None:
             reconstruction = model.p_data(draw(q, generator)).log_prob(x)
             costs.append(-per_example(reconstruction) - per_example(q.entropy()))
-    tokens = None
+    told: dict[str, Any] = {}
     if captions is not None and model.text is not None:
-        tokens = model.text.tokens(captions).to(device)
+        if model.text.frozen:
+            told = _embed(model, captions, device)
+        else:
+            tokens = _trainable(model.text).tokens([caption or "" for caption in captions])
+            told = {"tokens": tokens.to(device)}
     labels = data.labels.to(device) if model.num_classes and data.labels is not None else None
     means, stddevs = zip(*parts, strict=True)
     return LatentData(
         torch.cat(means),
         torch.cat(stddevs),
-        tokens,
-        labels,
+        **told,
+        labels=labels,
         cost=torch.cat(costs).float() if costs else None,
         dims=math.prod(data.shape) if costs else None,
     )
+
+
+def check_captions(
+    data: ImageData, captions: Sequence[str | None] | None, text: PromptEncoder | None
+) -> None:
+    """Raise `NelboError` unless there is a caption for each image where there is a text encoder."""
+    if captions is not None and len(captions) != len(data):
+        raise NelboError(
+            f"{data.source} has {len(data)} images but {len(captions)} captions; expected one each"
+        )
+    if (captions is not None) != (text is not None):
+        raise NelboError(
+            "captions were given for a model without a text encoder"
+            if text is None
+            else "a model with a text encoder needs a caption for each image"
+        )
+
+
+def _embed(
+    model: LatentDiffusion, captions: Sequence[str | None], device: torch.device
+) -> dict[str, Any]:
+    """The fields `captions` and `caption_index`, each distinct caption embedded once."""
+    distinct = list(dict.fromkeys([None, *captions]))
+    parts = []
+    for start in range(0, len(distinct), _CAPTIONS_AT_A_TIME):
+        parts.append(model.condition_on(distinct[start : start + _CAPTIONS_AT_A_TIME]))
+        if start == 0:
+            _check_room(parts[0], len(distinct), device)
+    place = {caption: i for i, caption in enumerate(distinct)}
+    index = torch.tensor([place[caption] for caption in captions])
+    return {"captions": Condition.join(parts), "caption_index": index.to(device)}
+
+
+def _check_room(some: Condition, count: int, device: torch.device) -> None:
+    needed = some.nbytes // some.batch_size * count
+    available = available_memory(device)
+    if 2 * needed > available:  # they are joined once
+        raise NelboError(
+            f"{count} captions embedded take {needed / _GIGA:.1f} GB twice, for a moment; "
+            f"{available / _GIGA:.1f} GB are free on {device}. Train on fewer different captions, "
+            "or train the text encoder, which keeps their tokens only"
+        )
+
+
+def _trainable(text: PromptEncoder) -> TextEncoder:
+    if not isinstance(text, TextEncoder):
+        raise NelboError(
+            "two text encoders cannot be trained, only used: freeze them with "
+            "model.text.requires_grad_(False)"
+        )
+    return text
 
 
 def unit_scale(latents: LatentData) -> float:
@@ -144,13 +196,15 @@ def unit_scale(latents: LatentData) -> float:
 class PriorObjective(nn.Module):
     """The objective of a batch of latents; its parameters are the prior's and text encoder's.
 
+    A text encoder is frozen, and no part of this, where none of its weights requires a gradient.
+
     Args:
         model: whose prior, and text encoder if it has one, to train.
         objective: its name, or a weighting of the bound; see `nelbo.diffusion.objectives`.
-        condition_dropout: share of examples told the empty prompt, or no label.
+        condition_dropout: share of examples told no prompt, or no label.
 
     Raises:
-        NelboError: an unknown objective, or a share outside [0, 1).
+        NelboError: an unknown objective, a share outside [0, 1), or two text encoders to train.
     """
 
     empty_tokens: Tensor
@@ -167,10 +221,12 @@ class PriorObjective(nn.Module):
         if not 0 <= condition_dropout < 1:
             raise NelboError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
         self.prior = model.prior
-        self.text = model.text
+        frozen = model.text is None or model.text.frozen
+        self.text = None if model.text is None or frozen else _trainable(model.text)
+        self.reads_captions = model.text is not None and frozen
         self.objective = objective
         self.condition_dropout = condition_dropout
-        empty = None if model.text is None else model.text.tokens([""])
+        empty = None if self.text is None else self.text.tokens([""])
         self.register_buffer("empty_tokens", empty, persistent=False)
 
     def forward(
@@ -203,17 +259,25 @@ class PriorObjective(nn.Module):
     def _condition(
         self, latents: LatentData, generator: torch.Generator | None, part: BatchPart
     ) -> Condition | None:
-        if self.text is None and latents.labels is None:
+        self._check_told(latents)
+        if latents.tokens is None and latents.captions is None and latents.labels is None:
             return None
         device = latents.mean.device
         source = generator.device if generator is not None else device
         chance = torch.rand(part.batch, generator=generator, device=source)[part.slice]
         dropped = chance.to(device) < self.condition_dropout
-        text = label = None
-        if self.text is not None:
-            if latents.tokens is None:
-                raise NelboError("a model with a text encoder needs latents with tokens")
-            text = self.text(torch.where(dropped[:, None], self.empty_tokens, latents.tokens))
+        condition = Condition()
+        if self.text is not None and latents.tokens is not None:
+            tokens = torch.where(dropped[:, None], self.empty_tokens, latents.tokens)
+            condition = Condition(text=self.text(tokens))
+        elif latents.captions is not None and latents.caption_index is not None:
+            condition = latents.captions[latents.caption_index.masked_fill(dropped, 0)]
         if latents.labels is not None:
-            label = latents.labels.masked_fill(dropped, -1)
-        return Condition(label=label, text=text)
+            condition = replace(condition, label=latents.labels.masked_fill(dropped, -1))
+        return condition
+
+    def _check_told(self, latents: LatentData) -> None:
+        if self.text is not None and latents.tokens is None:
+            raise NelboError("a text encoder that learns needs latents with tokens")
+        if self.reads_captions and latents.captions is None:
+            raise NelboError("a frozen text encoder needs latents with embedded captions")

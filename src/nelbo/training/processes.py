@@ -90,12 +90,14 @@ class Processes:
         """Spread the weights over the processes, if they are to be.
 
         Raises:
-            NelboError: anything but a model of pixels.
+            NelboError: anything but a `Diffusion`.
         """
         if not self.sharded or self.count == 1:
             return
         if not isinstance(model, Diffusion):
-            raise NelboError("only models of pixels can be sharded: leave --shard out")
+            raise NelboError(
+                "only models of pixels with a fixed schedule can be sharded: leave --shard out"
+            )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 

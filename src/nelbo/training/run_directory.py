@@ -11,6 +11,7 @@ metrics.jsonl                          one line a logged step
 evaluation.json                        the bound of each evaluated split
 samples/                               image grids
 report.html                            the run as a page
+autoencoder/                           the run of the first stage of a latent one that has two
 
 A run that is to replace another begins in a hidden directory inside of it and takes its place with
 its first checkpoint.
@@ -29,6 +30,7 @@ from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file, read_json
+from nelbo.suggestions import directories_near
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -37,6 +39,7 @@ REPORT_FILE = "report.html"
 SAMPLES = "samples"
 TRAINING = "training"
 TENSORBOARD = "tensorboard"
+AUTOENCODER_RUN = "autoencoder"
 _OWN = (
     INDEX_FILE,
     NELBO_FILE,
@@ -54,6 +57,7 @@ _OWN = (
     "vqvae",
     "text_encoder",
     "tokenizer",
+    AUTOENCODER_RUN,
 )
 # The stages of a run that replaces another: it grows, it has won, the old one is gone.
 _GROWING, _WINNING, _MOVING = ".new-run", ".new-run-complete", ".new-run-moving"
@@ -64,11 +68,23 @@ class RunDirectory:
 
     Args:
         path: the directory; `create` makes it.
+        whole: the run that this one is a stage of, where `path` is within its directory.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, whole: RunDirectory | None = None) -> None:
+        self._path = Path(path)
         self._replaces: Path | None = None
+        self._whole = whole
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self._path if self._whole is None else self._whole.path / self._path
+
+    @property
+    def whole(self) -> RunDirectory:
+        """The run that this one is a stage of, or itself."""
+        return self if self._whole is None else self._whole
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
@@ -89,7 +105,7 @@ class RunDirectory:
             taken = cls.check_free(path, overwrite=overwrite)
             run.path.mkdir(parents=True, exist_ok=True)
             if taken:
-                run._replaces, run.path = run.path, run.path / _GROWING
+                run._replaces, run._path = run._path, run._path / _GROWING
                 run.path.mkdir()
             run.samples.mkdir()
             (run.path / METRICS_FILE).touch()
@@ -125,33 +141,57 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """The run that is in a directory.
+        """The run that is in a directory, or its settings, where it is at its first stage.
 
         Raises:
             NelboError: there is none.
         """
         _finish_replacing(Path(path))
-        if not (Path(path) / NELBO_FILE).is_file():
-            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}")
-        return cls(path)
+        run = cls(path)
+        if not run.has_model and not run.stage(AUTOENCODER_RUN).path.is_dir():
+            near = "" if Path(path).is_dir() else directories_near(Path(path))
+            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}{near}")
+        return run
+
+    def stage(self, name: str) -> RunDirectory:
+        """A run of its own within this one; it is there once it is made."""
+        return RunDirectory(name, self)
+
+    def make_stage(self, name: str) -> RunDirectory:
+        """An empty stage, in place of what was there."""
+        run = self.stage(name)
+        try:
+            if run.path.exists():
+                shutil.rmtree(run.path)
+            run.samples.mkdir(parents=True)
+            (run.path / METRICS_FILE).touch()
+        except OSError as error:
+            raise NelboError(f"cannot write to {run.path}: {error}") from error
+        return run
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a checkpoint and a model have been saved."""
+        return (self.path / NELBO_FILE).is_file()
 
     @property
     def replaces(self) -> Path | None:
-        """The directory whose run this one is to replace, until it has."""
-        return self._replaces
+        """The directory whose run this one, or the whole, is to replace, until it has."""
+        return self.whole._replaces
 
     def establish(self) -> None:
-        """Take the place of the run that this one replaces, if any."""
-        if self._replaces is None:
+        """Take the place of the run that this one, or the whole, replaces, if any."""
+        whole = self.whole
+        if whole._replaces is None:
             return
-        self.path.rename(self._replaces / _WINNING)
-        _finish_replacing(self._replaces)
-        self.path, self._replaces = self._replaces, None
+        whole.path.rename(whole._replaces / _WINNING)
+        _finish_replacing(whole._replaces)
+        whole._path, whole._replaces = whole._replaces, None
 
     def abandon(self) -> None:
-        """Leave the run that this one was to replace as it is."""
-        assert self._replaces is not None
-        shutil.rmtree(self.path)
+        """Leave the run that this one, or the whole, was to replace as it is."""
+        assert self.replaces is not None
+        shutil.rmtree(self.whole.path)
 
     @property
     def samples(self) -> Path:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nelbo.diffusers_format import load
 from nelbo.diffusion import Diffusion
+from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file
 from nelbo.training.moving_average import combine
@@ -51,5 +52,9 @@ def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None =
     model = load(run)
     if not isinstance(model, Diffusion):
         raise NelboError(f"{run} is a latent diffusion pipeline, not a run of nelbo train")
-    model.load_state_dict(weights, strict=False)
-    return model
+    if not any(name.startswith("gamma.") for name in weights):
+        model.load_state_dict(weights, strict=False)
+        return model
+    learned = ContinuousDiffusion(model)
+    learned.load_state_dict(weights, strict=False)
+    return learned.chain()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
 from nelbo.diffusion.objectives import BatchPart, check_objective, default_probabilities
 from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
@@ -91,10 +92,14 @@ class PixelTask(Task):
         check_fits(model, data)
         check_objective(config.objective)
         self.model, self.data, self.config = model, data, config
-        self.objective = _objective(config)
         self.level_sampler = make_level_sampler(
             config.level_sampler, default_probabilities(config.objective, model.num_levels)
         )
+        self.options: dict[str, Any] = {
+            "objective": _objective(config),
+            "level_sampler": self.level_sampler,
+            "input_perturbation": config.input_perturbation,
+        }
         self.examples = len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
         if config.objective == "bound":
@@ -127,11 +132,9 @@ class PixelTask(Task):
         return module(
             x_0.to(generator.device, non_blocking=True),
             None if condition is None else condition[part.slice],
-            objective=self.objective,
             generator=generator,
             part=part,
-            level_sampler=self.level_sampler,
-            input_perturbation=self.config.input_perturbation,
+            **self.options,
         )
 
     def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
@@ -141,6 +144,29 @@ class PixelTask(Task):
         chance = torch.rand(len(index), generator=generator, device=generator.device)
         label = condition.label.to(generator.device)
         return Condition(label=label.masked_fill(chance < self.config.label_dropout, -1))
+
+
+class ContinuousTask(PixelTask):
+    """A diffusion model of images whose schedule is learned beside its network."""
+
+    def __init__(
+        self, continuous: ContinuousDiffusion, data: ImageData, config: TrainingConfig
+    ) -> None:
+        expected = {"objective": ("bound",), "level_sampler": ("low_discrepancy", "uniform")}
+        for name, values in {**expected, "input_perturbation": (0.0,)}.items():
+            if getattr(config, name) not in values:
+                raise NelboError(
+                    f"a learned schedule follows the bound and the variance of its estimate, and "
+                    f"needs {name} {' or '.join(map(str, values))}; got {getattr(config, name)!r}"
+                )
+        super().__init__(continuous.model, data, config)
+        self.continuous = continuous
+        self.options = {"level_sampler": self.level_sampler}
+
+    def variant(self, wrap: Wrap) -> nn.Module:
+        """The model with a wrapped network, and the same schedule."""
+        wrapped = super().variant(wrap)
+        return _sharing(self.continuous, model=wrapped)
 
 
 class AutoencoderTask(Task):
@@ -215,13 +241,14 @@ class PriorTask(Task):
 
 _TASKS: tuple[tuple[type[nn.Module], type, Callable[[Any, Any, TrainingConfig], Task]], ...] = (
     (Diffusion, ImageData, PixelTask),
+    (ContinuousDiffusion, ImageData, ContinuousTask),
     (AutoencoderObjective, ImageData, AutoencoderTask),
     (PriorObjective, LatentData, PriorTask),
 )
 
 
 def task_for(model: nn.Module, data: ImageData | LatentData, config: TrainingConfig) -> Task:
-    """The task of a `Diffusion` or `AutoencoderObjective` on images, `PriorObjective` on latents.
+    """The task of a module on images, or of a `PriorObjective` on latents.
 
     Raises:
         NelboError: anything else, or data that do not fit.

@@ -1,0 +1,158 @@
+"""The autoencoder that a run holds, and the end of its training: its figures and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nelbo.commands.common import MESSAGES
+from nelbo.data import ImageData
+from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE
+from nelbo.diffusers_format.data_space import parse_data_space
+from nelbo.diffusers_format.files import read_own
+from nelbo.diffusion import Pixels
+from nelbo.errors import NelboError
+from nelbo.networks import AutoencoderKL
+from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
+from nelbo.report.formatting import duration
+from nelbo.report.grids import save_grid
+from nelbo.training.autoencoder_evaluation import (
+    AutoencoderReading,
+    evaluate_autoencoder,
+    fit_scale,
+)
+from nelbo.training.run_directory import RunDirectory
+
+AUTOENCODER = "vae"
+# Originals, each beside its reconstruction.
+SHOWN, COLUMNS = 32, 8
+_LATENTS = 6
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """The autoencoder of a run, with what it is of.
+
+    Attributes:
+        autoencoder: the averaged weights.
+        shape: (C, H, W) of an image.
+        data: what pixels are.
+    """
+
+    autoencoder: AutoencoderKL
+    shape: tuple[int, int, int]
+    data: Pixels
+
+    @staticmethod
+    def is_at(path: str | Path) -> bool:
+        """Whether a run of an autoencoder alone is there."""
+        where = Path(path)
+        holds = (where / AUTOENCODER).is_dir() and (where / NELBO_FILE).is_file()
+        return holds and not (where / INDEX_FILE).exists()
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device) -> AutoencoderRun:
+        """The run at `path`.
+
+        Raises:
+            NelboError: a file is missing or damaged.
+        """
+        autoencoder = AutoencoderKL.from_pretrained(path, AUTOENCODER).to(device).eval()
+        data = parse_data_space((read_own(path) or {}).get("pixels"), "pixels")
+        if not isinstance(data, Pixels):
+            raise NelboError(f"{path}/{NELBO_FILE}: the data of an autoencoder must be pixels")
+        size = autoencoder.config.sample_size
+        if size is None:
+            raise NelboError(f"{path}/{AUTOENCODER}/config.json does not say its sample_size")
+        height, width = (size, size) if isinstance(size, int) else size
+        return cls(autoencoder, (autoencoder.config.in_channels, height, width), data)
+
+
+def finish_autoencoder(
+    run: RunDirectory,
+    *,
+    train: ImageData,
+    test: ImageData,
+    images: int,
+    seed: int,
+    device: torch.device,
+    table_to: Console = MESSAGES,
+) -> dict[str, Any]:
+    """Evaluate, and write evaluation.json, samples/final.png and report.html.
+
+    Args:
+        run: what was trained, and where to.
+        train: the images it was trained on.
+        test: images held out.
+        images: how many images of each split at most.
+        seed: which of them.
+        device: where to compute.
+        table_to: where to print the figures.
+    """
+    held = AutoencoderRun.load(run.path, device)
+    autoencoder = held.autoencoder
+    scale = fit_scale(autoencoder, train)
+    readings: dict[str, AutoencoderReading] = {}
+    evaluation: dict[str, Any] = {"decoder_scale": scale}
+    for split, data in (("train", train), ("test", test)):
+        shown = data.subset(images, seed)
+        readings[split] = evaluate_autoencoder(autoencoder, shown, scale)
+        evaluation[split] = {"examples": len(shown), **dataclasses.asdict(readings[split])}
+        table_to.print(f"{split}: {reading_line(readings[split])}", soft_wrap=True)
+    table_to.print(f"scale of the decoder: {scale:.4f}, in images from −1 to 1", soft_wrap=True)
+    run.write_evaluation(evaluation)
+    few = test.subset(SHOWN, seed)
+    pairs = beside_reconstructions(autoencoder, few)
+    save_grid(pairs, run.samples / "final.png", test.levels, columns=COLUMNS)
+    notes = run.notes()
+    trained = notes["trained"]
+    model = notes["settings"]["model"]
+    report = AutoencoderReport(
+        title=f"nelbo · {run.path.resolve().name}",
+        subtitle=f"An autoencoder of {test.source}",
+        autoencoder=autoencoder,
+        pairs=pairs,
+        latents=_mean_latents(autoencoder, few.take(slice(_LATENTS))),
+        readings=readings,
+        levels=test.levels,
+        facts={
+            "likelihood": model["likelihood"],
+            "weight of the divergence": model["kl_weight"],
+            "scale of the decoder": f"{scale:.4f}",
+            "training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}",
+        },
+        metrics=run.metrics(),
+        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+    )
+    write_autoencoder_report(report, run.report)
+    return {"evaluation": evaluation, "report": str(run.report)}
+
+
+def reading_line(reading: AutoencoderReading) -> str:
+    """What an evaluation says, in one line."""
+    return (
+        f"PSNR {reading.psnr:.2f} dB ({reading.psnr_of_mean:.2f} dB of the mean error); as a VAE "
+        f"{reading.bits_per_dim:.3f} bits/dim = reconstruction {reading.reconstruction:.3f} + "
+        f"divergence {reading.divergence:.3f} ({reading.divergence_nats:.0f} nats)"
+    )
+
+
+@torch.no_grad()
+def beside_reconstructions(autoencoder: AutoencoderKL, data: ImageData) -> Tensor:
+    """Each image, then its reconstruction from the mean latent, (2N, C, H, W) uint8."""
+    pixels = Pixels(data.levels)
+    x = pixels.to_network(data.images).to(next(autoencoder.parameters()).device)
+    made = pixels.to_levels(autoencoder(x).clamp(-1, 1)).byte().cpu()
+    return torch.stack([data.images, made], 1).flatten(0, 1)
+
+
+@torch.no_grad()
+def _mean_latents(autoencoder: AutoencoderKL, data: ImageData) -> Tensor:
+    x = Pixels(data.levels).to_network(data.images).to(next(autoencoder.parameters()).device)
+    return autoencoder.encode(x).mean.cpu()

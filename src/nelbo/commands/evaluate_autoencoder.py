@@ -1,0 +1,93 @@
+"""nelbo evaluate for an autoencoder alone: PSNR, and the bound of a plain VAE."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nelbo.commands.autoencoder_run import AutoencoderRun
+from nelbo.commands.common import choose_device, mention_skipped, say, show
+from nelbo.commands.run_data import data_for_run
+from nelbo.errors import NelboError
+from nelbo.training.autoencoder_evaluation import (
+    AutoencoderReading,
+    evaluate_autoencoder,
+    fit_scale,
+)
+from nelbo.training.run_directory import RunDirectory
+
+
+def evaluate_autoencoder_run(
+    path: str,
+    source: str | None,
+    split: str,
+    *,
+    images: int | None = None,
+    resize: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+    show_table: bool = True,
+) -> dict[str, Any]:
+    """Read the autoencoder of a run on images; the result for a program.
+
+    σ is that of the finished run; for one that was broken off it is fitted to images it was
+    trained on.
+
+    Args:
+        path: the run.
+        source: images, by default what the run was trained on.
+        split: which of them.
+        images: only the first so many.
+        resize: crop and resize images of another size.
+        batch_size: images at a time.
+        device: where to compute.
+        show_table: print the result for people.
+
+    Raises:
+        NelboError: images that do not fit.
+    """
+    run = AutoencoderRun.load(path, choose_device(device))
+    data = data_for_run(path, run, source, split, resize=resize)
+    if data.levels != run.data.levels:
+        raise NelboError(
+            f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
+        )
+    mention_skipped(data)
+    data = data if images is None else data.take(slice(images))
+    scale = RunDirectory(path).evaluation().get("decoder_scale")
+    if scale is None:
+        scale = fit_scale(run.autoencoder, data_for_run(path, run, None, "train"))
+    reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
+    if show_table:
+        show(_table(reading, split))
+        say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
+    return {
+        "run": path,
+        "data": data.source,
+        "split": split,
+        "examples": len(data),
+        "decoder_scale": scale,
+        **dataclasses.asdict(reading),
+    }
+
+
+def _table(reading: AutoencoderReading, split: str) -> Table:
+    table = Table(
+        caption="the bound is that of a plain VAE, with N(0, I) as the prior of its latents",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("")
+    table.add_column(split, justify="right")
+    table.add_row("PSNR", f"{reading.psnr:.2f} dB")
+    table.add_row("PSNR of the mean error", f"{reading.psnr_of_mean:.2f} dB")
+    table.add_row("reconstruction", f"{reading.reconstruction:.3f} bits/dim")
+    nats = f"{reading.divergence_nats:.0f} nats an image"
+    table.add_row("divergence", f"{reading.divergence:.3f} bits/dim, {nats}")
+    table.add_section()
+    table.add_row("total (−ELBO)", f"{reading.bits_per_dim:.3f} bits/dim", style="bold")
+    return table

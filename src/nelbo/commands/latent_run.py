@@ -1,0 +1,126 @@
+"""The end of the training of a latent model: its bound on pixels, samples, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.sample import all_classes
+from nelbo.data import ImageData
+from nelbo.diffusion import Pixels
+from nelbo.latent import LatentDiffusion
+from nelbo.latent_bound import LatentBound
+from nelbo.report.formatting import duration
+from nelbo.report.grids import save_grid
+from nelbo.report.latent_report import LatentReport, write_latent_report
+from nelbo.report.tables import bound_json, bound_table
+from nelbo.samplers import DDIM
+from nelbo.training.run_directory import RunDirectory
+
+PROMPTS_FILE = "prompts.txt"
+SAMPLES, STEPS = 64, 25
+_SHOWN = 32
+
+
+def finish_latent(
+    run: RunDirectory,
+    model: LatentDiffusion,
+    *,
+    test: ImageData,
+    levels: int | Literal["all"],
+    images: int,
+    guidance: float,
+    seed: int,
+    table_to: Console = MESSAGES,
+) -> dict[str, Any]:
+    """Evaluate, sample, and write evaluation.json, samples/ and report.html.
+
+    Args:
+        run: where to.
+        model: the trained model.
+        test: images held out, with the captions or labels that the model is told.
+        levels: levels of the prior an image for the bound, or "all".
+        images: how many images at most.
+        guidance: of the samples.
+        seed: source of all noise.
+        table_to: where to print the bound.
+    """
+    shown = test.subset(images, seed)
+    bound = evaluate_with_progress(
+        model,
+        shown,
+        "Evaluating test",
+        levels=levels_to_evaluate(levels, model),
+        seed=seed,
+    )
+    assert isinstance(bound, LatentBound)
+    summary = bound.mean()
+    table_to.print(bound_table({"test": summary}))
+    evaluation = {"test": {**cost_json(bound, model), **bound_json(summary)}}
+    run.write_evaluation(evaluation)
+    prompts = held_out_prompts(test) if model.text is not None else []
+    with MESSAGES.status("Sampling"):
+        samples = draw_samples(model, SAMPLES, prompts, guidance=guidance, seed=seed)
+    save_grid(samples, run.samples / "final.png", test.levels)
+    asked = [prompts[i % len(prompts)] for i in range(SAMPLES)] if prompts else []
+    if asked:
+        (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
+    notes = run.notes()
+    trained = notes["trained"]
+    told = {"guidance of the samples": guidance} if prompts or model.num_classes else {}
+    report = LatentReport(
+        title=f"nelbo · {run.path.resolve().name}",
+        subtitle=f"A latent diffusion model of {test.source}",
+        model=model,
+        bound=bound,
+        evaluated=shown,
+        samples=samples[:_SHOWN],
+        prompts=asked[:_SHOWN],
+        beside=_images_of(test, asked[:_SHOWN]) if asked else None,
+        facts={
+            "training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}",
+            **told,
+        },
+        metrics=run.metrics(),
+        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+    )
+    write_latent_report(report, run.report)
+    return {"evaluation": evaluation, "report": str(run.report)}
+
+
+def draw_samples(
+    model: LatentDiffusion, n: int, prompts: Sequence[str], *, guidance: float, seed: int
+) -> Tensor:
+    """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
+    assert isinstance(model.data, Pixels)
+    condition = all_classes(model.prior, n)
+    if condition is not None:
+        condition = condition.to(next(model.parameters()).device)
+    samples = model.sample(
+        n,
+        DDIM(min(STEPS, model.prior.num_levels), spacing="trailing"),
+        condition=condition,
+        prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
+        guidance=guidance if prompts or condition is not None else 1.0,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return model.data.to_levels(samples).byte().cpu()
+
+
+def held_out_prompts(data: ImageData) -> list[str]:
+    """Captions of held-out images, in an order that is the same each time."""
+    captions = sorted({caption for caption in data.captions or () if caption})
+    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))
+    return [captions[i] for i in order.tolist()]
+
+
+def _images_of(data: ImageData, captions: Sequence[str]) -> Tensor:
+    """The first image with each of these captions."""
+    assert data.captions is not None
+    return data.images[torch.tensor([data.captions.index(caption) for caption in captions])]

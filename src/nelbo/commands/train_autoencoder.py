@@ -1,0 +1,32 @@
+"""nelbo train --model autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from nelbo.commands.train_command import Kind, TrainCommand
+from nelbo.training.config import AutoencoderSettings, TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.commands.recipe import Recipe
+    from nelbo.data import ImageData
+
+
+@dataclass(frozen=True)
+class TrainAutoencoder(TrainCommand):
+    """Train an autoencoder on images; evaluate it, draw reconstructions, and write a report."""
+
+    trains: ClassVar[Kind] = "autoencoder"
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995)
+    )
+    model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """An autoencoder."""
+        from nelbo.commands.autoencoder_recipe import AutoencoderRecipe
+
+        return AutoencoderRecipe(self.model, data, test)

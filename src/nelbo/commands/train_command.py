@@ -1,0 +1,233 @@
+"""What the commands that train have in common: their options, and the order of what happens."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from nelbo.commands.common import choose_device, mention_skipped, print_json, say
+from nelbo.errors import NelboError
+from nelbo.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.commands.recipe import Recipe
+    from nelbo.commands.training_session import TrainingImages, TrainingSession
+    from nelbo.data import ImageData
+    from nelbo.training.processes import Processes
+    from nelbo.training.run_directory import RunDirectory
+
+
+Kind = Literal["pixel", "autoencoder", "latent"]
+
+
+@dataclass(frozen=True)
+class TrainCommand(ABC):
+    """Train a model on images; evaluate its bound, sample, and write a report.
+
+    Attributes:
+        trains: the kind of model that this command trains.
+    """
+
+    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
+    """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
+    or hub:USER/NAME; with --resume or --config, by default what the settings name."""
+    trains: ClassVar[Kind]
+    kind: Annotated[Literal["auto"] | Kind, tyro.conf.arg(name="model")] = "auto"
+    """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
+    model of the latents of an autoencoder. auto is latent for emoji and pixel for other data. Each
+    has options of its own: --model latent --help."""
+    out: Path | None = None
+    """The run directory to make, or to go on with."""
+    overwrite: bool = False
+    """Replace a run that is already there, once the new one has its first checkpoint."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint, with its settings. Beside the length
+    of the run, little can be changed."""
+    config: Path | None = None
+    """Take the settings from the config.yaml of another run; what is given here comes first."""
+    size: int | None = None
+    """Height and width to cut the pictures of a folder to; 32 by default."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; by default what the pictures of a folder are."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluate_levels: int | Literal["all"] = 50
+    """Levels an image for the bound of the test split in the report: a number, or all."""
+    evaluate_images: int = 300
+    """At most so many images of each split are evaluated for the report."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Where to follow training, beside metrics.jsonl: tensorboard needs the extra `tracking`."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    threads: int | None = None
+    """CPU threads; by default the faster of one and all is measured, now and then. Fix it, and the
+    precision, to repeat a run to the last bit."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Train, evaluate, sample, report."""
+        import torch
+
+        from nelbo.commands.training_session import TrainingImages
+        from nelbo.training.processes import Processes
+
+        out, source = self._check()
+        self._announce(source)
+        device = choose_device(self.device)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        processes = Processes.join(device, sharded=self.training.shard)
+        images = TrainingImages.load(source, self.size, self.channels)
+        if processes.is_main:
+            self._mention(images)
+        run, summary = self._train(out, images, processes)
+        if not processes.is_main:
+            return
+        if self.json:
+            print_json({"run": str(run.path), **summary})
+        elif "report" in summary:
+            say(f"Report: {run.report.resolve().as_uri()}")
+        else:
+            say(f"Run: {run.path}")
+
+    def _train(
+        self, out: Path, images: TrainingImages, processes: Processes
+    ) -> tuple[RunDirectory, dict[str, Any]]:
+        """The run, and what its end says."""
+        session = self.session(images, processes)
+        run = self._directory(out, processes)
+        if processes.is_main:
+            self.save_settings(run, images, session.recipe.settings)
+        session.train(run, track=self.track)
+        processes.leave()
+        return run, self.finish(run, session)
+
+    def session(self, images: TrainingImages, processes: Processes) -> TrainingSession:
+        """What trains this kind of model; nothing is written.
+
+        Raises:
+            NelboError: settings that do not fit together or the images.
+        """
+        import torch
+
+        from nelbo.commands.training_session import TrainingSession
+
+        torch.manual_seed(self.training.seed)
+        recipe = self.recipe(images.train, images.test, processes.device)
+        return TrainingSession(
+            recipe, images, self.training, processes, threads=self.threads, resume=self.resume
+        )
+
+    def save_settings(self, run: RunDirectory, images: TrainingImages, model: Any) -> None:
+        """Write config.yaml, with what was left to the data filled in.
+
+        Args:
+            run: where to.
+            images: what is trained on.
+            model: the settings of the model.
+        """
+        from nelbo.commands.train_settings import save_command
+
+        settings = dataclasses.replace(
+            self,
+            kind=self.trains,
+            data=images.source,
+            channels=images.train.shape[0],
+            model=model,  # type: ignore[call-arg]  # every kind has its own
+            **self._paths(),
+        )
+        save_command(settings, run.config)
+
+    def finish(self, run: RunDirectory, session: TrainingSession) -> dict[str, Any]:
+        """Evaluate the finished run, as the first process does; the others do nothing."""
+        if not session.trainer.processes.is_main:
+            return {}
+        return session.recipe.finish(
+            run,
+            levels=self.evaluate_levels,
+            images=self.evaluate_images,
+            seed=self.training.seed,
+            device=session.trainer.device,
+        )
+
+    @abstractmethod
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """What this kind of model adds.
+
+        Raises:
+            NelboError: settings that do not fit together or the images.
+        """
+
+    def _paths(self) -> dict[str, Any]:
+        """Settings that are paths, as they are found again from another directory."""
+        return {}
+
+    def _announce(self, source: str) -> None:
+        """Say what was chosen, where it was left to the data."""
+        if self.kind == "auto" and self.trains == "latent":
+            say(
+                f"{source} has captions: training a diffusion model of latents that is told of "
+                "them (--model latent); --model pixel trains one of pixels"
+            )
+
+    def _mention(self, images: TrainingImages) -> None:
+        """Say what of the data is not used."""
+        mention_skipped(images.train, images.test)
+        if self.kind == "auto" and self.trains == "pixel" and images.train.has_captions:
+            say(
+                f"the captions of {images.source} are not used: a diffusion model of pixels takes "
+                "none (--model pixel); --model latent trains one of latents that does"
+            )
+
+    def _check(self) -> tuple[Path, str]:
+        from nelbo.training.run_directory import RunDirectory
+
+        self.training.check()
+        if self.out is None:
+            raise NelboError("--out is missing: give the run directory")
+        if self.data is None:
+            raise NelboError("DATA is missing: give digits, another data set, or a folder")
+        if self.resume and self.overwrite:
+            raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
+        if self.resume and self.config is not None:
+            raise NelboError("--resume takes the run's own settings: leave --config out")
+        if self.evaluate_images < 1:
+            raise NelboError(f"--evaluate-images must be at least 1, got {self.evaluate_images}")
+        if self.evaluate_levels != "all" and self.evaluate_levels < 1:
+            raise NelboError(f"--evaluate-levels must be at least 1, got {self.evaluate_levels}")
+        if self.threads is not None and self.threads < 1:
+            raise NelboError(f"--threads must be at least 1, got {self.threads}")
+        if self.resume:
+            self._check_unchanged(self.out)
+        else:
+            RunDirectory.check_free(self.out, overwrite=self.overwrite)
+        return self.out, self.data
+
+    def _check_unchanged(self, out: Path) -> None:
+        from nelbo.commands.train_settings import check_unchanged, parse_command
+        from nelbo.training.run_directory import RunDirectory
+        from nelbo.training.settings_file import read_settings
+
+        run = RunDirectory(out)
+        before = parse_command(type(self), read_settings(run.config), run.config)
+        check_unchanged(self, before, run)
+
+    def _directory(self, out: Path, processes: Processes) -> RunDirectory:
+        """The run directory, made or opened by the first process."""
+        from nelbo.training.run_directory import RunDirectory
+
+        if self.resume:
+            run = RunDirectory.open(out)
+        elif processes.is_main:
+            run = RunDirectory.create(out, overwrite=self.overwrite)
+        else:
+            run = RunDirectory(out)
+        processes.sum([0.0])  # none goes on before the directory is there
+        return run

@@ -1,0 +1,222 @@
+"""nelbo train --model latent: the prior of an autoencoder's latents, and first the autoencoder.
+
+Where no autoencoder is given, the run has two stages. The first is a run of its own, in
+autoencoder/ within the run's directory; the second is the run itself. Both divide the length that
+was asked for, and what was taken of it is read off the first, so that the whole can be broken off
+and resumed in either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nelbo.commands.common import say
+from nelbo.commands.train_autoencoder import TrainAutoencoder
+from nelbo.commands.train_command import Kind, TrainCommand
+from nelbo.errors import NelboError
+from nelbo.training.config import LatentSettings, TrainingConfig, parse_duration
+
+if TYPE_CHECKING:
+    import torch
+
+    from nelbo.commands.recipe import Recipe
+    from nelbo.commands.training_session import TrainingImages
+    from nelbo.data import ImageData
+    from nelbo.training.processes import Processes
+    from nelbo.training.run_directory import RunDirectory
+
+# The autoencoder's part of the steps or the time.
+AUTOENCODER_SHARE = 0.25
+# What of how to train holds for both stages.
+_SHARED = (
+    *("gradient_accumulation", "precision", "checkpoint_activations", "compile"),
+    *("save_every", "keep_checkpoints", "validate_every", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class TrainLatent(TrainCommand):
+    """Train a diffusion model of latents, with its text encoder and, where none is given, with its
+    autoencoder; evaluate its bound, sample, and write a report."""
+
+    trains: ClassVar[Kind] = "latent"
+    autoencoder: Path | None = None
+    """The run of --model autoencoder, or another autoencoder in the format of diffusers, whose
+    latents to model; it stays as it is. By default one is trained first, in the folder autoencoder
+    of the run."""
+    autoencoder_steps: int | None = None
+    """Without --autoencoder: how many of --steps train it, a quarter by default."""
+    autoencoder_time: str | None = None
+    """Without --autoencoder: how much of --time-budget trains it, a quarter by default."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            objective="simple", learning_rate=1e-3, ema_decay=0.9995
+        )
+    )
+    model: LatentSettings = field(default_factory=LatentSettings)
+
+    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+        """A prior of the latents of the autoencoder, of which the run keeps a copy."""
+        from nelbo.commands.latent_recipe import LatentRecipe, read_autoencoder
+
+        assert self.autoencoder is not None
+        own = read_autoencoder(self.out) if self.resume and self.out is not None else None
+        autoencoder = own or read_autoencoder(self.autoencoder)
+        if autoencoder is None:
+            raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
+        return LatentRecipe(
+            self.model,
+            autoencoder.to(device),
+            data,
+            test,
+            objective=self.training.objective,
+            condition_dropout=self.training.label_dropout,
+            resumed=self.out if self.resume else None,
+        )
+
+    def _paths(self) -> dict[str, Any]:
+        return {"autoencoder": self.autoencoder and self.autoencoder.resolve()}
+
+    def _check(self) -> tuple[Path, str]:
+        checked = super()._check()
+        steps, time = self.autoencoder_steps, self.autoencoder_time
+        if self.autoencoder is not None:
+            if steps is not None or time is not None:
+                raise NelboError(
+                    "--autoencoder-steps and --autoencoder-time are for a run that trains its own "
+                    "autoencoder: leave them or --autoencoder out"
+                )
+            return checked
+        whole = self.training
+        if steps is not None and steps < 1:
+            raise NelboError(f"--autoencoder-steps must be at least 1, got {steps}")
+        first = self.first_stage()
+        if whole.steps is not None and (first.steps or 1) >= whole.steps:
+            raise NelboError(
+                f"--autoencoder-steps {first.steps} leave none of --steps {whole.steps} for the "
+                "prior: both stages share them"
+            )
+        if whole.seconds is not None and (first.seconds or 0.0) >= whole.seconds:
+            raise NelboError(
+                f"--autoencoder-time {time} leaves nothing of the {whole.seconds:g} s of the whole "
+                "run for the prior: both stages share --time-budget"
+            )
+        return checked
+
+    def first_stage(self) -> TrainingConfig:
+        """How the autoencoder is trained: its share of the length, or what was asked for."""
+        whole, usual = self.training, TrainAutoencoder().training
+        shared = {name: getattr(whole, name) for name in _SHARED}
+        steps, time = self.autoencoder_steps, self.autoencoder_time
+        if steps is None and time is None:
+            if whole.steps is not None:
+                steps = max(1, round(AUTOENCODER_SHARE * whole.steps))
+            if whole.seconds is not None:
+                time = f"{AUTOENCODER_SHARE * whole.seconds:.1f}s"
+        if time is not None:
+            parse_duration(time)
+        return replace(usual, steps=steps, time_budget=time, **shared)
+
+    def second_stage(self, autoencoder: RunDirectory) -> TrainingConfig:
+        """How the prior is trained: what the autoencoder has left of the length.
+
+        Raises:
+            NelboError: nothing.
+        """
+        whole, taken = self.training, autoencoder.notes()["trained"]
+        steps = None if whole.steps is None else whole.steps - taken["steps"]
+        seconds = None if whole.seconds is None else whole.seconds - taken["seconds"]
+        if (steps is not None and steps < 1) or (seconds is not None and seconds < 1):
+            raise NelboError(
+                f"the autoencoder in {autoencoder.path} took {taken['steps']} steps and "
+                f"{taken['seconds']:g} s, which leaves nothing for the prior: resume with more "
+                "--steps or a longer --time-budget"
+            )
+        time = None if seconds is None else f"{seconds:.1f}s"
+        return replace(whole, steps=steps, time_budget=time)
+
+    def _train(
+        self, out: Path, images: TrainingImages, processes: Processes
+    ) -> tuple[RunDirectory, dict[str, Any]]:
+        if self.autoencoder is not None:
+            return super()._train(out, images, processes)
+        from nelbo.training.run_directory import AUTOENCODER_RUN
+
+        if not self.resume:
+            self._rehearse_prior(images, processes)
+        run = self._directory(out, processes)
+        stage = run.stage(AUTOENCODER_RUN)
+        summary: dict[str, Any] = {}
+        if not run.has_model and not stage.evaluation():
+            summary[AUTOENCODER_RUN] = self._train_autoencoder(run, images, processes)
+        prior = replace(
+            self,
+            out=run.path,
+            autoencoder=stage.path,
+            training=self.second_stage(stage),
+            resume=run.has_model,
+        )
+        if processes.is_main:
+            say("Stage 2 of 2: the prior of its latents")
+        session = prior.session(images, processes)
+        session.train(run, track=self.track, title="Prior, 2 of 2")
+        processes.leave()
+        return run, summary | self.finish(run, session)
+
+    def _train_autoencoder(
+        self, run: RunDirectory, images: TrainingImages, processes: Processes
+    ) -> dict[str, Any]:
+        """The first stage, from its beginning or its last checkpoint, and what its end says."""
+        from nelbo.training.run_directory import AUTOENCODER_RUN
+
+        stage = run.stage(AUTOENCODER_RUN)
+        resume = stage.has_model
+        command = TrainAutoencoder(
+            data=self.data,
+            size=self.size,
+            channels=self.channels,
+            training=self.first_stage(),
+            evaluate_images=self.evaluate_images,
+            track=self.track,
+            device=self.device,
+            threads=self.threads,
+            resume=resume,
+        )
+        if processes.is_main:
+            say(f"Stage 1 of 2: the autoencoder, in {run.path / AUTOENCODER_RUN}")
+        session = command.session(images, processes)
+        if processes.is_main:
+            if not resume:
+                run.make_stage(AUTOENCODER_RUN)
+            command.save_settings(stage, images, session.recipe.settings)
+            self.save_settings(run, images, self.model)
+        session.train(stage, track=self.track, title="Autoencoder, 1 of 2")
+        summary = command.finish(stage, session)
+        processes.sum([0.0])  # the others wait for what the first one evaluates
+        return summary
+
+    def _rehearse_prior(self, images: TrainingImages, processes: Processes) -> None:
+        """Settings of the second stage that do not fit show themselves before the first begins."""
+        import torch
+
+        from nelbo.commands.latent_recipe import LatentRecipe
+        from nelbo.commands.training_session import TrainingSession
+        from nelbo.training.build_latent import build_autoencoder
+
+        train = images.train
+        shown = [i for i, caption in enumerate(train.captions or ()) if caption] or range(
+            len(train)
+        )
+        few = train.take(torch.tensor(shown[: self.training.batch_size]))
+        recipe = LatentRecipe(
+            self.model,
+            build_autoencoder(few).to(processes.device),
+            few,
+            images.test,
+            objective=self.training.objective,
+            condition_dropout=self.training.label_dropout,
+        )
+        training = replace(self.training, precision="fp32")
+        TrainingSession(recipe, replace(images, train=few), training, processes)

@@ -1,0 +1,77 @@
+"""Settings of a training command that outlive it: written with a run, read back, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nelbo.errors import NelboError
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.settings_file import from_mapping, write_settings
+
+Command = TypeVar("Command")
+
+# Fields that say what to do now rather than how to train.
+NOT_SAVED = ("out", "overwrite", "resume", "config", "json")
+# Fields that a run may go on with another value of.
+_MAY_CHANGE = {
+    *("device", "threads", "track", "evaluate_levels", "evaluate_images"),
+    *("steps", "time_budget", "save_every", "keep_checkpoints", "validate_every"),
+    *("gradient_accumulation", "checkpoint_activations", "compile", "shard", "precision"),
+}
+
+
+def save_command(command: Any, path: Path) -> None:
+    """Write the settings of a command, to be read by --config and --resume."""
+    names = [f.name for f in dataclasses.fields(command) if f.name not in NOT_SAVED]
+    write_settings(path, {name: getattr(command, name) for name in names})
+
+
+def parse_command(kind: type[Command], content: Mapping[str, Any], file: Path) -> Command:
+    """The command of a kind from the settings in a file.
+
+    Raises:
+        NelboError: a field that there is not, that is not to be saved, or of another type.
+    """
+    content = dict(content)
+    forbidden = [name for name in NOT_SAVED if name in content]
+    if forbidden:
+        raise NelboError(f"{file}: {forbidden[0]!r} is given on the command line only")
+    if isinstance(content.get("training"), dict):
+        # What is left out is as this kind of model has it.
+        usual: Any = kind()
+        content["training"] = dataclasses.asdict(usual.training) | content["training"]
+    return from_mapping(kind, content, str(file))
+
+
+def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
+    """A run cannot go on with settings that would make it another run.
+
+    Raises:
+        NelboError: one that did change, or fewer steps than it has taken.
+    """
+    done = run.notes().get("trained", {}).get("steps", 0)
+    if command.training.steps is not None and command.training.steps < done:
+        raise NelboError(
+            f"the run in {run.path} has taken {done} steps already, which is more than --steps "
+            f"{command.training.steps}"
+        )
+    for name, value, old in _pairs(command, before):
+        if value != old:
+            raise NelboError(
+                f"the run in {run.path} has {name} {old!r}, which cannot change to {value!r} "
+                "halfway: leave it out, or start a new run"
+            )
+
+
+def _pairs(command: Any, before: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Each setting that must not change, by name, now and before."""
+    groups = [(command, before)]
+    groups += [(getattr(command, name), getattr(before, name)) for name in ("training", "model")]
+    for mine, kept in groups:
+        for name in (f.name for f in dataclasses.fields(mine)):
+            value = getattr(mine, name)
+            if not (dataclasses.is_dataclass(value) or name in (*NOT_SAVED, "kind", *_MAY_CHANGE)):
+                yield name, value, getattr(kept, name)

@@ -1,0 +1,228 @@
+"""One training run from its first step to its last, as a user follows it in a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nelbo.commands.common import say, training_progress
+from nelbo.commands.recipe import Recipe
+from nelbo.data import ImageData, load_data
+from nelbo.data.sources import absolute
+from nelbo.report.grids import save_image
+from nelbo.training.config import TrainingConfig
+from nelbo.training.processes import Processes
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.stopping import StopRequest
+from nelbo.training.supervisor import Note, Supervisor
+from nelbo.training.threads import ThreadTuner
+from nelbo.training.tracking import TensorBoard
+from nelbo.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What is trained on and what is held out.
+
+    Attributes:
+        source: where they come from, as it is found again from another directory.
+        train: the images to train on.
+        test: the images held out.
+    """
+
+    source: str
+    train: ImageData
+    test: ImageData
+
+    @classmethod
+    def load(cls, source: str, size: int | None, channels: int | None) -> TrainingImages:
+        """Both splits of a source, alike; arguments and errors as `nelbo.data.load_data`."""
+        train = load_data(source, "train", size=size, channels=channels)
+        test = load_data(source, "test", size=size, channels=train.shape[0])
+        return cls(absolute(source), train, test)
+
+
+class TrainingSession:
+    """Trains what a recipe makes, into a run directory.
+
+    Args:
+        recipe: the model.
+        images: what it is trained on.
+        training: how to train.
+        processes: who trains.
+        threads: CPU threads; None measures how many are best, now and then.
+        resume: go on with what the run directory holds.
+
+    Raises:
+        NelboError: settings that do not fit together, the data or the memory; nothing has been
+            written by then.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: TrainingImages,
+        training: TrainingConfig,
+        processes: Processes,
+        *,
+        threads: int | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.images = images
+        self.training = training
+        self.threads = threads
+        self.resume = resume
+        recipe.check_memory(training, processes)
+        self.trainer: Trainer[Any] = Trainer(
+            recipe.model, recipe.data, training, processes=processes
+        )
+        self.trainer.rehearse()
+        if not resume:
+            self.trainer.choose_precision()
+
+    def train(self, run: RunDirectory, *, track: str = "none", title: str = "Training") -> None:
+        """Take all steps that are left; where asked to stop, save, and exit as one does then.
+
+        Args:
+            run: where to.
+            track: "tensorboard" writes the metrics there as well.
+            title: what the progress bar says.
+
+        Raises:
+            KeyboardInterrupt: it was stopped by Ctrl-C.
+            SystemExit: it was stopped by SIGTERM.
+        """
+        trainer, images = self.trainer, self.images.train
+        is_main = trainer.processes.is_main
+        tuner = None
+        alone = trainer.processes.count == 1
+        if trainer.device.type == "cpu" and self.threads is None and alone:
+            tuner = ThreadTuner(trainer.rehearse)
+            if not self.resume:
+                tuner.tune()
+        tracker = None
+        if track == "tensorboard" and is_main:
+            tracker = TensorBoard(run.tensorboard)
+        validates = bool(self.training.validate_every)
+
+        def draw(model: Any, step: int) -> None:
+            grid = self.recipe.picture(model, self.training.seed)
+            if not is_main:
+                return
+            save_image(grid, run.samples / f"step-{step:06d}.png")
+            if tracker is not None:
+                tracker.picture("samples", grid, step)
+
+        with StopRequest() as stop:
+            supervisor = Supervisor(
+                trainer,
+                run,
+                self._notes(),
+                stop,
+                validation=self.recipe.validation if validates else None,
+                draw=draw if validates else None,
+                save=self.recipe.save,
+                tracker=tracker,
+                after_save=tuner.tune_again if tuner else lambda: None,
+            )
+            if is_main:
+                say(
+                    f"Training on {len(images)} images of {self.images.source}, shape "
+                    f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
+                    f"{_where(trainer)}"
+                )
+            if self.resume:
+                for note in supervisor.resume(same_threads=tuner is not None):
+                    if is_main:
+                        say(note.text)
+                if is_main:
+                    say(f"Resumed at step {trainer.step}")
+            self._follow(supervisor, title)
+        if not supervisor.finished:
+            self._stopped(run, stop)
+
+    def _follow(self, supervisor: Supervisor, title: str) -> None:
+        """Show what happens."""
+        trainer = supervisor.trainer
+        pace = _Pace(trainer.step)
+        with training_progress(disable=not trainer.processes.is_main) as progress:
+            task = progress.add_task(title, total=1.0, loss="", bits="", step=0, pace="")
+            for event in supervisor.run():
+                if isinstance(event, Note):
+                    if trainer.processes.is_main:
+                        say(event.text)
+                    continue
+                progress.update(
+                    task,
+                    completed=event.fraction,
+                    step=event.step,
+                    loss=f"{event.running_loss:.3f}",
+                    bits=f"{event.bits_per_dim:.3f}",
+                    pace=pace.at(event.step),
+                )
+
+    def _stopped(self, run: RunDirectory, stop: StopRequest) -> None:
+        """Say where things are, and exit as one does on that signal."""
+        if self.trainer.processes.is_main:
+            if run.replaces is not None:
+                say(f"stopped before the first checkpoint; the run in {run.replaces} is untouched")
+            elif self.trainer.step == 0:
+                say(f"stopped before the first step; {run.path} holds no trained model")
+            else:
+                say(
+                    f"stopped at step {self.trainer.step}; the model so far is in {run.path}, and "
+                    f"nelbo train --resume --out {run.whole.path} goes on with it"
+                )
+        self.trainer.processes.leave()
+        if stop.signal == signal.SIGTERM:
+            sys.exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    @property
+    def _parameters(self) -> int:
+        return sum(p.numel() for p in self.trainer.model.parameters())
+
+    def _notes(self) -> dict[str, Any]:
+        """What nelbo.json says of the run."""
+        return {
+            "source": self.images.source,
+            "training_images": len(self.images.train),
+            "label_names": list(self.recipe.label_names),
+            "parameters": self._parameters,
+            "settings": {
+                "training": dataclasses.asdict(self.training),
+                "model": dataclasses.asdict(self.recipe.settings),
+            },
+        }
+
+
+class _Pace:
+    """Steps a second over the last few seconds."""
+
+    def __init__(self, step: int) -> None:
+        self._marks = [(time.perf_counter(), step)]
+
+    def at(self, step: int) -> str:
+        now = time.perf_counter()
+        if now - self._marks[-1][0] > 1.0:
+            self._marks = [*self._marks[-5:], (now, step)]
+        since, first = self._marks[0]
+        rate = (step - first) / max(now - since, 1e-9)
+        return f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/step"
+
+
+def _where(trainer: Trainer[Any]) -> str:
+    count = trainer.processes.count
+    if trainer.device.type == "cpu":
+        threads = torch.get_num_threads()
+        place = f"the CPU, {threads} thread{'s' * (threads > 1)}"
+    else:
+        place = str(trainer.device)
+    return f"{place}, {trainer.precision}" + (f", {count} processes" if count > 1 else "")

@@ -1,0 +1,247 @@
+"""The report of an autoencoder: reconstructions, its bound as a plain VAE, and its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nelbo.networks import AutoencoderKL
+from nelbo.report import curves, fragments
+from nelbo.report.formatting import number, setting
+from nelbo.report.page import page, write_html
+from nelbo.report.theme import COLORS, new_figure, to_inline_svg
+from nelbo.training.autoencoder_evaluation import AutoencoderReading
+
+# The value of a latent that is drawn white; its negative is black.
+_WHITE = 2.5
+_LATENT_ROWS = 6
+
+_ROWS = (
+    ("psnr", "PSNR, mean over images", "dB", 2),
+    ("psnr_of_mean", "PSNR of the mean squared error", "dB", 2),
+    ("reconstruction", "reconstruction, −E log p(x|z)", "bits/dim", 3),
+    ("divergence", "divergence, KL(q(z|x) ‖ N(0, I))", "bits/dim", 3),
+    ("bits_per_dim", "total (−ELBO) as a plain VAE", "bits/dim", 3),
+    ("divergence_nats", "divergence", "nats per image", 0),
+)
+_WORDS = (
+    (
+        "PSNR",
+        "Peak signal-to-noise ratio: how much larger the range of pixels is than the error of the "
+        "reconstruction from the mean latent.",
+        "10 log<sub>10</sub>(2² / mean (<i>x</i> − <i>x̂</i>)²) dB, <i>x</i> in [−1, 1]",
+    ),
+    (
+        "Bound as a plain VAE",
+        "A bound on the log-probability of the pixels with N(0, I) as the prior of the latents. A "
+        "diffusion model that learns the prior takes the place of the divergence.",
+        "log <i>p</i>(<i>x</i>) ≥ E[log <i>p</i>(<i>x</i>|<i>z</i>)] − KL(<i>q</i>(<i>z</i>|"
+        "<i>x</i>) ‖ N(0, I))",
+    ),
+    (
+        "Scale of the decoder",
+        "The standard deviation σ of p(x|z) around the decoded image, the most likely one on "
+        "training images.",
+        "<i>p</i>(<i>x</i>|<i>z</i>) = N(decode(<i>z</i>), σ²), in bins of the pixel levels",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class AutoencoderReport:
+    """What the report tells; every part that is empty is left out.
+
+    Attributes:
+        title: of the page.
+        subtitle: a line below it.
+        autoencoder: what was trained.
+        pairs: images, each followed by its reconstruction, pixel levels, (2n, C, H, W).
+        latents: the mean latents of the first of these images, (m, C', H', W').
+        readings: by the name of their split; "test" makes the headline.
+        levels: how many levels a pixel has.
+        facts: names and values to tell at the top.
+        metrics: rows of the training loop.
+        settings: nested mappings.
+    """
+
+    title: str
+    subtitle: str
+    autoencoder: AutoencoderKL
+    pairs: UInt8[Tensor, "pairs channels height width"]
+    latents: Float[Tensor, "rows latent_channels latent_height latent_width"]
+    readings: Mapping[str, AutoencoderReading]
+    levels: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_autoencoder_report(report: AutoencoderReport, path: str | Path) -> None:
+    """Write the report as one self-contained HTML file, whole or not at all."""
+    write_html(render_autoencoder(report), path)
+
+
+def render_autoencoder(report: AutoencoderReport) -> str:
+    """The report as HTML."""
+    test = report.readings.get("test")
+    parts = [
+        _header(report),
+        fragments.section(
+            "Reconstructions",
+            "Held-out images, each beside what the decoder makes of its mean latent.",
+            fragments.pair(
+                *(
+                    fragments.image_panel("", half, report.levels, f"{len(half) // 2} pairs")
+                    for half in report.pairs.split(_halved(len(report.pairs)))
+                )
+            ),
+        ),
+        _readings(report),
+        _latents(report),
+        curves.section(
+            report.metrics,
+            "The bound as training saw it, as a plain VAE, averaged over the last steps.",
+            reference=test.bits_per_dim if test else None,
+        ),
+        fragments.settings(report.settings),
+        fragments.section("What the words mean", "", _glossary()),
+    ]
+    return page(report.title, parts)
+
+
+def kl_by_channel(readings: Mapping[str, AutoencoderReading]) -> Figure:
+    """What each channel of the latents has of the divergence, nats per image."""
+    channels = len(next(iter(readings.values())).divergence_by_channel)
+    figure = new_figure(5.0, 0.9 + 0.32 * channels)
+    axes = figure.add_subplot()
+    height = 0.8 / len(readings)
+    for row, (split, reading) in enumerate(readings.items()):
+        values = reading.divergence_by_channel
+        places = [c + (row - (len(readings) - 1) / 2) * height for c in range(channels)]
+        color = COLORS["score-matching" if split == "test" else "train"]
+        axes.barh(places, values, height=0.9 * height, color=color, alpha=0.8, label=split)
+    axes.set_yticks(range(channels), [str(c + 1) for c in range(channels)])
+    axes.invert_yaxis()
+    axes.set_xlabel("nats per image", color=COLORS["muted"])
+    axes.set_ylabel("channel", color=COLORS["muted"])
+    axes.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(COLORS["rule"])
+    axes.legend(frameon=False, fontsize=9.5, labelcolor=COLORS["muted"])
+    return figure
+
+
+def latent_pictures(
+    latents: Float[Tensor, "rows channels latent_height latent_width"], height: int, width: int
+) -> UInt8[Tensor, "rows channels 3 height width"]:
+    """Each channel as a grey picture of this size: −2.5 is black, 2.5 white."""
+    grey = ((latents / _WHITE).clamp(-1, 1) + 1) * 127.5
+    large = torch.nn.functional.interpolate(grey, (height, width), mode="nearest")
+    return large.round().byte()[:, :, None].expand(-1, -1, 3, -1, -1)
+
+
+def _header(report: AutoencoderReport) -> str:
+    config = report.autoencoder.config
+    channels, height, width = report.pairs.shape[1:]
+    factor = config.downscale
+    latent = (height // factor, width // factor, config.latent_channels)
+    values = channels * height * width
+    facts: dict[str, Any] = {
+        "image": f"{height} × {width} × {channels}",
+        "latents": f"{' × '.join(str(side) for side in latent)}, 1/"
+        f"{number(values / (latent[0] * latent[1] * latent[2]), 1)} of the values",
+        "parameters": f"{sum(p.numel() for p in report.autoencoder.parameters()):,}",
+        **report.facts,
+    }
+    headline = ""
+    test = report.readings.get("test")
+    if test is not None:
+        headline = (
+            f'<p class="headline"><b>{number(test.psnr, 2)}</b><span>dB, PSNR of held-out images'
+            "</span></p>"
+            f'<p class="meaning">{number(test.bits_per_dim, 3)} bits/dim as a plain VAE, whose '
+            "prior of the latents is N(0, I): what a diffusion model of them has to better.</p>"
+        )
+    items = [(name, setting(name, value)) for name, value in facts.items()]
+    return (
+        f"<header><h1>{escape(report.title)}</h1>"
+        f'<p class="subtitle">{escape(report.subtitle)}</p>{headline}'
+        f"{fragments.definitions(items, 'facts')}</header>"
+    )
+
+
+def _halved(count: int) -> int:
+    """Half of the images, whole pairs, and at least one."""
+    return max(2, 2 * -(-count // 4))
+
+
+def _readings(report: AutoencoderReport) -> str:
+    if not report.readings:
+        return ""
+    head = "".join(f'<th scope="col">{escape(split)}</th>' for split in report.readings)
+    body = "".join(
+        f'<tr class="{"total" if name == "bits_per_dim" else "term"}"><th scope="row">'
+        f"{escape(label)}, {unit}</th>"
+        + "".join(
+            f"<td>{number(getattr(reading, name), decimals)}</td>"
+            for reading in report.readings.values()
+        )
+        + "</tr>"
+        for name, label, unit, decimals in _ROWS
+    )
+    return fragments.section(
+        "How good it is",
+        "Means over images of the training and of the held-out ones.",
+        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>",
+    )
+
+
+def _latents(report: AutoencoderReport) -> str:
+    if not report.readings or not len(report.latents):
+        return ""
+    latents = report.latents[:_LATENT_ROWS]
+    count = latents.shape[1]
+    channels, height, width = report.pairs.shape[1:]
+    images = report.pairs[::2][: len(latents)].float() * (255 / (report.levels - 1))
+    shown = images.round().byte().expand(-1, 3, -1, -1) if channels == 1 else images.round().byte()
+    pictures = torch.cat([shown[:, None], latent_pictures(latents, height, width)], 1)
+    rows = [("", row, False) for row in pictures]
+    reading = report.readings.get("test") or next(iter(report.readings.values()))
+    costs = reading.divergence_by_channel
+    under = [("image", "")] + [(f"{c + 1}", f"{costs[c]:,.0f} nats") for c in range(count)]
+    film = fragments.film(rows, under, "Images, and each channel of their latents beside them")
+    bars = fragments.captioned(
+        to_inline_svg(
+            kl_by_channel(report.readings),
+            "by-channel",
+            "Divergence of each channel of the latents",
+        ),
+        "KL(q(z|x) ‖ N(0, I)) by channel: what each one says of an image. A channel near zero is "
+        "not used.",
+        "Cost of each channel",
+    )
+    return fragments.section(
+        "The latents",
+        "The mean latent of a few images, a channel a picture: black is −2.5, white 2.5.",
+        film,
+        f'<div style="margin-top: 28px">{bars}</div>',
+    )
+
+
+def _glossary() -> str:
+    items = "".join(
+        f'<dt>{escape(word)}</dt><dd>{escape(meaning)}<span class="formula">{formula_html}</span>'
+        "</dd>"
+        for word, meaning, formula_html in _WORDS
+    )
+    return f'<dl class="glossary">{items}</dl>'

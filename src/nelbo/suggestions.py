@@ -1,0 +1,56 @@
+"""What a mistyped name may have meant, in words to end a message with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+_SHOWN = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean a or b?)" for the known names that are nearly `name`; "" without any."""
+    return _question(get_close_matches(name, list(known), _SHOWN))
+
+
+def directories_near(path: Path) -> str:
+    """The directories whose path is nearly that of one that is not there, or those beside it.
+
+    The first folder of the path that is wrong is mended, then the next; "" where nothing is near.
+    """
+    here = [Path(path.anchor)]
+    for part in Path(path.relative_to(path.anchor)).parts:
+        below = [_mended(folder, part) for folder in here]
+        if not any(below):
+            break
+        here = [folder for mended in below for folder in mended]
+    else:
+        return _question([str(folder) for folder in here[:_SHOWN]])
+    parent = path.parent
+    beside = _folders(parent) if parent != Path() else []
+    return f" ({parent} holds {listed(beside)})" if beside else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _mended(folder: Path, name: str) -> list[Path]:
+    """The folder of that name, or those of nearly that name."""
+    if name == ".." or (folder / name).is_dir():
+        return [folder / name]
+    return [folder / near for near in get_close_matches(name, _folders(folder), _SHOWN)]
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        return sorted(p.name for p in parent.iterdir() if p.is_dir() and p.name[0] != ".")
+    except OSError:
+        return []
+
+
+def _question(names: Sequence[str]) -> str:
+    return f" (did you mean {' or '.join(names)}?)" if names else ""

@@ -1,0 +1,246 @@
+"""nelbo train --model latent without an autoencoder: both stages in one run, broken off in each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import nelbo
+from nelbo.cli import main
+from nelbo.commands.latent_recipe import read_autoencoder
+from nelbo.commands.train import Train, TrainAutoencoder, TrainLatent, starting_point
+from nelbo.data import ImageData
+from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, build_latent_model
+from nelbo.training.checkpoints import Checkpoints
+from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import PriorObjective, encode_data
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.trainer import Trainer
+from tests.commands.squares import draw_squares
+from tests.commands.test_train_latent import EXACT, LATENT, assert_same
+from tests.faults.test_killed import start, wait_for
+from tests.faults.test_mistakes import mistake
+
+STEPS = 16
+STAGES = [*LATENT, "--size", "8", "--steps", str(STEPS)]
+FIRST, SECOND = 4, 12
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return draw_squares(tmp_path_factory.mktemp("stages") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def run(pictures) -> Path:
+    out = pictures.parent / "run"
+    main(["train", str(pictures), *STAGES, "--out", str(out)])
+    return out
+
+
+def steps_of(run: Path) -> int:
+    return RunDirectory(run).notes()["trained"]["steps"]
+
+
+def broken_off(run: Path, out: Path, *left: str) -> Path:
+    """A copy of the run of which only these files and folders are left."""
+    out.mkdir()
+    for name in ("config.yaml", *left):
+        copy = shutil.copytree if (run / name).is_dir() else shutil.copy
+        copy(run / name, out / name)
+    return out
+
+
+def without_end(run: Path, steps: int) -> None:
+    """As if the run had been killed after the last checkpoint but one."""
+    kept = Checkpoints(run / "training")
+    shutil.rmtree(kept.path(steps))
+    assert 0 <= kept.steps()[-1] < steps
+    (run / "evaluation.json").unlink()
+
+
+def test_one_command_makes_both(run):
+    assert (steps_of(run / "autoencoder"), steps_of(run)) == (FIRST, SECOND)
+    model = nelbo.load(run)
+    assert model.text is not None
+    first, copied = (read_autoencoder(path) for path in (run / "autoencoder", run))
+    assert first is not None
+    assert copied is not None
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, copied.state_dict()[name])
+    kept = yaml.safe_load((run / "config.yaml").read_text())
+    assert (kept["kind"], kept["autoencoder"], kept["training"]["steps"]) == ("latent", None, STEPS)
+    first_kept = yaml.safe_load((run / "autoencoder" / "config.yaml").read_text())
+    assert (first_kept["kind"], first_kept["training"]["steps"]) == ("autoencoder", FIRST)
+    assert "psnr" in RunDirectory(run / "autoencoder").evaluation()["test"]
+
+
+def test_killed_in_the_first_stage(run, tmp_path):
+    out = broken_off(run, tmp_path / "out", "autoencoder", "samples", "metrics.jsonl")
+    without_end(out / "autoencoder", FIRST)
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(run, out, SECOND)
+
+
+def test_killed_before_the_first_checkpoint_and_between_the_stages(run, tmp_path, capsys):
+    out = broken_off(run, tmp_path / "first", "samples", "metrics.jsonl")
+    (out / "autoencoder" / "samples").mkdir(parents=True)  # begun, and nothing saved
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(run, out, SECOND)
+    assert "Stage 1 of 2: the autoencoder" in capsys.readouterr().err
+    out = broken_off(run, tmp_path / "between", "autoencoder", "samples", "metrics.jsonl")
+    main(["train", "--resume", "--out", str(out), "--json"])
+    printed = capsys.readouterr()
+    assert "Stage 1" not in printed.err
+    assert "autoencoder" not in json.loads(printed.out)
+    assert_same(run, out, SECOND)
+
+
+def test_killed_in_the_second_stage(run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run, out)
+    without_end(out, SECOND)
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(run, out, SECOND)
+
+
+@pytest.mark.slow
+def test_stopped_in_the_first_and_killed_in_the_second(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    process = start("train", pictures, *STAGES, "--out", out)
+    wait_for(out / "autoencoder", 1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"nelbo train --resume --out {out} goes on" in " ".join(errors.split())
+    process = start("train", "--resume", "--out", out)
+    wait_for(out, 1)
+    process.kill()
+    process.wait()
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(run, out, SECOND)
+
+
+def test_the_first_stage_may_serve_another_run(run, pictures, tmp_path):
+    out = tmp_path / "again"
+    options = [*LATENT, "--size", "8", "--steps", str(SECOND)]
+    source = str(run / "autoencoder")
+    main(["train", str(pictures), *options, "--autoencoder", source, "--out", str(out)])
+    assert_same(run, out, SECOND)
+
+
+def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    old = RunDirectory.create(out)
+    (old.path / "nelbo.json").write_text('{"old": 1}')
+    new = RunDirectory.create(out, overwrite=True)
+    stage = new.make_stage("autoencoder")
+    assert stage.replaces == out
+    assert RunDirectory(out).notes() == {"old": 1}
+    stage.write_evaluation({"test": {}})
+    stage.establish()
+    assert (stage.path, new.path, stage.replaces) == (out / "autoencoder", out, None)
+    assert stage.evaluation() == {"test": {}}
+    assert not RunDirectory(out).has_model
+    assert RunDirectory.open(out).path == out  # at its first stage
+    later = RunDirectory.create(out, overwrite=True)
+    later.make_stage("autoencoder").abandon()
+    assert RunDirectory(out).stage("autoencoder").evaluation() == {"test": {}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["emoji"], TrainLatent),
+        (["--size", "64", "emoji"], TrainLatent),
+        (["--overwrite", "emoji"], TrainLatent),
+        (["emoji", "--model", "auto", "--text-width=96"], TrainLatent),
+        (["emoji", "--model", "pixel"], Train),
+        (["emoji", "--model", "autoencoder"], TrainAutoencoder),
+        (["digits", "--out", "emoji"], Train),
+        ([], Train),
+    ],
+)
+def test_the_model_suits_the_data(arguments, kind):
+    assert type(starting_point(arguments)) is kind
+
+
+def test_what_is_chosen_is_said(pictures, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    # The size of a batch fails after the choice and before any work.
+    message = mistake(capsys, "train", "emoji", *out, "--evaluate-images", "0")
+    assert "must be at least 1" in message
+    tiny = ["--widths", "8", "--levels", "4", "--steps", "1", "--batch-size", "4", *EXACT]
+    main(["train", str(pictures), "--size", "8", *tiny, *out, "--evaluate-images", "2"])
+    assert "--model latent trains one of latents that does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "second"),
+    [
+        ({"steps": 100}, (25, None), (75, None)),
+        ({"time_budget": "6h"}, (None, 5400.0), (None, 21600 - 70.0)),
+        ({}, (None, 150.0), (None, 600 - 70.0)),
+        ({"steps": 100, "time_budget": "200s"}, (25, 50.0), (75, 130.0)),
+        ({"autoencoder_steps": 10, "steps": 100}, (10, None), (75, None)),
+        ({"autoencoder_time": "100s", "time_budget": "200s"}, (None, 100.0), (None, 130.0)),
+    ],
+)
+def test_the_length_is_divided(asked, first, second, tmp_path):
+    length = {k: v for k, v in asked.items() if k in ("steps", "time_budget")}
+    own = {k: v for k, v in asked.items() if k not in length}
+    command = TrainLatent(training=TrainingConfig(**length), **own)
+    done = RunDirectory(tmp_path)
+    (tmp_path / "nelbo.json").write_text('{"trained": {"steps": 25, "seconds": 70.0}}')
+    for stage, expected in ((command.first_stage(), first), (command.second_stage(done), second)):
+        assert (stage.steps, stage.seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "latents", "count"),
+    [((8, 8), 4, 2), ((28, 28), 14, 2), ((32, 32), 8, 3), ((64, 64), 16, 3), ((128, 128), 16, 4)],
+)
+def test_latents_have_a_sensible_size(size, latents, count):
+    widths = autoencoder_widths(*size)
+    assert len(widths) == count
+    assert size[0] // 2 ** (count - 1) == latents
+
+
+def test_both_stages_take_a_step_at_64(generator):
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    data = ImageData("noise", images, 256, tuple("abcd"))
+    autoencoder = build_autoencoder(data)
+    assert autoencoder.config.block_out_channels == (24, 48, 96)
+    model = build_latent_model(autoencoder, data, widths=(16, 16), heads=2, levels=10)
+    assert model.prior.shape == (8, 16, 16)
+    config = TrainingConfig(steps=1, batch_size=2, objective="simple")
+    latents = encode_data(model, data, generator=generator)
+    (step,) = Trainer(PriorObjective(model), latents, config).run()
+    assert step.gradient_norm > 0
+
+
+def test_mistakes_are_explained(run, pictures, tmp_path, capsys):
+    common = [pictures, *STAGES, "--out", tmp_path / "new"]
+    message = mistake(capsys, "train", *common, "--autoencoder-steps", str(STEPS))
+    assert f"leave none of --steps {STEPS} for the prior" in message
+    message = mistake(capsys, "train", *common, "--autoencoder-steps", "0")
+    assert "--autoencoder-steps must be at least 1" in message
+    options = ["--time-budget", "10s", "--autoencoder-time", "10s"]
+    assert "leaves nothing of the 10 s" in mistake(capsys, "train", *common, *options)
+    options = ["--autoencoder", run / "autoencoder", "--autoencoder-steps", "3"]
+    assert "leave them or --autoencoder out" in mistake(capsys, "train", *common, *options)
+    # What does not fit the second stage is said before the first.
+    message = mistake(capsys, "train", *common, "--widths", "8", "16", "16", "16")
+    assert "latents are 4×4" in message
+    assert not (tmp_path / "new").exists()
+    message = mistake(capsys, "train", "--resume", "--out", run, "--autoencoder-steps", "5")
+    assert "has autoencoder_steps None, which cannot change to 5" in message
+    short = broken_off(run, tmp_path / "short", "autoencoder", "samples", "metrics.jsonl")
+    message = mistake(capsys, "train", "--resume", "--out", short, "--steps", "4")
+    assert "which leaves nothing for the prior: resume with more --steps" in message
