@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nelbo.distributions import DiscretizedNormal
     from nelbo.errors import MissingExtraError, NelboError
     from nelbo.latent import LatentDiffusion
-    from nelbo.latent_bound import LatentBound
+    from nelbo.latent_bound import LatentBound, LatentBoundMap
     from nelbo.mhvae import MHVAE, TractableMHVAE
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
     from nelbo.networks.guidance import Guidance
@@ -53,6 +53,7 @@ _PUBLIC = {
     "Estimate": "nelbo.bound",
     "Guidance": "nelbo.networks.guidance",
     "LatentBound": "nelbo.latent_bound",
+    "LatentBoundMap": "nelbo.latent_bound",
     "LatentDiffusion": "nelbo.latent",
     "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.mhvae",
@@ -90,6 +91,7 @@ __all__ = [
     "Estimate",
     "Guidance",
     "LatentBound",
+    "LatentBoundMap",
     "LatentDiffusion",
     "LevelProfile",
     "MissingExtraError",

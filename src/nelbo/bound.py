@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -134,6 +134,10 @@ class Bound:
     reconstruction_calls: Int[Tensor, " batch"] = None  # type: ignore[assignment]
     level_calls: Int[Tensor, " batch"] = None  # type: ignore[assignment]
 
+    # What is drawn with x_1, and the variances of it, for rounds of draws to share out.
+    _first_means: ClassVar[tuple[str, ...]] = ("reconstruction",)
+    _first_variances: ClassVar[tuple[str, ...]] = ("reconstruction_variance",)
+
     def __post_init__(self) -> None:
         one = torch.ones_like(self.reconstruction, dtype=torch.int64)
         defaults = {
@@ -176,9 +180,14 @@ class Bound:
         return self.dims * math.log(2.0)
 
     @property
+    def first_variance(self) -> Float[Tensor, " batch"]:
+        """Monte Carlo variance of all that is drawn once for each draw of x_1, nats², (B,)."""
+        return self.reconstruction_variance
+
+    @property
     def monte_carlo_variance(self) -> Float[Tensor, " batch"]:
         """Estimated Monte Carlo variance of each example's bound, nats²; nan where unknown."""
-        return self.reconstruction_variance + _variance_of_sum(
+        return self.first_variance + _variance_of_sum(
             self.weights.detach() * self.score_matching.detach()
         )
 
@@ -188,7 +197,7 @@ class Bound:
     def mean(self) -> BoundSummary:
         """Dataset means of every term, each with its two errors."""
         n = len(self)
-        reconstruction = self.reconstruction_variance.double().sum().item() / n**2
+        first = variance_over_images(self.first_variance)
         columns = (self.weights.detach() * self.score_matching.detach()).double()
         # What neighbouring strata differ by in all images alike is no noise.
         correction = 1.0
@@ -196,10 +205,12 @@ class Bound:
             columns, correction = columns - columns.mean(0), n / (n - 1)
         score_matching = correction * _variance_of_sum(columns).sum().item() / n**2
         return BoundSummary(
-            reconstruction=Estimate.of(self.reconstruction, reconstruction),
+            reconstruction=Estimate.of(
+                self.reconstruction, variance_over_images(self.reconstruction_variance)
+            ),
             prior_matching=Estimate.of(self.prior_matching, 0.0),
             score_matching=Estimate.of(self.total_score_matching, score_matching),
-            elbo=Estimate.of(self.elbo, reconstruction + score_matching),
+            elbo=Estimate.of(self.elbo, first + score_matching),
             examples=n,
             dims=self.dims,
         )
@@ -264,7 +275,7 @@ class Bound:
         return replace(bounds[0], **joined)
 
     @staticmethod
-    def merge(rounds: Iterable[Bound]) -> Bound:
+    def merge(rounds: Iterable[BoundKind]) -> BoundKind:
         """One bound of the same examples from independent rounds of draws.
 
         Each term of a round counts in proportion to the network evaluations behind it, so the
@@ -286,22 +297,27 @@ class Bound:
         level_calls = torch.stack([b.level_calls for b in rounds])
         first_share = first_calls / first_calls.sum(0)
         level_share = level_calls / level_calls.sum(0).clamp(min=1)
-        reconstructions = torch.stack([b.reconstruction for b in rounds])
-        variances = torch.stack([b.reconstruction_variance for b in rounds])
         weights = [
             b.weights * share[:, None].to(b.weights)
             for b, share in zip(rounds, level_share, strict=True)
         ]
-        return Bound(
-            reconstruction=_share_out(first_share, reconstructions),
-            prior_matching=rounds[0].prior_matching,
+        first = rounds[0]
+        shared: dict[str, Any] = {
+            name: _share_out(share, torch.stack([getattr(b, name) for b in rounds]))
+            for names, share in (
+                (first._first_means, first_share),
+                (first._first_variances, first_share.square()),
+            )
+            for name in names
+        }
+        return replace(
+            first,
             score_matching=torch.cat([b.score_matching for b in rounds], 1),
             levels=torch.cat([b.levels for b in rounds], 1),
             weights=torch.cat(weights, 1),
-            dims=rounds[0].dims,
-            reconstruction_variance=_share_out(first_share.square(), variances),
             reconstruction_calls=first_calls.sum(0),
             level_calls=level_calls.sum(0),
+            **shared,
         )
 
     def tensors(self) -> list[tuple[str, Tensor]]:
@@ -367,6 +383,11 @@ def _variance_of_sum(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, " b
     paired = n if n % 2 == 0 else n - 3
     variance = (columns[:, 0:paired:2] - columns[:, 1:paired:2]).square().sum(1)
     return variance if paired == n else variance + 3.0 * columns[:, paired:].var(1)
+
+
+def variance_over_images(variance: Float[Tensor, " batch"]) -> float:
+    """The variance of the mean over images that are drawn apart, from that of each."""
+    return variance.double().sum().item() / len(variance) ** 2
 
 
 def variance_of_mean(draws: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:

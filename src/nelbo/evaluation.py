@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import Bound
+from nelbo.bound import Bound, variance_over_images
 from nelbo.bound_store import BoundStore
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
@@ -105,11 +105,15 @@ def batch_generators(
     return lambda index: generator_for(seed, index, device=device)
 
 
+def chain_of(model: Diffusion | LatentDiffusion) -> Diffusion:
+    """The chain whose levels are evaluated: the model of pixels, or the prior of latents."""
+    return model if isinstance(model, Diffusion) else model.prior
+
+
 def calls_per_image(model: Diffusion | LatentDiffusion, levels: int | Estimator | None) -> int:
     """How many evaluations of the denoising network `evaluate` makes for each image."""
     estimator = as_estimator(levels)
-    chain = model if isinstance(model, Diffusion) else model.prior
-    chosen, _ = estimator.choose(1, chain.num_levels)
+    chosen, _ = estimator.choose(1, chain_of(model).num_levels)
     return (estimator.reconstructions + chosen.shape[1]) * (2 if estimator.antithetic else 1)
 
 
@@ -129,7 +133,7 @@ class Reading:
 
 
 def evaluate_to_error(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     data: ImageData,
     error: float,
     *,
@@ -144,7 +148,8 @@ def evaluate_to_error(
     Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`), in rounds
     over all images: a small first one tells how noisy each term is, the next are as large as that
     asks for. Where as many levels are needed as there are, every one is evaluated. The last
-    reading holds the result.
+    reading holds the result. The error of a latent model holds that of its draws of z_0 and of the
+    reconstruction of pixels.
 
     Args:
         model: the model, evaluated where its weights are.
@@ -164,7 +169,7 @@ def evaluate_to_error(
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
     check_fits(model, data)
-    T, n, calls = model.num_levels, len(data), 0
+    T, n, calls = chain_of(model).num_levels, len(data), 0
     if score_matching_square is None and T > 1:
         score_matching_square, calls = pilot(model, data, generator)
     proposal = proposal_from(
@@ -208,7 +213,7 @@ def evaluate_to_error(
 
 @dataclass(frozen=True)
 class _Draws:
-    """Draws an image: of x_1, and of other levels."""
+    """Draws an image: of level 1, and of the others."""
 
     first: int
     levels: int
@@ -217,13 +222,14 @@ class _Draws:
 def _more_draws(bound: Bound, target: float) -> _Draws:
     r"""What to add so that the Monte Carlo variance of the mean comes down to `target`, nats².
 
-    With R draws of x_1 and K of levels the variance is A/R + C/K. The fewest calls R + K that make
-    it V have :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman allocation).
+    With R draws of x_1, or of z_0 and z_1, and K of levels the variance is A/R + C/K. The fewest
+    calls R + K that make it V have :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman
+    allocation).
     """
     summary = bound.mean()
     have_first = int(bound.reconstruction_calls[0])
     have_levels = int(bound.level_calls[0])
-    first = summary.reconstruction.monte_carlo_error * math.sqrt(have_first)
+    first = math.sqrt(variance_over_images(bound.first_variance) * have_first)
     levels = summary.score_matching.monte_carlo_error * math.sqrt(have_levels)
     scale = (first + levels) / target
     more_first = math.ceil(first * scale) - have_first
@@ -241,7 +247,7 @@ def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
 
 
 def pilot(
-    model: Diffusion, data: ImageData, generator: torch.Generator | None = None
+    model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator | None = None
 ) -> tuple[Tensor, int]:
     """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
 
@@ -255,12 +261,12 @@ def pilot(
     x_0 = model.data.to_network(images.images).to(next(model.parameters()).device)
     with torch.no_grad():
         bound = model.elbo(
-            x_0, labels_for(model, images), levels=_Pilot(reconstructions=0), generator=generator
+            x_0, condition_for(model, images), levels=_Pilot(reconstructions=0), generator=generator
         )
     square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
-    known = bound.levels[0].cpu()
-    filled = torch.zeros(model.num_levels + 1, dtype=torch.float64)
-    between = np.interp(np.arange(2, model.num_levels + 1), known.numpy(), square.log().numpy())
+    known, T = bound.levels[0].cpu(), chain_of(model).num_levels
+    filled = torch.zeros(T + 1, dtype=torch.float64)
+    between = np.interp(np.arange(2, T + 1), known.numpy(), square.log().numpy())
     filled[2:] = torch.from_numpy(between).exp()
     return filled, int(bound.calls.sum())
 
@@ -287,6 +293,13 @@ def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condit
         return labels_for(model, data)
     with torch.no_grad():
         return model.condition_on(data.captions or [None] * len(data))
+
+
+def told_of(model: Diffusion | LatentDiffusion, data: ImageData) -> str:
+    """What `condition_for` tells the model of each image: "the caption", "the class", or ""."""
+    if isinstance(model, LatentDiffusion) and model.text is not None:
+        return "the caption" if data.captions is not None else ""
+    return "the class" if model.num_classes and data.labels is not None else ""
 
 
 def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:

@@ -16,7 +16,7 @@ whose first encoder step is learned and whose others are the prior's. Level t of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,15 +24,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.bound import variance_of_mean
 from nelbo.conditioning import Condition
-from nelbo.diffusion import Continuous, Diffusion, Pixels
+from nelbo.diffusion import Continuous, Diffusion, LevelProfile, Pixels
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.model import Sampler
 from nelbo.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.editing import Edit
 from nelbo.errors import NelboError
-from nelbo.estimators import Estimator
-from nelbo.latent_bound import LatentBound
+from nelbo.estimators import Estimator, as_estimator
+from nelbo.latent_bound import LatentBound, LatentBoundMap
 from nelbo.mhvae import MHVAE, Level, per_example
 from nelbo.networks import AutoencoderKL, ControlledUNet, TextUNetConfig
 from nelbo.networks.guidance import Guidance
@@ -106,6 +107,34 @@ class LatentDiffusion(MHVAE):
     ) -> Float[Tensor, "batch channels height width"]:
         """The image of scaled latents, in about [−1, 1], unclipped."""
         return self.autoencoder.decode(z / self.scale)
+
+    @property
+    def profile(self) -> LevelProfile | None:
+        """What each level of the prior costs, if it was measured."""
+        return self.prior.profile
+
+    def with_profile(
+        self, profile: LevelProfile, *, variance: str | None = None
+    ) -> LatentDiffusion:
+        """The same model with a profile of its prior, and another variance where one is named."""
+        return self.with_prior(self.prior.with_profile(profile, variance=variance))
+
+    def respace(self, levels: Sequence[int] | Tensor) -> LatentDiffusion:
+        """The same model with a shorter chain for its prior, through these levels of it."""
+        return self.with_prior(self.prior.respace(levels))
+
+    def with_prior(self, prior: Diffusion) -> LatentDiffusion:
+        """A model that shares everything but the prior."""
+        model = LatentDiffusion(
+            self.autoencoder,
+            prior,
+            text=self.text,
+            scale=self.scale,
+            data=self.data,
+            decoder_scale=self.decoder_scale,
+        )
+        model.training = self.training  # the shared parts stay in the mode that they are in
+        return model
 
     # The chain x ← z_0 ← … ← z_T
 
@@ -201,32 +230,97 @@ class LatentDiffusion(MHVAE):
             x_0: images on the levels of `data`, (B, C, H, W).
             condition: what the prior is told of each; without one a model of text is the
                 unconditional one.
-            levels: how many levels of the prior to evaluate an image, as `TractableMHVAE.elbo`.
+            levels: how many levels of the prior to evaluate an image, as `TractableMHVAE.elbo`;
+                `reconstructions` counts draws of z_0, each with one of z_1.
             generator: the source of all noise.
 
         Raises:
             NelboError: no `decoder_scale`, or images that are not data of this model.
         """
+        return self._evaluate(x_0, condition, levels, generator, map_values=False)[0]
+
+    def bound_map(
+        self,
+        x_0: Float[Tensor, "batch channels height width"],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LatentBoundMap:
+        """Where in each image and in its latent the nats go, beside the bound of the same draws.
+
+        Arguments and errors are those of `elbo`; memory is bounded by the batch.
+        """
+        bound, maps = self._evaluate(x_0, condition, levels, generator, map_values=True)
+        assert maps is not None
+        return LatentBoundMap(*maps, bound)
+
+    def _evaluate(
+        self,
+        x_0: Tensor,
+        condition: Condition | None,
+        levels: int | Estimator | None,
+        generator: torch.Generator | None,
+        *,
+        map_values: bool,
+    ) -> tuple[LatentBound, tuple[Tensor, Tensor] | None]:
+        """The bound of each image and, on request, what each value of it and its latent costs."""
         self.check_data(x_0)
+        condition = self.condition_of(x_0, condition)
+        estimator, prior = as_estimator(levels), self.prior
         q = self.encode(x_0)
-        z = draw(q, generator)
-        reconstruction = per_example(self.p_data(z).log_prob(x_0))
-        prior = self.prior.elbo(
-            z, self._condition_of(z, condition), levels=levels, generator=generator
-        )
-        return LatentBound(
-            reconstruction=reconstruction,
-            entropy=per_example(q.entropy()),
-            latent_reconstruction=prior.reconstruction,
-            prior_matching=prior.prior_matching,
-            score_matching=prior.score_matching,
-            levels=prior.levels,
-            weights=prior.weights,
+        entropy = q.entropy()
+        # A KL between normals asks for no more than E z_0².
+        prior_matching = prior.prior_matching_map((q.mean.square() + q.variance).sqrt())
+        pixel_map, latent_map = torch.zeros_like(x_0), prior_matching - entropy
+
+        def draws(term: Callable[..., Tensor], z: Tensor | Normal, t: Tensor, w: Tensor) -> Tensor:
+            nonlocal latent_map
+            found = prior.draw_term(
+                term,
+                z,
+                t,
+                condition,
+                weights=w if map_values else None,
+                antithetic=estimator.antithetic,
+                generator=generator,
+            )
+            if found.total is not None:
+                latent_map = latent_map + found.total
+            return found.values
+
+        count = estimator.reconstructions
+        first = torch.ones(len(x_0), 1, dtype=torch.int64, device=x_0.device)
+        none = x_0.new_zeros(len(x_0), 0)
+        pixels, latents = [none], [none]
+        for _ in range(count):
+            z = draw(q, generator)
+            log_p = self.p_data(z).log_prob(x_0)
+            pixel_map = pixel_map - log_p / count
+            pixels.append(per_example(log_p)[:, None])
+            latents.append(draws(prior.first_map, z, first, x_0.new_full(first.shape, -1 / count)))
+        reconstruction, latent_reconstruction = torch.cat(pixels, 1), torch.cat(latents, 1)
+        chosen, weights = estimator.choose(len(x_0), prior.num_levels, generator)
+        chosen, weights = chosen.to(x_0.device), weights.to(x_0)
+        # Each level has a draw of z_0 of its own, so that the columns are independent.
+        score_matching = draws(prior.score_matching_map, q, chosen, weights)
+        calls = torch.full_like(first[:, 0], 2 if estimator.antithetic else 1)
+        bound = LatentBound(
+            reconstruction=reconstruction.mean(1),
+            entropy=per_example(entropy),
+            latent_reconstruction=latent_reconstruction.mean(1),
+            prior_matching=per_example(prior_matching),
+            score_matching=score_matching,
+            levels=chosen,
+            weights=weights,
             dims=x_0[0].numel(),
-            # z_0 is drawn once, so the variance of the terms it is in stays unknown.
-            reconstruction_calls=prior.reconstruction_calls,
-            level_calls=prior.level_calls,
+            reconstruction_variance=variance_of_mean(reconstruction.detach()),
+            latent_reconstruction_variance=variance_of_mean(latent_reconstruction.detach()),
+            joint_variance=variance_of_mean((reconstruction + latent_reconstruction).detach()),
+            reconstruction_calls=calls * count,
+            level_calls=calls * chosen.shape[1],
         )
+        return bound, (pixel_map, latent_map) if map_values else None
 
     def path_elbo(
         self,
@@ -236,7 +330,7 @@ class LatentDiffusion(MHVAE):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " batch"]:
         """The bound by its definition, of one encoder path x, z_0, …, z_T; nats, (B,)."""
-        condition = self._condition_of(x_0, condition)
+        condition = self.condition_of(x_0, condition)
         return super().path_elbo(x_0, condition, generator=generator)
 
     @torch.no_grad()
@@ -345,7 +439,12 @@ class LatentDiffusion(MHVAE):
             raise NelboError("give either a condition, or a prompt and control")
         return self.prior.guided(guidance, unconditional), condition
 
-    def _condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
+    def condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
+        """What the prior is told of a batch: `condition`, or without one nothing.
+
+        Raises:
+            NelboError: a condition of another number of examples.
+        """
         if condition is None:
             return None if self.text is None else self._condition(len(batch), None, None)
         if condition.batch_size != len(batch):

@@ -225,6 +225,12 @@ class TractableMHVAE(MHVAE):
         """The reconstruction term of each value, (B, ...)."""
         return self.p_data(x_1, condition).log_prob(x_0)
 
+    def first_map(
+        self, x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """`reconstruction_map` as a term of level t = 1, for `draw_term`."""
+        return self.reconstruction_map(x_0, x_1, condition)
+
     def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
         """The prior matching term of each value, (B, ...)."""
         q = self.q_marginal(x_0, self.num_levels)
@@ -290,8 +296,8 @@ class TractableMHVAE(MHVAE):
         self.check_data(x_0)
         estimator = as_estimator(levels)
 
-        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> _Draws:
-            return self._draw_term(
+        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> Draws:
+            return self.draw_term(
                 term,
                 x_0,
                 chosen,
@@ -301,14 +307,9 @@ class TractableMHVAE(MHVAE):
                 generator=generator,
             )
 
-        def reconstruction(
-            x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None
-        ) -> Tensor:
-            return self.reconstruction_map(x_0, x_1, condition)
-
         count = estimator.reconstructions
         first = torch.ones(len(x_0), count, dtype=torch.int64, device=x_0.device)
-        reconstructions = draws(reconstruction, first, x_0.new_full(first.shape, 1 / max(1, count)))
+        reconstructions = draws(self.first_map, first, x_0.new_full(first.shape, 1 / max(1, count)))
         chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
         chosen, weights = chosen.to(x_0.device), weights.to(x_0)
         score_matching = draws(self.score_matching_map, chosen, weights)
@@ -329,33 +330,46 @@ class TractableMHVAE(MHVAE):
             return bound, None
         return bound, score_matching.total + prior_matching - reconstructions.total
 
-    def _draw_term(
+    def draw_term(
         self,
         term: Callable[..., Tensor],
-        x_0: Tensor,
+        x_0: Tensor | Distribution,
         levels: Int[Tensor, "batch columns"],
         condition: Condition | None,
         *,
         weights: Float[Tensor, "batch columns"] | None,
         antithetic: bool,
         generator: torch.Generator | None,
-    ) -> _Draws:
-        """`term(x_0, x_t, t, condition)` at one draw of x_t, or a mirrored pair, for each level."""
-        batch, signs = len(x_0), 2 if antithetic else 1
+    ) -> Draws:
+        """A term at one draw of x_t, or a mirrored pair, for each level of each example.
+
+        Args:
+            term: of each value, given (x_0, x_t, t, condition): `first_map`, `score_matching_map`.
+            x_0: data, (B, ...), or a distribution of it, of which each level has a draw of its own.
+            levels: of each example, (B, K).
+            condition: what the model is told of each example.
+            weights: of each level, (B, K), for the sum by value.
+            antithetic: use the noise of x_t with both signs.
+            generator: the source of all noise.
+        """
+        like = x_0.mean if isinstance(x_0, Distribution) else x_0
+        batch, signs = len(like), 2 if antithetic else 1
         # Several columns share a network call on (level, example) pairs.
-        group = max(1, VALUES_PER_CALL // max(1, signs * x_0.numel()))
-        found = [x_0.new_zeros(batch, 0)]
-        total = None if weights is None else torch.zeros_like(x_0)
+        group = max(1, VALUES_PER_CALL // max(1, signs * like.numel()))
+        found = [like.new_zeros(batch, 0)]
+        total = None if weights is None else torch.zeros_like(like)
         for start in range(0, levels.shape[1], group):
             columns = levels[:, start : start + group].unbind(1)
-            x_t, repeat = [], signs * len(columns)
+            data, x_t, repeat = [], [], signs * len(columns)
             for t in columns:
-                q = self.q_marginal(x_0, t)
+                data.append(draw(x_0, generator) if isinstance(x_0, Distribution) else x_0)
+                q = self.q_marginal(data[-1], t)
                 x_t.append(draw(q, generator))
                 if antithetic:
+                    data.append(data[-1])
                     x_t.append(2 * q.mean - x_t[-1])
             costs = term(
-                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                torch.cat(data),
                 torch.cat(x_t),
                 torch.cat([t for t in columns for _ in range(signs)]),
                 None if condition is None else condition.repeat(repeat),
@@ -363,12 +377,12 @@ class TractableMHVAE(MHVAE):
             found.append(costs.flatten(3).sum(3).mean(1).T)
             if total is not None and weights is not None:
                 share = weights[:, start : start + group].T
-                share = share.view(*share.shape, *[1] * (x_0.ndim - 1))
+                share = share.view(*share.shape, *[1] * (like.ndim - 1))
                 total = total + (share * costs.mean(1)).sum(0)
-        return _Draws(torch.cat(found, 1), total)
+        return Draws(torch.cat(found, 1), total)
 
 
-class _Draws(NamedTuple):
+class Draws(NamedTuple):
     """A term at several levels an example, (B, K), and its weighted sum by value, (B, ...)."""
 
     values: Tensor

@@ -14,6 +14,7 @@ from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.estimators import Stratified
+from nelbo.latent import LatentDiffusion
 
 # Mixed precision has to save at least this share of the time.
 _WORTHWHILE = 0.1
@@ -46,7 +47,11 @@ class Trial:
 
 @torch.no_grad()
 def try_bfloat16(
-    model: Diffusion, x_0: Tensor, condition: Condition | None = None, *, seed: int = 0
+    model: Diffusion | LatentDiffusion,
+    x_0: Tensor,
+    condition: Condition | None = None,
+    *,
+    seed: int = 0,
 ) -> Trial:
     """Evaluate a few levels of some images in both precisions, in turn, on the same noise.
 

@@ -107,11 +107,23 @@ class _Stretched(torch.nn.Module):
         super().__init__()
         self.model, self.factor = model, factor
 
-    def elbo(self, z, condition, *, levels, generator):
-        bound = self.model.elbo(z / self.factor, condition, levels=levels, generator=generator)
+        self.num_levels = model.num_levels
+        self.first_map, self.score_matching_map = model.first_map, model.score_matching_map
+
+    def prior_matching_map(self, z):
+        return self.model.prior_matching_map(z / self.factor)
+
+    def draw_term(self, term, z, *arguments, **options):
+        narrow = (
+            Normal(z.mean / self.factor, z.stddev / self.factor)
+            if isinstance(z, Normal)
+            else z / self.factor
+        )
+        found = self.model.draw_term(term, narrow, *arguments, **options)
+        if term != self.first_map:
+            return found
         jacobian = z[0].numel() * math.log(self.factor)
-        object.__setattr__(bound, "reconstruction", bound.reconstruction - jacobian)
-        return bound
+        return found._replace(values=found.values - jacobian)
 
 
 def std_of_samples(schedule: NoiseSchedule) -> float:

@@ -1,4 +1,4 @@
-"""nelbo classify: the class of each image by the bound of a class-conditional model."""
+"""nelbo classify: the class or prompt of each image by the bound of a conditional model."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    load_pixel_model,
     mention_skipped,
     print_json,
     show,
 )
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, ConditionOptions, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nelbo.conditioning import Condition
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.evidence import Classification
-
-_NO_LATENTS = "in Python, nelbo.evidence.classify takes model.prior and latents"
+    from nelbo.latent import LatentDiffusion
 
 
 @dataclass(frozen=True)
 class Classify:
-    """Classify images by the bound of a class-conditional model, without a classifier."""
+    """Classify images by the bound of a class- or text-conditional model, without a classifier."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run or diffusers pipeline directory of a class-conditional model, or a Hub id."""
+    """A run or diffusers pipeline directory of a conditional model, or a Hub id."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
     """Which images: train, test or all."""
+    prompt_file: Path | None = None
+    """For a model of text, what may be said of an image, one prompt a line; by default the names of
+    the classes of the images."""
+    template: str = "{}"
+    """What the name of a class is said in, such as "a photo of a {}"."""
     images: int | None = None
     """Classify the first so many images only."""
     margin: float = 3.0
@@ -59,22 +65,23 @@ class Classify:
         """Classify, print the accuracy where labels are known, and the cost."""
         self.computing.check()
         at_least_one(images=self.images, batch_size=self.batch_size)
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(
-            choose_device(self.computing.device)
-        )
+        from nelbo.diffusers_format import load
+        from nelbo.evaluation import chain_of
+
+        model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        result = self._classify(model, data)
+        classes = self._classes(model, data)
+        result = self._classify(model, data, classes)
         if self.out is not None:
-            _write(self.out, data, result)
+            _write(self.out, data, result, classes.names)
         calls = float(result.calls.double().mean())
-        every = model.num_classes * model.num_levels
-        accuracy = None
-        if data.labels is not None and bool((data.labels >= 0).any()):
-            known = data.labels >= 0
-            accuracy = float((result.label == data.labels)[known].double().mean())
+        count, T = classes.condition.batch_size, chain_of(model).num_levels
+        known = classes.of_images >= 0
+        right = (result.label == classes.of_images)[known].double()
+        accuracy = float(right.mean()) if len(right) else None
         if self.computing.json:
             print_json(
                 {
@@ -82,53 +89,118 @@ class Classify:
                     "data": data.source,
                     "split": self.split,
                     "images": len(data),
+                    "classes": count,
+                    "images_of_known_class": len(right),
                     "accuracy": accuracy,
+                    "chance": 1 / count,
                     "calls_per_image": calls,
-                    "calls_for_all_classes_and_levels": every,
+                    "calls_for_all_classes_and_levels": count * T,
                     "certain": float((result.remaining.sum(1) == 1).double().mean()),
                 }
             )
             return
         if accuracy is not None:
-            show(f"{accuracy:.1%} of {len(data):,} images are classified as they are labelled")
+            show(
+                f"{accuracy:.1%} of {len(right):,} images are classified as they are "
+                f"{classes.known_by}; chance is {1 / count:.1%}"
+            )
         show(
-            f"{calls:,.1f} network evaluations an image; all {model.num_classes} classes at all "
-            f"{model.num_levels:,} levels would be {every:,}"
+            f"{calls:,.1f} network evaluations an image; all {count} classes at all "
+            f"{T:,} levels would be {count * T:,}"
         )
         if self.out is not None:
             show(f"Each image: {self.out}")
 
-    def _classify(self, model: Diffusion, data: ImageData) -> Classification:
+    def _classes(self, model: Diffusion | LatentDiffusion, data: ImageData) -> _Classes:
+        """The classes of a class-conditional model, or prompts for one of text.
+
+        Raises:
+            NelboError: a model that is told nothing, or prompts that do not fit it or the images.
+        """
+        import torch
+
+        from nelbo.evaluation import chain_of
+        from nelbo.latent import LatentDiffusion
+
+        text = model if isinstance(model, LatentDiffusion) and model.text is not None else None
+        unknown = torch.full((len(data),), -1)
+        of_images = unknown if data.labels is None else data.labels
+        if text is None:
+            if self.prompt_file is not None:
+                raise NelboError(f"--prompt-file: {self.run_path} has no text encoder")
+            condition = all_classes(chain_of(model), model.num_classes)
+            if condition is None or model.num_classes < 2:
+                raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
+            return _Classes(condition, data.label_names, of_images, "labelled")
+        known_by = "labelled"
+        if self.prompt_file is not None:
+            prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
+            place = {prompt: i for i, prompt in enumerate(prompts)}
+            if len(place) < len(prompts):
+                twice = next(p for i, p in enumerate(prompts) if place[p] != i)
+                raise NelboError(f"--prompt-file {self.prompt_file} holds {twice!r} twice")
+            captions = data.captions or [None] * len(data)
+            of_images = torch.tensor([place.get(caption or "", -1) for caption in captions])
+            known_by = "captioned"
+        elif data.label_names:
+            if "{}" not in self.template:
+                raise NelboError(f"--template {self.template!r} has no {{}} for the class")
+            prompts = tuple(self.template.replace("{}", name) for name in data.label_names)
+        else:
+            raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
+        if len(prompts) < 2:
+            raise NelboError(f"classification needs at least 2 prompts, found {len(prompts)}")
+        with torch.no_grad():
+            return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
+
+    def _classify(
+        self, model: Diffusion | LatentDiffusion, data: ImageData, classes: _Classes
+    ) -> Classification:
         import torch
 
         from nelbo.diffusion import Pixels
         from nelbo.evaluation import check_fits
         from nelbo.evidence import Classification, Classifier
+        from nelbo.evidence.classification import images_at_once
 
         check_fits(model, data)
         assert isinstance(model.data, Pixels)
-        classes = all_classes(model, model.num_classes)
-        if classes is None or model.num_classes < 2:
-            raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
         device = next(model.parameters()).device
         classifier = Classifier(
             model,
-            classes.to(device),
+            classes.condition.to(device),
             margin=self.margin,
             draws=self.draws,
             generator=torch.Generator().manual_seed(self.computing.seed),
         )
         done = []
+        size = min(self.batch_size, images_at_once(classes.condition.batch_size))
         with counting_progress() as progress:
             task = progress.add_task(f"Classifying {data.source}", total=len(data), status="")
-            for batch in data.batches(self.batch_size):
+            for batch in data.batches(size):
                 done.append(classifier(model.data.to_network(batch.images).to(device)))
                 progress.update(task, advance=len(batch))
         return Classification.cat(done)
 
 
-def _write(path: Path, data: ImageData, result: Classification) -> None:
-    names = data.label_names
+@dataclass(frozen=True)
+class _Classes:
+    """What an image may be.
+
+    Attributes:
+        condition: of each class.
+        names: of the classes, if they have any.
+        of_images: the class of each image, −1 where it is not known, (N,).
+        known_by: how the class of an image is known, as a participle.
+    """
+
+    condition: Condition
+    names: tuple[str, ...]
+    of_images: Tensor
+    known_by: str
+
+
+def _write(path: Path, data: ImageData, result: Classification, names: tuple[str, ...]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:

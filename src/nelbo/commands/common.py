@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+
+Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
 
 # Results go to standard output, and what happens on the way to standard error, so that a result
 # can be piped and --json has standard output to itself.
@@ -59,7 +62,7 @@ def load_pixel_model(path: str, otherwise: str) -> Diffusion:
     raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
 
 
-def optimal_chain(run_path: str, model: Diffusion, steps: int | None) -> Diffusion:
+def optimal_chain(run_path: str, model: Model, steps: int | None) -> Model:
     """The chain of `steps` levels with the best bound and its optimal variance.
 
     Raises:
@@ -73,8 +76,9 @@ def optimal_chain(run_path: str, model: Diffusion, steps: int | None) -> Diffusi
         raise NelboError(
             f"{run_path} has no level profile to choose levels by: run nelbo fit {run_path} once"
         )
-    fitted = model.with_profile(model.profile, variance="analytic")
-    return fitted.respace(optimal_levels(model.profile, steps))
+    fitted: Any = model.with_profile(model.profile, variance="analytic")
+    shorter: Model = fitted.respace(optimal_levels(model.profile, steps))
+    return shorter
 
 
 def training_progress(*, disable: bool = False) -> Progress:

@@ -9,11 +9,11 @@ import tyro
 
 from nelbo.commands.common import (
     choose_device,
-    load_pixel_model,
     mention_skipped,
     print_json,
     show,
 )
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
@@ -21,12 +21,10 @@ from nelbo.commands.run_data import data_for_run
 if TYPE_CHECKING:
     from nelbo.bound import Bound
 
-_NO_LATENTS = "compare takes models of pixels"
-
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two models on the same images by a paired test of their bounds."""
+    """Compare two models, of pixels or of latents, on the same images by a paired test."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """As in `nelbo train`."""
@@ -35,7 +33,7 @@ class Compare:
     split: str = "test"
     """Which images: train, test or all."""
     levels: int = 50
-    """Levels of the chain an image, the same noise for both models."""
+    """Levels of the chain an image; two models of one kind meet the same levels and noise."""
     images: int | None = None
     """Compare on the first so many images only."""
     resize: bool = False
@@ -52,7 +50,7 @@ class Compare:
 
         self.computing.check()
         at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
-        bounds, classes = zip(*map(self._evaluate, self.runs), strict=True)
+        bounds, told = zip(*map(self._evaluate, self.runs), strict=True)
         first, second = bounds
         result = compare(
             first, second, generator=torch.Generator().manual_seed(self.computing.seed)
@@ -85,9 +83,9 @@ class Compare:
             f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
             f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
         )
-        if bool(classes[0]) != bool(classes[1]):
-            told = self.runs[0] if classes[0] else self.runs[1]
-            show(f"{told} is told the class of each image, the other is not")
+        if told[0] != told[1]:
+            for run, what in zip(self.runs, told, strict=True):
+                show(f"{run} is told {what or 'nothing'} of each image")
         better = self.runs[0] if result.mean.mean < 0 else self.runs[1]
         share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
         if result.p_value < 0.05:
@@ -95,13 +93,17 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _evaluate(self, run: str) -> tuple[Bound, int]:
-        """The bound of a run, and how many classes its model is told of."""
-        model = load_pixel_model(run, _NO_LATENTS).to(choose_device(self.computing.device))
+    def _evaluate(self, run: str) -> tuple[Bound, str]:
+        """The bound of a run, and what its model is told of each image."""
+        from nelbo.diffusers_format import load
+        from nelbo.evaluation import told_of
+
+        model = load(run).to(choose_device(self.computing.device))
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
+        fit_missing_scale(run, model, data, self.computing.seed)
         bound = evaluate_with_progress(
             model,
             data,
@@ -110,4 +112,4 @@ class Compare:
             batch_size=self.batch_size,
             seed=self.computing.seed,
         )
-        return bound, model.num_classes
+        return bound, told_of(model, data)

@@ -15,6 +15,7 @@ from nelbo.commands.common import (
     say,
     show,
 )
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     cost_json,
     cost_line,
@@ -42,8 +43,6 @@ IMAGES_FILE = "images.csv"
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "computing", "out")
 _TRIED_IMAGES = 16
-# Levels an image for a latent model, whose error is not known beforehand.
-_LATENT_LEVELS = 50
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,10 @@ class Evaluate:
     """Which images: train, test or all."""
     error: float | None = None
     """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
-    0.01 where neither this nor --levels is given. For models of pixels."""
+    0.01 where neither this nor --levels is given."""
     levels: int | Literal["all", "optimal"] | None = None
     """Instead, levels of the chain an image: all, or a number, drawn and weighted without bias.
-    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance. 50 for a
-    latent model."""
+    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
@@ -83,7 +81,6 @@ class Evaluate:
     def run(self) -> None:
         """Print the bound."""
         from nelbo.diffusers_format import load
-        from nelbo.latent import LatentDiffusion
 
         self.computing.check()
         at_least_one(images=self.images, batch_size=self.batch_size)
@@ -105,9 +102,9 @@ class Evaluate:
         if self.images is not None:
             data = data.take(slice(self.images))
         description = f"Evaluating {data.source}, {self.split}"
-        if isinstance(loaded, LatentDiffusion):
-            self._evaluate_latent(loaded, data, description, processes)
-            return
+        fit_missing_scale(
+            self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
+        )
         model = self._chain(loaded)
         store = self._store(model, data, processes)
         dtype, tried = choose_dtype(
@@ -176,57 +173,17 @@ class Evaluate:
         settings["seed"] = self.computing.seed
         return open_store(self.out, model, data, settings, processes)
 
-    def _evaluate_latent(
-        self, model: LatentDiffusion, data: ImageData, description: str, processes: Processes
-    ) -> None:
-        """The bound on pixels of a latent model, told the captions or labels of the images."""
-        import torch
-
-        from nelbo.calibration import fit_decoder_scale
-
-        for name in ("error", "steps"):
-            if getattr(self, name) is not None:
-                raise NelboError(f"--{name} is for models of pixels: give --levels")
-        if self.levels == "optimal":
-            raise NelboError("--levels optimal is for models of pixels: give a number, or all")
-        if self.precision == "auto":
-            raise NelboError("--precision auto is for models of pixels: give fp32 or bf16")
-        if model.decoder_scale is None:
-            # A pipeline from elsewhere says nothing of it.
-            model.decoder_scale = fit_decoder_scale(
-                model, data, generator=torch.Generator().manual_seed(self.computing.seed)
-            )
-            say(
-                f"{self.run_path} has no scale of its decoder; the one that suits these images "
-                f"best, {model.decoder_scale:.4f}, flatters the bound a little"
-            )
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        bound = evaluate_with_progress(
-            model,
-            data,
-            description,
-            levels=levels_to_evaluate(self.levels or _LATENT_LEVELS, model.prior),
-            batch_size=self.batch_size,
-            seed=self.computing.seed,
-            dtype=dtype,
-            store=self._store(model, data, processes),
-        )
-        calls = int(bound.calls.sum())
-        self._show(bound, model.prior, data, calls, dtype, processes, density=False)
-
     def _show(
         self,
         bound: Bound,
-        model: Diffusion,
+        model: Diffusion | LatentDiffusion,
         data: ImageData,
         calls: int,
         dtype: torch.dtype,
         processes: Processes,
-        *,
-        density: bool | None = None,
     ) -> None:
-        """Print the result; by default it is a density where `model` is not of pixels."""
         from nelbo.diffusion import Pixels
+        from nelbo.evaluation import chain_of
         from nelbo.evidence import write_ranking
         from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
@@ -236,8 +193,7 @@ class Evaluate:
         if self.out is not None:
             write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
-        if density is None:
-            density = not isinstance(model.data, Pixels)
+        density = not isinstance(model.data, Pixels)
         if self.computing.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
@@ -253,23 +209,24 @@ class Evaluate:
             table = bound_table({self.split: summary}, density=density)
             show(table)
             show(result_line(summary, bits_unit(density)))
-            show(cost_line(len(bound), model.num_levels, calls))
+            show(cost_line(len(bound), chain_of(model).num_levels, calls))
             if self.out is not None:
                 show(f"Each image: {self.out / IMAGES_FILE}")
 
-    def _chain(self, model: Diffusion) -> Diffusion:
+    def _chain(self, model: Diffusion | LatentDiffusion) -> Diffusion | LatentDiffusion:
         """The chain to evaluate: the whole one, or a shorter one of its own bound."""
+        from nelbo.evaluation import chain_of
         from nelbo.samplers.spacing import spaced_levels
 
         if self.levels == "optimal":
             return optimal_chain(self.run_path, model, self.steps)
         if self.steps is None:
             return model
-        return model.respace(spaced_levels(model.num_levels, self.steps, "linspace"))
+        return model.respace(spaced_levels(chain_of(model).num_levels, self.steps, "linspace"))
 
 
 def choose_dtype(
-    model: Diffusion, data: ImageData, precision: str, tolerance: float, seed: int
+    model: Diffusion | LatentDiffusion, data: ImageData, precision: str, tolerance: float, seed: int
 ) -> tuple[torch.dtype, int]:
     """The type to compute the network in, and the network evaluations that finding it took.
 
@@ -283,7 +240,7 @@ def choose_dtype(
     import torch
 
     from nelbo.diffusion import Pixels
-    from nelbo.evaluation import check_fits, labels_for
+    from nelbo.evaluation import check_fits, condition_for
     from nelbo.precision import try_bfloat16
 
     if precision != "auto":
@@ -294,7 +251,7 @@ def choose_dtype(
     assert isinstance(model.data, Pixels)
     few = data.take(slice(_TRIED_IMAGES))
     x_0 = model.data.to_network(few.images).to(next(model.parameters()).device)
-    trial = try_bfloat16(model, x_0, labels_for(model, few), seed=seed)
+    trial = try_bfloat16(model, x_0, condition_for(model, few), seed=seed)
     dtype = trial.dtype(tolerance)
     say(
         f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: bf16 takes 1/{trial.speedup:.2f} of the "
@@ -304,9 +261,11 @@ def choose_dtype(
     return dtype, trial.calls
 
 
-def _stored_proposal(model: Diffusion) -> torch.Tensor | None:
+def _stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
     """E KL² at each level from the model's level profile, if it has one of this very chain."""
+    from nelbo.evaluation import chain_of
+
     profile = model.profile
-    if profile is None or profile.num_levels != model.num_levels:
+    if profile is None or profile.num_levels != chain_of(model).num_levels:
         return None
     return profile.score_matching_square

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
 
 
-def levels_to_evaluate(asked: int | Literal["all"], model: Diffusion) -> int | None:
+def levels_to_evaluate(
+    asked: int | Literal["all"], model: Diffusion | LatentDiffusion
+) -> int | None:
     """How many levels to draw; None, each once, where as many are asked for as there are."""
-    return None if asked == "all" or asked >= model.num_levels - 1 else asked
+    from nelbo.evaluation import chain_of
+
+    return None if asked == "all" or asked >= chain_of(model).num_levels - 1 else asked
 
 
 def evaluate_with_progress(
@@ -59,7 +63,7 @@ def evaluate_with_progress(
 
 
 def evaluate_to_error_with_progress(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     data: ImageData,
     description: str,
     error: float,
@@ -95,7 +99,9 @@ def evaluate_to_error_with_progress(
     return bound, calls
 
 
-def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[str, Any]:
+def cost_json(
+    bound: Bound, model: Diffusion | LatentDiffusion, calls: int | None = None
+) -> dict[str, Any]:
     """What a bound took: levels of the score matching term an image, and network evaluations.
 
     Args:
@@ -103,13 +109,16 @@ def cost_json(bound: Bound, model: Diffusion, calls: int | None = None) -> dict[
         model: the model it is of.
         calls: network evaluations, where a pilot took more than the bound tells.
     """
+    from nelbo.evaluation import chain_of
+
+    T = chain_of(model).num_levels
     calls = int(bound.calls.sum()) if calls is None else calls
     return {
         "levels_per_image": bound.levels.shape[1],
-        "levels_of_chain": model.num_levels - 1,
+        "levels_of_chain": T - 1,
         "calls": calls,
         "calls_per_image": calls / len(bound),
-        "calls_for_all_levels": model.num_levels * len(bound),
+        "calls_for_all_levels": T * len(bound),
     }
 
 

@@ -12,21 +12,26 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    load_pixel_model,
     mention_skipped,
     print_json,
     show,
 )
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion, LevelProfile
+    from nelbo.latent import LatentDiffusion
 
-_NO_LATENTS = "in Python, nelbo.level_profile(model.prior, z) measures the chain of its prior"
+# Images encoded at a time.
+_ENCODED = 64
 _SHOWN = (5, 10, 25, 50, 100)
 
 
@@ -52,6 +57,7 @@ class Fit:
 
     def run(self) -> None:
         """Measure, store, and print the bounds that short chains will have."""
+        from nelbo.diffusers_format import load
         from nelbo.diffusion.profile import PROFILE_FILE
 
         self.computing.check()
@@ -61,15 +67,14 @@ class Fit:
                 f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
                 "profile is stored in the run's"
             )
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(
-            choose_device(self.computing.device)
-        )
+        model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
-        profile = self._measure(model, data)
+        fit_missing_scale(self.run_path, model, data, self.computing.seed)
+        profile, autoencoder = self._measure(model, data)
         file = Path(self.run_path) / PROFILE_FILE
         profile.save(file)
-        bounds = _expected_bounds(profile)
+        bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
         if self.computing.json:
             print_json(
                 {
@@ -86,23 +91,25 @@ class Fit:
             _print_bounds(bounds)
             show(f"Stored in {file}; sample and evaluate use it with --levels optimal")
 
-    def _measure(self, model: Diffusion, data: ImageData) -> LevelProfile:
+    def _measure(
+        self, model: Diffusion | LatentDiffusion, data: ImageData
+    ) -> tuple[LevelProfile, float]:
+        """The profile of the chain, and what an image costs beside the chain, nats."""
         import torch
 
-        from nelbo.diffusion import Pixels
         from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
-        from nelbo.evaluation import check_fits, labels_for
+        from nelbo.evaluation import chain_of, check_fits, condition_for
 
         check_fits(model, data)
-        assert isinstance(model.data, Pixels)
         generator = torch.Generator().manual_seed(self.computing.seed)
         if self.images is not None and self.images < len(data):
             data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
-        x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
+        x_0, autoencoder = _states(model, data, generator)
+        chain = chain_of(model)
         steps = measure_levels(
-            model,
+            chain,
             x_0,
-            labels_for(model, data),
+            condition_for(model, data),
             levels=self.levels,
             draws=self.draws,
             batch_size=self.batch_size,
@@ -110,26 +117,59 @@ class Fit:
         )
         costs = []
         with counting_progress() as progress:
-            total = len(levels_to_measure(model.schedule, self.levels))
+            total = len(levels_to_measure(chain.schedule, self.levels))
             task = progress.add_task("Measuring levels", total=total, status="")
             for cost in steps:
                 costs.append(cost)
                 progress.update(task, advance=1, status=f"level {cost.t}")
-        return collect_levels(model, x_0, iter(costs), draws=self.draws)
+        return collect_levels(chain, x_0, iter(costs), draws=self.draws), autoencoder
 
 
-def _expected_bounds(profile: LevelProfile) -> dict[str, dict[str, float]]:
-    """The bounds of chains with the analytic variance on the data of the profile, bits/dim."""
+def _states(
+    model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """What the chain is of: pixels, or latents beside what an image costs in the autoencoder."""
+    import torch
+
+    from nelbo.diffusion import Diffusion, Pixels
+    from nelbo.distributions import draw
+    from nelbo.mhvae import per_example
+
+    assert isinstance(model.data, Pixels)
+    device = next(model.parameters()).device
+    if isinstance(model, Diffusion):
+        return model.data.to_network(data.images).to(device), 0.0
+    latents, costs = [], []
+    with torch.no_grad():
+        for batch in data.batches(_ENCODED):
+            x = model.data.to_network(batch.images).to(device)
+            q = model.encode(x)
+            latents.append(draw(q, generator))
+            reconstruction = model.p_data(latents[-1]).log_prob(x)
+            costs.append(-per_example(reconstruction) - per_example(q.entropy()))
+    return torch.cat(latents), torch.cat(costs).double().mean().item()
+
+
+def _expected_bounds(
+    profile: LevelProfile, dims: int, autoencoder: float
+) -> dict[str, dict[str, float]]:
+    """The bounds of chains with the analytic variance on the data of the profile, bits/dim.
+
+    Args:
+        profile: of the chain.
+        dims: number of dimensions of an image.
+        autoencoder: what an image costs beside the chain, nats.
+    """
     from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
     from nelbo.samplers.spacing import spaced_levels
 
-    T, unit = profile.num_levels, profile.dims * math.log(2)
+    T, unit = profile.num_levels, dims * math.log(2)
     lengths = [K for K in _SHOWN if K < T]
     even = {str(K): expected_nelbo(profile, spaced_levels(T, K, "linspace")) for K in [*lengths, T]}
     optimal = {str(K): expected_nelbo(profile, optimal_levels(profile, K)) for K in lengths}
     optimal[str(T)] = even[str(T)]  # one chain only
     return {
-        name: {K: nats / unit for K, nats in row.items()}
+        name: {K: (nats + autoencoder) / unit for K, nats in row.items()}
         for name, row in (("even", even), ("optimal", optimal))
     }
 

@@ -56,13 +56,13 @@ def finish_latent(
         model,
         shown,
         "Evaluating test",
-        levels=levels_to_evaluate(levels, model.prior),
+        levels=levels_to_evaluate(levels, model),
         seed=seed,
     )
     assert isinstance(bound, LatentBound)
     summary = bound.mean()
     table_to.print(bound_table({"test": summary}))
-    evaluation = {"test": {**cost_json(bound, model.prior), **bound_json(summary)}}
+    evaluation = {"test": {**cost_json(bound, model), **bound_json(summary)}}
     run.write_evaluation(evaluation)
     prompts = held_out_prompts(test) if model.text is not None else []
     with MESSAGES.status("Sampling"):

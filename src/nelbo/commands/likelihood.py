@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    load_pixel_model,
     mention_skipped,
     print_json,
     show,
 )
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
-
-_NO_LATENT_FLOW = (
-    "its likelihood on pixels has no closed form; in Python, "
-    "nelbo.diffusion.flow.log_likelihood(model.prior, z) is that of its latents"
-)
 
 
 @dataclass(frozen=True)
@@ -38,12 +33,14 @@ class Likelihood:
     """Only the first so many images."""
     batch_size: int = 32
     """Images at a time; they share the integrator's steps."""
-    dequantization: str = "decoder"
-    """How pixels become real numbers: decoder, truncated_normal or uniform."""
+    dequantization: str | None = None
+    """How pixels become real numbers: decoder, the default, truncated_normal or uniform. Latents
+    are real numbers, and start the flow themselves (none) or through level 1 (decoder)."""
     trace: str = "rademacher"
     """The divergence: rademacher or normal probes, or exact for small images."""
     draws: int = 1
-    """Dequantised states an image, which tighten the bound; more than one needs the exact trace."""
+    """Dequantised states or latents an image, which tighten the bound; more than one needs the
+    exact trace."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of the integrator."""
     levels: int = 100
@@ -54,43 +51,46 @@ class Likelihood:
         """Print both, with their standard errors and network evaluations."""
         import torch
 
+        from nelbo import latent_flow
         from nelbo.bound import Bound, Estimate
         from nelbo.commands.evaluation_progress import levels_to_evaluate
-        from nelbo.diffusion import flow
-        from nelbo.diffusion.data_space import Pixels
-        from nelbo.evaluation import check_fits, labels_for
+        from nelbo.diffusers_format import load
+        from nelbo.diffusion import Diffusion, Pixels, flow
+        from nelbo.diffusion.dequantization import default_dequantization
+        from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.report.tables import likelihood_table
 
         self.computing.check()
         at_least_one(images=self.images, batch_size=self.batch_size, levels=self.levels)
-        model = load_pixel_model(self.run_path, _NO_LATENT_FLOW).to(
-            choose_device(self.computing.device)
-        )
+        model = load(self.run_path).to(choose_device(self.computing.device))
         model.eval()
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         data = data.take(slice(self.images))
         check_fits(model, data)
+        fit_missing_scale(self.run_path, model, data, self.computing.seed)
         assert isinstance(model.data, Pixels)
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self.computing.seed)
+        dequantization = self.dequantization or default_dequantization(chain_of(model))
+        options: dict[str, Any] = {
+            "dequantization": dequantization,
+            "trace": self.trace,
+            "draws": self.draws,
+            "rtol": self.tolerance,
+            "atol": self.tolerance,
+            "generator": generator,
+        }
         bounds, bits, evaluations = [], [], 0
         with counting_progress() as progress:
             task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
             for batch in data.batches(self.batch_size):
                 x_0 = model.data.to_network(batch.images).to(device)
-                condition = labels_for(model, batch)
-                found = flow.log_likelihood(
-                    model,
-                    x_0,
-                    condition,
-                    dequantization=self.dequantization,
-                    trace=self.trace,
-                    draws=self.draws,
-                    rtol=self.tolerance,
-                    atol=self.tolerance,
-                    generator=generator,
-                )
+                condition = condition_for(model, batch)
+                if isinstance(model, Diffusion):
+                    found = flow.log_likelihood(model, x_0, condition, **options)
+                else:
+                    found = latent_flow.log_likelihood(model, x_0, condition, **options)
                 with torch.no_grad():
                     levels = levels_to_evaluate(self.levels, model)
                     bound = model.elbo(x_0, condition, levels=levels, generator=generator)
@@ -114,7 +114,7 @@ class Likelihood:
                 "data": data.source,
                 "split": self.split,
                 "examples": len(data),
-                "dequantization": self.dequantization,
+                "dequantization": dequantization,
                 "trace": self.trace,
                 "draws": self.draws,
                 **{

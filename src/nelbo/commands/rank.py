@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import load_pixel_model, mention_skipped, print_json, show
+from nelbo.commands.common import mention_skipped, print_json, show
+from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound, BoundMap
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBoundMap
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _MAP_LEVELS = 100
 _PRINTED = 10
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps")
-_NO_LATENTS = "rank takes models of pixels"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Rank:
 
     def run(self) -> None:
         """Evaluate, rank, write the table and the page."""
+        from nelbo.diffusers_format import load
         from nelbo.evidence import rank, write_ranking
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
@@ -62,10 +65,13 @@ class Rank:
         self.computing.check()
         at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
         processes = join_processes(self.computing.device, self.out)
-        model = load_pixel_model(self.run_path, _NO_LATENTS).to(processes.device)
+        model = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         if processes.is_main:
             mention_skipped(data)
+        fit_missing_scale(
+            self.run_path, model, data, self.computing.seed, quiet=not processes.is_main
+        )
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
         settings["seed"] = self.computing.seed
         bound = evaluate_with_progress(
@@ -97,11 +103,13 @@ class Rank:
         write_html(page, self.out / PAGE)
         self._report(data, bound, order)
 
-    def _maps(self, model: Diffusion, data: ImageData, most: Tensor, least: Tensor) -> BoundMap:
+    def _maps(
+        self, model: Diffusion | LatentDiffusion, data: ImageData, most: Tensor, least: Tensor
+    ) -> BoundMap | LatentBoundMap:
         import torch
 
         from nelbo.diffusion import Pixels
-        from nelbo.evaluation import labels_for
+        from nelbo.evaluation import condition_for
 
         assert isinstance(model.data, Pixels)
         chosen = data.take(torch.cat([most, least]))
@@ -110,7 +118,7 @@ class Rank:
         generator = torch.Generator().manual_seed(self.computing.seed)
         with torch.no_grad():
             return model.bound_map(
-                x_0, labels_for(model, chosen), levels=levels, generator=generator
+                x_0, condition_for(model, chosen), levels=levels, generator=generator
             )
 
     def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:

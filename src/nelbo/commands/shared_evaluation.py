@@ -47,6 +47,7 @@ def open_store(
         "images": len(data),
         "image_names": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
         "weights": fingerprint(model),
+        "decoder_scale": getattr(model, "decoder_scale", None),
     }
     # As JSON will give them back.
     decisive = json.loads(json.dumps(decisive, default=str))

@@ -211,7 +211,7 @@ class _Field:
     def __call__(self, u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.evaluations += 1
         x = state[0]
-        a = 1 / math.sqrt(1 + math.exp(2 * float(u)))
+        a, _ = _scales(float(u))
         if self.trace is None:
             return (a * (a * x - self.x_0(x, float(u))),)
         with torch.enable_grad():
@@ -226,11 +226,16 @@ class _Field:
         model = self.model
         time = torch.full((len(x),), self.time(u), dtype=torch.float32, device=x.device)
         output = model.network(x, time, self.condition)[:, : x.shape[1]]
-        a = x.new_tensor(1 / math.sqrt(1 + math.exp(2 * u)))
-        s = x.new_tensor(1 / math.sqrt(1 + math.exp(-2 * u)))
+        a, s = (x.new_tensor(scale) for scale in _scales(u))
         x_0 = PARAMETERIZATIONS[model.prediction].x_0(output, x, a, s)
         # Not `Prediction.x_0`, whose gradient passes the clip as training needs it.
         return x_0.clamp(-1.0, 1.0) if model.clip_sample else x_0
+
+
+def _scales(u: float) -> tuple[float, float]:
+    """a and s at a log noise scale, however far out the search for a first step looks."""
+    u = max(-300.0, min(300.0, u))
+    return 1 / math.hypot(1.0, math.exp(u)), 1 / math.hypot(1.0, math.exp(-u))
 
 
 def _log_density(
@@ -331,13 +336,19 @@ def _check_options(
         raise NelboError(f"unknown trace {trace!r}: expected one of {', '.join(TRACES)}")
     if method not in METHODS:
         raise NelboError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    for name, count in (("probes", probes), ("draws", draws)):
-        if count < 1:
-            raise NelboError(f"{name} must be at least 1, got {count}")
+    if probes < 1:
+        raise NelboError(f"probes must be at least 1, got {probes}")
+    check_draws(draws, trace)
+    if not (rtol > 0 and atol > 0):
+        raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")
+
+
+def check_draws(draws: int, trace: str) -> None:
+    """Raise `NelboError` unless the mean of so many likelihoods with this trace is a bound."""
+    if draws < 1:
+        raise NelboError(f"draws must be at least 1, got {draws}")
     if draws > 1 and trace != "exact":
         raise NelboError(
             f"draws={draws} with trace={trace!r} is no lower bound, because the noise of the trace "
             "would be averaged inside the logarithm: use trace='exact', or draws=1"
         )
-    if not (rtol > 0 and atol > 0):
-        raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")

@@ -11,12 +11,16 @@ is common to them cancels. A class leaves the race once the paired differences s
 behind, and the levels at which classes differ most are drawn most often, as earlier images showed.
 Each draw costs one network call a class still in the race, where the exhaustive way takes
 classes × levels.
+
+With prompts for classes it needs no labels at all. A latent model's autoencoder is told nothing, so
+its terms are common to all classes; each draw then has a z_0 ~ q(z_0|x) of its own, which all
+classes share.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +29,18 @@ from torch import Tensor
 
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
-from nelbo.distributions import randn_like
+from nelbo.distributions import draw, normal, randn_like
 from nelbo.errors import NelboError
+from nelbo.evaluation import chain_of
+from nelbo.latent import LatentDiffusion
 from nelbo.mhvae import VALUES_PER_CALL
 
 # Draws of a round, after each of which classes may leave the race.
 _ROUND = 4
 # Share of draws that are uniform over levels whatever the classes did before.
 _UNIFORM_SHARE = 0.2
+# Pairs of classes of all images of a batch whose differences are kept.
+_LARGEST_RACE = 2**23
 # Levels whose class differences are averaged together to choose where to look.
 _BINS = 25
 
@@ -66,7 +74,7 @@ class Classifier:
     """Classifies images by the bound of a conditional model, with successive elimination.
 
     Args:
-        model: a class- or text-conditional model of x_0.
+        model: a class- or text-conditional model, of pixels or of latents.
         classes: the condition of each class, batch size C: labels, or embedded prompts.
         margin: by how many standard errors of the paired difference a class must be behind the
             best before it is dropped. A larger one is surer and costs more calls.
@@ -79,7 +87,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: Diffusion,
+        model: Diffusion | LatentDiffusion,
         classes: Condition,
         *,
         margin: float = 3.0,
@@ -99,30 +107,38 @@ class Classifier:
         self.draws = draws
         self.generator = generator
         self._margin = margin
-        self._levels = _LevelChoice(model.num_levels)
+        self._chain = chain_of(model)
+        self._levels = _LevelChoice(self._chain.num_levels)
 
     @torch.no_grad()
     def __call__(self, x_0: Float[Tensor, "batch ..."]) -> Classification:
         """Classify a batch; what it shows of the levels is used for the next one."""
         self.model.check_data(x_0)
+        states = self._states(x_0)
         race = _Race(len(x_0), self.classes.batch_size, x_0.device)
         active = torch.arange(len(x_0), device=x_0.device)
         done = 0
         while len(active) and done < self.draws:
             count = min(_ROUND, self.draws - done)
             for _ in range(count):
-                self._draw(x_0, active, race)
+                self._draw(states(active), active, race)
             done += count
             race.eliminate(self._margin)
             active = (race.remaining.sum(1) > 1).nonzero().flatten()
         return race.result()
 
-    def _draw(self, x_0: Tensor, active: Tensor, race: _Race) -> None:
+    def _states(self, x_0: Tensor) -> Callable[[Tensor], Tensor]:
+        """What the chain is of, by the indices of images: pixels, or a draw of their latents."""
+        if isinstance(self.model, Diffusion):
+            return lambda chosen: x_0[chosen]
+        q = self.model.encode(x_0)
+        return lambda chosen: draw(normal(q.mean[chosen], q.stddev[chosen]), self.generator)
+
+    def _draw(self, some: Tensor, active: Tensor, race: _Race) -> None:
         """One level and one noise for each image still undecided, all its classes in one call."""
-        some = x_0[active]
         t, weight = self._levels.choose(len(active), self.generator)
-        t, weight = t.to(x_0.device), weight.to(x_0.device)
-        x_t = self.model.diffuse(some, randn_like(some, self.generator), t)
+        t, weight = t.to(some.device), weight.to(some.device)
+        x_t = self._chain.diffuse(some, randn_like(some, self.generator), t)
         row, label = race.remaining[active].nonzero(as_tuple=True)
         terms = self._terms(some, x_t, t, row, label)
         race.add(active, row, label, weight[row] * terms)
@@ -135,13 +151,13 @@ class Classifier:
         pairs = max(1, VALUES_PER_CALL // x_0[0].numel())
         parts = []
         for chosen, klass in zip(row.split(pairs), label.split(pairs), strict=True):
-            prediction = self.model.predict(x_t[chosen], t[chosen], self.classes[klass])
-            parts.append(self.model.level_term(prediction, x_0[chosen], t[chosen]))
+            prediction = self._chain.predict(x_t[chosen], t[chosen], self.classes[klass])
+            parts.append(self._chain.level_term(prediction, x_0[chosen], t[chosen]))
         return torch.cat(parts).double()
 
 
 def classify(
-    model: Diffusion,
+    model: Diffusion | LatentDiffusion,
     x_0: Float[Tensor, "batch ..."],
     classes: Condition | None = None,
     *,
@@ -169,8 +185,13 @@ def classify(
             raise NelboError("the model has no classes: pass the condition of each class")
         classes = Condition(label=torch.arange(model.num_classes, device=x_0.device))
     classifier = Classifier(model, classes, margin=margin, draws=draws, generator=generator)
-    for batch in x_0.split(batch_size):
+    for batch in x_0.split(min(batch_size, images_at_once(classes.batch_size))):
         yield classifier(batch)
+
+
+def images_at_once(classes: int) -> int:
+    """How many images may race together among so many classes, by what a race remembers."""
+    return max(1, _LARGEST_RACE // classes**2)
 
 
 class _Race:
@@ -256,7 +277,7 @@ class _LevelChoice:
         self._count.index_add_(0, where, torch.ones_like(variance))
 
 
-def _check_labels(model: Diffusion, labels: Tensor) -> None:
+def _check_labels(model: Diffusion | LatentDiffusion, labels: Tensor) -> None:
     known = model.num_classes
     if known and (int(labels.min()) < 0 or int(labels.max()) >= known):
         raise NelboError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.data import ImageData
+from nelbo.latent_bound import LatentBoundMap
 from nelbo.report import fragments, plots
 from nelbo.report.formatting import number
 from nelbo.report.page import page
@@ -35,7 +36,7 @@ class RankingReport:
     bound: Bound
     most: Int[Tensor, " most"]
     least: Int[Tensor, " least"]
-    maps: BoundMap | None = None
+    maps: BoundMap | LatentBoundMap | None = None
 
 
 def ranking_page(report: RankingReport) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.data.image_data import ImageData
+from nelbo.latent_bound import LatentBoundMap
 from nelbo.report import fragments, plots
 from nelbo.report.formatting import number
 
@@ -14,14 +15,16 @@ from nelbo.report.formatting import number
 def with_bits(
     data: ImageData, bound: Bound, chosen: Int[Tensor, " n"], under: Tensor | None = None
 ) -> str:
-    """Some of the images in a row that wraps, with bits/dim and name, and a map between."""
+    """Some of the images in a row that wraps, with bits/dim and caption or name, and a map."""
     shown = data.take(chosen)
     bits = bound.bits_per_dim.detach().cpu()[chosen].tolist()
-    labels = [(number(value, 2), name) for value, name in zip(bits, shown.names, strict=True)]
+    captions = shown.captions or [None] * len(shown)
+    names = [caption or name for caption, name in zip(captions, shown.names, strict=True)]
+    labels = [(number(value, 2), name) for value, name in zip(bits, names, strict=True)]
     return fragments.labelled_images(shown.images, shown.levels, labels, under)
 
 
-def map_colors(maps: BoundMap | None) -> tuple[Tensor | None, str]:
+def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, str]:
     """The maps as pictures, and a sentence that tells how to read them; nothing without maps."""
     if maps is None:
         return None, ""

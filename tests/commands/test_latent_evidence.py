@@ -1,0 +1,256 @@
+"""What the commands make of the evidence of latent models: all that they make of pixel models'."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nelbo
+from nelbo import LatentBound, LatentDiffusion
+from nelbo.cli import main
+from nelbo.data import load_data
+from nelbo.evaluation import batch_generators, condition_for
+from tests.commands.test_evidence import run_json, table
+from tests.diffusers_format import tiny
+from tests.faults.test_mistakes import mistake
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+
+PROMPTS = ("red cat", "dog", "cat")
+TERMS = {
+    "reconstruction",
+    "entropy",
+    "latent_reconstruction",
+    "prior_matching",
+    "score_matching",
+}
+
+
+def said_of(name: str) -> str:
+    """The caption of a picture."""
+    return PROMPTS[int(name.split(".")[0]) % 3]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures") / "pictures"
+    folder.mkdir()
+    rows = []
+    for i in range(9):
+        values = random.normal((40, 120, 200)[i % 3], 25, (16, 16, 3)).clip(0, 255)
+        Image.fromarray(values.astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": PROMPTS[i % 3]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pictures) -> Path:
+    """A Stable Diffusion of a short chain, with its decoder's scale."""
+    path = tmp_path_factory.mktemp("stable")
+    scheduler = diffusers.DDIMScheduler(40, beta_start=0.005, beta_end=0.3, clip_sample=False)
+    tiny.stable_diffusion(path, scheduler=scheduler)
+    model = nelbo.load(path / "pipeline")
+    model.decoder_scale = nelbo.fit_decoder_scale(model, load_data(str(pictures), "all", size=16))
+    nelbo.save(model, path / "run")
+    return path / "run"
+
+
+@pytest.fixture(scope="module")
+def on(pictures) -> list[str]:
+    return ["--data", str(pictures), "--split", "all"]
+
+
+def test_evaluate_to_an_error_with_its_terms(run, on, tmp_path, capsys):
+    options = ["evaluate", run, *on, "--error", 0.4]
+    printed = run_json(capsys, *options, "--out", tmp_path / "out")
+    bits = printed["bits_per_dim"]
+    total = bits.pop("total")
+    assert bits.keys() == TERMS
+    assert sum(term["mean"] for term in bits.values()) == pytest.approx(total["mean"])
+    assert 0 < total["monte_carlo_error"] <= 0.4
+    assert bits["entropy"]["monte_carlo_error"] == 0
+    assert printed["density"] is False
+    assert printed["levels_of_chain"] == 39
+    rows = table(tmp_path / "out" / "images.csv")
+    assert [row["caption"] for row in rows] == [said_of(row["name"]) for row in rows]
+    mean = sum(float(row["bits_per_dim"]) for row in rows) / 9
+    assert mean == pytest.approx(total["mean"], rel=1e-4)
+    # Goes on where it was cut short.
+    files = sorted((tmp_path / "out" / "bounds").glob("*.safetensors"))
+    files[-1].unlink()
+    assert run_json(capsys, *options, "--out", tmp_path / "out")["bits_per_dim"] == {
+        **bits,
+        "total": total,
+    }
+    every = run_json(capsys, "evaluate", run, *on, "--levels", "all")["bits_per_dim"]["total"]
+    error = (every["monte_carlo_error"] ** 2 + total["monte_carlo_error"] ** 2) ** 0.5
+    assert abs(every["mean"] - total["mean"]) < 4 * error
+    main(["evaluate", str(run), *on, "--precision", "auto", "--images", "3", "--error", "2"])
+    shown = capsys.readouterr().out
+    for name in ("−entropy of the encoder", "reconstruction of latents", "(Monte Carlo)"):
+        assert name in shown
+
+
+def test_fit_finds_the_levels_of_shorter_chains(run, on, pictures, tmp_path, capsys):
+    fitted = tmp_path / "fitted"
+    shutil.copytree(run, fitted)
+    bounds = run_json(capsys, "fit", fitted, *on, "--levels", "None", "--draws", 4)["bits_per_dim"]
+    model = nelbo.load(fitted)
+    assert isinstance(model, LatentDiffusion)
+    assert model.profile.num_levels == 40
+    options = ["evaluate", fitted, *on, "--steps", 5, "--levels", "optimal", "--error", 0.1]
+    optimal = run_json(capsys, *options)
+    total = optimal["bits_per_dim"]["total"]
+    assert optimal["levels_of_chain"] == 4
+    # Measured on these images, of which both know the mean but for noise.
+    assert abs(total["mean"] - bounds["optimal"]["5"]) < 0.4
+    chain = model.with_profile(model.profile, variance="analytic").respace(
+        nelbo.optimal_levels(model.profile, 5)
+    )
+    data = load_data(str(pictures), "all", size=16)
+    with torch.no_grad():
+        by_hand = chain.elbo(
+            model.data.to_network(data.images).repeat(20, 1, 1, 1),
+            condition_for(model, data).repeat(20),
+            generator=torch.Generator().manual_seed(0),
+        ).mean()
+    assert total["mean"] == pytest.approx(by_hand.bits_per_dim.mean, abs=0.4)
+    even = run_json(capsys, "evaluate", fitted, *on, "--steps", 5, "--error", 0.4)
+    assert even["levels_of_chain"] == 4
+    assert even["bits_per_dim"]["total"]["mean"] > total["mean"] + 1
+
+
+def test_rank_shows_captions_and_maps(run, on, tmp_path, capsys):
+    out = tmp_path / "ranking"
+    printed = run_json(capsys, "rank", run, *on, "--out", out, "--levels", 5, "--shown", 3)
+    rows = table(out / "ranking.csv")
+    bits = [float(row["bits_per_dim"]) for row in rows]
+    assert bits == sorted(bits, reverse=True)
+    assert rows[0]["name"] == printed["most_surprising"][0]["name"]
+    page = (out / "ranking.html").read_text()
+    assert page.count("its map") == 6
+    assert rows[0]["caption"] in page
+
+
+def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys):
+    scheduler = diffusers.DDPMScheduler(20, beta_start=0.01, beta_end=0.4)
+    pixels = diffusers.DDPMPipeline(unet=tiny.pixel_unet(sample_size=16), scheduler=scheduler)
+    pixels.save_pretrained(tmp_path / "pixels")
+    arguments = ["compare", on[1], "--split", "all", "--runs", run, tmp_path / "pixels"]
+    printed = run_json(capsys, *arguments, "--levels", 10)
+    for k, path in enumerate((run, tmp_path / "pixels")):
+        alone = run_json(capsys, "evaluate", path, *on, "--levels", 10)
+        mean = alone["bits_per_dim"]["total"]["mean"]
+        assert printed["runs"][k]["bits_per_dim"] == pytest.approx(mean, rel=1e-5)
+    main([str(argument) for argument in arguments])
+    shown = capsys.readouterr().out
+    assert f"{run} is told the caption of each image" in shown
+    assert "is told nothing of each image" in shown
+
+
+def test_classify_by_captions(run, on, tmp_path, capsys):
+    """With as many draws as it takes, each image has the prompt of the best bound."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    options = ["classify", run, *on, "--prompt-file", prompts, "--draws", 40]
+    printed = run_json(capsys, *options, "--out", tmp_path / "classes.csv")
+    assert printed["classes"] == 3
+    assert printed["images_of_known_class"] == 9
+    assert printed["calls_for_all_classes_and_levels"] == 3 * 40
+    rows = table(tmp_path / "classes.csv")
+    right = [row["class"] == said_of(row["name"]) for row in rows]
+    assert printed["accuracy"] == pytest.approx(sum(right) / 9)
+    model, data = nelbo.load(run), load_data(on[1], "all", size=16)
+    x = model.data.to_network(data.images).repeat(60, 1, 1, 1)
+    with torch.no_grad():
+        elbo = torch.stack(
+            [
+                model.elbo(
+                    x, model.condition_on([p] * len(x)), generator=torch.Generator().manual_seed(3)
+                )
+                .elbo.view(60, 9)
+                .mean(0)
+                for p in PROMPTS
+            ],
+            1,
+        )
+    best, second = elbo.topk(2, dim=1).values.T
+    chosen = torch.tensor([PROMPTS.index(row["class"]) for row in rows])
+    certain = torch.tensor([row["certain"] == "True" for row in rows])
+    clear = certain & (best - second > 2)
+    assert clear.sum() >= 3
+    assert (chosen == elbo.argmax(1))[clear].double().mean() > 0.8
+    main([str(argument) for argument in options])
+    assert "classified as they are captioned; chance is 33.3%" in capsys.readouterr().out
+
+
+def test_classify_by_the_names_of_classes(run, pictures, tmp_path, capsys):
+    for i in range(9):
+        folder = tmp_path / "classes" / PROMPTS[i % 3].split()[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / f"{i}.png", folder)
+    options = ["classify", run, "--data", tmp_path / "classes", "--split", "all", "--draws", 4]
+    printed = run_json(capsys, *options, "--template", "red {}", "--out", tmp_path / "found.csv")
+    assert printed["classes"] == 2
+    assert printed["images_of_known_class"] == 9
+    assert {row["class"] for row in table(tmp_path / "found.csv")} <= {"red cat", "red dog"}
+    assert "has no {}" in mistake(capsys, *options, "--template", "red")
+
+
+def test_likelihood_by_the_flow_of_the_prior(run, on, pictures, capsys):
+    options = ["--images", 4, "--batch-size", 4, "--tolerance", 0.05, "--seed", 3]
+    printed = run_json(capsys, "likelihood", run, *on, *options)
+    assert printed["dequantization"] == "none"
+    model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).take(slice(4))
+    x, condition = model.data.to_network(data.images), condition_for(model, data)
+    generator = torch.Generator().manual_seed(3)
+    found = nelbo.latent_flow.log_likelihood(
+        model, x, condition, rtol=0.05, atol=0.05, generator=generator
+    )
+    bits = found.bits_per_dim.mean().item()
+    assert printed["flow"]["bits_per_dim"] == pytest.approx(bits, rel=1e-5)
+    assert found.dims == 3 * 16 * 16
+    bound = model.elbo(x, condition, generator=generator).bits_per_dim.mean().item()
+    assert printed["bound"]["bits_per_dim"] == pytest.approx(bound, rel=1e-5)
+
+
+def test_evaluate_tells_the_captions_to_the_prior(run, on, capsys):
+    printed = run_json(capsys, "evaluate", run, *on, "--levels", 3)
+    model, data = nelbo.load(run), load_data(on[1], "all", size=16)
+    with torch.no_grad():
+        bound = model.elbo(
+            model.data.to_network(data.images),
+            model.condition_on([said_of(name) for name in data.names]),
+            levels=3,
+            generator=batch_generators(torch.Generator().manual_seed(0))(0),
+        )
+    assert isinstance(bound, LatentBound)
+    total = printed["bits_per_dim"]["total"]["mean"]
+    assert total == pytest.approx(bound.mean().bits_per_dim.mean, rel=1e-5)
+
+
+def test_mistakes(run, run_path, on, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("cat\ndog\ncat\n")
+    options = ["classify", run, *on]
+    message = mistake(capsys, *options, "--prompt-file", prompts)
+    assert "holds 'cat' twice" in message
+    prompts.write_text("cat\n")
+    message = mistake(capsys, *options, "--prompt-file", prompts)
+    assert "at least 2 prompts, found 1" in message
+    assert "give --prompt-file" in mistake(capsys, *options)
+    message = mistake(capsys, "classify", run_path, "--prompt-file", prompts)
+    assert "has no text encoder" in message
+    message = mistake(capsys, "evaluate", run, *on, "--steps", 5, "--levels", "optimal")
+    assert f"run nelbo fit {run} once" in message
+    message = mistake(capsys, "likelihood", run, *on, "--draws", 2)
+    assert "is no lower bound" in message
