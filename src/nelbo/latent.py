@@ -474,7 +474,9 @@ class LatentDiffusion(MHVAE):
             return None
         if not has_goal:
             raise NelboError(f"guidance {guidance} needs a prompt or label to guide towards")
-        return self._embed(n, negative_prompt, "negative_prompt")
+        # One for all is kept as one, so that the samples can be drawn in batches of any size.
+        of_all = negative_prompt is None or isinstance(negative_prompt, str)
+        return self._embed(1 if of_all else n, negative_prompt, "negative_prompt")
 
     def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
         if self.text is None:

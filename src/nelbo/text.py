@@ -113,9 +113,10 @@ class TextEncoder(PromptEncoder):
         try:
             tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
             part = text_encoder
-            model = getattr(transformers, model_class).from_pretrained(
-                path, subfolder=text_encoder, use_safetensors=True, variant=variant
-            )
+            with _no_progress_bar():
+                model = getattr(transformers, model_class).from_pretrained(
+                    path, subfolder=text_encoder, use_safetensors=True, variant=variant
+                )
         # The libraries below raise whatever they meet in a damaged file.
         except Exception as error:
             raise NelboError(f"{root / part} cannot be read: {error}") from error

@@ -6,13 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import nelbo
+from nelbo import Condition
 from nelbo.cli import main
 from nelbo.commands.options import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
 from nelbo.distributions import generator_for
+from nelbo.report.captions import prompt_grid
 from nelbo.samplers import DDIM, DDPM
 from tests.diffusers_format import tiny
 from tests.diffusion.test_model import make
@@ -131,6 +134,89 @@ def test_prompts_in_turn(tmp_path, stable, capsys):
     capsys.readouterr()
     main([*common, "--prompt-file", str(tmp_path / "prompts.txt"), *out[:4], "--json"])
     assert json.loads(capsys.readouterr().out)["images"] == 2
+
+
+def test_several_prompts_stand_beneath_their_rows(tmp_path, stable):
+    out, files = tmp_path / "x.png", tmp_path / "f"
+    asked = ["sample", str(stable), "--steps", "2", "--seed", "4", "--out", str(out)]
+    main([*asked, "--prompt", "cat", "--prompt", "red dog", "-n", "4", "--files", str(files)])
+    images = torch.from_numpy(read_files(files)).permute(0, 3, 1, 2).byte()
+    assert np.array_equal(pixels(out), np.asarray(prompt_grid(images, ["cat", "red dog"])))
+    # fewer images than prompts
+    main([*asked, "--prompt", "cat", "--prompt", "red dog", "-n", "1", "--animation", f"{out}.gif"])
+    assert pixels(out).shape[0] > 128
+
+
+def test_from_one_prompt_to_another(tmp_path, stable):
+    """Rows of one noise each, whose ends are the pictures of the two prompts from that noise."""
+    files = tmp_path / "f"
+    sampling = ["--steps", "2", "--sampler", "ddpm", "--seed", "4", "--guidance", "3"]
+    asked = ["sample", str(stable), "--prompt", "cat", "--prompt", "red dog", *sampling]
+    out = ["--negative", "dog", "--out", str(tmp_path / "x.png"), "--files", str(files)]
+    main([*asked, "--interpolate", "3", "-n", "2", "--batch-size", "4", *out])
+    drawn = read_files(files)
+    assert len(drawn) == 6
+    model = nelbo.load(stable)
+    told = model.condition_on(["cat", "red dog"])
+    middle = Condition(text=told.text.mean(0, keepdim=True))
+    for row in range(2):
+        for frame, condition in enumerate((told[:1], middle, told[1:])):
+            x = model.sample(
+                1,
+                DDPM(2, steps_offset=1),
+                condition=condition,
+                negative_prompt="dog",
+                guidance=3.0,
+                generator=[generator_for(4, row)],
+            )
+            expected = ((x + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()[0]
+            assert np.abs(drawn[3 * row + frame] - expected).max() <= 1
+    assert not np.array_equal(drawn[0], drawn[3])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_an_empty_prompt_is_the_unconditional_model(tmp_path, stable, capsys):
+    drawn = []
+    for prompt in ([], ["--prompt", ""], ["--prompt", " "]):
+        files = tmp_path / str(len(drawn))
+        out = ["--out", str(tmp_path / "x.png"), "--files", str(files)]
+        main(["sample", str(stable), *prompt, "-n", "2", "--steps", "2", *out])
+        said = "no prompt: the unconditional model" in capsys.readouterr().err
+        assert said == bool(prompt)
+        drawn.append(read_files(files))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+
+
+def test_labels_of_a_latent_model(tmp_path):
+    """As of a pixel model: those asked for in turn, else all."""
+    network = tiny.pixel_unet(in_channels=4, out_channels=4, num_class_embeds=3)
+    network.save_pretrained(tmp_path / "unet")
+    prior = nelbo.Diffusion(
+        nelbo.UNet.from_pretrained(tmp_path / "unet"),
+        nelbo.NoiseSchedule.scaled_linear(),
+        data=nelbo.Continuous(),
+        shape=(4, 8, 8),
+    )
+    tiny.autoencoder().save_pretrained(tmp_path / "vae")
+    autoencoder = nelbo.AutoencoderKL.from_pretrained(tmp_path / "vae")
+    model = nelbo.LatentDiffusion(autoencoder, prior, scale=0.7).eval()
+    path = tmp_path / "model"
+    nelbo.save(model, path)
+    sampler = nelbo.load_sampler(path, 2)
+    for asked, labels in (([], [0, 1, 2, 0]), (["--label", "2", "0"], [2, 0, 2, 0])):
+        files = tmp_path / str(len(asked))
+        out = ["--out", str(tmp_path / "x.png"), "--files", str(files)]
+        main(["sample", str(path), *asked, "-n", "4", "--steps", "2", "--guidance", "2", *out])
+        x = model.sample(
+            4,
+            sampler,
+            condition=Condition(label=torch.tensor(labels)),
+            guidance=2.0,
+            generator=[generator_for(0, i) for i in range(4)],
+        )
+        expected = ((x + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+        assert np.abs(read_files(files) - expected).max() <= 1
 
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):

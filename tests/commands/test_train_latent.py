@@ -23,6 +23,7 @@ from nelbo.samplers import DDIM
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
 from nelbo.training.checkpoints import Checkpoints
 from tests.commands.squares import draw_squares
+from tests.diffusers_format import tiny
 from tests.faults.test_killed import start, wait_for
 from tests.faults.test_mistakes import mistake
 
@@ -32,8 +33,9 @@ AUTOENCODER = [
     *("--model", "autoencoder", "--widths", "8", "16", "--latent-channels", "2"),
     *("--mirrored", "0.5", "--recoloured", "0.5", *EXACT, *LITTLE),
 ]
+PRIOR = ["--model", "latent", "--widths", "8", "16", "--heads", "2", "--levels", "12"]
 LATENT = [
-    *("--model", "latent", "--widths", "8", "16", "--heads", "2", "--levels", "12"),
+    *PRIOR,
     *("--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--vocabulary", "600"),
     *(*EXACT, *LITTLE, "--validate-every", "6"),
 ]
@@ -176,17 +178,6 @@ def test_text_and_prior_have_learned_and_the_autoencoder_has_not(latent, autoenc
     assert all(torch.equal(mine[name], given[name]) for name in given)
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "latent"])
-def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
-    unbroken, out = request.getfixturevalue(kind), tmp_path / "run"
-    shutil.copytree(unbroken, out)
-    kept = Checkpoints(out / "training")
-    assert 0 < kept.steps()[-2] < STEPS
-    shutil.rmtree(kept.path(STEPS))
-    main(["train", "--resume", "--out", str(out)])
-    assert_same(unbroken, out)
-
-
 @pytest.mark.slow
 def test_killed_it_ends_the_same(latent, autoencoder, pictures, tmp_path):
     out = tmp_path / "run"
@@ -249,6 +240,97 @@ def test_labels_are_told_where_there_are_no_captions(tmp_path):
     assert model.num_classes == 10
     assert model.text is None
     assert model.data.levels == 17
+
+
+@pytest.fixture(scope="module")
+def frozen(pictures, autoencoder) -> Path:
+    """A run under a text encoder that is gone by the time it is resumed."""
+    made = pictures.parent / "clip"
+    for part in tiny.text_parts(made / "made").values():
+        part.save_pretrained(made)
+    options = [*PRIOR, *EXACT, *LITTLE, "--text-encoder", str(made)]
+    run = train(
+        pictures,
+        pictures.parent / "frozen",
+        [*options, "--autoencoder", str(autoencoder)],
+    )
+    made.rename(pictures.parent / "gone")
+    return run
+
+
+def test_a_frozen_text_encoder_stays_as_it_is(frozen, pictures):
+    given = load_file(pictures.parent / "gone" / "model.safetensors")
+    kept = load_file(frozen / "text_encoder" / "model.safetensors")
+    assert given.keys() == kept.keys()
+    assert all(torch.equal(given[name], kept[name]) for name in given)
+    state = load_file(Checkpoints(frozen / "training").path(STEPS) / "model.safetensors")
+    assert not any("text" in name.split(".")[0] for name in state)
+
+
+def test_a_run_under_a_frozen_text_encoder_draws_as_diffusers_does(frozen):
+    """With guidance, a negative prompt each, and the run's own noise schedule."""
+    model = nelbo.load(frozen)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(frozen)
+    pipeline.set_progress_bar_config(disable=True)
+    z = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    prompts, negative = ["red cat", "dog"], ["dog", ""]
+    theirs = pipeline(
+        prompts,
+        negative_prompt=negative,
+        guidance_scale=4.0,
+        latents=z,
+        height=8,
+        width=8,
+        num_inference_steps=3,
+        output_type="np",
+    ).images
+    mine = model.sample(
+        2,
+        DDIM(3, steps_offset=1, set_alpha_to_one=False),
+        prompt=prompts,
+        negative_prompt=negative,
+        guidance=4.0,
+        x_T=z,
+    )
+    theirs = torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1
+    assert theirs.std() > 0.05
+    assert (mine - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "latent", "frozen"])
+def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
+    unbroken, out = request.getfixturevalue(kind), tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    kept = Checkpoints(out / "training")
+    assert 0 < kept.steps()[-2] < STEPS
+    shutil.rmtree(kept.path(STEPS))
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out)
+
+
+def test_a_trained_text_encoder_may_learn_on(frozen, autoencoder, pictures, tmp_path):
+    run = tmp_path / "run"
+    options = [*PRIOR, *LITTLE, "--threads", "1", "--autoencoder", str(autoencoder)]
+    options += ["--text-encoder", str(frozen), "--train-text-encoder", "--steps", "2"]
+    main(["train", str(pictures), "--size", "8", *options, "--out", str(run)])
+    before, after = (load_file(r / "text_encoder" / "model.safetensors") for r in (frozen, run))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_mistakes_with_a_text_encoder(autoencoder, pictures, tmp_path, capsys):
+    common = ["--model", "latent", "--autoencoder", autoencoder, "--steps", "1"]
+    common += ["--out", tmp_path / "run"]
+    folder, clip = [pictures, "--size", "8"], ["--text-encoder", tmp_path]
+    for data, options, message in (
+        (folder, clip, "holds no config.json"),
+        (folder, ["--train-text-encoder"], "--train-text-encoder is for --text-encoder"),
+        (folder, [*clip, "--condition", "none"], "reads captions, but --condition is none"),
+        (["digits"], clip, "digits has no captions, which --text-encoder needs"),
+        (["digits"], ["--condition", "text"], "has no captions, which --condition text needs"),
+        (folder, ["--condition", "words"], "unknown condition 'words'"),
+    ):
+        assert message in mistake(capsys, "train", *data, *common, *options)
+        assert not (tmp_path / "run").exists()
 
 
 def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys):

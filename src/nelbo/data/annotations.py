@@ -74,11 +74,14 @@ def read_annotations(
     known = set(names)
     for file in metadata:
         prefix = file[: file.rfind("/") + 1]
-        for where, row in _rows(folder / file):
+        rows = list(_rows(folder / file))
+        for where, row in rows:
             name = prefix + _file_name(where, row)
             if name not in known:
+                pictures = sum(name.startswith(prefix) for name in names)
                 raise NelboError(
-                    f"{where} names {row['file_name']!r}, which is no picture of {folder / prefix}"
+                    f"{where} names {row['file_name']!r}, which is no picture of "
+                    f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures"
                 )
             caption = _caption(where, row)
             if caption is not None:

@@ -41,7 +41,7 @@ def prompt_grid(
         )
     columns = math.ceil(len(images) / len(prompts))
     rows = [
-        _captioned(_row(images[i :: len(prompts)], levels, columns), prompt)
+        _captioned(*_row(images[i :: len(prompts)], levels, columns), prompt)
         for i, prompt in enumerate(prompts)
     ]
     return _tiled(rows, 1 if columns > 1 else math.ceil(math.sqrt(len(rows))))
@@ -66,32 +66,33 @@ def interpolation_grid(
     Raises:
         NelboError: as `image_grid`.
     """
-    return _captioned(_row(images, levels, frames), first, second)
+    return _captioned(*_row(images, levels, frames), first, second)
 
 
-def _row(images: Tensor, levels: int, columns: int) -> Image.Image:
+def _row(images: Tensor, levels: int, columns: int) -> tuple[Image.Image, int]:
+    """A grid as wide as one of `columns` pictures, and the gap around each."""
     scale = max(1, _CAPTIONED_SIDE // max(images.shape[2:]))
     page = image_grid(images, levels, columns=columns, scale=scale)
     full = image_grid(images[:1], levels, columns=1, scale=scale)
     gap = (full.width - images.shape[3] * scale) // 2
-    # A row that is not full is as wide as the others.
     width = columns * (full.width - gap) + gap
     if page.width == width:
-        return page
+        return page, gap
     wide = Image.new(page.mode, (width, page.height), "white")
     wide.paste(page)
-    return wide
+    return wide, gap
 
 
-def _captioned(picture: Image.Image, left: str, right: str | None = None) -> Image.Image:
-    """A picture on a page with a text below it, or one below each end."""
+def _captioned(
+    picture: Image.Image, margin: int, left: str, right: str | None = None
+) -> Image.Image:
+    """A picture on a page with a text below it, or one below each end, so far from the side."""
     font = _font()
     texts = [left] if right is None else [left, right]
-    margin = _FONT_SIZE // 2
     width = picture.width // len(texts) - 2 * margin
     wrapped = [_wrapped(text, font, width) for text in texts]
     line_height = _FONT_SIZE + _LEADING
-    height = picture.height + line_height * max(len(lines) for lines in wrapped) + margin
+    height = picture.height + line_height * max(len(lines) for lines in wrapped) + _LEADING
     page = Image.new("RGB", (picture.width, height), "white")
     page.paste(picture)
     draw = ImageDraw.Draw(page)
