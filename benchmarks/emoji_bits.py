@@ -109,7 +109,12 @@ def summary_table(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("run", help="a latent model of the emoji")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        default="emoji",
+        help="a latent model of the emoji (default: the one that ships)",
+    )
     parser.add_argument("--pixel", help="a model of their pixels; else trains one")
     parser.add_argument("--budget", default="20m", help="how long to train it (default 20m)")
     parser.add_argument("--no-pixel", action="store_true", help="leave the pixel model out")

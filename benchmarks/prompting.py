@@ -122,7 +122,12 @@ def compare(arguments: argparse.Namespace) -> tuple[dict[str, Seconds], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("run", help="a latent model with text")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        default="emoji",
+        help="a latent model with text (default: the one that ships)",
+    )
     parser.add_argument("-n", type=int, default=16, help="images a call")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)

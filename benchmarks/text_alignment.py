@@ -162,7 +162,12 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("run", help="a latent model of the emoji with text")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        default="emoji",
+        help="a latent model of the emoji with text (default: the one that ships)",
+    )
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--steps", type=int, default=25, help="of the run's own sampler")
     parser.add_argument("--seed", type=int, default=0, help="of the noise that images start from")
