@@ -31,7 +31,7 @@ from nelbo.cli import main as nelbo_main
 from nelbo.data import ImageData, load_data
 from nelbo.evaluation import evaluate
 from nelbo.report.grids import to_pil
-from nelbo.report.tables import bound_json, bound_table
+from nelbo.report.tables import BITS_DECIMALS, bound_json, bound_table, estimate_text
 from nelbo.training.autoencoder_evaluation import AutoencoderReading, evaluate_autoencoder
 
 Model = nelbo.Diffusion | nelbo.LatentDiffusion
@@ -83,10 +83,6 @@ def pixel_run(budget: str, threads: int) -> str:
     return str(run)
 
 
-def estimate_text(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} ± {estimate.standard_error:.3f}"
-
-
 def minutes(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds / 60:.0f} min"
 
@@ -98,11 +94,15 @@ def summary_table(
     for column in ("", "bits/dim", "trained"):
         table.add_column(column, justify="left" if not column else "right")
     for name, (bound, trained) in bounds.items():
-        table.add_row(name, estimate_text(bound.bits_per_dim), trained)
+        table.add_row(name, estimate_text(bound.bits_per_dim, BITS_DECIMALS), trained)
     table.add_section()
     for kind, row in sizes.items():
         for what, size in row.items():
-            shown = estimate_text(size) if isinstance(size, Estimate) else f"{size:.3f}"
+            shown = (
+                estimate_text(size, BITS_DECIMALS)
+                if isinstance(size, Estimate)
+                else f"{size:.{BITS_DECIMALS}f}"
+            )
             table.add_row(f"{kind}, {what}", shown)
     return table
 

@@ -27,7 +27,7 @@ import torch
 from _alignment_scorer import STEPS, Scorer, load_scorer, to_network
 from _emoji_names import SIZE, Names, choose_names
 from _retrieval import Share, ranks, within
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -36,7 +36,8 @@ from torch.nn import functional as F
 import nelbo
 from nelbo.data import load_data
 from nelbo.distributions import generator_for
-from nelbo.report.grids import save_image, to_pil
+from nelbo.report.captions import prompt_grid
+from nelbo.report.grids import save_image
 from nelbo.samplers import Sampler
 
 BATCH = 20
@@ -118,46 +119,15 @@ def right_parts(names: Names, found: Retrieval) -> dict[str, float]:
     }
 
 
-def draw_grid(names: Names, rows: dict[str, tuple[Tensor, Tensor, Retrieval]], path: Path) -> None:
-    """Pairs (real, generated) with the ranks by name and by picture and the prompt below each.
-
-    Args:
-        names: the candidates.
-        rows: by title, which candidates are shown, the images drawn for them, and their ranks.
-        path: the PNG to write.
-    """
-    side, columns, gap, line = 64, 10, 10, 11
-    width, height = 2 * side + gap, side + 4 * line
-    font, small = ImageFont.load_default(13), ImageFont.load_default(9)
-    lines = [-(-len(which) // columns) for which, _, _ in rows.values()]
-    page = Image.new("RGB", (gap + columns * width, sum(lines) * height + 26 * len(rows)), "white")
-    pen = ImageDraw.Draw(page)
-    top = 0
-    for (title, (which, images, found)), count in zip(rows.items(), lines, strict=True):
-        pen.text((gap, top + 6), title, "black", font)
-        top += 26
-        for k, candidate in enumerate(which.tolist()):
-            x, y = gap + k % columns * width, top + k // columns * height
-            for i, image in enumerate((names.images[candidate], images[k])):
-                enlarged = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
-                page.paste(enlarged, (x + i * side, y))
-            by_name, by_picture = int(found.by_name[k]), int(found.by_picture[k])
-            color = "#2a7a3a" if by_name == 1 else "#8a6d00" if by_name <= 5 else "#b03030"
-            pen.text((x, y + side), f"{by_name} by name, {by_picture} by picture", color, small)
-            for i, text in enumerate(wrapped(names.captions[candidate], 25)[:2]):
-                pen.text((x, y + side + (i + 1) * line), text, "#444444", small)
-        top += count * height
-    save_image(page, path)
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most about so many letters."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+def alignment_grid(names: Names, which: Tensor, images: Tensor, found: Retrieval) -> Image.Image:
+    """Each real picture beside the generated one, with both ranks and the prompt beneath."""
+    captions = [
+        f"{by_name} by name, {by_picture} by picture: {names.captions[i]}"
+        for i, by_name, by_picture in zip(
+            which.tolist(), found.by_name.tolist(), found.by_picture.tolist(), strict=True
+        )
+    ]
+    return prompt_grid(torch.cat([names.images[which], images], dim=3), captions)
 
 
 def main() -> None:
@@ -174,7 +144,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs"), help="keeps the scorer here")
     parser.add_argument("--scorer-steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--grid", type=Path, help="draw the prompts here, a PNG")
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        help="draw the prompts: alignment.png writes alignment-seen.png and alignment-unseen.png",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -239,15 +213,10 @@ def main() -> None:
         f"scorer {trained - start:.0f} s, images and ranks {done - trained:.0f} s"
     )
     if arguments.grid:
-        shown = {
-            f"{kind} prompts: real, generated": (
-                (which := getattr(names, kind)[:60]),
-                pictures[kind]["generated"][: len(which)],
-                found[kind, "generated"],
-            )
-            for kind in ("unseen", "seen")
-        }
-        draw_grid(names, shown, arguments.grid)
+        for kind, which in (("seen", names.seen), ("unseen", names.unseen)):
+            generated = pictures[kind]["generated"]
+            grid = alignment_grid(names, which, generated, found[kind, "generated"])
+            save_image(grid, arguments.grid.with_stem(f"{arguments.grid.stem}-{kind}"))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
