@@ -120,9 +120,9 @@ def right_parts(names: Names, found: Retrieval) -> dict[str, float]:
 
 
 def alignment_grid(names: Names, which: Tensor, images: Tensor, found: Retrieval) -> Image.Image:
-    """Each real picture beside the generated one, with both ranks and the prompt beneath."""
+    """Each real picture beside the generated one, with ranks by name and picture and the prompt."""
     captions = [
-        f"{by_name} by name, {by_picture} by picture: {names.captions[i]}"
+        f"{by_name} | {by_picture} | {names.captions[i]}"
         for i, by_name, by_picture in zip(
             which.tolist(), found.by_name.tolist(), found.by_picture.tolist(), strict=True
         )
