@@ -17,7 +17,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
@@ -58,6 +58,8 @@ class Classify:
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
         self.computing.check()
+        if self.out is not None:
+            check_out(self.out)
         at_least_one(images=self.images, batch_size=self.batch_size)
         model = load_pixel_model(self.run_path, _NO_LATENTS).to(
             choose_device(self.computing.device)
@@ -128,10 +130,12 @@ class Classify:
 
 
 def _write(path: Path, data: ImageData, result: Classification) -> None:
+    from nelbo.networks.files import atomic_file
+
     names = data.label_names
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("name", "class", "certain", "calls"))
             for i, name in enumerate(data.names):

@@ -10,7 +10,7 @@ import tyro
 
 from nelbo.commands.common import load_pixel_model, mention_skipped, print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 
@@ -60,6 +60,7 @@ class Rank:
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
         self.computing.check()
+        check_out(self.out, directory=True)
         at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
         processes = join_processes(self.computing.device, self.out)
         model = load_pixel_model(self.run_path, _NO_LATENTS).to(processes.device)
