@@ -15,7 +15,7 @@ import torch
 
 import nelbo
 from nelbo.commands.run_data import data_for_run
-from nelbo.report import plots
+from nelbo.report import map_plots, plots
 from nelbo.report.theme import to_png
 
 SHOWN = 6
@@ -40,11 +40,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     shown = nelbo.BoundMap(found.nats[:SHOWN], found.bound)
     figures = {
-        "bound-map": plots.image_beside_map(x_0[:SHOWN], shown),
+        "bound-map": map_plots.image_beside_map(x_0[:SHOWN], shown),
         "level-profile": plots.level_profile(found.bound),
     }
     if x_0.shape[1] > 1:
-        figures["by-channel"] = plots.cost_by_channel(found)
+        figures["by-channel"] = map_plots.cost_by_channel(found)
     for name, figure in figures.items():
         path = arguments.out / f"{name}.png"
         path.write_bytes(to_png(figure, dpi=110))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -29,6 +30,7 @@ from nelbo.version import __version__
 
 MISTAKE = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 COMMANDS = {
     "train": Train,
@@ -75,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         _resolved(command).run()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except (NelboError, OSError) as error:  # OSError: a path that cannot be read or written
         # As text, not markup: messages quote lists in brackets.
         console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)

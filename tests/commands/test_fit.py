@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 import nelbo
 from nelbo.cli import main
+from nelbo.commands.fit import _doubts
 from nelbo.data import load_data
 from tests.faults.test_mistakes import mistake
 
@@ -79,3 +81,22 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
     assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
     assert "levels must be None or at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
+
+
+def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
+    profile = nelbo.load(fitted).profile
+    T = profile.num_levels
+    lengths = ("5", "10")
+    bounds = {
+        "even": dict.fromkeys(lengths, 2.0),
+        "optimal": {"5": 1.9999, "10": 1.9998},
+    }
+    assert "gain at most 0.0002 bits/dim" in " ".join(_doubts(profile, bounds))
+    bounds["optimal"]["5"] = 1.5
+    assert not any("gain" in doubt for doubt in _doubts(profile, bounds))
+    # Not by attribute: the package has a function of the module's name.
+    module = importlib.import_module("nelbo.diffusion.optimal_levels")
+    bounds = {"even": {"3": 2.0}, "optimal": {"3": 1.0}}
+    for levels, doubted in (([1, T - 1, T], True), ([1, T // 2, T], False)):
+        monkeypatch.setattr(module, "optimal_levels", lambda profile, K, of=levels: of)
+        assert bool(_doubts(profile, bounds)) == doubted

@@ -132,7 +132,9 @@ def test_what_a_killed_process_left_of_other_folders_goes_in_time(pictures, tmp_
 def test_one_broken_picture_alone(tmp_path):
     (tmp_path / "a.png").write_text("x")
     for split in ("train", "all"):
-        with pytest.raises(NelboError, match=r"none of the 1 pictures .* a\.png: cannot identify"):
+        with pytest.raises(
+            NelboError, match=r"none of the 1 pictures .* a\.png: no picture of a known format"
+        ):
             load_data(str(tmp_path), split)
 
 

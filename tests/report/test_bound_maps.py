@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nelbo import Bound, BoundMap, NelboError
-from nelbo.report import fragments, plots
+from nelbo.report import fragments, map_plots, plots
 from nelbo.report.theme import to_inline_svg, to_png
 
 
@@ -29,7 +29,7 @@ def some_map(images: int = 2, channels: int = 3, levels: int = 5) -> BoundMap:
 
 def test_maps_are_drawn_in_bits_on_one_scale():
     found = some_map()
-    figure = plots.image_beside_map(torch.zeros(2, 3, 4, 6), found)
+    figure = map_plots.image_beside_map(torch.zeros(2, 3, 4, 6), found)
     drawn = [axes.images[0] for axes in figure.axes[2:4]]
     for image, nats in zip(drawn, found.by_pixel, strict=True):
         torch.testing.assert_close(
@@ -38,15 +38,15 @@ def test_maps_are_drawn_in_bits_on_one_scale():
     assert drawn[0].get_clim() == drawn[1].get_clim()
     assert to_png(figure)
     with pytest.raises(NelboError, match="2 maps were given for 1 images"):
-        plots.image_beside_map(torch.zeros(1, 3, 4, 6), found)
+        map_plots.image_beside_map(torch.zeros(1, 3, 4, 6), found)
     with pytest.raises(NelboError, match="got 2"):
-        plots.image_beside_map(torch.zeros(2, 2, 4, 6), found)
+        map_plots.image_beside_map(torch.zeros(2, 2, 4, 6), found)
 
 
 def test_heat_says_what_its_brightest_colour_stands_for():
     maps = torch.zeros(2, 3, 3)
     maps[1, 2, 0] = 4 * math.log(2)
-    colors, bits = plots.heat(maps)
+    colors, bits = map_plots.heat(maps)
     assert bits == pytest.approx(4)
     assert colors[1, :, 2, 0].tolist() == [253, 231, 36]  # viridis ends in yellow
     assert colors[0].flatten(1).unique(dim=1).shape[1] == 1
@@ -54,7 +54,7 @@ def test_heat_says_what_its_brightest_colour_stands_for():
 
 def test_channels_are_bars_of_their_cost():
     found = some_map()
-    figure = plots.cost_by_channel(found)
+    figure = map_plots.cost_by_channel(found)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     expected = found.nats.mean(0).sum((1, 2)) / (72 * math.log(2))
     assert widths == pytest.approx(expected.tolist(), rel=1e-5)
@@ -64,7 +64,7 @@ def test_channels_are_bars_of_their_cost():
         "blue",
     ]
     with pytest.raises(NelboError, match="1 names were given for 3 channels"):
-        plots.cost_by_channel(found, ["grey"])
+        map_plots.cost_by_channel(found, ["grey"])
 
 
 @pytest.mark.parametrize("levels", [5, 400])
@@ -88,8 +88,11 @@ def test_profile_band_is_two_standard_errors(levels):
 def test_figures_go_into_a_page_and_maps_under_images():
     found = some_map(channels=1)
     assert "<svg" in to_inline_svg(plots.level_profile(found.bound), "profile", "levels")
-    colors, _ = plots.heat(found.by_pixel)
+    colors, _ = map_plots.heat(found.by_pixel)
     html = fragments.labelled_images(
-        torch.zeros(2, 1, 4, 6, dtype=torch.uint8), 17, [("1", "a"), ("2", "b")], colors
+        torch.zeros(2, 1, 4, 6, dtype=torch.uint8),
+        17,
+        [("1", "a"), ("2", "b")],
+        colors,
     )
     assert html.count("<img") == 4

@@ -16,7 +16,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.options import Computing, ConditionOptions, at_least_one
+from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
@@ -64,6 +64,8 @@ class Classify:
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
         self.computing.check()
+        if self.out is not None:
+            check_out(self.out)
         at_least_one(images=self.images, batch_size=self.batch_size)
         from nelbo.diffusers_format import load
         from nelbo.evaluation import chain_of
@@ -201,9 +203,11 @@ class _Classes:
 
 
 def _write(path: Path, data: ImageData, result: Classification, names: tuple[str, ...]) -> None:
+    from nelbo.networks.files import atomic_file
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("name", "class", "certain", "calls"))
             for i, name in enumerate(data.names):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nelbo.commands.common import mention_skipped, print_json, show
-from nelbo.commands.options import at_least_one
+from nelbo.commands.options import at_least_one, check_out
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Data:
 
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
+        if self.sheet is not None:
+            check_out(self.sheet, "--sheet")
         at_least_one(sheet_images=self.sheet_images)
         data = load_data(self.data, "all", size=self.size, channels=self.channels)
         content = describe(data, self._splits(data))

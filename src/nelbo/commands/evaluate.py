@@ -23,7 +23,7 @@ from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_to_evaluate,
 )
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
@@ -83,6 +83,8 @@ class Evaluate:
         from nelbo.diffusers_format import load
 
         self.computing.check()
+        if self.out is not None:
+            check_out(self.out, directory=True)
         at_least_one(images=self.images, batch_size=self.batch_size)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")

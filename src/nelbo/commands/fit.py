@@ -14,10 +14,11 @@ from nelbo.commands.common import (
     counting_progress,
     mention_skipped,
     print_json,
+    say,
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Images encoded at a time.
 _ENCODED = 64
+# The share of levels nearest to noise, and bits/dim that make no difference.
+_NOISIEST, _NO_GAIN = 0.1, 0.0005
 _SHOWN = (5, 10, 25, 50, 100)
 
 
@@ -67,6 +70,7 @@ class Fit:
                 f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
                 "profile is stored in the run's"
             )
+        check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
         model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
@@ -75,6 +79,7 @@ class Fit:
         file = Path(self.run_path) / PROFILE_FILE
         profile.save(file)
         bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
+        doubts = _doubts(profile, bounds)
         if self.computing.json:
             print_json(
                 {
@@ -84,11 +89,14 @@ class Fit:
                     "examples": profile.examples,
                     "levels_measured": len(profile.levels),
                     "bits_per_dim": bounds,
+                    "doubts": doubts,
                     "out": str(file),
                 }
             )
         else:
             _print_bounds(bounds)
+            for doubt in doubts:
+                say(f"note: {doubt}")
             show(f"Stored in {file}; sample and evaluate use it with --levels optimal")
 
     def _measure(
@@ -172,6 +180,31 @@ def _expected_bounds(
         name: {K: (nats + autoencoder) / unit for K, nats in row.items()}
         for name, row in (("even", even), ("optimal", optimal))
     }
+
+
+def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[str]:
+    """Why optimal levels may be of no use, as they are for a model that is barely trained."""
+    from nelbo.diffusion.optimal_levels import optimal_levels
+
+    T = profile.num_levels
+    lengths = [int(K) for K in bounds["optimal"] if int(K) < T]
+    if not lengths:
+        return []
+    doubts = []
+    K = lengths[-1]
+    noisy = sum(t > (1 - _NOISIEST) * T for t in optimal_levels(profile, K))
+    if noisy > K / 2:
+        doubts.append(
+            f"{noisy} of the {K} optimal levels are among the noisiest tenth, where a trained "
+            "model spends next to nothing: train longer, then fit again"
+        )
+    gain = max(bounds["even"][str(K)] - bounds["optimal"][str(K)] for K in lengths)
+    if gain < _NO_GAIN:
+        doubts.append(
+            f"optimal levels gain at most {gain:.4f} bits/dim over even ones, too little to tell "
+            f"from {profile.examples:,} images"
+        )
+    return doubts
 
 
 def _print_bounds(bounds: dict[str, dict[str, float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,6 +156,20 @@ def check_seed(seed: int) -> None:
     """Raise `NelboError` unless a generator can be made of a seed."""
     if not 0 <= seed <= _LARGEST_SEED:
         raise NelboError(f"--seed must lie in 0..2^63 − 1, got {seed}")
+
+
+def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:
+    """Raise `NelboError` unless a file, or a directory, can be made at a path; makes nothing."""
+    if path.exists() and path.is_dir() != directory:
+        found, expected = ("file", "directory") if directory else ("directory", "file")
+        raise NelboError(f"{option} {path} is a {found}; give the name of a {expected}")
+    here = path
+    while not here.exists():
+        here = here.parent
+    if not here.is_dir() and here != path:
+        raise NelboError(f"{option} {path} cannot be made: {here} is a file")
+    if not os.access(here, os.W_OK):
+        raise NelboError(f"{option} {path} cannot be written: there is no permission to at {here}")
 
 
 def at_least_one(**counts: int | None) -> None:

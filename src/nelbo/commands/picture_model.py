@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nelbo.commands.common import choose_device, counting_progress, say
-from nelbo.commands.options import ConditionOptions, at_least_one, check_seed
+from nelbo.commands.options import ConditionOptions, at_least_one, check_out, check_seed
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def check_counts(n: int, batch_size: int, seed: int) -> None:
 
 
 def check_png(out: Path) -> None:
-    """Raise `NelboError` unless a path names a PNG file."""
+    """Raise `NelboError` unless a path names a PNG file that can be written."""
     if out.suffix.lower() != ".png":
         raise NelboError(f"--out must name a .png file, got {out}")
+    check_out(out)

@@ -11,7 +11,7 @@ import tyro
 from nelbo.commands.common import mention_skipped, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 
@@ -63,6 +63,7 @@ class Rank:
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
         self.computing.check()
+        check_out(self.out, directory=True)
         at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
         processes = join_processes(self.computing.device, self.out)
         model = load(self.run_path).to(processes.device)

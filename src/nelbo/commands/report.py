@@ -16,7 +16,7 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Report:
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         run = RunDirectory.open(self.run_path)
+        check_out(run.report, "RUN")
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
         summary = self._finish(run)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -68,6 +68,8 @@ def read_picture(file: Path | BinaryIO, size: int, channels: int) -> np.ndarray 
             return prepare(ImageOps.exif_transpose(opened), size, channels)
     # Pillow's readers raise whatever they meet in a damaged file, from IndexError to MemoryError.
     except Exception as error:
+        if isinstance(error, UnidentifiedImageError):
+            return "no picture of a known format"
         # Pillow puts the whole path in some messages; the list names the file already.
         reason = str(error) or type(error).__name__
         for path in (repr(str(file)), str(file)):

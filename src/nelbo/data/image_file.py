@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from nelbo.errors import NelboError
@@ -40,6 +40,8 @@ def read_image(
             image = image.convert(_MODES[channels])
     except FileNotFoundError as error:
         raise NelboError(f"there is no picture {path}") from error
+    except UnidentifiedImageError as error:
+        raise NelboError(f"{path} is no picture of a known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise NelboError(f"{path} cannot be read as a picture: {error}") from error
     if image.size != (width, height):

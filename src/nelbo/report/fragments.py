@@ -37,7 +37,8 @@ _PANEL_WIDTH = 500
 _IMAGE_SIDE = 56
 _FLAT = str.maketrans(SUPERSCRIPTS, "−0123456789")
 _FRAME_SIDE = 80
-_LEAST_FRAME_SIDE = 56  # holds its level and noise scale
+_LEAST_FRAME_SIDE = 56  # holds a value with its unit
+_LEAST_NAMED_SIDE = 48  # holds a number; twelve of them fit a narrow page
 
 
 def image(pixels: UInt8[Tensor, "channels height width"], levels: int, alt: str = "") -> str:
@@ -78,16 +79,19 @@ def labelled_images(
     levels: int,
     labels: Sequence[tuple[str, str]],
     under: UInt8[Tensor, "n 3 height width"] | None = None,
+    errors: Sequence[str] | None = None,
 ) -> str:
-    """Images in a row that wraps, each with a value and a name below, and a map between."""
+    """Images in a row that wraps, with a value, its error and a name below, a map between."""
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
     columns = max(1, _PANEL_WIDTH // (side + 10))
     maps = [""] * len(images) if under is None else [image(m, 256, "its map") for m in under]
+    known = [""] * len(images) if errors is None else errors
+    small = [f"<small>{escape(error)}</small>" if error else "" for error in known]
     cells = "".join(
         f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}{below}"
-        f"<figcaption><b>{escape(value)}</b>"
+        f"<figcaption><b>{escape(value)}</b>{error}"
         f'<span title="{escape(name)}">{escape(name)}</span></figcaption></figure>'
-        for pixels, (value, name), below in zip(images, labels, maps, strict=True)
+        for pixels, (value, name), below, error in zip(images, labels, maps, small, strict=True)
     )
     return (
         f'<div class="images spaced" '
@@ -99,27 +103,27 @@ def film(
     rows: Sequence[tuple[str, UInt8[Tensor, "frames channels height width"], bool]],
     under: Sequence[tuple[str, str]],
     alt: str,
+    names: tuple[str, str] = ("", ""),
 ) -> str:
     """Rows of frames with what they have in common below.
 
     Args:
         rows: label as HTML, frames as 0..255, and whether a gap goes before the row.
-        under: two lines of text for each frame.
+        under: two values for each frame.
         alt: what the film shows.
+        names: of the two values, to stand before them.
     """
-    is_labelled = any(label_html for label_html, _, _ in rows)
     # A whole multiple of the image's width keeps its pixels square and equal.
     width = rows[0][1].shape[-1] if rows else _FRAME_SIDE
     side = max(width * (_FRAME_SIDE // width), min(width, _FRAME_SIDE))
-    labels = "auto " if is_labelled else ""
-    columns = f"{labels}repeat({len(under)}, minmax({min(side, _LEAST_FRAME_SIDE)}px, {side}px))"
+    least = _LEAST_NAMED_SIDE if any(names) else _LEAST_FRAME_SIDE
+    columns = f"auto repeat({len(under)}, minmax({min(side, least)}px, {side}px))"
     cells = []
     for label_html, pictures, is_apart in rows:
         apart = " next" if is_apart else ""
-        cells += [f'<span class="row{apart}">{label_html}</span>'] if is_labelled else []
+        cells += [f'<span class="row{apart}">{label_html}</span>']
         cells += [f'<div class="{apart.strip()}">{image(p, 256)}</div>' for p in pictures]
-    cells += ["<span></span>"] if is_labelled else []
-    cells += [f'<div class="at"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in under]
+    cells += [f'<div class="at"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in (names, *under)]
     return (
         f'<div class="scroll"><div class="strip" role="img" aria-label="{escape(alt)}" '
         f'style="grid-template-columns: {columns}">'

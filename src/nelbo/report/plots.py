@@ -11,17 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nelbo.bound import Bound, BoundMap
+from nelbo.bound import Bound
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.errors import NelboError
-from nelbo.report.formatting import compact, number
+from nelbo.report.axes import PLAIN, new_axes
+from nelbo.report.formatting import number
 from nelbo.report.theme import COLORS, new_figure
 
 Row = Mapping[str, Any]
@@ -32,7 +31,6 @@ SMOOTHED_FROM = 50  # rows of training; fewer are drawn as they are
 _POOLS = 72
 _FEW = 24
 _USUAL_SCHEDULES = {"linear": "--", "cosine": ":"}
-_CHANNELS = {1: ["grey"], 3: ["red", "green", "blue"]}
 # What is smaller than this part of the largest value is no cost that one could see.
 _DYNAMIC_RANGE = 1e-5
 
@@ -58,7 +56,7 @@ def kl_by_level(
         NelboError: an unknown axis, or log SNR without a schedule.
     """
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     place = _placing(bounds, schedule, axis)
     for split, bound in _front_last(bounds):
         levels, nats = bound.by_level()
@@ -100,7 +98,7 @@ def cumulative_bound(
     are lines. Arguments and errors are those of `kl_by_level`.
     """
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     place = _placing(bounds, schedule, axis)
     for split, bound in _front_last(bounds):
         levels, spent = spent_by_level(bound)
@@ -137,7 +135,7 @@ def cumulative_bound(
         axes.set_ylim(0, spent[-1] * 1.06)
     _level_axis(axes, bounds, axis)
     axes.yaxis.set_major_locator(_round_ticks(6))
-    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.set_ylabel(f"{unit} spent up to level t")
     _legend(axes, loc="upper left" if axis == "level" else "best")
     return figure
@@ -150,7 +148,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     was evaluated there is no band.
     """
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     if bound.levels.numel() == 0:
         return _nothing(figure, axes, "a chain of one level has no score matching terms")
     levels = bound.levels.unique().cpu().double().numpy()
@@ -169,99 +167,10 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     return figure
 
 
-def cost_by_channel(
-    found: BoundMap, names: Sequence[str] | None = None, *, unit: str = "bits/dim"
-) -> Figure:
-    """What each channel costs on average over examples, in bits per dimension of the image.
-
-    Args:
-        found: the maps of a batch.
-        names: of the channels; red, green and blue where there are three.
-        unit: what to call bits per dimension.
-
-    Raises:
-        NelboError: another number of names than channels.
-    """
-    costs = (
-        found.by_channel.detach().cpu().double().mean(0).numpy() / found.bound.nats_per_bit_per_dim
-    )
-    if names is None:
-        names = _CHANNELS.get(len(costs)) or [str(c) for c in range(len(costs))]
-    if len(names) != len(costs):
-        raise NelboError(f"{len(names)} names were given for {len(costs)} channels")
-    figure = new_figure(5.0, 0.7 + 0.45 * len(costs))
-    axes = _axes(figure)
-    axes.grid(visible=False)
-    axes.barh(list(names), costs, color=COLORS["score-matching"], alpha=0.75, height=0.6)
-    for row, cost in enumerate(costs):
-        axes.annotate(
-            number(float(cost), 3),
-            (max(float(cost), 0.0), row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=COLORS["ink"],
-            fontsize=9.5,
-        )
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(_PLAIN)
-    axes.set_xlabel(unit)
-    return figure
-
-
-def heat(
-    maps: Float[torch.Tensor, "n height width"],
-) -> tuple[UInt8[torch.Tensor, "n 3 height width"], float]:
-    """Maps of nats as colours on one scale, and how many bits its brightest colour stands for."""
-    bits = maps.detach().cpu().double().nan_to_num(posinf=0.0) / math.log(2.0)
-    highest = max(float(bits.max()), 1e-12)
-    colors = colormaps["viridis"]((bits / highest).clamp(0, 1).numpy(), bytes=True)
-    return torch.from_numpy(colors[..., :3].copy()).permute(0, 3, 1, 2), highest
-
-
-def image_beside_map(
-    images: Float[torch.Tensor, "n channels height width"], found: BoundMap
-) -> Figure:
-    """Each image above the map of its bound, in bits a pixel on one scale for all.
-
-    Args:
-        images: in network space [−1, 1], grey or RGB.
-        found: their maps.
-
-    Raises:
-        NelboError: another number of maps than images, or images neither grey nor RGB.
-    """
-    maps = (found.by_pixel.detach().cpu().double() / math.log(2.0)).numpy()
-    if len(images) != len(maps):
-        raise NelboError(f"{len(maps)} maps were given for {len(images)} images")
-    if images.shape[1] not in _CHANNELS:
-        raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {images.shape[1]}")
-    figure = new_figure(0.6 + 1.05 * len(images), 2.5)
-    axes = figure.subplots(2, len(images), squeeze=False)
-    pictures = ((images.detach().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
-    low, high = min(0.0, float(np.nanmin(maps))), float(np.nanmax(maps))
-    shown = None
-    for column, (picture, bits) in enumerate(zip(pictures, maps, strict=True)):
-        axes[0, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
-        shown = axes[1, column].imshow(bits, cmap="viridis", vmin=low, vmax=high)
-        axes[1, column].set_title(
-            f"{number(float(bits.sum()), 0)} bits", fontsize=9, color=COLORS["ink"], y=-0.3
-        )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    assert shown is not None
-    bar = figure.colorbar(shown, ax=axes[1, :].tolist(), fraction=0.04, pad=0.02)
-    bar.set_label("bits", color=COLORS["muted"], fontsize=9.5)
-    bar.ax.tick_params(colors=COLORS["muted"], labelsize=8.5, length=0)
-    bar.outline.set_visible(False)
-    return figure
-
-
 def bits_histogram(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     """How bits per dimension spread over the images of one split, with their mean."""
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     bits = bound.bits_per_dim.detach().cpu().double().numpy()
     bits = bits[np.isfinite(bits)]
     if len(bits) == 0:
@@ -281,7 +190,7 @@ def bits_histogram(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     )
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_locator(_round_ticks(7))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.margins(y=0.12)
     axes.set_xlabel(unit)
     axes.set_ylabel("images")
@@ -308,7 +217,7 @@ def training_curve(
         unit: what to call bits per dimension.
     """
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     points = np.array(
         [
             (row[x], row[quantity])
@@ -330,7 +239,7 @@ def training_curve(
         _cost_axis(axes, values)
     else:
         axes.yaxis.set_major_locator(_round_ticks(6))
-        axes.yaxis.set_major_formatter(_PLAIN)
+        axes.yaxis.set_major_formatter(PLAIN)
     if reference is not None and math.isfinite(reference):
         axes.axhline(reference, color=COLORS["ink"], linewidth=1.1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -344,7 +253,7 @@ def training_curve(
             fontsize=9.5,
         )
     axes.xaxis.set_major_locator(_round_ticks(6))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.set_xlabel("training time, seconds" if x == "seconds" else x)
     axes.set_ylabel(unit if quantity == "bits_per_dim" else quantity.replace("_", " "))
     return figure
@@ -353,7 +262,7 @@ def training_curve(
 def noise_schedule(schedule: NoiseSchedule) -> Figure:
     """log SNR at every level of a chain, beside usual schedules of the same length."""
     figure = new_figure()
-    axes = _axes(figure)
+    axes = new_axes(figure)
     T = schedule.num_levels
     for name, style in _USUAL_SCHEDULES.items():
         usual = getattr(NoiseSchedule, name)(T)
@@ -366,7 +275,7 @@ def noise_schedule(schedule: NoiseSchedule) -> Figure:
     axes.plot(
         levels, log_snr, color=color, marker=marker, markersize=4, linewidth=1.8, label="this chain"
     )
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.set_xlabel("level t (data on the left, noise on the right)")
     axes.set_ylabel("log SNR")
     if len(log_snr):  # the others may go far beyond
@@ -405,17 +314,6 @@ def half_spent_level(bound: Bound) -> int | None:
     if not np.isfinite(spent).all() or spent.min() < 0 or spent[-1] <= 0:
         return None
     return int(levels[int(np.argmax(spent >= spent[-1] / 2))])
-
-
-def _tick(value: float, _: int | None = None) -> str:
-    """A tick in decimals where they are few, in powers of ten else."""
-    value = float(f"{value:.10g}")
-    if 1e-6 <= abs(value) < 1e-4:
-        return f"{value:.7f}".rstrip("0").replace("-", "−")
-    return compact(value)
-
-
-_PLAIN = FuncFormatter(_tick)
 
 
 def front(bounds: Mapping[str, Bound]) -> str | None:
@@ -480,21 +378,6 @@ def _log_snr(schedule: NoiseSchedule) -> tuple[Array, Array]:
     return levels.astype(np.float64), log_snr[levels]
 
 
-def _axes(figure: Figure) -> Axes:
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0.0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(COLORS["rule"])
-    axes.grid(axis="y", color=COLORS["rule"], linewidth=0.7, alpha=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0, pad=5)
-    axes.tick_params(axis="x", which="major", length=3, color=COLORS["rule"])
-    axes.xaxis.label.set(color=COLORS["muted"], fontsize=10)
-    axes.yaxis.label.set(color=COLORS["muted"], fontsize=10)
-    return axes
-
-
 def _cost_axis(axes: Axes, values: Array) -> None:
     """A logarithmic axis where the values span more than a decade, else one from zero."""
     positive = values[np.isfinite(values) & (values > 0)]
@@ -510,7 +393,7 @@ def _cost_axis(axes: Axes, values: Array) -> None:
         subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
 
 
 def _level_axis(axes: Axes, bounds: Mapping[str, Bound], axis: str) -> None:
@@ -525,7 +408,7 @@ def _level_axis(axes: Axes, bounds: Mapping[str, Bound], axis: str) -> None:
         axes.set_xticks(np.arange(1.0, highest + 1, 1 if highest <= 10 else 3))
     else:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if highest < 300 else (1.0,)))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("level t (data on the left, noise on the right)")

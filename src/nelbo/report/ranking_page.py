@@ -58,8 +58,8 @@ def ranking_page(report: RankingReport) -> str:
     )
     ends = fragments.section(
         "Most and least surprising images",
-        "What the model explains worst and best, in bits/dim: odd, damaged or mislabelled images "
-        "come first." + scale,
+        "What the model explains worst and best, in bits/dim ± their Monte Carlo error: odd, "
+        "damaged or mislabelled images come first." + scale,
         fragments.pair(
             f"<figure><h3>Most surprising</h3>{most}</figure>",
             f"<figure><h3>Least surprising</h3>{least}</figure>",

@@ -168,7 +168,9 @@ def forward(report: RunReport) -> str:
         "The forward process",
         "The encoder: each row is one path of noise added to an image. The noise schedule is all "
         "that it is made of.",
-        fragments.film(rows, _under(strip), "Images that dissolve into noise from left to right"),
+        fragments.film(
+            rows, _under(strip), "Images that dissolve into noise from left to right", _UNDER
+        ),
         _strip_note(),
         fragments.captioned(
             to_inline_svg(
@@ -201,13 +203,18 @@ def reverse(report: RunReport) -> str:
     return fragments.section(
         "The reverse process",
         about,
-        fragments.film(rows, _under(strip), "Samples that emerge from noise from left to right"),
+        fragments.film(
+            rows, _under(strip), "Samples that emerge from noise from left to right", _UNDER
+        ),
     )
+
+
+_UNDER = ("level", "noise")
 
 
 def _under(strip: Strip) -> list[tuple[str, str]]:
     return [
-        (f"t = {t}", "no noise" if t == 0 else f"noise {_two_digits(scale)}")
+        (str(t), "0" if t == 0 else _two_digits(scale))
         for t, scale in zip(strip.levels, strip.noise_scales, strict=True)
     ]
 

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Int
 from torch import Tensor
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.data.image_data import ImageData
 from nelbo.latent_bound import LatentBoundMap
-from nelbo.report import fragments, plots
+from nelbo.report import fragments, map_plots
 from nelbo.report.formatting import number
 
 
 def with_bits(
     data: ImageData, bound: Bound, chosen: Int[Tensor, " n"], under: Tensor | None = None
 ) -> str:
-    """Some of the images in a row that wraps, with bits/dim and caption or name, and a map."""
+    """Some of the images in a row that wraps, with bits/dim and caption or name, and a map between.
+
+    Where the Monte Carlo error of an image's bits is known, it stands beside them.
+    """
     shown = data.take(chosen)
     bits = bound.bits_per_dim.detach().cpu()[chosen].tolist()
+    variance = bound.monte_carlo_variance.detach().cpu()[chosen]
+    errors = (variance.sqrt() / bound.nats_per_bit_per_dim).tolist()
     captions = shown.captions or [None] * len(shown)
     names = [caption or name for caption, name in zip(captions, shown.names, strict=True)]
     labels = [(number(value, 2), name) for value, name in zip(bits, names, strict=True)]
-    return fragments.labelled_images(shown.images, shown.levels, labels, under)
+    known = [f" ± {number(error, 2)}" if math.isfinite(error) else "" for error in errors]
+    return fragments.labelled_images(shown.images, shown.levels, labels, under, known)
 
 
 def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, str]:
     """The maps as pictures, and a sentence that tells how to read them; nothing without maps."""
     if maps is None:
         return None, ""
-    colors, brightest = plots.heat(maps.by_pixel)
+    colors, brightest = map_plots.heat(maps.by_pixel)
     return colors, (
         " Below each image is where its bits go, pixel by pixel, from dark for none to yellow "
         f"for {number(brightest, 1)} bits."
