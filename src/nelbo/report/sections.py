@@ -14,6 +14,7 @@ from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
 from nelbo.report.surprise import map_colors, with_bits
 from nelbo.report.theme import to_inline_svg
+from nelbo.training.checkpoints import VALIDATION
 
 
 def header(report: RunReport) -> str:
@@ -248,7 +249,10 @@ def training(report: RunReport) -> str:
         return ""
     reference = report.summaries[report.headline].bits_per_dim.mean if report.headline else None
     is_smoothed = len(report.metrics) >= plots.SMOOTHED_FROM
-    bold = " The bold line is its running median." if is_smoothed else ""
+    about = " The bold line is its running median." if is_smoothed else ""
+    is_validated = any(VALIDATION in row for row in report.metrics)
+    if is_validated:
+        about += " The points are the bound of held-out images, read from the averaged weights."
     bits = fragments.captioned(
         to_inline_svg(
             plots.training_curve(
@@ -257,12 +261,13 @@ def training(report: RunReport) -> str:
                 reference=reference,
                 reference_label=f"{report.headline} bound",
                 unit=report.unit,
+                validation=VALIDATION if is_validated else None,
             ),
             "training-bits",
             "Bits per dimension of the training batches against the step",
         ),
         "The bound as training saw it: one random level an image, averaged over the last steps."
-        + bold,
+        + about,
         "Bits per dimension",
     )
     loss = fragments.captioned(
