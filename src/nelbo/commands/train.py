@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nelbo.training.trainer import Trainer
 
 # Fields that say what to do now rather than how to train.
-_NOT_SAVED = ("out", "overwrite", "resume", "config", "json")
+_NOT_SAVED = ("out", "overwrite", "resume", "accept_changed_data", "config", "json")
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {
     *("device", "threads", "track", "evaluate_levels", "evaluate_images"),
@@ -70,6 +70,8 @@ class TrainCommand(ABC):
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, with its settings. Beside the length
     of the run, little can be changed."""
+    accept_changed_data: bool = False
+    """Resume although images were added or removed since the run was stopped."""
     config: Path | None = None
     """Take the settings from the config.yaml of another run; what is given here comes first."""
     size: int | None = None
@@ -219,10 +221,11 @@ class TrainCommand(ABC):
 
     def _check_unchanged(self, out: Path) -> None:
         """A run cannot go on with settings that would make it another run."""
+        from nelbo.training.checkpoints import Checkpoints
         from nelbo.training.run_directory import RunDirectory
 
         before = TrainCommand.defaults(["--resume", "--out", str(out)])
-        done = RunDirectory(out).notes().get("trained", {}).get("steps", 0)
+        done = max(Checkpoints(RunDirectory(out).training).steps(), default=0)
         if self.training.steps is not None and self.training.steps < done:
             raise NelboError(
                 f"the run in {out} has taken {done} steps already, which is more than --steps "
@@ -246,12 +249,12 @@ class TrainCommand(ABC):
         """The run directory, made or opened by the first process."""
         from nelbo.training.run_directory import RunDirectory
 
-        if self.resume:
-            run = RunDirectory.open(out)
-        elif processes.is_main:
-            run = RunDirectory.create(out, overwrite=self.overwrite)
-        else:
+        if not processes.is_main:
             run = RunDirectory(out)
+        elif self.resume:
+            run = RunDirectory.reopen(out)
+        else:
+            run = RunDirectory.create(out, overwrite=self.overwrite)
         processes.sum([0.0])  # none goes on before the directory is there
         return run
 
@@ -294,13 +297,17 @@ class TrainCommand(ABC):
                 after_save=tuner.tune_again if tuner else lambda: None,
             )
             if is_main:
+                amount = f"{len(data)} images" if data.stream is None else "a stream"
                 say(
-                    f"Training on {len(data)} images of {source}, shape "
+                    f"Training on {amount} of {source}, shape "
                     f"{data.shape}, with {parameters / 1e6:.2f}M parameters on "
                     f"{_where(trainer)}"
                 )
             if self.resume:
-                for note in supervisor.resume(same_threads=tuner is not None):
+                notes = supervisor.resume(
+                    same_threads=tuner is not None, accept_changed_data=self.accept_changed_data
+                )
+                for note in notes:
                     if is_main:
                         say(note.text)
                 if is_main:
@@ -372,7 +379,7 @@ class TrainCommand(ABC):
     ) -> dict[str, Any]:
         return {
             "source": source,
-            "training_images": len(data),
+            "training_images": len(data) if data.stream is None else None,
             "label_names": list(recipe.label_names),
             "parameters": parameters,
             "settings": {

@@ -27,6 +27,9 @@ from nelbo.errors import NelboError
 CONFIG_FILE = "config.json"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
+# What `atomic_file` calls a file until it is whole, and what a killed process leaves of one.
+TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _HOW_TO_CONVERT = (
     "nelbo reads safetensors only, because opening a pickle runs the code in it. If you trust the "

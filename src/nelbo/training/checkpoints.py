@@ -94,7 +94,11 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self.steps()
-            there = f"; the checkpoint of step {kept[-1]} is intact" if kept else ""
+            there = ""
+            if kept:
+                there = (
+                    f"; the checkpoint of step {kept[-1]} is intact, and --resume goes on from it"
+                )
             raise NelboError(f"cannot write the checkpoint {path}: {error}{there}") from error
         self._prune()
         return path

@@ -45,6 +45,7 @@ class LatentData:
         cost: what each image costs beside the prior of its latents,
             −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
         dims: how many values an image has, where its cost is known.
+        keys: `ImageData.keys` of the images, (N,) int64; or None.
     """
 
     mean: Float[Tensor, "n channels height width"]
@@ -53,6 +54,7 @@ class LatentData:
     labels: Int[Tensor, " n"] | None = None
     cost: Float[Tensor, " n"] | None = None
     dims: int | None = None
+    keys: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -66,6 +68,7 @@ class LatentData:
             tokens=None if self.tokens is None else self.tokens[index],
             labels=None if self.labels is None else self.labels[index],
             cost=None if self.cost is None else self.cost[index],
+            keys=None if self.keys is None else self.keys[index],
         )
 
 
@@ -95,6 +98,11 @@ def encode_data(
             captions than images, captions for a model without text, or none for one with.
     """
     check_fits(model, data)
+    if data.stream is not None:
+        raise NelboError(
+            f"{data.source} is a stream, and latents are encoded once: leave stream= out, or bound "
+            "the set with max_images="
+        )
     assert isinstance(model.data, Pixels)
     if captions is None and model.text is not None and data.captions is not None:
         captions = [caption or "" for caption in data.captions]
@@ -129,6 +137,7 @@ def encode_data(
         labels,
         cost=torch.cat(costs).float() if costs else None,
         dims=math.prod(data.shape) if costs else None,
+        keys=data.keys.to(device),
     )
 
 

@@ -17,10 +17,17 @@ Settings = TypeVar("Settings")
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings, the dataclasses among them as mappings; whole or not at all."""
+    """Write settings, the dataclasses among them as mappings; whole or not at all.
+
+    Raises:
+        NelboError: they cannot be written.
+    """
     content = {name: _plain(value) for name, value in settings.items()}
-    with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise NelboError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
