@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
+from safetensors import SafetensorError
 
 from nelbo.errors import NelboError
 
@@ -51,6 +52,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reason(error: OSError | SafetensorError) -> str:
+    """Why a file could not be written, without what the library puts before it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error).rpartition(": ")[2]
 
 
 def read_json(path: Path) -> dict[str, Any]:

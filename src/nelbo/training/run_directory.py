@@ -30,7 +30,7 @@ from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
-from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json
+from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -209,8 +209,8 @@ class RunDirectory:
             (write or save_pipeline)(model, self.path, notes)
         except (OSError, SafetensorError) as error:
             raise NelboError(
-                f"cannot save the model to {self.path}: {error}; --resume goes on from the last "
-                "checkpoint"
+                f"cannot save the model to {self.path}: {reason(error)}; --resume goes on from the "
+                "last checkpoint"
             ) from error
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -225,7 +225,7 @@ class RunDirectory:
                 lines.write(json.dumps(row) + "\n")
         except OSError as error:
             raise NelboError(
-                f"cannot write to {file}: {error.strerror or error}; --resume goes on from the "
+                f"cannot write to {file}: {reason(error)}; --resume goes on from the "
                 "last checkpoint"
             ) from error
 
