@@ -11,7 +11,8 @@ import pytest
 import nelbo
 from nelbo.cli import main
 from nelbo.training.checkpoints import Checkpoints
-from tests.faults.test_killed import COMMAND, STEPS, assert_same, unbroken  # noqa: F401 - fixture
+from tests.faults.conftest import COMMAND, STEPS
+from tests.faults.test_killed import assert_same
 from tests.faults.test_mistakes import mistake
 
 
@@ -31,7 +32,7 @@ def disk(tmp_path) -> Path:
     subprocess.run(["umount", where], check=True)
 
 
-def test_a_disk_that_is_full_ends_training_and_loses_nothing(unbroken, disk, capsys):  # noqa: F811
+def test_a_disk_that_is_full_ends_training_and_loses_nothing(unbroken, disk, capsys):
     """Every checkpoint is kept, until there is no room; more room, and the run goes on."""
     out = disk / "run"
     options = ["--save-every", "0.001s", "--keep-checkpoints", "1000", "--steps", str(STEPS)]

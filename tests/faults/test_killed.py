@@ -24,23 +24,9 @@ from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.supervisor import Supervisor
 from tests.children import Child, command
+from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_supervisor import supervised
-
-STEPS = 40
-TINY = ["--widths", "8", "--layers", "1", "--levels", "6", "--batch-size", "8"]
-EXACT = ["--threads", "1", "--precision", "fp32", "--warmup-steps", "5"]
-OFTEN = [
-    "--save-every",
-    "0.05s",
-    "--keep-checkpoints",
-    "3",
-    "--evaluate-images",
-    "4",
-    "--evaluate-levels",
-    "1",
-]
-COMMAND = ["train", "digits", *TINY, *EXACT, *OFTEN]
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -91,13 +77,6 @@ def assert_same(a: Path, b: Path) -> None:
     for mine, theirs in zip(*rows, strict=True):
         del mine["seconds"], theirs["seconds"]
         assert mine == theirs
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("killed") / "unbroken"
-    main([*COMMAND, "--out", str(out), "--steps", str(STEPS)])
-    return out
 
 
 def kill_and_resume(out: Path, steps: int, delays: list[float]) -> list[tuple[int, bool]]:
