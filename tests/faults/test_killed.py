@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,12 @@ from safetensors.torch import load_file
 import nelbo
 from nelbo.cli import main
 from nelbo.training.checkpoints import Checkpoints
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.supervisor import Supervisor
+from tests.children import Child, command
+from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_mistakes import mistake, snapshot
-
-STEPS = 40
-TINY = ["--widths", "8", "--layers", "1", "--levels", "6", "--batch-size", "8"]
-EXACT = ["--threads", "1", "--precision", "fp32", "--warmup-steps", "5"]
-OFTEN = ["--save-every", "0.05s", "--evaluate-images", "4", "--evaluate-levels", "1"]
-COMMAND = ["train", "digits", *TINY, *EXACT, *OFTEN]
+from tests.training.test_supervisor import supervised
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -38,17 +39,23 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
+def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Until something has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def wait_for(out: Path, steps: int) -> None:
     """Until a checkpoint of at least so many steps is there."""
-    deadline = time.monotonic() + 120
-    while max(Checkpoints(out / "training").steps(), default=-1) < steps:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: max(Checkpoints(out / "training").steps(), default=-1) >= steps)
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
     """All that training left behind after the last step."""
-    last = Checkpoints(out / "training").path(STEPS)
+    checkpoints = Checkpoints(out / "training")
+    last = checkpoints.path(checkpoints.steps()[-1])
     tensors = {
         f"{file.stem}/{name}": value
         for file in last.glob("*.safetensors")
@@ -72,36 +79,76 @@ def assert_same(a: Path, b: Path) -> None:
         assert mine == theirs
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("killed") / "unbroken"
-    main([*COMMAND, "--out", str(out), "--steps", str(STEPS)])
-    return out
+def kill_and_resume(out: Path, steps: int, delays: list[float]) -> list[tuple[int, bool]]:
+    """Kill training after each delay from when it begins to; then let it end.
 
-
-def kill_and_resume(out: Path, delays: list[float]) -> None:
-    """Kill training after each delay from its first checkpoint; then let it end."""
-    arguments = [*COMMAND, "--out", out, "--steps", STEPS]
+    Returns the last whole checkpoint at each kill, and whether a file was being written.
+    """
+    arguments = [*COMMAND, "--out", out, "--steps", steps]
+    found = []
     for delay in delays:
-        process = start(*arguments)
-        wait_for(out, 0)
+        child = command(*arguments, log=out.with_suffix(".log"))
+        wait_until(lambda child=child: "Training on" in child.message or not child.alive)
         time.sleep(delay)
-        process.kill()
-        process.wait()
+        assert child.alive, child.message  # else it would not have been killed
+        child.kill()
+        last, problems = Checkpoints(out / "training").newest()
+        assert not problems
+        writing = any(out.glob("training/.writing-*")) or any(out.rglob(".*.????????"))
+        found.append((-1 if last is None else last.step, writing))
         arguments = ["train", "--resume", "--out", out]
-    main([str(a) for a in ["train", "--resume", "--out", out]])
+    assert command(*arguments, log=out.with_suffix(".log")).join() == 0
+    return found
 
 
 def test_killed_at_any_moment_it_ends_the_same(unbroken, tmp_path):
-    kill_and_resume(tmp_path / "run", [0.2])
+    kill_and_resume(tmp_path / "run", STEPS, [0.0, 0.3])
     assert_same(unbroken, tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(unbroken, tmp_path):
-    moments = random.Random(0)
-    kill_and_resume(tmp_path / "run", [moments.uniform(0.0, 3.0) for _ in range(20)])
-    assert_same(unbroken, tmp_path / "run")
+def test_killed_at_twenty_random_moments(tmp_path):
+    steps, moments = 200, random.Random(0)
+    out, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    found = kill_and_resume(out, steps, [moments.uniform(0.0, 1.0) for _ in range(20)])
+    print(f"last checkpoint at each kill, * while writing: {_marked(found)}")
+    last = [step for step, _ in found]
+    assert last == sorted(last)
+    assert len(set(last)) >= 10
+    assert any(writing for _, writing in found)
+    main([*COMMAND, "--out", str(unbroken), "--steps", str(steps)])
+    assert_same(unbroken, out)
+
+
+def _marked(found: list[tuple[int, bool]]) -> str:
+    return " ".join(f"{step}{'*' * writing}" for step, writing in found)
+
+
+def test_killed_before_its_first_checkpoint_it_begins_again(unbroken, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(unbroken / "config.yaml", out)
+    main(["train", "--resume", "--out", str(out)])
+    assert "has no checkpoint yet and begins again" in capsys.readouterr().err
+    assert_same(unbroken, out)
+
+
+def test_killed_between_its_last_checkpoint_and_its_model(unbroken, tmp_path):
+    """The checkpoint is of the last step, the model of an earlier one, or cut short."""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    (out / "nelbo.json").write_text('{"trained": {"st')
+    weights = out / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    (out / "unet" / f".{weights.name}.abcd_012").write_bytes(b"left behind")
+    (out / "unet" / ".mine").touch()
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out)
+    assert sorted(p.name for p in (out / "unet").iterdir()) == [
+        ".mine",
+        "config.json",
+        weights.name,
+    ]
 
 
 def test_termination_saves_first(tmp_path):
@@ -123,7 +170,7 @@ def test_damaged_checkpoint_is_passed_over(unbroken, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     checkpoints = Checkpoints(out / "training")
-    assert len(checkpoints.steps()) == 2
+    before = checkpoints.steps()[-2]
     file = checkpoints.path(STEPS) / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
@@ -131,8 +178,100 @@ def test_damaged_checkpoint_is_passed_over(unbroken, tmp_path, capsys):
     main(["train", "--resume", "--out", str(out)])
     shown = " ".join(capsys.readouterr().err.split())
     assert "damaged checkpoint is passed over" in shown
-    assert f"Resumed at step {checkpoints.steps()[0]}" in shown
+    assert f"Resumed at step {before}" in shown
     assert_same(unbroken, out)
+
+
+def test_two_damaged_checkpoints_are_passed_over_and_without_a_whole_one_it_ends(
+    unbroken, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    checkpoints = Checkpoints(out / "training")
+    first, *damaged = checkpoints.steps()
+    for step in damaged:
+        (checkpoints.path(step) / "model.safetensors").write_bytes(b"cut")
+    main(["train", "--resume", "--out", str(out)])
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count("damaged checkpoint is passed over") == 2
+    assert f"Resumed at step {first}" in shown
+    assert_same(unbroken, out)
+    for step in checkpoints.steps():
+        (checkpoints.path(step) / "manifest.json").unlink()
+    message = mistake(capsys, "train", "--resume", "--out", out)
+    assert "holds no whole checkpoint to go on from" in message
+    assert message.count("manifest.json is missing") == len(checkpoints.steps())
+
+
+def test_records_that_a_kill_left_half_written(unbroken, tmp_path, capsys):
+    """Half a line of metrics costs that line; settings that cannot be read are named."""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    checkpoints = Checkpoints(out / "training")
+    shutil.rmtree(checkpoints.path(STEPS))
+    metrics = out / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join([*lines[:-1], b"\xff\x00 flipped\n", b"7\n", lines[-1][:40]]))
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out)
+    (out / "config.yaml").write_text((out / "config.yaml").read_text()[:30] + "\n  x: [")
+    assert "config.yaml is not readable as YAML" in mistake(
+        capsys, "train", "--resume", "--out", out
+    )
+    (out / "config.yaml").write_text("")
+    assert "config.yaml must hold a mapping" in mistake(capsys, "train", "--resume", "--out", out)
+
+
+def test_killed_at_every_operation_on_files_of_a_save(tmp_path):
+    """Each time the last whole checkpoint and the model load, and the next save succeeds."""
+    begun = supervised(tmp_path, steps=6)
+    for event in begun.run():
+        if event.step == 3:
+            break
+    begun.trainer.step = 4
+    base = begun.run_directory.path
+    killed = 0
+    while True:
+        run = tmp_path / f"killed-{killed}"
+        shutil.copytree(base, run)
+        begun.run_directory = RunDirectory(run)
+        child = Child(_killed_in_a_save, begun, killed, log=tmp_path / "log")
+        if child.join() == 0:
+            break
+        assert child.process.exitcode == -signal.SIGKILL, child.message
+        last, problems = begun.checkpoints.newest()
+        assert not problems
+        assert last.step in (2, 4)
+        RunDirectory.reopen(run)
+        left = nelbo.load(run).network.conv_in.weight
+        average = last.tensors["average"]["network.conv_in.weight"]
+        # The model may be of the checkpoint before, until the run is resumed.
+        assert torch.equal(left, average) or last.step == 4
+        begun.checkpoints.save(replace(last, step=5))
+        assert begun.checkpoints.newest()[0].step == 5
+        assert not list(run.rglob(".*"))
+        shutil.rmtree(run)
+        killed += 1
+    print(f"killed before each of {killed} operations")
+    assert killed > 20
+    assert begun.checkpoints.newest()[0].step == 4
+
+
+def _killed_in_a_save(supervisor: Supervisor, after: int) -> None:
+    left = after
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal left
+        changes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod")
+        if event == "open":
+            changes = bool(int(arguments[2]) & (os.O_WRONLY | os.O_RDWR))
+        if changes:
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    sys.addaudithook(hook)
+    supervisor._save()
 
 
 def test_resuming_a_finished_run_makes_its_report_again(unbroken, tmp_path):
@@ -199,8 +338,6 @@ def test_an_old_run_stays_until_the_new_one_has_a_checkpoint(unbroken, tmp_path)
 
 
 def test_a_replacement_cut_short_is_brought_to_its_end(tmp_path):
-    from nelbo.training.run_directory import RunDirectory
-
     def a_run(path: Path, marker: str) -> None:
         path.mkdir(parents=True)
         (path / "nelbo.json").write_text(marker)

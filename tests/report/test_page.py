@@ -12,6 +12,7 @@ from nelbo.errors import NelboError
 from nelbo.report.page import render, write_report
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import forward_strip, reverse_strip
+from nelbo.training.checkpoints import VALIDATION
 from tests.report.examples import make_bound, make_images, make_metrics, make_model
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -69,6 +70,14 @@ def make_report(metrics=(), **changes):
         settings={"training": {"learning_rate": 0.0002, "time_budget_seconds": 120}, "seed": 1},
     )
     return dataclasses.replace(report, **changes)
+
+
+def test_validation_is_plotted_where_there_was_any(html):
+    rows = [row | {VALIDATION: 3.0} if row["step"] % 40 == 0 else row for row in make_metrics()]
+    validated = render(make_report(rows))
+    for page, expected in ((html, False), (validated, True)):
+        assert ("read from the averaged weights" in page) is expected
+        assert (">validation<" in page) is expected
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,18 @@ def test_a_training_curve_goes_through_its_rows(metrics):
     assert line.get_ydata().tolist() == [row["loss"] for row in metrics]
 
 
+def test_readings_of_the_bound_are_points_beside_the_training_curve(metrics):
+    read = {40: 9.0, 80: 5.0, 119: 3.5}
+    rows = [row | ({"v": read[row["step"]]} if row["step"] in read else {}) for row in metrics]
+    axes = plots.training_curve(rows, "bits_per_dim", validation="v").axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["training", "validation"]
+    points = axes.lines[-1].get_xydata().tolist()
+    assert points == [[float(step), bits] for step, bits in read.items()]
+    assert plots.training_curve(rows, "bits_per_dim").axes[0].get_legend() is None
+    to_svg(plots.training_curve(metrics, "bits_per_dim", validation="v"))
+
+
 def test_a_histogram_counts_every_image():
     figure = plots.bits_histogram(make_bound(50))
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 50

@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nelbo import NelboError
+from nelbo.cli import MISTAKE, main
+from nelbo.data import load_data
+from nelbo.training.autoencoder import AutoencoderObjective
+from nelbo.training.build import build_model
+from nelbo.training.checkpoints import VALIDATION, Checkpoints
+from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import PriorObjective, encode_data
 from nelbo.training.processes import Processes
+from nelbo.training.trainer import Trainer
+from tests.children import Child
+from tests.training.test_autoencoder import autoencoder
+from tests.training.test_latents import pictures, text_model
 from tests.training.test_trainer import SMALL, trainer
 
 # Dropout's masks depend on how a batch is cut; everything else is drawn for the whole batch.
@@ -37,14 +52,26 @@ def launch(*arguments: str, out: Path, fsdp: bool = False) -> subprocess.Popen:
     )
 
 
+def two(function: Callable[..., Any], *arguments: Any, logs: Path) -> list[Child]:
+    """The function in two processes that can join into a group, without a launcher above them."""
+    import accelerate  # noqa: F401 - here, for both at once
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Child(function, *arguments, log=logs / f"{rank}.log", RANK=rank, LOCAL_RANK=rank, **group)
+        for rank in range(2)
+    ]
+
+
 def curve(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    from nelbo.cli import main
-
     out = tmp_path_factory.mktemp("alone") / "run"
     main([*COMMAND[2:], "--out", str(out), "--validate-every", "6"])
     return out
@@ -67,14 +94,99 @@ def test_two_processes_learn_as_one(alone, tmp_path, fsdp):
             assert a[key] == pytest.approx(b[key], rel=2e-4)
     assert (out / "report.html").is_file()
     assert (out / "samples" / "step-000012.png").is_file()
+    checkpoints = [Checkpoints(run / "training") for run in (out, alone)]
+    assert [kept.best() for kept in checkpoints] == [12, 12]
+    read = [kept.load(12).progress[VALIDATION] for kept in checkpoints]
+    assert read[0] == pytest.approx(read[1], rel=2e-4)
+
+
+def kinds(processes: Processes | None) -> dict[str, Trainer]:
+    """A trainer for each kind of model; of pixels alone where weights are sharded."""
+    data, captions = pictures()
+    options = {"steps": 4, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
+    config = TrainingConfig(**options, objective="simple")
+    torch.manual_seed(0)
+    autoencoders = AutoencoderObjective(autoencoder(), likelihood="discretized", mirrored=0.5)
+    latent = text_model()
+    prior = PriorObjective(latent, condition_dropout=0.5)
+    digits = load_data("digits", "train")
+    pixel = build_model(replace(SMALL, dropout=0.0, levels=6), digits)
+    of_pixels = Trainer(pixel, digits, TrainingConfig(**options), processes=processes)
+    if processes is not None and processes.sharded:
+        return {"pixel": of_pixels}
+    return {
+        "pixel": of_pixels,
+        "autoencoder": Trainer(autoencoders, data, config, processes=processes),
+        "prior": Trainer(prior, encode_data(latent, data, captions), config, processes=processes),
+    }
+
+
+def losses(processes: Processes | None) -> dict[str, list[list[float]]]:
+    return {kind: _steps(trainer) for kind, trainer in kinds(processes).items()}
+
+
+def _steps(trainer: Trainer) -> list[list[float]]:
+    return [[step.loss, step.bits_per_dim, step.gradient_norm] for step in trainer.run()]
+
+
+def write_losses(out: Path) -> None:
+    processes = Processes.join(torch.device("cpu"))
+    assert processes.count == 2
+    found = losses(processes)
+    # FSDP in the same group.
+    found["sharded pixel"] = _steps(kinds(replace(processes, sharded=True))["pixel"])
+    if processes.is_main:
+        out.write_text(json.dumps(found))
+    processes.leave()
+
+
+def test_two_processes_learn_as_one_whatever_the_model(tmp_path):
+    children = two(write_losses, tmp_path / "losses.json", logs=tmp_path)
+    expected = losses(None)
+    expected["sharded pixel"] = expected["pixel"]
+    for child in children:
+        assert child.join() == 0, child.message
+    found = json.loads((tmp_path / "losses.json").read_text())
+    for kind, steps in expected.items():
+        torch.testing.assert_close(
+            torch.tensor(found[kind]), torch.tensor(steps), rtol=1e-3, atol=1e-5, msg=kind
+        )
+
+
+def train_and_die(out: Path) -> None:
+    """`nelbo train`; the second process is killed in the middle of its seventh step."""
+    step = Trainer._terms
+
+    def killed(self: Trainer, model: Any, number: int, part: Any) -> Any:
+        if self.processes.rank == 1 and number == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, model, number, part)
+
+    Trainer._terms = killed
+    main([*COMMAND[2:], "--out", str(out), "--validate-every", "6", "--save-every", "0.001s"])
+
+
+def test_when_one_dies_the_other_says_so_and_one_alone_resumes(alone, tmp_path, capsys):
+    out = tmp_path / "run"
+    first, second = two(train_and_die, out, logs=tmp_path)
+    assert second.join() == -signal.SIGKILL, second.message
+    began = time.monotonic()
+    assert first.join(60) == MISTAKE
+    print(f"the other ended {time.monotonic() - began:.1f} s after")
+    assert "process 0 of 2 stops, because another one is gone" in first.message
+    assert "--resume goes on" in first.message
+    assert Checkpoints(out / "training").newest()[0].step == 6
+    main(["train", "--resume", "--out", str(out)])
+    assert "had processes 2 and goes on with 1" in " ".join(capsys.readouterr().err.split())
+    for mine, theirs in zip(curve(out), curve(alone), strict=True):
+        for name in ("step", "loss", "bits_per_dim", "gradient_norm"):
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-4)
 
 
 @pytest.mark.slow
 def test_one_of_two_dies_and_the_run_resumes(tmp_path):
     out = tmp_path / "run"
     process = launch("--steps", "1000000", "--save-every", "0.5s", out=out)
-    from nelbo.training.checkpoints import Checkpoints
-
     checkpoints = Checkpoints(out / "training")
     deadline = time.monotonic() + 200
     while max(checkpoints.steps(), default=0) < 1:
@@ -88,16 +200,12 @@ def test_one_of_two_dies_and_the_run_resumes(tmp_path):
     assert process.returncode != 0
     assert "because another one is gone" in message or "stopped at step" in message
     saved = checkpoints.newest()[0].step
-    from nelbo.cli import main
-
     main(["train", "--resume", "--out", str(out), "--steps", str(saved + 2)])
     assert curve(out)[-1]["step"] == saved + 2
 
 
 @pytest.mark.parametrize("objective", ["bound", "hybrid", "sigmoid"])
 def test_a_batch_in_parts_is_the_whole_batch(objective):
-    from dataclasses import replace
-
     model = replace(SMALL, dropout=0.0, levels=6)
     options = {"steps": 8, "objective": objective, "batch_size": 15, "input_perturbation": 0.1}
     options |= {"level_sampler": "importance", "horizontal_flip": True}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 import torch
+from PIL import Image
 
 from nelbo import NelboError
 from nelbo.cli import main
@@ -20,7 +22,7 @@ from nelbo.training.run_directory import RunDirectory
 from nelbo.training.snapshots import reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
-from nelbo.training.trainer import DivergedError, ExplosionWatch
+from nelbo.training.trainer import DivergedError, ExplosionWatch, Step
 from tests.training.test_trainer import trainer
 
 
@@ -30,44 +32,42 @@ def supervised(tmp_path, **options) -> Supervisor:
     return Supervisor(trainer(**options), run, {}, StopRequest())
 
 
-def spoil(t) -> None:
-    """As an overflow would."""
-    t.model.network.conv_in.weight.data[0, 0, 0, 0] = math.nan
+def overflows(s: Supervisor, at: set[int], monkeypatch) -> None:
+    """The loss of these steps, counted from 0, is not a number, each of them once."""
+    terms = s.trainer.task.terms
+
+    def overflowing(module, step, *rest):
+        found = terms(module, step, *rest)
+        if step in at:
+            at.remove(step)
+            return found._replace(loss=found.loss * math.nan)
+        return found
+
+    monkeypatch.setattr(s.trainer.task, "terms", overflowing)
 
 
-def test_training_goes_back_once_with_a_lower_rate(tmp_path):
-    s = supervised(tmp_path)
-    notes, steps, spoilt = [], [], False
-    for event in s.run():
-        if isinstance(event, Note):
-            notes.append(event.text)
-            continue
-        steps.append(event)
-        # A checkpoint of step 11 is written, that of step 12 would hold the nan.
-        if event.step == 11 and not spoilt:
-            spoilt = True
-            s._save()
-            spoil(s.trainer)
-            s.trainer.config = s.trainer.config.__class__(
-                **{**vars(s.trainer.config), "save_every": "1h"}
-            )
-            break
-    # Leaving the loop is a crash; what follows it is what the supervisor itself would do.
-    with pytest.raises(DivergedError) as diverged:
-        next(s.trainer.run())
-    note = s._go_back(diverged.value)
-    assert "diverged at step 12" in note.text
-    assert "checkpoint of step 11 with 0.5 of the learning rate" in note.text
-    assert s.trainer.step == 11
-    after = [e for e in s.run() if not isinstance(e, Note)]
-    assert [e.step for e in after] == list(range(12, 31))
-    assert s.finished
+def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypatch):
     whole = list(trainer(steps=30).run())
-    assert after[0].learning_rate == pytest.approx(0.5 * whole[11].learning_rate)
-    spoil(s.trainer)
-    s.trainer.config = s.trainer.config.__class__(**{**vars(s.trainer.config), "steps": 40})
-    with pytest.raises(DivergedError, match=r"It was the second time.*of step 30"):
-        list(s.run())
+    s = supervised(tmp_path)
+    overflows(s, {11}, monkeypatch)
+    events = list(s.run())
+    (note,) = [event for event in events if isinstance(event, Note)]
+    assert note.text.startswith("training diverged at step 12: loss nan")
+    assert note.text.endswith("checkpoint of step 11 with 0.5 of the learning rate")
+    assert [e.step for e in events if isinstance(e, Step)] == list(range(1, 31))
+    assert s.finished
+    # Up to there it is the run that it would have been; from there on with half the rate.
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [e.loss for e in steps[:12]] == [e.loss for e in whole[:12]]
+    assert steps[11].learning_rate == pytest.approx(0.5 * whole[11].learning_rate)
+    rows = [row["step"] for row in s.run_directory.metrics()]
+    assert rows == [10, 20, 30]
+
+    again = supervised(tmp_path / "again")
+    overflows(again, {11, 20}, monkeypatch)
+    with pytest.raises(DivergedError, match=r"at step 21.*It was the second time.*of step 20"):
+        list(again.run())
+    assert again.checkpoints.newest()[0].step == 20
 
 
 def test_an_explosion_is_seen_and_an_outlier_is_not():
@@ -102,7 +102,14 @@ def test_validation_grids_snapshots_and_tensorboard(tmp_path):
     ]
     events = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars(VALIDATION)] == [10, 20]
-    assert len(events.Images("samples")) == 2
+    assert [e.value for e in events.Scalars(VALIDATION)] == pytest.approx(list(bits.values()))
+    loss = {row["step"]: row["loss"] for row in rows}
+    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx(loss)
+    for shown in events.Images("samples"):
+        written = Image.open(out / "samples" / f"step-{shown.step:06d}.png").convert("RGB")
+        image = Image.open(io.BytesIO(shown.encoded_image_string)).convert("RGB")
+        assert image.tobytes() == written.tobytes()
+    assert "read from the averaged weights" in (out / "report.html").read_text()
     averaged = reconstruct_average(out, 0.12)
     x_0 = averaged.data.to_network(load_data("digits", "test").images[:64])
     with torch.no_grad():

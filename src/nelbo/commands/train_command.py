@@ -50,6 +50,8 @@ class TrainCommand(ABC):
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, with its settings. Beside the length
     of the run, little can be changed."""
+    accept_changed_data: bool = False
+    """Resume although images were added or removed since the run was stopped."""
     config: Path | None = None
     """Take the settings from the config.yaml of another run; what is given here comes first."""
     size: int | None = None
@@ -122,7 +124,13 @@ class TrainCommand(ABC):
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
         return TrainingSession(
-            recipe, images, self.training, processes, threads=self.threads, resume=self.resume
+            recipe,
+            images,
+            self.training,
+            processes,
+            threads=self.threads,
+            resume=self.resume,
+            accept_changed_data=self.accept_changed_data,
         )
 
     def save_settings(self, run: RunDirectory, images: TrainingImages, model: Any) -> None:
@@ -223,11 +231,11 @@ class TrainCommand(ABC):
         """The run directory, made or opened by the first process."""
         from nelbo.training.run_directory import RunDirectory
 
-        if self.resume:
-            run = RunDirectory.open(out)
-        elif processes.is_main:
-            run = RunDirectory.create(out, overwrite=self.overwrite)
-        else:
+        if not processes.is_main:
             run = RunDirectory(out)
+        elif self.resume:
+            run = RunDirectory.reopen(out)
+        else:
+            run = RunDirectory.create(out, overwrite=self.overwrite)
         processes.sum([0.0])  # none goes on before the directory is there
         return run

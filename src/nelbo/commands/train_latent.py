@@ -188,6 +188,7 @@ class TrainLatent(TrainCommand):
             device=self.device,
             threads=self.threads,
             resume=resume,
+            accept_changed_data=self.accept_changed_data,
         )
         if processes.is_main:
             say(f"Stage 1 of 2: the autoencoder, in {run.path / AUTOENCODER_RUN}")

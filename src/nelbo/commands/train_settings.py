@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nelbo.errors import NelboError
+from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.settings_file import from_mapping, write_settings
 
 Command = TypeVar("Command")
 
 # Fields that say what to do now rather than how to train.
-NOT_SAVED = ("out", "overwrite", "resume", "config", "json")
+NOT_SAVED = ("out", "overwrite", "resume", "accept_changed_data", "config", "json")
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {
     *("device", "threads", "track", "evaluate_levels", "evaluate_images"),
@@ -52,7 +53,7 @@ def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
     Raises:
         NelboError: one that did change, or fewer steps than it has taken.
     """
-    done = run.notes().get("trained", {}).get("steps", 0)
+    done = max(Checkpoints(run.training).steps(), default=0)
     if command.training.steps is not None and command.training.steps < done:
         raise NelboError(
             f"the run in {run.path} has taken {done} steps already, which is more than --steps "

@@ -58,6 +58,7 @@ class TrainingSession:
         processes: who trains.
         threads: CPU threads; None measures how many are best, now and then.
         resume: go on with what the run directory holds.
+        accept_changed_data: also where images were added or removed since.
 
     Raises:
         NelboError: settings that do not fit together, the data or the memory; nothing has been
@@ -73,12 +74,14 @@ class TrainingSession:
         *,
         threads: int | None = None,
         resume: bool = False,
+        accept_changed_data: bool = False,
     ) -> None:
         self.recipe = recipe
         self.images = images
         self.training = training
         self.threads = threads
         self.resume = resume
+        self.accept_changed_data = accept_changed_data
         recipe.check_memory(training, processes)
         self.trainer: Trainer[Any] = Trainer(
             recipe.model, recipe.data, training, processes=processes
@@ -133,13 +136,17 @@ class TrainingSession:
                 after_save=tuner.tune_again if tuner else lambda: None,
             )
             if is_main:
+                amount = f"{len(images)} images" if images.stream is None else "a stream"
                 say(
-                    f"Training on {len(images)} images of {self.images.source}, shape "
+                    f"Training on {amount} of {self.images.source}, shape "
                     f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
                     f"{_where(trainer)}"
                 )
             if self.resume:
-                for note in supervisor.resume(same_threads=tuner is not None):
+                notes = supervisor.resume(
+                    same_threads=tuner is not None, accept_changed_data=self.accept_changed_data
+                )
+                for note in notes:
                     if is_main:
                         say(note.text)
                 if is_main:
@@ -191,9 +198,10 @@ class TrainingSession:
 
     def _notes(self) -> dict[str, Any]:
         """What nelbo.json says of the run."""
+        streamed = self.images.train.stream is not None
         return {
             "source": self.images.source,
-            "training_images": len(self.images.train),
+            "training_images": None if streamed else len(self.images.train),
             "label_names": list(self.recipe.label_names),
             "parameters": self._parameters,
             "settings": {

@@ -6,9 +6,13 @@ not asked again. Which columns and splits to take is found by name and type; opt
     hub:user/name?image=photo&label=kind&caption=text       columns
     hub:user/name?config=small&train=train&test=dev         configuration and splits
     hub:user/name?revision=v2&max_images=5000               a fixed version; so many a split
+    hub:user/name?stream=10000                              no copy; shuffled among so many
 
 With `max_images` the rows are streamed, and what is beyond them is not downloaded. Without a test
 split the rows of index i with i mod 10 = 9 are held out.
+
+With `stream` the first rows of each split, 2,000 or `max_images`, are decoded into the cache, to
+read the bound on; training reads the whole train split anew each epoch, see `stream`.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +34,16 @@ from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.folder import TEST_FOLDERS
 from nelbo.data.image_data import ImageData
+from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.errors import MissingExtraError, NelboError
 
 LEVELS = 256
-OPTIONS = ("config", "revision", "train", "test", "image", "label", "caption", "max_images")
+# Of a set that is streamed, so many images of each split are kept to evaluate on.
+_KEPT = 2000
+OPTIONS = (
+    *("config", "revision", "train", "test", "image", "label", "caption"),
+    *("max_images", "stream"),
+)
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 _CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
@@ -61,17 +72,32 @@ class Table:
                 raise NelboError(
                     f"{self.source}: unknown option {name!r}; expected one of {', '.join(OPTIONS)}"
                 )
-        if self.max_images is not None and self.max_images < 1:
-            raise NelboError(f"{self.source}: max_images must be at least 1")
+        for name in ("max_images", "stream"):
+            if self._number(name) == 0:
+                raise NelboError(f"{self.source}: {name} must be at least 1")
 
     @property
     def max_images(self) -> int | None:
         """At most so many images a split."""
-        text = self.options.get("max_images")
+        return self._number("max_images")
+
+    @property
+    def stream(self) -> int | None:
+        """How many rows to shuffle among, where training is to read them as it needs them."""
+        return self._number("stream")
+
+    def kept(self) -> Table:
+        """The rows of a streamed set that are decoded into the cache."""
+        options = {"max_images": str(_KEPT), **self.options}
+        del options["stream"]
+        return replace(self, options=options)
+
+    def _number(self, name: str) -> int | None:
+        text = self.options.get(name)
         if text is None:
             return None
         if not text.isdecimal():
-            raise NelboError(f"{self.source}: max_images is {text!r}; expected a whole number")
+            raise NelboError(f"{self.source}: {name} is {text!r}; expected a whole number")
         return int(text)
 
     @property
@@ -88,6 +114,11 @@ def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
         NelboError: the Hub cannot be reached, the data set, a split or a column is not there, or
             no picture can be read.
     """
+    if table.stream is not None:
+        data = load_table(table.kept(), split, size, channels)
+        if split != "train":
+            return data
+        return replace(data, stream=_streamed(table, size, channels, data.label_names))
     extra: dict[str, Any] = {}
     entry = cached(
         ("table", str(Path(table.path).resolve()) if table.local else table.path),
@@ -173,6 +204,33 @@ def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> I
 
     with _explained(table):
         yield from in_threads(rows(), read, total=None, size=size)
+
+
+def _streamed(table: Table, size: int, channels: int, label_names: tuple[str, ...]) -> ImageStream:
+    """The rows to train on, epoch after epoch."""
+    kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
+
+    def rows() -> Iterator[StreamedRow]:
+        with _explained(table):
+            splits = _open(kept)
+            train, test = _split_names(table, list(splits))
+            columns = _columns(table, splits[train])
+            names = _class_names(splits[train], columns)
+            for i, row in enumerate(_undecoded(splits[train], columns["image"])):
+                if test is None and i % 10 == 9:
+                    continue
+                label = row[columns["label"]] if "label" in columns else None
+                if names is None:
+                    label = index.get(str(label))
+                picture = row[columns["image"]]
+                yield StreamedRow(
+                    f"{train} #{i}",
+                    -1 if label is None else label,
+                    partial(_read, picture, size, channels),
+                )
+
+    assert table.stream is not None
+    return ImageStream(rows, table.stream)
 
 
 def _read(value: Any, size: int, channels: int) -> Any:

@@ -11,6 +11,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.conditioning import Condition
+from nelbo.data.splits import name_key
+from nelbo.data.stream import ImageStream
 from nelbo.errors import NelboError
 
 SPLITS = ("train", "test", "all")
@@ -34,6 +36,8 @@ class ImageData:
         skipped: files that could not be read, with the reason.
         captions: a text for each image, None where it has none; or None.
         credit: whom to name for the images, and their licence.
+        stream: what to train on instead, where these are only the first images of a set that is
+            read as it is needed.
 
     Raises:
         NelboError: no images, a level outside 0..levels−1, or names, labels or captions of
@@ -49,6 +53,7 @@ class ImageData:
     skipped: tuple[str, ...] = ()
     captions: tuple[str | None, ...] | None = None
     credit: str | None = None
+    stream: ImageStream | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -86,6 +91,11 @@ class ImageData:
         """Whether any image has one."""
         return any(self.captions or ())
 
+    @property
+    def keys(self) -> Int[Tensor, " n"]:
+        """A number for each image that its name decides, to tell a changed set by."""
+        return torch.tensor([name_key(name) for name in self.names])
+
     def take(self, index: Tensor | slice) -> ImageData:
         """Some of the images, in the order of `index`; of a slice a view."""
         return replace(
@@ -94,6 +104,7 @@ class ImageData:
             names=_take(self.names, index),
             labels=None if self.labels is None else self.labels[index],
             captions=None if self.captions is None else _take(self.captions, index),
+            stream=None,
         )
 
     def subset(self, count: int, seed: int) -> ImageData:
@@ -109,7 +120,7 @@ class ImageData:
             self.images.float(), (height, width), mode="bilinear", antialias=True
         )
         images = resized.round().clamp(0, self.levels - 1).to(torch.uint8)
-        return replace(self, images=images)
+        return replace(self, images=images, stream=None)
 
     def condition(self, index: Tensor | slice = slice(None)) -> Condition | None:
         """The labels of some images as a condition; None without labels."""

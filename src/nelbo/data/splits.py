@@ -16,8 +16,16 @@ HELD_OUT = 0.1
 
 def share(name: str) -> float:
     """u(name) in [0, 1)."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
+    return int.from_bytes(_digest(name)) / 2**64
+
+
+def name_key(name: str) -> int:
+    """The eight bytes that u(name) comes from, as an int64."""
+    return int.from_bytes(_digest(name), signed=True)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 def held_out(names: Sequence[str]) -> list[bool]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from nelbo.errors import NelboError
 from nelbo.networks.hub import download, is_hub_id
@@ -20,6 +23,8 @@ from nelbo.suggestions import directories_near, listed
 CONFIG_FILE = "config.json"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
+# What `atomic_file` calls a file until it is whole, and what a killed process leaves of one.
+TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 _HOW_TO_CONVERT = (
     "nelbo reads safetensors only, because opening a pickle runs the code in it. If you trust the "
     "source of .bin weights, convert them once with the diffusers class that config.json names: "
@@ -40,6 +45,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reason(error: OSError | SafetensorError) -> str:
+    """Why a file could not be written, without what the library puts before it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error).rpartition(": ")[2]
 
 
 def read_json(path: Path) -> dict[str, Any]:

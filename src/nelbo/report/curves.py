@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from nelbo.report import fragments, plots
-from nelbo.report.theme import COLORS, to_inline_svg
-
-VALIDATION = "validation_bits_per_dim"
+from nelbo.report.theme import to_inline_svg
+from nelbo.training.checkpoints import VALIDATION
 
 
 def section(
@@ -36,11 +33,17 @@ def section(
     about = bound
     if len(metrics) >= plots.SMOOTHED_FROM:
         about += " The bold line is its running median."
+    is_validated = any(VALIDATION in row for row in metrics)
+    if is_validated:
+        about += " The points are the bound of held-out images, read from the averaged weights."
     figure = plots.training_curve(
-        metrics, "bits_per_dim", reference=reference, reference_label=reference_label, unit=unit
+        metrics,
+        "bits_per_dim",
+        reference=reference,
+        reference_label=reference_label,
+        unit=unit,
+        validation=VALIDATION if is_validated else None,
     )
-    if _add_validation(figure, metrics):
-        about += " The dots are the bound of a few held-out images."
     bits = fragments.captioned(
         to_inline_svg(
             figure, "training-bits", "Bits per dimension of the training batches against the step"
@@ -56,12 +59,3 @@ def section(
         "Loss",
     )
     return fragments.section("Training", "", fragments.pair(bits, loss))
-
-
-def _add_validation(figure: Figure, metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Draw the readings of held-out images, if there are any."""
-    read = [(row["step"], row[VALIDATION]) for row in metrics if row.get(VALIDATION) is not None]
-    if read:
-        steps, bits = zip(*read, strict=True)
-        figure.axes[0].plot(steps, bits, "o", color=COLORS["ink"], markersize=4.5, zorder=5)
-    return bool(read)

@@ -205,6 +205,7 @@ def training_curve(
     reference: float | None = None,
     reference_label: str = "test bound",
     unit: str = "bits/dim",
+    validation: str | None = None,
 ) -> Figure:
     """One quantity of training against the step or the time.
 
@@ -215,26 +216,34 @@ def training_curve(
         reference: a value to mark by a dashed line.
         reference_label: what to call it.
         unit: what to call bits per dimension.
+        validation: a quantity that only some rows have, to draw beside it as points.
     """
     figure = new_figure()
     axes = new_axes(figure)
-    points = np.array(
-        [
-            (row[x], row[quantity])
-            for row in rows
-            if _is_number(row, x) and _is_number(row, quantity)
-        ],
-        dtype=np.float64,
-    )
-    if len(points) == 0:
+    at, values = _points(rows, x, quantity)
+    if len(at) == 0:
         return _nothing(figure, axes, "no steps were recorded")
-    at, values = points.T
     color = COLORS["score-matching"]
+    label = None if validation is None else "training"
     if len(values) < SMOOTHED_FROM:
-        axes.plot(at, values, color=color, linewidth=1.6, marker="o", markersize=3.5)
+        axes.plot(at, values, color=color, linewidth=1.6, marker="o", markersize=3.5, label=label)
     else:
         axes.plot(at, values, color=color, linewidth=0.7, alpha=0.35)
-        axes.plot(at, _smoothed(values), color=color, linewidth=1.8)
+        axes.plot(at, _smoothed(values), color=color, linewidth=1.8, label=label)
+    if validation is not None:
+        read_at, readings = _points(rows, x, validation)
+        color = COLORS["reconstruction"]
+        axes.plot(
+            read_at,
+            readings,
+            color=color,
+            linewidth=1.2,
+            marker="o",
+            markersize=4,
+            label="validation",
+        )
+        values = np.concatenate([values, readings])
+        _legend(axes, "best")
     if values.min() > 0 and values.max() > 10 * values.min():
         _cost_axis(axes, values)
     else:
@@ -282,6 +291,12 @@ def noise_schedule(schedule: NoiseSchedule) -> Figure:
         axes.set_ylim(log_snr.min() - 2, log_snr.max() + 3)
     _legend(axes, loc="best")
     return figure
+
+
+def _points(rows: Sequence[Row], x: str, y: str) -> Array:
+    """Where both are numbers, (2, n)."""
+    numbers = [(row[x], row[y]) for row in rows if _is_number(row, x) and _is_number(row, y)]
+    return np.array(numbers, dtype=np.float64).reshape(-1, 2).T
 
 
 def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.errors import NelboError
+from nelbo.networks.files import reason
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -94,8 +95,14 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self.steps()
-            there = f"; the checkpoint of step {kept[-1]} is intact" if kept else ""
-            raise NelboError(f"cannot write the checkpoint {path}: {error}{there}") from error
+            there = ""
+            if kept:
+                there = (
+                    f"; the checkpoint of step {kept[-1]} is intact, and --resume goes on from it"
+                )
+            raise NelboError(
+                f"cannot write the checkpoint {path}: {reason(error)}{there}"
+            ) from error
         self._prune()
         return path
 

@@ -54,6 +54,7 @@ class LatentData:
         cost: what each image costs beside the prior of its latents,
             −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
         dims: how many values an image has, where its cost is known.
+        keys: `ImageData.keys` of the images, (N,) int64; or None.
     """
 
     mean: Float[Tensor, "n channels height width"]
@@ -64,13 +65,14 @@ class LatentData:
     labels: Int[Tensor, " n"] | None = None
     cost: Float[Tensor, " n"] | None = None
     dims: int | None = None
+    keys: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def take(self, index: Tensor | slice) -> LatentData:
         """Some of them, in the order of `index`."""
-        each = ("mean", "stddev", "tokens", "caption_index", "labels", "cost")
+        each = ("mean", "stddev", "tokens", "caption_index", "labels", "cost", "keys")
         values = {name: getattr(self, name) for name in each}
         return replace(self, **{k: v[index] for k, v in values.items() if v is not None})
 
@@ -101,6 +103,11 @@ def encode_data(
             captions than there is memory for.
     """
     check_fits(model, data)
+    if data.stream is not None:
+        raise NelboError(
+            f"{data.source} is a stream, and latents are encoded once: leave stream= out, or bound "
+            "the set with max_images="
+        )
     assert isinstance(model.data, Pixels)
     if captions is None and model.text is not None and data.captions is not None:
         captions = data.captions
@@ -130,6 +137,7 @@ def encode_data(
         labels=labels,
         cost=torch.cat(costs).float() if costs else None,
         dims=math.prod(data.shape) if costs else None,
+        keys=data.keys.to(device),
     )
 
 

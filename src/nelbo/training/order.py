@@ -1,4 +1,8 @@
-"""Which images each step sees: a pure function of (seed, step), so there is no state to save."""
+"""Which images each step sees: a pure function of (seed, step), so there is no state to save.
+
+The order is one of places in the set. A checkpoint keeps which image is at each place, so that a
+set that has changed since then does not pass for the same.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,32 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nelbo.distributions import generator_for
+
+
+def changed_images(before: Int[Tensor, " n"], now: Int[Tensor, " m"]) -> str | None:
+    """How a set of images, by their `ImageData.keys`, has changed; None where it has not."""
+    if torch.equal(before, now):
+        return None
+    old, new = set(before.tolist()), set(now.tolist())
+    added, removed = len(new - old), len(old - new)
+    if not added and not removed and len(now) == len(before):
+        return f"the same {len(now)} in another order"
+    return f"{added} added and {removed} removed since then, {len(now)} now, {len(before)} before"
+
+
+class StreamOrder:
+    """Goes through an endless stream in its own order.
+
+    Args:
+        batch_size: images a step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def batch(self, step: int) -> Int[Tensor, " batch_size"]:
+        """Places in the stream of the images of a step, counted from 0."""
+        return torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
 
 class DataOrder:

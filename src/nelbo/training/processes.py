@@ -141,7 +141,8 @@ class Processes:
                 raise
             raise LostProcessError(
                 f"process {self.rank} of {self.count} stops, because another one is gone "
-                f"({str(error).splitlines()[0]})"
+                f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint, with "
+                "any number of processes"
             ) from error
 
     def leave(self) -> None:

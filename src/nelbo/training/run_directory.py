@@ -25,11 +25,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
-from nelbo.networks.files import atomic_file, read_json
+from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason
 from nelbo.suggestions import directories_near
 
 CONFIG_FILE = "config.yaml"
@@ -174,6 +176,24 @@ class RunDirectory:
         """Whether a checkpoint and a model have been saved."""
         return (self.path / NELBO_FILE).is_file()
 
+    @classmethod
+    def reopen(cls, path: str | Path) -> RunDirectory:
+        """The run that was begun in a directory, made ready to go on.
+
+        One that was killed may not have a model yet, and may have left half-written files.
+        """
+        run = cls(path)
+        _finish_replacing(run.path)
+        run.samples.mkdir(exist_ok=True)
+        (run.path / METRICS_FILE).touch()
+        folders = [run.path, *(run.path / name for name in _OWN if (run.path / name).is_dir())]
+        for folder in folders:
+            for file in folder.iterdir():
+                match = TEMPORARY_NAME.fullmatch(file.name)
+                if match and (folder != run.path or match[1] in _OWN):
+                    file.unlink()
+        return run
+
     @property
     def replaces(self) -> Path | None:
         """The directory whose run this one, or the whole, is to replace, until it has."""
@@ -227,22 +247,38 @@ class RunDirectory:
         """Write the model with its notes, by default as a pipeline."""
         try:
             (write or save_pipeline)(model, self.path, notes)
-        except OSError as error:
-            raise NelboError(f"cannot save the model to {self.path}: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise NelboError(
+                f"cannot save the model to {self.path}: {reason(error)}; --resume goes on from the "
+                "last checkpoint"
+            ) from error
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with (self.path / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            NelboError: it cannot be written.
+        """
+        file = self.path / METRICS_FILE
+        try:
+            with file.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise NelboError(
+                f"cannot write to {file}: {reason(error)}; --resume goes on from the "
+                "last checkpoint"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last one cut short is left out."""
+        """All lines of metrics.jsonl; one that was cut short or damaged is left out."""
         rows = []
-        for line in (self.path / METRICS_FILE).read_text().splitlines():
+        for line in (self.path / METRICS_FILE).read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
         return rows
 
     def forget_metrics_after(self, step: int) -> None:

@@ -11,16 +11,23 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from nelbo.errors import NelboError
-from nelbo.networks.files import atomic_file
+from nelbo.networks.files import atomic_file, reason
 
 Settings = TypeVar("Settings")
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings, the dataclasses among them as mappings; whole or not at all."""
+    """Write settings, the dataclasses among them as mappings; whole or not at all.
+
+    Raises:
+        NelboError: they cannot be written.
+    """
     content = {name: _plain(value) for name, value in settings.items()}
-    with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise NelboError(f"cannot write {path}: {reason(error)}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from nelbo.errors import NelboError
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
+from nelbo.training.order import changed_images
 from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.snapshots import save_snapshot
 from nelbo.training.stopping import StopRequest
@@ -88,15 +89,22 @@ class Supervisor:
         keep = self.trainer.config.keep_checkpoints
         return Checkpoints(self.run_directory.training, keep)
 
-    def resume(self, *, same_threads: bool = False) -> list[Note]:
+    def resume(
+        self, *, same_threads: bool = False, accept_changed_data: bool = False
+    ) -> list[Note]:
         """Restore the newest checkpoint that is whole; notes on what was found.
+
+        A run that was killed before its first checkpoint begins again.
 
         Args:
             same_threads: also compute with as many threads as then.
+            accept_changed_data: go on although the images are not those of before.
 
         Raises:
-            NelboError: there is none.
+            NelboError: no checkpoint is whole, or the images have changed.
         """
+        if not self.checkpoints.steps():
+            return [Note("the run has no checkpoint yet and begins again")]
         checkpoint, problems = self.checkpoints.newest()
         notes = [Note(f"a damaged checkpoint is passed over: {problem}") for problem in problems]
         if checkpoint is None:
@@ -107,7 +115,10 @@ class Supervisor:
         if same_threads:
             torch.set_num_threads(checkpoint.progress["threads"])
         notes += self._changes(checkpoint)
+        notes += self._changed_data(checkpoint, accept_changed_data)
         self._go_to(checkpoint)
+        # What is there may be of an earlier step, or damaged.
+        self._save_model()
         return notes
 
     def run(self) -> Iterator[Step | Note]:
@@ -178,17 +189,21 @@ class Supervisor:
 
     def _save(self) -> None:
         """A checkpoint, then the model of the run; the checkpoint is what a run resumes from."""
-        state, model = self.trainer.state(), self.trainer.averaged()
-        if not self._is_main:
-            return
+        state = self.trainer.state()
         step, bits = self._validated or (None, None)
         validation = {VALIDATION: bits if step == state.step else None, "best": self._best}
         progress = {**state.progress, **validation}
-        self.checkpoints.save(dataclasses.replace(state, progress=progress))
-        trained = {"steps": state.step, "seconds": round(self.trainer.seconds, 1)}
-        self.run_directory.save_model(model, {**self.notes, "trained": trained}, self.save)
-        if state.step > 0:
+        if self._is_main:
+            self.checkpoints.save(dataclasses.replace(state, progress=progress))
+        self._save_model()
+        if self._is_main and state.step > 0:
             self.run_directory.establish()
+
+    def _save_model(self) -> None:
+        model = self.trainer.averaged()
+        if self._is_main:
+            trained = {"steps": self.trainer.step, "seconds": round(self.trainer.seconds, 1)}
+            self.run_directory.save_model(model, {**self.notes, "trained": trained}, self.save)
 
     def _end(self) -> None:
         """Save, unless that would replace an old run with one stopped in its first moments."""
@@ -226,6 +241,19 @@ class Supervisor:
         if self._is_main:
             self.checkpoints.discard_after(checkpoint.step)
             self.run_directory.forget_metrics_after(checkpoint.step)
+
+    def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
+        before = checkpoint.tensors.get("data", {}).get("keys")
+        now = self.trainer.task.keys
+        changes = None if before is None or now is None else changed_images(before, now)
+        if changes is None:
+            return []
+        what = f"the images are not those that the run was trained on: {changes}"
+        if not accept:
+            raise NelboError(
+                f"{what}. Put them back, or go on with what is there now by --accept-changed-data"
+            )
+        return [Note(f"{what}; it goes on with what is there now")]
 
     def _changes(self, checkpoint: Checkpoint) -> list[Note]:
         """What differs from before, so that the steps to come differ in their last digits."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
+from nelbo.data.stream import ImageStream
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
@@ -54,12 +55,16 @@ class Task(ABC):
         loss_scale: what the loss is multiplied by: a bound is in nats per image, and gradients are
             clipped in bits per dimension, whatever the size of an image.
         level_sampler: what draws the levels of a batch, where the trainer keeps its state.
+        keys: `ImageData.keys` of the examples, (N,) int64, where they are known.
+        stream: what the examples are read from as they are needed, if they are.
     """
 
     examples: int
     bits: float
     loss_scale: float = 1.0
     level_sampler: LevelSampler | None = None
+    keys: Tensor | None = None
+    stream: ImageStream | None = None
 
     @abstractmethod
     def variant(self, wrap: Wrap) -> nn.Module:
@@ -85,13 +90,44 @@ class Task(ABC):
         """
 
 
+class ImageSource:
+    """The images of a step, from memory or from a stream.
+
+    Args:
+        data: the images.
+        seed: decides the order of a stream.
+    """
+
+    def __init__(self, data: ImageData, seed: int) -> None:
+        self.data = data
+        self.stream = None if data.stream is None else data.stream.seeded(seed)
+
+    @property
+    def keys(self) -> Tensor | None:
+        """`ImageData.keys`; what a stream holds is not known."""
+        return self.data.keys if self.stream is None else None
+
+    def pixels(self, index: Tensor, part: BatchPart) -> Tensor:
+        """The pixel levels of a part of a batch."""
+        if self.stream is None:
+            return self.data.images[index[part.slice]]
+        return self.stream.batch(int(index[0]), len(index)).images(part.slice)
+
+    def labels(self, index: Tensor) -> Tensor | None:
+        """The classes of a batch, if there are any."""
+        if self.stream is None:
+            return None if self.data.labels is None else self.data.labels[index]
+        has_labels = self.data.labels is not None
+        return self.stream.batch(int(index[0]), len(index)).labels if has_labels else None
+
+
 class PixelTask(Task):
     """A diffusion model of images, which is told their labels if it takes any."""
 
     def __init__(self, model: Diffusion, data: ImageData, config: TrainingConfig) -> None:
         check_fits(model, data)
         check_objective(config.objective)
-        self.model, self.data, self.config = model, data, config
+        self.model, self.config = model, config
         self.level_sampler = make_level_sampler(
             config.level_sampler, default_probabilities(config.objective, model.num_levels)
         )
@@ -100,7 +136,8 @@ class PixelTask(Task):
             "level_sampler": self.level_sampler,
             "input_perturbation": config.input_perturbation,
         }
-        self.examples = len(data)
+        self.images = ImageSource(data, config.seed)
+        self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
         if config.objective == "bound":
             self.loss_scale = self.bits
@@ -123,7 +160,7 @@ class PixelTask(Task):
         """`nelbo.diffusion.objectives.training_terms`."""
         condition = self._condition(index, generator)
         assert isinstance(self.model.data, Pixels)
-        images = self.data.images[index[part.slice]]
+        images = self.images.pixels(index, part)
         if self.config.horizontal_flip:
             # A stream of its own, so that turning it on changes no other draw.
             flips = torch.rand(len(index), generator=generator_for(self.config.seed, 2, step)) < 0.5
@@ -138,12 +175,12 @@ class PixelTask(Task):
         )
 
     def _condition(self, index: Tensor, generator: torch.Generator) -> Condition | None:
-        condition = self.data.condition(index) if self.model.num_classes else None
-        if condition is None or condition.label is None:
+        labels = self.images.labels(index) if self.model.num_classes else None
+        if labels is None:
             return None
         chance = torch.rand(len(index), generator=generator, device=generator.device)
-        label = condition.label.to(generator.device)
-        return Condition(label=label.masked_fill(chance < self.config.label_dropout, -1))
+        withheld = chance < self.config.label_dropout
+        return Condition(label=labels.to(generator.device).masked_fill(withheld, -1))
 
 
 class ContinuousTask(PixelTask):
@@ -180,8 +217,9 @@ class AutoencoderTask(Task):
                 f"{data.source} has {data.levels} pixel levels, the objective has "
                 f"{objective.data.levels}"
             )
-        self.objective, self.data = objective, data
-        self.examples = len(data)
+        self.objective = objective
+        self.images = ImageSource(data, config.seed)
+        self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
 
     def variant(self, wrap: Wrap) -> nn.Module:
@@ -199,7 +237,7 @@ class AutoencoderTask(Task):
         generator: torch.Generator,
     ) -> Terms:
         """`AutoencoderObjective`."""
-        x = self.objective.data.to_network(self.data.images[index[part.slice]])
+        x = self.objective.data.to_network(self.images.pixels(index, part))
         return module(x.to(generator.device), generator=generator, part=part)
 
 
@@ -209,6 +247,7 @@ class PriorTask(Task):
     def __init__(self, objective: PriorObjective, data: LatentData, config: TrainingConfig) -> None:
         self.objective, self.data = objective, data
         self.examples = len(data)
+        self.keys = None if data.keys is None else data.keys.cpu()
         dims = data.mean[0].numel()
         self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
         if objective.objective == "bound":

@@ -36,7 +36,7 @@ from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import LatentData
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
-from nelbo.training.order import DataOrder
+from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast, bf16_pays
 from nelbo.training.processes import Processes, assign, whole
 from nelbo.training.task import Module, Terms, task_for
@@ -120,7 +120,11 @@ class Trainer(Generic[Module]):
         if config.checkpoint_activations:
             recompute_activations(self.model)
         self.use_precision("fp32" if config.precision == "auto" else config.precision)
-        self._order = DataOrder(self.task.examples, config.batch_size, config.seed)
+        self._order = (
+            DataOrder(self.task.examples, config.batch_size, config.seed)
+            if self.task.stream is None
+            else StreamOrder(config.batch_size)
+        )
 
         # One that learns from the losses has a state to keep.
         sampler = self.task.level_sampler
@@ -235,6 +239,8 @@ class Trainer(Generic[Module]):
             "average": {k: whole(v) for k, v in self.average.model.state_dict().items()},
             "optimizer": moments,
         }
+        if self.task.keys is not None:
+            tensors["data"] = {"keys": self.task.keys}
         if self.power_averages is not None:
             tensors["power_averages"] = self.power_averages.named()
         if self._learning_sampler is not None:
@@ -252,6 +258,8 @@ class Trainer(Generic[Module]):
             "threads": torch.get_num_threads(),
             "processes": self.processes.count,
         }
+        if (stream := self.task.stream) is not None:
+            progress["stream"] = [stream.epoch, stream.first]
         return Checkpoint(self.step, tensors, progress)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -298,6 +306,8 @@ class Trainer(Generic[Module]):
         if self.config.precision == "auto" and progress["precision"] != self.precision:
             self.use_precision(progress["precision"])
         self._scaler.load_state_dict(progress["loss_scaler"])
+        if (stream := self.task.stream) is not None:
+            stream.seek(*progress.get("stream", (0, 0)))
 
     def _step(
         self, begun: float, stop: Callable[[], bool] | None

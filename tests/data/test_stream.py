@@ -1,0 +1,155 @@
+"""Sets that are read as training needs them."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from nelbo import NelboError
+from nelbo.cli import main
+from nelbo.data import load_data
+from nelbo.data.stream import ImageStream, StreamedBatch, StreamedRow, shuffled
+from nelbo.training.build import build_model
+from nelbo.training.checkpoints import Checkpoints
+from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.latents import encode_data
+from nelbo.training.trainer import Trainer
+from tests.data.test_hub import table, with_splits
+from tests.faults.test_mistakes import mistake
+from tests.training.test_checkpoints import everything
+from tests.training.test_latents import text_model
+
+ROWS = 30
+
+
+def test_the_buffer_shuffles_and_holds_no_more_than_it_may():
+    rows = range(1, 1001)
+    taken: list[int] = []
+    order = []
+    for row in shuffled((taken.append(r) or r for r in rows), 50, seed=1, epoch=0):
+        order.append(row)
+        assert len(taken) - len(order) <= 50
+    assert sorted(order) == list(rows)
+    ahead = np.array(order) - np.array(rows)
+    assert ahead.max() < 50
+    # A row waits for a geometrically distributed time: its standard deviation is the buffer's size.
+    assert 35 < ahead[100:900].std() < 65
+    assert order == list(shuffled(rows, 50, seed=1, epoch=0))
+    assert order != list(shuffled(rows, 50, seed=1, epoch=1))
+    assert order != list(shuffled(rows, 50, seed=2, epoch=0))
+
+
+def numbered(count: int = 10, broken: tuple[int, ...] = ()) -> ImageStream:
+    def row(i: int) -> StreamedRow:
+        pixels = "torn" if i in broken else np.full((1, 1, 1), i, dtype=np.uint8)
+        return StreamedRow(f"#{i}", i, lambda: pixels)
+
+    return ImageStream(lambda: map(row, range(count)), buffer=4)
+
+
+def test_any_place_of_the_stream_is_found_again():
+    stream = numbered().seeded(3)
+    forward = [stream.batch(first, 4).labels.tolist() for first in range(0, 40, 4)]
+    epochs = np.array(forward).reshape(4, 10)
+    assert (np.sort(epochs) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    for first in (36, 4, 24, 24, 0, 16):  # backwards, and the same again
+        assert stream.batch(first, 4).labels.tolist() == forward[first // 4]
+    other = numbered().seeded(3)
+    other.batch(20, 4)
+    assert (other.epoch, other.first) == (2, 20)
+    fresh = numbered().seeded(3)
+    fresh.seek(2, 20)
+    assert fresh.batch(28, 4).labels.tolist() == forward[7]
+    with pytest.raises(NelboError, match="stream of pictures is empty"):
+        numbered(0).batch(0, 1)
+
+
+def test_in_place_of_a_broken_picture_comes_the_next():
+    rows = tuple(islice(numbered(broken=(1, 2, 5)).open_rows(), 6))
+    batch = StreamedBatch(rows)
+    assert batch.images(slice(0, 6)).flatten().tolist() == [0, 3, 3, 3, 4, 0]
+    assert batch.images(slice(4, 6)).flatten().tolist() == [4, 0]  # whatever the part
+    assert batch.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(NelboError, match="none of 2 pictures can be read; the first: #1: torn"):
+        StreamedBatch(rows[1:3]).images(slice(0, 1))
+
+
+@pytest.fixture
+def tables(tmp_path) -> str:
+    folder = tmp_path / "tables"
+    options = {"side": 8, "classes": ["a", "b", "c"]}
+    with_splits(folder, table(ROWS, **options), table(5, start=100, **options))
+    return f"{folder}?stream=8&max_images=6"
+
+
+def test_a_streamed_table(tables):
+    train, test = (load_data(tables, split, size=8, channels=1) for split in ("train", "test"))
+    assert (len(train), len(test)) == (6, 5)  # what is kept to evaluate on
+    assert test.stream is None
+    assert train.take(slice(0, 3)).stream is None
+    seen = train.stream.batch(0, ROWS)
+    levels = seen.images(slice(0, ROWS))[:, 0, 0, 0].tolist()
+    assert sorted(levels) == list(range(ROWS))
+    assert levels != list(range(ROWS))
+    assert seen.labels.tolist() == [level % 3 for level in levels]
+    whole = load_data(tables.partition("?")[0], "train", size=8, channels=1)
+    for level, image in zip(levels, seen.images(slice(0, ROWS)), strict=True):
+        assert torch.equal(image, whole.images[level])
+    colour = load_data(tables, "train", size=16)
+    with pytest.raises(NelboError, match="is a stream, and latents are encoded once"):
+        encode_data(text_model(), colour, ["x"] * len(colour))
+
+
+def test_without_a_test_split_every_tenth_row_is_not_trained_on(tmp_path):
+    path = tmp_path / "one.parquet"
+    table(ROWS, side=8).to_parquet(path)
+    stream = load_data(f"{path}?stream=5", "train", size=8, channels=1).stream
+    names = {row.name for row in stream.batch(0, 27).rows}
+    assert names == {f"train #{i}" for i in range(ROWS) if i % 10 != 9}
+    assert load_data(f"{path}?stream=5", "test", size=8).names == (
+        "train #9",
+        "train #19",
+        "train #29",
+    )
+
+
+def test_training_on_a_stream_goes_on_to_the_last_bit(tables):
+    def trainer() -> Trainer:
+        torch.manual_seed(0)
+        data = load_data(tables, "train", size=8, channels=1)
+        model = build_model(ModelConfig(widths=(8,), levels=5, class_conditional=True), data)
+        config = TrainingConfig(steps=8, batch_size=7, gradient_accumulation=2, warmup_steps=1)
+        return Trainer(model, data, config)
+
+    unbroken = trainer()
+    list(unbroken.run())
+    broken = trainer()
+    for step in broken.run():
+        if step.step == 6:  # in the middle of the second epoch
+            break
+    state = broken.state()
+    assert "data" not in state.tensors
+    assert state.progress["stream"] == [1, ROWS]
+    resumed = trainer()
+    resumed.rehearse()
+    resumed.restore(state)
+    assert [step.step for step in resumed.run()] == [7, 8]
+    for a, b in zip(everything(unbroken), everything(resumed), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_on_the_command_line(tables, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--size", "8", "--channels", "1", "--widths", "8", "--levels", "4", "--threads", "1"]
+    brief = ["--batch-size", "4", "--evaluate-images", "3", "--evaluate-levels", "1"]
+    main(["train", tables, "--out", str(out), "--steps", "2", *options, *brief])
+    assert "Training on a stream of" in capsys.readouterr().err
+    main(["train", "--resume", "--out", str(out), "--steps", "4"])
+    assert Checkpoints(out / "training").steps()[-1] == 4
+    path = tables.partition("?")[0]
+    for options, message in (("stream=0", "stream must be at least 1"), ("stream=x", "'x'")):
+        assert message in mistake(capsys, "data", f"{path}?{options}")
