@@ -17,9 +17,12 @@ from nelbo.commands.common import (
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
+from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.bound import Bound
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
 
 _NO_LATENTS = "compare takes models of pixels"
 
@@ -52,7 +55,10 @@ class Compare:
 
         self.computing.check()
         at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
-        bounds, classes = zip(*map(self._evaluate, self.runs), strict=True)
+        # Both, before the long work: the second may not be there.
+        loaded = [self._load(run) for run in self.runs]
+        bounds = [self._evaluate(run, *found) for run, found in zip(self.runs, loaded, strict=True)]
+        classes = [model.num_classes for model, _ in loaded]
         first, second = bounds
         result = compare(
             first, second, generator=torch.Generator().manual_seed(self.computing.seed)
@@ -95,14 +101,19 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _evaluate(self, run: str) -> tuple[Bound, int]:
-        """The bound of a run, and how many classes its model is told of."""
+    def _load(self, run: str) -> tuple[Diffusion, ImageData]:
+        """The model of a run and the images in its size."""
         model = load_pixel_model(run, _NO_LATENTS).to(choose_device(self.computing.device))
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        bound = evaluate_with_progress(
+        if len(data) < 2:
+            raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
+        return model, data
+
+    def _evaluate(self, run: str, model: Diffusion, data: ImageData) -> Bound:
+        return evaluate_with_progress(
             model,
             data,
             f"Evaluating {run}",
@@ -110,4 +121,3 @@ class Compare:
             batch_size=self.batch_size,
             seed=self.computing.seed,
         )
-        return bound, model.num_classes

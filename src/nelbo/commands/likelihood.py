@@ -17,6 +17,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
+from nelbo.errors import NelboError
 
 _NO_LATENT_FLOW = (
     "its likelihood on pixels has no closed form; in Python, "
@@ -62,7 +63,11 @@ class Likelihood:
         from nelbo.report.tables import likelihood_table
 
         self.computing.check()
-        at_least_one(images=self.images, batch_size=self.batch_size, levels=self.levels)
+        at_least_one(
+            images=self.images, batch_size=self.batch_size, draws=self.draws, levels=self.levels
+        )
+        if not self.tolerance > 0:
+            raise NelboError(f"--tolerance must be positive, got {self.tolerance:g}")
         model = load_pixel_model(self.run_path, _NO_LATENT_FLOW).to(
             choose_device(self.computing.device)
         )
