@@ -150,6 +150,9 @@ def test_on_the_command_line(tables, tmp_path, capsys):
     assert "Training on a stream of" in capsys.readouterr().err
     main(["train", "--resume", "--out", str(out), "--steps", "4"])
     assert Checkpoints(out / "training").steps()[-1] == 4
+    latent = ["--model", "latent", "--steps", "4", "--out", tmp_path / "latent"]
+    assert "is a stream, and latents" in mistake(capsys, "train", tables, *latent)
+    assert not (tmp_path / "latent").exists()
     path = tables.partition("?")[0]
     for options, message in (("stream=0", "stream must be at least 1"), ("stream=x", "'x'")):
         assert message in mistake(capsys, "data", f"{path}?{options}")

@@ -29,7 +29,8 @@ def disk(tmp_path) -> Path:
     if made.returncode != 0:
         pytest.skip(f"a small tmpfs cannot be mounted here: {made.stderr.strip()}")
     yield where
-    subprocess.run(["umount", where], check=True)
+    # Lazily: weights that were loaded from it may still be mapped.
+    subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def test_a_disk_that_is_full_ends_training_and_loses_nothing(unbroken, disk, capsys):

@@ -79,44 +79,54 @@ def assert_same(a: Path, b: Path) -> None:
         assert mine == theirs
 
 
-def kill_and_resume(out: Path, steps: int, delays: list[float]) -> list[tuple[int, bool]]:
-    """Kill training after each delay from when it begins to; then let it end.
+def kill_and_resume(
+    out: Path, steps: int, kills: int, moments: random.Random
+) -> list[tuple[int, bool]]:
+    """Kill training again and again, after none to three more checkpoints; then let it end.
 
     Returns the last whole checkpoint at each kill, and whether a file was being written.
     """
-    arguments = [*COMMAND, "--out", out, "--steps", steps]
-    found = []
-    for delay in delays:
-        child = command(*arguments, log=out.with_suffix(".log"))
-        wait_until(lambda child=child: "Training on" in child.message or not child.alive)
-        time.sleep(delay)
+    arguments = [*COMMAND, "--save-every", "0.001s", "--out", out, "--steps", steps]
+    log, checkpoints = out.with_suffix(".log"), Checkpoints(out / "training")
+    found: list[tuple[int, bool]] = []
+    pace = 0.1  # seconds from one checkpoint to the next
+    for _ in range(kills):
+        first = found[-1][0] if found else -1
+        more = moments.randrange(4)
+        child = command(*arguments, log=log)
+        wait_until(lambda: "Training on" in child.message or not child.alive)  # noqa: B023
+        began = time.monotonic()
+        wait_for(out, first + more)
+        if more:
+            pace = (time.monotonic() - began) / more
+        time.sleep(moments.uniform(0.0, pace))
         assert child.alive, child.message  # else it would not have been killed
         child.kill()
-        last, problems = Checkpoints(out / "training").newest()
+        last, problems = checkpoints.newest()
         assert not problems
         writing = any(out.glob("training/.writing-*")) or any(out.rglob(".*.????????"))
         found.append((-1 if last is None else last.step, writing))
         arguments = ["train", "--resume", "--out", out]
-    assert command(*arguments, log=out.with_suffix(".log")).join() == 0
+    assert command(*arguments, log=log).join(600) == 0
     return found
 
 
 def test_killed_at_any_moment_it_ends_the_same(unbroken, tmp_path):
-    kill_and_resume(tmp_path / "run", STEPS, [0.0, 0.3])
+    kill_and_resume(tmp_path / "run", STEPS, 2, random.Random(1))
     assert_same(unbroken, tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path):
-    steps, moments = 200, random.Random(0)
+    """Of the steps of a run and of its checkpoints, one a step: half of its time it writes."""
     out, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    found = kill_and_resume(out, steps, [moments.uniform(0.0, 1.0) for _ in range(20)])
+    found = kill_and_resume(out, 120, 20, random.Random(0))
     print(f"last checkpoint at each kill, * while writing: {_marked(found)}")
     last = [step for step, _ in found]
     assert last == sorted(last)
     assert len(set(last)) >= 10
     assert any(writing for _, writing in found)
-    main([*COMMAND, "--out", str(unbroken), "--steps", str(steps)])
+    main([*COMMAND, "--out", str(unbroken), "--steps", "120"])
     assert_same(unbroken, out)
 
 

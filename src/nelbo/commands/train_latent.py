@@ -211,8 +211,10 @@ class TrainLatent(TrainCommand):
         from nelbo.commands.latent_recipe import LatentRecipe
         from nelbo.commands.training_session import TrainingSession
         from nelbo.training.build_latent import build_autoencoder
+        from nelbo.training.latents import check_not_streamed
 
         train = images.train
+        check_not_streamed(train)
         shown = [i for i, caption in enumerate(train.captions or ()) if caption] or range(
             len(train)
         )

@@ -77,6 +77,15 @@ class LatentData:
         return replace(self, **{k: v[index] for k, v in values.items() if v is not None})
 
 
+def check_not_streamed(data: ImageData) -> None:
+    """Raise `NelboError` for a stream: latents are encoded once, and kept."""
+    if data.stream is not None:
+        raise NelboError(
+            f"{data.source} is a stream, and latents are encoded once: leave stream= out, or bound "
+            "the set with max_images="
+        )
+
+
 @torch.no_grad()
 def encode_data(
     model: LatentDiffusion,
@@ -103,11 +112,7 @@ def encode_data(
             captions than there is memory for.
     """
     check_fits(model, data)
-    if data.stream is not None:
-        raise NelboError(
-            f"{data.source} is a stream, and latents are encoded once: leave stream= out, or bound "
-            "the set with max_images="
-        )
+    check_not_streamed(data)
     assert isinstance(model.data, Pixels)
     if captions is None and model.text is not None and data.captions is not None:
         captions = data.captions

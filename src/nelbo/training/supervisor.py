@@ -104,6 +104,7 @@ class Supervisor:
             NelboError: no checkpoint is whole, or the images have changed.
         """
         if not self.checkpoints.steps():
+            self.trainer.choose_precision()
             return [Note("the run has no checkpoint yet and begins again")]
         checkpoint, problems = self.checkpoints.newest()
         notes = [Note(f"a damaged checkpoint is passed over: {problem}") for problem in problems]
