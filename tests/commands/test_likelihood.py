@@ -42,6 +42,10 @@ def test_prints_what_the_library_finds(run_path, capsys):
     [
         ("--images", "0", "--images must be at least 1, got 0"),
         ("--levels", "0", "--levels must be at least 1, got 0"),
+        ("--draws", "0", "--draws must be at least 1, got 0"),
+        ("--tolerance", "-1", "--tolerance must be positive, got -1"),
+        ("--device", "bananas", "expected auto, cpu, cuda or mps"),
+        ("--data", "not/there", "unknown data 'not/there'"),
         ("--trace", "guess", "unknown trace 'guess'"),
         ("--dequantization", "none", "which are no real"),
         ("--draws", "2", "is no lower bound"),

@@ -88,3 +88,14 @@ def test_interrupted_by_a_signal(run_path, tmp_path):  # noqa: F811
     _, err = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
     assert "NelboError" not in err
+
+
+def test_a_comparison_looks_at_both_runs_first(run_path, capsys, monkeypatch):  # noqa: F811
+    def too_late(*args, **kwargs):
+        raise AssertionError("one model was evaluated before both were looked at")
+
+    monkeypatch.setattr("nelbo.commands.compare.evaluate_with_progress", too_late)
+    missing = ("compare", "digits", "--runs", run_path, "not-there")
+    assert "no directory not-there" in mistake(capsys, *missing)
+    one = ("compare", "digits", "--runs", run_path, run_path, "--images", "1")
+    assert "at least 2 images, got 1" in mistake(capsys, *one)

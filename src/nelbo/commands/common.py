@@ -48,6 +48,8 @@ def choose_device(name: str) -> torch.device:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):
+            reason = "there is no such kind; expected auto, cpu, cuda or mps"
         raise NelboError(f"device {name!r} is not available: {reason}") from error
 
 

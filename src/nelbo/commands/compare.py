@@ -17,9 +17,13 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
+from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.bound import Bound
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,15 @@ class Compare:
         """Evaluate both, compare, print."""
         import torch
 
+        from nelbo.evaluation import told_of
         from nelbo.evidence import compare
 
         self.computing.check()
         at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
-        bounds, told = zip(*map(self._evaluate, self.runs), strict=True)
+        # Both, before the long work: the second may not be there.
+        loaded = [self._load(run) for run in self.runs]
+        bounds = [self._evaluate(run, *found) for run, found in zip(self.runs, loaded, strict=True)]
+        told = [told_of(model, data) for model, data in loaded]
         first, second = bounds
         result = compare(
             first, second, generator=torch.Generator().manual_seed(self.computing.seed)
@@ -93,18 +101,22 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _evaluate(self, run: str) -> tuple[Bound, str]:
-        """The bound of a run, and what its model is told of each image."""
+    def _load(self, run: str) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+        """The model of a run and the images in its size."""
         from nelbo.diffusers_format import load
-        from nelbo.evaluation import told_of
 
         model = load(run).to(choose_device(self.computing.device))
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
+        if len(data) < 2:
+            raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
+        return model, data
+
+    def _evaluate(self, run: str, model: Diffusion | LatentDiffusion, data: ImageData) -> Bound:
         fit_missing_scale(run, model, data, self.computing.seed)
-        bound = evaluate_with_progress(
+        return evaluate_with_progress(
             model,
             data,
             f"Evaluating {run}",
@@ -112,4 +124,3 @@ class Compare:
             batch_size=self.batch_size,
             seed=self.computing.seed,
         )
-        return bound, told_of(model, data)

@@ -17,6 +17,7 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import data_for_run
+from nelbo.errors import NelboError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class Likelihood:
         from nelbo.report.tables import likelihood_table
 
         self.computing.check()
-        at_least_one(images=self.images, batch_size=self.batch_size, levels=self.levels)
+        at_least_one(
+            images=self.images, batch_size=self.batch_size, draws=self.draws, levels=self.levels
+        )
+        if not self.tolerance > 0:
+            raise NelboError(f"--tolerance must be positive, got {self.tolerance:g}")
         model = load(self.run_path).to(choose_device(self.computing.device))
         model.eval()
         data = data_for_run(self.run_path, model, self.data, self.split)

@@ -54,7 +54,7 @@ def data_for_run(
     assert model.shape is not None
     channels, height, width = model.shape
     levels = getattr(model.data, "levels", LEVELS)
-    if levels != LEVELS and is_path(source) and source != remembered:
+    if levels != LEVELS and is_local(source) and source != remembered:
         raise NelboError(
             f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "
             f"{levels}: it gives them no probability"

@@ -79,7 +79,7 @@ def locate(path: str | os.PathLike[str], subfolder: str | None, *names: str) -> 
     if local.is_dir():
         return _find(local / subfolder if subfolder else local, names)
     if local.exists():
-        raise NelboError(f"{local} is a file; give the directory that holds {CONFIG_FILE}")
+        raise NelboError(f"{local} is a file; give the directory of a run, pipeline or network")
     if not is_hub_id(str(path)):
         raise missing_directory(local)
     return download(
