@@ -79,7 +79,7 @@ def pixel_run(budget: str, threads: int) -> str:
     run = Path("runs") / f"benchmark-emoji-pixels-{budget}"
     if not (run / "report.html").exists():
         options = ["--time-budget", budget, "--threads", str(threads), "--overwrite"]
-        nelbo_main(["train", "emoji", "--out", str(run), *options])
+        nelbo_main(["train", "emoji", "--model", "pixel", "--out", str(run), *options])
     return str(run)
 
 

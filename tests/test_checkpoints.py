@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import NelboError, checkpoints
+from nelbo import NelboError, checkpoints, load_sampler
 from nelbo.checkpoints import available, save_checkpoint
 from nelbo.cli import main
 from nelbo.report.checkpoint_card import checkpoint_card
@@ -51,7 +51,8 @@ def test_the_card_says_whose_data_which_command_and_how_good(shelf):
         "source": "emoji",
         "training_images": 4013,
         "trained": {"steps": 1234, "seconds": 3700.0},
-        "settings": {"training": {}},
+        "settings": {"training": {}, "model": {"guidance": 3.0}},
+        "parameters": 1,
     }
     total = {"mean": 2.345, "standard_error": 0.067, "monte_carlo_error": None}
     evaluation = {"test": {"examples": 300, "bits_per_dim": {"total": total}}}
@@ -76,10 +77,12 @@ def test_the_card_says_whose_data_which_command_and_how_good(shelf):
         'nelbo sample emoji --prompt "red apple"',
     ):
         assert part in card, part
-    save_checkpoint(model, shelf / "emoji", card, notes)
+    save_checkpoint(model, shelf / "emoji", card, notes, DDIM(25, spacing="trailing"))
+    assert load_sampler(shelf / "emoji", 25).spacing == "trailing"
     kept = RunDirectory(shelf / "emoji").notes()
     assert kept["source"] == "emoji"
-    assert "settings" not in kept
+    assert kept["settings"] == notes["settings"]
+    assert "parameters" not in kept
     with pytest.raises(NelboError, match="trained on 'digits', of which no licence"):
         checkpoint_card("a", model, {"source": "digits"}, evaluation, command=command, prompt="one")
     with pytest.raises(NelboError, match="needs the command"):

@@ -136,6 +136,30 @@ def test_prompts_in_turn(tmp_path, stable, capsys):
     assert json.loads(capsys.readouterr().out)["images"] == 2
 
 
+def test_a_run_is_guided_as_its_own_samples_are(tmp_path, stable):
+    run = tmp_path / "run"
+    nelbo.save(
+        nelbo.load(stable),
+        run,
+        sampler=nelbo.load_sampler(stable),
+        notes={"settings": {"model": {"guidance": 3.0}}},
+    )
+    drawn = {}
+    for name, where, more in (
+        ("usual", run, ["--negative", "dog"]),
+        ("asked", stable, ["--negative", "dog", "--guidance", "3"]),
+        ("unguided", run, ["--guidance", "1"]),
+        ("elsewhere", stable, []),
+    ):
+        files = tmp_path / name
+        asked = ["sample", str(where), "--prompt", "cat", "--steps", "2", "-n", "1", *more]
+        main([*asked, "--out", str(tmp_path / "x.png"), "--files", str(files)])
+        drawn[name] = read_files(files)
+    assert np.array_equal(drawn["usual"], drawn["asked"])
+    assert np.array_equal(drawn["unguided"], drawn["elsewhere"])
+    assert not np.array_equal(drawn["usual"], drawn["unguided"])
+
+
 def test_several_prompts_stand_beneath_their_rows(tmp_path, stable):
     out, files = tmp_path / "x.png", tmp_path / "f"
     asked = ["sample", str(stable), "--steps", "2", "--seed", "4", "--out", str(out)]

@@ -17,14 +17,15 @@ import torch
 from nelbo.diffusers_format import INDEX_FILE, load, save
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
+from nelbo.samplers import Sampler
 from nelbo.suggestions import did_you_mean
 
 CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
 LARGEST = 25_000_000
 DIRECTORY = Path(__file__).parent
-# What nelbo.json tells of a run, for the commands to find the data by.
-_KEPT = ("source", "training_images", "label_names", "trained")
+# What nelbo.json tells of a run, for the commands to find the data and the usual guidance by.
+_KEPT = ("source", "training_images", "label_names", "trained", "settings")
 
 
 def available() -> list[str]:
@@ -74,7 +75,11 @@ def pretrained(name: str) -> Model:
 
 
 def save_checkpoint(
-    model: Model, directory: Path, card: str, notes: Mapping[str, Any] | None = None
+    model: Model,
+    directory: Path,
+    card: str,
+    notes: Mapping[str, Any] | None = None,
+    sampler: Sampler | None = None,
 ) -> int:
     """Write a model as a checkpoint to ship, in float16, with its card; returns its size in bytes.
 
@@ -82,7 +87,9 @@ def save_checkpoint(
         model: the model, which stays as it is.
         directory: where.
         card: the README.md, Markdown; see `nelbo.report.checkpoint_card`.
-        notes: what the run's nelbo.json holds, of which the data and the length are kept.
+        notes: what the run's nelbo.json holds, of which the data, the length and the settings
+            are kept.
+        sampler: what the scheduler is to describe, as in `nelbo.save`.
 
     Raises:
         NelboError: an empty card, weights that float16 cannot hold, or more bytes than the package
@@ -95,7 +102,7 @@ def save_checkpoint(
         if not weight.isfinite().all():
             raise NelboError(f"{name} has weights that float16 cannot hold")
     kept = {name: value for name, value in (notes or {}).items() if name in _KEPT}
-    save(half, directory, notes=kept)
+    save(half, directory, sampler=sampler, notes=kept)
     (directory / CARD_FILE).write_text(card, encoding="utf-8")
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     if size > LARGEST:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.latent_run import draw_samples, finish_latent, held_out_prompts
+from nelbo.commands.latent_run import (
+    SAMPLER,
+    draw_samples,
+    finish_latent,
+    held_out_prompts,
+)
 from nelbo.commands.recipe import Recipe
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
@@ -108,7 +113,7 @@ class LatentRecipe(Recipe):
 
     def save(self, model: PriorObjective, directory: Path, notes: Mapping[str, Any]) -> None:
         """A pipeline of latents."""
-        save_pipeline(self.whole(model), directory, notes)
+        save_pipeline(self.whole(model), directory, notes, SAMPLER)
 
     def validation(self, model: PriorObjective) -> float:
         """The bound on pixels of a few held-out images with their captions or labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,9 @@ from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 
 PROMPTS_FILE = "prompts.txt"
-SAMPLES, STEPS = 64, 25
+SAMPLES = 64
+# How the samples of a run are drawn, and what its scheduler describes.
+SAMPLER = DDIM(25, spacing="trailing")
 _SHOWN = 32
 
 
@@ -104,7 +107,7 @@ def draw_samples(
         condition = condition.to(next(model.parameters()).device)
     samples = model.sample(
         n,
-        DDIM(min(STEPS, model.prior.num_levels), spacing="trailing"),
+        replace(SAMPLER, steps=min(SAMPLER.steps, model.prior.num_levels)),
         condition=condition,
         prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
         guidance=guidance if prompts or condition is not None else 1.0,

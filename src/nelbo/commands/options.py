@@ -106,8 +106,9 @@ class ConditionOptions:
     """Prompts for the images in turn, one a line; empty lines are left out."""
     negative: str | None = None
     """Prompt that guidance leads away from."""
-    guidance: float = 1.0
-    """Scale of classifier-free guidance; 1 is none."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; 1 is none. By default, with a prompt, what the run draws
+    its own samples with, and otherwise 1."""
     guidance_interval: tuple[float, float] | None = None
     """Guide only at noise levels σ = √((1 − ᾱ)/ᾱ) between these two."""
     guidance_rescale: float = 0.0
@@ -120,19 +121,32 @@ class ConditionOptions:
         if self.label and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
         if self.guidance == 1.0:
-            for option, given in (
-                ("--guidance-interval", self.guidance_interval is not None),
-                ("--guidance-rescale", self.guidance_rescale != 0),
-                ("--negative", self.negative is not None),
-            ):
-                if given:
-                    raise NelboError(f"{option} takes effect with --guidance other than 1 only")
+            self._check_unguided()
 
-    def strength(self) -> Guidance:
-        """The guidance asked for."""
+    def strength(self, usual: float = 1.0) -> Guidance:
+        """The guidance asked for.
+
+        Args:
+            usual: its scale where none is asked for.
+
+        Raises:
+            NelboError: an option of guidance without any.
+        """
         from nelbo.networks.guidance import Guidance
 
-        return Guidance(self.guidance, self.guidance_interval, self.guidance_rescale)
+        scale = usual if self.guidance is None else self.guidance
+        if scale == 1.0:
+            self._check_unguided()
+        return Guidance(scale, self.guidance_interval, self.guidance_rescale)
+
+    def _check_unguided(self) -> None:
+        for option, given in (
+            ("--guidance-interval", self.guidance_interval is not None),
+            ("--guidance-rescale", self.guidance_rescale != 0),
+            ("--negative", self.negative is not None),
+        ):
+            if given:
+                raise NelboError(f"{option} takes effect with --guidance other than 1 only")
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts asked for, in order.

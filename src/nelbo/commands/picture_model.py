@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nelbo.conditioning import Condition
     from nelbo.diffusion import Diffusion
     from nelbo.latent import LatentDiffusion
+    from nelbo.networks.guidance import Guidance
     from nelbo.samplers import State
 
 _LATENT_LEVELS = 256
@@ -90,7 +91,7 @@ class PictureModel:
             condition=self._labels(options, n),
             prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
             negative_prompt=options.negative,
-            guidance=options.strength(),
+            guidance=self._strength(options),
         )
 
     def told_between(
@@ -113,7 +114,7 @@ class PictureModel:
             frames,
             condition=self.model.condition_between(prompts[0], prompts[1], frames),
             negative_prompt=options.negative,
-            guidance=options.strength(),
+            guidance=self._strength(options),
         )
 
     @property
@@ -138,6 +139,15 @@ class PictureModel:
                 raise NelboError(f"--label must lie in 0..{self.num_classes - 1}, got {value}")
         in_turn = [label[i % len(label)] for i in range(n)]
         return Condition(label=torch.tensor(in_turn, device=self.device))
+
+    def _strength(self, options: ConditionOptions) -> Guidance:
+        """The guidance asked for; with prompts, by default that of the run's own samples."""
+        from nelbo.training.run_directory import RunDirectory
+
+        if not options.prompts():
+            return options.strength()
+        settings = RunDirectory(self.path).notes().get("settings", {})
+        return options.strength(settings.get("model", {}).get("guidance", 1.0))
 
     @property
     def _reads_text(self) -> bool:

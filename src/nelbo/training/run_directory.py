@@ -32,6 +32,7 @@ from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
 from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason
+from nelbo.samplers import Sampler
 from nelbo.suggestions import directories_near
 
 CONFIG_FILE = "config.yaml"
@@ -302,9 +303,11 @@ class RunDirectory:
         return read_json(file) if file.is_file() else {}
 
 
-def save_pipeline(model: Model, directory: Path, notes: Mapping[str, Any]) -> None:
+def save_pipeline(
+    model: Model, directory: Path, notes: Mapping[str, Any], sampler: Sampler | None = None
+) -> None:
     """Write the pipeline; each of its files is replaced as a whole."""
-    save(model, directory, notes=notes)
+    save(model, directory, sampler=sampler, notes=notes)
 
 
 def _finish_replacing(path: Path) -> None:
