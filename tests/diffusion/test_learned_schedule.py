@@ -66,9 +66,20 @@ def test_the_chain_has_its_noise_at_evenly_spaced_times():
     torch.testing.assert_close(again.log_snr[1:], chain.log_snr[1:])
 
 
+@pytest.mark.parametrize("name", ["geometric", "linear", "cosine", "sigmoid"])
+def test_it_begins_like_a_chain(name):
+    chain = getattr(NoiseSchedule, name)(300)
+    found = LearnedSchedule.like(chain).discretize(300)
+    span = chain.log_snr[1] - chain.log_snr[-1]
+    assert (found.log_snr - chain.log_snr)[1:].abs().mean() < 0.01 * span
+    line = LearnedSchedule(*(-chain.log_snr[[1, -1]]).tolist()).discretize(300)
+    far = (line.log_snr - chain.log_snr)[1:].abs().mean()
+    assert (found.log_snr - chain.log_snr)[1:].abs().mean() < 0.3 * far
+
+
 def test_the_ends_are_those_of_a_chain():
     chain = NoiseSchedule.geometric(50, 0.05, 1e-3)
-    gamma = LearnedSchedule.between_ends_of(chain, learn_ends=False)
+    gamma = LearnedSchedule.like(chain, learn_ends=False)
     ends = gamma(torch.tensor([0.0, 1.0]))
     expected = [math.log(0.05**2 / (1 - 0.05**2)), math.log((1 - 1e-3) / 1e-3)]
     assert ends.tolist() == pytest.approx(expected, rel=1e-6)
@@ -80,6 +91,6 @@ def test_what_cannot_be_a_schedule():
     with pytest.raises(NelboError, match=r"must grow from its first.*got 3.0\.\.3.0"):
         LearnedSchedule(3.0, 3.0)
     with pytest.raises(NelboError, match="both finite"):
-        LearnedSchedule.between_ends_of(NoiseSchedule.cosine(10).with_zero_terminal_snr())
+        LearnedSchedule.like(NoiseSchedule.cosine(10).with_zero_terminal_snr())
     with pytest.raises(NelboError, match="two levels or more, got T=1"):
         LearnedSchedule(-1.0, 1.0).discretize(1)

@@ -58,7 +58,7 @@ class ContinuousDiffusion(nn.Module):
 
     Args:
         model: the network and all that a chain has beside its schedule, whose length T is kept.
-        gamma: the schedule; by default a line between the ends of the model's own.
+        gamma: the schedule; by default one like the model's own.
 
     Raises:
         NelboError: a chain of one level, or a variance that has no limit: `fixed_small` has no
@@ -75,7 +75,7 @@ class ContinuousDiffusion(nn.Module):
         if model.num_levels < 2:
             raise NelboError("a learned schedule goes between two levels or more, got levels=1")
         self.model = model
-        self.gamma = LearnedSchedule.between_ends_of(model.schedule) if gamma is None else gamma
+        self.gamma = LearnedSchedule.like(model.schedule) if gamma is None else gamma
 
     def chain(self) -> Diffusion:
         """The model with this schedule, at the levels whose times the network is told."""

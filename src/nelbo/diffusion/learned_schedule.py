@@ -34,6 +34,8 @@ from nelbo.errors import NelboError
 HIDDEN = 32
 # κ: no two levels of a chain have the same noise.
 _LINE = 0.02
+# Levels of a chain that its shape is read at.
+_FITTED = 200
 # Adam moves every parameter by about the learning rate of the image network's; the shape is to be
 # found within hundreds of its steps.
 _SPEED = 5.0
@@ -72,12 +74,20 @@ class LearnedSchedule(nn.Module):
         self.log_weight = nn.Parameter(torch.zeros(hidden))
 
     @classmethod
-    def between_ends_of(
-        cls, schedule: NoiseSchedule, *, learn_ends: bool = True
-    ) -> LearnedSchedule:
-        """From the noise of level 1 of a chain to that of its last level."""
-        first, last = (-schedule.log_snr[[1, -1]]).tolist()
-        return cls(first, last, learn_ends=learn_ends)
+    def like(cls, schedule: NoiseSchedule, *, learn_ends: bool = True) -> LearnedSchedule:
+        """With the ends of a chain, and as near to its shape as least squares bring it.
+
+        Raises:
+            NelboError: noise that does not grow, or is not finite.
+        """
+        levels = torch.linspace(1, schedule.num_levels, _FITTED).round().long().unique()
+        wanted = -schedule.log_snr[levels]
+        first, last = wanted[[0, -1]].tolist()
+        gamma = cls(first, last, learn_ends=learn_ends)
+        if len(levels) > 2:
+            t = (levels - 1) / (schedule.num_levels - 1)
+            gamma._fit_shape(t.double(), (wanted - first) / (last - first))
+        return gamma
 
     @property
     def span(self) -> Float[Tensor, ""]:
@@ -110,6 +120,24 @@ class LearnedSchedule(nn.Module):
         exact = copy.deepcopy(self).cpu().double()
         gamma = exact(torch.linspace(0, 1, T, dtype=torch.float64))
         return NoiseSchedule.from_alphas_cumprod(torch.sigmoid(-gamma))
+
+    def _fit_shape(self, t: Tensor, wanted: Tensor) -> None:
+        exact = copy.deepcopy(self).double()
+        shape = {n: getattr(exact, n) for n in ("center", "log_steepness", "log_weight")}
+        optimizer = torch.optim.LBFGS(
+            list(shape.values()), max_iter=100, line_search_fn="strong_wolfe"
+        )
+
+        def error() -> Tensor:
+            optimizer.zero_grad()
+            error = 1e4 * (exact.shape(t)[0] - wanted).square().mean()
+            error.backward()
+            return error
+
+        with torch.enable_grad():
+            optimizer.step(error)
+        for name, value in shape.items():
+            getattr(self, name).data.copy_(value.data)
 
     def _growing(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """h(t) and h'(t)."""
