@@ -17,7 +17,7 @@ from tests.faults.test_mistakes import mistake
         (["--eta", "0.5"], "--eta does not apply to the sampler ddpm"),
         (["--sampler", "ddim", "--steps", "20", "--eta", "2"], "eta must lie in 0..1"),
         (["--steps", "21"], "steps must lie in 1..20"),
-        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--seed", "-1"], "--seed must lie in 0..2^63 − 1, got -1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--label", "1", "2"], "not class-conditional"),
         (["--prompt", "cat"], "without a text encoder"),
@@ -58,7 +58,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
         (["--interpolate", "image.png", "--sampler", "ddpm"], "DDPM cannot be inverted"),
         (["--interpolate", "image.png", "--encoder", "x"], "unknown encoder 'x'"),
         (["--guidance", "3"], "neither labels nor text"),
-        (["--seed", "-3"], "--seed must be at least 0"),
+        (["--seed", "-3"], "--seed must lie in 0..2^63 − 1"),
         (["--out", "x.jpg"], "must name a .png file"),
     ],
 )
