@@ -44,7 +44,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
         (["--strength", "1.5"], "strength must lie in (0, 1], got 1.5"),
         (["--strength", "0.01"], "leaves none of 20 steps"),
         (["--image", "nowhere.png"], "there is no picture nowhere.png"),
-        (["--image", "text.png"], "cannot be read as a picture"),
+        (["--image", "text.png"], "text.png is no picture of a known format"),
         (["--image", "large.png"], "is 12×10 pixels, the model takes 8×8: give --resize"),
         (["--mask", "large.png"], "is 12×10 pixels, the model takes 8×8"),
         (["--mask", "black.png"], "is nowhere white"),

@@ -157,7 +157,7 @@ def test_latent_run_is_a_stable_diffusion_pipeline(latent):
     theirs = pipeline(
         "red square", latents=z, height=8, width=8, num_inference_steps=3, output_type="np"
     ).images
-    steps = DDIM(3, steps_offset=1, set_alpha_to_one=False)
+    steps = DDIM(3, spacing="trailing")
     mine = model.sample(1, steps, prompt="red square", guidance=7.5, x_T=z)
     theirs = torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1
     assert (mine - theirs).abs().max() < 1e-4
@@ -286,7 +286,7 @@ def test_a_run_under_a_frozen_text_encoder_draws_as_diffusers_does(frozen):
     ).images
     mine = model.sample(
         2,
-        DDIM(3, steps_offset=1, set_alpha_to_one=False),
+        DDIM(3, spacing="trailing"),
         prompt=prompts,
         negative_prompt=negative,
         guidance=4.0,
@@ -351,5 +351,3 @@ def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys)
     assert "go together" in mistake(capsys, "train", pictures, *options, *out)
     options += ["--perceptual-weights", tmp_path / "none.safetensors"]
     assert "none.safetensors is not there" in mistake(capsys, "train", pictures, *options, *out)
-    message = mistake(capsys, "evaluate", latent, "--error", "0.1")
-    assert "--error is for models of pixels" in message

@@ -327,4 +327,4 @@ def test_pictures_cannot_be_written_under_a_file(run_path, tmp_path, capsys):  #
     message = mistake(
         capsys, "sample", run_path, "--out", out, "-n", "1", "--sampler", "ddim", "--steps", "2"
     )
-    assert f"cannot write {out}" in message
+    assert f"--out {out} cannot be made: {tmp_path / 'file'} is a file" in message

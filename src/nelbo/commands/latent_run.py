@@ -27,7 +27,7 @@ from nelbo.training.run_directory import RunDirectory
 PROMPTS_FILE = "prompts.txt"
 SAMPLES = 64
 # How the samples of a run are drawn, and what its scheduler describes.
-SAMPLER = DDIM(25, spacing="trailing")
+SAMPLER = DDIM(25, spacing="trailing", steps_offset=1)
 _SHOWN = 32
 
 
