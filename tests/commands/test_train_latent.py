@@ -351,5 +351,3 @@ def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys)
     assert "go together" in mistake(capsys, "train", pictures, *options, *out)
     options += ["--perceptual-weights", tmp_path / "none.safetensors"]
     assert "none.safetensors is not there" in mistake(capsys, "train", pictures, *options, *out)
-    message = mistake(capsys, "evaluate", latent, "--error", "0.1")
-    assert "--error is for models of pixels" in message
