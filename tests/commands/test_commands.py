@@ -204,6 +204,7 @@ def test_results_go_to_standard_output_and_json_has_it_to_itself(run_path, tmp_p
         "evenly spaced": ("fit", copy, *few),
         "8×8": ("data", "digits", "--sheet", tmp_path / "sheet.png"),
         "score matching": ("report", copy, *few),
+        "prior matching": ("train", "--resume", "--out", copy, "--evaluate-levels", 5),
         "Exported": ("export", copy, "--out", tmp_path / "exported"),
     }
     for words, arguments in commands.items():

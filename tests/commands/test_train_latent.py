@@ -345,7 +345,7 @@ def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys)
     message = mistake(capsys, "train", "--resume", "--out", latent, "--model", "pixel")
     assert "is of a model latent: leave --model out" in message
     message = mistake(capsys, "train", "--resume", "--out", latent, "--text-width", "32")
-    assert "has text_width 16, which cannot change to 32" in message
+    assert "has --text-width 16, which cannot change to 32" in message
     assert not (tmp_path / "new").exists()
     options = ["--model", "autoencoder", "--perceptual-weight", "1"]
     assert "go together" in mistake(capsys, "train", pictures, *options, *out)

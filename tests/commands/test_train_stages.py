@@ -243,7 +243,7 @@ def test_mistakes_are_explained(run, pictures, tmp_path, capsys):
     assert "latents are 4×4" in message
     assert not (tmp_path / "new").exists()
     message = mistake(capsys, "train", "--resume", "--out", run, "--autoencoder-steps", "5")
-    assert "has autoencoder_steps None, which cannot change to 5" in message
+    assert "has --autoencoder-steps None, which cannot change to 5" in message
     short = broken_off(run, tmp_path / "short", "autoencoder", "samples", "metrics.jsonl")
     message = mistake(capsys, "train", "--resume", "--out", short, "--steps", "4")
     assert "which leaves nothing for the prior: resume with more --steps" in message

@@ -300,7 +300,7 @@ def test_resuming_a_finished_run_makes_its_report_again(unbroken, tmp_path):
 def test_what_cannot_change_halfway(unbroken, tmp_path, capsys):
     resume = ["train", "--resume", "--out", unbroken]
     message = mistake(capsys, *resume, "--batch-size", "16")
-    assert "has batch_size 8, which cannot change to 16" in message
+    assert "has --batch-size 8, which cannot change to 16" in message
     assert "has layers 1" in mistake(capsys, *resume, "--layers", "2")
     assert "choose one" in mistake(capsys, *resume, "--overwrite")
     message = mistake(capsys, "train", "--resume", "--out", tmp_path / "nothing")

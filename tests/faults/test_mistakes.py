@@ -182,14 +182,14 @@ def test_settings_mistakes(tmp_path, capsys):
     out = ["--out", tmp_path / "run"]
     for option, value, message in (
         ("--time-budget", "soon", "not a duration"),
-        ("--learning-rate", "-1", "learning_rate must be positive"),
+        ("--learning-rate", "-1", "--learning-rate must be positive"),
         ("--objective", "best", "unknown objective"),
         ("--schedule", "best", "unknown schedule"),
         ("--widths", "0", "widths must be at least 2"),
         ("--widths", "1", "widths must be at least 2"),
         ("--attention", "3", "attention at 3 pixels"),
-        ("--seed", "-1", "seed must not be negative"),
-        ("--precision", "fp8", "unknown precision"),
+        ("--seed", "-1", "--seed must not be negative"),
+        ("--precision", "fp8", "unknown --precision"),
         ("--batch-size", "100000000", "GB are free on cpu"),
         ("--levels", "0", "at least one level"),
         ("--widths", "8 16 24 32 40", "divisible by 16"),

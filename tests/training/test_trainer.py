@@ -175,12 +175,12 @@ def test_bad_durations(text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must be positive"),
+        ({"ema_decay": 1.0}, r"--ema-decay must lie in \[0, 1\)"),
         ({"warmup_steps": -1}, "must not be negative"),
-        ({"input_perturbation": -0.1}, "input_perturbation must not be negative"),
-        ({"snr_gamma": 0.0}, "snr_gamma must be positive"),
+        ({"input_perturbation": -0.1}, "--input-perturbation must not be negative"),
+        ({"snr_gamma": 0.0}, "--snr-gamma must be positive"),
     ],
 )
 def test_settings_are_checked(options, message):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rich.console import Console
 
 from nelbo.commands.autoencoder_run import (
     AUTOENCODER,
@@ -101,10 +102,17 @@ class AutoencoderRecipe(Recipe):
         images: int,
         seed: int,
         device: torch.device,
+        table_to: Console,
     ) -> dict[str, Any]:
         """PSNR and the bound of a plain VAE on both splits, reconstructions, and the report."""
         return finish_autoencoder(
-            run, train=self.data, test=self.test, images=images, seed=seed, device=device
+            run,
+            train=self.data,
+            test=self.test,
+            images=images,
+            seed=seed,
+            device=device,
+            table_to=table_to,
         )
 
 

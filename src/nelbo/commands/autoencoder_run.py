@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from nelbo.commands.common import MESSAGES
 from nelbo.data import ImageData
 from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE
 from nelbo.diffusers_format.data_space import parse_data_space
@@ -82,7 +81,7 @@ def finish_autoencoder(
     images: int,
     seed: int,
     device: torch.device,
-    table_to: Console = MESSAGES,
+    table_to: Console,
 ) -> dict[str, Any]:
     """Evaluate, and write evaluation.json, samples/final.png and report.html.
 

@@ -53,17 +53,6 @@ def choose_device(name: str) -> torch.device:
         raise NelboError(f"device {name!r} is not available: {reason}") from error
 
 
-def load_pixel_model(path: str, otherwise: str) -> Diffusion:
-    """The model of pixels at `path`; for a latent one an error that ends in `otherwise`."""
-    from nelbo.diffusers_format import load
-    from nelbo.diffusion import Diffusion
-
-    model = load(path)
-    if isinstance(model, Diffusion):
-        return model
-    raise NelboError(f"{path} is a latent diffusion pipeline: {otherwise}")
-
-
 def optimal_chain(run_path: str, model: Model, steps: int | None) -> Model:
     """The chain of `steps` levels with the best bound and its optimal variance.
 
@@ -124,6 +113,11 @@ def show(result: RenderableType) -> None:
         RESULTS.print(result, markup=False, soft_wrap=True)
     else:
         RESULTS.print(result)
+
+
+def results_to(json: bool) -> Console:
+    """Where tables on the way to a result go: standard output, unless JSON has it to itself."""
+    return MESSAGES if json else RESULTS
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -9,11 +9,15 @@ from nelbo.commands.common import counting_progress
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.bound import Bound
+    from nelbo.bound import Bound, BoundMap
     from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBoundMap
+
+# Levels an image for maps, which are looked at and not read off.
+_MAP_LEVELS = 100
 
 
 def levels_to_evaluate(
@@ -97,6 +101,24 @@ def evaluate_to_error_with_progress(
             progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
     assert bound is not None
     return bound, calls
+
+
+def map_bits(
+    model: Diffusion | LatentDiffusion, data: ImageData, seed: int
+) -> BoundMap | LatentBoundMap:
+    """Where in each of a few images the bits go."""
+    import torch
+
+    from nelbo.diffusion import Pixels
+    from nelbo.evaluation import condition_for
+
+    assert isinstance(model.data, Pixels)
+    x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
+    levels = levels_to_evaluate(_MAP_LEVELS, model)
+    with torch.no_grad():
+        return model.bound_map(
+            x_0, condition_for(model, data), levels=levels, generator=_generator(seed)
+        )
 
 
 def cost_json(

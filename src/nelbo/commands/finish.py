@@ -9,13 +9,17 @@ import torch
 from rich.console import Console
 
 from nelbo.bound import Bound, BoundMap
-from nelbo.commands.common import MESSAGES, load_pixel_model
-from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.evaluation_progress import (
+    cost_json,
+    evaluate_with_progress,
+    levels_to_evaluate,
+    map_bits,
+)
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.evaluation import labels_for
 from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
@@ -31,31 +35,6 @@ STRIP_ROWS = 4
 SAMPLING_STEPS = 250
 # The bound of the training split is there to compare with: a few levels an image tell it well.
 _TRAIN_LEVELS = 25
-# Levels an image for the maps of a few images, which are looked at and not read off.
-_MAP_LEVELS = 100
-
-
-def finish_run(
-    run: RunDirectory,
-    *,
-    levels: int | Literal["all"],
-    images: int,
-    seed: int,
-    device: torch.device,
-    train: ImageData,
-    test: ImageData,
-) -> dict[str, Any]:
-    """`finish` the model that a run directory holds."""
-    model = load_pixel_model(str(run.path), "it has no report").to(device)
-    return finish(
-        run,
-        model,
-        train=train,
-        test=test,
-        levels=levels_to_evaluate(levels, model),
-        images=images,
-        seed=seed,
-    )
 
 
 def finish(
@@ -64,10 +43,10 @@ def finish(
     *,
     train: ImageData,
     test: ImageData,
-    levels: int | None,
+    levels: int | Literal["all"],
     images: int,
     seed: int,
-    table_to: Console = MESSAGES,
+    table_to: Console,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/final.png and report.html.
 
@@ -76,7 +55,7 @@ def finish(
         model: the trained model.
         train: the images it was trained on.
         test: images held out.
-        levels: levels an image for the test bound, None for all.
+        levels: levels an image for the test bound, or "all".
         images: how many images of each split at most.
         seed: source of all noise.
         table_to: where to print the bound.
@@ -87,7 +66,7 @@ def finish(
             model,
             data,
             f"Evaluating {split}",
-            levels=levels if split == "test" else _fewer(levels, model),
+            levels=levels_to_evaluate(levels if split == "test" else _fewer(levels), model),
             seed=seed,
         )
         for split, data in shown.items()
@@ -151,24 +130,13 @@ def _report(
         facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
         settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
     )
-    write_report(replace(report, maps=_maps(report, seed)), run.report)
+    maps = map_bits(model, test.take(torch.cat(report.extremes())), seed)
+    assert isinstance(maps, BoundMap)
+    write_report(replace(report, maps=maps), run.report)
 
 
-@torch.no_grad()
-def _maps(report: RunReport, seed: int) -> BoundMap:
-    """Where the bits of the least and most surprising images go."""
-    model, data = report.model, report.evaluated
-    assert data is not None
-    assert isinstance(model.data, Pixels)
-    shown = data.take(torch.cat(report.extremes()))
-    x_0 = model.data.to_network(shown.images).to(next(model.parameters()).device)
-    levels = levels_to_evaluate(_MAP_LEVELS, model)
-    generator = torch.Generator().manual_seed(seed)
-    return model.bound_map(x_0, labels_for(model, shown), levels=levels, generator=generator)
-
-
-def _fewer(levels: int | None, model: Diffusion) -> int | None:
-    return levels_to_evaluate(min(levels or _TRAIN_LEVELS, _TRAIN_LEVELS), model)
+def _fewer(levels: int | Literal["all"]) -> int:
+    return _TRAIN_LEVELS if levels == "all" else min(levels, _TRAIN_LEVELS)
 
 
 def _reverse_strip(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rich.console import Console
 
 from nelbo.commands.common import MESSAGES
 from nelbo.commands.latent_run import (
@@ -133,6 +134,7 @@ class LatentRecipe(Recipe):
         images: int,
         seed: int,
         device: torch.device,
+        table_to: Console,
     ) -> dict[str, Any]:
         """The bound on pixels of held-out images, samples with their prompts, and the report."""
         model = load(run.path)
@@ -145,6 +147,7 @@ class LatentRecipe(Recipe):
             images=images,
             guidance=self.settings.guidance,
             seed=seed,
+            table_to=table_to,
         )
 
 

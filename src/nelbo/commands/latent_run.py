@@ -40,7 +40,7 @@ def finish_latent(
     images: int,
     guidance: float,
     seed: int,
-    table_to: Console = MESSAGES,
+    table_to: Console,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/ and report.html.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nelbo.errors import NelboError
+from nelbo.training.config import option
 
 if TYPE_CHECKING:
     from nelbo.networks.guidance import Guidance
@@ -84,12 +85,10 @@ class SamplerOptions:
         name = name or type(described).__name__.lower()
         own = {field.name for field in fields(sampler)}
         asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
-        given = {option: value for option, value in asked.items() if value is not None}
-        for option in given:
-            if option not in own:
-                raise NelboError(
-                    f"--{option.replace('_', '-')} does not apply to the sampler {name}"
-                )
+        given = {field: value for field, value in asked.items() if value is not None}
+        for field in given:
+            if field not in own:
+                raise NelboError(f"{option(field)} does not apply to the sampler {name}")
         return replace(sampler, **given)
 
 
@@ -140,13 +139,13 @@ class ConditionOptions:
         return Guidance(scale, self.guidance_interval, self.guidance_rescale)
 
     def _check_unguided(self) -> None:
-        for option, given in (
+        for name, given in (
             ("--guidance-interval", self.guidance_interval is not None),
             ("--guidance-rescale", self.guidance_rescale != 0),
             ("--negative", self.negative is not None),
         ):
             if given:
-                raise NelboError(f"{option} takes effect with --guidance other than 1 only")
+                raise NelboError(f"{name} takes effect with --guidance other than 1 only")
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts asked for, in order.
@@ -190,7 +189,7 @@ def at_least_one(**counts: int | None) -> None:
     """Raise `NelboError` for an option, named as its field, that is below 1; None is no number."""
     for name, value in counts.items():
         if value is not None and value < 1:
-            raise NelboError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            raise NelboError(f"{option(name)} must be at least 1, got {value}")
 
 
 def _like(described: Any, name: str, steps: int | None) -> Any:

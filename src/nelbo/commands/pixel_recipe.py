@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rich.console import Console
 
-from nelbo.commands.finish import finish_run
+from nelbo.commands.finish import finish
 from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
+from nelbo.diffusers_format import load
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.report.grids import image_grid
@@ -94,16 +96,20 @@ class PixelRecipe(Recipe):
         images: int,
         seed: int,
         device: torch.device,
+        table_to: Console,
     ) -> dict[str, Any]:
         """The bound of both splits, samples, and the report."""
-        return finish_run(
+        model = load(run.path)
+        assert isinstance(model, Diffusion)
+        return finish(
             run,
+            model.to(device),
+            train=self.data,
+            test=self.test,
             levels=levels,
             images=images,
             seed=seed,
-            device=device,
-            train=self.data,
-            test=self.test,
+            table_to=table_to,
         )
 
 

@@ -10,7 +10,11 @@ import tyro
 
 from nelbo.commands.common import mention_skipped, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluation_progress import (
+    evaluate_with_progress,
+    levels_to_evaluate,
+    map_bits,
+)
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
@@ -18,14 +22,10 @@ from nelbo.commands.shared_evaluation import join_processes, open_store
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.bound import Bound, BoundMap
+    from nelbo.bound import Bound
     from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
-    from nelbo.latent_bound import LatentBoundMap
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
-_MAP_LEVELS = 100
 _PRINTED = 10
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps")
@@ -57,6 +57,8 @@ class Rank:
 
     def run(self) -> None:
         """Evaluate, rank, write the table and the page."""
+        import torch
+
         from nelbo.diffusers_format import load
         from nelbo.evidence import rank, write_ranking
         from nelbo.report.page import write_html
@@ -91,6 +93,7 @@ class Rank:
         write_ranking(self.out / TABLE, data, bound)
         count = min(self.shown, max(1, len(order) // 2))
         most, least = order[:count], order.flip(0)[:count]
+        shown = data.take(torch.cat([most, least]))
         page = ranking_page(
             RankingReport(
                 model_name=Path(self.run_path).name,
@@ -98,29 +101,11 @@ class Rank:
                 bound=bound,
                 most=most,
                 least=least,
-                maps=self._maps(model, data, most, least) if self.maps else None,
+                maps=map_bits(model, shown, self.computing.seed) if self.maps else None,
             )
         )
         write_html(page, self.out / PAGE)
         self._report(data, bound, order)
-
-    def _maps(
-        self, model: Diffusion | LatentDiffusion, data: ImageData, most: Tensor, least: Tensor
-    ) -> BoundMap | LatentBoundMap:
-        import torch
-
-        from nelbo.diffusion import Pixels
-        from nelbo.evaluation import condition_for
-
-        assert isinstance(model.data, Pixels)
-        chosen = data.take(torch.cat([most, least]))
-        x_0 = model.data.to_network(chosen.images).to(next(model.parameters()).device)
-        levels = levels_to_evaluate(_MAP_LEVELS, model)
-        generator = torch.Generator().manual_seed(self.computing.seed)
-        with torch.no_grad():
-            return model.bound_map(
-                x_0, condition_for(model, chosen), levels=levels, generator=generator
-            )
 
     def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:
         bits = bound.bits_per_dim.tolist()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+    from rich.console import Console
     from torch import nn
 
     from nelbo.data import ImageData
@@ -64,5 +65,6 @@ class Recipe(ABC):
         images: int,
         seed: int,
         device: torch.device,
+        table_to: Console,
     ) -> dict[str, Any]:
-        """Evaluate the model of a finished run and write what there is to see."""
+        """Evaluate the model of a finished run, and print and write what there is to see."""

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
-    MESSAGES,
-    RESULTS,
     choose_device,
     mention_skipped,
     print_json,
+    results_to,
     show,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
@@ -58,14 +57,13 @@ class Report:
     def _finish(self, run: RunDirectory) -> dict[str, Any]:
         """Evaluate and write, as the kind of model asks for."""
         from nelbo.commands.autoencoder_run import AutoencoderRun, finish_autoencoder
-        from nelbo.commands.evaluation_progress import levels_to_evaluate
         from nelbo.commands.finish import finish
         from nelbo.commands.latent_run import finish_latent
         from nelbo.diffusers_format import load
         from nelbo.latent import LatentDiffusion
 
         device, seed = choose_device(self.computing.device), self.computing.seed
-        table_to = MESSAGES if self.computing.json else RESULTS
+        table_to = results_to(self.computing.json)
         if AutoencoderRun.is_at(run.path):
             train, test = self._images(AutoencoderRun.load(run.path, device))
             return finish_autoencoder(
@@ -96,7 +94,7 @@ class Report:
             model,
             train=train,
             test=test,
-            levels=levels_to_evaluate(self.levels, model),
+            levels=self.levels,
             images=self.images,
             seed=seed,
             table_to=table_to,

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from nelbo.commands.common import choose_device, mention_skipped, print_json, say
+from nelbo.commands.common import (
+    choose_device,
+    mention_skipped,
+    print_json,
+    results_to,
+    say,
+    show,
+)
+from nelbo.commands.options import at_least_one
 from nelbo.errors import NelboError
 from nelbo.training.config import TrainingConfig
 
@@ -95,9 +103,9 @@ class TrainCommand(ABC):
         if self.json:
             print_json({"run": str(run.path), **summary})
         elif "report" in summary:
-            say(f"Report: {run.report.resolve().as_uri()}")
+            show(f"Report: {run.report.resolve().as_uri()}")
         else:
-            say(f"Run: {run.path}")
+            show(f"Run: {run.path}")
 
     def _train(
         self, out: Path, images: TrainingImages, processes: Processes
@@ -163,6 +171,7 @@ class TrainCommand(ABC):
             images=self.evaluate_images,
             seed=self.training.seed,
             device=session.trainer.device,
+            table_to=results_to(self.json),
         )
 
     @abstractmethod
@@ -206,12 +215,10 @@ class TrainCommand(ABC):
             raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
         if self.resume and self.config is not None:
             raise NelboError("--resume takes the run's own settings: leave --config out")
-        if self.evaluate_images < 1:
-            raise NelboError(f"--evaluate-images must be at least 1, got {self.evaluate_images}")
-        if self.evaluate_levels != "all" and self.evaluate_levels < 1:
-            raise NelboError(f"--evaluate-levels must be at least 1, got {self.evaluate_levels}")
-        if self.threads is not None and self.threads < 1:
-            raise NelboError(f"--threads must be at least 1, got {self.threads}")
+        levels = None if self.evaluate_levels == "all" else self.evaluate_levels
+        at_least_one(
+            evaluate_images=self.evaluate_images, evaluate_levels=levels, threads=self.threads
+        )
         if self.resume:
             self._check_unchanged(self.out)
         else:

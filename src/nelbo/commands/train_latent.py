@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nelbo.commands.common import say
+from nelbo.commands.options import at_least_one
 from nelbo.commands.train_autoencoder import TrainAutoencoder
 from nelbo.commands.train_command import Kind, TrainCommand
 from nelbo.errors import NelboError
@@ -90,8 +91,7 @@ class TrainLatent(TrainCommand):
                 )
             return checked
         whole = self.training
-        if steps is not None and steps < 1:
-            raise NelboError(f"--autoencoder-steps must be at least 1, got {steps}")
+        at_least_one(autoencoder_steps=steps)
         first = self.first_stage()
         if whole.steps is not None and (first.steps or 1) >= whole.steps:
             raise NelboError(
@@ -189,6 +189,7 @@ class TrainLatent(TrainCommand):
             threads=self.threads,
             resume=resume,
             accept_changed_data=self.accept_changed_data,
+            json=self.json,
         )
         if processes.is_main:
             say(f"Stage 1 of 2: the autoencoder, in {run.path / AUTOENCODER_RUN}")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nelbo.errors import NelboError
 from nelbo.training.checkpoints import Checkpoints
+from nelbo.training.config import option
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.settings_file import from_mapping, write_settings
 
@@ -62,8 +63,8 @@ def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
     for name, value, old in _pairs(command, before):
         if value != old:
             raise NelboError(
-                f"the run in {run.path} has {name} {old!r}, which cannot change to {value!r} "
-                "halfway: leave it out, or start a new run"
+                f"the run in {run.path} has {option(name)} {old!r}, which cannot change to "
+                f"{value!r} halfway: leave it out, or start a new run"
             )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
 from nelbo.report.formatting import number, setting
+from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page, write_html
 from nelbo.report.theme import COLORS, new_figure, to_inline_svg
 from nelbo.training.autoencoder_evaluation import AutoencoderReading
@@ -33,20 +34,20 @@ _ROWS = (
     ("divergence_nats", "divergence", "nats per image", 0),
 )
 _WORDS = (
-    (
+    Entry(
         "PSNR",
         "Peak signal-to-noise ratio: how much larger the range of pixels is than the error of the "
         "reconstruction from the mean latent.",
         "10 log<sub>10</sub>(2² / mean (<i>x</i> − <i>x̂</i>)²) dB, <i>x</i> in [−1, 1]",
     ),
-    (
+    Entry(
         "Bound as a plain VAE",
         "A bound on the log-probability of the pixels with N(0, I) as the prior of the latents. A "
         "diffusion model that learns the prior takes the place of the divergence.",
         "log <i>p</i>(<i>x</i>) ≥ E[log <i>p</i>(<i>x</i>|<i>z</i>)] − KL(<i>q</i>(<i>z</i>|"
         "<i>x</i>) ‖ N(0, I))",
     ),
-    (
+    Entry(
         "Scale of the decoder",
         "The standard deviation σ of p(x|z) around the decoded image, the most likely one on "
         "training images.",
@@ -112,7 +113,7 @@ def render_autoencoder(report: AutoencoderReport) -> str:
             reference=test.bits_per_dim if test else None,
         ),
         fragments.settings(report.settings),
-        fragments.section("What the words mean", "", _glossary()),
+        fragments.section("What the words mean", "", entry_list(_WORDS)),
     ]
     return page(report.title, parts)
 
@@ -236,12 +237,3 @@ def _latents(report: AutoencoderReport) -> str:
         film,
         f'<div style="margin-top: 28px">{bars}</div>',
     )
-
-
-def _glossary() -> str:
-    items = "".join(
-        f'<dt>{escape(word)}</dt><dd>{escape(meaning)}<span class="formula">{formula_html}</span>'
-        "</dd>"
-        for word, meaning, formula_html in _WORDS
-    )
-    return f'<dl class="glossary">{items}</dl>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
 
@@ -79,6 +80,11 @@ _DENSITY = Entry(
 def glossary(density: bool) -> str:
     """The entries as an HTML list, with the note on units that fits the data."""
     entries = [*_TERMS[:4], _DENSITY if density else _PROBABILITY, *_TERMS[4:]]
+    return entry_list(entries)
+
+
+def entry_list(entries: Iterable[Entry]) -> str:
+    """Entries as an HTML list."""
     items = "".join(
         f"<dt>{escape(entry.word)}</dt><dd>{escape(entry.meaning)}"
         f'<span class="formula">{entry.formula_html}</span></dd>'

@@ -19,8 +19,9 @@ from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound
 from nelbo.report import curves, fragments, plots
 from nelbo.report.formatting import number, setting
-from nelbo.report.glossary import glossary
+from nelbo.report.glossary import Entry, entry_list, glossary
 from nelbo.report.page import page, write_html
+from nelbo.report.surprise import with_bits
 from nelbo.report.theme import to_inline_svg
 
 _GAP = 2
@@ -28,19 +29,19 @@ _PROMPT_WIDTH = 132
 # How many of the least, and of the most, surprising images are shown.
 _EXTREMES = 8
 _TERMS = (
-    (
+    Entry(
         "Reconstruction",
-        "of the pixels, by the decoder; a cost of its own that no prior can lower.",
+        "Of the pixels, by the decoder; a cost of its own that no prior can lower.",
         "E[log <i>p</i>(<i>x</i>|<i>z</i><sub>0</sub>)]",
     ),
-    (
+    Entry(
         "Entropy of the encoder",
-        "what is won back, since any latent that the encoder might draw does as well.",
+        "What is won back, since any latent that the encoder might draw does as well.",
         "H[<i>q</i>(<i>z</i><sub>0</sub>|<i>x</i>)]",
     ),
-    (
+    Entry(
         "Reconstruction of latents",
-        "a density of the same latents as the entropy: only the sum of the two has a meaning.",
+        "A density of the same latents as the entropy: only the sum of the two has a meaning.",
         "E[log <i>p</i>(<i>z</i><sub>0</sub>|<i>z</i><sub>1</sub>)]",
     ),
 )
@@ -245,7 +246,7 @@ def _extremes(report: LatentReport) -> str:
     order = bits.argsort()
     count = min(_EXTREMES, max(1, len(order) // 2))
     panels = [
-        f"<figure><h3>{title}</h3>{_with_captions(report.evaluated, chosen, bits)}</figure>"
+        f"<figure><h3>{title}</h3>{with_bits(report.evaluated, report.bound, chosen)}</figure>"
         for title, chosen in (
             ("Least surprising", order[:count]),
             ("Most surprising", order.flip(0)[:count]),
@@ -253,31 +254,17 @@ def _extremes(report: LatentReport) -> str:
     ]
     return fragments.section(
         "Least and most surprising images",
-        "The held-out images that cost the model least and most, in bits/dim.",
+        "The held-out images that cost the model least and most, in bits/dim ± their Monte Carlo "
+        "error.",
         fragments.pair(*panels),
     )
 
 
-def _with_captions(data: ImageData, chosen: Tensor, bits: Tensor) -> str:
-    shown = data.take(chosen)
-    captions = shown.captions or (None,) * len(shown)
-    labels = [
-        (number(value, 2), caption or name)
-        for value, caption, name in zip(bits[chosen].tolist(), captions, shown.names, strict=True)
-    ]
-    return fragments.labelled_images(shown.images, shown.levels, labels)
-
-
 def _words() -> str:
-    terms = "".join(
-        f"<dt>{escape(word)}</dt><dd>{escape(meaning[0].upper() + meaning[1:])}"
-        f'<span class="formula">{formula_html}</span></dd>'
-        for word, meaning, formula_html in _TERMS
-    )
     return fragments.section(
         "What the words mean",
         "The three terms of the autoencoder come first. Those of the prior are as for a diffusion "
         "model of pixels, with z in the place of x.",
-        f'<dl class="glossary">{terms}</dl>',
+        entry_list(_TERMS),
         f'<div style="margin-top: 28px">{glossary(False)}</div>',
     )

@@ -82,22 +82,22 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "gradient_accumulation", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise NelboError(f"{name} must be at least 1, got {value}")
+                raise NelboError(f"{option(name)} must be at least 1, got {value}")
         for name in ("learning_rate", "gradient_clip", "snr_gamma"):
             if not getattr(self, name) > 0:
-                raise NelboError(f"{name} must be positive, got {getattr(self, name)}")
+                raise NelboError(f"{option(name)} must be positive, got {getattr(self, name)}")
         for name in ("ema_decay", "label_dropout", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise NelboError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise NelboError(f"{option(name)} must lie in [0, 1), got {getattr(self, name)}")
         for name in (
             *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
             "input_perturbation",
         ):
             if getattr(self, name) < 0:
-                raise NelboError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise NelboError(f"{option(name)} must not be negative, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise NelboError(
-                f"unknown precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}"
+                f"unknown --precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}"
             )
         parse_duration(self.save_every)
         if self.time_budget is not None:
@@ -197,6 +197,11 @@ class LatentSettings:
     """The largest number of tokens of a new tokenizer."""
     guidance: float = 3.0
     """Guidance of the samples that are drawn while training and at its end."""
+
+
+def option(name: str) -> str:
+    """What the command line calls a field of that name."""
+    return f"--{name.replace('_', '-')}"
 
 
 def parse_duration(text: str) -> float:
