@@ -302,6 +302,12 @@ def test_every_part_of_a_batch_touches_every_parameter(variance):
         assert p.grad.abs().max() < 1e-6
 
 
+def test_its_schedule_is_made_where_the_network_is():
+    network = nn.Conv2d(1, 1, 1, device="meta")
+    model = ContinuousDiffusion(Diffusion(network, NoiseSchedule.linear(9), variance="fixed_large"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("variance", "T", "message"),
     [
