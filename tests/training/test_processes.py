@@ -102,7 +102,7 @@ def test_two_processes_learn_as_one(alone, tmp_path, fsdp):
 
 def kinds(processes: Processes | None) -> dict[str, Trainer]:
     """A trainer for each kind of model; of pixels alone where weights are sharded."""
-    options = {"steps": 4, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
+    options = {"steps": 3, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
     torch.manual_seed(0)
     digits, small = load_data("digits", "train"), replace(SMALL, dropout=0.0, levels=6)
 
@@ -117,10 +117,8 @@ def kinds(processes: Processes | None) -> dict[str, Trainer]:
     config = TrainingConfig(**options, objective="simple")
     autoencoders = AutoencoderObjective(autoencoder(), likelihood="discretized", mirrored=0.5)
     latent = text_model()
-    prior, latents = (
-        PriorObjective(latent, condition_dropout=0.5),
-        encode_data(latent, data, captions),
-    )
+    prior = PriorObjective(latent, condition_dropout=0.5)
+    latents = encode_data(latent, data, captions)
     return {
         **found,
         "learned schedule": of_pixels(replace(small, schedule="learned")),
