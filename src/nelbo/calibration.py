@@ -26,6 +26,7 @@ from nelbo.golden_section import RATIO, golden_section
 
 if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
+    from nelbo.networks import AutoencoderKL
 
 # The smallest and largest scale that are tried, in bins between two levels and in units of x.
 _FEWEST_BINS, _LARGEST = 0.05, 2.0
@@ -52,13 +53,24 @@ def fit_decoder_scale(
         NelboError: images of another size or number of levels than the model's.
     """
     check_fits(model, data)
-    assert isinstance(model.data, Pixels)
-    device = next(model.parameters()).device
+    return reconstruction_scale(model, data, batch_size=batch_size, generator=generator)
+
+
+@torch.no_grad()
+def reconstruction_scale(
+    model: AutoencoderKL | LatentDiffusion,
+    data: ImageData,
+    *,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+) -> float:
+    """`fit_decoder_scale` of whatever encodes and decodes images of this size."""
+    pixels, device = Pixels(data.levels), next(model.parameters()).device
     pairs = []
     for batch in data.batches(batch_size):
-        x = model.data.to_network(batch.images).to(device)
+        x = pixels.to_network(batch.images).to(device)
         pairs.append((x, model.decode(draw(model.encode(x), generator))))
-    return most_likely_scale(pairs, model.data)
+    return most_likely_scale(pairs, pixels)
 
 
 def most_likely_scale(pairs: list[tuple[Tensor, Tensor]], data: Pixels) -> float:

@@ -3,8 +3,8 @@ r"""The likelihood of latent diffusion with the flow of its prior in place of th
 .. math::
     \log p(x) \ge E_{q(z_0|x)}[\log p(x|z_0) + \log p_{\mathrm{flow}}(z_0) - \log q(z_0|x)],
 
-where the density of the latents is that of the probability-flow ODE (Song et al. 2021, eq. 39;
-Vahdat et al. 2021, section 3.1, for a latent prior). The terms of the chain are one bound inside
+where the density of the latents is that of the probability-flow ODE (Song et al. 2021, eq. 39),
+as Vahdat et al. (2021) evaluate a prior of latents. The terms of the chain are one bound inside
 another; here the only gap that is left is that of the autoencoder, KL(q(z_0|x) || p(z_0|x)).
 """
 

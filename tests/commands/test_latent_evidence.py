@@ -71,13 +71,13 @@ def on(pictures) -> list[str]:
 
 
 def test_evaluate_to_an_error_with_its_terms(run, on, tmp_path, capsys):
-    options = ["evaluate", run, *on, "--error", 0.4]
+    options = ["evaluate", run, *on, "--error", 0.6]
     printed = run_json(capsys, *options, "--out", tmp_path / "out")
     bits = printed["bits_per_dim"]
     total = bits.pop("total")
     assert bits.keys() == TERMS
     assert sum(term["mean"] for term in bits.values()) == pytest.approx(total["mean"])
-    assert 0 < total["monte_carlo_error"] <= 0.4
+    assert 0 < total["monte_carlo_error"] <= 0.6
     assert bits["entropy"]["monte_carlo_error"] == 0
     assert printed["density"] is False
     assert printed["levels_of_chain"] == 39
@@ -108,7 +108,7 @@ def test_fit_finds_the_levels_of_shorter_chains(run, on, pictures, tmp_path, cap
     model = nelbo.load(fitted)
     assert isinstance(model, LatentDiffusion)
     assert model.profile.num_levels == 40
-    options = ["evaluate", fitted, *on, "--steps", 5, "--levels", "optimal", "--error", 0.1]
+    options = ["evaluate", fitted, *on, "--steps", 5, "--levels", "optimal", "--error", 0.15]
     optimal = run_json(capsys, *options)
     total = optimal["bits_per_dim"]["total"]
     assert optimal["levels_of_chain"] == 4

@@ -268,8 +268,8 @@ def test_learning_the_shape_lowers_the_variance_of_the_estimate(ends):
 
     at_first, spread_at_first = excess(), variance()
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam([p for p in gamma.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(150):
+    optimizer = torch.optim.Adam([p for p in gamma.parameters() if p.requires_grad], lr=4e-3)
+    for _ in range(75):
         x_0 = STD * torch.randn(64, 1, 2, 2, generator=generator, dtype=torch.float64)
         optimizer.zero_grad()
         model(x_0, generator=generator).loss.backward()
@@ -300,6 +300,12 @@ def test_every_part_of_a_batch_touches_every_parameter(variance):
     assert seen == {True, False}
     for p in alone.parameters():
         assert p.grad.abs().max() < 1e-6
+
+
+def test_its_schedule_is_made_where_the_network_is():
+    network = nn.Conv2d(1, 1, 1, device="meta")
+    model = ContinuousDiffusion(Diffusion(network, NoiseSchedule.linear(9), variance="fixed_large"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,13 @@ def test_it_has_a_gradient_everywhere_and_copies_share_it():
     assert x.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize(("stages", "sides"), [(VGG, {}), (ALEX, {0: 11, 3: 5})])
+def test_the_weights_follow_the_images_to_their_device(stages, sides):
+    distance = PerceptualDistance(weights_of(stages, sides))
+    x = torch.zeros(2, 1, 40, 40, device="meta")
+    assert distance(x, x).device.type == "meta"
+
+
 def test_mistakes_are_explained(tmp_path):
     weights = weights_of(VGG, {})
     distance = PerceptualDistance(weights)

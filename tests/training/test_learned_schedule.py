@@ -17,7 +17,6 @@ from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig
 from nelbo.training.processes import Processes
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
-from tests.training.test_processes import curve, launch
 from tests.training.test_trainer import trainer
 
 LEARNED = ModelConfig(widths=(8, 16), levels=50, schedule="learned", dropout=0.0)
@@ -131,17 +130,3 @@ def test_an_average_of_another_length_has_its_schedule(run_path):
         rtol=1e-4,
         atol=1e-6,
     )
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one(tmp_path):
-    arguments = ["--schedule", "learned", "--level-sampler", "uniform", "--input-perturbation", "0"]
-    process = launch(*arguments, out=tmp_path / "two")
-    _, message = process.communicate(timeout=200)
-    assert process.returncode == 0, message
-    from tests.training.test_processes import COMMAND
-
-    main([*COMMAND[2:], *arguments, "--out", str(tmp_path / "one")])
-    for a, b in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
-        for name in ("loss", "bits_per_dim", "gradient_norm"):
-            assert a[name] == pytest.approx(b[name], rel=2e-4)

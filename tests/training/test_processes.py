@@ -23,7 +23,7 @@ from nelbo.data import load_data
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.build import build_model
 from nelbo.training.checkpoints import VALIDATION, Checkpoints
-from nelbo.training.config import TrainingConfig
+from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
 from nelbo.training.processes import Processes
 from nelbo.training.trainer import Trainer
@@ -102,22 +102,28 @@ def test_two_processes_learn_as_one(alone, tmp_path, fsdp):
 
 def kinds(processes: Processes | None) -> dict[str, Trainer]:
     """A trainer for each kind of model; of pixels alone where weights are sharded."""
-    data, captions = pictures()
-    options = {"steps": 4, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
-    config = TrainingConfig(**options, objective="simple")
+    options = {"steps": 3, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
     torch.manual_seed(0)
+    digits, small = load_data("digits", "train"), replace(SMALL, dropout=0.0, levels=6)
+
+    def of_pixels(model: ModelConfig) -> Trainer:
+        built = build_model(model, digits)
+        return Trainer(built, digits, TrainingConfig(**options), processes=processes)
+
+    found = {"pixel": of_pixels(small)}
+    if processes is not None and processes.sharded:
+        return found
+    data, captions = pictures()
+    config = TrainingConfig(**options, objective="simple")
     autoencoders = AutoencoderObjective(autoencoder(), likelihood="discretized", mirrored=0.5)
     latent = text_model()
     prior = PriorObjective(latent, condition_dropout=0.5)
-    digits = load_data("digits", "train")
-    pixel = build_model(replace(SMALL, dropout=0.0, levels=6), digits)
-    of_pixels = Trainer(pixel, digits, TrainingConfig(**options), processes=processes)
-    if processes is not None and processes.sharded:
-        return {"pixel": of_pixels}
+    latents = encode_data(latent, data, captions)
     return {
-        "pixel": of_pixels,
+        **found,
+        "learned schedule": of_pixels(replace(small, schedule="learned")),
         "autoencoder": Trainer(autoencoders, data, config, processes=processes),
-        "prior": Trainer(prior, encode_data(latent, data, captions), config, processes=processes),
+        "prior": Trainer(prior, latents, config, processes=processes),
     }
 
 

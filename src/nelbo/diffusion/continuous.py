@@ -75,7 +75,10 @@ class ContinuousDiffusion(nn.Module):
         if model.num_levels < 2:
             raise NelboError("a learned schedule goes between two levels or more, got levels=1")
         self.model = model
-        self.gamma = LearnedSchedule.like(model.schedule) if gamma is None else gamma
+        if gamma is None:
+            device = next((p.device for p in model.parameters()), None)
+            gamma = LearnedSchedule.like(model.schedule).to(device)
+        self.gamma = gamma
 
     def chain(self) -> Diffusion:
         """The model with this schedule, at the levels whose times the network is told."""

@@ -7,7 +7,7 @@ In continuous time :math:`t \in [0, 1]` the noise is given by
     x_t = a x_0 + s \epsilon, \qquad
     a^2 = \mathrm{sigmoid}(-\gamma(t)), \quad s^2 = \mathrm{sigmoid}(\gamma(t)),
 
-where γ grows (Kingma et al. 2021, "Variational Diffusion Models", section 3.1). It is
+where γ grows (Kingma et al. 2021, "Variational Diffusion Models", section 3.2). It is
 
 .. math::
     \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0)\, u(t), \qquad

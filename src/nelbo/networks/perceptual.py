@@ -5,8 +5,8 @@ r"""How different two images look: LPIPS (Zhang et al. 2018, eq. 1).
               \sum_c w_{lc}\, (\hat f^l_{hwc}(x) - \hat f^l_{hwc}(y))^2
 
 with :math:`\hat f^l` the features of an image network after its l-th stage, each of unit length
-along the channels, and w ≥ 0 learned from people's judgements. The network, VGG16 or AlexNet, and
-the judgements come from one local file.
+along the channels, and w ≥ 0, the square of the paper's weight, learned from people's judgements.
+The network, VGG16 or AlexNet, and the judgements come from one local file.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class PerceptualDistance:
                 f"LPIPS with {self.network} is for grey or RGB images of at least "
                 f"{self._layout.least} pixels a side, got {channels} channels of {height}×{width}"
             )
+        self._move_to(x.device)
         total = x.new_zeros(len(x))
         for fx, fy, weight in zip(
             self._features(x), self._features(y), self._judgements, strict=True
@@ -143,6 +144,11 @@ class PerceptualDistance:
             difference = (_unit(fx) - _unit(fy)).square()
             total = total + (difference * weight.to(x)).sum(1).mean((1, 2))
         return total
+
+    def _move_to(self, device: torch.device) -> None:
+        """The weights to where the images are, once and for all."""
+        self._stages = [[(w.to(device), b.to(device)) for w, b in stage] for stage in self._stages]
+        self._judgements = [weight.to(device) for weight in self._judgements]
 
     def _features(self, x: Tensor) -> list[Tensor]:
         layout = self._layout

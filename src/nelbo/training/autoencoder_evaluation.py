@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.calibration import most_likely_scale
+from nelbo.calibration import reconstruction_scale
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.distributions import draw
@@ -50,16 +50,10 @@ class AutoencoderReading:
     divergence_by_channel: tuple[float, ...]
 
 
-@torch.no_grad()
-def fit_scale(autoencoder: AutoencoderKL, data: ImageData, *, batch_size: int = 64) -> float:
+def fit_scale(autoencoder: AutoencoderKL, data: ImageData) -> float:
     """The σ under which the first 256 images are most likely, each given one draw of its latent."""
     generator = torch.Generator().manual_seed(0)
-    pixels = Pixels(data.levels)
-    pairs = []
-    for batch in data.take(slice(_FITTED)).batches(batch_size):
-        x = _input(autoencoder, batch)
-        pairs.append((x, autoencoder.decode(draw(autoencoder.encode(x), generator))))
-    return most_likely_scale(pairs, pixels)
+    return reconstruction_scale(autoencoder, data.take(slice(_FITTED)), generator=generator)
 
 
 @torch.no_grad()
@@ -75,10 +69,10 @@ def evaluate_autoencoder(
         batch_size: images at a time.
     """
     generator = torch.Generator().manual_seed(0)
-    pixels = Pixels(data.levels)
+    pixels, device = Pixels(data.levels), next(autoencoder.parameters()).device
     errors, reconstructions, divergences = [], [], []
     for batch in data.batches(batch_size):
-        x = _input(autoencoder, batch)
+        x = pixels.to_network(batch.images).to(device)
         q = autoencoder.encode(x)
         shown = autoencoder.decode(q.mean).clamp(-1, 1)
         errors.append((x - shown).double().square().flatten(1).mean(1))
@@ -106,7 +100,3 @@ def evaluate_autoencoder(
 
 def _psnr(mean_squared_error: Tensor) -> Tensor:
     return 10 * torch.log10(_PEAK**2 / mean_squared_error.clamp(min=1e-12))
-
-
-def _input(autoencoder: AutoencoderKL, batch: ImageData) -> Tensor:
-    return Pixels(batch.levels).to_network(batch.images).to(next(autoencoder.parameters()).device)
