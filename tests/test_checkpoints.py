@@ -12,6 +12,7 @@ import nelbo
 from nelbo import NelboError, checkpoints, load_sampler
 from nelbo.checkpoints import available, save_checkpoint
 from nelbo.cli import main
+from nelbo.commands.latent_run import SAMPLER
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
@@ -77,8 +78,8 @@ def test_the_card_says_whose_data_which_command_and_how_good(shelf):
         'nelbo sample emoji --prompt "red apple"',
     ):
         assert part in card, part
-    save_checkpoint(model, shelf / "emoji", card, notes, DDIM(25, spacing="trailing"))
-    assert load_sampler(shelf / "emoji", 25).spacing == "trailing"
+    save_checkpoint(model, shelf / "emoji", card, notes, SAMPLER)
+    assert load_sampler("emoji", 25) == SAMPLER
     kept = RunDirectory(shelf / "emoji").notes()
     assert kept["source"] == "emoji"
     assert kept["settings"] == notes["settings"]

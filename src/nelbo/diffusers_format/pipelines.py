@@ -54,7 +54,7 @@ def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Samp
     """The sampler that the scheduler of a pipeline describes.
 
     Args:
-        path: a run or pipeline directory, or a Hub id.
+        path: a run or pipeline directory, the name of a checkpoint that ships, or a Hub id.
         steps: number of network calls; None for all levels with DDPM and 50 with DDIM, which is
             what pipelines of diffusers default to.
 
@@ -62,6 +62,9 @@ def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Samp
         NelboError: a field of the scheduler that nelbo has no counterpart for; where it is only
             the class of the solver, the sampler is DDIM, with a note.
     """
+    from nelbo.checkpoints import resolve
+
+    path = resolve(path)
     return read_scheduler(path, _read_index(path)).sampler(steps)
 
 
