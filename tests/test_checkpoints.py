@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import diffusers
 import pytest
 import torch
 
@@ -124,6 +125,18 @@ def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):
     ours, theirs = (m.sample(2, DDIM(3), prompt="red square", x_T=x_T) for m in (again, model))
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
+
+
+def test_a_checkpoint_draws_in_diffusers_as_it_is(shelf):
+    save_checkpoint(text_model().eval(), shelf / "toy", CARD)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(shelf / "toy")
+    pipeline.set_progress_bar_config(disable=True)
+    x_T = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    size = {"height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 1.0}
+    theirs = pipeline("red square", latents=x_T, output_type="pt", **size).images
+    model = nelbo.pretrained("toy")
+    ours = model.sample(1, load_sampler("toy", 3), prompt="red square", x_T=x_T)
+    assert (ours.clamp(-1, 1) - (2 * theirs - 1)).abs().max() < 1e-4
 
 
 def test_mistakes_are_explained(shelf, monkeypatch):

@@ -301,7 +301,7 @@ def test_what_cannot_change_halfway(unbroken, tmp_path, capsys):
     resume = ["train", "--resume", "--out", unbroken]
     message = mistake(capsys, *resume, "--batch-size", "16")
     assert "has --batch-size 8, which cannot change to 16" in message
-    assert "has layers 1" in mistake(capsys, *resume, "--layers", "2")
+    assert "has --layers 1" in mistake(capsys, *resume, "--layers", "2")
     assert "choose one" in mistake(capsys, *resume, "--overwrite")
     message = mistake(capsys, "train", "--resume", "--out", tmp_path / "nothing")
     assert "holds no run to resume" in message

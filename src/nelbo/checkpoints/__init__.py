@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from nelbo.diffusers_format import INDEX_FILE, load, save
+from nelbo.diffusers_format import INDEX_FILE, load, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
+from nelbo.networks.files import read_json
 from nelbo.samplers import Sampler
 from nelbo.suggestions import did_you_mean
+from nelbo.text import TEXT_ENCODER
 
 CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
@@ -103,6 +105,7 @@ def save_checkpoint(
             raise NelboError(f"{name} has weights that float16 cannot hold")
     kept = {name: value for name, value in (notes or {}).items() if name in _KEPT}
     save(half, directory, sampler=sampler, notes=kept)
+    _read_text_encoder_as_float32(directory)
     (directory / CARD_FILE).write_text(card, encoding="utf-8")
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     if size > LARGEST:
@@ -111,3 +114,10 @@ def save_checkpoint(
             "smaller model"
         )
     return size
+
+
+def _read_text_encoder_as_float32(directory: Path) -> None:
+    """As its neighbours are read: transformers goes by the config, diffusers by what it is told."""
+    file = directory / TEXT_ENCODER / "config.json"
+    if file.is_file():
+        write_json(file, {**read_json(file), "dtype": "float32"})

@@ -42,7 +42,10 @@ class Export:
             raise NelboError(f"{self.out} is not empty; export to a new directory")
         model = load(self.run_path)
         if not isinstance(model, Diffusion):
-            raise NelboError(f"{self.run_path} is a {type(model).__name__}; export takes runs")
+            raise NelboError(
+                f"{self.run_path} is a {type(model).__name__}, and export takes models of pixels; "
+                "in Python, nelbo.save(nelbo.load(RUN), DIR) writes a latent one as a clean pipeline"
+            )
         run = RunDirectory(self.run_path)
         notes = run.notes()
         if "source" in notes:
