@@ -44,7 +44,7 @@ class Export:
         if not isinstance(model, Diffusion):
             raise NelboError(
                 f"{self.run_path} is a {type(model).__name__}, and export takes models of pixels; "
-                "in Python, nelbo.save(nelbo.load(RUN), DIR) writes a latent one as a clean pipeline"
+                "in Python, nelbo.save(nelbo.load(RUN), DIR) writes a latent one as a pipeline"
             )
         run = RunDirectory(self.run_path)
         notes = run.notes()
