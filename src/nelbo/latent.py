@@ -170,6 +170,16 @@ class LatentDiffusion(MHVAE):
         mean = self.decode(x_1)
         return self.data.likelihood(mean, mean.new_tensor(self.decoder_scale))
 
+    def autoencoder_cost(
+        self, x_0: Tensor, q: Normal, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """A draw z_0 of q(z_0|x), and what each image then costs beside the prior of its latent.
+
+        That is −log p(x|z_0) − H[q(z_0|x)], nats, (B,); errors as `p_data`.
+        """
+        z = draw(q, generator)
+        return z, -per_example(self.p_data(z).log_prob(x_0)) - per_example(q.entropy())
+
     def start(
         self, n: int, x_T: Tensor | None = None, generator: Generators | None = None
     ) -> Float[Tensor, "n ..."]:

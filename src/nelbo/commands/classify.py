@@ -63,13 +63,13 @@ class Classify:
 
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
+        from nelbo.diffusers_format import load
+        from nelbo.evaluation import chain_of
+
         self.computing.check()
         if self.out is not None:
             check_out(self.out)
         at_least_one(images=self.images, batch_size=self.batch_size)
-        from nelbo.diffusers_format import load
-        from nelbo.evaluation import chain_of
-
         model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)

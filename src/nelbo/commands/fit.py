@@ -140,8 +140,6 @@ def _states(
     import torch
 
     from nelbo.diffusion import Diffusion, Pixels
-    from nelbo.distributions import draw
-    from nelbo.mhvae import per_example
 
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
@@ -151,10 +149,9 @@ def _states(
     with torch.no_grad():
         for batch in data.batches(_ENCODED):
             x = model.data.to_network(batch.images).to(device)
-            q = model.encode(x)
-            latents.append(draw(q, generator))
-            reconstruction = model.p_data(latents[-1]).log_prob(x)
-            costs.append(-per_example(reconstruction) - per_example(q.entropy()))
+            z, cost = model.autoencoder_cost(x, model.encode(x), generator)
+            latents.append(z)
+            costs.append(cost)
     return torch.cat(latents), torch.cat(costs).double().mean().item()
 
 

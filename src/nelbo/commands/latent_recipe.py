@@ -42,7 +42,7 @@ _GRID = 16
 class LatentRecipe(Recipe):
     """A prior of the latents of an autoencoder.
 
-    Every image is encoded here, once.
+    The images are encoded here, before training.
 
     Args:
         settings: which prior and text encoder.

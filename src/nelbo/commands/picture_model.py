@@ -91,7 +91,7 @@ class PictureModel:
             condition=self._labels(options, n),
             prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
             negative_prompt=options.negative,
-            guidance=self._strength(options),
+            guidance=self._strength(options, prompted=bool(prompts)),
         )
 
     def told_between(
@@ -114,7 +114,7 @@ class PictureModel:
             frames,
             condition=self.model.condition_between(prompts[0], prompts[1], frames),
             negative_prompt=options.negative,
-            guidance=self._strength(options),
+            guidance=self._strength(options, prompted=True),
         )
 
     @property
@@ -140,11 +140,11 @@ class PictureModel:
         in_turn = [label[i % len(label)] for i in range(n)]
         return Condition(label=torch.tensor(in_turn, device=self.device))
 
-    def _strength(self, options: ConditionOptions) -> Guidance:
+    def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
         """The guidance asked for; with prompts, by default that of the run's own samples."""
         from nelbo.training.run_directory import RunDirectory
 
-        if not options.prompts():
+        if not prompted:
             return options.strength()
         settings = RunDirectory(self.path).notes().get("settings", {})
         return options.strength(settings.get("model", {}).get("guidance", 1.0))
@@ -172,9 +172,9 @@ class PictureModel:
     @property
     def prior(self) -> Diffusion:
         """The chain, without guidance."""
-        from nelbo.diffusion import Diffusion
+        from nelbo.evaluation import chain_of
 
-        return self.model if isinstance(self.model, Diffusion) else self.model.prior
+        return chain_of(self.model)
 
     def to_pixels(self, pictures: Tensor) -> Tensor:
         """0..255 as the nearest of the model's pixel levels, uint8."""

@@ -173,11 +173,7 @@ def _header(report: AutoencoderReport) -> str:
             "prior of the latents is N(0, I): what a diffusion model of them has to better.</p>"
         )
     items = [(name, setting(name, value)) for name, value in facts.items()]
-    return (
-        f"<header><h1>{escape(report.title)}</h1>"
-        f'<p class="subtitle">{escape(report.subtitle)}</p>{headline}'
-        f"{fragments.definitions(items, 'facts')}</header>"
-    )
+    return fragments.header(report.title, report.subtitle, headline, items)
 
 
 def _halved(count: int) -> int:

@@ -223,6 +223,13 @@ def definitions(items: Iterable[tuple[str, str]], kind: str = "") -> str:
     return f'<dl class="{kind}">{rows}</dl>'
 
 
+def header(title: str, subtitle: str, headline: str, facts: Iterable[tuple[str, str]]) -> str:
+    """The top of a report: what it is of, its one number as HTML, and plain facts."""
+    below = f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""
+    listed = definitions(facts, "facts")
+    return f"<header><h1>{escape(title)}</h1>{below}{headline}{listed}</header>"
+
+
 def settings(content: Mapping[str, Any]) -> str:
     """A section of settings, nested mappings or dataclasses, a group at a time."""
     groups: dict[str, list[tuple[str, str]]] = {}

@@ -161,11 +161,7 @@ def _header(report: LatentReport) -> str:
         facts["scale of the decoder"] = number(model.decoder_scale, 3)
     facts |= report.facts
     items = [(name, setting(name, value)) for name, value in facts.items()]
-    return (
-        f"<header><h1>{escape(report.title)}</h1>"
-        f'<p class="subtitle">{escape(report.subtitle)}</p>{headline}'
-        f"{fragments.definitions(items, 'facts')}</header>"
-    )
+    return fragments.header(report.title, report.subtitle, headline, items)
 
 
 def _samples(report: LatentReport) -> str:

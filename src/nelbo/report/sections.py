@@ -18,10 +18,8 @@ from nelbo.report.theme import to_inline_svg
 
 def header(report: RunReport) -> str:
     """The title, the headline number and what it is made of, and the plain facts."""
-    subtitle = f'<p class="subtitle">{escape(report.subtitle)}</p>' if report.subtitle else ""
     headline = _headline(report) if report.bound is not None and len(report.bound) else ""
-    facts = fragments.definitions(_facts(report), "facts")
-    return f"<header><h1>{escape(report.title)}</h1>{subtitle}{headline}{facts}</header>"
+    return fragments.header(report.title, report.subtitle, headline, _facts(report))
 
 
 def _headline(report: RunReport) -> str:

@@ -27,11 +27,9 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms, check_objective, part_of_noise
 from nelbo.diffusion.weighting import Weighting
-from nelbo.distributions import draw
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
-from nelbo.mhvae import per_example
 from nelbo.text import PromptEncoder, TextEncoder
 from nelbo.training.memory import available_memory
 
@@ -124,8 +122,7 @@ def encode_data(
         q = model.encode(x)
         parts.append((q.mean, q.stddev))
         if model.decoder_scale is not None:
-            reconstruction = model.p_data(draw(q, generator)).log_prob(x)
-            costs.append(-per_example(reconstruction) - per_example(q.entropy()))
+            costs.append(model.autoencoder_cost(x, q, generator)[1])
     told: dict[str, Any] = {}
     if captions is not None and model.text is not None:
         if model.text.frozen:
