@@ -40,65 +40,49 @@ _GRID = 16
 
 
 class LatentRecipe(Recipe):
-    """A prior of the latents of an autoencoder.
+    """A prior of the latents of an autoencoder, and the text encoder that tells it of captions.
 
     The images are encoded here, before training.
 
     Args:
         settings: which prior and text encoder.
-        autoencoder: trained; it stays as it is.
+        latent_model: what to train, of which the autoencoder stays as it is; see `new_latent_model`
+            and `trained_latent_model`.
         data: the images to train on, with captions or labels for a prior that is told of them.
         test: the images held out.
-        objective: what the prior minimises.
         condition_dropout: share of captions or labels that are withheld.
-        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
-        NelboError: settings that do not fit together, the autoencoder or the images.
+        NelboError: a model and images that do not fit together.
     """
 
     def __init__(
         self,
         settings: LatentSettings,
-        autoencoder: AutoencoderKL,
+        latent_model: LatentDiffusion,
         data: ImageData,
         test: ImageData,
         *,
-        objective: str = "simple",
         condition_dropout: float = 0.1,
-        resumed: Path | None = None,
     ) -> None:
         self.settings = _found_again(settings)
         self.test = test
-        told = _condition(settings, data)
-        captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
-        self.label_names = data.label_names if told == "label" else ()
-        text = None
-        if captions is not None:
-            text = _text_encoder(settings, captions, resumed)
-        autoencoder = autoencoder.eval().requires_grad_(False)
-        device = next(autoencoder.parameters()).device
+        self.label_names = data.label_names if latent_model.num_classes else ()
+        latent_model.autoencoder.eval().requires_grad_(False)
+        told = latent_model.text is not None
+        captions = [caption or "" for caption in data.captions or ()] if told else None
         with MESSAGES.status("Encoding the images"):
-            self._latent_model = build_latent_model(
-                autoencoder,
-                data,
-                captions,
-                widths=settings.widths,
-                layers=settings.layers,
-                heads=settings.heads,
-                levels=settings.levels,
-                text=text,
-                num_classes=len(self.label_names),
-            ).to(device)
-            self._latent_model.decoder_scale = fit_scale(autoencoder, data)
+            if latent_model.decoder_scale is None:
+                latent_model.decoder_scale = fit_scale(latent_model.autoencoder, data)
             self.data: LatentData = encode_data(
-                self._latent_model, data, captions, generator=torch.Generator().manual_seed(0)
+                latent_model, data, captions, generator=torch.Generator().manual_seed(0)
             )
+        self._latent_model = latent_model
         self.model: PriorObjective = PriorObjective(
-            self._latent_model, objective=objective, condition_dropout=condition_dropout
+            latent_model, condition_dropout=condition_dropout
         )
         self._validation = Validation(test)
-        self._shown = held_out_prompts(test) if told == "text" else []
+        self._shown = held_out_prompts(test) if told else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""
@@ -149,6 +133,63 @@ class LatentRecipe(Recipe):
             seed=seed,
             table_to=table_to,
         )
+
+
+def new_latent_model(
+    settings: LatentSettings,
+    autoencoder: AutoencoderKL,
+    data: ImageData,
+    *,
+    resumed: Path | None = None,
+) -> LatentDiffusion:
+    """A fresh prior of an autoencoder's latents, where the autoencoder is.
+
+    Args:
+        settings: which prior and text encoder.
+        autoencoder: trained.
+        data: the images to train on.
+        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
+
+    Raises:
+        NelboError: settings that do not fit together, the autoencoder or the images.
+    """
+    told = _condition(settings, data)
+    captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
+    text = None if captions is None else _text_encoder(settings, captions, resumed)
+    with MESSAGES.status("Measuring the latents"):
+        return build_latent_model(
+            autoencoder.eval().requires_grad_(False),
+            data,
+            captions,
+            widths=settings.widths,
+            layers=settings.layers,
+            heads=settings.heads,
+            levels=settings.levels,
+            text=text,
+            num_classes=data.num_classes if told == "label" else 0,
+        ).to(next(autoencoder.parameters()).device)
+
+
+def trained_latent_model(
+    model: LatentDiffusion, settings: LatentSettings, data: ImageData
+) -> LatentDiffusion:
+    """A trained model made ready to be trained on, as its images tell and the settings ask.
+
+    Raises:
+        NelboError: it is told of captions or classes that the images do not have.
+    """
+    if model.text is not None:
+        if not data.has_captions:
+            raise NelboError(f"{data.source} has no captions, which the model to start from reads")
+        model.text.requires_grad_(settings.train_text_encoder)
+    elif settings.train_text_encoder:
+        raise NelboError("--train-text-encoder: the model to start from has no text encoder")
+    if model.num_classes and model.num_classes != data.num_classes:
+        raise NelboError(
+            f"{data.source} has {data.num_classes} classes, the model to start from has "
+            f"{model.num_classes}"
+        )
+    return model
 
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nelbo.commands.recipe import Recipe
     from nelbo.commands.training_session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
+    from nelbo.diffusers_format.pipelines import Model
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
@@ -62,6 +63,9 @@ class TrainCommand(ABC):
     """Resume although images were added or removed since the run was stopped."""
     config: Path | None = None
     """Take the settings from the config.yaml of another run; what is given here comes first."""
+    start_from: str | None = None
+    """Begin with the trained weights of this run, pipeline of diffusers or checkpoint that ships
+    (its path, name or Hub id) rather than anew; the new run keeps its networks and its chain."""
     size: int | None = None
     """Height and width to cut the pictures of a folder to; 32 by default."""
     channels: int | None = None
@@ -181,6 +185,19 @@ class TrainCommand(ABC):
         Raises:
             NelboError: settings that do not fit together or the images.
         """
+
+    def _starting_model(self) -> Model:
+        """What --start-from names or, on resuming, what has become of it.
+
+        Raises:
+            NelboError: as `nelbo.load`, or another kind of model than this command trains.
+        """
+        from nelbo.diffusers_format import load
+        from nelbo.training.run_directory import RunDirectory
+
+        assert self.start_from is not None
+        going_on = self.resume and self.out is not None and RunDirectory(self.out).has_model
+        return load(self.out if going_on and self.out is not None else self.start_from)
 
     def _paths(self) -> dict[str, Any]:
         """Settings that are paths, as they are found again from another directory."""

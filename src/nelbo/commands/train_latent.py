@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nelbo.commands.recipe import Recipe
     from nelbo.commands.training_session import TrainingImages
     from nelbo.data import ImageData
+    from nelbo.latent import LatentDiffusion
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
@@ -60,22 +61,34 @@ class TrainLatent(TrainCommand):
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A prior of the latents of the autoencoder, of which the run keeps a copy."""
-        from nelbo.commands.latent_recipe import LatentRecipe, read_autoencoder
+        from nelbo.commands.latent_recipe import LatentRecipe
 
+        return LatentRecipe(
+            self.model,
+            self._latent_model(data, device),
+            data,
+            test,
+            condition_dropout=self.training.label_dropout,
+        )
+
+    def _latent_model(self, data: ImageData, device: torch.device) -> LatentDiffusion:
+        """What is to be trained, of whose autoencoder the run keeps a copy."""
+        from nelbo.commands.latent_recipe import (
+            new_latent_model,
+            read_autoencoder,
+            trained_latent_model,
+        )
+
+        if self.start_from is not None:
+            start = self._starting_model()
+            return trained_latent_model(start.to(device), self.model, data)
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
         autoencoder = own or read_autoencoder(self.autoencoder)
         if autoencoder is None:
             raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
-        return LatentRecipe(
-            self.model,
-            autoencoder.to(device),
-            data,
-            test,
-            objective=self.training.objective,
-            condition_dropout=self.training.label_dropout,
-            resumed=self.out if self.resume else None,
-        )
+        resumed = self.out if self.resume else None
+        return new_latent_model(self.model, autoencoder.to(device), data, resumed=resumed)
 
     def _paths(self) -> dict[str, Any]:
         return {"autoencoder": self.autoencoder and self.autoencoder.resolve()}
@@ -83,7 +96,9 @@ class TrainLatent(TrainCommand):
     def _check(self) -> tuple[Path, str]:
         checked = super()._check()
         steps, time = self.autoencoder_steps, self.autoencoder_time
-        if self.autoencoder is not None:
+        if self.start_from is not None and self.autoencoder is not None:
+            raise NelboError("--start-from brings its own autoencoder: leave --autoencoder out")
+        if self.autoencoder is not None or self.start_from is not None:
             if steps is not None or time is not None:
                 raise NelboError(
                     "--autoencoder-steps and --autoencoder-time are for a run that trains its own "
@@ -140,7 +155,7 @@ class TrainLatent(TrainCommand):
     def _train(
         self, out: Path, images: TrainingImages, processes: Processes
     ) -> tuple[RunDirectory, dict[str, Any]]:
-        if self.autoencoder is not None:
+        if self.autoencoder is not None or self.start_from is not None:
             return super()._train(out, images, processes)
         from nelbo.training.run_directory import AUTOENCODER_RUN
 
@@ -209,7 +224,7 @@ class TrainLatent(TrainCommand):
         not fit shows itself before the first stage begins."""
         import torch
 
-        from nelbo.commands.latent_recipe import LatentRecipe
+        from nelbo.commands.latent_recipe import LatentRecipe, new_latent_model
         from nelbo.commands.training_session import TrainingSession
         from nelbo.training.build_latent import build_autoencoder
         from nelbo.training.latents import check_not_streamed
@@ -220,12 +235,12 @@ class TrainLatent(TrainCommand):
             len(train)
         )
         few = train.take(torch.tensor(shown[: self.training.batch_size]))
+        autoencoder = build_autoencoder(few).to(processes.device)
         recipe = LatentRecipe(
             self.model,
-            build_autoencoder(few).to(processes.device),
+            new_latent_model(self.model, autoencoder, few),
             few,
             images.test,
-            objective=self.training.objective,
             condition_dropout=self.training.label_dropout,
         )
         training = replace(self.training, precision="fp32")

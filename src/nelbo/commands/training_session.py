@@ -16,6 +16,7 @@ from nelbo.commands.recipe import Recipe
 from nelbo.data import ImageData, load_data
 from nelbo.data.sources import absolute
 from nelbo.report.grids import save_image
+from nelbo.training.balance import balanced_weights
 from nelbo.training.config import TrainingConfig
 from nelbo.training.processes import Processes
 from nelbo.training.run_directory import RunDirectory
@@ -84,7 +85,11 @@ class TrainingSession:
         self.accept_changed_data = accept_changed_data
         recipe.check_memory(training, processes)
         self.trainer: Trainer[Any] = Trainer(
-            recipe.model, recipe.data, training, processes=processes
+            recipe.model,
+            recipe.data,
+            training,
+            processes=processes,
+            weights=balanced_weights(images.train, training.balance, training.balance_power),
         )
         self.trainer.rehearse()
         if not resume:

@@ -13,6 +13,7 @@ is the variance:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -162,6 +163,21 @@ def level_probabilities(T: int, first_share: float | None = None) -> Float[Tenso
         return torch.full((T,), 1 / T, dtype=torch.float64)
     rest = torch.full((T - 1,), (1 - first_share) / (T - 1), dtype=torch.float64)
     return torch.nn.functional.pad(rest, (1, 0), value=first_share)
+
+
+def shifted_probabilities(T: int, shift: float) -> Float[Tensor, " T"]:
+    r"""Levels moved towards the noise, or away from it where the shift is below 1, (T,).
+
+    A level at :math:`T u`, u uniform, moves to :math:`T s u / (1 + (s - 1) u)` (Esser et al. 2024,
+    eq. 23), so that :math:`\pi(t) = F(t/T) - F((t-1)/T)` with :math:`F(v) = v / (s - (s - 1) v)`.
+
+    Raises:
+        NelboError: a shift that is not positive.
+    """
+    if not (shift > 0 and math.isfinite(shift)):
+        raise NelboError(f"the shift of levels must be a positive number, got {shift}")
+    place = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    return (place / (shift - (shift - 1) * place)).diff()
 
 
 def make_level_sampler(name: str, probabilities: Float[Tensor, " T"]) -> LevelSampler:

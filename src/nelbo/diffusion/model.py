@@ -267,6 +267,7 @@ class Diffusion(TractableMHVAE):
         part: BatchPart | None = None,
         level_sampler: LevelSampler | None = None,
         input_perturbation: float = 0.0,
+        level_shift: float = 1.0,
     ) -> TrainingTerms:
         """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
         return training_terms(
@@ -278,6 +279,7 @@ class Diffusion(TractableMHVAE):
             part=part,
             level_sampler=level_sampler,
             input_perturbation=input_perturbation,
+            level_shift=level_shift,
         )
 
     def loss(

@@ -9,7 +9,7 @@ With :math:`L_1 = -\log p(x_0|x_1)`, :math:`L_t` the score matching term at t �
 The objectives are
 
 * ``simple``: the mean squared error of what the network predicts, levels uniform over 1..T
-  (Ho et al. 2020, eq. 14);
+  (Ho et al. 2020, eq. 14), or moved towards the noise (Esser et al. 2024, eq. 23);
 * ``hybrid``: simple + λ · bound in bits per dimension, λ = 0.001, where the bound sees the
   prediction detached, so that it teaches only a learned variance (Nichol & Dhariwal 2021, eq. 16);
 * ``bound``: the negative bound itself, nats per example. Level 1 carries far more of it than any
@@ -23,14 +23,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.conditioning import Condition
-from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities
+from nelbo.diffusion.level_samplers import (
+    LevelSampler,
+    level_probabilities,
+    shifted_probabilities,
+)
+from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion
 
 OBJECTIVES = ("simple", "hybrid", "bound", *WEIGHTINGS)
+SHIFTED = ("simple", "hybrid")
 HYBRID_WEIGHT = 1e-3
 FIRST_LEVEL_SHARE = 0.1
 
@@ -88,6 +95,7 @@ def training_terms(
     part: BatchPart | None = None,
     level_sampler: LevelSampler | None = None,
     input_perturbation: float = 0.0,
+    level_shift: float = 1.0,
 ) -> TrainingTerms:
     """The objective of a batch, or of the part of it that `x_0` is, each example at one level.
 
@@ -101,13 +109,16 @@ def training_terms(
         level_sampler: draws the levels; by default evenly spread ones.
         input_perturbation: γ; the network sees x_t with noise ε + γξ, ξ ~ N(0, I), and is to
             predict as without it (Ning et al. 2023, algorithm 1).
+        level_shift: s, of the objectives simple and hybrid: more than 1 has levels of much noise
+            count more; see `nelbo.diffusion.level_samplers.shifted_probabilities`.
 
     Raises:
-        NelboError: an unknown objective.
+        NelboError: an unknown objective, or a shift of one that has levels of its own.
     """
-    check_objective(objective)
+    check_objective(objective, level_shift)
     whole = part or BatchPart(0, len(x_0), len(x_0))
-    sampler = level_sampler or LevelSampler(default_probabilities(objective, model.num_levels))
+    probabilities = default_probabilities(objective, model.num_levels, level_shift)
+    sampler = level_sampler or LevelSampler(probabilities)
     t, weight = sampler.draw(whole.batch, generator, x_0.device)
     noise = part_of_noise(x_0, part, generator)
     t, weight = t[whole.slice], weight[whole.slice]
@@ -127,7 +138,7 @@ def training_terms(
     weighting = objective if isinstance(objective, Weighting) else WEIGHTINGS.get(objective)
     errors = (prediction.output - prediction.target(x_0, noise)).square().flatten(1).mean(1)
     if weighting is None:
-        losses = errors / model.num_levels
+        losses = _shares(model.num_levels, level_shift)("share", t, errors) * errors
     else:
         lookup = error_weight_lookup(weighting, model.schedule, model.prediction)
         losses = lookup("weight", t, errors) * errors
@@ -143,10 +154,15 @@ def training_terms(
     return TrainingTerms(loss, nelbo.detach(), t, losses.detach())
 
 
-def check_objective(objective: str | Weighting) -> None:
-    """Raise `NelboError` for an objective that there is not."""
+def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:
+    """Raise `NelboError` for an objective that there is not, or that cannot be shifted."""
     if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
         raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
+    if level_shift != 1.0 and objective not in SHIFTED:
+        raise NelboError(
+            f"level_shift is for the objectives {' and '.join(SHIFTED)}, whose levels count alike; "
+            f"{objective!r} says itself how much each counts"
+        )
 
 
 def part_of_noise(
@@ -161,6 +177,16 @@ def part_of_noise(
     return randn_like(batch, generator)[part.slice]
 
 
-def default_probabilities(objective: str | Weighting, T: int) -> Float[Tensor, " T"]:
+def default_probabilities(
+    objective: str | Weighting, T: int, level_shift: float = 1.0
+) -> Float[Tensor, " T"]:
     """The π that suits an objective, (T,)."""
+    if level_shift != 1.0:
+        return shifted_probabilities(T, level_shift)
     return level_probabilities(T, FIRST_LEVEL_SHARE if objective == "bound" else None)
+
+
+@lru_cache(maxsize=16)
+def _shares(T: int, level_shift: float) -> LevelLookup:
+    """How much the squared error of each level counts in `simple`, as the table "share"."""
+    return LevelLookup({"share": nn.functional.pad(shifted_probabilities(T, level_shift), (1, 0))})

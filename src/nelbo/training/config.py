@@ -13,6 +13,7 @@ from nelbo.errors import NelboError
 DEFAULT_TIME_BUDGET = "10m"
 SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BALANCES = ("none", "labels", "captions")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -47,6 +48,15 @@ class TrainingConfig:
     level_sampler: str = "low_discrepancy"
     """Which levels a batch is at: low_discrepancy spreads them evenly, uniform draws each on its
     own, importance draws those with a large loss more often."""
+    level_shift: float = 1.0
+    """With the objectives simple and hybrid, more than 1 has levels of much noise, where what an
+    image shows is decided, count and be drawn more often, less than 1 those of little."""
+    balance: str = "none"
+    """Show rare images more often: labels, by the number of images in their class; captions, by
+    that of their rarest word; or none, all equally often."""
+    balance_power: float = 0.5
+    """Show an image in proportion to that number to minus this power: 0.5 is the square root, 1
+    shows each class or rarest word equally often."""
     input_perturbation: float = 0.0
     """Extra noise on the network's input, as a share of the noise that is there; 0.1 if any."""
     horizontal_flip: bool = False
@@ -83,7 +93,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise NelboError(f"{option(name)} must be at least 1, got {value}")
-        for name in ("learning_rate", "gradient_clip", "snr_gamma"):
+        for name in ("learning_rate", "gradient_clip", "snr_gamma", "level_shift"):
             if not getattr(self, name) > 0:
                 raise NelboError(f"{option(name)} must be positive, got {getattr(self, name)}")
         for name in ("ema_decay", "label_dropout", "beta2"):
@@ -91,14 +101,15 @@ class TrainingConfig:
                 raise NelboError(f"{option(name)} must lie in [0, 1), got {getattr(self, name)}")
         for name in (
             *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
-            "input_perturbation",
+            *("input_perturbation", "balance_power"),
         ):
             if getattr(self, name) < 0:
                 raise NelboError(f"{option(name)} must not be negative, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise NelboError(
-                f"unknown --precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}"
-            )
+        for name, known in (("precision", PRECISIONS), ("balance", BALANCES)):
+            if (value := getattr(self, name)) not in known:
+                raise NelboError(
+                    f"unknown {option(name)} {value!r}: expected one of {', '.join(known)}"
+                )
         parse_duration(self.save_every)
         if self.time_budget is not None:
             parse_duration(self.time_budget)

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.diffusion.objectives import BatchPart, TrainingTerms, check_objective, part_of_noise
+from nelbo.diffusion.level_samplers import LevelSampler
+from nelbo.diffusion.objectives import BatchPart, TrainingTerms, part_of_noise
 from nelbo.diffusion.weighting import Weighting
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
@@ -210,11 +211,10 @@ class PriorObjective(nn.Module):
 
     Args:
         model: whose prior, and text encoder if it has one, to train.
-        objective: its name, or a weighting of the bound; see `nelbo.diffusion.objectives`.
         condition_dropout: share of examples told no prompt, or no label.
 
     Raises:
-        NelboError: an unknown objective, a share outside [0, 1), or two text encoders to train.
+        NelboError: a share outside [0, 1), or two text encoders to train.
     """
 
     empty_tokens: Tensor
@@ -223,18 +223,15 @@ class PriorObjective(nn.Module):
         self,
         model: LatentDiffusion,
         *,
-        objective: str | Weighting = "simple",
         condition_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        check_objective(objective)
         if not 0 <= condition_dropout < 1:
             raise NelboError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
         self.prior = model.prior
         frozen = model.text is None or model.text.frozen
         self.text = None if model.text is None or frozen else _trainable(model.text)
         self.reads_captions = model.text is not None and frozen
-        self.objective = objective
         self.condition_dropout = condition_dropout
         empty = None if self.text is None else self.text.tokens([""])
         self.register_buffer("empty_tokens", empty, persistent=False)
@@ -243,10 +240,16 @@ class PriorObjective(nn.Module):
         self,
         latents: LatentData,
         *,
+        objective: str | Weighting = "simple",
         generator: torch.Generator | None = None,
         part: BatchPart | None = None,
+        level_sampler: LevelSampler | None = None,
+        input_perturbation: float = 0.0,
+        level_shift: float = 1.0,
     ) -> TrainingTerms:
         """The objective of a batch or a part of one, in nats per latent where it is the bound.
+
+        The arguments are those of `nelbo.diffusion.objectives.training_terms`.
 
         Where the cost beside the prior is known, `nelbo` is the whole bound of each image.
 
@@ -263,7 +266,16 @@ class PriorObjective(nn.Module):
             )
         z = latents.mean + latents.stddev * part_of_noise(latents.mean, part, generator)
         condition = self._condition(latents, generator, part or BatchPart(0, len(z), len(z)))
-        terms = self.prior(z, condition, objective=self.objective, generator=generator, part=part)
+        terms = self.prior(
+            z,
+            condition,
+            objective=objective,
+            generator=generator,
+            part=part,
+            level_sampler=level_sampler,
+            input_perturbation=input_perturbation,
+            level_shift=level_shift,
+        )
         return terms if latents.cost is None else terms._replace(nelbo=terms.nelbo + latents.cost)
 
     def _condition(

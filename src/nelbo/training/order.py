@@ -7,7 +7,7 @@ set that has changed since then does not pass for the same.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.distributions import generator_for
@@ -42,14 +42,23 @@ class StreamOrder:
 class DataOrder:
     """Goes through the data in a new random order every epoch; no image is left over.
 
+    With weights an image that is to be shown w times an epoch is shown ⌊w⌋ or ⌈w⌉ times in each,
+    and w times on average (systematic resampling).
+
     Args:
         size: number of images.
         batch_size: images a step; may exceed `size`.
         seed: decides every order.
+        weights: how often to show each image, relative to the average one, (size,); once each by
+            default.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, weights: Float[Tensor, " size"] | None = None
+    ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
+        # Where in 0..size the share of each image ends.
+        self._ends = None if weights is None else weights.cumsum(0) * (size / weights.sum())
         self._cached: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def batch(self, step: int) -> Int[Tensor, " batch_size"]:
@@ -66,6 +75,12 @@ class DataOrder:
 
     def _epoch(self, epoch: int) -> Tensor:
         if self._cached[0] != epoch:
-            order = torch.randperm(self.size, generator=generator_for(self.seed, epoch))
+            generator = generator_for(self.seed, epoch)
+            order = torch.randperm(self.size, generator=generator)
+            if self._ends is not None:
+                start = torch.rand((), generator=generator, dtype=torch.float64)
+                places = torch.arange(self.size, dtype=torch.float64) + start
+                shown = torch.searchsorted(self._ends, places, right=True).clamp(max=self.size - 1)
+                order = shown[order]
             self._cached = epoch, order
         return self._cached[1]

@@ -126,16 +126,9 @@ class PixelTask(Task):
 
     def __init__(self, model: Diffusion, data: ImageData, config: TrainingConfig) -> None:
         check_fits(model, data)
-        check_objective(config.objective)
         self.model, self.config = model, config
-        self.level_sampler = make_level_sampler(
-            config.level_sampler, default_probabilities(config.objective, model.num_levels)
-        )
-        self.options: dict[str, Any] = {
-            "objective": _objective(config),
-            "level_sampler": self.level_sampler,
-            "input_perturbation": config.input_perturbation,
-        }
+        self.options = _options(config, model.num_levels)
+        self.level_sampler = self.options["level_sampler"]
         self.images = ImageSource(data, config.seed)
         self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
@@ -189,8 +182,12 @@ class ContinuousTask(PixelTask):
     def __init__(
         self, continuous: ContinuousDiffusion, data: ImageData, config: TrainingConfig
     ) -> None:
-        expected = {"objective": ("bound",), "level_sampler": ("low_discrepancy", "uniform")}
-        for name, values in {**expected, "input_perturbation": (0.0,)}.items():
+        expected: dict[str, tuple[Any, ...]] = {
+            "objective": ("bound",),
+            "level_sampler": ("low_discrepancy", "uniform"),
+            "input_perturbation": (0.0,),
+        }
+        for name, values in expected.items():
             if getattr(config, name) not in values:
                 raise NelboError(
                     f"a learned schedule follows the bound and the variance of its estimate, and "
@@ -246,11 +243,13 @@ class PriorTask(Task):
 
     def __init__(self, objective: PriorObjective, data: LatentData, config: TrainingConfig) -> None:
         self.objective, self.data = objective, data
+        self.options = _options(config, objective.prior.num_levels)
+        self.level_sampler = self.options["level_sampler"]
         self.examples = len(data)
         self.keys = None if data.keys is None else data.keys.cpu()
         dims = data.mean[0].numel()
         self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
-        if objective.objective == "bound":
+        if config.objective == "bound":
             self.loss_scale = 1.0 / (dims * math.log(2.0))
 
     def variant(self, wrap: Wrap) -> nn.Module:
@@ -275,7 +274,7 @@ class PriorTask(Task):
     ) -> Terms:
         """`PriorObjective`."""
         latents = self.data.take(index[part.slice].to(self.data.mean.device))
-        return module(latents, generator=generator, part=part)
+        return module(latents, generator=generator, part=part, **self.options)
 
 
 _TASKS: tuple[tuple[type[nn.Module], type, Callable[[Any, Any, TrainingConfig], Task]], ...] = (
@@ -299,6 +298,18 @@ def task_for(model: nn.Module, data: ImageData | LatentData, config: TrainingCon
     raise NelboError(
         f"a {type(model).__name__} cannot be trained on {type(data).__name__}; expected {known}"
     )
+
+
+def _options(config: TrainingConfig, levels: int) -> dict[str, Any]:
+    """What `nelbo.diffusion.objectives.training_terms` is told of a chain of so many levels."""
+    check_objective(config.objective, config.level_shift)
+    probabilities = default_probabilities(config.objective, levels, config.level_shift)
+    return {
+        "objective": _objective(config),
+        "level_sampler": make_level_sampler(config.level_sampler, probabilities),
+        "input_perturbation": config.input_perturbation,
+        "level_shift": config.level_shift,
+    }
 
 
 def _objective(config: TrainingConfig) -> str | Weighting:

@@ -88,6 +88,8 @@ class Trainer(Generic[Module]):
         config: how to train. `precision="auto"` is float32 until `choose_precision` is called.
         device: where to, for a process alone.
         processes: who trains, where it is not this process alone.
+        weights: how often to show each example, relative to the average one, (N,); all alike by
+            default. See `nelbo.training.balance`.
 
     Raises:
         NelboError: data of another shape or number of levels than the model's, or settings that
@@ -101,6 +103,7 @@ class Trainer(Generic[Module]):
         config: TrainingConfig,
         device: torch.device | str = "cpu",
         processes: Processes | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         config.check()
         self.config = config
@@ -121,7 +124,7 @@ class Trainer(Generic[Module]):
             recompute_activations(self.model)
         self.use_precision("fp32" if config.precision == "auto" else config.precision)
         self._order = (
-            DataOrder(self.task.examples, config.batch_size, config.seed)
+            DataOrder(self.task.examples, config.batch_size, config.seed, weights)
             if self.task.stream is None
             else StreamOrder(config.batch_size)
         )
