@@ -122,7 +122,7 @@ def kinds(processes: Processes | None) -> dict[str, Trainer]:
     return {
         **found,
         "learned schedule": of_pixels(replace(small, schedule="learned")),
-        "autoencoder": Trainer(autoencoders, data, config, processes=processes),
+        "autoencoder": Trainer(autoencoders, data, TrainingConfig(**options), processes=processes),
         "prior": Trainer(prior, latents, config, processes=processes),
     }
 
