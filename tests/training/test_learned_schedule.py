@@ -15,7 +15,6 @@ from nelbo.data import load_data
 from nelbo.training.build import build_model
 from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig
-from nelbo.training.processes import Processes
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from tests.training.test_trainer import trainer
 
@@ -78,13 +77,6 @@ def test_a_batch_in_parts_is_the_whole_batch():
 def test_what_does_not_combine(options, message):
     with pytest.raises(NelboError, match=f"a learned schedule follows the bound.*{message}"):
         trainer(LEARNED, steps=1, **options)
-
-
-def test_it_cannot_be_sharded():
-    model = build_model(LEARNED, load_data("digits", "train"))
-    processes = Processes(torch.device("cpu"), 0, 2, sharded=True)
-    with pytest.raises(NelboError, match="with a fixed schedule can be sharded: leave --shard out"):
-        processes.shard(model)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AUTOENCODER_SHARE = 0.25
 # What of how to train holds for both stages.
 _SHARED = (
-    *("gradient_accumulation", "precision", "checkpoint_activations", "compile"),
+    *("gradient_accumulation", "precision", "checkpoint_activations", "compile", "shard"),
     *("save_every", "keep_checkpoints", "validate_every", "seed"),
 )
 

@@ -1,9 +1,10 @@
 """The processes that train together: this one alone, or those that a launcher started.
 
 `accelerate launch` and `torchrun` start a process a device; accelerate finds out which one this is
-and joins the group. Each process computes its part of every batch. Weights are replicated (DDP) or
-sharded (FSDP); both average the gradients of the parts, so that the parts of a step are together
-the step that one process would have taken.
+and joins the group. Each process computes its part of every batch. Weights are replicated (DDP), or
+those of networks are sharded (FSDP) and the few beside them, such as a learned scale, replicated.
+Gradients of the parts are averaged either way, so that the parts of a step are together the step
+that one process would have taken.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from nelbo.diffusion import Diffusion
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.errors import NelboError
-from nelbo.training.memory import blocks
+from nelbo.networks.attention import SpatialSelfAttention
+from nelbo.networks.resnet import ResnetBlock
+from nelbo.networks.transformer import SpatialTransformer
+
+# What is gathered at a time to be computed; the rest of a network is gathered as one. Whole stages
+# would not do: FSDP copies the arguments of what it wraps, and a stage takes its skip connections
+# off a list. Nor would the blocks of a transformer, which add to outputs in place: that loses
+# FSDP's hooks on them.
+_GATHERED = (ResnetBlock, SpatialTransformer, SpatialSelfAttention)
 
 
 class LostProcessError(NelboError):
@@ -35,7 +44,7 @@ class Processes:
         device: where this process computes.
         rank: number of this process.
         count: how many there are.
-        sharded: each keeps only its share of the weights.
+        sharded: each keeps only its share of the weights of networks.
     """
 
     device: torch.device
@@ -86,28 +95,23 @@ class Processes:
         mine = range(self.rank * pieces, (self.rank + 1) * pieces)
         return [BatchPart(edges[i], edges[i + 1], batch) for i in mine]
 
-    def shard(self, model: nn.Module) -> None:
-        """Spread the weights over the processes, if they are to be.
+    def shard(self, network: nn.Module) -> None:
+        """Spread the weights of a network over the processes, if they are to be.
 
-        Raises:
-            NelboError: anything but a `Diffusion`.
+        It must be called as a module: only then are its weights gathered.
         """
         if not self.sharded or self.count == 1:
             return
-        if not isinstance(model, Diffusion):
-            raise NelboError(
-                "only models of pixels with a fixed schedule can be sharded: leave --shard out"
-            )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(self.device.type, (self.count,))
-        assert isinstance(model.network, nn.Module)
-        # A block at a time is gathered to be computed. Whole stages would not do: FSDP copies the
-        # arguments of what it wraps, and a stage takes its skip connections off a list.
-        for block in blocks(model.network):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model.network, mesh=mesh)
+        learns = any(weight.requires_grad for weight in network.parameters())
+        for block in network.modules():
+            if isinstance(block, _GATHERED):
+                fully_shard(block, mesh=mesh)
+        # The backward pass puts back what the network itself has gathered; an average has none.
+        fully_shard(network, mesh=mesh, reshard_after_forward=None if learns else True)
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model whose backward pass averages gradients over the processes."""
@@ -117,6 +121,29 @@ class Processes:
 
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
+
+    def synchronise(self, networks: Sequence[nn.Module], now: bool) -> None:
+        """Whether the next backward pass through sharded networks averages gradients."""
+        if not self.sharded:
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        for network in networks:
+            if isinstance(network, FSDPModule):
+                network.set_requires_gradient_sync(now)
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Average the gradients of what is beside sharded networks; all others are already."""
+        if not self.sharded:
+            return
+        beside = [p.grad for p in model.parameters() if p.grad is not None]
+        beside = [gradient for gradient in beside if not isinstance(gradient, DTensor)]
+        if beside:
+            joined = torch.cat([gradient.flatten() for gradient in beside])
+            distributed.all_reduce(joined)
+            sizes = [gradient.numel() for gradient in beside]
+            for gradient, mean in zip(beside, (joined / self.count).split(sizes), strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums of numbers over all processes.
@@ -169,3 +196,23 @@ def assign(target: Tensor, value: Tensor) -> None:
         target.copy_(distribute_tensor(value, target.device_mesh, target.placements))
     else:
         target.copy_(value)
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, most: float) -> float:
+    """Scale all gradients down to a norm of at most `most`; the norm before.
+
+    Some may be sharded and others not; every process must ask for it.
+    """
+    gradients: dict[bool, list[Tensor]] = {}
+    weights: dict[bool, list[Tensor]] = {}
+    for weight in model.parameters():
+        if weight.grad is not None:
+            sharded = isinstance(weight, DTensor)
+            weights.setdefault(sharded, []).append(weight)
+            gradients.setdefault(sharded, []).append(weight.grad)
+    norms = [whole(get_total_norm(some)) for some in gradients.values()]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for some in weights.values():
+        clip_grads_with_norm_(some, most, norm)
+    return norm.item()

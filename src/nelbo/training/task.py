@@ -67,6 +67,10 @@ class Task(ABC):
     stream: ImageStream | None = None
 
     @abstractmethod
+    def networks(self, module: Any) -> list[nn.Module]:
+        """The networks of the module, or of a copy of it, each called as one."""
+
+    @abstractmethod
     def variant(self, wrap: Wrap) -> nn.Module:
         """The module with the same weights, its networks wrapped; itself where they are not."""
 
@@ -135,6 +139,10 @@ class PixelTask(Task):
         if config.objective == "bound":
             self.loss_scale = self.bits
 
+    def networks(self, module: Any) -> list[nn.Module]:
+        """The one that denoises."""
+        return [module.network]
+
     def variant(self, wrap: Wrap) -> nn.Module:
         """The model around its wrapped network."""
         network = self.model.network
@@ -197,6 +205,10 @@ class ContinuousTask(PixelTask):
         self.continuous = continuous
         self.options = {"level_sampler": self.level_sampler}
 
+    def networks(self, module: Any) -> list[nn.Module]:
+        """The one that denoises; the schedule is a few numbers."""
+        return super().networks(module.model)
+
     def variant(self, wrap: Wrap) -> nn.Module:
         """The model with a wrapped network, and the same schedule."""
         wrapped = super().variant(wrap)
@@ -227,6 +239,10 @@ class AutoencoderTask(Task):
         self.images = ImageSource(data, config.seed)
         self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+
+    def networks(self, module: Any) -> list[nn.Module]:
+        """Encoder and decoder; what lies between them is a few numbers."""
+        return [module.autoencoder.encoder, module.autoencoder.decoder]
 
     def variant(self, wrap: Wrap) -> nn.Module:
         """The objective with a wrapped encoder and decoder."""
@@ -260,6 +276,10 @@ class PriorTask(Task):
         self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
         if config.objective == "bound":
             self.loss_scale = 1.0 / (dims * math.log(2.0))
+
+    def networks(self, module: Any) -> list[nn.Module]:
+        """The UNet and the text encoder that learns, if there is one."""
+        return [module.prior.network, *([] if module.text is None else [module.text])]
 
     def variant(self, wrap: Wrap) -> nn.Module:
         """The objective with a wrapped UNet and text encoder."""

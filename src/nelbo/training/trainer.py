@@ -25,9 +25,9 @@ from typing import Generic, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms
 from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
@@ -38,7 +38,7 @@ from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
 from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast, bf16_pays
-from nelbo.training.processes import Processes, assign, whole
+from nelbo.training.processes import Processes, assign, clip_gradients, whole
 from nelbo.training.task import Module, Terms, task_for
 
 # Smoothing of the running loss and bound that are shown.
@@ -117,7 +117,8 @@ class Trainer(Generic[Module]):
         # What the whole of a sharded model looks like, without its weights.
         self._skeleton = copy.deepcopy(model).to("meta") if self.processes.sharded else model
         for each in (self.model, self.average.model):
-            self.processes.shard(each)
+            for network in self.task.networks(each):
+                self.processes.shard(network)
         self.power_averages = PowerAverages(self.model) if config.snapshot_every else None
         self.optimizer = _adamw(self.model, config)
         if config.checkpoint_activations:
@@ -150,7 +151,17 @@ class Trainer(Generic[Module]):
         return self._watch.suspicious
 
     def use_precision(self, precision: str) -> None:
-        """Compute the network in "fp32", "bf16" or "fp16"; weights stay float32."""
+        """Compute the network in "fp32", "bf16" or "fp16"; weights stay float32.
+
+        Raises:
+            NelboError: fp16 where only some of the weights are sharded.
+        """
+        kinds = {isinstance(weight, DTensor) for weight in self.model.parameters()}
+        if precision == "fp16" and len(kinds) > 1:
+            raise NelboError(
+                "the gradient scaler of fp16 does not take sharded weights beside others, such as "
+                "a learned scale or schedule: use --precision bf16 or fp32, or leave --shard out"
+            )
         self.precision = precision
         self._computed = self.processes.replicate(self._variant(precision))
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -160,8 +171,11 @@ class Trainer(Generic[Module]):
         if self.config.precision == "auto":
             variants = {name: self._variant(name) for name in ("fp32", "bf16")}
             steps = {name: partial(self.rehearse, v, _REHEARSED) for name, v in variants.items()}
-            pays = bf16_pays(steps) if self.processes.is_main else False
-            pays = bool(self.processes.sum([float(pays)])[0])
+            # What is sharded takes all processes to be computed.
+            takes_part = self.processes.is_main or self.processes.sharded
+            pays = takes_part and bf16_pays(steps)
+            # Every process goes by what the first one measured.
+            pays = bool(self.processes.sum([float(pays and self.processes.is_main)])[0])
             self.use_precision("bf16" if pays else "fp32")
         return self.precision
 
@@ -172,6 +186,10 @@ class Trainer(Generic[Module]):
         model = copy.deepcopy(self._skeleton)
         weights = {k: whole(v).cpu() for k, v in self.average.model.state_dict().items()}
         model.load_state_dict(weights, assign=True)
+        # Those that are not part of the state have no values yet.
+        for module, kept in zip(model.modules(), self.average.model.modules(), strict=True):
+            buffers = {k: b.cpu() for k, b in kept._buffers.items() if b is not None}
+            module._buffers.update(buffers)
         return model
 
     def rehearse(self, model: nn.Module | None = None, most: int | None = None) -> None:
@@ -333,9 +351,9 @@ class Trainer(Generic[Module]):
                     assert isinstance(terms, TrainingTerms)
                     levels[part.slice] = terms.levels.tolist()
                     level_losses[part.slice] = terms.level_losses.tolist()
+            self.processes.average_gradients(self.model)
             self._scaler.unscale_(self.optimizer)
-            clip = self.config.gradient_clip
-            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip)).item()
+            norm = clip_gradients(self.model, self.config.gradient_clip)
         stopping = stop is not None and stop()
         seconds = time.perf_counter() - begun if self.processes.is_main else 0.0
         loss, nats, stops, seconds = self.processes.sum([loss, nats, float(stopping), seconds])
@@ -366,10 +384,7 @@ class Trainer(Generic[Module]):
             with self._computed.no_sync():
                 yield
             return
-        if self.processes.sharded and isinstance(self.model, Diffusion):
-            network = self.model.network
-            if hasattr(network, "set_requires_gradient_sync"):
-                network.set_requires_gradient_sync(last)
+        self.processes.synchronise(self.task.networks(self.model), last)
         yield
 
     def _variant(self, precision: str) -> nn.Module:
@@ -456,16 +471,17 @@ def _load(state: dict[str, Tensor], kept: Mapping[str, Tensor]) -> None:
 
 
 def _adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    # Gains and biases are not decayed.
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    # Gains and biases are not decayed. What is sharded is not updated in one call with what is not.
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        kind = parameter.ndim >= 2, isinstance(parameter, DTensor)
+        groups.setdefault(kind, []).append(parameter)
     device = next(model.parameters()).device.type
     return torch.optim.AdamW(
-        groups,
+        [
+            {"params": weights, "weight_decay": config.weight_decay if is_matrix else 0.0}
+            for (is_matrix, _), weights in groups.items()
+        ],
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
         fused=device in ("cpu", "cuda"),
