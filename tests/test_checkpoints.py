@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import NelboError, checkpoints, load_sampler
-from nelbo.checkpoints import available, save_checkpoint
+from nelbo import NelboError, checkpoints, load_sampler, model_directory
+from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
 from nelbo.commands.latent_run import SAMPLER
+from nelbo.model_directory import available
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
@@ -25,7 +26,7 @@ CARD = "# A toy\n\nMade by a test.\n"
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", tmp_path)
     return tmp_path
 
 
@@ -43,7 +44,7 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
 
 
 def test_all_that_ships_weighs_no_more_than_promised():
-    files = [file for file in checkpoints.DIRECTORY.rglob("*") if file.is_file()]
+    files = [file for file in model_directory.CHECKPOINTS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= checkpoints.LARGEST
 
 
@@ -162,4 +163,4 @@ def test_a_mistyped_name_is_not_looked_for_elsewhere(shelf, monkeypatch, tmp_pat
     save_checkpoint(text_model(), shelf / "emoji", CARD)
     with pytest.raises(NelboError, match=r"no checkpoint 'emojis'.*did you mean emoji\?"):
         nelbo.load("emojis")
-    assert checkpoints.resolve("somebody/emoji") == "somebody/emoji"
+    assert model_directory.resolve("somebody/emoji") == "somebody/emoji"

@@ -26,6 +26,7 @@ from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train, starting_point
 from nelbo.errors import NelboError
+from nelbo.model_directory import resolve
 from nelbo.version import __version__
 
 MISTAKE = 2
@@ -94,8 +95,6 @@ def _resolved(command: Any) -> Any:
     name = getattr(command, "run_path", None)
     if not isinstance(name, str) or Path(name).exists():
         return command
-    from nelbo.checkpoints import resolve
-
     return dataclasses.replace(command, run_path=resolve(name))
 
 
