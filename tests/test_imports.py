@@ -16,9 +16,8 @@ OUTSIDE = {"__init__", "__main__", "version"}
 
 def floors() -> dict[str, int]:
     """The height of each module and package at the top of the tree, the highest first."""
-    tree = (
-        CONTRIBUTING.read_text(encoding="utf-8").partition("src/nelbo/\n")[2].partition("\n\n")[0]
-    )
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    tree = text.partition("src/nelbo/\n")[2].partition("\n\n")[0]
     found: dict[str, int] = {}
     for height, line in enumerate(tree.splitlines()):
         names = re.split(r"\s{2,}", line.strip())[0]
