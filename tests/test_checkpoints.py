@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -19,6 +20,7 @@ from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 from tests.commands.squares import draw_squares
+from tests.faults.test_mistakes import mistake
 from tests.training.test_latents import text_model
 
 CARD = "# A toy\n\nMade by a test.\n"
@@ -164,3 +166,22 @@ def test_a_mistyped_name_is_not_looked_for_elsewhere(shelf, monkeypatch, tmp_pat
     with pytest.raises(NelboError, match=r"no checkpoint 'emojis'.*did you mean emoji\?"):
         nelbo.load("emojis")
     assert model_directory.resolve("somebody/emoji") == "somebody/emoji"
+
+
+def test_a_folder_of_its_name_that_is_no_pipeline_is_said_to_hide_it(
+    shelf, monkeypatch, tmp_path_factory, capsys
+):
+    save_checkpoint(text_model(), shelf / "toy", CARD)
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    Path("toy").mkdir()
+    Path("toy", "picture.png").touch()
+    with pytest.raises(NelboError, match="folder 'toy' here without model_index.json, which hides"):
+        nelbo.load("toy")
+    assert "rename the folder" in mistake(capsys, "sample", "toy", "--prompt", "one")
+    assert "rename the folder" in mistake(capsys, "compare", "digits", "--runs", "toy", "toy")
+    assert nelbo.pretrained("toy") is not None
+    # A run of that name is what is meant.
+    nelbo.save(text_model(), "toy")
+    assert model_directory.resolve("toy") == "toy"
+    assert not model_directory.ships("toy")
+    assert model_directory.ships(shelf / "toy")

@@ -91,11 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _resolved(command: Any) -> Any:
-    """The command on the directory of a checkpoint that ships with nelbo, where it was named."""
-    name = getattr(command, "run_path", None)
-    if not isinstance(name, str) or Path(name).exists():
-        return command
-    return dataclasses.replace(command, run_path=resolve(name))
+    """The command on the directories of checkpoints that ship with nelbo, where they were named."""
+    found: dict[str, Any] = {}
+    if isinstance(getattr(command, "run_path", None), str):
+        found["run_path"] = resolve(command.run_path)
+    if isinstance(getattr(command, "runs", None), tuple):
+        found["runs"] = tuple(resolve(run) for run in command.runs)
+    return dataclasses.replace(command, **found) if found else command
 
 
 def _show_warning(

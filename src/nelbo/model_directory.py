@@ -41,12 +41,30 @@ def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The directory of a checkpoint for its name; anything else, and what is a path here, as is.
 
     Raises:
-        NelboError: what is nearly the name of a checkpoint, and neither that nor a path.
+        NelboError: what is nearly the name of a checkpoint, and neither that nor a path; or the
+            name of one that a folder without a model hides.
     """
-    if isinstance(path, str) and not Path(path).exists():
+    if not isinstance(path, str):
+        return path
+    if not Path(path).exists():
         if path in available():
             return str(checkpoint_path(path))
         near = did_you_mean(path, available())
         if near and "/" not in path:
             raise NelboError(f"no checkpoint {path!r} comes with nelbo{near}")
+    elif path in available() and not _holds_model(Path(path)):
+        raise NelboError(
+            f"there is a folder {path!r} here without {INDEX_FILE}, which hides the checkpoint of "
+            f"that name that comes with nelbo: rename the folder, work in another directory, or use "
+            f"nelbo.pretrained({path!r}) in Python"
+        )
     return path
+
+
+def ships(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory is that of a checkpoint that comes with nelbo, and so stays as it is."""
+    return Path(path).resolve().parent == CHECKPOINTS.resolve()
+
+
+def _holds_model(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (INDEX_FILE, NELBO_FILE))
