@@ -185,6 +185,13 @@ def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> 
         raise NelboError(f"{option} {path} cannot be written: there is no permission to at {here}")
 
 
+def check_new(path: Path, option: str = "--out") -> None:
+    """Raise `NelboError` unless a path is that of a new or an empty directory."""
+    check_out(path, option, directory=True)
+    if path.is_dir() and any(path.iterdir()):
+        raise NelboError(f"{option} {path} is not empty; give the name of a new directory")
+
+
 def at_least_one(**counts: int | None) -> None:
     """Raise `NelboError` for an option, named as its field, that is below 1; None is no number."""
     for name, value in counts.items():
