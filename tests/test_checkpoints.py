@@ -20,7 +20,7 @@ from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 from tests.commands.squares import draw_squares
-from tests.faults.test_mistakes import mistake
+from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_latents import text_model
 
 CARD = "# A toy\n\nMade by a test.\n"
@@ -102,6 +102,30 @@ def test_evaluate_finds_the_data_of_what_ships(shelf, monkeypatch, tmp_path_fact
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     main(["evaluate", "toy", "--images", "2", "--levels", "1", "--json"])
     assert json.loads(capsys.readouterr().out)["data"] == str(pictures)
+
+
+def test_what_ships_is_reported_in_a_copy(shelf, monkeypatch, tmp_path_factory, capsys):
+    pictures = draw_squares(tmp_path_factory.mktemp("data") / "pictures")
+    trained = {"steps": 7, "seconds": 3.0}
+    notes = {"source": str(pictures), "trained": trained, "settings": {"model": {"guidance": 2.0}}}
+    model = text_model().eval()
+    model.decoder_scale = 0.25
+    save_checkpoint(model, shelf / "toy", CARD, notes, DDIM(2))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    before = snapshot(shelf)
+    brief = ["--levels", "1", "--images", "2", "--json"]
+    assert "stays as it is: give --out DIR" in mistake(capsys, "report", "toy", *brief)
+    main(["report", "toy", "--out", "reported", *brief])
+    assert snapshot(shelf) == before
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["report"]) == Path("reported", "report.html")
+    page = Path(printed["report"]).read_text()
+    assert "7 steps in 3 s" in page
+    assert Path("reported", "samples", "final.png").is_file()
+    assert nelbo.load("reported").decoder_scale == 0.25
+    # A pipeline that was never a run's directory has nothing that a report is written beside.
+    Path("reported", "metrics.jsonl").unlink()
+    assert "(metrics.jsonl): give --out DIR" in mistake(capsys, "report", "reported", *brief)
 
 
 def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):
