@@ -6,7 +6,6 @@ import dataclasses
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any, TextIO
 
 import tyro

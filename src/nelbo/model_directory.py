@@ -55,7 +55,7 @@ def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     elif path in available() and not _holds_model(Path(path)):
         raise NelboError(
             f"there is a folder {path!r} here without {INDEX_FILE}, which hides the checkpoint of "
-            f"that name that comes with nelbo: rename the folder, work in another directory, or use "
+            "that name that comes with nelbo: rename the folder, work in another directory, or use "
             f"nelbo.pretrained({path!r}) in Python"
         )
     return path
