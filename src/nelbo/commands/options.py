@@ -34,7 +34,7 @@ class Computing:
     """Where to compute, and how to print the result."""
 
     seed: int = 0
-    """Source of all noise."""
+    """Source of all that is random."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
     json: bool = False
@@ -42,7 +42,8 @@ class Computing:
 
     def check(self) -> None:
         """Raise `NelboError` for a seed that is none."""
-        check_seed(self.seed)
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise NelboError(f"--seed must lie in 0..2^63 − 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class ConditionOptions:
         if self.guidance == 1.0:
             self._check_unguided()
 
+    def check_count(self, n: int) -> None:
+        """Raise `NelboError` where some of several labels or prompts would not be drawn."""
+        for kind, asked in (("labels", self.label), ("prompts", self.prompts())):
+            if n < len(asked):
+                raise NelboError(
+                    f"-n {n} draws {n} of {len(asked)} {kind}: give -n {len(asked)} or more"
+                )
+
     def strength(self, usual: float = 1.0) -> Guidance:
         """The guidance asked for.
 
@@ -163,12 +172,6 @@ class ConditionOptions:
         if not prompts:
             raise NelboError(f"--prompt-file {self.prompt_file} holds no prompts")
         return prompts
-
-
-def check_seed(seed: int) -> None:
-    """Raise `NelboError` unless a generator can be made of a seed."""
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise NelboError(f"--seed must lie in 0..2^63 − 1, got {seed}")
 
 
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:
