@@ -21,8 +21,7 @@ _PIXEL_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 
 def kind_at(path: str) -> str | None:
     """What kind of model is in a directory or ships under a name; None where that is not known."""
-    from nelbo.checkpoints import resolve
-    from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE
+    from nelbo.model_directory import INDEX_FILE, NELBO_FILE, resolve
     from nelbo.networks.files import read_json
 
     where = Path(resolve(path))
@@ -73,7 +72,7 @@ def starting_autoencoder(path: str, image: Sequence[int]) -> AutoencoderKL:
     Raises:
         NelboError: there is none, or one of other channels or a size that it cannot halve.
     """
-    from nelbo.checkpoints import resolve
+    from nelbo.model_directory import resolve
     from nelbo.diffusers_format import load
     from nelbo.latent import LatentDiffusion
     from nelbo.networks import AutoencoderKL
