@@ -72,9 +72,9 @@ def starting_autoencoder(path: str, image: Sequence[int]) -> AutoencoderKL:
     Raises:
         NelboError: there is none, or one of other channels or a size that it cannot halve.
     """
-    from nelbo.model_directory import resolve
     from nelbo.diffusers_format import load
     from nelbo.latent import LatentDiffusion
+    from nelbo.model_directory import resolve
     from nelbo.networks import AutoencoderKL
 
     autoencoder = read_autoencoder(Path(resolve(path)))
