@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -11,13 +17,14 @@ import torch
 from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.data.stream import ImageStream, StreamedBatch, StreamedRow, shuffled
+from nelbo.data.stream import AHEAD, ImageStream, StreamedBatch, StreamedRow, shuffled
 from nelbo.training.build import build_model
 from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import encode_data
 from nelbo.training.trainer import Trainer
 from tests.data.test_hub import table, with_splits
+from tests.faults.test_killed import start, wait_for, wait_until
 from tests.faults.test_mistakes import mistake
 from tests.training.test_checkpoints import everything
 from tests.training.test_latents import text_model
@@ -66,6 +73,94 @@ def test_any_place_of_the_stream_is_found_again():
     assert fresh.batch(28, 4).labels.tolist() == forward[7]
     with pytest.raises(NelboError, match="stream of pictures is empty"):
         numbered(0).batch(0, 1)
+
+
+def readers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "nelbo-read-ahead" and t.is_alive()]
+
+
+def test_what_is_read_ahead_is_what_comes_next():
+    plain, ahead = numbered().seeded(3), numbered().seeded(3)
+    places = [*range(0, 40, 4), 36, 8, 12, 100, 104, 0]  # and elsewhere, and back
+    with ahead.reading_ahead([slice(0, 2), slice(2, 4)]):
+        for first in places:
+            expected, found = plain.batch(first, 4), ahead.batch(first, 4)
+            assert found.labels.tolist() == expected.labels.tolist()
+            for part in (slice(0, 2), slice(2, 4), slice(1, 4)):
+                assert torch.equal(found.images(part), expected.images(part))
+            assert (ahead.epoch, ahead.first) == (plain.epoch, plain.first)
+        assert readers()
+    assert not readers()
+    assert ahead.batch(4, 4).labels.tolist() == plain.batch(4, 4).labels.tolist()
+
+
+class Watched:
+    """An endless stream that counts which rows were opened and decoded."""
+
+    def __init__(self, breaks_at: int | None = None, seconds: float = 0.0) -> None:
+        self.opened = self.decoded = 0
+        self.breaks_at, self.seconds = breaks_at, seconds
+        self.stream = ImageStream(self.rows, buffer=1)
+
+    def rows(self) -> Iterator[StreamedRow]:
+        for i in count():
+            self.opened += 1
+            time.sleep(self.seconds)
+            if i == self.breaks_at:
+                raise NelboError("the Hub is gone")
+            yield StreamedRow(f"#{i}", i, self.decode)
+
+    def decode(self) -> np.ndarray:
+        self.decoded += 1
+        return np.zeros((1, 1, 1), dtype=np.uint8)
+
+
+def test_no_more_is_read_ahead_than_is_said():
+    watched = Watched()
+    with watched.stream.reading_ahead([slice(0, 3)]):
+        for step in range(4):
+            watched.stream.batch(5 * step, 5)
+            # Of each batch this process's part, while nobody asks for it; one row is in the buffer.
+            wait_until(lambda: watched.decoded == 3 * (step + 1 + AHEAD), seconds=20)  # noqa: B023
+            time.sleep(0.02)
+            assert watched.decoded == 3 * (step + 1 + AHEAD)
+            assert watched.opened == 5 * (step + 1 + AHEAD) + 1
+    assert not readers()
+
+
+def test_what_cannot_be_read_is_said_where_it_is_asked_for():
+    watched = Watched(breaks_at=9)
+    with watched.stream.reading_ahead([slice(0, 4)]):
+        for first in (0, 4):
+            watched.stream.batch(first, 4)
+        with pytest.raises(NelboError, match="the Hub is gone"):
+            watched.stream.batch(8, 4)
+        assert not readers()
+        watched.breaks_at = None
+        assert watched.stream.batch(8, 4).labels.tolist() == [8, 9, 10, 11]
+    torn = numbered(broken=tuple(range(10)))
+    with torn.reading_ahead([slice(0, 4)]):
+        with pytest.raises(
+            NelboError, match=r"none of 4 pictures can be read; the first: #\d: torn"
+        ):
+            torn.batch(0, 4)
+        assert not readers()
+
+
+def test_nothing_is_left_behind_by_what_breaks_off():
+    watched = Watched(seconds=0.001)
+    interrupt = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT])
+    interrupt.start()
+    began = time.monotonic()
+    with watched.stream.reading_ahead([slice(0, 2)]):
+        watched.stream.batch(0, 2)
+        with pytest.raises(KeyboardInterrupt):
+            watched.stream.batch(10**6, 2)  # a quarter of an hour away
+    assert time.monotonic() - began < 4
+    assert not readers()
+    opened = watched.opened
+    time.sleep(0.05)
+    assert watched.opened == opened
 
 
 def test_in_place_of_a_broken_picture_comes_the_next():
@@ -117,7 +212,7 @@ def test_without_a_test_split_every_tenth_row_is_not_trained_on(tmp_path):
     )
 
 
-def test_training_on_a_stream_goes_on_to_the_last_bit(tables):
+def test_training_on_a_stream_goes_on_to_the_last_bit(tables, monkeypatch):
     def trainer() -> Trainer:
         torch.manual_seed(0)
         data = load_data(tables, "train", size=8, channels=1)
@@ -140,6 +235,26 @@ def test_training_on_a_stream_goes_on_to_the_last_bit(tables):
     assert [step.step for step in resumed.run()] == [7, 8]
     for a, b in zip(everything(unbroken), everything(resumed), strict=True):
         assert torch.equal(a, b)
+    assert not readers()
+    # As without a thread.
+    monkeypatch.setattr(ImageStream, "reading_ahead", lambda *_: nullcontext())
+    plain = trainer()
+    list(plain.run())
+    for a, b in zip(everything(unbroken), everything(plain), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_ctrl_c_ends_training_on_a_stream(tables, tmp_path):
+    out = tmp_path / "run"
+    options = ["--size", "8", "--channels", "1", "--widths", "8", "--levels", "4", "--threads", "1"]
+    often = ["--batch-size", "4", "--steps", "1000000", "--save-every", "0.05s"]
+    process = start("train", tables, "--out", out, *options, *often)
+    wait_for(out, 2)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped at step" in message
+    assert "Traceback" not in message
 
 
 def test_on_the_command_line(tables, tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,14 @@ def both(pictures: Path) -> None:
     add(pictures)
 
 
+def repaint(pictures: Path) -> None:
+    """Another picture under its own name, a moment later."""
+    path = pictures / "train" / "05.png"
+    before = path.stat()
+    write(path, 8 * 6)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+
 def spoil(pictures: Path) -> None:
     damage(pictures / "train" / "11.png", "cut")
 
@@ -67,9 +78,10 @@ def test_what_changed_is_counted_and_nothing_goes_on_silently(pictures, tmp_path
     before = checkpoints.newest()[0]
     assert supervised(pictures, run).resume() == []
     for change, counts in (
-        (spoil, "0 added and 1 removed since then, 29 now, 30 before"),
-        (remove, "0 added and 3 removed since then, 27 now"),
-        (add, "1 added and 3 removed since then, 28 now"),
+        (repaint, "0 added, 0 removed and 1 changed since then, 30 now, 30 before"),
+        (spoil, "0 added, 1 removed and 1 changed since then, 29 now"),
+        (remove, "0 added, 3 removed and 1 changed since then, 27 now"),
+        (add, "1 added, 3 removed and 1 changed since then, 28 now"),
     ):
         change(pictures)
         with pytest.raises(NelboError, match=f"not those .* {counts}.*--accept-changed-data"):
@@ -86,11 +98,63 @@ def test_what_changed_is_counted_and_nothing_goes_on_silently(pictures, tmp_path
     assert supervised(pictures, run).resume() == []
 
 
+def test_what_is_only_touched_or_decoded_again_has_not_changed(pictures, tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path / "run")
+    list(supervised(pictures, run).run())
+    for path in (pictures / "train").iterdir():
+        os.utime(path, (1, 1))
+    assert supervised(pictures, run).resume() == []
+    monkeypatch.setenv("NELBO_CACHE", str(tmp_path / "emptied"))
+    assert supervised(pictures, run).resume() == []
+
+
+def test_a_checkpoint_that_knows_names_alone(pictures, tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    trained = supervised(pictures, run)
+    list(trained.run())
+    state = trained.trainer.state()
+    names = {"keys": state.tensors["data"]["keys"][:, 0].contiguous()}
+    progress = {**Checkpoints(run.training).newest()[0].progress}
+    Checkpoints(run.training).save(
+        replace(state, tensors={**state.tensors, "data": names}, progress=progress)
+    )
+    repaint(pictures)
+    assert supervised(pictures, run).resume() == []
+    remove(pictures)
+    with pytest.raises(NelboError, match="0 added and 2 removed since then, 28 now, 30 before"):
+        supervised(pictures, run).resume()
+
+
+def test_keys_are_of_names_and_pixels(pictures):
+    data = load_data(str(pictures), "train", size=8)
+    in_memory = replace(data, images=data.images.clone(), pixel_keys=None)
+    assert data.pixel_keys is not None
+    assert torch.equal(data.keys, in_memory.keys)
+    some = torch.tensor([7, 2])
+    assert torch.equal(data.take(some).keys, data.keys[some])
+    assert torch.equal(in_memory.take(some).keys, data.keys[some])
+    assert len(set(data.keys.flatten().tolist())) == 2 * len(data)
+    digest = hashlib.blake2b(data.images[4].numpy().tobytes(), digest_size=8).digest()
+    assert int(data.keys[4, 1]) == int.from_bytes(digest, "big", signed=True)
+    assert not torch.equal(data.resize(4, 4).keys[:, 1], data.keys[:, 1])
+
+
 def test_sets_that_differ():
-    keys = torch.tensor([5, 3, 9])
+    keys = torch.tensor([[5, 50], [3, 30], [9, 90]])
     assert changed_images(keys, keys.clone()) is None
     assert changed_images(keys, keys.flip(0)) == "the same 3 in another order"
-    assert changed_images(keys, torch.tensor([5, 3, 3])) == (
+    assert changed_images(keys, torch.tensor([[3, 31], [5, 50], [8, 90]])) == (
+        "1 added, 1 removed and 1 changed since then, 3 now, 3 before"
+    )
+    # One of two under the same name.
+    twice = torch.tensor([[5, 50], [5, 51], [9, 90]])
+    assert changed_images(twice, torch.tensor([[5, 50], [5, 52], [9, 90]])) == (
+        "0 added, 0 removed and 1 changed since then, 3 now, 3 before"
+    )
+    names = keys[:, 0]
+    assert changed_images(names, torch.tensor([[5, 1], [3, 2], [9, 3]])) is None
+    assert changed_images(names, keys.flip(0)) == "the same 3 in another order"
+    assert changed_images(names, torch.tensor([[5, 50], [3, 30], [3, 31]])) == (
         "0 added and 1 removed since then, 3 now, 3 before"
     )
 
@@ -102,7 +166,7 @@ def test_on_the_command_line(pictures, tmp_path, capsys):
     main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
     both(pictures)
     resume = ["train", "--resume", "--out", str(out), "--steps", "4"]
-    counts = "1 added and 2 removed since then, 29 now, 30 before"
+    counts = "1 added, 2 removed and 0 changed since then, 29 now, 30 before"
     assert counts in mistake(capsys, *resume)
     main([*resume, "--accept-changed-data"])
     assert f"{counts}; it goes on with what is there now" in " ".join(

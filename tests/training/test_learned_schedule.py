@@ -12,6 +12,7 @@ import nelbo
 from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
+from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.training.build import build_model
 from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig
@@ -110,12 +111,16 @@ def test_a_finished_run_is_an_ordinary_pipeline(run_path, capsys):
     assert math.isfinite(json.loads(capsys.readouterr().out)["bits_per_dim"]["total"]["mean"])
 
 
-def test_an_average_of_another_length_has_its_schedule(run_path):
+def test_an_average_of_another_length_has_its_schedule(run_path, monkeypatch):
     stored = load_snapshots(run_path / "training")
+    monkeypatch.delattr(LearnedSchedule, "like")  # what is fitted to the chain would be overwritten
     averaged = reconstruct_average(run_path, 0.1)
     assert -averaged.schedule.log_snr[1].item() == pytest.approx(
         stored[12]["0.1:gamma.first"].item(), rel=1e-4
     )
+    fitted = {n: stored[12][f"0.1:gamma.{n}"].double() for n in ("first", "raw_span")}
+    last = fitted["first"] + torch.nn.functional.softplus(fitted["raw_span"])
+    assert -averaged.schedule.log_snr[-1].item() == pytest.approx(last.item(), rel=1e-4)
     torch.testing.assert_close(
         averaged.network.conv_in.weight,
         stored[12]["0.1:model.network.conv_in.weight"],

@@ -63,7 +63,7 @@ class TrainCommand(ABC):
     """Go on with the run in --out from its last checkpoint, with its settings. Beside the length
     of the run, little can be changed."""
     accept_changed_data: bool = False
-    """Resume although images were added or removed since the run was stopped."""
+    """Resume although images were added, removed or changed since the run was stopped."""
     config: Path | None = None
     """Take the settings from the config.yaml of another run; what is given here comes first."""
     start_from: str | None = None

@@ -59,7 +59,7 @@ class TrainingSession:
         processes: who trains.
         threads: CPU threads; None measures how many are best, now and then.
         resume: go on with what the run directory holds.
-        accept_changed_data: also where images were added or removed since.
+        accept_changed_data: also where images were added, removed or changed since.
 
     Raises:
         NelboError: settings that do not fit together, the data or the memory; nothing has been

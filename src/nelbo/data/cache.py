@@ -1,8 +1,9 @@
 """Decoded pictures on disk: a set is decoded once, mapped afterwards, and may exceed memory.
 
-An entry is a directory of two files, written beside its place and moved there when it is whole:
+An entry is a directory of files, written beside its place and moved there when it is whole:
 
     images.bin    the pixels, (N, C, H, W) uint8, those held out last
+    keys.bin      a number that the pixels of each decide, (N,) int64; see `pixel_key`
     index.json    names, shape, and what could not be read
 
 It lies in NELBO_CACHE, else in XDG_CACHE_HOME/nelbo, else in ~/.cache/nelbo. All entries together
@@ -26,9 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.data.pixel_key import pixel_key
 from nelbo.errors import NelboError
 
 try:
@@ -37,9 +39,9 @@ except ImportError:  # Windows: two processes then decode the same pictures twic
     fcntl = None  # type: ignore[assignment]
 
 LIMIT_GB = 20.0
-_IMAGES, _INDEX, _HELD_OUT = "images.bin", "index.json", "held-out.bin"
+_IMAGES, _KEYS, _INDEX, _HELD_OUT = "images.bin", "keys.bin", "index.json", "held-out.bin"
 _PARTIAL = ".partial-"
-_VERSION = 1  # of what is stored and how pictures are decoded
+_VERSION = 2  # of what is stored and how pictures are decoded
 _ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
 
 
@@ -68,6 +70,7 @@ class Entry:
 
     Attributes:
         images: (N, C, H, W) uint8, first those to train on, then those held out.
+        pixel_keys: what tells each from others, (N,) int64.
         trained: how many there are to train on.
         names: of the images.
         labels: classes, or None for each.
@@ -77,6 +80,7 @@ class Entry:
     """
 
     images: UInt8[Tensor, "n channels height width"]
+    pixel_keys: Int[Tensor, " n"]
     trained: int
     names: tuple[str, ...]
     labels: tuple[int | str | None, ...]
@@ -137,7 +141,8 @@ def cached(
         try:
             index = _write(partial, shape, pictures(), {} if extra is None else extra)
             if not index["names"]:
-                return _entry(index, torch.empty(0, *shape, dtype=torch.uint8))
+                nothing = torch.empty(0, *shape, dtype=torch.uint8)
+                return _entry(index, nothing, torch.empty(0, dtype=torch.int64))
             partial.rename(final)
         except OSError as error:
             raise NelboError(
@@ -200,20 +205,24 @@ def _open(directory: Path) -> Entry | None:
         pixels = int(np.prod(shape))
         if (directory / _IMAGES).stat().st_size != pixels:
             return None
+        keys = torch.from_numpy(np.fromfile(directory / _KEYS, dtype=np.int64))
+        if len(keys) != len(index["names"]):
+            return None
         # Not shared: a private mapping cannot change the file.
         flat = torch.from_file(
             str(directory / _IMAGES), shared=False, size=pixels, dtype=torch.uint8
         )
         with contextlib.suppress(OSError):
             os.utime(directory / _INDEX)  # used now
-        return _entry(index, flat.view(shape))
+        return _entry(index, flat.view(shape), keys)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
 
 
-def _entry(index: dict[str, Any], images: Tensor) -> Entry:
+def _entry(index: dict[str, Any], images: Tensor, keys: Tensor) -> Entry:
     return Entry(
         images,
+        keys,
         index["trained"],
         tuple(index["names"]),
         tuple(index["labels"]),
@@ -230,6 +239,7 @@ def _write(
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     kept: dict[bool, list[Picture]] = {False: [], True: []}
+    keys: dict[bool, list[int]] = {False: [], True: []}
     skipped = []
     # The pictures held out wait in a file of their own until their place is known.
     with (directory / _IMAGES).open("wb") as file, (directory / _HELD_OUT).open("w+b") as waiting:
@@ -242,11 +252,13 @@ def _write(
             pixels = np.ascontiguousarray(picture.pixels)
             (waiting if picture.held_out else file).write(pixels.data)
             kept[picture.held_out].append(replace(picture, pixels=""))
+            keys[picture.held_out].append(pixel_key(pixels))
         waiting.seek(0)
         shutil.copyfileobj(waiting, file, 1 << 20)
         file.flush()
         os.fsync(file.fileno())
     (directory / _HELD_OUT).unlink()
+    np.array(keys[False] + keys[True], dtype=np.int64).tofile(directory / _KEYS)
     ordered = kept[False] + kept[True]
     index = {
         "shape": shape,

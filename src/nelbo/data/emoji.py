@@ -102,6 +102,7 @@ def load_emoji(split: str, size: int) -> ImageData:
     return ImageData(
         source="emoji",
         images=entry.images[here],
+        pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=names,
         labels=torch.tensor(labels),

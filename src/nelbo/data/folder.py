@@ -69,6 +69,7 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
     return ImageData(
         source=str(folder),
         images=entry.images[here],
+        pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=entry.names[here],
         labels=None if labels is None else labels[here],

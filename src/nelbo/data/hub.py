@@ -141,6 +141,7 @@ def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
     return ImageData(
         source=table.source,
         images=entry.images[here],
+        pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=entry.names[here],
         labels=None if labels is None else labels[here],

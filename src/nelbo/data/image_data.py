@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.conditioning import Condition
+from nelbo.data.pixel_key import pixel_keys
 from nelbo.data.splits import name_key
 from nelbo.data.stream import ImageStream
 from nelbo.errors import NelboError
@@ -36,11 +37,13 @@ class ImageData:
         skipped: files that could not be read, with the reason.
         captions: a text for each image, None where it has none; or None.
         credit: whom to name for the images, and their licence.
+        pixel_keys: `nelbo.data.pixel_key` of each, (N,) int64, where it is known without reading
+            them, as of those in the cache; or None.
         stream: what to train on instead, where these are only the first images of a set that is
             read as it is needed.
 
     Raises:
-        NelboError: no images, a level outside 0..levels−1, or names, labels or captions of
+        NelboError: no images, a level outside 0..levels−1, or names, labels, captions or keys of
             another number.
     """
 
@@ -53,6 +56,7 @@ class ImageData:
     skipped: tuple[str, ...] = ()
     captions: tuple[str | None, ...] | None = None
     credit: str | None = None
+    pixel_keys: Int[Tensor, " keys"] | None = None
     stream: ImageStream | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +69,7 @@ class ImageData:
                 f"{self.source} is declared with {self.levels} levels but holds level {highest}; "
                 f"expected 0..{self.levels - 1}"
             )
-        for kind in ("names", "labels", "captions"):
+        for kind in ("names", "labels", "captions", "pixel_keys"):
             values = getattr(self, kind)
             if values is not None and len(values) != len(self.images):
                 raise NelboError(
@@ -92,9 +96,14 @@ class ImageData:
         return any(self.captions or ())
 
     @property
-    def keys(self) -> Int[Tensor, " n"]:
-        """A number for each image that its name decides, to tell a changed set by."""
-        return torch.tensor([name_key(name) for name in self.names])
+    def keys(self) -> Int[Tensor, "n 2"]:
+        """Two numbers for each image, to tell a changed set by.
+
+        Its name decides the first, its pixels the second; those that are in no cache are read.
+        """
+        names = torch.tensor([name_key(name) for name in self.names])
+        pixels = pixel_keys(self.images) if self.pixel_keys is None else self.pixel_keys
+        return torch.stack([names, pixels], 1)
 
     def take(self, index: Tensor | slice) -> ImageData:
         """Some of the images, in the order of `index`; of a slice a view."""
@@ -104,6 +113,7 @@ class ImageData:
             names=_take(self.names, index),
             labels=None if self.labels is None else self.labels[index],
             captions=None if self.captions is None else _take(self.captions, index),
+            pixel_keys=None if self.pixel_keys is None else self.pixel_keys[index],
             stream=None,
         )
 
@@ -120,7 +130,7 @@ class ImageData:
             self.images.float(), (height, width), mode="bilinear", antialias=True
         )
         images = resized.round().clamp(0, self.levels - 1).to(torch.uint8)
-        return replace(self, images=images, stream=None)
+        return replace(self, images=images, pixel_keys=None, stream=None)
 
     def condition(self, index: Tensor | slice = slice(None)) -> Condition | None:
         """The labels of some images as a condition; None without labels."""

@@ -37,6 +37,7 @@ def load_mnist5k(split: str) -> ImageData:
     return ImageData(
         source="mnist5k",
         images=entry.images[here],
+        pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=entry.names[here],
         labels=torch.tensor(entry.labels[here]),

@@ -4,13 +4,16 @@ Rows come in their order, once an epoch, and are shuffled in a buffer: each of i
 to be next, and the next row of the set takes the place of the one drawn. The draws derive from
 (seed, epoch), so that which row comes when is a function of the seed alone. To go on in the middle
 of an epoch, its rows are read from the first one again, without decoding them.
+
+While a step is computed, a thread reads and decodes the batches that come next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any
 
@@ -19,9 +22,12 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.data.read_ahead import ReadAhead
 from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
 
+# Batches that are read and decoded ahead of the one in use.
+AHEAD = 2
 # Of the streams that derive from a seed, that of the order of rows.
 _SHUFFLING = 3
 
@@ -47,9 +53,15 @@ class StreamedBatch:
 
     Attributes:
         rows: of the whole batch.
+        epoch: which one its last row is of.
+        began: the place in the stream where that epoch began.
+        decoded: parts that are decoded already, by their first place and the one after their last.
     """
 
     rows: tuple[StreamedRow, ...]
+    epoch: int = 0
+    began: int = 0
+    decoded: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
     def labels(self) -> Int[Tensor, " batch"]:
@@ -62,9 +74,17 @@ class StreamedBatch:
         Raises:
             NelboError: no picture of the batch can be read.
         """
+        start, stop, _ = part.indices(len(self.rows))
+        if (start, stop) in self.decoded:
+            return self.decoded[start, stop]
         with ThreadPoolExecutor() as threads:
-            pixels = threads.map(self._readable, range(len(self.rows))[part])
+            pixels = threads.map(self._readable, range(start, stop))
             return torch.from_numpy(np.stack(list(pixels)))
+
+    def decode(self, parts: Sequence[slice]) -> StreamedBatch:
+        """The batch with these parts decoded; errors as `images`."""
+        decoded = {part.indices(len(self.rows))[:2]: self.images(part) for part in parts}
+        return replace(self, decoded=decoded)
 
     def _readable(self, place: int) -> np.ndarray:
         reason = ""
@@ -85,14 +105,17 @@ class ImageStream:
         seed: decides the order.
 
     Attributes:
-        epoch: which one the stream is in.
-        first: the place in the stream where it began.
+        epoch: which one the last batch ended in.
+        first: the place in the stream where that epoch began.
     """
 
     def __init__(
         self, open_rows: Callable[[], Iterable[StreamedRow]], buffer: int, seed: int = 0
     ) -> None:
         self.open_rows, self.buffer, self.seed = open_rows, buffer, seed
+        self._parts: Sequence[slice] | None = None
+        self._ahead: ReadAhead[StreamedBatch] | None = None
+        self._reader = _Reader(self, 0, 0)
         self.seek(0, 0)
 
     def seeded(self, seed: int) -> ImageStream:
@@ -101,31 +124,109 @@ class ImageStream:
 
     def seek(self, epoch: int, first: int) -> None:
         """Go to where an epoch begins."""
+        self._reader.stopped = True
+        if self._ahead is not None:
+            self._ahead.close()
         self.epoch, self.first = epoch, first
-        self._place, self._batch = first, StreamedBatch(())
-        self._rows = self._from(epoch)
+        self._reader, self._ahead = _Reader(self, epoch, first), None
+        self._given: tuple[int, int] | None = None
+        self._coming: tuple[int, int] | None = None
+        self._batch = StreamedBatch(())
+
+    @contextmanager
+    def reading_ahead(self, parts: Sequence[slice]) -> Iterator[None]:
+        """While this lasts, a thread reads the next `AHEAD` batches and decodes parts of them.
+
+        Args:
+            parts: what of each batch will be asked for; other images are decoded when they are.
+        """
+        self._parts = parts
+        try:
+            yield
+        finally:
+            self._parts = None
+            if self._ahead is not None:
+                # The thread is further than what was asked for.
+                self.seek(self.epoch, self.first)
 
     def batch(self, first: int, size: int) -> StreamedBatch:
-        """The rows at the places `first`, ..., `first + size − 1` of the stream."""
-        if first != self._place - size or len(self._batch.rows) != size:
-            if first < self._place:
-                # Back to where the epoch began, or further.
-                self.seek(*((self.epoch, self.first) if first >= self.first else (0, 0)))
-            for _ in islice(self._rows, first - self._place):
-                self._place += 1
-            self._batch = StreamedBatch(tuple(islice(self._rows, size)))
-            self._place += size
+        """The rows at the places `first`, ..., `first + size − 1` of the stream.
+
+        Raises:
+            NelboError: there are no rows, or they cannot be read.
+        """
+        if self._given != (first, size):
+            try:
+                batch = self._next(first, size)
+            except BaseException:
+                self.seek(self.epoch, self.first)  # what broke off reads no further
+                raise
+            self._given, self._batch = (first, size), batch
+            self.epoch, self.first = batch.epoch, batch.began
         return self._batch
 
+    def _next(self, first: int, size: int) -> StreamedBatch:
+        if self._ahead is not None and self._coming != (first, size):
+            self.seek(self.epoch, self.first)
+        if self._ahead is None:
+            if first < self._reader.place:
+                # Back to where the epoch began, or further.
+                self.seek(*((self.epoch, self.first) if first >= self.first else (0, 0)))
+            if self._parts is None:
+                return self._reader.read(first, size)
+            self._ahead = ReadAhead(self._reader.batches(first, size, self._parts), AHEAD)
+        self._coming = first + size, size
+        return self._ahead.take()
+
+
+class _Reader:
+    """Reads rows of a stream, in one thread at a time.
+
+    Args:
+        stream: which rows, in which order.
+        epoch: where to begin.
+        first: the place where that epoch begins.
+
+    Attributes:
+        place: the place of the next row.
+        stopped: set from another thread to end reading at the next row.
+    """
+
+    def __init__(self, stream: ImageStream, epoch: int, first: int) -> None:
+        self.stream = stream
+        self.epoch, self.began, self.place = epoch, first, first
+        self.stopped = False
+        self._rows = self._from(epoch)
+
+    def read(self, first: int, size: int) -> StreamedBatch:
+        """The rows from `first` on, which is no place before the next row."""
+        for _ in islice(self._rows, first - self.place):
+            self.place += 1
+        rows = tuple(islice(self._rows, size))
+        self.place += size
+        return StreamedBatch(rows, self.epoch, self.began)
+
+    def batches(self, first: int, size: int, parts: Sequence[slice]) -> Iterator[StreamedBatch]:
+        """This batch and all after it, with some parts decoded."""
+        for start in count(first, size):
+            yield self.read(start, size).decode(parts)
+
     def _from(self, epoch: int) -> Iterator[StreamedRow]:
-        place = self.first
+        place = self.began
         for self.epoch in count(epoch):
-            self.first = place
-            for row in shuffled(self.open_rows(), self.buffer, self.seed, self.epoch):
+            self.began = place
+            rows = self._unless_stopped(self.stream.open_rows())
+            for row in shuffled(rows, self.stream.buffer, self.stream.seed, self.epoch):
                 place += 1
                 yield row
-            if place == self.first:
+            if place == self.began:
                 raise NelboError("the stream of pictures is empty")
+
+    def _unless_stopped(self, rows: Iterable[StreamedRow]) -> Iterator[StreamedRow]:
+        for row in rows:
+            if self.stopped:
+                raise NelboError("reading the stream was stopped")
+            yield row
 
 
 def shuffled(rows: Iterable[Any], buffer: int, seed: int, epoch: int) -> Iterator[Any]:

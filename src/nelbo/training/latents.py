@@ -53,7 +53,7 @@ class LatentData:
         cost: what each image costs beside the prior of its latents,
             −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
         dims: how many values an image has, where its cost is known.
-        keys: `ImageData.keys` of the images, (N,) int64; or None.
+        keys: `ImageData.keys` of the images, (N, 2) int64; or None.
     """
 
     mean: Float[Tensor, "n channels height width"]
@@ -64,7 +64,7 @@ class LatentData:
     labels: Int[Tensor, " n"] | None = None
     cost: Float[Tensor, " n"] | None = None
     dims: int | None = None
-    keys: Int[Tensor, " n"] | None = None
+    keys: Int[Tensor, "n 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.mean)

@@ -13,15 +13,35 @@ from torch import Tensor
 from nelbo.distributions import generator_for
 
 
-def changed_images(before: Int[Tensor, " n"], now: Int[Tensor, " m"]) -> str | None:
-    """How a set of images, by their `ImageData.keys`, has changed; None where it has not."""
+def changed_images(before: Int[Tensor, "n ..."], now: Int[Tensor, "m 2"]) -> str | None:
+    """How a set of images, by their `ImageData.keys`, has changed; None where it has not.
+
+    Those of before may be of names alone, (N,), as older checkpoints have them: pixels that changed
+    are then not known.
+    """
+    knows_pixels = before.ndim == 2
+    if not knows_pixels:
+        now = now[:, 0]
     if torch.equal(before, now):
         return None
-    old, new = set(before.tolist()), set(now.tolist())
-    added, removed = len(new - old), len(old - new)
-    if not added and not removed and len(now) == len(before):
+    old, new = _by_name(before), _by_name(now)
+    added, removed = len(new.keys() - old.keys()), len(old.keys() - new.keys())
+    counts = f"{added} added and {removed} removed"
+    changed = 0
+    if knows_pixels:
+        changed = sum(old[name] != pixels for name, pixels in new.items() if name in old)
+        counts = f"{added} added, {removed} removed and {changed} changed"
+    if not added and not removed and not changed and len(now) == len(before):
         return f"the same {len(now)} in another order"
-    return f"{added} added and {removed} removed since then, {len(now)} now, {len(before)} before"
+    return f"{counts} since then, {len(now)} now, {len(before)} before"
+
+
+def _by_name(keys: Tensor) -> dict[int, list[list[int]]]:
+    """What else is known of the images of each name."""
+    found: dict[int, list[list[int]]] = {}
+    for name, *rest in keys.view(len(keys), -1).tolist():
+        found.setdefault(name, []).append(rest)
+    return found
 
 
 class StreamOrder:

@@ -12,6 +12,7 @@ from torch import Tensor
 from nelbo.diffusers_format import load
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
+from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file
 from nelbo.training.moving_average import combine
@@ -55,6 +56,8 @@ def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None =
     if not any(name.startswith("gamma.") for name in weights):
         model.load_state_dict(weights, strict=False)
         return model
-    learned = ContinuousDiffusion(model)
+    # Of any shape: the average has its own.
+    gamma = LearnedSchedule(0.0, 1.0, hidden=len(weights["gamma.center"]))
+    learned = ContinuousDiffusion(model, gamma)
     learned.load_state_dict(weights, strict=False)
     return learned.chain()

@@ -55,7 +55,7 @@ class Task(ABC):
         loss_scale: what the loss is multiplied by: a bound is in nats per image, and gradients are
             clipped in bits per dimension, whatever the size of an image.
         level_sampler: what draws the levels of a batch, where the trainer keeps its state.
-        keys: `ImageData.keys` of the examples, (N,) int64, where they are known.
+        keys: `ImageData.keys` of the examples, (N, 2) int64, where they are known.
         stream: what the examples are read from as they are needed, if they are.
     """
 

@@ -18,7 +18,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, cast
@@ -217,6 +217,11 @@ class Trainer(Generic[Module]):
                 step.
             LostProcessError: another process is gone.
         """
+        stream, parts = self.task.stream, [part.slice for part in self._parts]
+        with nullcontext() if stream is None else stream.reading_ahead(parts):
+            yield from self._run(stop)
+
+    def _run(self, stop: Callable[[], bool] | None) -> Iterator[Step]:
         config = self.config
         begun = time.perf_counter() - self.seconds
         stopped = False
