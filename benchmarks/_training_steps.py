@@ -61,9 +61,9 @@ def bare_step(batch: int, precision: str) -> Step:
     return _by_hand(network, trainer.model, trainer.optimizer, batch)
 
 
-def whole_step(batch: int, precision: str) -> Step:
+def whole_step(batch: int, precision: str, *, compiled: bool = False) -> Step:
     """A step of nelbo's whole loop."""
-    steps = _trainer(batch, precision).run()
+    steps = _trainer(batch, precision, compiled=compiled).run()
     return lambda: next(steps)
 
 
@@ -115,7 +115,7 @@ def _by_hand(
     return step
 
 
-def _trainer(batch: int, precision: str) -> Trainer:
+def _trainer(batch: int, precision: str, *, compiled: bool = False) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (256, 3, 32, 32), generator=generator, dtype=torch.uint8)
     images = ImageData("noise", pixels, 256, tuple(str(i) for i in range(256)))
@@ -124,6 +124,7 @@ def _trainer(batch: int, precision: str) -> Trainer:
         batch_size=batch,
         objective="simple",
         precision=precision,
+        compile=compiled,
         learning_rate=RATE,
         warmup_steps=0,
     )

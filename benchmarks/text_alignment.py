@@ -1,6 +1,6 @@
 """Does a text-to-image model of the emoji draw what it is told? Retrieval among 1,000 names.
 
-    python benchmarks/text_alignment.py RUN [--guidance 4] [--steps 25] [--grid FILE] [--json FILE]
+    python benchmarks/text_alignment.py RUN [--guidance 2] [--steps 25] [--grid FILE] [--json FILE]
 
 RUN is a latent model of the emoji with text (`nelbo train emoji --model latent ...`), or the name
 of a checkpoint that ships with the package. It draws one image for each of 200 training names and
@@ -35,7 +35,9 @@ from torch.nn import functional as F
 
 import nelbo
 from nelbo.data import load_data
+from nelbo.diffusers_format.files import read_own
 from nelbo.distributions import generator_for
+from nelbo.model_directory import resolve
 from nelbo.report.captions import prompt_grid
 from nelbo.report.grids import save_image
 from nelbo.samplers import Sampler
@@ -138,7 +140,7 @@ def main() -> None:
         default="emoji",
         help="a latent model of the emoji with text (default: the one that ships)",
     )
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, help="default: that of the run's own samples")
     parser.add_argument("--steps", type=int, default=25, help="of the run's own sampler")
     parser.add_argument("--seed", type=int, default=0, help="of the noise that images start from")
     parser.add_argument("--cache", type=Path, default=Path("runs"), help="keeps the scorer here")
@@ -156,6 +158,9 @@ def main() -> None:
     if not isinstance(model, nelbo.LatentDiffusion) or model.text is None:
         parser.error(f"{arguments.run} is not a latent model that is told text")
     sampler = nelbo.load_sampler(arguments.run, arguments.steps)
+    guidance = arguments.guidance
+    if guidance is None:
+        guidance = read_own(resolve(arguments.run))["settings"]["model"]["guidance"]
     names = choose_names()
     start = time.perf_counter()
     scorer = load_scorer(
@@ -168,7 +173,7 @@ def main() -> None:
         pictures[kind] = {
             "real": names.images[which],
             "reconstructed": reconstruct(model, names.images[which]),
-            "generated": generate(model, prompts, sampler, arguments.guidance, arguments.seed),
+            "generated": generate(model, prompts, sampler, guidance, arguments.seed),
         }
         for source, images in pictures[kind].items():
             found[kind, source] = retrieve(scorer, names, images, which)
@@ -209,7 +214,7 @@ def main() -> None:
     said = ", ".join(f"{part} {share:.0%}" for part, share in parts.items())
     console.print(f"unseen, generated: the first name has the right {said}")
     console.print(
-        f"guidance {arguments.guidance:g}, {arguments.steps} steps of {type(sampler).__name__}; "
+        f"guidance {guidance:g}, {arguments.steps} steps of {type(sampler).__name__}; "
         f"scorer {trained - start:.0f} s, images and ranks {done - trained:.0f} s"
     )
     if arguments.grid:

@@ -1,6 +1,6 @@
 """Training speed, side by side with diffusers and denoising-diffusion-pytorch.
 
-    python benchmarks/training_speed.py [--json FILE] [--scale 1.0] [--threads 1]
+    python benchmarks/training_speed.py [--json FILE] [--scale 1.0] [--threads 1] [--compile]
 
 Prints ratios of medians of steps that take turns in one process, 16 images of 32×32 each:
 
@@ -8,7 +8,9 @@ Prints ratios of medians of steps that take turns in one process, 16 images of 3
   against diffusers' UNet2DModel in a plain loop with torch's AdamW on the same weights, and against
   denoising-diffusion-pytorch at about the same number of parameters, where that is installed;
 - the whole loop of nelbo (data, draws, the bound, moving average, record) against its bare step;
-- the share of the machine's own rate of matrix products that the step achieves.
+- the share of the machine's own rate of matrix products that the step achieves, the better of the
+  rates of two kernels: a product of matrices, and the same product as a convolution;
+- with --compile, the whole loop under torch.compile, which takes minutes to begin with.
 
 With one thread, time is that of the processor, which neighbours on a busy machine do not count in.
 """
@@ -41,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 BATCH = 16
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DIFFUSERS = "diffusers, float32"
+PRODUCTS = ("product", "convolution")
 
 
 def take_turns(
@@ -59,10 +62,12 @@ def take_turns(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def product(dtype: torch.dtype) -> Step:
-    """A large matrix product, 2·1024³ operations."""
+def products(dtype: torch.dtype) -> dict[str, Step]:
+    """A large matrix product, 2·1024³ operations, by each of its kernels."""
     a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
-    return lambda: a @ b
+    pixels = a.T.reshape(1, 1024, 32, 32).contiguous()
+    weights = b.T.reshape(1024, 1024, 1, 1).contiguous()
+    return {"product": lambda: a @ b, "convolution": lambda: F.conv2d(pixels, weights)}
 
 
 def operations() -> int:
@@ -78,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply the time spent")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -90,7 +96,10 @@ def main() -> None:
     for name, dtype in PRECISIONS.items():
         steps[f"nelbo, bare step, {name}"] = bare_step(BATCH, name)
         steps[f"nelbo, whole loop, {name}"] = whole_step(BATCH, name)
-        steps[f"product, {name}"] = product(dtype)
+        if arguments.compile:
+            compiled = whole_step(BATCH, name, compiled=True)
+            steps[f"nelbo, whole loop, compiled, {name}"] = compiled
+        steps |= {f"{kind}, {name}": step for kind, step in products(dtype).items()}
     times = take_turns(steps, clock, 90 * arguments.scale)
     work = operations()
     figures: dict[str, Any] = {"seconds": times}
@@ -102,11 +111,12 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "what" else "right")
     for name, seconds in times.items():
         kind, _, precision = name.rpartition(", ")
-        if kind == "product":
+        if kind in PRODUCTS:
             continue
         cells = ["", ""]
         if kind.startswith("nelbo"):
-            share = work / seconds * times[f"product, {precision}"] / (2 * 1024**3)
+            product = min(times[f"{name}, {precision}"] for name in PRODUCTS)
+            share = work / seconds * product / (2 * 1024**3)
             loop = seconds / times[f"nelbo, bare step, {precision}"]
             figures[name] = {"of_bare_step": loop, "of_product_rate": share}
             cells = [f"{loop:.3f}", f"{share:.2f}"]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 
 import nelbo
-from nelbo import NelboError, checkpoints, load_sampler
-from nelbo.checkpoints import available, save_checkpoint
+from nelbo import NelboError, checkpoints, load_sampler, model_directory
+from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
 from nelbo.commands.latent_run import SAMPLER
+from nelbo.model_directory import available
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 from tests.commands.squares import draw_squares
+from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_latents import text_model
 
 CARD = "# A toy\n\nMade by a test.\n"
@@ -25,7 +28,7 @@ CARD = "# A toy\n\nMade by a test.\n"
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", tmp_path)
     return tmp_path
 
 
@@ -43,7 +46,7 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
 
 
 def test_all_that_ships_weighs_no_more_than_promised():
-    files = [file for file in checkpoints.DIRECTORY.rglob("*") if file.is_file()]
+    files = [file for file in model_directory.CHECKPOINTS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= checkpoints.LARGEST
 
 
@@ -99,6 +102,30 @@ def test_evaluate_finds_the_data_of_what_ships(shelf, monkeypatch, tmp_path_fact
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     main(["evaluate", "toy", "--images", "2", "--levels", "1", "--json"])
     assert json.loads(capsys.readouterr().out)["data"] == str(pictures)
+
+
+def test_what_ships_is_reported_in_a_copy(shelf, monkeypatch, tmp_path_factory, capsys):
+    pictures = draw_squares(tmp_path_factory.mktemp("data") / "pictures")
+    trained = {"steps": 7, "seconds": 3.0}
+    notes = {"source": str(pictures), "trained": trained, "settings": {"model": {"guidance": 2.0}}}
+    model = text_model().eval()
+    model.decoder_scale = 0.25
+    save_checkpoint(model, shelf / "toy", CARD, notes, DDIM(2))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    before = snapshot(shelf)
+    brief = ["--levels", "1", "--images", "2", "--json"]
+    assert "stays as it is: give --out DIR" in mistake(capsys, "report", "toy", *brief)
+    main(["report", "toy", "--out", "reported", *brief])
+    assert snapshot(shelf) == before
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["report"]) == Path("reported", "report.html")
+    page = Path(printed["report"]).read_text()
+    assert "7 steps in 3 s" in page
+    assert Path("reported", "samples", "final.png").is_file()
+    assert nelbo.load("reported").decoder_scale == 0.25
+    # A pipeline that was never a run's directory has nothing that a report is written beside.
+    Path("reported", "metrics.jsonl").unlink()
+    assert "(metrics.jsonl): give --out DIR" in mistake(capsys, "report", "reported", *brief)
 
 
 def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):
@@ -162,4 +189,23 @@ def test_a_mistyped_name_is_not_looked_for_elsewhere(shelf, monkeypatch, tmp_pat
     save_checkpoint(text_model(), shelf / "emoji", CARD)
     with pytest.raises(NelboError, match=r"no checkpoint 'emojis'.*did you mean emoji\?"):
         nelbo.load("emojis")
-    assert checkpoints.resolve("somebody/emoji") == "somebody/emoji"
+    assert model_directory.resolve("somebody/emoji") == "somebody/emoji"
+
+
+def test_a_folder_of_its_name_that_is_no_pipeline_is_said_to_hide_it(
+    shelf, monkeypatch, tmp_path_factory, capsys
+):
+    save_checkpoint(text_model(), shelf / "toy", CARD)
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    Path("toy").mkdir()
+    Path("toy", "picture.png").touch()
+    with pytest.raises(NelboError, match=r"folder 'toy' here without .*, which hides"):
+        nelbo.load("toy")
+    assert "rename the folder" in mistake(capsys, "sample", "toy", "--prompt", "one")
+    assert "rename the folder" in mistake(capsys, "compare", "digits", "--runs", "toy", "toy")
+    assert nelbo.pretrained("toy") is not None
+    # A run of that name is what is meant.
+    nelbo.save(text_model(), "toy")
+    assert model_directory.resolve("toy") == "toy"
+    assert not model_directory.ships("toy")
+    assert model_directory.ships(shelf / "toy")

@@ -35,6 +35,14 @@ def test_equals_transformers(parts):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+def test_of_a_very_long_prompt_only_the_beginning_of_the_rest_is_shown(parts):
+    text = TextEncoder.from_pretrained(parts[1])
+    with pytest.warns(UserWarning, match="dropped") as notes:
+        text.tokens([" ".join(["cat"] * 500)])
+    assert len(str(notes[0].message)) < 200
+    assert "…'" in str(notes[0].message).partition("dropped")[2]
+
+
 def test_a_long_prompt_is_cut_and_what_is_dropped_is_shown(parts):
     encoder = TextEncoder.from_pretrained(parts[1])
     with pytest.warns(UserWarning, match=r"longer than 12 tokens; dropped: 'dog red ?'") as notes:

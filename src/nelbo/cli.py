@@ -6,7 +6,6 @@ import dataclasses
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any, TextIO
 
 import tyro
@@ -26,6 +25,7 @@ from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train, starting_point
 from nelbo.errors import NelboError
+from nelbo.model_directory import resolve
 from nelbo.version import __version__
 
 MISTAKE = 2
@@ -90,13 +90,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _resolved(command: Any) -> Any:
-    """The command on the directory of a checkpoint that ships with nelbo, where it was named."""
-    name = getattr(command, "run_path", None)
-    if not isinstance(name, str) or Path(name).exists():
-        return command
-    from nelbo.checkpoints import resolve
-
-    return dataclasses.replace(command, run_path=resolve(name))
+    """The command on the directories of checkpoints that ship with nelbo, where they were named."""
+    found: dict[str, Any] = {}
+    if isinstance(getattr(command, "run_path", None), str):
+        found["run_path"] = resolve(command.run_path)
+    if isinstance(getattr(command, "runs", None), tuple):
+        found["runs"] = tuple(resolve(run) for run in command.runs)
+    return dataclasses.replace(command, **found) if found else command
 
 
 def _show_warning(

@@ -250,7 +250,7 @@ class TextEncoder(PromptEncoder):
         others = f" (and the end of {more} other{'s' * (more > 1)})" if more else ""
         warnings.warn(
             f"the prompt {shorten(prompt)!r} is longer than {self.max_tokens} tokens; dropped: "
-            f"{rest!r}{others}",
+            f"{shorten(rest)!r}{others}",
             stacklevel=4,
         )
 

@@ -28,6 +28,9 @@ from tests.faults.test_mistakes import mistake
         (["--guidance-interval", "0.1", "2"], "with --guidance other than 1 only"),
         (["--guidance-rescale", "0.5"], "with --guidance other than 1 only"),
         (["--guidance", "2", "--guidance-interval", "2", "1"], "interval must be"),
+        (["--scale", "0"], "--scale must lie in 1..64, got 0"),
+        (["--label", "1", "0", "2", "-n", "2"], "-n 2 draws 2 of 3 labels: give -n 3 or more"),
+        (["--prompt", "a", "--prompt", "b", "-n", "1"], "-n 1 draws 1 of 2 prompts: give -n 2"),
         (["--animation", "x.mp4"], "an animation must end in .gif or .webp"),
     ],
 )
@@ -59,6 +62,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
         (["--interpolate", "image.png", "--encoder", "x"], "unknown encoder 'x'"),
         (["--guidance", "3"], "neither labels nor text"),
         (["--seed", "-3"], "--seed must lie in 0..2^63 − 1"),
+        (["--label", "1", "2"], "-n 1 draws 1 of 2 labels: give -n 2 or more"),
         (["--out", "x.jpg"], "must name a .png file"),
     ],
 )

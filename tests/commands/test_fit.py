@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 import nelbo
+from nelbo import model_directory
 from nelbo.cli import main
 from nelbo.commands.fit import _doubts
 from nelbo.data import load_data
-from tests.faults.test_mistakes import mistake
+from nelbo.diffusion.profile import PROFILE_FILE
+from tests.faults.test_mistakes import mistake, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,34 @@ def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
         ["sample", str(fitted), "-n", "4", "--steps", "6", "--levels", "optimal", "--out", str(out)]
     )
     assert Image.open(out).size[0] > 0
+
+
+def test_a_checkpoint_that_ships_is_fitted_in_a_copy(run_path, tmp_path, capsys, monkeypatch):
+    """With --out; without, nothing is written into the package."""
+    shelf = tmp_path / "shelf"
+    shutil.copytree(run_path, shelf / "toy")
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", shelf)
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(shelf)
+    brief = ["--images", "20", "--levels", "None"]
+    message = mistake(capsys, "fit", "toy", *brief)
+    assert "comes with nelbo and stays as it is: give --out DIR" in message
+    message = mistake(capsys, "sample", "toy", "--steps", 5, "--levels", "optimal")
+    assert "nelbo fit toy --out DIR once, and use DIR" in message
+    out = tmp_path / "new" / "fitted"
+    main(["fit", "toy", "--out", str(out), *brief])
+    assert snapshot(shelf) == before
+    # All that makes the model is as it was, and its training stays where it is.
+    assert not (out / "training").exists()
+    kept = {name for name in before if not name.startswith(str(shelf / "toy" / "training"))}
+    names = {Path(name).relative_to(shelf / "toy") for name in kept}
+    assert {p.relative_to(out) for p in out.rglob("*") if p.is_file()} == {
+        *names,
+        Path(PROFILE_FILE),
+    }
+    assert nelbo.load(out).profile.examples == 20
+    main(["sample", str(out), *["--steps", "5", "--levels", "optimal", "-n", "1"]])
+    assert "is not empty" in mistake(capsys, "fit", "toy", "--out", out, *brief)
 
 
 def test_mistakes(run_path, fitted, tmp_path, capsys):

@@ -166,9 +166,27 @@ def test_several_prompts_stand_beneath_their_rows(tmp_path, stable):
     main([*asked, "--prompt", "cat", "--prompt", "red dog", "-n", "4", "--files", str(files)])
     images = torch.from_numpy(read_files(files)).permute(0, 3, 1, 2).byte()
     assert np.array_equal(pixels(out), np.asarray(prompt_grid(images, ["cat", "red dog"])))
-    # fewer images than prompts
-    main([*asked, "--prompt", "cat", "--prompt", "red dog", "-n", "1", "--animation", f"{out}.gif"])
-    assert pixels(out).shape[0] > 128
+    main([*asked, "--prompt", "cat", "--prompt", "red dog", "--scale", "2", "-n", "4"])
+    small = prompt_grid(images, ["cat", "red dog"], scale=2)
+    assert np.array_equal(pixels(out), np.asarray(small))
+
+
+def test_of_one_prompt_there_are_four_pictures_to_look_at(tmp_path, stable):
+    """16 pixels become blocks of 8 each; --scale decides otherwise, and files stay as they are."""
+    out, files = tmp_path / "x.png", tmp_path / "f"
+    asked = ["sample", str(stable), "--prompt", "cat", "--steps", "2", "--out", str(out)]
+    main([*asked, "--files", str(files)])
+    images = read_files(files)
+    assert images.shape == (4, 16, 16, 3)
+    page = pixels(out)
+    assert page.shape == (2 * (128 + 16) + 16, 2 * (128 + 16) + 16, 3)
+    for i, (top, left) in enumerate([(16, 16), (16, 160), (160, 16), (160, 160)]):
+        blocks = images[i].repeat(8, axis=0).repeat(8, axis=1)
+        assert np.array_equal(page[top : top + 128, left : left + 128], blocks)
+    main([*asked, "--scale", "1"])
+    page = pixels(out)
+    assert page.shape == (2 * (16 + 2) + 2, 2 * (16 + 2) + 2, 3)
+    assert np.array_equal(page[2:18, 2:18], images[0])
 
 
 def test_from_one_prompt_to_another(tmp_path, stable):
@@ -241,6 +259,23 @@ def test_labels_of_a_latent_model(tmp_path):
         )
         expected = ((x + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
         assert np.abs(read_files(files) - expected).max() <= 1
+
+
+def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
+    tiny.unconditional(tmp_path / "model")
+    model = nelbo.load(tmp_path / "model")
+    model.data = nelbo.Pixels(3)
+    nelbo.save(model, tmp_path / "model")
+    pictures = PictureModel.load(str(tmp_path / "model"), "cpu")
+    assert pictures.levels == 3
+    assert pictures.to_pixels(torch.tensor([0, 120, 200, 255])).tolist() == [0, 1, 2, 2]
+    out = ["--out", str(tmp_path / "x.png"), "--files", str(tmp_path / "f")]
+    main(["sample", str(tmp_path / "model"), "-n", "2", "--steps", "2", *out])
+    assert set(np.unique(read_files(tmp_path / "f"))) <= {0, 128, 255}
+    model.data = nelbo.Continuous()
+    nelbo.save(model, tmp_path / "model")
+    with pytest.raises(nelbo.NelboError, match="a model of numbers, not of pixels"):
+        PictureModel.load(str(tmp_path / "model"), "cpu")
 
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):

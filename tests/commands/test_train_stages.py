@@ -13,7 +13,7 @@ import yaml
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.latent_recipe import read_autoencoder
+from nelbo.commands.start_from import read_autoencoder
 from nelbo.commands.train import Train, TrainAutoencoder, TrainLatent, starting_point
 from nelbo.data import ImageData
 from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, build_latent_model

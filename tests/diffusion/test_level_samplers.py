@@ -14,6 +14,7 @@ from nelbo.diffusion.level_samplers import (
     LevelSampler,
     level_probabilities,
     make_level_sampler,
+    shifted_probabilities,
 )
 
 T = 20
@@ -119,3 +120,20 @@ def test_mistakes():
         LevelSampler(torch.tensor([0.25, 0.25]))
     with pytest.raises(NelboError, match=r"unknown level sampler 'sobol'.*low_discrepancy"):
         make_level_sampler("sobol", level_probabilities(3))
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_levels_are_uniform_ones_that_have_moved(shift, generator):
+    u = torch.rand(400_000, generator=generator, dtype=torch.float64)
+    moved = shift * u / (1 + (shift - 1) * u)
+    counts = torch.histc(moved, T, 0.0, 1.0) / len(u)
+    expected = shifted_probabilities(T, shift)
+    assert expected.sum().item() == pytest.approx(1)
+    spread = (expected * (1 - expected) / len(u)).sqrt()
+    assert ((counts - expected).abs() < 4 * spread).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
+def test_a_shift_is_a_positive_number(shift):
+    with pytest.raises(NelboError, match="must be a positive number"):
+        shifted_probabilities(T, shift)

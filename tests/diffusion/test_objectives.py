@@ -7,8 +7,14 @@ import math
 import pytest
 import torch
 
-from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities
+from nelbo import NelboError
+from nelbo.diffusion.level_samplers import (
+    LevelSampler,
+    level_probabilities,
+    shifted_probabilities,
+)
 from nelbo.diffusion.objectives import HYBRID_WEIGHT
+from nelbo.diffusion.weighting import EDM
 from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, T, make, pixels
 
 
@@ -37,6 +43,39 @@ def test_simple_is_the_squared_error_of_what_the_network_predicts(prediction):
     target = {"epsilon": noise, "sample": x_0, "v_prediction": a * noise - s * x_0}[prediction]
     output = model.network(a * x_0 + s * noise, t - 1)
     torch.testing.assert_close(loss, (output - target).square().mean())
+
+
+@pytest.mark.parametrize("objective", ["simple", "hybrid"])
+def test_shifted_levels_count_as_often_as_they_are_drawn(objective, generator):
+    """The loss is E_{t ~ π}‖y − ŷ‖² with the shifted π, whichever distribution draws its levels."""
+    model = make()
+    x_0 = pixels(1).expand(40_000, *SHAPE)
+    noise = torch.randn(len(x_0), *SHAPE, generator=generator, dtype=torch.float64)
+    expected = torch.zeros((), dtype=torch.float64)
+    for t, share in enumerate(shifted_probabilities(T, 3.0).tolist(), 1):
+        output = model.predict(model.diffuse(x_0, noise, t), t).output
+        expected += share * (output - noise).square().mean()
+    options = {"objective": objective, "level_shift": 3.0, "generator": generator}
+    uniform = LevelSampler(level_probabilities(T))
+    for sampler in (None, uniform):
+        with torch.no_grad():
+            terms = [model(x_0[:4000], level_sampler=sampler, **options) for _ in range(30)]
+        losses = torch.stack([term.loss for term in terms])
+        if objective == "hybrid":
+            share = HYBRID_WEIGHT / (18 * math.log(2))
+            losses = losses - share * torch.stack([term.nelbo.mean() for term in terms])
+        error = losses.std() / math.sqrt(len(losses))
+        assert (losses.mean() - expected).abs() < 4 * error + 0.01 * expected
+        if sampler is None:
+            levels = torch.cat([term.levels for term in terms]).double()
+            middle = (shifted_probabilities(T, 3.0) * torch.arange(1, T + 1)).sum()
+            assert (levels.mean() - middle).abs() < 0.05
+
+
+def test_an_objective_with_weights_of_its_own_is_not_shifted():
+    for objective in ("bound", "sigmoid", EDM(data_std=0.3)):
+        with pytest.raises(NelboError, match="level_shift is for the objectives simple and hybrid"):
+            make()(pixels(2), objective=objective, level_shift=2.0)
 
 
 def test_hybrid_adds_the_bound_and_teaches_only_the_variance_by_it():

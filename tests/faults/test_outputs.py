@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from nelbo.commands.options import check_out
 from nelbo.errors import NelboError
 from tests.commands.conftest import run_path  # noqa: F401 - a fixture
 from tests.faults.test_mistakes import mistake, snapshot
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -88,6 +92,25 @@ def test_interrupted_by_a_signal(run_path, tmp_path):  # noqa: F811
     _, err = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
     assert "NelboError" not in err
+
+
+def test_interrupted_before_there_is_a_command_line(capsys, monkeypatch):
+    """Ctrl-C while the program imports what it is made of."""
+
+    class Interrupt:
+        def find_spec(self, name, *args):
+            if name == "nelbo.cli":
+                raise KeyboardInterrupt
+
+    script = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]["nelbo"]
+    module, _, function = script.partition(":")
+    start = getattr(importlib.import_module(module), function)
+    monkeypatch.delitem(sys.modules, "nelbo.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupt(), *sys.meta_path])
+    with pytest.raises(SystemExit) as exit_:
+        start()
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_comparison_looks_at_both_runs_first(run_path, capsys, monkeypatch):  # noqa: F811

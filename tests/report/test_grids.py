@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from nelbo.errors import NelboError
-from nelbo.report.grids import film_strip, image_grid, save_grid, to_bytes, to_pil
+from nelbo.report.grids import film_strip, image_grid, page_scale, save_grid, to_bytes, to_pil
 from tests.report.examples import make_images
 
 
@@ -30,6 +30,14 @@ def test_rgb_keeps_its_channels():
 def test_defaults_make_digits_readable_and_the_grid_square():
     grid = image_grid(make_images(9), 17)
     assert grid.size == (3 * (48 + 6) + 6, 3 * (48 + 6) + 6)
+
+
+@pytest.mark.parametrize(
+    ("side", "columns", "enlarged"),
+    [(32, 1, 128), (32, 2, 128), (32, 4, 128), (32, 8, 64), (8, 8, 64), (8, 40, 48), (300, 2, 300)],
+)
+def test_a_page_to_look_at(side, columns, enlarged):
+    assert page_scale(side, columns) * side == enlarged
 
 
 def test_levels_span_black_to_white():

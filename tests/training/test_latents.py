@@ -22,11 +22,16 @@ from nelbo import (
     UNet,
 )
 from nelbo.data import ImageData
+from nelbo.diffusion.level_samplers import shifted_probabilities
+from nelbo.diffusion.objectives import BatchPart
+from nelbo.diffusion.weighting import MinSNR
 from nelbo.distributions import draw
 from nelbo.networks import TextUNetConfig
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder import AutoencoderObjective
+from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data, unit_scale
+from nelbo.training.task import task_for
 from tests.diffusers_format import tiny
 from tests.test_latent import make
 from tests.training.test_autoencoder import autoencoder
@@ -105,6 +110,37 @@ def test_the_objective_is_the_priors_over_drawn_latents_and_captions(objective):
     theirs = model.prior(z, condition, objective=objective, generator=generator)
     torch.testing.assert_close(terms.loss, theirs.loss)
     torch.testing.assert_close(terms.nelbo, theirs.nelbo)
+
+
+def test_every_setting_of_levels_reaches_the_prior():
+    """A trainer of latents passes on what it passes on for pixels."""
+    model, (data, captions) = text_model().eval(), pictures()
+    latents = encode_data(model, data, captions)
+    settings = {"objective": "min_snr", "snr_gamma": 2.0, "input_perturbation": 0.1}
+    task = task_for(
+        PriorObjective(model, condition_dropout=0.0),
+        latents,
+        TrainingConfig(level_sampler="importance", **settings),
+    )
+    assert task.level_sampler.learns
+    every, index = BatchPart(0, len(data), len(data)), torch.arange(len(data))
+    terms = task.terms(task.objective, 0, index, every, torch.Generator().manual_seed(5))
+
+    generator = torch.Generator().manual_seed(5)
+    z = latents.mean + latents.stddev * torch.randn(latents.mean.shape, generator=generator)
+    torch.rand(len(data), generator=generator)  # which captions are dropped
+    theirs = model.prior(
+        z,
+        Condition(text=model.text(latents.tokens)),
+        objective=MinSNR(2.0),
+        generator=generator,
+        input_perturbation=0.1,
+    )
+    torch.testing.assert_close(terms.loss, theirs.loss)
+    shifted = TrainingConfig(objective="simple", level_shift=3.0)
+    expected = shifted_probabilities(model.prior.num_levels, 3.0)
+    sampler = task_for(PriorObjective(model), latents, shifted).level_sampler
+    assert torch.equal(sampler.probabilities, expected)
 
 
 def test_prior_and_text_encoder_learn_together_and_the_autoencoder_does_not():

@@ -129,7 +129,7 @@ def kinds(processes: Processes | None) -> dict[str, Trainer]:
 
     def of_images(**objective: Any) -> Trainer:
         model = AutoencoderObjective(autoencoder(), likelihood="discretized", **objective)
-        return Trainer(model, data, config, processes=processes)
+        return Trainer(model, data, TrainingConfig(**options), processes=processes)
 
     def of_latents(config: TrainingConfig, *, frozen: bool = False) -> Trainer:
         model = text_model()

@@ -38,7 +38,8 @@ def test_parts_of_a_batch_are_the_batch(kind):
         model = text_model()
         module = PriorObjective(model, condition_dropout=0.5).eval()
         data = encode_data(model, data, captions)
-    task = task_for(module, data, TrainingConfig(objective="simple"))
+    settings = {} if kind == "autoencoder" else {"objective": "simple"}
+    task = task_for(module, data, TrainingConfig(**settings))
     with torch.no_grad():
         whole = task.terms(module, 0, INDEX, BatchPart(0, 6, 6), generator())
         parts = [task.terms(module, 0, INDEX, part, generator()) for part in PARTS]
@@ -84,3 +85,20 @@ def test_what_cannot_be_trained():
     objective = AutoencoderObjective(autoencoder(), Pixels(17))
     with pytest.raises(NelboError, match="256 pixel levels, the objective has 17"):
         task_for(objective, data, TrainingConfig())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"objective": "simple"},
+        {"level_sampler": "importance"},
+        {"input_perturbation": 0.1},
+        {"level_shift": 2.0},
+        {"horizontal_flip": True},
+    ],
+)
+def test_what_an_autoencoder_has_no_use_for_is_refused(setting):
+    data, _ = pictures()
+    (name,) = setting
+    with pytest.raises(NelboError, match=f"--{name.replace('_', '-')}.*leave it out"):
+        task_for(autoencoder_objective(), data, TrainingConfig(**setting))

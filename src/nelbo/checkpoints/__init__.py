@@ -7,63 +7,25 @@ it is, whose data made it under which licence, by which command, and how good it
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nelbo.diffusers_format import INDEX_FILE, load, save, write_json
+from nelbo.diffusers_format import load, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
+from nelbo.model_directory import checkpoint_path
 from nelbo.networks.files import read_json
 from nelbo.samplers import Sampler
-from nelbo.suggestions import did_you_mean
 from nelbo.text import TEXT_ENCODER
 
 CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
 LARGEST = 25_000_000
-DIRECTORY = Path(__file__).parent
 # What nelbo.json tells of a run, for the commands to find the data and the usual guidance by.
 _KEPT = ("source", "training_images", "label_names", "trained", "settings")
-
-
-def available() -> list[str]:
-    """The names of the checkpoints."""
-    return sorted(path.parent.name for path in DIRECTORY.glob(f"*/{INDEX_FILE}"))
-
-
-def checkpoint_path(name: str) -> Path:
-    """The pipeline directory of a checkpoint.
-
-    Raises:
-        NelboError: there is none of this name.
-    """
-    names = available()
-    if name not in names:
-        known = f"there are {', '.join(names)}" if names else "this version ships none"
-        raise NelboError(
-            f"no checkpoint {name!r} comes with nelbo: {known}; a run or pipeline directory is "
-            "loaded with nelbo.load"
-        )
-    return DIRECTORY / name
-
-
-def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The directory of a checkpoint for its name; anything else, and what is a path here, as is.
-
-    Raises:
-        NelboError: what is nearly the name of a checkpoint, and neither that nor a path.
-    """
-    if isinstance(path, str) and not Path(path).exists():
-        if path in available():
-            return str(checkpoint_path(path))
-        near = did_you_mean(path, available())
-        if near and "/" not in path:
-            raise NelboError(f"no checkpoint {path!r} comes with nelbo{near}")
-    return path
 
 
 def pretrained(name: str) -> Model:

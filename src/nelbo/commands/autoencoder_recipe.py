@@ -23,6 +23,7 @@ from nelbo.diffusers_format import NELBO_FILE, write_json
 from nelbo.diffusers_format.data_space import data_config
 from nelbo.diffusion import Pixels
 from nelbo.errors import NelboError
+from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
 from nelbo.report.grids import image_grid
@@ -44,20 +45,29 @@ class AutoencoderRecipe(Recipe):
         settings: which autoencoder.
         data: the images to train on.
         test: the images held out.
+        start: a trained autoencoder to begin with, rather than a fresh one.
 
     Raises:
         NelboError: settings that do not fit together or the images.
     """
 
-    def __init__(self, settings: AutoencoderSettings, data: ImageData, test: ImageData) -> None:
-        widths = settings.widths or autoencoder_widths(*data.shape[1:])
+    def __init__(
+        self,
+        settings: AutoencoderSettings,
+        data: ImageData,
+        test: ImageData,
+        start: AutoencoderKL | None = None,
+    ) -> None:
         perceptual = _perceptual(settings, data)
         file = settings.perceptual_weights and str(Path(settings.perceptual_weights).resolve())
-        self.settings = dataclasses.replace(settings, widths=widths, perceptual_weights=file)
-        autoencoder = build_autoencoder(
+        if start is None:
+            widths = settings.widths or autoencoder_widths(*data.shape[1:])
+            settings = dataclasses.replace(settings, widths=widths)
+        self.settings = dataclasses.replace(settings, perceptual_weights=file)
+        autoencoder = start or build_autoencoder(
             data,
             latent_channels=settings.latent_channels,
-            widths=widths,
+            widths=settings.widths,
             layers=settings.layers,
         )
         adversarial = settings.adversarial_weight

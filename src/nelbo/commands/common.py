@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console, RenderableType
@@ -16,6 +17,7 @@ from rich.progress import (
 )
 
 from nelbo.errors import NelboError
+from nelbo.model_directory import ships
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +66,10 @@ def optimal_chain(run_path: str, model: Model, steps: int | None) -> Model:
     if steps is None:
         raise NelboError("--levels optimal needs --steps, how many levels to keep")
     if model.profile is None:
-        raise NelboError(
-            f"{run_path} has no level profile to choose levels by: run nelbo fit {run_path} once"
-        )
+        once = f"nelbo fit {run_path} once"
+        if ships(run_path):
+            once = f"nelbo fit {Path(run_path).name} --out DIR once, and use DIR"
+        raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
     fitted: Any = model.with_profile(model.profile, variance="analytic")
     shorter: Model = fitted.respace(optimal_levels(model.profile, steps))
     return shorter

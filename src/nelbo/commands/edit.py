@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nelbo.commands.common import print_json, show
-from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import (
     PictureModel,
     check_counts,
@@ -58,31 +59,30 @@ class Edit:
     jump_n_sample: int | None = None
     """How often inpainting walks each stretch, 10 by default; less is faster and fits less well."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
-    """How many different results; interpolation has one."""
+    """How many different results, result i of a seed being always the same; interpolation has
+    one."""
     resize: bool = False
     """Cut and scale pictures of another size than the model's."""
     sampling: SamplerOptions = field(default_factory=SamplerOptions)
     condition: ConditionOptions = field(default_factory=ConditionOptions)
     batch_size: int = 64
     """Images at a time; the images do not depend on it."""
-    seed: int = 0
-    """Source of all noise; result i of a seed is always the same."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Write the picture."""
         import torch
 
-        from nelbo.report.grids import image_grid, save_image, to_pil
+        from nelbo.report.grids import image_grid, page_scale, save_image, to_pil
 
-        check_counts(self.n, self.batch_size, self.seed)
+        self.computing.check()
+        check_counts(self.n, self.batch_size)
         check_png(self.out)
         self.condition.check()
+        if self.interpolate is None:
+            self.condition.check_count(self.n)
         self._check_options()
-        pictures = PictureModel.load(self.run_path, self.device)
+        pictures = PictureModel.load(self.run_path, self.computing.device)
         images = self._read(pictures)
         start = time.perf_counter()
         edited = pictures.to_pictures(self._walk(pictures, images))
@@ -95,9 +95,12 @@ class Edit:
         if len(edited) == 1:
             save_image(to_pil(edited[0], pictures.levels), self.out)
         else:
-            columns = len(edited) if self.interpolate is not None else None
-            save_image(image_grid(edited, pictures.levels, columns=columns), self.out)
-        if self.json:
+            count = len(edited)
+            columns = count if self.interpolate is not None else math.ceil(math.sqrt(count))
+            scale = page_scale(max(edited.shape[2:]), columns)
+            page = image_grid(edited, pictures.levels, columns=columns, scale=scale)
+            save_image(page, self.out)
+        if self.computing.json:
             content = {"run": self.run_path, "out": str(self.out), "images": len(edited)}
             print_json(content | {"seconds": round(seconds, 3)})
         else:
@@ -131,7 +134,7 @@ class Edit:
             states,
             edit.num_states(chain.schedule),
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=self.computing.seed,
         )
         return torch.cat(list(walks))
 

@@ -1,71 +1,117 @@
-"""nelbo export: a run as a clean diffusers pipeline with a model card."""
+"""nelbo export: a run or checkpoint as a clean diffusers pipeline with a model card."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from nelbo.commands.common import print_json, show
+from nelbo.commands.options import check_new
 from nelbo.errors import NelboError
 
+if TYPE_CHECKING:
+    from nelbo.training.run_directory import RunDirectory
+
 # What of a run's notes goes with the pipeline.
-_KEPT = ("source", "trained", "label_names")
+_KEPT = ("source", "training_images", "trained", "label_names")
+_CARD = "README.md"
+# What to ask a model of these data for, in the example of its card.
+_PROMPTS = {"emoji": "woman firefighter: medium skin tone"}
 
 
 @dataclass(frozen=True)
 class Export:
-    """Export a run as a clean diffusers pipeline directory with a model card."""
+    """Export a model of pixels or latents as a clean diffusers pipeline with a model card."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run directory."""
+    """A run, a diffusers pipeline directory, or a checkpoint that ships with nelbo."""
     out: Path
     """The directory to make; it must be new or empty."""
     name: str | None = None
     """Title of the model card; by default the name of the run."""
     license: str | None = None
-    """Licence of the weights for the card, such as cc-by-4.0."""
+    """Licence of the weights for the card, such as cc-by-4.0; by default what the card of RUN says,
+    if it has one, or what the data ask for."""
+    prompt: str | None = None
+    """Example for the card of a model of text; by default the first that the run drew."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the pipeline and its card."""
-        from nelbo.diffusers_format import load, save
-        from nelbo.diffusion import Diffusion
+        from nelbo.commands.autoencoder_run import AUTOENCODER, AutoencoderRun
+        from nelbo.diffusers_format import load, load_sampler, save
+        from nelbo.diffusers_format.files import read_index
         from nelbo.networks.files import atomic_file
-        from nelbo.report.model_card import model_card
         from nelbo.training.run_directory import RunDirectory
 
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise NelboError(f"{self.out} is not empty; export to a new directory")
-        model = load(self.run_path)
-        if not isinstance(model, Diffusion):
+        check_new(self.out)
+        if AutoencoderRun.is_at(self.run_path):
             raise NelboError(
-                f"{self.run_path} is a {type(model).__name__}, and export takes models of pixels; "
-                "in Python, nelbo.save(nelbo.load(RUN), DIR) writes a latent one as a pipeline"
+                f"{self.run_path} is the run of an autoencoder alone, which is no pipeline; its "
+                f"folder {AUTOENCODER}/ is an AutoencoderKL that diffusers reads as it is"
             )
+        model = load(self.run_path)
         run = RunDirectory(self.run_path)
-        notes = run.notes()
-        if "source" in notes:
-            # Where a folder was on this machine is nobody else's business.
-            notes["source"] = Path(notes["source"]).name
-        kept: dict[str, Any] = {name: notes[name] for name in _KEPT if name in notes}
-        card = model_card(
-            self.name or Path(self.run_path).resolve().name,
-            model,
-            notes,
-            run.evaluation(),
-            self.license,
-        )
+        notes = _shareable(run.notes())
         try:
-            save(model, self.out, notes=kept)
-            with atomic_file(self.out / "README.md") as temporary:
+            save(model, self.out, sampler=load_sampler(self.run_path), notes=_kept(notes))
+            pipeline = read_index(self.out).class_name
+            with atomic_file(self.out / _CARD) as temporary:
+                card = self._card(model, run, notes, pipeline)
                 temporary.write_text(card, encoding="utf-8")
         except OSError as error:
             raise NelboError(f"cannot write to {self.out}: {error}") from error
         if self.json:
-            print_json({"run": self.run_path, "out": str(self.out)})
+            print_json({"run": self.run_path, "out": str(self.out), "pipeline": pipeline})
         else:
-            show(f"Exported to {self.out}")
+            show(f"Exported to {self.out}, a {pipeline} with its card {self.out / _CARD}")
+
+    def _card(self, model: Any, run: RunDirectory, notes: Mapping[str, Any], pipeline: str) -> str:
+        from nelbo.data.credits import LICENCES
+        from nelbo.report.model_card import licence_of, model_card
+
+        file = run.path / _CARD
+        former = file.read_text(encoding="utf-8") if file.is_file() else ""
+        source = str(notes.get("source"))
+        asked, _ = LICENCES.get(source, (None, None))
+        return model_card(
+            self.name or Path(self.run_path).resolve().name,
+            model,
+            notes,
+            run.evaluation(),
+            self.license or licence_of(former) or asked,
+            pipeline=pipeline,
+            prompt=self.prompt or _drawn(run) or _PROMPTS.get(source, "a picture"),
+            former=former,
+        )
+
+
+def _shareable(notes: dict[str, Any]) -> dict[str, Any]:
+    """Notes without the place of a folder on this machine, which is nobody else's business."""
+    from nelbo.data.sources import is_path
+
+    source = notes.get("source")
+    if isinstance(source, str) and is_path(source):
+        return notes | {"source": Path(source).name}
+    return notes
+
+
+def _kept(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's notes goes with the pipeline: its data, its length, its usual guidance."""
+    kept = {name: notes[name] for name in _KEPT if name in notes}
+    guidance = notes.get("settings", {}).get("model", {}).get("guidance")
+    return kept if guidance is None else kept | {"settings": {"model": {"guidance": guidance}}}
+
+
+def _drawn(run: RunDirectory) -> str | None:
+    """The first prompt that a run drew its own samples of, if it is one of text."""
+    from nelbo.commands.latent_run import PROMPTS_FILE
+
+    file = run.samples / PROMPTS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return lines[0] if lines else None

@@ -128,7 +128,7 @@ def _report(
         evaluated=test,
         metrics=run.metrics(),
         facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
-        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+        settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
     )
     maps = map_bits(model, test.take(torch.cat(report.extremes())), seed)
     assert isinstance(maps, BoundMap)

@@ -18,7 +18,8 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.options import Computing, at_least_one, check_out
+from nelbo.commands.model_copy import check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_new, check_out
 from nelbo.commands.run_data import data_for_run
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
@@ -43,7 +44,11 @@ class Fit:
     """Measure each level of a run's chain once, for optimal variances and levels."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run or diffusers pipeline directory; level_profile.safetensors is written into it."""
+    """A run or diffusers pipeline directory; level_profile.safetensors is written into it, unless
+    --out names another place."""
+    out: Path | None = None
+    """Directory for a copy of the model with the profile, which stays out of RUN; it must be new or
+    empty. Checkpoints that ship with nelbo are fitted so."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "train"
@@ -70,13 +75,19 @@ class Fit:
                 f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
                 "profile is stored in the run's"
             )
-        check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
+        if self.out is not None:
+            check_new(self.out)
+        else:
+            check_not_shipped(self.run_path, "the profile")
+            check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
         model = load(self.run_path).to(choose_device(self.computing.device))
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         profile, autoencoder = self._measure(model, data)
-        file = Path(self.run_path) / PROFILE_FILE
+        if self.out is not None:
+            copy_model(self.run_path, self.out)
+        file = (self.out or Path(self.run_path)) / PROFILE_FILE
         profile.save(file)
         bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
         doubts = _doubts(profile, bounds)
@@ -97,7 +108,8 @@ class Fit:
             _print_bounds(bounds)
             for doubt in doubts:
                 say(f"note: {doubt}")
-            show(f"Stored in {file}; sample and evaluate use it with --levels optimal")
+            where = "" if self.out is None else f" {self.out}"
+            show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
 
     def _measure(
         self, model: Diffusion | LatentDiffusion, data: ImageData

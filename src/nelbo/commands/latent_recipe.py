@@ -18,8 +18,10 @@ from nelbo.commands.latent_run import (
     held_out_prompts,
 )
 from nelbo.commands.recipe import Recipe
+from nelbo.commands.start_from import check_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
+from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
@@ -171,33 +173,22 @@ def new_latent_model(
 
 
 def trained_latent_model(
-    model: LatentDiffusion, settings: LatentSettings, data: ImageData
+    model: Model, settings: LatentSettings, data: ImageData
 ) -> LatentDiffusion:
     """A trained model made ready to be trained on, as its images tell and the settings ask.
 
     Raises:
         NelboError: it is told of captions or classes that the images do not have.
     """
+    assert isinstance(model, LatentDiffusion)
     if model.text is not None:
         if not data.has_captions:
             raise NelboError(f"{data.source} has no captions, which the model to start from reads")
         model.text.requires_grad_(settings.train_text_encoder)
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
-    if model.num_classes and model.num_classes != data.num_classes:
-        raise NelboError(
-            f"{data.source} has {data.num_classes} classes, the model to start from has "
-            f"{model.num_classes}"
-        )
+    check_classes(model, data)
     return model
-
-
-def read_autoencoder(path: Path) -> AutoencoderKL | None:
-    """The autoencoder of a run or pipeline, or one by itself; None where there is none."""
-    for folder in ("vae", "vqvae", ""):
-        if (path / folder / "config.json").is_file():
-            return AutoencoderKL.from_pretrained(path, folder or None)
-    return None
 
 
 def _text_encoder(

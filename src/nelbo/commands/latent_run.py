@@ -91,7 +91,7 @@ def finish_latent(
             **told,
         },
         metrics=run.metrics(),
-        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+        settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
     )
     write_latent_report(report, run.report)
     return {"evaluation": evaluation, "report": str(run.report)}

@@ -34,7 +34,7 @@ class Computing:
     """Where to compute, and how to print the result."""
 
     seed: int = 0
-    """Source of all noise."""
+    """Source of all that is random."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
     json: bool = False
@@ -42,7 +42,8 @@ class Computing:
 
     def check(self) -> None:
         """Raise `NelboError` for a seed that is none."""
-        check_seed(self.seed)
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise NelboError(f"--seed must lie in 0..2^63 − 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class ConditionOptions:
         if self.guidance == 1.0:
             self._check_unguided()
 
+    def check_count(self, n: int) -> None:
+        """Raise `NelboError` where some of several labels or prompts would not be drawn."""
+        for kind, asked in (("labels", self.label), ("prompts", self.prompts())):
+            if n < len(asked):
+                raise NelboError(
+                    f"-n {n} draws {n} of {len(asked)} {kind}: give -n {len(asked)} or more"
+                )
+
     def strength(self, usual: float = 1.0) -> Guidance:
         """The guidance asked for.
 
@@ -165,12 +174,6 @@ class ConditionOptions:
         return prompts
 
 
-def check_seed(seed: int) -> None:
-    """Raise `NelboError` unless a generator can be made of a seed."""
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise NelboError(f"--seed must lie in 0..2^63 − 1, got {seed}")
-
-
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:
     """Raise `NelboError` unless a file, or a directory, can be made at a path; makes nothing."""
     if path.exists() and path.is_dir() != directory:
@@ -183,6 +186,13 @@ def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> 
         raise NelboError(f"{option} {path} cannot be made: {here} is a file")
     if not os.access(here, os.W_OK):
         raise NelboError(f"{option} {path} cannot be written: there is no permission to at {here}")
+
+
+def check_new(path: Path, option: str = "--out") -> None:
+    """Raise `NelboError` unless a path is that of a new or an empty directory."""
+    check_out(path, option, directory=True)
+    if path.is_dir() and any(path.iterdir()):
+        raise NelboError(f"{option} {path} is not empty; give the name of a new directory")
 
 
 def at_least_one(**counts: int | None) -> None:

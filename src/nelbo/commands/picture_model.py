@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nelbo.commands.common import choose_device, counting_progress, say
-from nelbo.commands.options import ConditionOptions, at_least_one, check_out, check_seed
+from nelbo.commands.options import ConditionOptions, at_least_one, check_out
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
     from nelbo.networks.guidance import Guidance
     from nelbo.samplers import State
-
-_LATENT_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,13 @@ class PictureModel:
             NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
         """
         from nelbo.diffusers_format import load
-        from nelbo.diffusion import Diffusion, Pixels
+        from nelbo.diffusion import Pixels
 
+        on = choose_device(device)
         model = load(path)
-        if isinstance(model, Diffusion) and not isinstance(model.data, Pixels):
+        if not isinstance(model.data, Pixels):
             raise NelboError(f"{path} is a model of numbers, not of pixels")
-        return cls(path, model.to(choose_device(device)))
+        return cls(path, model.to(on))
 
     @property
     def device(self) -> torch.device:
@@ -59,10 +58,8 @@ class PictureModel:
     @property
     def levels(self) -> int:
         """How many levels a pixel has."""
-        from nelbo.diffusion import Diffusion, Pixels
+        from nelbo.diffusion import Pixels
 
-        if not isinstance(self.model, Diffusion):
-            return _LATENT_LEVELS
         assert isinstance(self.model.data, Pixels)
         return self.model.data.levels
 
@@ -251,12 +248,11 @@ def walk_with_progress(
             yield last.x
 
 
-def check_counts(n: int, batch_size: int, seed: int) -> None:
-    """Raise `NelboError` unless there is something to draw, from a seed that is one."""
+def check_counts(n: int, batch_size: int) -> None:
+    """Raise `NelboError` unless there is something to draw."""
     if n < 1:
         raise NelboError(f"-n must be at least 1, got {n}")
     at_least_one(batch_size=batch_size)
-    check_seed(seed)
 
 
 def check_png(out: Path) -> None:

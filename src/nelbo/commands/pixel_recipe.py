@@ -12,13 +12,15 @@ from rich.console import Console
 from nelbo.commands.finish import finish
 from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
+from nelbo.commands.start_from import check_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
+from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
+from nelbo.evaluation import check_fits
 from nelbo.report.grids import image_grid
 from nelbo.samplers import DDIM
-from nelbo.training.build import build_model, resolve
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.processes import Processes
@@ -37,19 +39,23 @@ class PixelRecipe(Recipe):
 
     Args:
         settings: which model.
+        model: what to train; see `nelbo.training.build.build_model` and `trained_pixel_model`.
         data: the images to train on.
         test: the images held out.
-
-    Raises:
-        NelboError: settings that do not fit together or the images.
     """
 
-    def __init__(self, settings: ModelConfig, data: ImageData, test: ImageData) -> None:
-        self.model: Diffusion | ContinuousDiffusion = build_model(settings, data)
+    def __init__(
+        self,
+        settings: ModelConfig,
+        model: Diffusion | ContinuousDiffusion,
+        data: ImageData,
+        test: ImageData,
+    ) -> None:
+        self.model: Diffusion | ContinuousDiffusion = model
         self.data: ImageData = data
         self.test = test
-        self.settings = resolve(settings, data)
-        self.label_names = data.label_names if settings.class_conditional else ()
+        self.settings = settings
+        self.label_names = data.label_names if _chain(model).num_classes else ()
         self._validation = Validation(test)
 
     def check_memory(self, training: TrainingConfig, processes: Processes) -> None:
@@ -111,6 +117,18 @@ class PixelRecipe(Recipe):
             seed=seed,
             table_to=table_to,
         )
+
+
+def trained_pixel_model(model: Model, data: ImageData) -> Diffusion:
+    """A trained model, once it is known to be of images like these.
+
+    Raises:
+        NelboError: it is of another size, number of levels or number of classes.
+    """
+    assert isinstance(model, Diffusion)
+    check_fits(model, data)
+    check_classes(model, data)
+    return model
 
 
 def _chain(model: Diffusion | ContinuousDiffusion) -> Diffusion:

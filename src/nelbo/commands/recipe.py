@@ -28,12 +28,14 @@ class Recipe(ABC):
         data: what it is trained on.
         settings: the settings of the model, with what they left to the data filled in.
         label_names: the classes that it is told of.
+        noted: what the run notes of the settings, where that is not all of them.
     """
 
     model: nn.Module
     data: ImageData | LatentData
     settings: Any
     label_names: tuple[str, ...] = ()
+    noted: Mapping[str, Any] | None = None
 
     def check_memory(  # noqa: B027 - by default nothing is refused
         self, training: TrainingConfig, processes: Processes

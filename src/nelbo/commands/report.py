@@ -15,7 +15,8 @@ from nelbo.commands.common import (
     results_to,
     show,
 )
-from nelbo.commands.options import Computing, at_least_one, check_out
+from nelbo.commands.model_copy import check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_new, check_out
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 class Report:
     """Evaluate a run, sample, and write its report, as at the end of training."""
 
-    run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run directory, finished or interrupted."""
+    out: Path | None = None
+    """Directory for a copy of the model with the report, instead of writing into RUN; it must be
+    new or empty. Checkpoints that ship with nelbo are reported so."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     levels: int | Literal["all"] = 50
@@ -40,14 +44,27 @@ class Report:
 
     def run(self) -> None:
         """Evaluate, sample, report."""
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.training.run_directory import METRICS_FILE, RunDirectory
 
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
+        if self.out is not None:
+            check_new(self.out)
+        else:
+            check_not_shipped(self.run_path, "the report")
         run = RunDirectory.open(self.run_path)
-        check_out(run.report, "RUN")
+        if self.out is None:
+            check_out(run.report, "RUN")
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
+        if self.out is None and not (run.path / METRICS_FILE).is_file():
+            raise NelboError(
+                f"{self.run_path} is a pipeline without the record of its training "
+                f"({METRICS_FILE}): give --out DIR for a copy with the report"
+            )
+        if self.out is not None:
+            copy_model(run.path, self.out)
+            run = RunDirectory.reopen(self.out)
         summary = self._finish(run)
         if self.computing.json:
             print_json({"run": str(run.path), **summary})
@@ -78,14 +95,14 @@ class Report:
         model = load(run.path).to(device)
         train, test = self._images(model)
         if isinstance(model, LatentDiffusion):
-            settings = run.notes()["settings"]["model"]
+            settings = run.notes().get("settings", {}).get("model", {})
             return finish_latent(
                 run,
                 model,
                 test=test,
                 levels=self.levels,
                 images=self.images,
-                guidance=settings["guidance"],
+                guidance=settings.get("guidance", 1.0),
                 seed=seed,
                 table_to=table_to,
             )
@@ -104,7 +121,8 @@ class Report:
         """What it was trained on and what was held out."""
         from nelbo.commands.run_data import data_for_run
 
-        path = str(self.run_path)
-        train, test = (data_for_run(path, model, self.data, split) for split in ("train", "test"))
+        train, test = (
+            data_for_run(self.run_path, model, self.data, split) for split in ("train", "test")
+        )
         mention_skipped(test)
         return train, test

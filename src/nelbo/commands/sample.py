@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from nelbo.commands.common import optimal_chain, print_json, show
-from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import (
     PictureModel,
     check_counts,
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from nelbo.networks.guidance import Guidance
     from nelbo.samplers import Sampler, State
 
-_IMAGES = 16
+_IMAGES, _OF_ONE_PROMPT = 16, 4
+_LARGEST_SCALE = 64
 # Frames of an animation at most: some four seconds.
 _FRAMES = 48
 
@@ -50,8 +52,11 @@ class Sample:
     animate: Literal["x_t", "x_0"] = "x_t"
     """What the animation shows: the state, or the data predicted from it."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    """How many images; by default one for each of several labels or prompts, else 16. With
-    --interpolate how many rows, 1 by default."""
+    """How many images, image i of a seed being always the same; by default one for each of several
+    labels or prompts, 4 of one prompt, else 16. With --interpolate how many rows, 1 by default."""
+    scale: int | None = None
+    """Whole factor to enlarge the pictures of the grid and animation by, each pixel a block; by
+    default what makes small ones easy to see. 1 leaves them as they are; --files always are."""
     interpolate: int | None = None
     """Images a row on the straight way from the first --prompt to the second, with one noise."""
     levels: Literal["spaced", "optimal"] = "spaced"
@@ -61,30 +66,30 @@ class Sample:
     condition: ConditionOptions = field(default_factory=ConditionOptions)
     batch_size: int = 64
     """Images at a time; the images do not depend on it."""
-    seed: int = 0
-    """Source of all noise; image i of a seed is always the same."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Write what was asked for."""
         from nelbo.report.animation import check_animation, save_animation
         from nelbo.report.grids import save_image, to_pil
 
+        self.computing.check()
         self.condition.check()
         if self.interpolate is not None and self.interpolate < 2:
             raise NelboError(f"--interpolate must be at least 2, got {self.interpolate}")
         n = self._images()
-        check_counts(n, self.batch_size, self.seed)
+        check_counts(n, self.batch_size)
+        if self.interpolate is None:
+            self.condition.check_count(n)
+        if self.scale is not None and not 1 <= self.scale <= _LARGEST_SCALE:
+            raise NelboError(f"--scale must lie in 1..{_LARGEST_SCALE}, got {self.scale}")
         check_png(self.out)
         if self.animation is not None:
             check_animation(self.animation)
         if self.files is not None and self.files.exists() and not self.files.is_dir():
             raise NelboError(f"--files {self.files} is a file; give a directory")
-        pictures = PictureModel.load(self.run_path, self.device)
         sampler = self.sampling.build(self.run_path)
+        pictures = PictureModel.load(self.run_path, self.computing.device)
         chain, condition = self._told(pictures, n)
         if self.levels == "optimal":
             chain, sampler = self._optimal(chain)
@@ -99,7 +104,7 @@ class Sample:
                 n,
                 condition=condition,
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.computing.seed,
                 repeat=self.interpolate or 1,
                 film=film,
             )
@@ -127,22 +132,28 @@ class Sample:
     def _page(self, images: Tensor, levels: int) -> Image.Image:
         """The grid, with the prompts where there are several."""
         from nelbo.report.captions import interpolation_grid, prompt_grid
-        from nelbo.report.grids import image_grid
+        from nelbo.report.grids import image_grid, page_scale
 
-        prompts = self.condition.prompts()
+        prompts, scale = self.condition.prompts(), self.scale
         if self.interpolate is not None:
-            return interpolation_grid(images, prompts[0], prompts[1], self.interpolate, levels)
+            frames = self.interpolate
+            return interpolation_grid(images, prompts[0], prompts[1], frames, levels, scale=scale)
         if len(prompts) > 1:
-            return prompt_grid(images, prompts[: len(images)], levels)
-        return image_grid(images, levels)
+            return prompt_grid(images, prompts, levels, scale=scale)
+        columns = math.ceil(math.sqrt(len(images)))
+        if scale is None:
+            scale = page_scale(max(images.shape[2:]), columns)
+        return image_grid(images, levels, columns=columns, scale=scale)
 
     def _images(self) -> int:
         if self.interpolate is not None:
             return (1 if self.n is None else self.n) * self.interpolate
         if self.n is not None:
             return self.n
-        several = max(len(self.condition.label), len(self.condition.prompts()))
-        return several if several > 1 else _IMAGES
+        labels, prompts = len(self.condition.label), len(self.condition.prompts())
+        if prompts == 1:
+            return _OF_ONE_PROMPT
+        return max(labels, prompts) if max(labels, prompts) > 1 else _IMAGES
 
     def _optimal(self, chain: Diffusion) -> tuple[Diffusion, Sampler]:
         """The chain of the levels that are best for the bound, and what walks all of it."""
@@ -157,7 +168,7 @@ class Sample:
         return optimal_chain(self.run_path, chain, self.sampling.steps), DDPM()
 
     def _report(self, n: int, seconds: float) -> None:
-        if self.json:
+        if self.computing.json:
             print_json(
                 {
                     "run": self.run_path,
@@ -251,7 +262,7 @@ def sample_with_progress(
         return sampler.iterate(model, x_T, condition=told, guidance=guidance, generator=generators)
 
     walks = walk_with_progress(
-        f"Sampling {n} images",
+        f"Sampling {n} image{'s' * (n > 1)}",
         n,
         states,
         len(sampler.state_times(model.schedule)),

@@ -33,9 +33,14 @@ class Train(TrainCommand):
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A model of pixels."""
-        from nelbo.commands.pixel_recipe import PixelRecipe
+        from nelbo.commands.pixel_recipe import PixelRecipe, trained_pixel_model
+        from nelbo.training.build import build_model, resolve
 
-        return PixelRecipe(self.model, data, test)
+        if self.start_from is not None:
+            return PixelRecipe(
+                self.model, trained_pixel_model(self.starting_model, data), data, test
+            )
+        return PixelRecipe(resolve(self.model, data), build_model(self.model, data), data, test)
 
 
 KINDS: dict[str, type[TrainCommand]] = {
@@ -52,6 +57,10 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     """
     asked, _ = _peek().parse_known_args(arguments)
     named = None if asked.model == "auto" else asked.model
+    if named is None and asked.start_from is not None and not asked.resume:
+        from nelbo.commands.start_from import kind_at
+
+        named = kind_at(asked.start_from)
     if asked.config is not None:
         file = Path(asked.config)
     elif asked.resume and asked.out is not None:

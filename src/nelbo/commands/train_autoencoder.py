@@ -23,10 +23,16 @@ class TrainAutoencoder(TrainCommand):
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995)
     )
+    free: ClassVar[tuple[str, ...]] = (
+        *("likelihood", "kl_weight", "adversarial_weight", "mirrored", "recoloured"),
+        *("perceptual_weight", "perceptual_weights"),
+    )
     model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """An autoencoder."""
         from nelbo.commands.autoencoder_recipe import AutoencoderRecipe
+        from nelbo.commands.start_from import starting_autoencoder
 
-        return AutoencoderRecipe(self.model, data, test)
+        start = None if self.start_from is None else starting_autoencoder(self._start, data.shape)
+        return AutoencoderRecipe(self.model, data, test, start)

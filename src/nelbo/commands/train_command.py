@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -42,12 +43,14 @@ class TrainCommand(ABC):
 
     Attributes:
         trains: the kind of model that this command trains.
+        free: settings of the model that can be chosen for a trained one, too.
     """
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
     or hub:USER/NAME; with --resume or --config, by default what the settings name."""
     trains: ClassVar[Kind]
+    free: ClassVar[tuple[str, ...]] = ()
     kind: Annotated[Literal["auto"] | Kind, tyro.conf.arg(name="model")] = "auto"
     """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
     model of the latents of an autoencoder. auto is latent for emoji and pixel for other data. Each
@@ -98,7 +101,7 @@ class TrainCommand(ABC):
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         processes = Processes.join(device, sharded=self.training.shard)
-        images = TrainingImages.load(source, self.size, self.channels)
+        images = TrainingImages.load(source, *self._frame(source))
         if processes.is_main:
             self._mention(images)
         run, summary = self._train(out, images, processes)
@@ -135,6 +138,9 @@ class TrainCommand(ABC):
 
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
+        if self.start_from is not None:
+            chosen = {name: getattr(recipe.settings, name) for name in self.free}
+            recipe.noted = {"start_from": self.start_from, **chosen}
         return TrainingSession(
             recipe,
             images,
@@ -186,26 +192,50 @@ class TrainCommand(ABC):
             NelboError: settings that do not fit together or the images.
         """
 
-    def _starting_model(self) -> Model:
-        """What --start-from names or, on resuming, what has become of it.
+    @cached_property
+    def starting_model(self) -> Model:
+        """The model that --start-from names or, on resuming, what has become of it.
 
         Raises:
-            NelboError: as `nelbo.load`, or another kind of model than this command trains.
+            NelboError: as `nelbo.load`, or a model that this command does not train.
         """
-        from nelbo.diffusers_format import load
+        from nelbo.commands.start_from import starting_model
+
+        return starting_model(self._start, self.trains)
+
+    @property
+    def _start(self) -> str:
+        """Where the model is that --start-from names or, on resuming, what has become of it."""
         from nelbo.training.run_directory import RunDirectory
 
         assert self.start_from is not None
-        going_on = self.resume and self.out is not None and RunDirectory(self.out).has_model
-        return load(self.out if going_on and self.out is not None else self.start_from)
+        if self.resume and self.out is not None and RunDirectory(self.out).has_model:
+            return str(self.out)
+        return self.start_from
+
+    def _frame(self, source: str) -> tuple[int | None, int | None]:
+        """The size and channels to cut the images to: as asked, or as a trained model has them."""
+        from nelbo.data.sources import FIXED_SIZE
+
+        if self.start_from is None or self.trains == "autoencoder" or source in FIXED_SIZE:
+            return self.size, self.channels
+        assert self.starting_model.shape is not None
+        channels, height, width = self.starting_model.shape
+        side = height if height == width else None
+        return self.size or side, self.channels or channels
 
     def _paths(self) -> dict[str, Any]:
         """Settings that are paths, as they are found again from another directory."""
-        return {}
+        start = self.start_from
+        if start is None or not Path(start).exists():  # the name of a checkpoint, or a Hub id
+            return {}
+        return {"start_from": str(Path(start).resolve())}
 
     def _announce(self, source: str) -> None:
         """Say what was chosen, where it was left to the data."""
-        if self.kind == "auto" and self.trains == "latent":
+        if self.start_from is not None:
+            say(f"Training on from the model of {self.start_from} (--model {self.trains})")
+        elif self.kind == "auto" and self.trains == "latent":
             say(
                 f"{source} has captions: training a diffusion model of latents that is told of "
                 "them (--model latent); --model pixel trains one of pixels"
@@ -232,6 +262,12 @@ class TrainCommand(ABC):
             raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
         if self.resume and self.config is not None:
             raise NelboError("--resume takes the run's own settings: leave --config out")
+        if self.start_from is not None:
+            from nelbo.commands.start_from import check_settings
+
+            # Every kind has a field of its own for the model.
+            mine, usual = (each.model for each in (self, type(self)()))  # type: ignore[attr-defined]
+            check_settings(mine, usual, self.free)
         levels = None if self.evaluate_levels == "all" else self.evaluate_levels
         at_least_one(
             evaluate_images=self.evaluate_images, evaluate_levels=levels, threads=self.threads

@@ -57,6 +57,7 @@ class TrainLatent(TrainCommand):
             objective="simple", learning_rate=1e-3, ema_decay=0.9995
         )
     )
+    free: ClassVar[tuple[str, ...]] = ("train_text_encoder", "guidance")
     model: LatentSettings = field(default_factory=LatentSettings)
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
@@ -75,13 +76,12 @@ class TrainLatent(TrainCommand):
         """What is to be trained, of whose autoencoder the run keeps a copy."""
         from nelbo.commands.latent_recipe import (
             new_latent_model,
-            read_autoencoder,
             trained_latent_model,
         )
+        from nelbo.commands.start_from import read_autoencoder
 
         if self.start_from is not None:
-            start = self._starting_model()
-            return trained_latent_model(start.to(device), self.model, data)
+            return trained_latent_model(self.starting_model.to(device), self.model, data)
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
         autoencoder = own or read_autoencoder(self.autoencoder)
@@ -91,7 +91,10 @@ class TrainLatent(TrainCommand):
         return new_latent_model(self.model, autoencoder.to(device), data, resumed=resumed)
 
     def _paths(self) -> dict[str, Any]:
-        return {"autoencoder": self.autoencoder and self.autoencoder.resolve()}
+        return {
+            **super()._paths(),
+            "autoencoder": self.autoencoder and self.autoencoder.resolve(),
+        }
 
     def _check(self) -> tuple[Path, str]:
         checked = super()._check()

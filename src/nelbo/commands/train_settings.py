@@ -19,7 +19,7 @@ Command = TypeVar("Command")
 NOT_SAVED = ("out", "overwrite", "resume", "accept_changed_data", "config", "json")
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {
-    *("device", "threads", "track", "evaluate_levels", "evaluate_images"),
+    *("device", "threads", "track", "evaluate_levels", "evaluate_images", "guidance"),
     *("steps", "time_budget", "save_every", "keep_checkpoints", "validate_every"),
     *("gradient_accumulation", "checkpoint_activations", "compile", "shard", "precision"),
 }

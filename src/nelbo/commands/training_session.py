@@ -211,7 +211,7 @@ class TrainingSession:
             "parameters": self._parameters,
             "settings": {
                 "training": dataclasses.asdict(self.training),
-                "model": dataclasses.asdict(self.recipe.settings),
+                "model": self.recipe.noted or dataclasses.asdict(self.recipe.settings),
             },
         }
 

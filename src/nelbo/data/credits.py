@@ -1,4 +1,4 @@
-"""Whom to name for the images of a data set, and under which licence they are."""
+"""Whom to name for the images of a data set, and which licence they ask for."""
 
 from __future__ import annotations
 
@@ -23,4 +23,12 @@ CREDITS = {
         "R. Vollgraf, 2017, MIT)"
     ),
     "cifar10": ("[CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html) (A. Krizhevsky, 2009)"),
+}
+
+# The licence, and a link to it, of weights made of pictures that ask for the same.
+LICENCES = {
+    "emoji": (
+        "cc-by-sa-4.0",
+        "[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)",
+    )
 }

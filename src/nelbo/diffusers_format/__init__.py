@@ -4,7 +4,8 @@ A directory holds `model_index.json`, a folder for each part (`unet/`, `schedule
 `nelbo.json` for what diffusers has no place for: the data's levels and the shape of an example.
 """
 
-from nelbo.diffusers_format.files import INDEX_FILE, NELBO_FILE, write_json
+from nelbo.diffusers_format.files import write_json
 from nelbo.diffusers_format.pipelines import load, load_sampler, save
+from nelbo.model_directory import INDEX_FILE, NELBO_FILE
 
 __all__ = ["INDEX_FILE", "NELBO_FILE", "load", "load_sampler", "save", "write_json"]

@@ -11,7 +11,6 @@ import torch
 
 from nelbo.diffusers_format.data_space import data_config, read_shape
 from nelbo.diffusers_format.files import (
-    NELBO_FILE,
     PipelineIndex,
     read_own,
     write_json,
@@ -28,6 +27,7 @@ from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.errors import NelboError
+from nelbo.model_directory import NELBO_FILE
 from nelbo.networks import ControlledUNet, UNet
 from nelbo.networks.files import locate
 from nelbo.samplers import Sampler

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from nelbo.diffusers_format.files import NELBO_FILE, read_own
+from nelbo.diffusers_format.files import read_own
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.errors import NelboError
+from nelbo.model_directory import NELBO_FILE
 from nelbo.networks import TextUNetConfig, UNetConfig
 
 ASSUMED_LEVELS = 256

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.errors import NelboError
+from nelbo.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks.files import atomic_file, locate, read_json
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
-
-INDEX_FILE = "model_index.json"
-NELBO_FILE = "nelbo.json"
 
 _PART = re.compile(r"\w[\w-]*")
 

@@ -14,7 +14,6 @@ from typing import Any
 from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler, write_chain
 from nelbo.diffusers_format.data_space import data_config, parse_data_space
 from nelbo.diffusers_format.files import (
-    NELBO_FILE,
     PipelineIndex,
     read_own,
     write_index,
@@ -23,6 +22,7 @@ from nelbo.diffusers_format.files import (
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
+from nelbo.model_directory import NELBO_FILE
 from nelbo.networks import (
     AutoencoderConfig,
     AutoencoderKL,

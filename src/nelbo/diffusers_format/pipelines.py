@@ -14,6 +14,7 @@ from nelbo.diffusers_format.pixel import load_pixel, save_pixel
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
+from nelbo.model_directory import resolve
 from nelbo.samplers import Sampler
 
 Model = Diffusion | LatentDiffusion
@@ -43,8 +44,6 @@ def load(path: str | os.PathLike[str]) -> Model:
             the message names the file and the field.
         MissingExtraError: a pipeline with a text encoder, without transformers installed.
     """
-    from nelbo.checkpoints import resolve  # which loads with this module
-
     path = resolve(path)
     index = _read_index(path)
     return _LOADERS[index.class_name](path, index)
@@ -62,8 +61,6 @@ def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Samp
         NelboError: a field of the scheduler that nelbo has no counterpart for; where it is only
             the class of the solver, the sampler is DDIM, with a note.
     """
-    from nelbo.checkpoints import resolve
-
     path = resolve(path)
     return read_scheduler(path, _read_index(path)).sampler(steps)
 

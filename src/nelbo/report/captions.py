@@ -23,7 +23,11 @@ _INK = (60, 60, 60)
 
 
 def prompt_grid(
-    images: UInt8[Tensor, "n channels height width"], prompts: Sequence[str], levels: int = 256
+    images: UInt8[Tensor, "n channels height width"],
+    prompts: Sequence[str],
+    levels: int = 256,
+    *,
+    scale: int | None = None,
 ) -> Image.Image:
     """The pictures of each prompt in a row with the prompt beneath, or side by side if one each.
 
@@ -31,6 +35,7 @@ def prompt_grid(
         images: pixel levels 0..levels−1, (N, C, H, W); image i is of prompt i modulo their number.
         prompts: what was asked for, at most N.
         levels: how many levels a pixel has.
+        scale: whole factor of enlargement; by default what brings small pictures to 128 pixels.
 
     Raises:
         NelboError: no prompts or more than images, or as `image_grid`.
@@ -41,7 +46,7 @@ def prompt_grid(
         )
     columns = math.ceil(len(images) / len(prompts))
     rows = [
-        _captioned(*_row(images[i :: len(prompts)], levels, columns), prompt)
+        _captioned(*_row(images[i :: len(prompts)], levels, columns, scale), prompt)
         for i, prompt in enumerate(prompts)
     ]
     return _tiled(rows, 1 if columns > 1 else math.ceil(math.sqrt(len(rows))))
@@ -53,6 +58,8 @@ def interpolation_grid(
     second: str,
     frames: int,
     levels: int = 256,
+    *,
+    scale: int | None = None,
 ) -> Image.Image:
     """Rows of `frames` pictures on the way from one prompt to another, which stand at the ends.
 
@@ -62,16 +69,18 @@ def interpolation_grid(
         second: the prompt on the right.
         frames: pictures a row.
         levels: how many levels a pixel has.
+        scale: as `prompt_grid`.
 
     Raises:
         NelboError: as `image_grid`.
     """
-    return _captioned(*_row(images, levels, frames), first, second)
+    return _captioned(*_row(images, levels, frames, scale), first, second)
 
 
-def _row(images: Tensor, levels: int, columns: int) -> tuple[Image.Image, int]:
+def _row(images: Tensor, levels: int, columns: int, scale: int | None) -> tuple[Image.Image, int]:
     """A grid as wide as one of `columns` pictures, and the gap around each."""
-    scale = max(1, _CAPTIONED_SIDE // max(images.shape[2:]))
+    if scale is None:
+        scale = max(1, _CAPTIONED_SIDE // max(images.shape[2:]))
     page = image_grid(images, levels, columns=columns, scale=scale)
     full = image_grid(images[:1], levels, columns=1, scale=scale)
     gap = (full.width - images.shape[3] * scale) // 2

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nelbo.data.credits import CREDITS
+from nelbo.data.credits import CREDITS, LICENCES
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.report.formatting import duration, number
+from nelbo.report.model_card import credit, describe_latent
 from nelbo.report.tables import LABELS
-
-# The licence of weights that were made of pictures that ask for the same.
-LICENCES = {
-    "emoji": (
-        "cc-by-sa-4.0",
-        "[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)",
-    )
-}
 
 
 def checkpoint_card(
@@ -54,19 +47,12 @@ def checkpoint_card(
         raise NelboError("a card needs the command that made the checkpoint")
     if not evaluation:
         raise NelboError("a card needs the evaluation of the run: train it to its end first")
-    licence, link = LICENCES[source]
+    licence, _ = LICENCES[source]
     trained = notes["trained"]
-    parameters = sum(p.numel() for p in model.parameters())
-    size, latents = (
-        "×".join(str(side) for side in sides)
-        for sides in ((model.shape or ())[1:], model.prior.shape or ())
-    )
     parts = [
         f"---\nlicense: {licence}\nlibrary_name: diffusers\ntags:\n- text-to-image\n- nelbo\n---",
         f"# {name}",
-        f"Text to pictures of {size} pixels: an autoencoder, a diffusion model of its "
-        f"latents ({latents}) and a text encoder of the captions, {parameters / 1e6:.1f}M "
-        f"parameters in float16. A `StableDiffusionPipeline` as diffusers reads it.",
+        f"{describe_latent(model)} in float16. A `StableDiffusionPipeline` as diffusers reads it.",
         f'```sh\nnelbo sample {name} --prompt "{prompt}" --out picture.png\n'
         f"nelbo evaluate {name}\n```",
         "## How it was made",
@@ -76,8 +62,7 @@ def checkpoint_card(
         "## How good it is",
         _figures(evaluation, figures or {}),
         "## Credit and licence",
-        f"Trained on {CREDITS[source]}. The weights are derived from these pictures and are "
-        f"shared under the same licence, {link}; nelbo itself is under Apache 2.0.",
+        credit(source, licence),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -15,6 +15,8 @@ from nelbo.networks.files import atomic_file
 
 # The side that small images are enlarged to, at least half of it: a digit of 8 pixels becomes 48.
 _READABLE_SIDE = 48
+# The side of a page of pictures to look at, and the largest that one of them is enlarged to.
+_PAGE_SIDE, _LARGE_SIDE = 512, 128
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -89,6 +91,15 @@ def image_grid(
         row, column = divmod(i, columns)
         page.paste(enlarged, (gap + column * cell_width, gap + row * cell_height))
     return page
+
+
+def page_scale(side: int, columns: int) -> int:
+    """The whole factor that makes pictures of so many pixels a page to look at; 1 for large ones.
+
+    A few are enlarged to 128 pixels each, more of them to less, so that the page has about 512.
+    """
+    wanted = min(_LARGE_SIDE, max(_READABLE_SIDE, _PAGE_SIDE // columns))
+    return max(1, wanted // side)
 
 
 def film_strip(

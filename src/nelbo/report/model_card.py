@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from nelbo.data.credits import CREDITS
+from nelbo.data.credits import CREDITS, LICENCES
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import ControlledUNet
 from nelbo.report.formatting import number
-from nelbo.report.tables import bits_unit
+from nelbo.report.tables import LABELS, bits_unit
 
-_TERMS = {
-    "reconstruction": "reconstruction",
-    "prior_matching": "prior matching",
-    "score_matching": "score matching",
-    "total": "**total (−ELBO)**",
-}
+Model = Diffusion | LatentDiffusion
+
+# Of all pipelines but DDPMPipeline, which walks the whole chain.
+_STEPS = 50
+_LICENCE = re.compile(r"""^license: *["']?(.+?)["']? *$""", re.MULTILINE)
 
 
 def model_card(
     name: str,
-    model: Diffusion,
+    model: Model,
     notes: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     licence: str | None,
+    *,
+    pipeline: str,
+    prompt: str = "",
+    former: str = "",
 ) -> str:
     """Markdown that says what the model is, its bound, its licence, and how to load it.
 
@@ -34,43 +40,119 @@ def model_card(
         notes: what the run's nelbo.json holds.
         evaluation: what its evaluation.json holds, by split; may be empty.
         licence: identifier of the licence of the weights, such as "cc-by-4.0"; None says nothing.
+        pipeline: the class that diffusers reads it as.
+        prompt: an example, for a model of text.
+        former: the card that the model had before; sections that this one has nothing for are kept.
     """
     front = ["---", "library_name: diffusers", "tags:", "- diffusion", "- nelbo"]
+    if _reads_text(model):
+        front.append("- text-to-image")
     if licence is not None:
         front.insert(2, f"license: {json.dumps(licence)}")
-    parts = [
-        "\n".join([*front, "---"]),
-        f"# {name}",
-        _description(model, notes),
-        _bound_section(model, evaluation),
-        _usage(model),
-        _licence(notes, licence),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    guidance = notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+    sections = {
+        "Evidence": _evidence(model, evaluation),
+        "How to use": "\n\n".join(
+            (
+                _in_diffusers(model, pipeline, prompt, guidance),
+                _in_nelbo(model, prompt, guidance),
+                _by_command(model, prompt),
+            )
+        ),
+        "Credit and licence": credit(str(notes.get("source")), licence),
+    }
+    for title, text in sections_of(former).items():
+        sections[title] = sections.get(title) or text
+    sections["Credit and licence"] = sections.pop("Credit and licence")  # at the end
+    parts = ["\n".join([*front, "---"]), f"# {name}", _description(model, notes)]
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join(parts) + "\n"
 
 
-def _description(model: Diffusion, notes: Mapping[str, Any]) -> str:
-    assert model.shape is not None
-    channels, height, width = model.shape
-    pixels = f" with {model.data.levels} levels" if isinstance(model.data, Pixels) else ""
-    kind = f"A diffusion model of {model.num_classes} classes" if model.num_classes else ""
-    lines = [
-        f"{kind or 'An unconditional diffusion model'} of {height}×{width} images, {channels} "
-        f"channel{'s' * (channels > 1)}{pixels}: a chain of {model.num_levels:,} levels, "
-        f"{model.prediction} network, {model.variance} variance.",
-    ]
-    trained = notes.get("trained")
-    if trained:
-        images = notes.get("training_images")
-        lines.append(
-            f" Trained for {trained['steps']:,} steps"
-            + (f" on {images:,} images" if images else "")
-            + (f" of {notes['source']}." if notes.get("source") else ".")
+def describe_latent(model: LatentDiffusion) -> str:
+    """What a latent model is made of, and how large it is."""
+    size, latents = (
+        "×".join(str(side) for side in sides)
+        for sides in ((model.shape or ())[1:], model.prior.shape or ())
+    )
+    kind = "Pictures"
+    if model.num_classes:
+        kind = f"Pictures of {model.num_classes} classes"
+    parts = f"an autoencoder and a diffusion model of its latents ({latents})"
+    if model.text is not None:
+        kind = "Text to pictures"
+        parts = (
+            f"an autoencoder, a diffusion model of its latents ({latents}) and a text encoder of "
+            "the captions"
         )
-    return "".join(lines)
+    parameters = sum(p.numel() for p in model.parameters())
+    return f"{kind} of {size} pixels: {parts}, {parameters / 1e6:.1f}M parameters"
 
 
-def _bound_section(model: Diffusion, evaluation: Mapping[str, Any]) -> str:
+def credit(source: str, licence: str | None) -> str:
+    """Whose images a model was made of, and the licence of its weights; "" where none is known."""
+    asked = LICENCES.get(source)
+    if asked is not None and licence == asked[0]:
+        return (
+            f"Trained on {CREDITS[source]}. The weights are derived from these pictures and are "
+            f"shared under the same licence, {asked[1]}; nelbo itself is under Apache 2.0."
+        )
+    data = f"Data: {CREDITS[source]}." if source in CREDITS else ""
+    weights = f"Weights: {licence}." if licence is not None else ""
+    return " ".join(part for part in (weights, data) if part)
+
+
+def licence_of(card: str) -> str | None:
+    """The licence that the head of a card names, if it does."""
+    if not card.startswith("---\n"):
+        return None
+    found = _LICENCE.search(card.partition("\n---")[0])
+    return found[1] if found else None
+
+
+def sections_of(card: str) -> dict[str, str]:
+    """What stands beneath each heading of the second level, by its title."""
+    sections: dict[str, list[str]] = {}
+    lines, in_code = None, False
+    for line in card.splitlines():
+        in_code ^= line.startswith("```")
+        if line.startswith("## ") and not in_code:
+            lines = sections.setdefault(line.removeprefix("## ").strip(), [])
+        elif lines is not None:
+            lines.append(line)
+    return {title: "\n".join(lines).strip() for title, lines in sections.items()}
+
+
+def _reads_text(model: Model) -> bool:
+    return isinstance(model, LatentDiffusion) and model.text is not None
+
+
+def _description(model: Model, notes: Mapping[str, Any]) -> str:
+    if isinstance(model, LatentDiffusion):
+        prior = model.prior
+        line = (
+            f"{describe_latent(model)}. Its chain has {prior.num_levels:,} levels, a network of "
+            f"{prior.prediction} and {prior.variance} variance."
+        )
+    else:
+        assert model.shape is not None
+        channels, height, width = model.shape
+        pixels = f" with {model.data.levels} levels" if isinstance(model.data, Pixels) else ""
+        kind = f"A diffusion model of {model.num_classes} classes" if model.num_classes else ""
+        line = (
+            f"{kind or 'An unconditional diffusion model'} of {height}×{width} images, {channels} "
+            f"channel{'s' * (channels > 1)}{pixels}: a chain of {model.num_levels:,} levels, "
+            f"{model.prediction} network, {model.variance} variance."
+        )
+    trained = notes.get("trained")
+    if not trained:
+        return line
+    images, source = notes.get("training_images"), notes.get("source")
+    on = f" on {images:,} images" if images else ""
+    return f"{line} Trained for {trained['steps']:,} steps{on}{f' of {source}' if source else ''}."
+
+
+def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return ""
     unit = bits_unit(not isinstance(model.data, Pixels))
@@ -79,14 +161,13 @@ def _bound_section(model: Diffusion, evaluation: Mapping[str, Any]) -> str:
         "| term | " + " | ".join(f"{split}, {unit}" for split in splits) + " |",
         "|---|" + "---:|" * len(splits),
     ]
-    for term, label in _TERMS.items():
+    for term in evaluation[splits[0]]["bits_per_dim"]:
+        label = f"**{LABELS[term]}**" if term == "total" else LABELS[term]
         cells = [_cell(evaluation[split]["bits_per_dim"][term]) for split in splits]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
     return "\n".join(
         [
-            "## Evidence",
-            "",
             "The negative evidence lower bound by its terms, mean over images "
             f"({counts}) ± standard error.",
             "",
@@ -102,32 +183,57 @@ def _cell(estimate: Mapping[str, float | None]) -> str:
     return number(mean, 3) + (f" ± {number(error, 3)}" if error is not None else "")
 
 
-def _usage(model: Diffusion) -> str:
-    return """## How to use
+def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> str:
+    """How diffusers draws, where it has a pipeline that tells the model what it is told."""
+    if model.num_classes:
+        return (
+            f"diffusers reads it as a `{pipeline}`, but has no pipeline that tells a network a "
+            "class; nelbo does."
+        )
+    options = ["batch_size=4"]
+    if isinstance(model, LatentDiffusion) and model.text is not None:
+        options = [json.dumps(prompt, ensure_ascii=False), f"guidance_scale={guidance:g}"]
+        if isinstance(model.prior.network, ControlledUNet):
+            options.insert(1, "image=control")
+    T = (model.prior if isinstance(model, LatentDiffusion) else model).num_levels
+    steps = T if pipeline == "DDPMPipeline" else min(_STEPS, T)
+    options.append(f"num_inference_steps={steps}")
+    return f"""```python
+from diffusers import {pipeline}
 
-```python
-from diffusers import DDPMPipeline
-
-images = DDPMPipeline.from_pretrained("PATH")(batch_size=4).images
-```
-
-```python
-import nelbo
-
-model = nelbo.load("PATH")
-samples = model.sample(4)  # (4, C, H, W) in [-1, 1]
-bound = model.elbo(model.data.to_network(images))  # images: (B, C, H, W) integer levels
-print(bound.mean().bits_per_dim)
-```
-
-```sh
-nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all
+pipeline = {pipeline}.from_pretrained("PATH")
+images = pipeline({", ".join(options)}).images
 ```"""
 
 
-def _licence(notes: Mapping[str, Any], licence: str | None) -> str:
-    credit = CREDITS.get(str(notes.get("source")), "")
-    said = f"Weights: {licence}." if licence is not None else ""
-    data = f"Data: {credit}." if credit else ""
-    text = " ".join(part for part in (said, data) if part)
-    return f"## Licence\n\n{text}" if text else ""
+def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
+    """How nelbo draws, and reads the bound where the model is complete for it."""
+    n, walk, told, condition, some = 4, "", "", "", ""
+    lines = ["import nelbo", "", 'model = nelbo.load("PATH")']
+    if isinstance(model, LatentDiffusion):
+        walk, some = ', nelbo.load_sampler("PATH")', ", levels=50"
+        if model.text is not None:
+            lines.append(f"prompt = {json.dumps(prompt, ensure_ascii=False)}")
+            told = f", prompt=prompt, guidance={guidance:g}"
+            condition = ", model.condition_on(captions)"
+            if isinstance(model.prior.network, ControlledUNet):
+                told += ", control=control"
+    if model.num_classes:
+        n = min(n, model.num_classes)
+        lines = ["import torch", *lines, f"classes = nelbo.Condition(label=torch.arange({n}))"]
+        told, condition = ", condition=classes", ", nelbo.Condition(label=labels)"
+    lines.append(f"samples = model.sample({n}{walk}{told})  # (N, C, H, W) in [-1, 1]")
+    if isinstance(model, Diffusion) or model.decoder_scale is not None:
+        lines += [
+            "x_0 = model.data.to_network(images)  # (N, C, H, W) integer levels",
+            f"print(model.elbo(x_0{condition}{some}).mean().bits_per_dim)",
+        ]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _by_command(model: Model, prompt: str) -> str:
+    asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if _reads_text(model) else ""
+    return f"""```sh
+nelbo sample PATH{asked} --out pictures.png
+nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all
+```"""

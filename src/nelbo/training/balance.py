@@ -26,7 +26,8 @@ def balanced_weights(data: ImageData, by: str, power: float = 0.5) -> Float[Tens
     Args:
         data: the images.
         by: "labels", by the size of an image's class; "captions", by the number of images with the
-            rarest word of its caption, and all images for one without; or "none".
+            rarest word of its caption; or "none". Where there is no label or caption, it is the
+            number of all images.
         power: p above.
 
     Raises:
@@ -50,7 +51,8 @@ def balanced_weights(data: ImageData, by: str, power: float = 0.5) -> Float[Tens
 def _class_sizes(data: ImageData) -> Float[Tensor, " n"]:
     assert data.labels is not None
     _, place, sizes = data.labels.unique(return_inverse=True, return_counts=True)
-    return sizes[place].double()
+    unlabelled = data.labels < 0
+    return torch.where(unlabelled, len(data), sizes[place]).double()
 
 
 def _rarest_words(captions: Sequence[str | None]) -> Float[Tensor, " n"]:

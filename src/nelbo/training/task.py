@@ -27,7 +27,7 @@ from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
 from nelbo.evaluation import check_fits
 from nelbo.training.autoencoder import AutoencoderObjective
-from nelbo.training.config import TrainingConfig
+from nelbo.training.config import TrainingConfig, option
 from nelbo.training.latents import LatentData, PriorObjective
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -221,6 +221,15 @@ class AutoencoderTask(Task):
     def __init__(
         self, objective: AutoencoderObjective, data: ImageData, config: TrainingConfig
     ) -> None:
+        _refuse(
+            config,
+            "objective",
+            "level_shift",
+            "level_sampler",
+            "input_perturbation",
+            why="an autoencoder has no levels, and says with its likelihood what it minimises",
+        )
+        _refuse(config, "horizontal_flip", why="an autoencoder is mirrored by --mirrored 0.5")
         if objective.data.levels != data.levels:
             raise NelboError(
                 f"{data.source} has {data.levels} pixel levels, the objective has "
@@ -318,6 +327,13 @@ def task_for(model: nn.Module, data: ImageData | LatentData, config: TrainingCon
     raise NelboError(
         f"a {type(model).__name__} cannot be trained on {type(data).__name__}; expected {known}"
     )
+
+
+def _refuse(config: TrainingConfig, *names: str, why: str) -> None:
+    """Raise `NelboError` for a setting that would be passed over in silence."""
+    for name in names:
+        if getattr(config, name) != getattr(TrainingConfig(), name):
+            raise NelboError(f"{option(name)} {getattr(config, name)}: {why}; leave it out")
 
 
 def _options(config: TrainingConfig, levels: int) -> dict[str, Any]:

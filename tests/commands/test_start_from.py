@@ -1,0 +1,177 @@
+"""nelbo train --start-from: a new run that begins with a trained model of any kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.cli import main
+from nelbo.commands.start_from import read_autoencoder
+from nelbo.training.checkpoints import Checkpoints
+from tests.commands.squares import draw_squares
+from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same
+from tests.diffusers_format import tiny
+from tests.faults.test_mistakes import mistake
+
+MORE = [*EXACT, *LITTLE]
+# A rate that leaves float32 weights where they are.
+STILL = ["--learning-rate", "1e-30", "--weight-decay", "0", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return draw_squares(tmp_path_factory.mktemp("start") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def pixel(pictures) -> Path:
+    out = pictures.parent / "pixel"
+    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", "--steps", "4"]
+    main(["train", str(pictures), *small, *MORE, "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def latent(pictures) -> Path:
+    out = pictures.parent / "latent"
+    main(["train", str(pictures), "--size", "8", *LATENT, "--steps", "8", "--out", str(out)])
+    return out
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return nelbo.load(path).state_dict()
+
+
+def test_a_model_of_pixels_starts_as_it_was(pictures, pixel, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["train", str(pictures), "--start-from", str(pixel), *MORE, *STILL, "--out", str(out)])
+    assert "Training on from the model of" in capsys.readouterr().err
+    before, after = weights(pixel), weights(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    notes = json.loads((out / "nelbo.json").read_text())
+    assert notes["settings"]["model"] == {"start_from": str(pixel)}
+    assert nelbo.load(out).schedule.num_levels == 12
+    assert str(pixel) in (out / "report.html").read_text()
+
+
+def test_one_step_from_a_model_is_one_step_of_its_optimiser(pictures, pixel, tmp_path):
+    """AdamW's first step moves no weight by more than the learning rate, and most by about that."""
+    out = tmp_path / "out"
+    rate = ["--learning-rate", "1e-3", "--warmup-steps", "0", "--weight-decay", "0"]
+    rate += ["--steps", "1", "--ema-decay", "0"]
+    main(["train", str(pictures), "--start-from", str(pixel), *MORE, *rate, "--out", str(out)])
+    moved = [(weights(out)[n] - w).abs() for n, w in weights(pixel).items()]
+    largest = torch.stack([m.max() for m in moved if m.numel()])
+    assert largest.max() < 1.01e-3
+    assert torch.cat([m.flatten() for m in moved]).median() > 0.5e-3
+
+
+def test_a_run_that_was_started_from_another_resumes_exactly(pictures, pixel, tmp_path):
+    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
+    start = ["train", str(pictures), "--start-from", str(pixel), *MORE, "--steps", "10"]
+    main([*start, "--out", str(unbroken)])
+    shutil.copytree(unbroken, out)
+    kept = Checkpoints(out / "training")
+    shutil.rmtree(kept.path(10))
+    assert kept.steps()[-1] < 10
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out, 10)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_latent_model_with_its_text_encoder(pictures, latent, tmp_path, learns):
+    out = tmp_path / "out"
+    options = ["--train-text-encoder"] * learns + ["--steps", "2", "--level-shift", "2"]
+    options += ["--balance", "captions", "--ema-decay", "0"]
+    main(["train", str(pictures), "--start-from", str(latent), *MORE, *options, "--out", str(out)])
+    before, after = weights(latent), weights(out)
+    changed = {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
+    assert changed == ({"prior", "text"} if learns else {"prior"})
+    first, second = nelbo.load(latent), nelbo.load(out)
+    assert (first.scale, first.decoder_scale) == (second.scale, second.decoder_scale)
+    shutil.rmtree(Checkpoints(out / "training").path(2))
+    # How samples are guided may change, since nothing is learned from it.
+    main(["train", "--resume", "--out", str(out), "--guidance", "1.5"])
+    assert all(torch.equal(after[n], w) for n, w in weights(out).items())
+    assert json.loads((out / "nelbo.json").read_text())["settings"]["model"]["guidance"] == 1.5
+
+
+def test_a_pipeline_of_diffusers(pictures, tmp_path):
+    """The images are cut to what the pipeline takes, and its words stay its words."""
+    tiny.stable_diffusion(tmp_path)
+    pipeline, out = tmp_path / "pipeline", tmp_path / "out"
+    start = ["train", str(pictures), "--start-from", str(pipeline), *MORE, *STILL]
+    main([*start, "--out", str(out)])
+    before, after = weights(pipeline), weights(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert nelbo.load(out).decoder_scale > 0
+    assert nelbo.load(out).shape == nelbo.load(pipeline).shape != (3, 8, 8)
+
+
+def test_an_autoencoder_of_another_size(pictures, latent, tmp_path):
+    out = tmp_path / "out"
+    options = ["--model", "autoencoder", "--kl-weight", "0.5", "--size", "16", *MORE, *STILL]
+    main(["train", str(pictures), "--start-from", str(latent), *options, "--out", str(out)])
+    before, after = read_autoencoder(latent), read_autoencoder(out)
+    assert all(torch.equal(w, after.state_dict()[n]) for n, w in before.state_dict().items())
+    assert after.config.sample_size == (16, 16)
+    notes = json.loads((out / "nelbo.json").read_text())
+    assert notes["settings"]["model"]["kl_weight"] == 0.5
+    assert "widths" not in notes["settings"]["model"]
+    # It is of a kind of its own then, without saying so.
+    again = tmp_path / "again"
+    main(
+        [
+            *("train", str(pictures), "--start-from", str(out), "--size", "8"),
+            *(*MORE, *STILL, "--out", str(again)),
+        ]
+    )
+    assert read_autoencoder(again).config.sample_size == (8, 8)
+
+
+def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
+    out = tmp_path / "out"
+    controlled = tmp_path / "controlled" / "pipeline"
+    tiny.stable_diffusion(controlled.parent, control=True)
+    bare = draw_squares(tmp_path / "bare")
+    (bare / "metadata.jsonl").unlink()
+    for data, options, message in (
+        (pictures, [pixel, "--widths", "8", "8"], "--widths (8, 8): with --start-from the model"),
+        (pictures, [latent, "--text-width", "8"], "--text-width 8: with --start-from"),
+        (pictures, [latent, "--model", "pixel"], "of latents: give --model latent"),
+        (pictures, [pixel, "--model", "latent"], "of pixels: give --model pixel"),
+        (pictures, [pixel, "--model", "autoencoder"], "a model of pixels, without an autoencoder"),
+        (pictures, [latent, "--autoencoder", latent], "leave --autoencoder out"),
+        (pictures, [latent, "--autoencoder-steps", "1"], "--autoencoder-steps"),
+        (pictures, [tmp_path / "nothing"], "nothing"),
+        (pictures, [pixel, "--size", "16"], "shape (3, 16, 16), the model (3, 8, 8)"),
+        ("digits", [pixel], "17 pixel levels, the model has 256"),
+        (bare, [latent], "has no captions, which the model to start from reads"),
+        (pictures, [controlled], "only a UNet can be trained on"),
+        (pictures, [latent, "--balance", "labels"], "has no labels to balance its images by"),
+        (pictures, [latent, "--balance", "words"], "unknown --balance 'words'"),
+        (pictures, [latent, "--level-shift", "0"], "--level-shift must be positive"),
+        (pictures, [latent, "--objective", "sigmoid", "--level-shift", "2"], "level_shift is for"),
+    ):
+        message_found = mistake(
+            capsys, "train", str(data), "--start-from", *options, "--steps", "2", "--out", out
+        )
+        assert message in message_found, options
+        assert not out.exists()
+
+
+def test_the_autoencoder_of_a_run_is_no_model_to_start_a_prior_from(pictures, tmp_path, capsys):
+    first, out = tmp_path / "first", tmp_path / "out"
+    main(["train", str(pictures), "--size", "8", *AUTOENCODER, "--steps", "1", "--out", str(first)])
+    message = mistake(
+        capsys,
+        *("train", pictures, "--start-from", first, "--model", "latent", "--steps", "1"),
+        *("--out", out),
+    )
+    assert f"train its prior with --autoencoder {first}" in message
