@@ -16,12 +16,16 @@ import nelbo
 from nelbo import LatentDiffusion, checkpoints
 from nelbo.cli import main
 from nelbo.commands.autoencoder_recipe import beside_reconstructions
+from nelbo.commands.latent_recipe import new_latent_model
 from nelbo.data import load_data
 from nelbo.evaluation import evaluate
 from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
+from nelbo.training.build_latent import build_autoencoder, build_latent_model
 from nelbo.training.checkpoints import Checkpoints
+from nelbo.training.config import LatentSettings
+from nelbo.training.latents import encode_data
 from tests.commands.squares import draw_squares
 from tests.diffusers_format import tiny
 from tests.faults.test_killed import start, wait_for
@@ -226,6 +230,29 @@ def test_evaluate_reads_the_bound_with_captions(latent, pictures, capsys):
     assert printed["levels_of_chain"] == 11
     main(["evaluate", str(latent), "--levels", "2"])
     assert "−entropy of the encoder" in capsys.readouterr().out
+
+
+def test_a_new_prior_encodes_each_image_once(pictures):
+    data = load_data(str(pictures), "train", size=8)
+    network = build_autoencoder(data, latent_channels=2, widths=(8, 16))
+    settings = LatentSettings(widths=(8, 16), heads=2, levels=12, text_width=16, text_heads=2)
+    seen = []
+    counting = network.encoder.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+    model, latents = new_latent_model(settings, network, data)
+    counting.remove()
+    # The scale of the decoder is fitted to the first 256, here all of them.
+    assert sum(seen) == 2 * len(data)
+    # As in two passes: one for the scale, one for the latents at that scale.
+    captions = list(data.captions)
+    measured = build_latent_model(network, data, captions, widths=(8, 16), text=model.text)
+    assert model.scale == measured.scale
+    measured.decoder_scale = model.decoder_scale
+    generator = torch.Generator().manual_seed(0)
+    expected = encode_data(measured, data, captions, generator=generator)
+    for name in ("mean", "stddev", "tokens", "keys"):
+        assert torch.equal(getattr(latents, name), getattr(expected, name)), name
+    torch.testing.assert_close(latents.cost, expected.cost, rtol=1e-5, atol=1e-3)
+    assert latents.cost.std() > 0.1  # nor are they all alike
 
 
 def test_labels_are_told_where_there_are_no_captions(tmp_path):

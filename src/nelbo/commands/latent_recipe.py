@@ -30,7 +30,13 @@ from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
 from nelbo.training.config import LatentSettings
-from nelbo.training.latents import LatentData, PriorObjective, encode_data
+from nelbo.training.latents import (
+    LatentData,
+    PriorObjective,
+    check_not_streamed,
+    encode_data,
+    unit_scale,
+)
 from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.validation import Validation
 
@@ -44,12 +50,11 @@ _GRID = 16
 class LatentRecipe(Recipe):
     """A prior of the latents of an autoencoder, and the text encoder that tells it of captions.
 
-    The images are encoded here, before training.
-
     Args:
         settings: which prior and text encoder.
         latent_model: what to train, of which the autoencoder stays as it is; see `new_latent_model`
             and `trained_latent_model`.
+        latents: the images to train on, encoded by it.
         data: the images to train on, with captions or labels for a prior that is told of them.
         test: the images held out.
         condition_dropout: share of captions or labels that are withheld.
@@ -62,6 +67,7 @@ class LatentRecipe(Recipe):
         self,
         settings: LatentSettings,
         latent_model: LatentDiffusion,
+        latents: LatentData,
         data: ImageData,
         test: ImageData,
         *,
@@ -70,21 +76,13 @@ class LatentRecipe(Recipe):
         self.settings = _found_again(settings)
         self.test = test
         self.label_names = data.label_names if latent_model.num_classes else ()
-        latent_model.autoencoder.eval().requires_grad_(False)
-        told = latent_model.text is not None
-        captions = [caption or "" for caption in data.captions or ()] if told else None
-        with MESSAGES.status("Encoding the images"):
-            if latent_model.decoder_scale is None:
-                latent_model.decoder_scale = fit_scale(latent_model.autoencoder, data)
-            self.data: LatentData = encode_data(
-                latent_model, data, captions, generator=torch.Generator().manual_seed(0)
-            )
+        self.data: LatentData = latents
         self._latent_model = latent_model
         self.model: PriorObjective = PriorObjective(
             latent_model, condition_dropout=condition_dropout
         )
         self._validation = Validation(test)
-        self._shown = held_out_prompts(test) if told else []
+        self._shown = held_out_prompts(test) if latent_model.text is not None else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""
@@ -143,8 +141,8 @@ def new_latent_model(
     data: ImageData,
     *,
     resumed: Path | None = None,
-) -> LatentDiffusion:
-    """A fresh prior of an autoencoder's latents, where the autoencoder is.
+) -> tuple[LatentDiffusion, LatentData]:
+    """A fresh prior of an autoencoder's latents, where the autoencoder is, and these latents.
 
     Args:
         settings: which prior and text encoder.
@@ -158,24 +156,28 @@ def new_latent_model(
     told = _condition(settings, data)
     captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
     text = None if captions is None else _text_encoder(settings, captions, resumed)
-    with MESSAGES.status("Measuring the latents"):
-        return build_latent_model(
-            autoencoder.eval().requires_grad_(False),
-            data,
-            captions,
-            widths=settings.widths,
-            layers=settings.layers,
-            heads=settings.heads,
-            levels=settings.levels,
-            text=text,
-            num_classes=data.num_classes if told == "label" else 0,
-        ).to(next(autoencoder.parameters()).device)
+    model = build_latent_model(
+        autoencoder,
+        data,
+        captions,
+        widths=settings.widths,
+        layers=settings.layers,
+        heads=settings.heads,
+        levels=settings.levels,
+        text=text,
+        num_classes=data.num_classes if told == "label" else 0,
+        scale=1.0,
+    ).to(next(autoencoder.parameters()).device)
+    latents = _encode(model, data)
+    model.scale = unit_scale(latents)
+    return model, latents.scaled(model.scale)
 
 
 def trained_latent_model(
     model: Model, settings: LatentSettings, data: ImageData
-) -> LatentDiffusion:
-    """A trained model made ready to be trained on, as its images tell and the settings ask.
+) -> tuple[LatentDiffusion, LatentData]:
+    """A trained model made ready to be trained on, as its images tell and the settings ask, and
+    their latents.
 
     Raises:
         NelboError: it is told of captions or classes that the images do not have.
@@ -188,7 +190,21 @@ def trained_latent_model(
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
     check_classes(model, data)
-    return model
+    return model, _encode(model, data)
+
+
+def _encode(model: LatentDiffusion, data: ImageData) -> LatentData:
+    """The latents of the images, with what the prior is told and what else each image costs."""
+    check_not_streamed(data)
+    model.autoencoder.eval().requires_grad_(False)
+    captions = None
+    if model.text is not None:
+        captions = [caption or "" for caption in data.captions or ()]
+    with MESSAGES.status("Encoding the images"):
+        if model.decoder_scale is None:
+            model.decoder_scale = fit_scale(model.autoencoder, data)
+        generator = torch.Generator().manual_seed(0)
+        return encode_data(model, data, captions, generator=generator)
 
 
 def _text_encoder(

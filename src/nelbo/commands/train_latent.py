@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nelbo.commands.training_session import TrainingImages
     from nelbo.data import ImageData
     from nelbo.latent import LatentDiffusion
+    from nelbo.training.latents import LatentData
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
@@ -66,14 +67,16 @@ class TrainLatent(TrainCommand):
 
         return LatentRecipe(
             self.model,
-            self._latent_model(data, device),
+            *self._latent_model(data, device),
             data,
             test,
             condition_dropout=self.training.label_dropout,
         )
 
-    def _latent_model(self, data: ImageData, device: torch.device) -> LatentDiffusion:
-        """What is to be trained, of whose autoencoder the run keeps a copy."""
+    def _latent_model(
+        self, data: ImageData, device: torch.device
+    ) -> tuple[LatentDiffusion, LatentData]:
+        """What is to be trained, of whose autoencoder the run keeps a copy, and on what."""
         from nelbo.commands.latent_recipe import (
             new_latent_model,
             trained_latent_model,
@@ -241,7 +244,7 @@ class TrainLatent(TrainCommand):
         autoencoder = build_autoencoder(few).to(processes.device)
         recipe = LatentRecipe(
             self.model,
-            new_latent_model(self.model, autoencoder, few),
+            *new_latent_model(self.model, autoencoder, few),
             few,
             images.test,
             condition_dropout=self.training.label_dropout,

@@ -85,6 +85,7 @@ def build_latent_model(
     levels: int = 1000,
     text: TextEncoder | None = None,
     num_classes: int = 0,
+    scale: float | None = None,
 ) -> LatentDiffusion:
     """A fresh prior for the latents of a trained autoencoder, at the scale of unit variance.
 
@@ -99,6 +100,7 @@ def build_latent_model(
         text: the text encoder; with captions and without one, a fresh one that is to be trained
             with the prior.
         num_classes: how many classes the prior is told of; 0 for none.
+        scale: another scale; without one all images are encoded to measure it.
 
     Raises:
         NelboError: another number of captions than images, a text encoder without captions, or
@@ -125,9 +127,10 @@ def build_latent_model(
         shape=shape,
     )
     pixels = Pixels(data.levels)
-    # The scale does not depend on captions.
-    untold = LatentDiffusion(autoencoder, prior, scale=1.0, data=pixels)
-    scale = unit_scale(encode_data(untold, data))
+    if scale is None:
+        # It does not depend on captions.
+        untold = LatentDiffusion(autoencoder, prior, scale=1.0, data=pixels)
+        scale = unit_scale(encode_data(untold, data))
     return LatentDiffusion(autoencoder, prior, text=text, scale=scale, data=pixels)
 
 

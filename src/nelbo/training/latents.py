@@ -75,6 +75,13 @@ class LatentData:
         values = {name: getattr(self, name) for name in each}
         return replace(self, **{k: v[index] for k, v in values.items() if v is not None})
 
+    def scaled(self, factor: float) -> LatentData:
+        """The latents as a prior of another scale sees them, `factor` times as large."""
+        cost = self.cost
+        if cost is not None:  # the entropy is that of a density
+            cost = cost - self.mean[0].numel() * math.log(factor)
+        return replace(self, mean=factor * self.mean, stddev=factor * self.stddev, cost=cost)
+
 
 def check_not_streamed(data: ImageData) -> None:
     """Raise `NelboError` for a stream: latents are encoded once, and kept."""
