@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nelbo import NelboError, Pixels
+from nelbo import (
+    Continuous,
+    Diffusion,
+    LatentDiffusion,
+    NelboError,
+    NoiseSchedule,
+    Pixels,
+    UNet,
+)
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.config import TrainingConfig
@@ -23,6 +31,26 @@ PARTS = [BatchPart(0, 2, 6), BatchPart(2, 6, 6)]
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(4)
+
+
+def labelled_model() -> LatentDiffusion:
+    """An untrained latent model of three classes."""
+    network = autoencoder()
+    channels, factor = network.config.latent_channels, network.config.downscale
+    unet = UNet(
+        sample_size=16 // factor,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=3,
+    )
+    shape = (channels, 16 // factor, 16 // factor)
+    prior = Diffusion(unet, NoiseSchedule.cosine(12), data=Continuous(), shape=shape)
+    return LatentDiffusion(network, prior, scale=0.5)
 
 
 def autoencoder_objective(**options) -> AutoencoderObjective:
@@ -102,3 +130,60 @@ def test_what_an_autoencoder_has_no_use_for_is_refused(setting):
     (name,) = setting
     with pytest.raises(NelboError, match=f"--{name.replace('_', '-')}.*leave it out"):
         task_for(autoencoder_objective(), data, TrainingConfig(**setting))
+
+
+@pytest.mark.parametrize("told", ["tokens", "captions", "labels"])
+def test_latents_of_mirrored_images_are_those_of_the_mirror_images(told):
+    """Half of a batch, drawn from the step, is of images that were mirrored before encoding."""
+    data, captions = pictures()
+    images = data.images.clone()
+    images[..., : images.shape[-1] // 2] //= 2  # no picture is its own mirror image
+    data = replace(data, images=images)
+    model = labelled_model() if told == "labels" else text_model()
+    model.eval().decoder_scale = 0.3
+    if told == "labels":
+        data = replace(data, labels=torch.arange(len(data)) % 3, label_names=("a", "b", "c"))
+        captions = None
+    elif told == "captions":
+        model.text.requires_grad_(False)
+    flipped = replace(data, images=data.images.flip(-1))
+    both = encode_data(model, data, captions, mirrored=True)
+    halves = [encode_data(model, images, captions) for images in (data, flipped)]
+    assert len(both) == 2 * len(data)
+    assert torch.equal(both.keys, data.keys)
+    for name in ("mean", "stddev"):
+        expected = torch.cat([getattr(half, name) for half in halves])
+        torch.testing.assert_close(getattr(both, name), expected)
+    name = "caption_index" if told == "captions" else told
+    of_both, of_half = getattr(both, name), getattr(halves[0], name)
+    assert torch.equal(of_both, torch.cat([of_half, of_half]))
+
+    module = PriorObjective(model, condition_dropout=0.0).eval()
+    task = task_for(module, both, TrainingConfig(objective="simple", horizontal_flip=True))
+    assert task.examples == len(data)
+    index, every = torch.arange(8).repeat(32), BatchPart(0, 256, 256)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, latents, **options):
+            seen.append(latents.mean)
+            return module(latents, **options)
+
+    for step in range(2):
+        task.terms(Watching(), step, index, every, generator())
+    plain, mirror = (half.mean[index] for half in halves)
+    shares = []
+    for means in seen:
+        is_plain, is_mirror = ((means - x).abs().flatten(1).amax(1) < 1e-5 for x in (plain, mirror))
+        assert (is_plain | is_mirror).all()
+        shares.append(is_mirror)
+    assert 0.35 < shares[0].double().mean() < 0.65
+    assert not torch.equal(*shares)
+
+
+def test_a_flip_needs_the_mirror_images():
+    data, captions = pictures()
+    model = text_model()
+    latents = encode_data(model, data, captions)
+    with pytest.raises(NelboError, match="needs the latents of the mirror images as well"):
+        task_for(PriorObjective(model), latents, TrainingConfig(horizontal_flip=True))

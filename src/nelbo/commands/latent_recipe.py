@@ -140,6 +140,7 @@ def new_latent_model(
     autoencoder: AutoencoderKL,
     data: ImageData,
     *,
+    mirrored: bool = False,
     resumed: Path | None = None,
 ) -> tuple[LatentDiffusion, LatentData]:
     """A fresh prior of an autoencoder's latents, where the autoencoder is, and these latents.
@@ -148,6 +149,7 @@ def new_latent_model(
         settings: which prior and text encoder.
         autoencoder: trained.
         data: the images to train on.
+        mirrored: encode their mirror images as well.
         resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
@@ -168,13 +170,13 @@ def new_latent_model(
         num_classes=data.num_classes if told == "label" else 0,
         scale=1.0,
     ).to(next(autoencoder.parameters()).device)
-    latents = _encode(model, data)
+    latents = _encode(model, data, mirrored)
     model.scale = unit_scale(latents)
     return model, latents.scaled(model.scale)
 
 
 def trained_latent_model(
-    model: Model, settings: LatentSettings, data: ImageData
+    model: Model, settings: LatentSettings, data: ImageData, *, mirrored: bool = False
 ) -> tuple[LatentDiffusion, LatentData]:
     """A trained model made ready to be trained on, as its images tell and the settings ask, and
     their latents.
@@ -190,10 +192,10 @@ def trained_latent_model(
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
     check_classes(model, data)
-    return model, _encode(model, data)
+    return model, _encode(model, data, mirrored)
 
 
-def _encode(model: LatentDiffusion, data: ImageData) -> LatentData:
+def _encode(model: LatentDiffusion, data: ImageData, mirrored: bool) -> LatentData:
     """The latents of the images, with what the prior is told and what else each image costs."""
     check_not_streamed(data)
     model.autoencoder.eval().requires_grad_(False)
@@ -204,7 +206,7 @@ def _encode(model: LatentDiffusion, data: ImageData) -> LatentData:
         if model.decoder_scale is None:
             model.decoder_scale = fit_scale(model.autoencoder, data)
         generator = torch.Generator().manual_seed(0)
-        return encode_data(model, data, captions, generator=generator)
+        return encode_data(model, data, captions, mirrored=mirrored, generator=generator)
 
 
 def _text_encoder(

@@ -83,15 +83,19 @@ class TrainLatent(TrainCommand):
         )
         from nelbo.commands.start_from import read_autoencoder
 
+        mirrored = self.training.horizontal_flip
         if self.start_from is not None:
-            return trained_latent_model(self.starting_model.to(device), self.model, data)
+            start = self.starting_model.to(device)
+            return trained_latent_model(start, self.model, data, mirrored=mirrored)
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
         autoencoder = own or read_autoencoder(self.autoencoder)
         if autoencoder is None:
             raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
         resumed = self.out if self.resume else None
-        return new_latent_model(self.model, autoencoder.to(device), data, resumed=resumed)
+        return new_latent_model(
+            self.model, autoencoder.to(device), data, mirrored=mirrored, resumed=resumed
+        )
 
     def _paths(self) -> dict[str, Any]:
         return {
@@ -244,7 +248,7 @@ class TrainLatent(TrainCommand):
         autoencoder = build_autoencoder(few).to(processes.device)
         recipe = LatentRecipe(
             self.model,
-            *new_latent_model(self.model, autoencoder, few),
+            *new_latent_model(self.model, autoencoder, few, mirrored=self.training.horizontal_flip),
             few,
             images.test,
             condition_dropout=self.training.label_dropout,

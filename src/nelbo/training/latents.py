@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +53,8 @@ class LatentData:
             −E log p(x|z_0) − H[q(z_0|x)], nats, (N,); or None.
         dims: how many values an image has, where its cost is known.
         keys: `ImageData.keys` of the images, (N, 2) int64; or None.
+        mirrored: whether the second half of all is the mirror images of the first half, of which
+            alone the keys are.
     """
 
     mean: Float[Tensor, "n channels height width"]
@@ -64,16 +65,18 @@ class LatentData:
     labels: Int[Tensor, " n"] | None = None
     cost: Float[Tensor, " n"] | None = None
     dims: int | None = None
-    keys: Int[Tensor, "n 2"] | None = None
+    keys: Int[Tensor, "images 2"] | None = None
+    mirrored: bool = False
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def take(self, index: Tensor | slice) -> LatentData:
-        """Some of them, in the order of `index`."""
-        each = ("mean", "stddev", "tokens", "caption_index", "labels", "cost", "keys")
+        """Some of them, in the order of `index`, without their keys."""
+        each = ("mean", "stddev", "tokens", "caption_index", "labels", "cost")
         values = {name: getattr(self, name) for name in each}
-        return replace(self, **{k: v[index] for k, v in values.items() if v is not None})
+        taken = {k: v[index] for k, v in values.items() if v is not None}
+        return replace(self, **taken, keys=None, mirrored=False)
 
     def scaled(self, factor: float) -> LatentData:
         """The latents as a prior of another scale sees them, `factor` times as large."""
@@ -98,6 +101,7 @@ def encode_data(
     data: ImageData,
     captions: Sequence[str | None] | None = None,
     *,
+    mirrored: bool = False,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
 ) -> LatentData:
@@ -109,6 +113,7 @@ def encode_data(
         model: whose encoder to use, with its scale.
         data: the images.
         captions: a text for each, or None, for a model of text; by default those of `data`.
+        mirrored: also of the mirror images, left to right, after those of all images.
         batch_size: images at a time.
         generator: the source of the draws.
 
@@ -125,29 +130,36 @@ def encode_data(
     check_captions(data, captions, model.text)
     device = next(model.parameters()).device
     parts, costs = [], []
-    for batch in data.batches(batch_size):
-        x = model.data.to_network(batch.images).to(device)
-        q = model.encode(x)
-        parts.append((q.mean, q.stddev))
-        if model.decoder_scale is not None:
-            costs.append(model.autoencoder_cost(x, q, generator)[1])
-    told: dict[str, Any] = {}
+    halves = (False, True) if mirrored else (False,)
+    for flipped in halves:
+        for batch in data.batches(batch_size):
+            images = batch.images.flip(-1) if flipped else batch.images
+            x = model.data.to_network(images).to(device)
+            q = model.encode(x)
+            parts.append((q.mean, q.stddev))
+            if model.decoder_scale is not None:
+                costs.append(model.autoencoder_cost(x, q, generator)[1])
+    told: dict[str, Tensor] = {}
+    embedded = None
     if captions is not None and model.text is not None:
         if model.text.frozen:
-            told = _embed(model, captions, device)
+            embedded, told["caption_index"] = _embed(model, captions, device)
         else:
             tokens = _trainable(model.text).tokens([caption or "" for caption in captions])
-            told = {"tokens": tokens.to(device)}
-    labels = data.labels.to(device) if model.num_classes and data.labels is not None else None
+            told["tokens"] = tokens.to(device)
+    if model.num_classes and data.labels is not None:
+        told["labels"] = data.labels.to(device)
+    each = {k: v.repeat(len(halves), *[1] * (v.ndim - 1)) for k, v in told.items()}
     means, stddevs = zip(*parts, strict=True)
     return LatentData(
         torch.cat(means),
         torch.cat(stddevs),
-        **told,
-        labels=labels,
+        **each,
+        captions=embedded,
         cost=torch.cat(costs).float() if costs else None,
         dims=math.prod(data.shape) if costs else None,
         keys=data.keys.to(device),
+        mirrored=mirrored,
     )
 
 
@@ -169,7 +181,7 @@ def check_captions(
 
 def _embed(
     model: LatentDiffusion, captions: Sequence[str | None], device: torch.device
-) -> dict[str, Any]:
+) -> tuple[Condition, Tensor]:
     """The fields `captions` and `caption_index`, each distinct caption embedded once."""
     distinct = list(dict.fromkeys([None, *captions]))
     parts = []
@@ -179,7 +191,7 @@ def _embed(
             _check_room(parts[0], len(distinct), device)
     place = {caption: i for i, caption in enumerate(distinct)}
     index = torch.tensor([place[caption] for caption in captions])
-    return {"captions": Condition.join(parts), "caption_index": index.to(device)}
+    return Condition.join(parts), index.to(device)
 
 
 def _check_room(some: Condition, count: int, device: torch.device) -> None:

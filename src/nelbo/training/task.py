@@ -163,9 +163,8 @@ class PixelTask(Task):
         assert isinstance(self.model.data, Pixels)
         images = self.images.pixels(index, part)
         if self.config.horizontal_flip:
-            # A stream of its own, so that turning it on changes no other draw.
-            flips = torch.rand(len(index), generator=generator_for(self.config.seed, 2, step)) < 0.5
-            images = torch.where(flips[part.slice].view(-1, 1, 1, 1), images.flip(-1), images)
+            flips = _flips(self.config, step, len(index))[part.slice]
+            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
         x_0 = self.model.data.to_network(images)
         return module(
             x_0.to(generator.device, non_blocking=True),
@@ -270,7 +269,13 @@ class PriorTask(Task):
         self.objective, self.data = objective, data
         self.options = _options(config, objective.prior.num_levels)
         self.level_sampler = self.options["level_sampler"]
-        self.examples = len(data)
+        self.config = config
+        self.examples = len(data) // 2 if data.mirrored else len(data)
+        if config.horizontal_flip and not data.mirrored:
+            raise NelboError(
+                "horizontal_flip needs the latents of the mirror images as well: encode the images "
+                "with encode_data(..., mirrored=True)"
+            )
         self.keys = None if data.keys is None else data.keys.cpu()
         dims = data.mean[0].numel()
         self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
@@ -302,6 +307,8 @@ class PriorTask(Task):
         generator: torch.Generator,
     ) -> Terms:
         """`PriorObjective`."""
+        if self.config.horizontal_flip:
+            index = index + self.examples * _flips(self.config, step, len(index))
         latents = self.data.take(index[part.slice].to(self.data.mean.device))
         return module(latents, generator=generator, part=part, **self.options)
 
@@ -334,6 +341,11 @@ def _refuse(config: TrainingConfig, *names: str, why: str) -> None:
     for name in names:
         if getattr(config, name) != getattr(TrainingConfig(), name):
             raise NelboError(f"{option(name)} {getattr(config, name)}: {why}; leave it out")
+
+
+def _flips(config: TrainingConfig, step: int, batch: int) -> Tensor:
+    """Which images of a step are mirrored; from a stream of its own, so no other draw changes."""
+    return torch.rand(batch, generator=generator_for(config.seed, 2, step)) < 0.5
 
 
 def _options(config: TrainingConfig, levels: int) -> dict[str, Any]:
