@@ -235,6 +235,7 @@ def test_mistakes(run, run_path, on, tmp_path, capsys):
     message = mistake(capsys, *options, "--prompt-file", prompts)
     assert "at least 2 prompts, found 1" in message
     assert "give --prompt-file" in mistake(capsys, *options)
+    prompts.write_text("cat\ndog\n")
     message = mistake(capsys, "classify", run_path, "--prompt-file", prompts)
     assert "has no text encoder" in message
     message = mistake(capsys, "evaluate", run, *on, "--steps", 5, "--levels", "optimal")

@@ -46,7 +46,7 @@ def test_prints_what_the_library_finds(run_path, capsys):
         ("--tolerance", "-1", "--tolerance must be positive, got -1"),
         ("--device", "bananas", "expected auto, cpu, cuda or mps"),
         ("--data", "not/there", "unknown data 'not/there'"),
-        ("--trace", "guess", "unknown trace 'guess'"),
+        ("--trace", "guess", "unknown --trace 'guess'"),
         ("--dequantization", "none", "which are no real"),
         ("--draws", "2", "is no lower bound"),
     ],

@@ -17,7 +17,7 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
@@ -70,12 +70,21 @@ class Classify:
         if self.out is not None:
             check_out(self.out)
         at_least_one(images=self.images, batch_size=self.batch_size)
-        model = load(self.run_path).to(choose_device(self.computing.device))
+        if not self.margin > 0:
+            raise NelboError(f"--margin must be a positive number, got {self.margin:g}")
+        if self.draws < 2:
+            raise NelboError(f"--draws must be at least 2, got {self.draws}")
+        if "{}" not in self.template:
+            raise NelboError(f"--template {self.template!r} has no {{}} for the class")
+        prompts = self._prompts()
+        check_run(self.run_path, self.data, self.split)
+        device = choose_device(self.computing.device)
+        model = load(self.run_path).to(device)
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:
             data = data.take(slice(self.images))
-        classes = self._classes(model, data)
+        classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
         if self.out is not None:
             _write(self.out, data, result, classes.names)
@@ -113,11 +122,33 @@ class Classify:
         if self.out is not None:
             show(f"Each image: {self.out}")
 
-    def _classes(self, model: Diffusion | LatentDiffusion, data: ImageData) -> _Classes:
+    def _prompts(self) -> tuple[str, ...]:
+        """The prompts of --prompt-file, none without it.
+
+        Raises:
+            NelboError: fewer than two of them, or one twice.
+        """
+        if self.prompt_file is None:
+            return ()
+        prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
+        for i, prompt in enumerate(prompts):
+            if prompt in prompts[:i]:
+                raise NelboError(f"--prompt-file {self.prompt_file} holds {prompt!r} twice")
+        if len(prompts) < 2:
+            raise NelboError(
+                f"classification needs at least 2 prompts, found {len(prompts)} in --prompt-file "
+                f"{self.prompt_file}"
+            )
+        return prompts
+
+    def _classes(
+        self, model: Diffusion | LatentDiffusion, data: ImageData, prompts: tuple[str, ...]
+    ) -> _Classes:
         """The classes of a class-conditional model, or prompts for one of text.
 
         Raises:
-            NelboError: a model that is told nothing, or prompts that do not fit it or the images.
+            NelboError: a model that is told nothing, prompts for one without text, or images
+                without classes.
         """
         import torch
 
@@ -128,30 +159,22 @@ class Classify:
         unknown = torch.full((len(data),), -1)
         of_images = unknown if data.labels is None else data.labels
         if text is None:
-            if self.prompt_file is not None:
+            if prompts:
                 raise NelboError(f"--prompt-file: {self.run_path} has no text encoder")
             condition = all_classes(chain_of(model), model.num_classes)
             if condition is None or model.num_classes < 2:
                 raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
             return _Classes(condition, data.label_names, of_images, "labelled")
         known_by = "labelled"
-        if self.prompt_file is not None:
-            prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
+        if prompts:
             place = {prompt: i for i, prompt in enumerate(prompts)}
-            if len(place) < len(prompts):
-                twice = next(p for i, p in enumerate(prompts) if place[p] != i)
-                raise NelboError(f"--prompt-file {self.prompt_file} holds {twice!r} twice")
             captions = data.captions or [None] * len(data)
             of_images = torch.tensor([place.get(caption or "", -1) for caption in captions])
             known_by = "captioned"
-        elif data.label_names:
-            if "{}" not in self.template:
-                raise NelboError(f"--template {self.template!r} has no {{}} for the class")
+        elif data.num_classes > 1:
             prompts = tuple(self.template.replace("{}", name) for name in data.label_names)
         else:
             raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
-        if len(prompts) < 2:
-            raise NelboError(f"classification needs at least 2 prompts, found {len(prompts)}")
         with torch.no_grad():
             return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
 

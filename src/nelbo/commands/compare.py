@@ -16,10 +16,12 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    import torch
+
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
@@ -55,8 +57,11 @@ class Compare:
 
         self.computing.check()
         at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
+        for run in self.runs:
+            check_run(run, self.data, self.split)
+        device = choose_device(self.computing.device)
         # Both, before the long work: the second may not be there.
-        loaded = [self._load(run) for run in self.runs]
+        loaded = [self._load(run, device) for run in self.runs]
         told = [told_of(model, data) for model, data in loaded]
         bounds = [self._evaluate(run, *found) for run, found in zip(self.runs, loaded, strict=True)]
         first, second = bounds
@@ -101,11 +106,13 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _load(self, run: str) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+    def _load(
+        self, run: str, device: torch.device
+    ) -> tuple[Diffusion | LatentDiffusion, ImageData]:
         """The model of a run and the images in its size."""
         from nelbo.diffusers_format import load
 
-        model = load(run).to(choose_device(self.computing.device))
+        model = load(run).to(device)
         data = data_for_run(run, model, self.data, self.split, resize=self.resize)
         mention_skipped(data)
         if self.images is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
+    check_optimal,
     mention_skipped,
     optimal_chain,
     print_json,
@@ -24,7 +25,7 @@ from nelbo.commands.evaluation_progress import (
     levels_to_evaluate,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
 
@@ -85,7 +86,7 @@ class Evaluate:
         self.computing.check()
         if self.out is not None:
             check_out(self.out, directory=True)
-        at_least_one(images=self.images, batch_size=self.batch_size)
+        at_least_one(images=self.images, steps=self.steps, batch_size=self.batch_size)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
         # The whole of the best short chain is evaluated, in as many calls as that needs.
@@ -96,6 +97,9 @@ class Evaluate:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         if self._evaluate_autoencoder():
             return
+        check_run(self.run_path, self.data, self.split)
+        if self.levels == "optimal":
+            check_optimal(self.run_path, self.steps)
         processes = join_processes(self.computing.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
@@ -221,7 +225,7 @@ class Evaluate:
         from nelbo.samplers.spacing import spaced_levels
 
         if self.levels == "optimal":
-            return optimal_chain(self.run_path, model, self.steps)
+            return optimal_chain(model, self.steps)
         if self.steps is None:
             return model
         return model.respace(spaced_levels(chain_of(model).num_levels, self.steps, "linspace"))

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from nelbo.commands.autoencoder_run import AutoencoderRun
 from nelbo.commands.common import choose_device, mention_skipped, say, show
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.errors import NelboError
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,
@@ -49,6 +49,7 @@ def evaluate_autoencoder_run(
     Raises:
         NelboError: images that do not fit.
     """
+    check_data(path, source, split)
     run = AutoencoderRun.load(path, choose_device(device))
     data = data_for_run(path, run, source, split, resize=resize)
     if data.levels != run.data.levels:

@@ -16,7 +16,7 @@ from nelbo.commands.evaluation_progress import (
     map_bits,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Rank:
         self.computing.check()
         check_out(self.out, directory=True)
         at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
+        check_run(self.run_path, self.data, self.split)
         processes = join_processes(self.computing.device, self.out)
         model = load(self.run_path).to(processes.device)
         data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)

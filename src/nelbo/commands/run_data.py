@@ -22,6 +22,35 @@ class ImageModel(Protocol):
         """What pixels are."""
 
 
+def check_run(run_path: str, source: str | None, split: str) -> None:
+    """Raise `NelboError` for a model or images that are not there, before either is read."""
+    from nelbo.diffusers_format.pipelines import read_pipeline
+
+    read_pipeline(run_path)
+    check_data(run_path, source, split)
+
+
+def check_data(run_path: str, source: str | None, split: str) -> str:
+    """The images to evaluate a model on: `source`, or what the run was trained on.
+
+    Raises:
+        NelboError: there are none, or no such split.
+    """
+    from nelbo.data.sources import check_source, is_local, is_path
+    from nelbo.training.run_directory import RunDirectory
+
+    remembered = RunDirectory(run_path).notes().get("source")
+    source = source or remembered
+    if source is None:
+        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+    if source == remembered and is_path(source) and not is_local(source):
+        raise NelboError(
+            f"{run_path} was trained on {source}, which is not there any more: give --data"
+        )
+    check_source(source, split)
+    return source
+
+
 def data_for_run(
     run_path: str,
     model: ImageModel,
@@ -40,17 +69,11 @@ def data_for_run(
     """
     from nelbo.data import load_data
     from nelbo.data.folder import LEVELS, check_sizes
-    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local, is_path
+    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
     from nelbo.training.run_directory import RunDirectory
 
+    source = check_data(run_path, source, split)
     remembered = RunDirectory(run_path).notes().get("source")
-    source = source or remembered
-    if source is None:
-        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
-    if source == remembered and is_path(source) and not is_local(source):
-        raise NelboError(
-            f"{run_path} was trained on {source}, which is not there any more: give --data"
-        )
     assert model.shape is not None
     channels, height, width = model.shape
     levels = getattr(model.data, "levels", LEVELS)
