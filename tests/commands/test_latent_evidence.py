@@ -197,7 +197,7 @@ def test_likelihood_by_the_flow_of_the_prior(run, on, pictures, capsys):
     options = ["--images", 4, "--batch-size", 4, "--tolerance", 0.05, "--seed", 3]
     printed = run_json(capsys, "likelihood", run, *on, *options)
     assert printed["dequantization"] == "none"
-    model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).take(slice(4))
+    model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).subset(4, 3)
     x, condition = model.data.to_network(data.images), condition_for(model, data)
     generator = torch.Generator().manual_seed(3)
     found = nelbo.latent_flow.log_likelihood(

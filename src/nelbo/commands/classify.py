@@ -47,7 +47,7 @@ class Classify:
     template: str = "{}"
     """What the name of a class is said in, such as "a photo of a {}"."""
     images: int | None = None
-    """Classify the first so many images only."""
+    """Classify at most so many images, drawn at random by the seed; all by default."""
     margin: float = 3.0
     """Standard errors that a class must be behind before it is dropped: larger is surer and costs
     more network evaluations."""
@@ -80,10 +80,16 @@ class Classify:
         check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
         model = load(self.run_path).to(device)
-        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
+        data = data_for_run(
+            self.run_path,
+            model,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
         classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
         if self.out is not None:

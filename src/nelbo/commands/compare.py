@@ -41,7 +41,7 @@ class Compare:
     levels: int = 50
     """Levels of the chain an image; two models of one kind meet the same levels and noise."""
     images: int | None = None
-    """Compare on the first so many images only."""
+    """Compare on at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the models'."""
     batch_size: int = 64
@@ -113,10 +113,17 @@ class Compare:
         from nelbo.diffusers_format import load
 
         model = load(run).to(device)
-        data = data_for_run(run, model, self.data, self.split, resize=self.resize)
+        # The seed draws the same images for both.
+        data = data_for_run(
+            run,
+            model,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
         if len(data) < 2:
             raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
         fit_missing_scale(run, model, data, self.computing.seed)

@@ -66,7 +66,7 @@ class Evaluate:
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
-    """Evaluate only the first so many images."""
+    """Evaluate at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
@@ -102,11 +102,17 @@ class Evaluate:
             check_optimal(self.run_path, self.steps)
         processes = join_processes(self.computing.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
-        data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
+        data = data_for_run(
+            self.run_path,
+            loaded,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         if processes.is_main:
             mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
         description = f"Evaluating {data.source}, {self.split}"
         fit_missing_scale(
             self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
@@ -161,6 +167,7 @@ class Evaluate:
             self.data,
             self.split,
             images=self.images,
+            seed=self.computing.seed,
             resize=self.resize,
             batch_size=self.batch_size,
             device=self.computing.device,

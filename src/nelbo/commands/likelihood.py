@@ -31,7 +31,7 @@ class Likelihood:
     split: str = "test"
     """Which images: train, test or all."""
     images: int = 32
-    """Only the first so many images."""
+    """At most so many images, drawn at random by the seed."""
     batch_size: int = 32
     """Images at a time; they share the integrator's steps."""
     dequantization: str | None = None
@@ -81,9 +81,15 @@ class Likelihood:
         device = choose_device(self.computing.device)
         model = load(self.run_path).to(device)
         model.eval()
-        data = data_for_run(self.run_path, model, self.data, self.split)
+        data = data_for_run(
+            self.run_path,
+            model,
+            self.data,
+            self.split,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        data = data.take(slice(self.images))
         check_fits(model, data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         assert isinstance(model.data, Pixels)

@@ -58,15 +58,34 @@ def data_for_run(
     split: str,
     *,
     resize: bool = False,
+    images: int | None = None,
+    seed: int = 0,
 ) -> ImageData:
     """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
 
     The pictures that a run was trained on are cropped and resized as they were then; others only
     with `resize`.
 
+    Args:
+        run_path: where the model came from.
+        model: the model.
+        source: the images, by default what the run was trained on.
+        split: which of them.
+        resize: crop and resize images of another size.
+        images: at most so many, drawn at random: those of a seed are the same for every model.
+        seed: which of them are drawn.
+
     Raises:
         NelboError: images of another size than the model's without `resize`, or of other channels.
     """
+    data = _in_size(run_path, model, source, split, resize=resize)
+    return data if images is None else data.subset(images, seed)
+
+
+def _in_size(
+    run_path: str, model: ImageModel, source: str | None, split: str, *, resize: bool
+) -> ImageData:
+    """All the images, as the model takes them."""
     from nelbo.data import load_data
     from nelbo.data.folder import LEVELS, check_sizes
     from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
