@@ -23,6 +23,7 @@ from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
     evaluate_with_progress,
     levels_to_evaluate,
+    stored_proposal,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_run, data_for_run
@@ -128,7 +129,7 @@ class Evaluate:
                 data,
                 description,
                 self.error or DEFAULT_ERROR,
-                score_matching_square=_stored_proposal(model),
+                score_matching_square=stored_proposal(model),
                 batch_size=self.batch_size,
                 seed=self.computing.seed,
                 dtype=dtype,
@@ -272,13 +273,3 @@ def choose_dtype(
         f"(at most {tolerance:g} is allowed)"
     )
     return dtype, trial.calls
-
-
-def _stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
-    """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    from nelbo.evaluation import chain_of
-
-    profile = model.profile
-    if profile is None or profile.num_levels != chain_of(model).num_levels:
-        return None
-    return profile.score_matching_square
