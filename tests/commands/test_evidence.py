@@ -82,10 +82,25 @@ def test_classify_prints_accuracy_and_cost(conditional, tmp_path, capsys):
     labels = drawn.labels.tolist()
     right = [row["class"] == str(label) for row, label in zip(rows, labels, strict=True)]
     assert printed["accuracy"] == pytest.approx(sum(right) / 20)
+    assert [row["class"] for row in printed["classified"]] == [row["class"] for row in rows]
     calls = [int(row["calls"]) for row in rows]
     assert printed["calls_per_image"] == pytest.approx(sum(calls) / 20)
     assert max(calls) <= 12 * 10
     assert printed["calls_for_all_classes_and_levels"] == 200
+
+
+def test_classify_prints_the_first_images_and_their_classes(conditional, capsys):
+    options = ["classify", str(conditional), "--images", "12", "--draws", "4"]
+    found = run_json(capsys, *options)["classified"]
+    assert len(found) == 12
+    main(options)
+    shown = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in shown if line.strip().startswith("digits #")]
+    expected = [
+        [*row["name"].split(), row["class"], *([] if row["certain"] else ["?"])] for row in found
+    ]
+    assert rows == expected[:10]
+    assert any("... and 2 more; --out FILE writes all" in line for line in shown)
 
 
 def test_compare_tells_two_models_apart(run_path, tmp_path, capsys):

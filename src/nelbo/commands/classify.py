@@ -22,6 +22,7 @@ from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import Tensor
 
     from nelbo.conditioning import Condition
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from nelbo.diffusion import Diffusion
     from nelbo.evidence import Classification
     from nelbo.latent import LatentDiffusion
+
+# Images whose class is printed; --out and --json have those of all.
+_PRINTED = 10
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Classify:
     draws: int = 64
     """At most so many draws of a level and noise an image."""
     out: Path | None = None
-    """CSV file for the class of each image."""
+    """CSV file for the class of each image; the first are printed in any case."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
@@ -92,8 +96,9 @@ class Classify:
         mention_skipped(data)
         classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
+        found = _found(data, result, classes.names)
         if self.out is not None:
-            _write(self.out, data, result, classes.names)
+            _write(self.out, found)
         calls = float(result.calls.double().mean())
         count, T = classes.condition.batch_size, chain_of(model).num_levels
         known = classes.of_images >= 0
@@ -113,9 +118,14 @@ class Classify:
                     "calls_per_image": calls,
                     "calls_for_all_classes_and_levels": count * T,
                     "certain": float((result.remaining.sum(1) == 1).double().mean()),
+                    "classified": [row.plain for row in found],
                 }
             )
             return
+        show(_table(found[:_PRINTED]))
+        if len(found) > _PRINTED:
+            where = "--out FILE writes all" if self.out is None else f"all are in {self.out}"
+            show(f"... and {len(found) - _PRINTED:,} more; {where}")
         if accuracy is not None:
             show(
                 f"{accuracy:.1%} of {len(right):,} images are classified as they are "
@@ -231,18 +241,81 @@ class _Classes:
     known_by: str
 
 
-def _write(path: Path, data: ImageData, result: Classification, names: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class _Found:
+    """The class that was found for an image.
+
+    Attributes:
+        name: of the image.
+        caption: of the image, "" without one.
+        label: the name or number of its best class.
+        certain: whether every other class was dropped.
+        calls: network evaluations that it took.
+    """
+
+    name: str
+    caption: str
+    label: str
+    certain: bool
+    calls: int
+
+    @property
+    def plain(self) -> dict[str, str | bool | int]:
+        """As columns and JSON name it."""
+        return {
+            "name": self.name,
+            "class": self.label,
+            "certain": self.certain,
+            "calls": self.calls,
+        }
+
+
+def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> list[_Found]:
+    rows = []
+    for i, name in enumerate(data.names):
+        label = int(result.label[i])
+        rows.append(
+            _Found(
+                name=name,
+                caption=(data.captions[i] or "") if data.captions is not None else "",
+                label=names[label] if label < len(names) else str(label),
+                certain=int(result.remaining[i].sum()) == 1,
+                calls=int(result.calls[i]),
+            )
+        )
+    return rows
+
+
+def _table(rows: list[_Found]) -> Table:
+    """Each image and its best class, with a question mark where others are near."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from nelbo.text import shorten
+
+    captioned = any(row.caption for row in rows)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("image", *(["caption"] if captioned else []), "class"):
+        table.add_column(column)
+    for row in rows:
+        caption = [Text(shorten(row.caption))] if captioned else []
+        best = shorten(row.label) + ("" if row.certain else " ?")
+        table.add_row(Text(row.name), *caption, Text(best))
+    if not all(row.certain for row in rows):
+        table.caption = "?: other classes are not ruled out; more --draws decide"
+        table.caption_justify = "left"
+    return table
+
+
+def _write(path: Path, rows: list[_Found]) -> None:
     from nelbo.networks.files import atomic_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("name", "class", "certain", "calls"))
-            for i, name in enumerate(data.names):
-                label = int(result.label[i])
-                certain = int(result.remaining[i].sum()) == 1
-                shown = names[label] if label < len(names) else label
-                writer.writerow((name, shown, certain, int(result.calls[i])))
+            writer.writerow(rows[0].plain)
+            writer.writerows(row.plain.values() for row in rows)
     except OSError as error:
         raise NelboError(f"cannot write {path}: {error}") from error
