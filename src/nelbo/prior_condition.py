@@ -36,7 +36,7 @@ class PriorCondition:
 
     prior: Diffusion
     text: PromptEncoder | None
-    shape: tuple[int, int, int] | None
+    shape: tuple[int, ...] | None
 
     def of_prompts(self, prompts: Sequence[str | None]) -> Condition:
         """The condition of a batch with these prompts, one an example; None is no prompt.
