@@ -17,7 +17,6 @@ whose first encoder step is learned and whose others are the prior's. Level t of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -35,12 +34,10 @@ from nelbo.errors import NelboError
 from nelbo.estimators import Estimator, as_estimator
 from nelbo.latent_bound import LatentBound, LatentBoundMap
 from nelbo.mhvae import MHVAE, Level, per_example
-from nelbo.networks import AutoencoderKL, ControlledUNet, TextUNetConfig
+from nelbo.networks import AutoencoderKL
 from nelbo.networks.guidance import Guidance
+from nelbo.prior_condition import PriorCondition, Prompt
 from nelbo.text import PromptEncoder
-
-# One for all, or one each; None among these is no prompt, the unconditional model.
-Prompt = str | Sequence[str | None]
 
 
 class LatentDiffusion(MHVAE):
@@ -204,9 +201,7 @@ class LatentDiffusion(MHVAE):
         Raises:
             NelboError: a model without a text encoder.
         """
-        if self.text is None:
-            raise NelboError("a prompt was given to a model without a text encoder")
-        return self._with_size(self.text.condition(prompts))
+        return self._conditions.of_prompts(prompts)
 
     def condition_between(self, first: str | None, second: str | None, frames: int) -> Condition:
         """The conditions on the straight way from one prompt to another, ends included.
@@ -221,10 +216,7 @@ class LatentDiffusion(MHVAE):
         Raises:
             NelboError: fewer frames, or a model without a text encoder.
         """
-        if frames < 2:
-            raise NelboError(f"an interpolation needs at least 2 frames, got {frames}")
-        ends = self.condition_on([first, second])
-        return ends[:1].between(ends[1:], torch.linspace(0.0, 1.0, frames))
+        return self._conditions.between(first, second, frames)
 
     def elbo(
         self,
@@ -440,14 +432,14 @@ class LatentDiffusion(MHVAE):
 
         Args and errors as `sample`.
         """
-        scale = guidance.scale if isinstance(guidance, Guidance) else guidance
-        has_goal = prompt is not None or condition is not None
-        unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
-        if condition is None:
-            condition = self._condition(n, prompt, control)
-        elif prompt is not None or control is not None:
-            raise NelboError("give either a condition, or a prompt and control")
-        return self.prior.guided(guidance, unconditional), condition
+        return self._conditions.guided(
+            n,
+            condition=condition,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            control=control,
+            guidance=guidance,
+        )
 
     def condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
         """What the prior is told of a batch: `condition`, or without one nothing.
@@ -455,59 +447,11 @@ class LatentDiffusion(MHVAE):
         Raises:
             NelboError: a condition of another number of examples.
         """
-        if condition is None:
-            return None if self.text is None else self._condition(len(batch), None, None)
-        if condition.batch_size != len(batch):
-            raise NelboError(
-                f"the condition is of {condition.batch_size} examples, for {len(batch)} images"
-            )
-        return condition
+        return self._conditions.of_batch(len(batch), condition)
 
-    def _condition(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
-        if prompt is not None and self.text is None:
-            raise NelboError("a prompt was given to a model without a text encoder")
-        if control is not None:
-            if not isinstance(self.prior.network, ControlledUNet):
-                raise NelboError("a control was given to a model without a ControlNet")
-            if len(control) not in (1, n):
-                raise NelboError(f"control has a batch of {len(control)}, expected {n} or 1")
-            control = control.expand(n, *control.shape[1:])
-        condition = self._embed(n, prompt, "prompt")
-        return condition if control is None else replace(condition or Condition(), control=control)
-
-    def _unconditional(
-        self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float
-    ) -> Condition | None:
-        if guidance == 1.0:
-            if negative_prompt is not None:
-                raise NelboError("a negative prompt takes effect with guidance other than 1 only")
-            return None
-        if not has_goal:
-            raise NelboError(f"guidance {guidance} needs a prompt or label to guide towards")
-        # One for all is kept as one, so that the samples can be drawn in batches of any size.
-        of_all = negative_prompt is None or isinstance(negative_prompt, str)
-        return self._embed(1 if of_all else n, negative_prompt, "negative_prompt")
-
-    def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
-        if self.text is None:
-            return None
-        if prompt is None or isinstance(prompt, str):
-            return self.condition_on([prompt] * n)
-        if len(prompt) != n:
-            raise NelboError(f"{name} lists {len(prompt)} prompts for {n} samples")
-        return self.condition_on(prompt)
-
-    def _with_size(self, condition: Condition) -> Condition:
-        """With the size of a whole picture, where the network is told one."""
-        config = getattr(self.prior.network, "config", None)
-        if not isinstance(config, TextUNetConfig) or config.addition_embed_type != "text_time":
-            return condition
-        if self.shape is None:
-            raise NelboError("the prior has no shape, so its size is not known: give it shape=...")
-        _, height, width = self.shape
-        numbers = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-        device = next(self.parameters()).device
-        return replace(condition, size=numbers.to(device).expand(condition.batch_size, -1))
+    @property
+    def _conditions(self) -> PriorCondition:
+        return PriorCondition(self.prior, self.text, self.shape)
 
 
 def _image_shape(autoencoder: AutoencoderKL, prior: Diffusion) -> tuple[int, int, int] | None:

@@ -53,7 +53,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
         (["--mask", "black.png"], "is nowhere white"),
         (["--mask", "image.png", "--strength", "0.5"], "--strength takes effect without --mask"),
         (["--mask", "image.png", "--sampler", "ddim"], "inpainting walks with ddpm"),
-        (["--mask", "image.png", "--jump-length", "0"], "jump_length must be at least 1"),
+        (["--mask", "image.png", "--jump-length", "0"], "--jump-length must be at least 1"),
         (["--mask", "image.png", "--interpolate", "image.png"], "either --mask or --interpolate"),
         (["--jump-length", "3"], "--jump-length takes effect with --mask"),
         (["--frames", "3"], "--frames takes effect with --interpolate"),

@@ -76,13 +76,31 @@ def test_classify_prints_accuracy_and_cost(conditional, tmp_path, capsys):
     printed = run_json(capsys, "classify", conditional, "--images", 20, "--draws", 12, "--out", out)
     rows = table(out)
     assert len(rows) == printed["images"] == 20
-    labels = load_data("digits", "test").labels[:20].tolist()
+    # 20 of all, drawn at random by the seed
+    drawn = load_data("digits", "test").subset(20, 0)
+    assert [row["name"] for row in rows] == list(drawn.names)
+    labels = drawn.labels.tolist()
     right = [row["class"] == str(label) for row, label in zip(rows, labels, strict=True)]
     assert printed["accuracy"] == pytest.approx(sum(right) / 20)
+    assert [row["class"] for row in printed["classified"]] == [row["class"] for row in rows]
     calls = [int(row["calls"]) for row in rows]
     assert printed["calls_per_image"] == pytest.approx(sum(calls) / 20)
     assert max(calls) <= 12 * 10
     assert printed["calls_for_all_classes_and_levels"] == 200
+
+
+def test_classify_prints_the_first_images_and_their_classes(conditional, capsys):
+    options = ["classify", str(conditional), "--images", "12", "--draws", "4"]
+    found = run_json(capsys, *options)["classified"]
+    assert len(found) == 12
+    main(options)
+    shown = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in shown if line.strip().startswith("digits #")]
+    expected = [
+        [*row["name"].split(), row["class"], *([] if row["certain"] else ["?"])] for row in found
+    ]
+    assert rows == expected[:10]
+    assert any("... and 2 more; --out FILE writes all" in line for line in shown)
 
 
 def test_compare_tells_two_models_apart(run_path, tmp_path, capsys):
@@ -126,7 +144,28 @@ def test_an_evaluation_that_was_cut_short_goes_on(run_path, tmp_path, capsys, mo
     assert run_json(capsys, *broken)["bits_per_dim"] == whole["bits_per_dim"]
     assert calls == [0, 1, 2, 3, 4]  # none twice
     rows = table(tmp_path / "broken" / "images.csv")
-    assert [row["name"] for row in rows] == list(load_data("digits", "test").names[:40])
+    assert [row["name"] for row in rows] == list(load_data("digits", "test").subset(40, 0).names)
+
+
+def test_images_are_drawn_at_random_by_the_seed(run_path, tmp_path, capsys):
+    """The same of a seed whatever reads them, so that comparisons are paired."""
+    digits = load_data("digits", "test")
+    common = ["--images", 12, "--levels", 2]
+    for seed in (0, 7):
+        out = tmp_path / str(seed)
+        seeded = [*common, "--seed", seed]
+        alone = run_json(capsys, "evaluate", run_path, *seeded, "--out", out)
+        names = [row["name"] for row in table(out / "images.csv")]
+        assert names == list(digits.subset(12, seed).names)
+        assert names != list(digits.names[:12])
+        pair = run_json(capsys, "compare", "digits", "--runs", run_path, run_path, *seeded)
+        mean = alone["bits_per_dim"]["total"]["mean"]
+        assert [run["bits_per_dim"] for run in pair["runs"]] == pytest.approx([mean, mean])
+        flow = run_json(capsys, "likelihood", run_path, *seeded, "--tolerance", 0.1)
+        assert flow["examples"] == 12
+    # What is kept is of these images, and not mistaken for that of others.
+    message = mistake(capsys, "evaluate", run_path, *common, "--seed", 7, "--out", tmp_path / "0")
+    assert "holds an evaluation" in message
 
 
 def test_rounds_go_on_too(run_path, tmp_path, capsys):

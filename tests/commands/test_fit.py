@@ -110,7 +110,7 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
         message = mistake(capsys, command, fitted, *optimal, "--steps", 21)
         assert "K must lie in 1..20" in message
     assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
-    assert "levels must be None or at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
+    assert "--levels must be at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
 
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import nelbo
-from nelbo import LatentBound, LatentDiffusion
+from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.evaluation import batch_generators, condition_for
+from nelbo.estimators import Importance, proposal_from
+from nelbo.evaluation import batch_generators, condition_for, evaluate, pilot
 from nelbo.evidence import classify
 from tests.commands.test_evidence import run_json, table
 from tests.diffusers_format import tiny
@@ -137,9 +138,35 @@ def test_rank_shows_captions_and_maps(run, on, tmp_path, capsys):
     bits = [float(row["bits_per_dim"]) for row in rows]
     assert bits == sorted(bits, reverse=True)
     assert rows[0]["name"] == printed["most_surprising"][0]["name"]
+    assert [row["caption"] for row in rows[:9]] == [
+        row["caption"] for row in printed["most_surprising"]
+    ]
     page = (out / "ranking.html").read_text()
     assert page.count("its map") == 6
     assert rows[0]["caption"] in page
+
+
+def test_rank_draws_a_few_levels_where_they_matter(run, on, pictures, tmp_path, capsys):
+    """10 of 39 by default, as the library draws them; some of the images, with their captions."""
+    main(["rank", str(run), *on, "--out", str(tmp_path / "out"), "--images", "4", "--seed", "2"])
+    shown = capsys.readouterr().out.splitlines()
+    rows = table(tmp_path / "out" / "ranking.csv")
+    model, data = nelbo.load(run), load_data(str(pictures), "all", size=16).subset(4, 2)
+    square, _ = pilot(model, data, torch.Generator().manual_seed(2))
+    bound = Bound.cat(
+        evaluate(
+            model,
+            data,
+            levels=Importance(10, proposal_from(square), reconstructions=2),
+            generator=torch.Generator().manual_seed(2),
+        )
+    )
+    expected = dict(zip(data.names, bound.bits_per_dim.tolist(), strict=True))
+    assert {row["name"]: float(row["bits_per_dim"]) for row in rows} == pytest.approx(
+        expected, rel=1e-4
+    )
+    for line, row in zip(shown, rows, strict=False):
+        assert line.split("bits/dim")[1].strip() == f"{row['name']}  {said_of(row['name'])}"
 
 
 def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys):
@@ -197,7 +224,7 @@ def test_likelihood_by_the_flow_of_the_prior(run, on, pictures, capsys):
     options = ["--images", 4, "--batch-size", 4, "--tolerance", 0.05, "--seed", 3]
     printed = run_json(capsys, "likelihood", run, *on, *options)
     assert printed["dequantization"] == "none"
-    model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).take(slice(4))
+    model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).subset(4, 3)
     x, condition = model.data.to_network(data.images), condition_for(model, data)
     generator = torch.Generator().manual_seed(3)
     found = nelbo.latent_flow.log_likelihood(
@@ -235,6 +262,7 @@ def test_mistakes(run, run_path, on, tmp_path, capsys):
     message = mistake(capsys, *options, "--prompt-file", prompts)
     assert "at least 2 prompts, found 1" in message
     assert "give --prompt-file" in mistake(capsys, *options)
+    prompts.write_text("cat\ndog\n")
     message = mistake(capsys, "classify", run_path, "--prompt-file", prompts)
     assert "has no text encoder" in message
     message = mistake(capsys, "evaluate", run, *on, "--steps", 5, "--levels", "optimal")

@@ -281,7 +281,9 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
     assert SamplerOptions().build(str(run_path)) == DDPM()
     assert SamplerOptions(steps=7, spacing="trailing").build(str(run_path)) == DDPM(7, "trailing")
-    assert SamplerOptions(sampler="ddim").build(str(run_path)).steps == 50
+    # 50 steps, or as many as the chain has
+    assert SamplerOptions(sampler="ddim").build(str(run_path)).steps == 20
+    assert SamplerOptions(sampler="ddim").build(str(stable)).steps == 50
     stable_ddim = DDIM(50, steps_offset=1, set_alpha_to_one=False)
     assert SamplerOptions().build(str(stable)) == stable_ddim
     # the offset of Stable Diffusion stays with another sampler

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nelbo.cli import main
 from nelbo.commands.options import check_out
@@ -46,6 +47,74 @@ def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch): 
     for command in ("evaluate", "rank"):
         assert f"{file} is a file" in mistake(capsys, command, run_path, "--out", file)
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("evaluate", "RUN", "--split", "dev"), "unknown split 'dev'"),
+        (("evaluate", "RUN", "--data", "digit"), "unknown data 'digit' (did you mean digits?)"),
+        (("evaluate", "RUN", "--levels", "optimal", "--steps", "3"), "run nelbo fit"),
+        (("evaluate", "RUN", "--device", "moon"), "device 'moon'"),
+        (("rank", "RUN", "--out", "new", "--data", "cats"), "unknown data 'cats'"),
+        (("classify", "RUN", "--data", "cats"), "unknown data 'cats'"),
+        (("classify", "RUN", "--prompt-file", "none.txt"), "cannot read --prompt-file none.txt"),
+        (("classify", "RUN", "--prompt-file", "twice.txt"), "holds 'cat' twice"),
+        (("classify", "RUN", "--prompt-file", "one.txt"), "needs at least 2 prompts"),
+        (("classify", "RUN", "--template", "a photo"), "has no {} for the class"),
+        (("classify", "RUN", "--margin", "0"), "--margin must be a positive number, got 0"),
+        (("classify", "RUN", "--draws", "1"), "--draws must be at least 2, got 1"),
+        (("classify", "RUN", "--device", "moon"), "device 'moon'"),
+        (("compare", "cats", "--runs", "RUN", "RUN"), "unknown data 'cats'"),
+        (("compare", "digits", "--runs", "RUN", "gone"), "no directory gone"),
+        (("likelihood", "RUN", "--split", "dev"), "unknown split 'dev'"),
+        (("likelihood", "RUN", "--trace", "full"), "unknown --trace 'full'"),
+        (("likelihood", "RUN", "--dequantization", "x"), "unknown --dequantization 'x'"),
+        (("likelihood", "RUN", "--draws", "2"), "exact"),
+        (("fit", "RUN", "--data", "cats"), "unknown data 'cats'"),
+        (("fit", "RUN", "--levels", "0"), "--levels must be at least 1, got 0"),
+        (("report", "RUN", "--data", "cats"), "unknown data 'cats'"),
+        (("export", "RUN", "--out", "full"), "is not empty"),
+        (("sample", "RUN", "--steps", "21"), "1..20"),
+        (("sample", "RUN", "--spacing", "even"), "unknown spacing"),
+        (("sample", "RUN", "--sampler", "dpm"), "unknown --sampler 'dpm'"),
+        (("sample", "RUN", "--guidance", "nan"), "must be a finite number"),
+        (("sample", "RUN", "--levels", "optimal", "--steps", "3"), "run nelbo fit"),
+        (("sample", "RUN", "--prompt-file", "none.txt"), "cannot read --prompt-file none.txt"),
+        (("sample", "RUN", "--files", "one.txt"), "--files one.txt is a file"),
+        (("sample", "RUN", "--device", "moon"), "device 'moon'"),
+        (("edit", "RUN", "--image", "gone.png"), "there is no picture gone.png"),
+        (("edit", "RUN", "--image", "one.txt"), "one.txt is no picture of a known format"),
+        (("edit", "RUN", "--image", "x.png", "--mask", "gone.png"), "there is no picture gone"),
+        (("edit", "RUN", "--image", "x.png", "--strength", "2"), "strength must lie in (0, 1]"),
+        (("edit", "RUN", "--image", "x.png", "--steps", "21"), "1..20"),
+        (
+            ("edit", "RUN", "--image", "x.png", "--interpolate", "x.png", "--sampler", "ddpm"),
+            "DDPM cannot be inverted",
+        ),
+    ],
+)
+def test_what_can_be_told_before_the_model_is_loaded(
+    run_path,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+    command,
+    message,
+):
+    def too_late(*args, **kwargs):
+        raise AssertionError("the model was loaded before this was looked at")
+
+    monkeypatch.setattr("nelbo.diffusers_format.load", too_late)
+    monkeypatch.chdir(tmp_path)
+    Path("twice.txt").write_text("cat\ndog\ncat\n")
+    Path("one.txt").write_text("cat\n")
+    Path("full").mkdir()
+    Path("full", "file").touch()
+    Image.new("L", (8, 8)).save("x.png")
+    before = snapshot(tmp_path)
+    assert message in mistake(capsys, *(run_path if part == "RUN" else part for part in command))
+    assert snapshot(tmp_path) == before
 
 
 def test_without_permission(tmp_path, monkeypatch):

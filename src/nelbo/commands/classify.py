@@ -17,11 +17,12 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import Tensor
 
     from nelbo.conditioning import Condition
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from nelbo.diffusion import Diffusion
     from nelbo.evidence import Classification
     from nelbo.latent import LatentDiffusion
+
+# Images whose class is printed; --out and --json have those of all.
+_PRINTED = 10
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,14 @@ class Classify:
     template: str = "{}"
     """What the name of a class is said in, such as "a photo of a {}"."""
     images: int | None = None
-    """Classify the first so many images only."""
+    """Classify at most so many images, drawn at random by the seed; all by default."""
     margin: float = 3.0
     """Standard errors that a class must be behind before it is dropped: larger is surer and costs
     more network evaluations."""
     draws: int = 64
     """At most so many draws of a level and noise an image."""
     out: Path | None = None
-    """CSV file for the class of each image."""
+    """CSV file for the class of each image; the first are printed in any case."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
@@ -70,15 +74,31 @@ class Classify:
         if self.out is not None:
             check_out(self.out)
         at_least_one(images=self.images, batch_size=self.batch_size)
-        model = load(self.run_path).to(choose_device(self.computing.device))
-        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
+        if not self.margin > 0:
+            raise NelboError(f"--margin must be a positive number, got {self.margin:g}")
+        if self.draws < 2:
+            raise NelboError(f"--draws must be at least 2, got {self.draws}")
+        if "{}" not in self.template:
+            raise NelboError(f"--template {self.template!r} has no {{}} for the class")
+        prompts = self._prompts()
+        check_run(self.run_path, self.data, self.split)
+        device = choose_device(self.computing.device)
+        model = load(self.run_path).to(device)
+        data = data_for_run(
+            self.run_path,
+            model,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
-        classes = self._classes(model, data)
+        classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
+        found = _found(data, result, classes.names)
         if self.out is not None:
-            _write(self.out, data, result, classes.names)
+            _write(self.out, found)
         calls = float(result.calls.double().mean())
         count, T = classes.condition.batch_size, chain_of(model).num_levels
         known = classes.of_images >= 0
@@ -98,9 +118,14 @@ class Classify:
                     "calls_per_image": calls,
                     "calls_for_all_classes_and_levels": count * T,
                     "certain": float((result.remaining.sum(1) == 1).double().mean()),
+                    "classified": [row.plain for row in found],
                 }
             )
             return
+        show(_table(found[:_PRINTED]))
+        if len(found) > _PRINTED:
+            where = "--out FILE writes all" if self.out is None else f"all are in {self.out}"
+            show(f"... and {len(found) - _PRINTED:,} more; {where}")
         if accuracy is not None:
             show(
                 f"{accuracy:.1%} of {len(right):,} images are classified as they are "
@@ -113,11 +138,33 @@ class Classify:
         if self.out is not None:
             show(f"Each image: {self.out}")
 
-    def _classes(self, model: Diffusion | LatentDiffusion, data: ImageData) -> _Classes:
+    def _prompts(self) -> tuple[str, ...]:
+        """The prompts of --prompt-file, none without it.
+
+        Raises:
+            NelboError: fewer than two of them, or one twice.
+        """
+        if self.prompt_file is None:
+            return ()
+        prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
+        for i, prompt in enumerate(prompts):
+            if prompt in prompts[:i]:
+                raise NelboError(f"--prompt-file {self.prompt_file} holds {prompt!r} twice")
+        if len(prompts) < 2:
+            raise NelboError(
+                f"classification needs at least 2 prompts, found {len(prompts)} in --prompt-file "
+                f"{self.prompt_file}"
+            )
+        return prompts
+
+    def _classes(
+        self, model: Diffusion | LatentDiffusion, data: ImageData, prompts: tuple[str, ...]
+    ) -> _Classes:
         """The classes of a class-conditional model, or prompts for one of text.
 
         Raises:
-            NelboError: a model that is told nothing, or prompts that do not fit it or the images.
+            NelboError: a model that is told nothing, prompts for one without text, or images
+                without classes.
         """
         import torch
 
@@ -128,30 +175,22 @@ class Classify:
         unknown = torch.full((len(data),), -1)
         of_images = unknown if data.labels is None else data.labels
         if text is None:
-            if self.prompt_file is not None:
+            if prompts:
                 raise NelboError(f"--prompt-file: {self.run_path} has no text encoder")
             condition = all_classes(chain_of(model), model.num_classes)
             if condition is None or model.num_classes < 2:
                 raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
             return _Classes(condition, data.label_names, of_images, "labelled")
         known_by = "labelled"
-        if self.prompt_file is not None:
-            prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
+        if prompts:
             place = {prompt: i for i, prompt in enumerate(prompts)}
-            if len(place) < len(prompts):
-                twice = next(p for i, p in enumerate(prompts) if place[p] != i)
-                raise NelboError(f"--prompt-file {self.prompt_file} holds {twice!r} twice")
             captions = data.captions or [None] * len(data)
             of_images = torch.tensor([place.get(caption or "", -1) for caption in captions])
             known_by = "captioned"
-        elif data.label_names:
-            if "{}" not in self.template:
-                raise NelboError(f"--template {self.template!r} has no {{}} for the class")
+        elif data.num_classes > 1:
             prompts = tuple(self.template.replace("{}", name) for name in data.label_names)
         else:
             raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
-        if len(prompts) < 2:
-            raise NelboError(f"classification needs at least 2 prompts, found {len(prompts)}")
         with torch.no_grad():
             return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
 
@@ -202,18 +241,81 @@ class _Classes:
     known_by: str
 
 
-def _write(path: Path, data: ImageData, result: Classification, names: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class _Found:
+    """The class that was found for an image.
+
+    Attributes:
+        name: of the image.
+        caption: of the image, "" without one.
+        label: the name or number of its best class.
+        certain: whether every other class was dropped.
+        calls: network evaluations that it took.
+    """
+
+    name: str
+    caption: str
+    label: str
+    certain: bool
+    calls: int
+
+    @property
+    def plain(self) -> dict[str, str | bool | int]:
+        """As columns and JSON name it."""
+        return {
+            "name": self.name,
+            "class": self.label,
+            "certain": self.certain,
+            "calls": self.calls,
+        }
+
+
+def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> list[_Found]:
+    rows = []
+    for i, name in enumerate(data.names):
+        label = int(result.label[i])
+        rows.append(
+            _Found(
+                name=name,
+                caption=(data.captions[i] or "") if data.captions is not None else "",
+                label=names[label] if label < len(names) else str(label),
+                certain=int(result.remaining[i].sum()) == 1,
+                calls=int(result.calls[i]),
+            )
+        )
+    return rows
+
+
+def _table(rows: list[_Found]) -> Table:
+    """Each image and its best class, with a question mark where others are near."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from nelbo.text import shorten
+
+    captioned = any(row.caption for row in rows)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("image", *(["caption"] if captioned else []), "class"):
+        table.add_column(column)
+    for row in rows:
+        caption = [Text(shorten(row.caption))] if captioned else []
+        best = shorten(row.label) + ("" if row.certain else " ?")
+        table.add_row(Text(row.name), *caption, Text(best))
+    if not all(row.certain for row in rows):
+        table.caption = "?: other classes are not ruled out; more --draws decide"
+        table.caption_justify = "left"
+    return table
+
+
+def _write(path: Path, rows: list[_Found]) -> None:
     from nelbo.networks.files import atomic_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("name", "class", "certain", "calls"))
-            for i, name in enumerate(data.names):
-                label = int(result.label[i])
-                certain = int(result.remaining[i].sum()) == 1
-                shown = names[label] if label < len(names) else label
-                writer.writerow((name, shown, certain, int(result.calls[i])))
+            writer.writerow(rows[0].plain)
+            writer.writerows(row.plain.values() for row in rows)
     except OSError as error:
         raise NelboError(f"cannot write {path}: {error}") from error

@@ -55,21 +55,34 @@ def choose_device(name: str) -> torch.device:
         raise NelboError(f"device {name!r} is not available: {reason}") from error
 
 
-def optimal_chain(run_path: str, model: Model, steps: int | None) -> Model:
-    """The chain of `steps` levels with the best bound and its optimal variance.
-
-    Raises:
-        NelboError: no number of steps, or a run that has not been fitted.
-    """
-    from nelbo.diffusion import optimal_levels
+def check_optimal(run_path: str, steps: int | None) -> None:
+    """Raise `NelboError` unless a number of steps is asked for, of a run that has been fitted."""
+    from nelbo.diffusion.profile import PROFILE_FILE
+    from nelbo.networks.files import locate
 
     if steps is None:
         raise NelboError("--levels optimal needs --steps, how many levels to keep")
-    if model.profile is None:
+    try:
+        locate(run_path, None, PROFILE_FILE)
+    except NelboError as error:
         once = f"nelbo fit {run_path} once"
         if ships(run_path):
             once = f"nelbo fit {Path(run_path).name} --out DIR once, and use DIR"
-        raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
+        raise NelboError(
+            f"{run_path} has no level profile to choose levels by: run {once}"
+        ) from error
+
+
+def optimal_chain(model: Model, steps: int | None) -> Model:
+    """The chain of `steps` levels with the best bound and its optimal variance.
+
+    Raises:
+        NelboError: as many steps as the chain does not have.
+    """
+    from nelbo.diffusion import optimal_levels
+
+    assert steps is not None  # see check_optimal
+    assert model.profile is not None
     fitted: Any = model.with_profile(model.profile, variance="analytic")
     shorter: Model = fitted.respace(optimal_levels(model.profile, steps))
     return shorter

@@ -16,10 +16,12 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.options import Computing, at_least_one
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    import torch
+
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
@@ -39,7 +41,7 @@ class Compare:
     levels: int = 50
     """Levels of the chain an image; two models of one kind meet the same levels and noise."""
     images: int | None = None
-    """Compare on the first so many images only."""
+    """Compare on at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the models'."""
     batch_size: int = 64
@@ -55,8 +57,11 @@ class Compare:
 
         self.computing.check()
         at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
+        for run in self.runs:
+            check_run(run, self.data, self.split)
+        device = choose_device(self.computing.device)
         # Both, before the long work: the second may not be there.
-        loaded = [self._load(run) for run in self.runs]
+        loaded = [self._load(run, device) for run in self.runs]
         told = [told_of(model, data) for model, data in loaded]
         bounds = [self._evaluate(run, *found) for run, found in zip(self.runs, loaded, strict=True)]
         first, second = bounds
@@ -101,15 +106,24 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
-    def _load(self, run: str) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+    def _load(
+        self, run: str, device: torch.device
+    ) -> tuple[Diffusion | LatentDiffusion, ImageData]:
         """The model of a run and the images in its size."""
         from nelbo.diffusers_format import load
 
-        model = load(run).to(choose_device(self.computing.device))
-        data = data_for_run(run, model, self.data, self.split, resize=self.resize)
+        model = load(run).to(device)
+        # The seed draws the same images for both.
+        data = data_for_run(
+            run,
+            model,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
         if len(data) < 2:
             raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
         fit_missing_scale(run, model, data, self.computing.seed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nelbo.commands.common import print_json, show
-from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions
+from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, at_least_one
 from nelbo.commands.picture_model import (
     PictureModel,
     check_counts,
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nelbo.editing import Edit as Editing
-    from nelbo.samplers import State
+    from nelbo.samplers import Sampler, State
 
 # The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
 _INPAINTING_STEPS = 250
 _WHITE = 128
+_INVERSION = "inversion"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Edit:
         """Write the picture."""
         import torch
 
+        from nelbo.data.image_file import check_image
         from nelbo.report.grids import image_grid, page_scale, save_image, to_pil
 
         self.computing.check()
@@ -82,10 +84,15 @@ class Edit:
         if self.interpolate is None:
             self.condition.check_count(self.n)
         self._check_options()
+        for path in (self.image, self.mask, self.interpolate):
+            if path is not None:
+                check_image(path)
+        sampler = self._sampler()
+        editing = None if self.mask is not None else self._redrawing(sampler)
         pictures = PictureModel.load(self.run_path, self.computing.device)
         images = self._read(pictures)
         start = time.perf_counter()
-        edited = pictures.to_pictures(self._walk(pictures, images))
+        edited = pictures.to_pictures(self._walk(pictures, sampler, editing, images))
         seconds = time.perf_counter() - start
         if self.mask is not None:
             # Exact in latents as well, whose decoder changes everything a little.
@@ -106,12 +113,14 @@ class Edit:
         else:
             show(f"{len(edited)} image{'s' * (len(edited) > 1)} in {seconds:.1f} s → {self.out}")
 
-    def _walk(self, pictures: PictureModel, images: Tensor) -> Tensor:
+    def _walk(
+        self, pictures: PictureModel, sampler: Sampler, editing: Editing | None, images: Tensor
+    ) -> Tensor:
         """The last states of the edit."""
         import torch
 
         x = pictures.to_states(images)
-        edit = self._edit(pictures, (x.shape[2], x.shape[3]))
+        edit = editing or self._inpainting(pictures, sampler, (x.shape[2], x.shape[3]))
         outputs = edit.outputs(1) if self.interpolate is not None else self.n
         chain, condition = pictures.told(self.condition, outputs)
 
@@ -138,32 +147,56 @@ class Edit:
         )
         return torch.cat(list(walks))
 
-    def _edit(self, pictures: PictureModel, size: tuple[int, int]) -> Editing:
-        from nelbo.editing import ImageToImage, Inpainting, Interpolation
+    def _sampler(self) -> Sampler:
+        """What walks the chain.
+
+        Raises:
+            NelboError: one that the edit cannot use.
+        """
+        from nelbo.diffusers_format.pipelines import load_schedule
         from nelbo.samplers import DDPM
 
         if self.interpolate is not None:
-            encoder = self.encoder or "inversion"
-            default = "ddim" if encoder == "inversion" else None
-            return Interpolation(
-                8 if self.frames is None else self.frames,
-                self.sampling.build(self.run_path, default),
-                encoder,
-                1.0 if self.strength is None else self.strength,
-            )
+            return self.sampling.build(self.run_path, "ddim" if self._inverts else None)
         if self.mask is None:
-            strength = 0.6 if self.strength is None else self.strength
-            return ImageToImage(self.sampling.build(self.run_path), strength)
-        levels = pictures.prior.num_levels
+            return self.sampling.build(self.run_path)
+        levels = load_schedule(self.run_path).num_levels
         sampler = self.sampling.build(self.run_path, "ddpm", steps=min(_INPAINTING_STEPS, levels))
         if not isinstance(sampler, DDPM):
             raise NelboError(f"inpainting walks with ddpm, not with {self.sampling.sampler}")
+        return sampler
+
+    def _redrawing(self, sampler: Sampler) -> Editing:
+        """The edit of whole pictures."""
+        from nelbo.editing import ImageToImage, Interpolation
+
+        if self.interpolate is None:
+            return ImageToImage(sampler, 0.6 if self.strength is None else self.strength)
+        return Interpolation(
+            8 if self.frames is None else self.frames,
+            sampler,
+            self.encoder or _INVERSION,
+            1.0 if self.strength is None else self.strength,
+        )
+
+    def _inpainting(
+        self, pictures: PictureModel, sampler: Sampler, size: tuple[int, int]
+    ) -> Editing:
+        """The edit of a part of states of this size."""
+        from nelbo.editing import Inpainting
+        from nelbo.samplers import DDPM
+
+        assert isinstance(sampler, DDPM)
         return Inpainting(
             self._paint(pictures),
             sampler,
             10 if self.jump_length is None else self.jump_length,
             10 if self.jump_n_sample is None else self.jump_n_sample,
         ).of_latents(size)
+
+    @property
+    def _inverts(self) -> bool:
+        return self.encoder in (None, _INVERSION)
 
     def _read(self, pictures: PictureModel) -> Tensor:
         """The picture, or the two of an interpolation, 0..255."""
@@ -200,3 +233,4 @@ class Edit:
         ):
             if value is not None and not applies:
                 raise NelboError(f"{option} takes effect {where} only")
+        at_least_one(jump_length=self.jump_length, jump_n_sample=self.jump_n_sample)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nelbo.commands.common import (
+    check_optimal,
     mention_skipped,
     optimal_chain,
     print_json,
@@ -22,9 +23,10 @@ from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
     evaluate_with_progress,
     levels_to_evaluate,
+    stored_proposal,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
 
@@ -65,7 +67,7 @@ class Evaluate:
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
-    """Evaluate only the first so many images."""
+    """Evaluate at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
@@ -85,7 +87,7 @@ class Evaluate:
         self.computing.check()
         if self.out is not None:
             check_out(self.out, directory=True)
-        at_least_one(images=self.images, batch_size=self.batch_size)
+        at_least_one(images=self.images, steps=self.steps, batch_size=self.batch_size)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
         # The whole of the best short chain is evaluated, in as many calls as that needs.
@@ -96,13 +98,22 @@ class Evaluate:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
         if self._evaluate_autoencoder():
             return
+        check_run(self.run_path, self.data, self.split)
+        if self.levels == "optimal":
+            check_optimal(self.run_path, self.steps)
         processes = join_processes(self.computing.device, self.out, self.precision)
         loaded = load(self.run_path).to(processes.device)
-        data = data_for_run(self.run_path, loaded, self.data, self.split, resize=self.resize)
+        data = data_for_run(
+            self.run_path,
+            loaded,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         if processes.is_main:
             mention_skipped(data)
-        if self.images is not None:
-            data = data.take(slice(self.images))
         description = f"Evaluating {data.source}, {self.split}"
         fit_missing_scale(
             self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
@@ -118,7 +129,7 @@ class Evaluate:
                 data,
                 description,
                 self.error or DEFAULT_ERROR,
-                score_matching_square=_stored_proposal(model),
+                score_matching_square=stored_proposal(model),
                 batch_size=self.batch_size,
                 seed=self.computing.seed,
                 dtype=dtype,
@@ -157,6 +168,7 @@ class Evaluate:
             self.data,
             self.split,
             images=self.images,
+            seed=self.computing.seed,
             resize=self.resize,
             batch_size=self.batch_size,
             device=self.computing.device,
@@ -221,7 +233,7 @@ class Evaluate:
         from nelbo.samplers.spacing import spaced_levels
 
         if self.levels == "optimal":
-            return optimal_chain(self.run_path, model, self.steps)
+            return optimal_chain(model, self.steps)
         if self.steps is None:
             return model
         return model.respace(spaced_levels(chain_of(model).num_levels, self.steps, "linspace"))
@@ -261,13 +273,3 @@ def choose_dtype(
         f"(at most {tolerance:g} is allowed)"
     )
     return dtype, trial.calls
-
-
-def _stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
-    """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    from nelbo.evaluation import chain_of
-
-    profile = model.profile
-    if profile is None or profile.num_levels != chain_of(model).num_levels:
-        return None
-    return profile.score_matching_square

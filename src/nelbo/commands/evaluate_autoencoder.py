@@ -10,7 +10,7 @@ from rich.table import Table
 
 from nelbo.commands.autoencoder_run import AutoencoderRun
 from nelbo.commands.common import choose_device, mention_skipped, say, show
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.errors import NelboError
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,
@@ -26,6 +26,7 @@ def evaluate_autoencoder_run(
     split: str,
     *,
     images: int | None = None,
+    seed: int = 0,
     resize: bool = False,
     batch_size: int = 64,
     device: str = "auto",
@@ -40,7 +41,8 @@ def evaluate_autoencoder_run(
         path: the run.
         source: images, by default what the run was trained on.
         split: which of them.
-        images: only the first so many.
+        images: at most so many, drawn at random.
+        seed: which of them are drawn.
         resize: crop and resize images of another size.
         batch_size: images at a time.
         device: where to compute.
@@ -49,14 +51,14 @@ def evaluate_autoencoder_run(
     Raises:
         NelboError: images that do not fit.
     """
+    check_data(path, source, split)
     run = AutoencoderRun.load(path, choose_device(device))
-    data = data_for_run(path, run, source, split, resize=resize)
+    data = data_for_run(path, run, source, split, resize=resize, images=images, seed=seed)
     if data.levels != run.data.levels:
         raise NelboError(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
         )
     mention_skipped(data)
-    data = data if images is None else data.take(slice(images))
     scale = RunDirectory(path).evaluation().get("decoder_scale")
     if scale is None:
         scale = fit_scale(run.autoencoder, data_for_run(path, run, None, "train"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from nelbo.commands.common import counting_progress
+from nelbo.commands.common import MESSAGES, counting_progress
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.estimators import Estimator
     from nelbo.latent import LatentDiffusion
     from nelbo.latent_bound import LatentBoundMap
 
@@ -29,12 +30,42 @@ def levels_to_evaluate(
     return None if asked == "all" or asked >= chain_of(model).num_levels - 1 else asked
 
 
+def levels_that_matter(
+    count: int, model: Diffusion | LatentDiffusion, data: ImageData, seed: int
+) -> Estimator | None:
+    """So many levels an image, drawn where a pilot or the model's profile finds the bound to vary.
+
+    None is every level, where as many are asked for as there are. The first level is drawn twice,
+    to tell how noisy it is.
+    """
+    from nelbo.estimators import Importance, proposal_from
+    from nelbo.evaluation import pilot
+
+    if levels_to_evaluate(count, model) is None:
+        return None
+    square = stored_proposal(model)
+    if square is None:
+        with MESSAGES.status("Finding the levels that matter"):
+            square, _ = pilot(model, data, _generator(seed))
+    return Importance(count, proposal_from(square), reconstructions=2)
+
+
+def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
+    """E KL² at each level from the model's level profile, if it has one of this very chain."""
+    from nelbo.evaluation import chain_of
+
+    profile = model.profile
+    if profile is None or profile.num_levels != chain_of(model).num_levels:
+        return None
+    return profile.score_matching_square
+
+
 def evaluate_with_progress(
     model: Diffusion | LatentDiffusion,
     data: ImageData,
     description: str,
     *,
-    levels: int | None = None,
+    levels: int | Estimator | None = None,
     batch_size: int = 64,
     seed: int = 0,
     dtype: torch.dtype | None = None,

@@ -20,7 +20,7 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.model_copy import check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_new, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
 
@@ -69,7 +69,9 @@ class Fit:
         from nelbo.diffusion.profile import PROFILE_FILE
 
         self.computing.check()
-        at_least_one(images=self.images, draws=self.draws, batch_size=self.batch_size)
+        at_least_one(
+            images=self.images, levels=self.levels, draws=self.draws, batch_size=self.batch_size
+        )
         if not Path(self.run_path).is_dir():
             raise NelboError(
                 f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
@@ -80,7 +82,9 @@ class Fit:
         else:
             check_not_shipped(self.run_path, "the profile")
             check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
-        model = load(self.run_path).to(choose_device(self.computing.device))
+        check_run(self.run_path, self.data, self.split)
+        device = choose_device(self.computing.device)
+        model = load(self.run_path).to(device)
         data = data_for_run(self.run_path, model, self.data, self.split)
         mention_skipped(data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)

@@ -16,7 +16,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.errors import NelboError
 
 
@@ -31,7 +31,7 @@ class Likelihood:
     split: str = "test"
     """Which images: train, test or all."""
     images: int = 32
-    """Only the first so many images."""
+    """At most so many images, drawn at random by the seed."""
     batch_size: int = 32
     """Images at a time; they share the integrator's steps."""
     dequantization: str | None = None
@@ -57,7 +57,7 @@ class Likelihood:
         from nelbo.commands.evaluation_progress import levels_to_evaluate
         from nelbo.diffusers_format import load
         from nelbo.diffusion import Diffusion, Pixels, flow
-        from nelbo.diffusion.dequantization import default_dequantization
+        from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
         from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.report.tables import likelihood_table
 
@@ -67,15 +67,32 @@ class Likelihood:
         )
         if not self.tolerance > 0:
             raise NelboError(f"--tolerance must be positive, got {self.tolerance:g}")
-        model = load(self.run_path).to(choose_device(self.computing.device))
+        if self.dequantization not in (None, *DEQUANTIZATIONS):
+            raise NelboError(
+                f"unknown --dequantization {self.dequantization!r}: expected one of "
+                f"{', '.join(DEQUANTIZATIONS)}"
+            )
+        if self.trace not in flow.TRACES:
+            raise NelboError(
+                f"unknown --trace {self.trace!r}: expected one of {', '.join(flow.TRACES)}"
+            )
+        flow.check_draws(self.draws, self.trace)
+        check_run(self.run_path, self.data, self.split)
+        device = choose_device(self.computing.device)
+        model = load(self.run_path).to(device)
         model.eval()
-        data = data_for_run(self.run_path, model, self.data, self.split)
+        data = data_for_run(
+            self.run_path,
+            model,
+            self.data,
+            self.split,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         mention_skipped(data)
-        data = data.take(slice(self.images))
         check_fits(model, data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         assert isinstance(model.data, Pixels)
-        device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self.computing.seed)
         dequantization = self.dequantization or default_dequantization(chain_of(model))
         options: dict[str, Any] = {

@@ -27,6 +27,8 @@ SAMPLERS = {
 
 
 _LARGEST_SEED = 2**63 - 1
+# To check the other options of guidance by, where its scale is not yet known.
+_SOME_GUIDANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class SamplerOptions:
     """ddpm, ddim, dpm_solver, euler or heun; by default what the scheduler of the pipeline says,
     which is ddpm for a run."""
     steps: int | None = None
-    """Network calls an image; by default every level with ddpm and 50 with others."""
+    """Network calls an image; by default every level with ddpm and at most 50 with others."""
     spacing: str | None = None
     """Which levels fewer steps visit: leading, linspace or trailing."""
     eta: float | None = None
@@ -75,9 +77,11 @@ class SamplerOptions:
             steps: how many where no number is asked for.
 
         Raises:
-            NelboError: an unknown sampler, or an option that it does not have.
+            NelboError: an unknown sampler, an option that it does not have, or more steps than the
+                chain has levels.
         """
         from nelbo.diffusers_format import load_sampler
+        from nelbo.diffusers_format.pipelines import load_schedule
 
         steps = steps if self.steps is None else self.steps
         described: Any = load_sampler(run_path, steps)
@@ -90,7 +94,12 @@ class SamplerOptions:
         for field in given:
             if field not in own:
                 raise NelboError(f"{option(field)} does not apply to the sampler {name}")
-        return replace(sampler, **given)
+        schedule = load_schedule(run_path)
+        if steps is None and (sampler.steps or 0) > schedule.num_levels:
+            given["steps"] = schedule.num_levels
+        sampler = replace(sampler, **given)
+        sampler.state_times(schedule)  # which checks that there are so many
+        return sampler
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,7 @@ class ConditionOptions:
             raise NelboError("give either --prompt or --prompt-file")
         if self.label and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
-        if self.guidance == 1.0:
-            self._check_unguided()
+        self.strength(_SOME_GUIDANCE if self.guidance is None else self.guidance)
 
     def check_count(self, n: int) -> None:
         """Raise `NelboError` where some of several labels or prompts would not be drawn."""

@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import mention_skipped, print_json, show
+from nelbo.commands.common import MESSAGES, mention_skipped, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
-    levels_to_evaluate,
+    levels_that_matter,
     map_bits,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import data_for_run
+from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.commands.shared_evaluation import join_processes, open_store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.bound import Bound
+    from nelbo.bound import Bound, BoundMap
     from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+    from nelbo.latent_bound import LatentBoundMap
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _PRINTED = 10
+# Levels an image: of models of pixels, and of latents.
+_LEVELS = (50, 10)
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps")
 
@@ -43,8 +48,11 @@ class Rank:
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "all"
     """Which images: train, test or all."""
-    levels: int = 50
-    """Levels of the chain an image; more tell images of nearly the same rank apart."""
+    images: int | None = None
+    """Rank at most so many images, drawn at random by the seed; all by default."""
+    levels: int | None = None
+    """Levels of the chain an image, drawn where they matter; more tell images of nearly the same
+    rank apart. By default 50, and 10 for latents, whose bound varies at few levels."""
     shown: int = 24
     """How many images to show on each end of the page."""
     maps: bool = True
@@ -61,30 +69,44 @@ class Rank:
 
         from nelbo.diffusers_format import load
         from nelbo.evidence import rank, write_ranking
+        from nelbo.latent import LatentDiffusion
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
         self.computing.check()
         check_out(self.out, directory=True)
-        at_least_one(levels=self.levels, shown=self.shown, batch_size=self.batch_size)
+        at_least_one(
+            images=self.images, levels=self.levels, shown=self.shown, batch_size=self.batch_size
+        )
+        check_run(self.run_path, self.data, self.split)
         processes = join_processes(self.computing.device, self.out)
         model = load(self.run_path).to(processes.device)
-        data = data_for_run(self.run_path, model, self.data, self.split, resize=self.resize)
+        data = data_for_run(
+            self.run_path,
+            model,
+            self.data,
+            self.split,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         if processes.is_main:
             mention_skipped(data)
         fit_missing_scale(
             self.run_path, model, data, self.computing.seed, quiet=not processes.is_main
         )
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
-        settings["seed"] = self.computing.seed
+        levels = self.levels or _LEVELS[isinstance(model, LatentDiffusion)]
+        settings |= {"seed": self.computing.seed, "levels": levels, "estimator": "importance"}
+        store = open_store(self.out, model, data, settings, processes)
         bound = evaluate_with_progress(
             model,
             data,
             f"Ranking {data.source}",
-            levels=levels_to_evaluate(self.levels, model),
+            levels=levels_that_matter(levels, model, data, self.computing.seed),
             batch_size=self.batch_size,
             seed=self.computing.seed,
-            store=open_store(self.out, model, data, settings, processes),
+            store=store,
         )
         processes.leave()
         if not processes.is_main:
@@ -101,15 +123,25 @@ class Rank:
                 bound=bound,
                 most=most,
                 least=least,
-                maps=map_bits(model, shown, self.computing.seed) if self.maps else None,
+                maps=self._map(model, shown) if self.maps else None,
             )
         )
         write_html(page, self.out / PAGE)
         self._report(data, bound, order)
 
+    def _map(
+        self, model: Diffusion | LatentDiffusion, shown: ImageData
+    ) -> BoundMap | LatentBoundMap:
+        with MESSAGES.status(f"Finding where the bits of {len(shown)} images go"):
+            return map_bits(model, shown, self.computing.seed)
+
     def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:
         bits = bound.bits_per_dim.tolist()
-        first = [(data.names[i], bits[i]) for i in order[:_PRINTED].tolist()]
+        captions = data.captions or (None,) * len(data)
+        first = [
+            {"name": data.names[i], "caption": captions[i], "bits_per_dim": bits[i]}
+            for i in order[:_PRINTED].tolist()
+        ]
         if self.computing.json:
             print_json(
                 {
@@ -117,15 +149,16 @@ class Rank:
                     "data": data.source,
                     "images": len(data),
                     "bits_per_dim": bound.mean().bits_per_dim.mean,
-                    "most_surprising": [{"name": n, "bits_per_dim": b} for n, b in first],
+                    "most_surprising": first,
                     "table": str(self.out / TABLE),
                     "page": str(self.out / PAGE),
                     "skipped": list(data.skipped),
                 }
             )
             return
-        for name, value in first:
-            show(f"{value:8.3f} bits/dim  {name}")
+        for row in first:
+            caption = f"  {row['caption']}" if row["caption"] else ""
+            show(f"{row['bits_per_dim']:8.3f} bits/dim  {row['name']}{caption}")
         if len(order) > len(first):
             show(f"     ... and {len(order) - len(first):,} more in {self.out / TABLE}")
         show(f"Page: {(self.out / PAGE).resolve().as_uri()}")

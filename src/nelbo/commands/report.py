@@ -17,6 +17,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.model_copy import check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_new, check_out
+from nelbo.commands.run_data import check_data
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Report:
             check_out(run.report, "RUN")
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
+        check_data(self.run_path, self.data, "test")
         if self.out is None and not (run.path / METRICS_FILE).is_file():
             raise NelboError(
                 f"{self.run_path} is a pipeline without the record of its training "

@@ -22,25 +22,21 @@ class ImageModel(Protocol):
         """What pixels are."""
 
 
-def data_for_run(
-    run_path: str,
-    model: ImageModel,
-    source: str | None,
-    split: str,
-    *,
-    resize: bool = False,
-) -> ImageData:
-    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+def check_run(run_path: str, source: str | None, split: str) -> None:
+    """Raise `NelboError` for a model or images that are not there, before either is read."""
+    from nelbo.diffusers_format.pipelines import read_pipeline
 
-    The pictures that a run was trained on are cropped and resized as they were then; others only
-    with `resize`.
+    read_pipeline(run_path)
+    check_data(run_path, source, split)
+
+
+def check_data(run_path: str, source: str | None, split: str) -> str:
+    """The images to evaluate a model on: `source`, or what the run was trained on.
 
     Raises:
-        NelboError: images of another size than the model's without `resize`, or of other channels.
+        NelboError: there are none, or no such split.
     """
-    from nelbo.data import load_data
-    from nelbo.data.folder import LEVELS, check_sizes
-    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local, is_path
+    from nelbo.data.sources import check_source, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
     remembered = RunDirectory(run_path).notes().get("source")
@@ -51,6 +47,52 @@ def data_for_run(
         raise NelboError(
             f"{run_path} was trained on {source}, which is not there any more: give --data"
         )
+    check_source(source, split)
+    return source
+
+
+def data_for_run(
+    run_path: str,
+    model: ImageModel,
+    source: str | None,
+    split: str,
+    *,
+    resize: bool = False,
+    images: int | None = None,
+    seed: int = 0,
+) -> ImageData:
+    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+
+    The pictures that a run was trained on are cropped and resized as they were then; others only
+    with `resize`.
+
+    Args:
+        run_path: where the model came from.
+        model: the model.
+        source: the images, by default what the run was trained on.
+        split: which of them.
+        resize: crop and resize images of another size.
+        images: at most so many, drawn at random: those of a seed are the same for every model.
+        seed: which of them are drawn.
+
+    Raises:
+        NelboError: images of another size than the model's without `resize`, or of other channels.
+    """
+    data = _in_size(run_path, model, source, split, resize=resize)
+    return data if images is None else data.subset(images, seed)
+
+
+def _in_size(
+    run_path: str, model: ImageModel, source: str | None, split: str, *, resize: bool
+) -> ImageData:
+    """All the images, as the model takes them."""
+    from nelbo.data import load_data
+    from nelbo.data.folder import LEVELS, check_sizes
+    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
+    from nelbo.training.run_directory import RunDirectory
+
+    source = check_data(run_path, source, split)
+    remembered = RunDirectory(run_path).notes().get("source")
     assert model.shape is not None
     channels, height, width = model.shape
     levels = getattr(model.data, "levels", LEVELS)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nelbo.commands.common import optimal_chain, print_json, show
-from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions
+from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
+from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, check_out
 from nelbo.commands.picture_model import (
     PictureModel,
     check_counts,
@@ -86,13 +86,13 @@ class Sample:
         check_png(self.out)
         if self.animation is not None:
             check_animation(self.animation)
-        if self.files is not None and self.files.exists() and not self.files.is_dir():
-            raise NelboError(f"--files {self.files} is a file; give a directory")
-        sampler = self.sampling.build(self.run_path)
+        if self.files is not None:
+            check_out(self.files, "--files", directory=True)
+        sampler = self._sampler()
         pictures = PictureModel.load(self.run_path, self.computing.device)
         chain, condition = self._told(pictures, n)
         if self.levels == "optimal":
-            chain, sampler = self._optimal(chain)
+            chain = optimal_chain(chain, self.sampling.steps)
         film = None
         if self.animation is not None:
             film = Film(sampler, chain.schedule, self.animate)
@@ -155,17 +155,20 @@ class Sample:
             return _OF_ONE_PROMPT
         return max(labels, prompts) if max(labels, prompts) > 1 else _IMAGES
 
-    def _optimal(self, chain: Diffusion) -> tuple[Diffusion, Sampler]:
-        """The chain of the levels that are best for the bound, and what walks all of it."""
+    def _sampler(self) -> Sampler:
+        """What walks the chain: for optimal levels, all of the chain that they make."""
         from nelbo.samplers import DDPM
 
+        if self.levels != "optimal":
+            return self.sampling.build(self.run_path)
         if self.sampling.sampler not in (None, "ddpm"):
             raise NelboError(
                 f"--levels optimal makes a chain for ddpm, not for {self.sampling.sampler}"
             )
         if self.sampling.spacing is not None:
             raise NelboError("give either --spacing or --levels optimal")
-        return optimal_chain(self.run_path, chain, self.sampling.steps), DDPM()
+        check_optimal(self.run_path, self.sampling.steps)
+        return DDPM()
 
     def _report(self, n: int, seconds: float) -> None:
         if self.computing.json:

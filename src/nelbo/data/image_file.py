@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +31,13 @@ def read_image(
         NelboError: a file that is missing or no picture, or of another size without `resize`.
     """
     channels, height, width = shape
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if "A" in image.getbands() or "transparency" in image.info:
-                coloured = image.convert("RGBA")
-                white = Image.new("RGBA", coloured.size, "white")
-                image = Image.alpha_composite(white, coloured)
-            image = image.convert(_MODES[channels])
-    except FileNotFoundError as error:
-        raise NelboError(f"there is no picture {path}") from error
-    except UnidentifiedImageError as error:
-        raise NelboError(f"{path} is no picture of a known format") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NelboError(f"{path} cannot be read as a picture: {error}") from error
+    with _explained(path), Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if "A" in image.getbands() or "transparency" in image.info:
+            coloured = image.convert("RGBA")
+            white = Image.new("RGBA", coloured.size, "white")
+            image = Image.alpha_composite(white, coloured)
+        image = image.convert(_MODES[channels])
     if image.size != (width, height):
         if not resize:
             raise NelboError(
@@ -53,3 +47,22 @@ def read_image(
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
     return torch.from_numpy(array.transpose(2, 0, 1).copy())
+
+
+def check_image(path: str | Path) -> None:
+    """Raise `NelboError` for a file that is missing or no picture; reads its head alone."""
+    with _explained(path), Image.open(path):
+        pass
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """What Pillow says of a file as a `NelboError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NelboError(f"there is no picture {path}") from error
+    except UnidentifiedImageError as error:
+        raise NelboError(f"{path} is no picture of a known format") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NelboError(f"{path} cannot be read as a picture: {error}") from error

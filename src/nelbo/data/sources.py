@@ -53,8 +53,7 @@ def load_data(
             or nothing that can be read.
         MissingExtraError: the source needs an optional extra that is not installed.
     """
-    if split not in SPLITS:
-        raise NelboError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    check_source(source, split)
     if channels not in (None, 1, 3):
         raise NelboError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if size is not None and not 1 <= size <= LARGEST_SIZE:
@@ -88,8 +87,17 @@ def load_data(
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
         return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
-    near = did_you_mean(name, NAMES) or directories_near(Path(_typed_path(source)))
-    raise NelboError(f"unknown data {source!r}{near}: expected {KINDS}")
+    raise _unknown(source)
+
+
+def check_source(source: str, split: str) -> None:
+    """Raise `NelboError` for a source or split that there is none of; reads nothing."""
+    if split not in SPLITS:
+        raise NelboError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if not is_local(source):
+        name = source.partition("?")[0]
+        if name == HUB or not (name in NAMES or name.startswith(HUB)):
+            raise _unknown(source)
 
 
 def is_local(source: str) -> bool:
@@ -132,6 +140,12 @@ def _options(source: str, query: str) -> dict[str, str]:
         raise NelboError(
             f"{source}: options are written ?name=value&name=value, found {query!r}"
         ) from error
+
+
+def _unknown(source: str) -> NelboError:
+    name = source.partition("?")[0]
+    near = did_you_mean(name, NAMES) or directories_near(Path(_typed_path(source)))
+    return NelboError(f"unknown data {source!r}{near}: expected {KINDS}")
 
 
 def _holds_parquet(folder: Path) -> bool:

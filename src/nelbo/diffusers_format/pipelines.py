@@ -11,7 +11,7 @@ from nelbo.diffusers_format import latent
 from nelbo.diffusers_format.chain import read_scheduler
 from nelbo.diffusers_format.files import PipelineIndex, read_index
 from nelbo.diffusers_format.pixel import load_pixel, save_pixel
-from nelbo.diffusion import Diffusion
+from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.model_directory import resolve
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         MissingExtraError: a pipeline with a text encoder, without transformers installed.
     """
     path = resolve(path)
-    index = _read_index(path)
+    index = read_pipeline(path)
     return _LOADERS[index.class_name](path, index)
 
 
@@ -62,7 +62,13 @@ def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Samp
             the class of the solver, the sampler is DDIM, with a note.
     """
     path = resolve(path)
-    return read_scheduler(path, _read_index(path)).sampler(steps)
+    return read_scheduler(path, read_pipeline(path)).sampler(steps)
+
+
+def load_schedule(path: str | os.PathLike[str]) -> NoiseSchedule:
+    """The noise levels of a pipeline's chain, without its networks; as `load_sampler`."""
+    path = resolve(path)
+    return read_scheduler(path, read_pipeline(path)).schedule
 
 
 def save(
@@ -90,7 +96,12 @@ def save(
         save_pixel(model, Path(path), sampler, notes or {})
 
 
-def _read_index(path: str | os.PathLike[str]) -> PipelineIndex:
+def read_pipeline(path: str | os.PathLike[str]) -> PipelineIndex:
+    """What a pipeline says that it is.
+
+    Raises:
+        NelboError: there is none, or none that nelbo has a model for.
+    """
     index = read_index(path)
     if index.class_name not in _LOADERS:
         raise NelboError(
