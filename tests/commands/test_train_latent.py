@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import nelbo
-from nelbo import LatentDiffusion, checkpoints
+from nelbo import LatentDiffusion, model_directory
 from nelbo.cli import main
 from nelbo.commands.autoencoder_recipe import beside_reconstructions
 from nelbo.commands.latent_recipe import new_latent_model
@@ -205,7 +205,7 @@ def test_sample_with_a_prompt(latent, tmp_path):
 def test_a_shipped_checkpoint_goes_by_its_name(latent, tmp_path, monkeypatch):
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "squares").symlink_to(latent)
-    monkeypatch.setattr(checkpoints, "DIRECTORY", tmp_path / "shipped")
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
     assert isinstance(nelbo.load("squares"), LatentDiffusion)
     main(["sample", "squares", "-n", "1", "--steps", "1", "--out", "one.png"])
