@@ -1,6 +1,6 @@
 """What reading ahead gains where images are streamed: steps a second with it and without.
 
-    python benchmarks/streaming.py [--json FILE] [--steps 10] [--rounds 5] [--batch 64]
+    python benchmarks/streaming.py [--json FILE] [--steps 8] [--rounds 5] [--batch 32]
 
 Streams a parquet file of 64×64 JPEGs. Two kinds of step: one of a small diffusion model on this
 CPU, which takes the cores that would decode, and one that takes none of it, as on an accelerator,
@@ -92,9 +92,9 @@ def without(rate: Callable[[], float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--steps", type=int, default=10, help="of each run")
+    parser.add_argument("--steps", type=int, default=8, help="of each run")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each kind")
-    parser.add_argument("--batch", type=int, default=64, help="images a step")
+    parser.add_argument("--batch", type=int, default=32, help="images a step")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:

@@ -49,7 +49,7 @@ STAGES = [
     *("--text-layers", "1", "--text-heads", "2", "--vocabulary", "600", "--batch-size", "8"),
     *("--precision", "fp32", "--warmup-steps", "1", *BRIEF),
 ]
-STEPS = 4
+STEPS = 3
 ADVERSARIAL = "adversarial autoencoder"
 COMMAND = ["-m", "nelbo", "train", "digits", *MODEL, *OPTIONS, *LEVELS, *BRIEF]
 
