@@ -29,7 +29,7 @@ from nelbo.training.build import build_model
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
-from nelbo.training.processes import Processes
+from nelbo.training.processes import LostProcessError, Processes
 from nelbo.training.trainer import Trainer
 from tests.children import Child
 from tests.commands.squares import draw_squares
@@ -386,3 +386,16 @@ def test_recomputed_activations_give_the_same_steps():
     for a, b in zip(plain.run(), recomputed.run(), strict=True):
         assert a.loss == b.loss
         assert a.gradient_norm == b.gradient_norm
+
+
+def test_only_a_broken_connection_is_a_lost_process():
+    both = Processes(torch.device("cpu"), rank=0, count=2)
+    for message in (
+        "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:12345",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Read error: Broken pipe",
+    ):
+        with pytest.raises(LostProcessError, match="another one is gone"), both.together():
+            raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="size of tensor a") as raised, both.together():
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+    assert not isinstance(raised.value, NelboError)

@@ -30,6 +30,8 @@ from nelbo.networks.transformer import SpatialTransformer
 # off a list. Nor would the blocks of a transformer, which add to outputs in place: that loses
 # FSDP's hooks on them.
 _GATHERED = (ResnetBlock, SpatialTransformer, SpatialSelfAttention)
+# What errors of the transport between processes speak of.
+_CONNECTION = ("gloo", "nccl", "connection", "broken pipe", "timed out")
 
 
 class LostProcessError(NelboError):
@@ -164,7 +166,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or isinstance(error, torch.cuda.OutOfMemoryError):
+            if self.count == 1 or not _is_of_a_connection(error):
                 raise
             raise LostProcessError(
                 f"process {self.rank} of {self.count} stops, because another one is gone "
@@ -176,6 +178,12 @@ class Processes:
         """Leave the group."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _is_of_a_connection(error: RuntimeError) -> bool:
+    """Whether an error says that a process cannot be reached; gloo raises plain RuntimeErrors."""
+    said = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in said for word in _CONNECTION)
 
 
 def whole(tensor: Tensor) -> Tensor:
