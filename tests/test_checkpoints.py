@@ -14,7 +14,7 @@ import nelbo
 from nelbo import NelboError, checkpoints, load_sampler, model_directory
 from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
-from nelbo.commands.latent_run import SAMPLER
+from nelbo.commands.training.latent_run import SAMPLER
 from nelbo.model_directory import available
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM

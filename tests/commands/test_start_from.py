@@ -11,7 +11,7 @@ import torch
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.start_from import read_autoencoder
+from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.training.checkpoints import Checkpoints
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 import nelbo
 from nelbo import LatentDiffusion, model_directory
 from nelbo.cli import main
-from nelbo.commands.autoencoder_recipe import beside_reconstructions
-from nelbo.commands.latent_recipe import new_latent_model
+from nelbo.commands.training.autoencoder_recipe import beside_reconstructions
+from nelbo.commands.training.latent_recipe import new_latent_model
 from nelbo.data import load_data
 from nelbo.evaluation import evaluate
 from nelbo.networks import AutoencoderKL

@@ -13,8 +13,8 @@ import yaml
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.start_from import read_autoencoder
 from nelbo.commands.train import Train, TrainAutoencoder, TrainLatent, starting_point
+from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.data import ImageData
 from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, build_latent_model
 from nelbo.training.checkpoints import Checkpoints

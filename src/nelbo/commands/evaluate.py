@@ -151,8 +151,8 @@ class Evaluate:
 
     def _evaluate_autoencoder(self) -> bool:
         """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
-        from nelbo.commands.autoencoder_run import AutoencoderRun
         from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
+        from nelbo.commands.training.autoencoder_run import AutoencoderRun
 
         if not AutoencoderRun.is_at(self.run_path):
             return False

@@ -8,9 +8,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nelbo.commands.autoencoder_run import AutoencoderRun
 from nelbo.commands.common import choose_device, mention_skipped, say, show
 from nelbo.commands.run_data import check_data, data_for_run
+from nelbo.commands.training.autoencoder_run import AutoencoderRun
 from nelbo.errors import NelboError
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,

@@ -43,7 +43,7 @@ class Export:
 
     def run(self) -> None:
         """Write the pipeline and its card."""
-        from nelbo.commands.autoencoder_run import AUTOENCODER, AutoencoderRun
+        from nelbo.commands.training.autoencoder_run import AUTOENCODER, AutoencoderRun
         from nelbo.diffusers_format import load, load_sampler, save
         from nelbo.diffusers_format.files import read_index
         from nelbo.networks.files import atomic_file
@@ -110,7 +110,7 @@ def _kept(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(run: RunDirectory) -> str | None:
     """The first prompt that a run drew its own samples of, if it is one of text."""
-    from nelbo.commands.latent_run import PROMPTS_FILE
+    from nelbo.commands.training.latent_run import PROMPTS_FILE
 
     file = run.samples / PROMPTS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []

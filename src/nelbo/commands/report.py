@@ -75,9 +75,9 @@ class Report:
 
     def _finish(self, run: RunDirectory) -> dict[str, Any]:
         """Evaluate and write, as the kind of model asks for."""
-        from nelbo.commands.autoencoder_run import AutoencoderRun, finish_autoencoder
-        from nelbo.commands.finish import finish
-        from nelbo.commands.latent_run import finish_latent
+        from nelbo.commands.training.autoencoder_run import AutoencoderRun, finish_autoencoder
+        from nelbo.commands.training.latent_run import finish_latent
+        from nelbo.commands.training.pixel_run import finish
         from nelbo.diffusers_format import load
         from nelbo.latent import LatentDiffusion
 

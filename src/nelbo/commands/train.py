@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
 
-from nelbo.commands.train_autoencoder import TrainAutoencoder
-from nelbo.commands.train_command import Kind, TrainCommand
-from nelbo.commands.train_latent import TrainLatent
+from nelbo.commands.training.autoencoder_command import TrainAutoencoder
+from nelbo.commands.training.command import Kind, TrainCommand
+from nelbo.commands.training.latent_command import TrainLatent
 from nelbo.errors import NelboError
 from nelbo.training.config import ModelConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.commands.recipe import Recipe
+    from nelbo.commands.training.recipe import Recipe
     from nelbo.data import ImageData
 
 # The data sets that a model of latents suits best: pictures that come with a text each.
@@ -33,7 +33,7 @@ class Train(TrainCommand):
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A model of pixels."""
-        from nelbo.commands.pixel_recipe import PixelRecipe, trained_pixel_model
+        from nelbo.commands.training.pixel_recipe import PixelRecipe, trained_pixel_model
         from nelbo.training.build import build_model, resolve
 
         if self.start_from is not None:
@@ -58,7 +58,7 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     asked, _ = _peek().parse_known_args(arguments)
     named = None if asked.model == "auto" else asked.model
     if named is None and asked.start_from is not None and not asked.resume:
-        from nelbo.commands.start_from import kind_at
+        from nelbo.commands.training.start_from import kind_at
 
         named = kind_at(asked.start_from)
     if asked.config is not None:
@@ -70,7 +70,7 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     else:
         return command_for(named, asked.data)()
     # Only here, so that --help need not wait for torch.
-    from nelbo.commands.train_settings import parse_command
+    from nelbo.commands.training.settings import parse_command
     from nelbo.training.settings_file import read_settings
 
     content = read_settings(file)

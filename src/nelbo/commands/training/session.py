@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nelbo.commands.common import say, training_progress
-from nelbo.commands.recipe import Recipe
+from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData, load_data
 from nelbo.data.sources import absolute
 from nelbo.report.grids import save_image

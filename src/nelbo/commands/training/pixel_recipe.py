@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from rich.console import Console
 
-from nelbo.commands.finish import finish
-from nelbo.commands.recipe import Recipe
 from nelbo.commands.sample import all_classes
-from nelbo.commands.start_from import check_classes
+from nelbo.commands.training.pixel_run import finish
+from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.start_from import check_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
 from nelbo.diffusers_format.pipelines import Model

@@ -26,8 +26,8 @@ from nelbo.training.config import TrainingConfig
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.commands.recipe import Recipe
-    from nelbo.commands.training_session import TrainingImages, TrainingSession
+    from nelbo.commands.training.recipe import Recipe
+    from nelbo.commands.training.session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
     from nelbo.diffusers_format.pipelines import Model
     from nelbo.training.processes import Processes
@@ -92,7 +92,7 @@ class TrainCommand(ABC):
         """Train, evaluate, sample, report."""
         import torch
 
-        from nelbo.commands.training_session import TrainingImages
+        from nelbo.commands.training.session import TrainingImages
         from nelbo.training.processes import Processes
 
         out, source = self._check()
@@ -134,7 +134,7 @@ class TrainCommand(ABC):
         """
         import torch
 
-        from nelbo.commands.training_session import TrainingSession
+        from nelbo.commands.training.session import TrainingSession
 
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
@@ -159,7 +159,7 @@ class TrainCommand(ABC):
             images: what is trained on.
             model: the settings of the model.
         """
-        from nelbo.commands.train_settings import save_command
+        from nelbo.commands.training.settings import save_command
 
         settings = dataclasses.replace(
             self,
@@ -199,7 +199,7 @@ class TrainCommand(ABC):
         Raises:
             NelboError: as `nelbo.load`, or a model that this command does not train.
         """
-        from nelbo.commands.start_from import starting_model
+        from nelbo.commands.training.start_from import starting_model
 
         return starting_model(self._start, self.trains)
 
@@ -263,7 +263,7 @@ class TrainCommand(ABC):
         if self.resume and self.config is not None:
             raise NelboError("--resume takes the run's own settings: leave --config out")
         if self.start_from is not None:
-            from nelbo.commands.start_from import check_settings
+            from nelbo.commands.training.start_from import check_settings
 
             # Every kind has a field of its own for the model.
             mine, usual = (each.model for each in (self, type(self)()))  # type: ignore[attr-defined]
@@ -279,7 +279,7 @@ class TrainCommand(ABC):
         return self.out, self.data
 
     def _check_unchanged(self, out: Path) -> None:
-        from nelbo.commands.train_settings import check_unchanged, parse_command
+        from nelbo.commands.training.settings import check_unchanged, parse_command
         from nelbo.training.run_directory import RunDirectory
         from nelbo.training.settings_file import read_settings
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nelbo.commands.common import say
 from nelbo.commands.options import at_least_one
-from nelbo.commands.train_autoencoder import TrainAutoencoder
-from nelbo.commands.train_command import Kind, TrainCommand
+from nelbo.commands.training.autoencoder_command import TrainAutoencoder
+from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.errors import NelboError
 from nelbo.training.config import LatentSettings, TrainingConfig, parse_duration
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.commands.recipe import Recipe
-    from nelbo.commands.training_session import TrainingImages
+    from nelbo.commands.training.recipe import Recipe
+    from nelbo.commands.training.session import TrainingImages
     from nelbo.data import ImageData
     from nelbo.latent import LatentDiffusion
     from nelbo.training.latents import LatentData
@@ -63,7 +63,7 @@ class TrainLatent(TrainCommand):
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A prior of the latents of the autoencoder, of which the run keeps a copy."""
-        from nelbo.commands.latent_recipe import LatentRecipe
+        from nelbo.commands.training.latent_recipe import LatentRecipe
 
         return LatentRecipe(
             self.model,
@@ -77,11 +77,11 @@ class TrainLatent(TrainCommand):
         self, data: ImageData, device: torch.device
     ) -> tuple[LatentDiffusion, LatentData]:
         """What is to be trained, of whose autoencoder the run keeps a copy, and on what."""
-        from nelbo.commands.latent_recipe import (
+        from nelbo.commands.training.latent_recipe import (
             new_latent_model,
             trained_latent_model,
         )
-        from nelbo.commands.start_from import read_autoencoder
+        from nelbo.commands.training.start_from import read_autoencoder
 
         mirrored = self.training.horizontal_flip
         if self.start_from is not None:
@@ -234,8 +234,8 @@ class TrainLatent(TrainCommand):
         not fit shows itself before the first stage begins."""
         import torch
 
-        from nelbo.commands.latent_recipe import LatentRecipe, new_latent_model
-        from nelbo.commands.training_session import TrainingSession
+        from nelbo.commands.training.latent_recipe import LatentRecipe, new_latent_model
+        from nelbo.commands.training.session import TrainingSession
         from nelbo.training.build_latent import build_autoencoder
         from nelbo.training.latents import check_not_streamed
 

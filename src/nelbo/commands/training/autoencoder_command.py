@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from nelbo.commands.train_command import Kind, TrainCommand
+from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.training.config import AutoencoderSettings, TrainingConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.commands.recipe import Recipe
+    from nelbo.commands.training.recipe import Recipe
     from nelbo.data import ImageData
 
 
@@ -31,8 +31,8 @@ class TrainAutoencoder(TrainCommand):
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """An autoencoder."""
-        from nelbo.commands.autoencoder_recipe import AutoencoderRecipe
-        from nelbo.commands.start_from import starting_autoencoder
+        from nelbo.commands.training.autoencoder_recipe import AutoencoderRecipe
+        from nelbo.commands.training.start_from import starting_autoencoder
 
         start = None if self.start_from is None else starting_autoencoder(self._start, data.shape)
         return AutoencoderRecipe(self.model, data, test, start)

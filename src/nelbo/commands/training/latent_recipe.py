@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.latent_run import (
+from nelbo.commands.training.latent_run import (
     SAMPLER,
     draw_samples,
     finish_latent,
     held_out_prompts,
 )
-from nelbo.commands.recipe import Recipe
-from nelbo.commands.start_from import check_classes
+from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.start_from import check_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
 from nelbo.diffusers_format.pipelines import Model

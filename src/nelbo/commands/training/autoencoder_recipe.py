@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from rich.console import Console
 
-from nelbo.commands.autoencoder_run import (
+from nelbo.commands.training.autoencoder_run import (
     AUTOENCODER,
     COLUMNS,
     SHOWN,
     beside_reconstructions,
     finish_autoencoder,
 )
-from nelbo.commands.recipe import Recipe
+from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE, write_json
 from nelbo.diffusers_format.data_space import data_config
