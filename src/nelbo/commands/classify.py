@@ -67,9 +67,6 @@ class Classify:
 
     def run(self) -> None:
         """Classify, print the accuracy where labels are known, and the cost."""
-        from nelbo.diffusers_format import load
-        from nelbo.evaluation import chain_of
-
         self.computing.check()
         if self.out is not None:
             check_out(self.out)
@@ -81,6 +78,10 @@ class Classify:
         if "{}" not in self.template:
             raise NelboError(f"--template {self.template!r} has no {{}} for the class")
         prompts = self._prompts()
+
+        from nelbo.diffusers_format import load
+        from nelbo.evaluation import chain_of
+
         check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
         model = load(self.run_path).to(device)

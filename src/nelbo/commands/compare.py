@@ -50,13 +50,14 @@ class Compare:
 
     def run(self) -> None:
         """Evaluate both, compare, print."""
+        self.computing.check()
+        at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
+
         import torch
 
         from nelbo.evaluation import told_of
         from nelbo.evidence import compare
 
-        self.computing.check()
-        at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
         for run in self.runs:
             check_run(run, self.data, self.split)
         device = choose_device(self.computing.device)

@@ -72,18 +72,20 @@ class Edit:
 
     def run(self) -> None:
         """Write the picture."""
+        self.computing.check()
+        self.condition.check()
+        check_counts(self.n, self.batch_size)
+        check_png(self.out)
+        if self.interpolate is None:
+            self.condition.check_count(self.n)
+        self._check_options()
+
         import torch
 
         from nelbo.data.image_file import check_image
         from nelbo.report.grids import image_grid, page_scale, save_image, to_pil
 
-        self.computing.check()
-        check_counts(self.n, self.batch_size)
-        check_png(self.out)
-        self.condition.check()
-        if self.interpolate is None:
-            self.condition.check_count(self.n)
-        self._check_options()
+        self.condition.check_guidance()
         for path in (self.image, self.mask, self.interpolate):
             if path is not None:
                 check_image(path)

@@ -82,8 +82,6 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the bound."""
-        from nelbo.diffusers_format import load
-
         self.computing.check()
         if self.out is not None:
             check_out(self.out, directory=True)
@@ -96,6 +94,9 @@ class Evaluate:
             raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
+
+        from nelbo.diffusers_format import load
+
         if self._evaluate_autoencoder():
             return
         check_run(self.run_path, self.data, self.split)

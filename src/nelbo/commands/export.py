@@ -43,13 +43,14 @@ class Export:
 
     def run(self) -> None:
         """Write the pipeline and its card."""
+        check_new(self.out)
+
         from nelbo.commands.training.autoencoder_run import AUTOENCODER, AutoencoderRun
         from nelbo.diffusers_format import load, load_sampler, save
         from nelbo.diffusers_format.files import read_index
         from nelbo.networks.files import atomic_file
         from nelbo.training.run_directory import RunDirectory
 
-        check_new(self.out)
         if AutoencoderRun.is_at(self.run_path):
             raise NelboError(
                 f"{self.run_path} is the run of an autoencoder alone, which is no pipeline; its "

@@ -65,9 +65,6 @@ class Fit:
 
     def run(self) -> None:
         """Measure, store, and print the bounds that short chains will have."""
-        from nelbo.diffusers_format import load
-        from nelbo.diffusion.profile import PROFILE_FILE
-
         self.computing.check()
         at_least_one(
             images=self.images, levels=self.levels, draws=self.draws, batch_size=self.batch_size
@@ -81,6 +78,11 @@ class Fit:
             check_new(self.out)
         else:
             check_not_shipped(self.run_path, "the profile")
+
+        from nelbo.diffusers_format import load
+        from nelbo.diffusion.profile import PROFILE_FILE
+
+        if self.out is None:
             check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
         check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)

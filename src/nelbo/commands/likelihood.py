@@ -50,6 +50,13 @@ class Likelihood:
 
     def run(self) -> None:
         """Print both, with their standard errors and network evaluations."""
+        self.computing.check()
+        at_least_one(
+            images=self.images, batch_size=self.batch_size, draws=self.draws, levels=self.levels
+        )
+        if not self.tolerance > 0:
+            raise NelboError(f"--tolerance must be positive, got {self.tolerance:g}")
+
         import torch
 
         from nelbo import latent_flow
@@ -61,12 +68,6 @@ class Likelihood:
         from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.report.tables import likelihood_table
 
-        self.computing.check()
-        at_least_one(
-            images=self.images, batch_size=self.batch_size, draws=self.draws, levels=self.levels
-        )
-        if not self.tolerance > 0:
-            raise NelboError(f"--tolerance must be positive, got {self.tolerance:g}")
         if self.dequantization not in (None, *DEQUANTIZATIONS):
             raise NelboError(
                 f"unknown --dequantization {self.dequantization!r}: expected one of "

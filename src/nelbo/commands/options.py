@@ -124,12 +124,15 @@ class ConditionOptions:
     """Share, 0 to 1, of guidance's overexposure that is taken back."""
 
     def check(self) -> None:
-        """Raise `NelboError` for options that exclude or need one another."""
+        """Raise `NelboError` for options that exclude one another."""
         if self.prompt and self.prompt_file is not None:
             raise NelboError("give either --prompt or --prompt-file")
         if self.label and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
-        self.strength(_SOME_GUIDANCE if self.guidance is None else self.guidance)
+
+    def check_guidance(self) -> None:
+        """Raise `NelboError` for options of guidance that are out of range or need another."""
+        self.strength(_SOME_GUIDANCE)
 
     def check_count(self, n: int) -> None:
         """Raise `NelboError` where some of several labels or prompts would not be drawn."""

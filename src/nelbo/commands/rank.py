@@ -65,6 +65,12 @@ class Rank:
 
     def run(self) -> None:
         """Evaluate, rank, write the table and the page."""
+        self.computing.check()
+        check_out(self.out, directory=True)
+        at_least_one(
+            images=self.images, levels=self.levels, shown=self.shown, batch_size=self.batch_size
+        )
+
         import torch
 
         from nelbo.diffusers_format import load
@@ -73,11 +79,6 @@ class Rank:
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
-        self.computing.check()
-        check_out(self.out, directory=True)
-        at_least_one(
-            images=self.images, levels=self.levels, shown=self.shown, batch_size=self.batch_size
-        )
         check_run(self.run_path, self.data, self.split)
         processes = join_processes(self.computing.device, self.out)
         model = load(self.run_path).to(processes.device)

@@ -45,14 +45,15 @@ class Report:
 
     def run(self) -> None:
         """Evaluate, sample, report."""
-        from nelbo.training.run_directory import METRICS_FILE, RunDirectory
-
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         if self.out is not None:
             check_new(self.out)
         else:
             check_not_shipped(self.run_path, "the report")
+
+        from nelbo.training.run_directory import METRICS_FILE, RunDirectory
+
         run = RunDirectory.open(self.run_path)
         if self.out is None:
             check_out(run.report, "RUN")

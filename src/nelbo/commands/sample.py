@@ -70,9 +70,6 @@ class Sample:
 
     def run(self) -> None:
         """Write what was asked for."""
-        from nelbo.report.animation import check_animation, save_animation
-        from nelbo.report.grids import save_image, to_pil
-
         self.computing.check()
         self.condition.check()
         if self.interpolate is not None and self.interpolate < 2:
@@ -84,10 +81,15 @@ class Sample:
         if self.scale is not None and not 1 <= self.scale <= _LARGEST_SCALE:
             raise NelboError(f"--scale must lie in 1..{_LARGEST_SCALE}, got {self.scale}")
         check_png(self.out)
-        if self.animation is not None:
-            check_animation(self.animation)
         if self.files is not None:
             check_out(self.files, "--files", directory=True)
+
+        from nelbo.report.animation import check_animation, save_animation
+        from nelbo.report.grids import save_image, to_pil
+
+        self.condition.check_guidance()
+        if self.animation is not None:
+            check_animation(self.animation)
         sampler = self._sampler()
         pictures = PictureModel.load(self.run_path, self.computing.device)
         chain, condition = self._told(pictures, n)
