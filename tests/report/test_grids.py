@@ -28,8 +28,9 @@ def test_rgb_keeps_its_channels():
 
 
 def test_defaults_make_digits_readable_and_the_grid_square():
+    side, gap = page_scale(8, 3) * 8, 16
     grid = image_grid(make_images(9), 17)
-    assert grid.size == (3 * (48 + 6) + 6, 3 * (48 + 6) + 6)
+    assert grid.size == (3 * (side + gap) + gap, 3 * (side + gap) + gap) == (448, 448)
 
 
 @pytest.mark.parametrize(

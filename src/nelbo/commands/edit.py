@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,7 +82,7 @@ class Edit:
         import torch
 
         from nelbo.data.image_file import check_image
-        from nelbo.report.grids import image_grid, page_scale, save_image, to_pil
+        from nelbo.report.grids import save_grid, save_image, to_pil
 
         self.condition.check_guidance()
         for path in (self.image, self.mask, self.interpolate):
@@ -104,11 +103,8 @@ class Edit:
         if len(edited) == 1:
             save_image(to_pil(edited[0], pictures.levels), self.out)
         else:
-            count = len(edited)
-            columns = count if self.interpolate is not None else math.ceil(math.sqrt(count))
-            scale = page_scale(max(edited.shape[2:]), columns)
-            page = image_grid(edited, pictures.levels, columns=columns, scale=scale)
-            save_image(page, self.out)
+            columns = None if self.interpolate is None else len(edited)
+            save_grid(edited, self.out, pictures.levels, columns=columns)
         if self.computing.json:
             content = {"run": self.run_path, "out": str(self.out), "images": len(edited)}
             print_json(content | {"seconds": round(seconds, 3)})

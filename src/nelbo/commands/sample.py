@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -134,7 +133,7 @@ class Sample:
     def _page(self, images: Tensor, levels: int) -> Image.Image:
         """The grid, with the prompts where there are several."""
         from nelbo.report.captions import interpolation_grid, prompt_grid
-        from nelbo.report.grids import image_grid, page_scale
+        from nelbo.report.grids import image_grid
 
         prompts, scale = self.condition.prompts(), self.scale
         if self.interpolate is not None:
@@ -142,10 +141,7 @@ class Sample:
             return interpolation_grid(images, prompts[0], prompts[1], frames, levels, scale=scale)
         if len(prompts) > 1:
             return prompt_grid(images, prompts, levels, scale=scale)
-        columns = math.ceil(math.sqrt(len(images)))
-        if scale is None:
-            scale = page_scale(max(images.shape[2:]), columns)
-        return image_grid(images, levels, columns=columns, scale=scale)
+        return image_grid(images, levels, scale=scale)
 
     def _images(self) -> int:
         if self.interpolate is not None:

@@ -13,10 +13,8 @@ from torch import Tensor
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file
 
-# The side that small images are enlarged to, at least half of it: a digit of 8 pixels becomes 48.
-_READABLE_SIDE = 48
-# The side of a page of pictures to look at, and the largest that one of them is enlarged to.
-_PAGE_SIDE, _LARGE_SIDE = 512, 128
+# The side of a page of images to look at, and the least and the largest that one is enlarged to.
+_PAGE_SIDE, _READABLE_SIDE, _LARGE_SIDE = 512, 48, 128
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -60,8 +58,7 @@ def image_grid(
         images: pixel levels 0..levels−1, (N, C, H, W), grey or RGB.
         levels: how many levels a pixel has; the highest becomes white.
         columns: images a row; as square as can be by default.
-        scale: whole factor of enlargement, each pixel a block; by default what makes small
-            images readable.
+        scale: whole factor of enlargement, each pixel a block; by default that of `page_scale`.
         gap: white pixels between images and around them; an eighth of an image by default.
 
     Raises:
@@ -73,7 +70,7 @@ def image_grid(
         )
     n, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
-    scale = max(1, _READABLE_SIDE // max(height, width)) if scale is None else scale
+    scale = page_scale(max(height, width), columns) if scale is None else scale
     gap = max(1, scale * max(height, width) // 8) if gap is None else gap
     if columns < 1 or scale < 1 or gap < 0:
         raise NelboError(
@@ -98,7 +95,7 @@ def page_scale(side: int, columns: int) -> int:
 
     A few are enlarged to 128 pixels each, more of them to less, so that the page has about 512.
     """
-    wanted = min(_LARGE_SIDE, max(_READABLE_SIDE, _PAGE_SIDE // columns))
+    wanted = min(_LARGE_SIDE, max(_READABLE_SIDE, _PAGE_SIDE // max(1, columns)))
     return max(1, wanted // side)
 
 

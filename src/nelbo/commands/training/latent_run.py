@@ -17,8 +17,9 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound
+from nelbo.report.captions import prompt_grid
 from nelbo.report.formatting import duration
-from nelbo.report.grids import save_grid
+from nelbo.report.grids import image_grid, save_image
 from nelbo.report.latent_report import LatentReport, write_latent_report
 from nelbo.report.tables import bound_json, bound_table
 from nelbo.samplers import DDIM
@@ -70,8 +71,9 @@ def finish_latent(
     prompts = held_out_prompts(test) if model.text is not None else []
     with MESSAGES.status("Sampling"):
         samples = draw_samples(model, SAMPLES, prompts, guidance=guidance, seed=seed)
-    save_grid(samples, run.samples / "final.png", test.levels)
     asked = [prompts[i % len(prompts)] for i in range(SAMPLES)] if prompts else []
+    grid = prompt_grid(samples, asked, test.levels) if asked else image_grid(samples, test.levels)
+    save_image(grid, run.samples / "final.png")
     if asked:
         (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
     notes = run.notes()
