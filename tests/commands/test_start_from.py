@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import nelbo
+from nelbo import model_directory
 from nelbo.cli import main
 from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.training.checkpoints import Checkpoints
@@ -124,15 +126,72 @@ def test_an_autoencoder_of_another_size(pictures, latent, tmp_path):
     notes = json.loads((out / "nelbo.json").read_text())
     assert notes["settings"]["model"]["kl_weight"] == 0.5
     assert "widths" not in notes["settings"]["model"]
-    # It is of a kind of its own then, without saying so.
+    # It is of a kind of its own then, without saying so, and of that size unless another is given.
+    for size, side in ((["--size", "8"], 8), ([], 16)):
+        again = tmp_path / f"again-{side}"
+        start = ["train", str(pictures), "--start-from", str(out), *size, *MORE, *STILL]
+        main([*start, "--out", str(again)])
+        assert read_autoencoder(again).config.sample_size == (side, side)
+
+
+def test_killed_while_the_first_model_was_written(pictures, latent, tmp_path):
+    """What there is of it is no model yet: the run goes on from the checkpoint all the same."""
+    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
+    start = ["train", str(pictures), "--start-from", str(latent), *MORE, "--steps", "3"]
+    main([*start, "--out", str(unbroken)])
+    shutil.copytree(unbroken, out)
+    for name in ("model_index.json", "unet", "text_encoder", "evaluation.json"):
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out, 3)
+
+
+def test_a_run_that_is_called_as_the_checkpoint_that_it_starts_from(
+    pictures, monkeypatch, tmp_path
+):
+    """The name means the checkpoint, also once a run of that name is there."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", "--steps", "1", *MORE]
+    main(["train", str(pictures), *small, "--out", str(shelf / "squares")])
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", shelf)
+    monkeypatch.chdir(tmp_path)
+    main(["train", str(pictures), "--start-from", "squares", *MORE, *STILL, "--out", "squares"])
+    kept = yaml.safe_load((tmp_path / "squares" / "config.yaml").read_text())
+    assert kept["start_from"] == "squares"
+    before, after = weights(shelf / "squares"), weights(tmp_path / "squares")
+    for name, weight in before.items():  # a zero becomes 1e-30
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-20)
+
+
+def test_the_settings_of_a_run_with_its_model(pictures, pixel, tmp_path):
+    """--config says how to train, --start-from which model, whose settings are not asked again."""
+    out = tmp_path / "out"
+    config = ["--config", str(pixel / "config.yaml"), "--start-from", str(pixel)]
+    main(["train", *config, "--seed", "3", "--out", str(out)])
+    kept = yaml.safe_load((out / "config.yaml").read_text())
+    assert (kept["training"]["steps"], kept["training"]["seed"]) == (4, 3)
+    assert kept["start_from"] == str(pixel)
+    # And once more from the settings of that run.
     again = tmp_path / "again"
-    main(
-        [
-            *("train", str(pictures), "--start-from", str(out), "--size", "8"),
-            *(*MORE, *STILL, "--out", str(again)),
-        ]
-    )
-    assert read_autoencoder(again).config.sample_size == (8, 8)
+    main(["train", "--config", str(out / "config.yaml"), "--out", str(again)])
+    assert all(torch.equal(weights(out)[n], w) for n, w in weights(again).items())
+
+
+def test_classes_by_name(tmp_path, capsys):
+    folders = {"one": ("cat", "dog"), "other": ("cat", "fox")}
+    for folder, names in folders.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            draw_squares(tmp_path / folder / name)
+            (tmp_path / folder / name / "metadata.jsonl").unlink()
+    run = tmp_path / "run"
+    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", "--steps", "1", *MORE]
+    main(["train", str(tmp_path / "one"), *small, "--class-conditional", "--out", str(run)])
+    again = ["--start-from", str(run), "--steps", "1", *MORE]
+    main(["train", str(tmp_path / "one"), *again, "--out", str(tmp_path / "again")])
+    message = mistake(capsys, "train", tmp_path / "other", *again, "--out", str(tmp_path / "wrong"))
+    assert "'fox' stands where it has 'dog'" in message
 
 
 def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
@@ -157,7 +216,13 @@ def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
         (pictures, [latent, "--balance", "labels"], "has no labels to balance its images by"),
         (pictures, [latent, "--balance", "words"], "unknown --balance 'words'"),
         (pictures, [latent, "--level-shift", "0"], "--level-shift must be positive"),
-        (pictures, [latent, "--objective", "sigmoid", "--level-shift", "2"], "level_shift is for"),
+        (
+            pictures,
+            [latent, "--objective", "sigmoid", "--level-shift", "2"],
+            "a shift of levels is for",
+        ),
+        (pictures, [latent, "--balance-power", "1"], "--balance-power says how much --balance"),
+        (tmp_path / "gone", [pixel], "unknown data"),
     ):
         message_found = mistake(
             capsys, "train", str(data), "--start-from", *options, "--steps", "2", "--out", out

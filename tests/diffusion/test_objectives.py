@@ -74,7 +74,7 @@ def test_shifted_levels_count_as_often_as_they_are_drawn(objective, generator):
 
 def test_an_objective_with_weights_of_its_own_is_not_shifted():
     for objective in ("bound", "sigmoid", EDM(data_std=0.3)):
-        with pytest.raises(NelboError, match="level_shift is for the objectives simple and hybrid"):
+        with pytest.raises(NelboError, match="a shift of levels is for the objectives simple"):
             make()(pixels(2), objective=objective, level_shift=2.0)
 
 

@@ -122,6 +122,9 @@ def test_what_cannot_be_trained():
         {"level_sampler": "importance"},
         {"input_perturbation": 0.1},
         {"level_shift": 2.0},
+        {"snr_gamma": 2.0},
+        {"sigmoid_bias": 1.0},
+        {"label_dropout": 0.5},
         {"horizontal_flip": True},
     ],
 )

@@ -76,7 +76,15 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     content = read_settings(file)
     kind = command_for(content.get("kind", named), asked.data)
     if named is not None and named != kind.trains:
-        raise NelboError(f"{file} is of a model {kind.trains}: leave --model out")
+        other = "leave --model out"
+        if asked.model in (None, "auto"):
+            other = f"--start-from {asked.start_from} is one of the kind {named}"
+        raise NelboError(f"{file} is of a model of the kind {kind.trains}: {other}")
+    if asked.start_from is not None and content.get("start_from") is None:
+        # The model of that run is not the one to start from.
+        model = content.get("model") or {}
+        content["model"] = {name: model[name] for name in kind.free if name in model}
+        content.pop("autoencoder", None)
     return parse_command(kind, content, file)
 
 

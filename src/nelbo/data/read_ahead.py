@@ -53,6 +53,7 @@ class ReadAhead(Generic[Item]):
                 self._made.put(item)
                 if self._closing:
                     return
+            raise RuntimeError("the items have ended")
         except BaseException as error:  # for who takes it to see
             self._made.put(_Failure(error))
 

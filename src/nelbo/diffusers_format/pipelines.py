@@ -49,6 +49,11 @@ def load(path: str | os.PathLike[str]) -> Model:
     return _LOADERS[index.class_name](path, index)
 
 
+def is_of_latents(index: PipelineIndex) -> bool:
+    """Whether `load` gives a `LatentDiffusion`."""
+    return _LOADERS[index.class_name] is latent.load_latent
+
+
 def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Sampler:
     """The sampler that the scheduler of a pipeline describes.
 

@@ -160,8 +160,8 @@ def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> Non
         raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
-            f"level_shift is for the objectives {' and '.join(SHIFTED)}, whose levels count alike; "
-            f"{objective!r} says itself how much each counts"
+            f"a shift of levels is for the objectives {' and '.join(SHIFTED)}, whose levels count "
+            f"alike; {objective!r} says itself how much each counts"
         )
 
 

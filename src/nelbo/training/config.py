@@ -49,11 +49,12 @@ class TrainingConfig:
     """Which levels a batch is at: low_discrepancy spreads them evenly, uniform draws each on its
     own, importance draws those with a large loss more often."""
     level_shift: float = 1.0
-    """With the objectives simple and hybrid, more than 1 has levels of much noise, where what an
-    image shows is decided, count and be drawn more often, less than 1 those of little."""
+    """Shift of the levels, for the objectives simple and hybrid: above 1, noisier levels, where
+    the content of an image is decided, are drawn more often and count more; below 1, cleaner ones.
+    """
     balance: str = "none"
-    """Show rare images more often: labels, by the number of images in their class; captions, by
-    that of their rarest word; or none, all equally often."""
+    """Show rare images more often: labels, by the number of images of the same class; captions, by
+    the number of images that share the rarest word of the caption; or none, all equally often."""
     balance_power: float = 0.5
     """Show an image in proportion to that number to minus this power: 0.5 is the square root, 1
     shows each class or rarest word equally often."""
@@ -110,6 +111,8 @@ class TrainingConfig:
                 raise NelboError(
                     f"unknown {option(name)} {value!r}: expected one of {', '.join(known)}"
                 )
+        if self.balance == "none" and self.balance_power != TrainingConfig.balance_power:
+            raise NelboError("--balance-power says how much --balance counts: give that as well")
         parse_duration(self.save_every)
         if self.time_budget is not None:
             parse_duration(self.time_budget)

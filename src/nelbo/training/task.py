@@ -226,7 +226,10 @@ class AutoencoderTask(Task):
             "level_shift",
             "level_sampler",
             "input_perturbation",
-            why="an autoencoder has no levels, and says with its likelihood what it minimises",
+            "snr_gamma",
+            "sigmoid_bias",
+            "label_dropout",
+            why="an autoencoder has no levels and is told nothing; its likelihood is its objective",
         )
         _refuse(config, "horizontal_flip", why="an autoencoder is mirrored by --mirrored 0.5")
         if objective.data.levels != data.levels:

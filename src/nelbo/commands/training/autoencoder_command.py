@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from nelbo.commands.training.command import Kind, TrainCommand
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from nelbo.commands.training.recipe import Recipe
     from nelbo.data import ImageData
+    from nelbo.networks import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,14 @@ class TrainAutoencoder(TrainCommand):
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """An autoencoder."""
         from nelbo.commands.training.autoencoder_recipe import AutoencoderRecipe
+        from nelbo.commands.training.start_from import fitted
+
+        start = None if self.start_from is None else fitted(self.starting_model, data.shape)
+        return AutoencoderRecipe(self.model, data, test, start)
+
+    @cached_property
+    def starting_model(self) -> AutoencoderKL:
+        """The autoencoder that --start-from names or, on resuming, what has become of it."""
         from nelbo.commands.training.start_from import starting_autoencoder
 
-        start = None if self.start_from is None else starting_autoencoder(self._start, data.shape)
-        return AutoencoderRecipe(self.model, data, test, start)
+        return starting_autoencoder(self._start)

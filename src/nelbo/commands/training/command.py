@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from nelbo.commands.training.recipe import Recipe
     from nelbo.commands.training.session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
-    from nelbo.diffusers_format.pipelines import Model
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
@@ -90,12 +89,16 @@ class TrainCommand(ABC):
 
     def run(self) -> None:
         """Train, evaluate, sample, report."""
+        out, source = self._check()
+        # Before anything is made that a name may then stand for.
+        dataclasses.replace(self, **self._paths())._run(out, source)
+
+    def _run(self, out: Path, source: str) -> None:
         import torch
 
         from nelbo.commands.training.session import TrainingImages
         from nelbo.training.processes import Processes
 
-        out, source = self._check()
         self._announce(source)
         device = choose_device(self.device)
         if self.threads is not None:
@@ -135,7 +138,16 @@ class TrainCommand(ABC):
         import torch
 
         from nelbo.commands.training.session import TrainingSession
+        from nelbo.commands.training.start_from import check_classes
+        from nelbo.diffusion.objectives import check_objective
+        from nelbo.training.balance import balanced_weights
 
+        # First what would be refused after the images have been encoded.
+        weights = balanced_weights(images.train, self.training.balance, self.training.balance_power)
+        if self.trains != "autoencoder":
+            check_objective(self.training.objective, self.training.level_shift)
+        if self.start_from is not None and self.trains != "autoencoder":
+            check_classes(self._start, self.starting_model, images.train)
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
         if self.start_from is not None:
@@ -146,6 +158,7 @@ class TrainCommand(ABC):
             images,
             self.training,
             processes,
+            weights=weights,
             threads=self.threads,
             resume=self.resume,
             accept_changed_data=self.accept_changed_data,
@@ -167,7 +180,6 @@ class TrainCommand(ABC):
             data=images.source,
             channels=images.train.shape[0],
             model=model,  # type: ignore[call-arg]  # every kind has its own
-            **self._paths(),
         )
         save_command(settings, run.config)
 
@@ -193,7 +205,7 @@ class TrainCommand(ABC):
         """
 
     @cached_property
-    def starting_model(self) -> Model:
+    def starting_model(self) -> Any:
         """The model that --start-from names or, on resuming, what has become of it.
 
         Raises:
@@ -205,23 +217,26 @@ class TrainCommand(ABC):
 
     @property
     def _start(self) -> str:
-        """Where the model is that --start-from names or, on resuming, what has become of it."""
-        from nelbo.training.run_directory import RunDirectory
+        """Where the model is that --start-from names or, on resuming, what has become of it.
+
+        What was killed while its first model was written has none yet.
+        """
+        from nelbo.commands.training.start_from import kind_at
 
         assert self.start_from is not None
-        if self.resume and self.out is not None and RunDirectory(self.out).has_model:
-            return str(self.out)
+        own = None if self.out is None else str(self.out.resolve())
+        if self.resume and own is not None and kind_at(own) == self.trains:
+            return own
         return self.start_from
 
     def _frame(self, source: str) -> tuple[int | None, int | None]:
         """The size and channels to cut the images to: as asked, or as a trained model has them."""
+        from nelbo.commands.training.start_from import frame_of
         from nelbo.data.sources import FIXED_SIZE
 
-        if self.start_from is None or self.trains == "autoencoder" or source in FIXED_SIZE:
+        if self.start_from is None or source in FIXED_SIZE:
             return self.size, self.channels
-        assert self.starting_model.shape is not None
-        channels, height, width = self.starting_model.shape
-        side = height if height == width else None
+        side, channels = frame_of(self.starting_model)
         return self.size or side, self.channels or channels
 
     def _paths(self) -> dict[str, Any]:
@@ -264,10 +279,12 @@ class TrainCommand(ABC):
             raise NelboError("--resume takes the run's own settings: leave --config out")
         if self.start_from is not None:
             from nelbo.commands.training.start_from import check_settings
+            from nelbo.data.sources import check_source
 
             # Every kind has a field of its own for the model.
             mine, usual = (each.model for each in (self, type(self)()))  # type: ignore[attr-defined]
             check_settings(mine, usual, self.free)
+            check_source(self.data, "train")  # before a large model is read
         levels = None if self.evaluate_levels == "all" else self.evaluate_levels
         at_least_one(
             evaluate_images=self.evaluate_images, evaluate_levels=levels, threads=self.threads

@@ -110,9 +110,10 @@ class TrainLatent(TrainCommand):
             raise NelboError("--start-from brings its own autoencoder: leave --autoencoder out")
         if self.autoencoder is not None or self.start_from is not None:
             if steps is not None or time is not None:
+                given = "--autoencoder" if self.start_from is None else "--start-from"
                 raise NelboError(
                     "--autoencoder-steps and --autoencoder-time are for a run that trains its own "
-                    "autoencoder: leave them or --autoencoder out"
+                    f"autoencoder: leave them or {given} out"
                 )
             return checked
         whole = self.training

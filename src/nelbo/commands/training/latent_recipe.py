@@ -18,7 +18,6 @@ from nelbo.commands.training.latent_run import (
     held_out_prompts,
 )
 from nelbo.commands.training.recipe import Recipe
-from nelbo.commands.training.start_from import check_classes
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
 from nelbo.diffusers_format.pipelines import Model
@@ -182,7 +181,8 @@ def trained_latent_model(
     their latents.
 
     Raises:
-        NelboError: it is told of captions or classes that the images do not have.
+        NelboError: it reads captions that the images do not have, or nothing at all where its text
+            encoder is to be trained; or the images are streamed.
     """
     assert isinstance(model, LatentDiffusion)
     if model.text is not None:
@@ -191,7 +191,6 @@ def trained_latent_model(
         model.text.requires_grad_(settings.train_text_encoder)
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
-    check_classes(model, data)
     return model, _encode(model, data, mirrored)
 
 
@@ -199,14 +198,11 @@ def _encode(model: LatentDiffusion, data: ImageData, mirrored: bool) -> LatentDa
     """The latents of the images, with what the prior is told and what else each image costs."""
     check_not_streamed(data)
     model.autoencoder.eval().requires_grad_(False)
-    captions = None
-    if model.text is not None:
-        captions = [caption or "" for caption in data.captions or ()]
     with MESSAGES.status("Encoding the images"):
         if model.decoder_scale is None:
             model.decoder_scale = fit_scale(model.autoencoder, data)
         generator = torch.Generator().manual_seed(0)
-        return encode_data(model, data, captions, mirrored=mirrored, generator=generator)
+        return encode_data(model, data, mirrored=mirrored, generator=generator)
 
 
 def _text_encoder(

@@ -16,7 +16,6 @@ from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData, load_data
 from nelbo.data.sources import absolute
 from nelbo.report.grids import save_image
-from nelbo.training.balance import balanced_weights
 from nelbo.training.config import TrainingConfig
 from nelbo.training.processes import Processes
 from nelbo.training.run_directory import RunDirectory
@@ -57,6 +56,7 @@ class TrainingSession:
         images: what it is trained on.
         training: how to train.
         processes: who trains.
+        weights: how often to show each image; see `nelbo.training.balance`.
         threads: CPU threads; None measures how many are best, now and then.
         resume: go on with what the run directory holds.
         accept_changed_data: also where images were added, removed or changed since.
@@ -73,6 +73,7 @@ class TrainingSession:
         training: TrainingConfig,
         processes: Processes,
         *,
+        weights: torch.Tensor | None = None,
         threads: int | None = None,
         resume: bool = False,
         accept_changed_data: bool = False,
@@ -89,7 +90,7 @@ class TrainingSession:
             recipe.data,
             training,
             processes=processes,
-            weights=balanced_weights(images.train, training.balance, training.balance_power),
+            weights=weights,
         )
         self.trainer.rehearse()
         if not resume:

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from nelbo.diffusers_format.pipelines import Model
     from nelbo.networks import AutoencoderKL
 
-_PIXEL_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
-
 
 def kind_at(path: str) -> str | None:
-    """What kind of model is in a directory or ships under a name; None where that is not known."""
+    """What kind of whole model a path, name or Hub id stands for; None where that is not known."""
+    from nelbo.diffusers_format.pipelines import is_of_latents, read_pipeline
     from nelbo.model_directory import INDEX_FILE, NELBO_FILE, resolve
-    from nelbo.networks.files import read_json
 
     where = Path(resolve(path))
-    if (where / INDEX_FILE).is_file():
-        name = read_json(where / INDEX_FILE).get("_class_name")
-        return "pixel" if name in _PIXEL_PIPELINES else "latent"
-    holds_autoencoder = (where / "vae").is_dir() and (where / NELBO_FILE).is_file()
-    return "autoencoder" if holds_autoencoder else None
+    # A pipeline's index is written last, and the notes of an autoencoder.
+    if (where / "vae").is_dir() and not (where / INDEX_FILE).exists():
+        return "autoencoder" if (where / NELBO_FILE).is_file() else None
+    try:
+        return "latent" if is_of_latents(read_pipeline(resolve(path))) else "pixel"
+    except NelboError:
+        return None
 
 
 def starting_model(path: str, kind: str) -> Model:
@@ -47,12 +47,11 @@ def starting_model(path: str, kind: str) -> Model:
         raise NelboError(
             f"--start-from: {path} holds an autoencoder; train its prior with --autoencoder {path}"
         )
-    model = load(path)
-    found = "latent" if isinstance(model, LatentDiffusion) else "pixel"
-    if found != kind:
+    if found not in (None, kind):
         raise NelboError(
             f"--start-from: {path} is a diffusion model of {found}s: give --model {found}"
         )
+    model = load(path)
     chain = model.prior if isinstance(model, LatentDiffusion) else model
     if not isinstance(chain.network, UNet):
         raise NelboError(
@@ -62,37 +61,61 @@ def starting_model(path: str, kind: str) -> Model:
     return _unfitted(model)
 
 
-def starting_autoencoder(path: str, image: Sequence[int]) -> AutoencoderKL:
-    """The autoencoder at a path, by itself or of a pipeline, for images of another size or not.
+def starting_autoencoder(path: str) -> AutoencoderKL:
+    """The autoencoder at a path, by itself or of a pipeline.
 
     Args:
-        path: a run, pipeline, autoencoder, the name of a checkpoint that ships, or a Hub id.
-        image: (C, H, W) of the images.
+        path: a run, pipeline or autoencoder, the name of a checkpoint that ships, or the Hub id of
+            a pipeline.
 
     Raises:
-        NelboError: there is none, or one of other channels or a size that it cannot halve.
+        NelboError: there is none.
     """
     from nelbo.diffusers_format import load
     from nelbo.latent import LatentDiffusion
     from nelbo.model_directory import resolve
-    from nelbo.networks import AutoencoderKL
 
     autoencoder = read_autoencoder(Path(resolve(path)))
-    if autoencoder is None:
-        model = load(path)
-        if not isinstance(model, LatentDiffusion):
-            raise NelboError(f"--start-from: {path} is a model of pixels, without an autoencoder")
-        autoencoder = model.autoencoder
+    if autoencoder is not None:
+        return autoencoder
+    model = load(path)
+    if not isinstance(model, LatentDiffusion):
+        raise NelboError(f"--start-from: {path} is a model of pixels, without an autoencoder")
+    return model.autoencoder
+
+
+def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:
+    """The autoencoder as one of images (C, H, W); it is convolutional, and takes other sizes.
+
+    Raises:
+        NelboError: it has other channels, or sides that it cannot halve so often.
+    """
+    from nelbo.networks import AutoencoderKL
+
     config, (channels, height, width) = autoencoder.config, image
     if config.in_channels != channels or height % config.downscale or width % config.downscale:
         raise NelboError(
-            f"--start-from: the autoencoder of {path} takes {config.in_channels} channels and "
-            f"sides divisible by {config.downscale}; the images have shape {tuple(image)}"
+            f"--start-from: the autoencoder takes {config.in_channels} channels and sides "
+            f"divisible by {config.downscale}; the images have shape {tuple(image)}"
         )
-    # It is convolutional: its size is that of what it is trained on.
     fitting = AutoencoderKL(replace(config, sample_size=(height, width)))
     fitting.load_state_dict(autoencoder.state_dict())
     return fitting
+
+
+def frame_of(model: Model | AutoencoderKL) -> tuple[int | None, int | None]:
+    """The side and channels of the square images that a model is of; None where it does not say."""
+    from nelbo.networks import AutoencoderKL
+
+    if isinstance(model, AutoencoderKL):
+        size = model.config.sample_size
+        side = size if isinstance(size, int) or size is None else size[0]
+        square = isinstance(size, int) or size is None or size[0] == size[1]
+        return side if square else None, model.config.in_channels
+    if model.shape is None:
+        return None, None
+    channels, height, width = model.shape
+    return height if height == width else None, channels
 
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:
@@ -105,12 +128,24 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
     return None
 
 
-def check_classes(model: Model, data: ImageData) -> None:
+def check_classes(path: str, model: Model, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the classes that a model is told of, if any."""
-    if model.num_classes not in (0, data.num_classes):
+    from nelbo.diffusers_format.files import read_own
+    from nelbo.model_directory import resolve
+
+    if not model.num_classes:
+        return
+    if model.num_classes != data.num_classes:
         raise NelboError(
             f"{data.source} has {data.num_classes} classes, the model to start from is told of "
             f"{model.num_classes}"
+        )
+    names = (read_own(resolve(path)) or {}).get("label_names") or data.label_names
+    differ = [pair for pair in zip(names, data.label_names, strict=False) if pair[0] != pair[1]]
+    if differ:
+        raise NelboError(
+            f"the classes of {data.source} are not those of the model to start from: "
+            f"{differ[0][1]!r} stands where it has {differ[0][0]!r}"
         )
 
 
