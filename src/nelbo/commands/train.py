@@ -78,8 +78,8 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     if named is not None and named != kind.trains:
         other = "leave --model out"
         if asked.model in (None, "auto"):
-            other = f"--start-from {asked.start_from} is one of the kind {named}"
-        raise NelboError(f"{file} is of a model of the kind {kind.trains}: {other}")
+            other = f"--start-from {asked.start_from} is a model {named}"
+        raise NelboError(f"{file} is of a model {kind.trains}: {other}")
     if asked.start_from is not None and content.get("start_from") is None:
         # The model of that run is not the one to start from.
         model = content.get("model") or {}
