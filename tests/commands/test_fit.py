@@ -114,6 +114,18 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_a_copy_lies_outside_of_the_model(command, run_path, tmp_path, capsys):
+    run, link = tmp_path / "run", tmp_path / "link"
+    shutil.copytree(run_path, run)
+    link.symlink_to(run)
+    before = snapshot(run)
+    for out in (run / "a" / "b", run / "training" / "a", link / "a"):
+        message = mistake(capsys, command, run, "--out", out)
+        assert f"--out {out} lies within {run}: give a place outside of it" in message
+    assert snapshot(run) == before
+
+
 def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
     profile = nelbo.load(fitted).profile
     T = profile.num_levels

@@ -18,8 +18,8 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.model_copy import check_not_shipped, copy_model
-from nelbo.commands.options import Computing, at_least_one, check_new, check_out
+from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_run, data_for_run
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
@@ -75,7 +75,7 @@ class Fit:
                 "profile is stored in the run's"
             )
         if self.out is not None:
-            check_new(self.out)
+            check_copy(self.run_path, self.out)
         else:
             check_not_shipped(self.run_path, "the profile")
 

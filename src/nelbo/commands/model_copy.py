@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from nelbo.commands.options import check_new
 from nelbo.errors import NelboError
 from nelbo.model_directory import ships
 
@@ -42,6 +43,13 @@ def copy_model(source: str | Path, out: Path) -> None:
             copy.rename(out)
     except OSError as error:
         raise NelboError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def check_copy(source: str | Path, out: Path) -> None:
+    """Raise `NelboError` unless a model can be copied to `out`, a new directory outside of it."""
+    check_new(out)
+    if out.resolve().is_relative_to(Path(source).resolve()):
+        raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
 
 
 def check_not_shipped(path: str | Path, stored: str) -> None:

@@ -15,8 +15,8 @@ from nelbo.commands.common import (
     results_to,
     show,
 )
-from nelbo.commands.model_copy import check_not_shipped, copy_model
-from nelbo.commands.options import Computing, at_least_one, check_new, check_out
+from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_data
 from nelbo.errors import NelboError
 
@@ -48,7 +48,7 @@ class Report:
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         if self.out is not None:
-            check_new(self.out)
+            check_copy(self.run_path, self.out)
         else:
             check_not_shipped(self.run_path, "the report")
 
