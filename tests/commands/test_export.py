@@ -117,6 +117,16 @@ def test_a_checkpoint_that_ships_takes_its_card_along(tmp_path, monkeypatch):
     assert 'pipeline("blue circle"' in card.text
 
 
+def test_a_card_that_is_not_utf8_is_read_as_well_as_can_be(tmp_path):
+    toy(tmp_path / "run")
+    card = "---\nlicense: mit\n---\n\n# toy\n\n## How good it is\n\nTrès bien.\n"
+    (tmp_path / "run" / "README.md").write_bytes(card.encode("latin-1"))
+    main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    written = ModelCard.load(tmp_path / "out" / "README.md")
+    assert written.data.license == "mit"
+    assert "Tr\N{REPLACEMENT CHARACTER}s bien." in written.text
+
+
 def test_latents_without_text(tmp_path):
     tiny.unconditional(tmp_path / "model")
     main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
