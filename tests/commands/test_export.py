@@ -137,7 +137,7 @@ def test_latents_without_text(tmp_path):
     assert "prompt" not in card
 
 
-@pytest.mark.parametrize("kind", ["pixels", "classes", "latents", "text"])
+@pytest.mark.parametrize("kind", ["pixels", "classes", "latents", "text", "control"])
 def test_the_python_of_the_card_runs(tmp_path, run_path, kind):
     if kind == "pixels":
         path = run_path
@@ -148,13 +148,22 @@ def test_the_python_of_the_card_runs(tmp_path, run_path, kind):
     elif kind == "latents":
         path = tmp_path / "model"
         tiny.unconditional(path)
+    elif kind == "control":
+        path = tmp_path / "model"
+        tiny.stable_diffusion(tmp_path, control=True)
+        controlled = nelbo.load(tmp_path / "pipeline")
+        controlled.decoder_scale = 0.25
+        nelbo.save(controlled, path)
     else:
         path = tmp_path / "model"
         toy(path)
     out = tmp_path / "out"
     main(["export", str(path), "--out", str(out)])
-    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    card = (out / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == (1 if kind == "classes" else 2)
+    # The command line has no way to give a control.
+    assert ("nelbo sample PATH" in card) == (kind != "control")
     model = nelbo.load(out)
     names = {
         "images": torch.zeros(2, *model.shape, dtype=torch.uint8),
