@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,8 @@ from PIL import Image
 import nelbo
 from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.cli import main
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.data import load_data
 from nelbo.estimators import Importance, proposal_from
 from nelbo.evaluation import batch_generators, condition_for, evaluate, pilot
@@ -167,6 +170,34 @@ def test_rank_draws_a_few_levels_where_they_matter(run, on, pictures, tmp_path, 
     )
     for line, row in zip(shown, rows, strict=False):
         assert line.split("bits/dim")[1].strip() == f"{row['name']}  {said_of(row['name'])}"
+
+
+def test_a_complete_ranking_takes_no_pilot(run, on, tmp_path, capsys, monkeypatch):
+    options = ["rank", run, *on, "--out", tmp_path / "out", "--batch-size", 4, "--no-maps"]
+    first = run_json(capsys, *options)
+    rows = table(tmp_path / "out" / "ranking.csv")
+    pilots = []
+    monkeypatch.setattr(
+        "nelbo.evaluation.pilot", lambda *args: (pilots.append(args), pilot(*args))[1]
+    )
+    assert run_json(capsys, *options) == first
+    assert table(tmp_path / "out" / "ranking.csv") == rows
+    assert not pilots
+    # One batch of three is gone: it is evaluated as it was.
+    (tmp_path / "out" / "bounds" / "00-000001.safetensors").unlink()
+    assert run_json(capsys, *options) == first
+    assert len(pilots) == 1
+
+
+def test_only_the_main_process_says_that_levels_are_looked_for(run, pictures, monkeypatch):
+    said = []
+    monkeypatch.setattr(MESSAGES, "status", lambda text: (said.append(text), nullcontext())[1])
+    model, data = nelbo.load(run), load_data(str(pictures), "all", size=16)
+    loud = levels_that_matter(5, model, data, 0)
+    assert said == ["Finding the levels that matter"]
+    quiet = levels_that_matter(5, model, data, 0, quiet=True)
+    assert len(said) == 1
+    assert torch.equal(loud.proposal, quiet.proposal)
 
 
 def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys):

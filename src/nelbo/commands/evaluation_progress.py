@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from nelbo.commands.common import MESSAGES, counting_progress
@@ -31,21 +32,39 @@ def levels_to_evaluate(
 
 
 def levels_that_matter(
-    count: int, model: Diffusion | LatentDiffusion, data: ImageData, seed: int
+    count: int,
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    seed: int,
+    *,
+    quiet: bool = False,
+    drawn: bool = True,
 ) -> Estimator | None:
     """So many levels an image, drawn where a pilot or the model's profile finds the bound to vary.
 
     None is every level, where as many are asked for as there are. The first level is drawn twice,
     to tell how noisy it is.
+
+    Args:
+        count: how many.
+        model: the model.
+        data: the images.
+        seed: of the pilot.
+        quiet: show nothing.
+        drawn: whether any level is still to be drawn; where not, there is no pilot.
     """
+    import torch
+
     from nelbo.estimators import Importance, proposal_from
-    from nelbo.evaluation import pilot
+    from nelbo.evaluation import chain_of, pilot
 
     if levels_to_evaluate(count, model) is None:
         return None
     square = stored_proposal(model)
+    if square is None and not drawn:
+        square = torch.ones(chain_of(model).num_levels + 1, dtype=torch.float64)
     if square is None:
-        with MESSAGES.status("Finding the levels that matter"):
+        with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
             square, _ = pilot(model, data, _generator(seed))
     return Importance(count, proposal_from(square), reconstructions=2)
 

@@ -100,11 +100,19 @@ class Rank:
         levels = self.levels or _LEVELS[isinstance(model, LatentDiffusion)]
         settings |= {"seed": self.computing.seed, "levels": levels, "estimator": "importance"}
         store = open_store(self.out, model, data, settings, processes)
+        batches = -(-len(data) // self.batch_size)
         bound = evaluate_with_progress(
             model,
             data,
             f"Ranking {data.source}",
-            levels=levels_that_matter(levels, model, data, self.computing.seed),
+            levels=levels_that_matter(
+                levels,
+                model,
+                data,
+                self.computing.seed,
+                quiet=not processes.is_main,
+                drawn=not store.is_complete(0, batches),
+            ),
             batch_size=self.batch_size,
             seed=self.computing.seed,
             store=store,
