@@ -12,12 +12,11 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    mention_skipped,
     print_json,
     show,
 )
 from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
@@ -79,22 +78,17 @@ class Classify:
             raise NelboError(f"--template {self.template!r} has no {{}} for the class")
         prompts = self._prompts()
 
-        from nelbo.diffusers_format import load
         from nelbo.evaluation import chain_of
 
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model = load(self.run_path).to(device)
-        data = data_for_run(
-            self.run_path,
-            model,
-            self.data,
-            self.split,
+        model, data = load_with_data(
+            source,
+            device,
             resize=self.resize,
             images=self.images,
             seed=self.computing.seed,
         )
-        mention_skipped(data)
         classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
         found = _found(data, result, classes.names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,13 +19,13 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import check_data
+from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.commands.run_data import ImageModel
+    from nelbo.commands.run_data import ImageModel, RunSource
     from nelbo.data import ImageData
     from nelbo.training.run_directory import RunDirectory
 
@@ -63,7 +63,7 @@ class Report:
             check_out(run.report, "RUN")
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
-        check_data(self.run_path, self.data, "test")
+        test = check_data(self.run_path, self.data, "test")
         if self.out is None and not (run.path / METRICS_FILE).is_file():
             raise NelboError(
                 f"{self.run_path} is a pipeline without the record of its training "
@@ -71,7 +71,7 @@ class Report:
             )
         device = choose_device(self.computing.device)
         # A copy is made once nothing is left that may not fit.
-        finish = self._prepare(run, device)
+        finish = self._prepare(run, test, device)
         if self.out is not None:
             copy_model(run.path, self.out)
             run = RunDirectory.reopen(self.out)
@@ -82,7 +82,7 @@ class Report:
             show(f"Report: {run.report.resolve().as_uri()}")
 
     def _prepare(
-        self, run: RunDirectory, device: torch.device
+        self, run: RunDirectory, source: RunSource, device: torch.device
     ) -> Callable[[RunDirectory], dict[str, Any]]:
         """Load the model and its images; what then evaluates and writes, as its kind asks for."""
         from nelbo.commands.training.autoencoder_run import AutoencoderRun, finish_autoencoder
@@ -98,10 +98,10 @@ class Report:
             "table_to": results_to(self.computing.json),
         }
         if AutoencoderRun.is_at(run.path):
-            train, test = self._images(AutoencoderRun.load(run.path, device))
+            train, test = _images(source, AutoencoderRun.load(run.path, device))
             return partial(finish_autoencoder, train=train, test=test, device=device, **common)
         model = load(run.path).to(device)
-        train, test = self._images(model)
+        train, test = _images(source, model)
         check_fits(model, test)
         if isinstance(model, LatentDiffusion):
             settings = run.notes().get("settings", {}).get("model", {})
@@ -115,12 +115,9 @@ class Report:
             )
         return partial(finish, model=model, train=train, test=test, levels=self.levels, **common)
 
-    def _images(self, model: ImageModel) -> tuple[ImageData, ImageData]:
-        """What it was trained on and what was held out."""
-        from nelbo.commands.run_data import data_for_run
 
-        train, test = (
-            data_for_run(self.run_path, model, self.data, split) for split in ("train", "test")
-        )
-        mention_skipped(test)
-        return train, test
+def _images(test: RunSource, model: ImageModel) -> tuple[ImageData, ImageData]:
+    """What it was trained on and what was held out."""
+    held_out = data_for_run(test, model)
+    mention_skipped(held_out)
+    return data_for_run(replace(test, split="train"), model), held_out
