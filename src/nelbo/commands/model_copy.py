@@ -10,9 +10,6 @@ from nelbo.commands.options import check_new
 from nelbo.errors import NelboError
 from nelbo.model_directory import ships
 
-# What of a run's directory is there to train on, not to use the model.
-_TRAINING = ("training", "tensorboard", "autoencoder")
-
 
 def copy_model(source: str | Path, out: Path) -> None:
     """Copy the directory of a model, as it is, without the state of its training.
@@ -26,12 +23,16 @@ def copy_model(source: str | Path, out: Path) -> None:
     Raises:
         NelboError: where nothing can be written.
     """
+    from nelbo.training.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
+
     source = Path(source)
+    # What of a run's directory is there to train on, not to use the model.
+    to_train_on = (TRAINING, TENSORBOARD, AUTOENCODER_RUN)
 
     def left_out(folder: str, names: list[str]) -> list[str]:
         if Path(folder) != source:
             return []
-        return [name for name in names if name in _TRAINING or name.startswith(".")]
+        return [name for name in names if name in to_train_on or name.startswith(".")]
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
