@@ -225,6 +225,8 @@ def test_classify_by_captions(run, on, tmp_path, capsys):
     assert printed["images_of_known_class"] == 9
     assert printed["calls_for_all_classes_and_levels"] == 3 * 40
     rows = table(tmp_path / "classes.csv")
+    for found in (rows, printed["classified"]):
+        assert [row["caption"] for row in found] == [said_of(row["name"]) for row in found]
     right = [row["class"] == said_of(row["name"]) for row in rows]
     assert printed["accuracy"] == pytest.approx(sum(right) / 9)
     model, data = nelbo.load(run), load_data(on[1], "all", size=16)

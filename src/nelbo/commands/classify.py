@@ -242,23 +242,24 @@ class _Found:
 
     Attributes:
         name: of the image.
-        caption: of the image, "" without one.
+        caption: of the image, None without one.
         label: the name or number of its best class.
         certain: whether every other class was dropped.
         calls: network evaluations that it took.
     """
 
     name: str
-    caption: str
+    caption: str | None
     label: str
     certain: bool
     calls: int
 
     @property
-    def plain(self) -> dict[str, str | bool | int]:
+    def plain(self) -> dict[str, str | bool | int | None]:
         """As columns and JSON name it."""
         return {
             "name": self.name,
+            "caption": self.caption,
             "class": self.label,
             "certain": self.certain,
             "calls": self.calls,
@@ -272,7 +273,7 @@ def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> l
         rows.append(
             _Found(
                 name=name,
-                caption=(data.captions[i] or "") if data.captions is not None else "",
+                caption=data.captions[i] if data.captions is not None else None,
                 label=names[label] if label < len(names) else str(label),
                 certain=int(result.remaining[i].sum()) == 1,
                 calls=int(result.calls[i]),
@@ -294,7 +295,7 @@ def _table(rows: list[_Found]) -> Table:
     for column in ("image", *(["caption"] if captioned else []), "class"):
         table.add_column(column)
     for row in rows:
-        caption = [Text(shorten(row.caption))] if captioned else []
+        caption = [Text(shorten(row.caption or ""))] if captioned else []
         best = shorten(row.label) + ("" if row.certain else " ?")
         table.add_row(Text(row.name), *caption, Text(best))
     if not all(row.certain for row in rows):
@@ -308,7 +309,10 @@ def _write(path: Path, rows: list[_Found]) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(rows[0].plain)
             writer.writerows(row.plain.values() for row in rows)
