@@ -17,7 +17,7 @@ import nelbo
 from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.cli import main
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.evaluation_progress import levels_that_matter
+from nelbo.commands.evaluation_progress import levels_that_matter, levels_to_compare
 from nelbo.data import load_data
 from nelbo.estimators import Importance, proposal_from
 from nelbo.evaluation import batch_generators, condition_for, evaluate, pilot
@@ -206,14 +206,32 @@ def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys
     pixels.save_pretrained(tmp_path / "pixels")
     arguments = ["compare", on[1], "--split", "all", "--runs", run, tmp_path / "pixels"]
     printed = run_json(capsys, *arguments, "--levels", 10)
-    for k, path in enumerate((run, tmp_path / "pixels")):
-        alone = run_json(capsys, "evaluate", path, *on, "--levels", 10)
-        mean = alone["bits_per_dim"]["total"]["mean"]
-        assert printed["runs"][k]["bits_per_dim"] == pytest.approx(mean, rel=1e-5)
+    alone = run_json(capsys, "evaluate", tmp_path / "pixels", *on, "--levels", 10)
+    mean = alone["bits_per_dim"]["total"]["mean"]
+    assert printed["runs"][1]["bits_per_dim"] == pytest.approx(mean, rel=1e-5)
+    # Of latents, the levels are drawn where they matter, as `rank` draws them.
+    ranked = run_json(
+        capsys, "rank", run, *on, "--levels", 10, "--out", tmp_path / "r", "--no-maps"
+    )
+    first = printed["runs"][0]["bits_per_dim"]
+    assert first == pytest.approx(ranked["bits_per_dim"], rel=1e-5)
     main([str(argument) for argument in arguments])
     shown = capsys.readouterr().out
     assert f"{run} is told the caption of each image" in shown
     assert "is told nothing of each image" in shown
+
+
+def test_two_models_of_latents_meet_the_same_levels(run, pictures):
+    data = load_data(str(pictures), "all", size=16)
+    loaded = [(nelbo.load(run), data), (nelbo.load(run), data)]
+    with torch.no_grad():
+        for parameter in loaded[1][0].prior.parameters():
+            parameter.mul_(1.1)
+    first, second = levels_to_compare(5, loaded, 0)
+    square = sum(pilot(model, data, torch.Generator().manual_seed(0))[0] for model, _ in loaded)
+    torch.testing.assert_close(first.proposal, proposal_from(square))
+    assert torch.equal(first.proposal, second.proposal)
+    assert levels_to_compare(39, loaded, 0) == [None, None]
 
 
 def test_classify_by_captions(run, on, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,17 +57,58 @@ def levels_that_matter(
     import torch
 
     from nelbo.estimators import Importance, proposal_from
-    from nelbo.evaluation import chain_of, pilot
+    from nelbo.evaluation import chain_of
 
     if levels_to_evaluate(count, model) is None:
         return None
-    square = stored_proposal(model)
-    if square is None and not drawn:
+    if drawn:
+        square = _square(model, data, seed, quiet=quiet)
+    else:
         square = torch.ones(chain_of(model).num_levels + 1, dtype=torch.float64)
+    return Importance(count, proposal_from(square), reconstructions=2)
+
+
+def levels_to_compare(
+    count: int, loaded: Sequence[tuple[Diffusion | LatentDiffusion, ImageData]], seed: int
+) -> list[int | Estimator | None]:
+    """So many levels an image for each model; models of one kind meet the same.
+
+    Those of pixels are spread evenly. The bound of latents varies at few levels: there they are
+    drawn where that of the models, together where their chains are of one length, varies.
+    """
+    import torch
+
+    from nelbo.estimators import Importance, proposal_from
+    from nelbo.evaluation import chain_of
+    from nelbo.latent import LatentDiffusion
+
+    squares: dict[int, list[torch.Tensor]] = {}
+    for model, data in loaded:
+        if isinstance(model, LatentDiffusion) and levels_to_evaluate(count, model) is not None:
+            square = _square(model, data, seed)
+            squares.setdefault(chain_of(model).num_levels, []).append(square)
+    found: list[int | Estimator | None] = []
+    for model, _ in loaded:
+        levels: int | Estimator | None = levels_to_evaluate(count, model)
+        if isinstance(model, LatentDiffusion) and levels is not None:
+            together = torch.stack(squares[chain_of(model).num_levels]).mean(0)
+            levels = Importance(count, proposal_from(together), reconstructions=2)
+        found.append(levels)
+    return found
+
+
+def _square(
+    model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
+) -> torch.Tensor:
+    """E KL² at each level, from the model's profile or else a pilot."""
+    from nelbo.evaluation import check_fits, pilot
+
+    check_fits(model, data)
+    square = stored_proposal(model)
     if square is None:
         with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
             square, _ = pilot(model, data, _generator(seed))
-    return Importance(count, proposal_from(square), reconstructions=2)
+    return square
 
 
 def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
