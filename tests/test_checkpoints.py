@@ -209,3 +209,21 @@ def test_a_folder_of_its_name_that_is_no_pipeline_is_said_to_hide_it(
     assert model_directory.resolve("toy") == "toy"
     assert not model_directory.ships("toy")
     assert model_directory.ships(shelf / "toy")
+
+
+def test_what_ships_as_a_link_ships(tmp_path, monkeypatch, capsys):
+    shelf, elsewhere = tmp_path / "shelf", tmp_path / "elsewhere"
+    shelf.mkdir()
+    monkeypatch.setattr(model_directory, "CHECKPOINTS", shelf)
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(text_model(), elsewhere / "toy", CARD)
+    assert not model_directory.ships(elsewhere / "toy")
+    (shelf / "toy").symlink_to(elsewhere / "toy")
+    assert model_directory.ships(shelf / "toy")
+    before = snapshot(elsewhere)
+    assert "stays as it is: give --out DIR" in mistake(capsys, "fit", "toy")
+    assert snapshot(elsewhere) == before
+    # And a link to one of them from elsewhere.
+    save_checkpoint(text_model(), shelf / "own", CARD)
+    Path("link").symlink_to(shelf / "own")
+    assert model_directory.ships("link")

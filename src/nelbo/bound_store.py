@@ -78,6 +78,10 @@ class BoundStore:
                     time.sleep(_POLL_SECONDS)
             yield self._load(stage, index)
 
+    def is_complete(self, stage: int, batches: int) -> bool:
+        """Whether the bounds of all batches of a stage are there already."""
+        return all(self._file(stage, index).exists() for index in range(batches))
+
     def _file(self, stage: int, index: int) -> Path:
         return self.directory / f"{stage:02d}-{index:06d}.safetensors"
 

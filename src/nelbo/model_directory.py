@@ -62,8 +62,12 @@ def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def ships(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory is that of a checkpoint that comes with nelbo, and so stays as it is."""
-    return Path(path).resolve().parent == CHECKPOINTS.resolve()
+    """Whether a directory is that of a checkpoint that comes with nelbo, and so stays as it is.
+
+    One of them that is a link to elsewhere is one of them.
+    """
+    shelf = CHECKPOINTS.resolve()
+    return shelf in (Path(path).parent.resolve(), Path(path).resolve().parent)
 
 
 def _holds_model(directory: Path) -> bool:

@@ -83,6 +83,8 @@ def test_classify_prints_accuracy_and_cost(conditional, tmp_path, capsys):
     right = [row["class"] == str(label) for row, label in zip(rows, labels, strict=True)]
     assert printed["accuracy"] == pytest.approx(sum(right) / 20)
     assert [row["class"] for row in printed["classified"]] == [row["class"] for row in rows]
+    assert {row["caption"] for row in printed["classified"]} == {None}
+    assert {row["caption"] for row in rows} == {""}
     calls = [int(row["calls"]) for row in rows]
     assert printed["calls_per_image"] == pytest.approx(sum(calls) / 20)
     assert max(calls) <= 12 * 10

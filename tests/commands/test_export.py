@@ -117,6 +117,16 @@ def test_a_checkpoint_that_ships_takes_its_card_along(tmp_path, monkeypatch):
     assert 'pipeline("blue circle"' in card.text
 
 
+def test_a_card_that_is_not_utf8_is_read_as_well_as_can_be(tmp_path):
+    toy(tmp_path / "run")
+    card = "---\nlicense: mit\n---\n\n# toy\n\n## How good it is\n\nTrès bien.\n"
+    (tmp_path / "run" / "README.md").write_bytes(card.encode("latin-1"))
+    main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    written = ModelCard.load(tmp_path / "out" / "README.md")
+    assert written.data.license == "mit"
+    assert "Tr\N{REPLACEMENT CHARACTER}s bien." in written.text
+
+
 def test_latents_without_text(tmp_path):
     tiny.unconditional(tmp_path / "model")
     main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
@@ -127,7 +137,7 @@ def test_latents_without_text(tmp_path):
     assert "prompt" not in card
 
 
-@pytest.mark.parametrize("kind", ["pixels", "classes", "latents", "text"])
+@pytest.mark.parametrize("kind", ["pixels", "classes", "latents", "text", "control"])
 def test_the_python_of_the_card_runs(tmp_path, run_path, kind):
     if kind == "pixels":
         path = run_path
@@ -138,13 +148,22 @@ def test_the_python_of_the_card_runs(tmp_path, run_path, kind):
     elif kind == "latents":
         path = tmp_path / "model"
         tiny.unconditional(path)
+    elif kind == "control":
+        path = tmp_path / "model"
+        tiny.stable_diffusion(tmp_path, control=True)
+        controlled = nelbo.load(tmp_path / "pipeline")
+        controlled.decoder_scale = 0.25
+        nelbo.save(controlled, path)
     else:
         path = tmp_path / "model"
         toy(path)
     out = tmp_path / "out"
     main(["export", str(path), "--out", str(out)])
-    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    card = (out / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == (1 if kind == "classes" else 2)
+    # The command line has no way to give a control.
+    assert ("nelbo sample PATH" in card) == (kind != "control")
     model = nelbo.load(out)
     names = {
         "images": torch.zeros(2, *model.shape, dtype=torch.uint8),

@@ -14,9 +14,12 @@ from PIL import Image
 import nelbo
 from nelbo import model_directory
 from nelbo.cli import main
+from nelbo.commands.common import check_optimal
 from nelbo.commands.fit import _doubts
 from nelbo.data import load_data
 from nelbo.diffusion.profile import PROFILE_FILE
+from nelbo.errors import NelboError
+from nelbo.networks import hub
 from tests.faults.test_mistakes import mistake, snapshot
 
 
@@ -112,6 +115,26 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
     assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
     assert "--levels must be at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_a_copy_lies_outside_of_the_model(command, run_path, tmp_path, capsys):
+    run, link = tmp_path / "run", tmp_path / "link"
+    shutil.copytree(run_path, run)
+    link.symlink_to(run)
+    before = snapshot(run)
+    for out in (run / "a" / "b", run / "training" / "a", link / "a"):
+        message = mistake(capsys, command, run, "--out", out)
+        assert f"--out {out} lies within {run}: give a place outside of it" in message
+    assert snapshot(run) == before
+
+
+def test_a_hub_that_cannot_be_reached_is_said_to_be(monkeypatch):
+    """Whether a model has been fitted is not known then, and fitting it is no way out."""
+    monkeypatch.setattr(hub, "_answers", lambda hub_id, period: False)
+    with pytest.raises(NelboError, match="the Hub cannot be reached") as error:
+        check_optimal("nobody/nothing-of-nelbo", 5)
+    assert "nelbo fit" not in str(error.value)
 
 
 def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):

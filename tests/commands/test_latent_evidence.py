@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,8 @@ from PIL import Image
 import nelbo
 from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.cli import main
+from nelbo.commands.common import MESSAGES
+from nelbo.commands.evaluation_progress import levels_that_matter, levels_to_compare
 from nelbo.data import load_data
 from nelbo.estimators import Importance, proposal_from
 from nelbo.evaluation import batch_generators, condition_for, evaluate, pilot
@@ -169,20 +172,66 @@ def test_rank_draws_a_few_levels_where_they_matter(run, on, pictures, tmp_path, 
         assert line.split("bits/dim")[1].strip() == f"{row['name']}  {said_of(row['name'])}"
 
 
+def test_a_complete_ranking_takes_no_pilot(run, on, tmp_path, capsys, monkeypatch):
+    options = ["rank", run, *on, "--out", tmp_path / "out", "--batch-size", 4, "--no-maps"]
+    first = run_json(capsys, *options)
+    rows = table(tmp_path / "out" / "ranking.csv")
+    pilots = []
+    monkeypatch.setattr(
+        "nelbo.evaluation.pilot", lambda *args: (pilots.append(args), pilot(*args))[1]
+    )
+    assert run_json(capsys, *options) == first
+    assert table(tmp_path / "out" / "ranking.csv") == rows
+    assert not pilots
+    # One batch of three is gone: it is evaluated as it was.
+    (tmp_path / "out" / "bounds" / "00-000001.safetensors").unlink()
+    assert run_json(capsys, *options) == first
+    assert len(pilots) == 1
+
+
+def test_only_the_main_process_says_that_levels_are_looked_for(run, pictures, monkeypatch):
+    said = []
+    monkeypatch.setattr(MESSAGES, "status", lambda text: (said.append(text), nullcontext())[1])
+    model, data = nelbo.load(run), load_data(str(pictures), "all", size=16)
+    loud = levels_that_matter(5, model, data, 0)
+    assert said == ["Finding the levels that matter"]
+    quiet = levels_that_matter(5, model, data, 0, quiet=True)
+    assert len(said) == 1
+    assert torch.equal(loud.proposal, quiet.proposal)
+
+
 def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys):
     scheduler = diffusers.DDPMScheduler(20, beta_start=0.01, beta_end=0.4)
     pixels = diffusers.DDPMPipeline(unet=tiny.pixel_unet(sample_size=16), scheduler=scheduler)
     pixels.save_pretrained(tmp_path / "pixels")
     arguments = ["compare", on[1], "--split", "all", "--runs", run, tmp_path / "pixels"]
     printed = run_json(capsys, *arguments, "--levels", 10)
-    for k, path in enumerate((run, tmp_path / "pixels")):
-        alone = run_json(capsys, "evaluate", path, *on, "--levels", 10)
-        mean = alone["bits_per_dim"]["total"]["mean"]
-        assert printed["runs"][k]["bits_per_dim"] == pytest.approx(mean, rel=1e-5)
+    alone = run_json(capsys, "evaluate", tmp_path / "pixels", *on, "--levels", 10)
+    mean = alone["bits_per_dim"]["total"]["mean"]
+    assert printed["runs"][1]["bits_per_dim"] == pytest.approx(mean, rel=1e-5)
+    # Of latents, the levels are drawn where they matter, as `rank` draws them.
+    ranked = run_json(
+        capsys, "rank", run, *on, "--levels", 10, "--out", tmp_path / "r", "--no-maps"
+    )
+    first = printed["runs"][0]["bits_per_dim"]
+    assert first == pytest.approx(ranked["bits_per_dim"], rel=1e-5)
     main([str(argument) for argument in arguments])
     shown = capsys.readouterr().out
     assert f"{run} is told the caption of each image" in shown
     assert "is told nothing of each image" in shown
+
+
+def test_two_models_of_latents_meet_the_same_levels(run, pictures):
+    data = load_data(str(pictures), "all", size=16)
+    loaded = [(nelbo.load(run), data), (nelbo.load(run), data)]
+    with torch.no_grad():
+        for parameter in loaded[1][0].prior.parameters():
+            parameter.mul_(1.1)
+    first, second = levels_to_compare(5, loaded, 0)
+    square = sum(pilot(model, data, torch.Generator().manual_seed(0))[0] for model, _ in loaded)
+    torch.testing.assert_close(first.proposal, proposal_from(square))
+    assert torch.equal(first.proposal, second.proposal)
+    assert levels_to_compare(39, loaded, 0) == [None, None]
 
 
 def test_classify_by_captions(run, on, tmp_path, capsys):
@@ -194,6 +243,8 @@ def test_classify_by_captions(run, on, tmp_path, capsys):
     assert printed["images_of_known_class"] == 9
     assert printed["calls_for_all_classes_and_levels"] == 3 * 40
     rows = table(tmp_path / "classes.csv")
+    for found in (rows, printed["classified"]):
+        assert [row["caption"] for row in found] == [said_of(row["name"]) for row in found]
     right = [row["class"] == said_of(row["name"]) for row in rows]
     assert printed["accuracy"] == pytest.approx(sum(right) / 9)
     model, data = nelbo.load(run), load_data(on[1], "all", size=16)

@@ -74,6 +74,7 @@ def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch): 
         (("fit", "RUN", "--data", "cats"), "unknown data 'cats'"),
         (("fit", "RUN", "--levels", "0"), "--levels must be at least 1, got 0"),
         (("report", "RUN", "--data", "cats"), "unknown data 'cats'"),
+        (("report", "RUN", "--device", "moon", "--out", "new"), "device 'moon'"),
         (("export", "RUN", "--out", "full"), "is not empty"),
         (("sample", "RUN", "--steps", "21"), "1..20"),
         (("sample", "RUN", "--spacing", "even"), "unknown spacing"),
@@ -115,6 +116,19 @@ def test_what_can_be_told_before_the_model_is_loaded(
     before = snapshot(tmp_path)
     assert message in mistake(capsys, *(run_path if part == "RUN" else part for part in command))
     assert snapshot(tmp_path) == before
+
+
+def test_a_report_of_what_does_not_fit_leaves_no_copy(run_path, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "out"
+    Image.new("RGB", (5, 5)).save(tmp_path / "small.png")
+    mistake(capsys, "report", run_path, "--out", out, "--data", tmp_path)
+    assert not out.exists()
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    (run / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    message = mistake(capsys, "report", run, "--out", out)
+    assert "diffusion_pytorch_model.safetensors" in message
+    assert not out.exists()
 
 
 def test_without_permission(tmp_path, monkeypatch):

@@ -12,12 +12,11 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    mention_skipped,
     print_json,
     show,
 )
 from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.sample import all_classes
 from nelbo.errors import NelboError
 
@@ -79,22 +78,17 @@ class Classify:
             raise NelboError(f"--template {self.template!r} has no {{}} for the class")
         prompts = self._prompts()
 
-        from nelbo.diffusers_format import load
         from nelbo.evaluation import chain_of
 
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model = load(self.run_path).to(device)
-        data = data_for_run(
-            self.run_path,
-            model,
-            self.data,
-            self.split,
+        model, data = load_with_data(
+            source,
+            device,
             resize=self.resize,
             images=self.images,
             seed=self.computing.seed,
         )
-        mention_skipped(data)
         classes = self._classes(model, data, prompts)
         result = self._classify(model, data, classes)
         found = _found(data, result, classes.names)
@@ -248,23 +242,24 @@ class _Found:
 
     Attributes:
         name: of the image.
-        caption: of the image, "" without one.
+        caption: of the image, None without one.
         label: the name or number of its best class.
         certain: whether every other class was dropped.
         calls: network evaluations that it took.
     """
 
     name: str
-    caption: str
+    caption: str | None
     label: str
     certain: bool
     calls: int
 
     @property
-    def plain(self) -> dict[str, str | bool | int]:
+    def plain(self) -> dict[str, str | bool | int | None]:
         """As columns and JSON name it."""
         return {
             "name": self.name,
+            "caption": self.caption,
             "class": self.label,
             "certain": self.certain,
             "calls": self.calls,
@@ -278,7 +273,7 @@ def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> l
         rows.append(
             _Found(
                 name=name,
-                caption=(data.captions[i] or "") if data.captions is not None else "",
+                caption=data.captions[i] if data.captions is not None else None,
                 label=names[label] if label < len(names) else str(label),
                 certain=int(result.remaining[i].sum()) == 1,
                 calls=int(result.calls[i]),
@@ -300,7 +295,7 @@ def _table(rows: list[_Found]) -> Table:
     for column in ("image", *(["caption"] if captioned else []), "class"):
         table.add_column(column)
     for row in rows:
-        caption = [Text(shorten(row.caption))] if captioned else []
+        caption = [Text(shorten(row.caption or ""))] if captioned else []
         best = shorten(row.label) + ("" if row.certain else " ?")
         table.add_row(Text(row.name), *caption, Text(best))
     if not all(row.certain for row in rows):
@@ -314,7 +309,10 @@ def _write(path: Path, rows: list[_Found]) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(rows[0].plain)
             writer.writerows(row.plain.values() for row in rows)

@@ -56,21 +56,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_optimal(run_path: str, steps: int | None) -> None:
-    """Raise `NelboError` unless a number of steps is asked for, of a run that has been fitted."""
+    """Raise `NelboError` unless a number of steps is asked for, of a run that has been fitted.
+
+    What the Hub says of a model that is not here is said as it is.
+    """
     from nelbo.diffusion.profile import PROFILE_FILE
     from nelbo.networks.files import locate
 
     if steps is None:
         raise NelboError("--levels optimal needs --steps, how many levels to keep")
-    try:
+    if not Path(run_path).is_dir():
         locate(run_path, None, PROFILE_FILE)
-    except NelboError as error:
+    elif not (Path(run_path) / PROFILE_FILE).is_file():
         once = f"nelbo fit {run_path} once"
         if ships(run_path):
             once = f"nelbo fit {Path(run_path).name} --out DIR once, and use DIR"
-        raise NelboError(
-            f"{run_path} has no level profile to choose levels by: run {once}"
-        ) from error
+        raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
 
 
 def optimal_chain(model: Model, steps: int | None) -> Model:

@@ -9,14 +9,13 @@ import tyro
 
 from nelbo.commands.common import (
     choose_device,
-    mention_skipped,
     print_json,
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options import Computing, at_least_one
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import RunSource, check_run, load_with_data
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.estimators import Estimator
     from nelbo.latent import LatentDiffusion
 
 
@@ -39,7 +39,8 @@ class Compare:
     split: str = "test"
     """Which images: train, test or all."""
     levels: int = 50
-    """Levels of the chain an image; two models of one kind meet the same levels and noise."""
+    """Levels of the chain an image, of latents drawn where they matter; two models of one kind meet
+    the same levels and noise."""
     images: int | None = None
     """Compare on at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
@@ -58,13 +59,16 @@ class Compare:
         from nelbo.evaluation import told_of
         from nelbo.evidence import compare
 
-        for run in self.runs:
-            check_run(run, self.data, self.split)
+        sources = [check_run(run, self.data, self.split) for run in self.runs]
         device = choose_device(self.computing.device)
         # Both, before the long work: the second may not be there.
-        loaded = [self._load(run, device) for run in self.runs]
+        loaded = [self._load(source, device) for source in sources]
         told = [told_of(model, data) for model, data in loaded]
-        bounds = [self._evaluate(run, *found) for run, found in zip(self.runs, loaded, strict=True)]
+        levels = levels_to_compare(self.levels, loaded, self.computing.seed)
+        bounds = [
+            self._evaluate(run, *found, chosen)
+            for run, found, chosen in zip(self.runs, loaded, levels, strict=True)
+        ]
         first, second = bounds
         result = compare(
             first, second, generator=torch.Generator().manual_seed(self.computing.seed)
@@ -108,34 +112,34 @@ class Compare:
             show("These images do not tell the two models apart")
 
     def _load(
-        self, run: str, device: torch.device
+        self, source: RunSource, device: torch.device
     ) -> tuple[Diffusion | LatentDiffusion, ImageData]:
         """The model of a run and the images in its size."""
-        from nelbo.diffusers_format import load
-
-        model = load(run).to(device)
         # The seed draws the same images for both.
-        data = data_for_run(
-            run,
-            model,
-            self.data,
-            self.split,
+        model, data = load_with_data(
+            source,
+            device,
             resize=self.resize,
             images=self.images,
             seed=self.computing.seed,
         )
-        mention_skipped(data)
         if len(data) < 2:
             raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
-        fit_missing_scale(run, model, data, self.computing.seed)
+        fit_missing_scale(source.run_path, model, data, self.computing.seed)
         return model, data
 
-    def _evaluate(self, run: str, model: Diffusion | LatentDiffusion, data: ImageData) -> Bound:
+    def _evaluate(
+        self,
+        run: str,
+        model: Diffusion | LatentDiffusion,
+        data: ImageData,
+        levels: int | Estimator | None,
+    ) -> Bound:
         return evaluate_with_progress(
             model,
             data,
             f"Evaluating {run}",
-            levels=levels_to_evaluate(self.levels, model),
+            levels=levels,
             batch_size=self.batch_size,
             seed=self.computing.seed,
         )

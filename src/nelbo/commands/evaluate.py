@@ -10,7 +10,6 @@ import tyro
 
 from nelbo.commands.common import (
     check_optimal,
-    mention_skipped,
     optimal_chain,
     print_json,
     say,
@@ -26,7 +25,7 @@ from nelbo.commands.evaluation_progress import (
     stored_proposal,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
 
@@ -95,26 +94,20 @@ class Evaluate:
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
 
-        from nelbo.diffusers_format import load
-
         if self._evaluate_autoencoder():
             return
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         if self.levels == "optimal":
             check_optimal(self.run_path, self.steps)
         processes = join_processes(self.computing.device, self.out, self.precision)
-        loaded = load(self.run_path).to(processes.device)
-        data = data_for_run(
-            self.run_path,
-            loaded,
-            self.data,
-            self.split,
+        loaded, data = load_with_data(
+            source,
+            processes.device,
             resize=self.resize,
             images=self.images,
             seed=self.computing.seed,
+            quiet=not processes.is_main,
         )
-        if processes.is_main:
-            mention_skipped(data)
         description = f"Evaluating {data.source}, {self.split}"
         fit_missing_scale(
             self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main

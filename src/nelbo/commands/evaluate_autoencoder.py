@@ -51,9 +51,9 @@ def evaluate_autoencoder_run(
     Raises:
         NelboError: images that do not fit.
     """
-    check_data(path, source, split)
+    found = check_data(path, source, split)
     run = AutoencoderRun.load(path, choose_device(device))
-    data = data_for_run(path, run, source, split, resize=resize, images=images, seed=seed)
+    data = data_for_run(found, run, resize=resize, images=images, seed=seed)
     if data.levels != run.data.levels:
         raise NelboError(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
@@ -61,7 +61,7 @@ def evaluate_autoencoder_run(
     mention_skipped(data)
     scale = RunDirectory(path).evaluation().get("decoder_scale")
     if scale is None:
-        scale = fit_scale(run.autoencoder, data_for_run(path, run, None, "train"))
+        scale = fit_scale(run.autoencoder, data_for_run(check_data(path, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
     if show_table:
         show(_table(reading, split))

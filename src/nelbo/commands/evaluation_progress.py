@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from nelbo.commands.common import MESSAGES, counting_progress
@@ -31,23 +33,82 @@ def levels_to_evaluate(
 
 
 def levels_that_matter(
-    count: int, model: Diffusion | LatentDiffusion, data: ImageData, seed: int
+    count: int,
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    seed: int,
+    *,
+    quiet: bool = False,
+    drawn: bool = True,
 ) -> Estimator | None:
     """So many levels an image, drawn where a pilot or the model's profile finds the bound to vary.
 
     None is every level, where as many are asked for as there are. The first level is drawn twice,
     to tell how noisy it is.
+
+    Args:
+        count: how many.
+        model: the model.
+        data: the images.
+        seed: of the pilot.
+        quiet: show nothing.
+        drawn: whether any level is still to be drawn; where not, there is no pilot.
     """
+    import torch
+
     from nelbo.estimators import Importance, proposal_from
-    from nelbo.evaluation import pilot
+    from nelbo.evaluation import chain_of
 
     if levels_to_evaluate(count, model) is None:
         return None
+    if drawn:
+        square = _square(model, data, seed, quiet=quiet)
+    else:
+        square = torch.ones(chain_of(model).num_levels + 1, dtype=torch.float64)
+    return Importance(count, proposal_from(square), reconstructions=2)
+
+
+def levels_to_compare(
+    count: int, loaded: Sequence[tuple[Diffusion | LatentDiffusion, ImageData]], seed: int
+) -> list[int | Estimator | None]:
+    """So many levels an image for each model; models of one kind meet the same.
+
+    Those of pixels are spread evenly. The bound of latents varies at few levels: there they are
+    drawn where that of the models, together where their chains are of one length, varies.
+    """
+    import torch
+
+    from nelbo.estimators import Importance, proposal_from
+    from nelbo.evaluation import chain_of
+    from nelbo.latent import LatentDiffusion
+
+    squares: dict[int, list[torch.Tensor]] = {}
+    for model, data in loaded:
+        if isinstance(model, LatentDiffusion) and levels_to_evaluate(count, model) is not None:
+            square = _square(model, data, seed)
+            squares.setdefault(chain_of(model).num_levels, []).append(square)
+    found: list[int | Estimator | None] = []
+    for model, _ in loaded:
+        levels: int | Estimator | None = levels_to_evaluate(count, model)
+        if isinstance(model, LatentDiffusion) and levels is not None:
+            together = torch.stack(squares[chain_of(model).num_levels]).mean(0)
+            levels = Importance(count, proposal_from(together), reconstructions=2)
+        found.append(levels)
+    return found
+
+
+def _square(
+    model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
+) -> torch.Tensor:
+    """E KL² at each level, from the model's profile or else a pilot."""
+    from nelbo.evaluation import check_fits, pilot
+
+    check_fits(model, data)
     square = stored_proposal(model)
     if square is None:
-        with MESSAGES.status("Finding the levels that matter"):
+        with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
             square, _ = pilot(model, data, _generator(seed))
-    return Importance(count, proposal_from(square), reconstructions=2)
+    return square
 
 
 def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:

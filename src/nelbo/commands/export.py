@@ -77,7 +77,7 @@ class Export:
         from nelbo.report.model_card import licence_of, model_card
 
         file = run.path / _CARD
-        former = file.read_text(encoding="utf-8") if file.is_file() else ""
+        former = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
         source = str(notes.get("source"))
         asked, _ = LICENCES.get(source, (None, None))
         return model_card(

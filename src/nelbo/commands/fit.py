@@ -12,15 +12,14 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    mention_skipped,
     print_json,
     say,
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
-from nelbo.commands.model_copy import check_not_shipped, copy_model
-from nelbo.commands.options import Computing, at_least_one, check_new, check_out
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_out
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
 
@@ -75,20 +74,17 @@ class Fit:
                 "profile is stored in the run's"
             )
         if self.out is not None:
-            check_new(self.out)
+            check_copy(self.run_path, self.out)
         else:
             check_not_shipped(self.run_path, "the profile")
 
-        from nelbo.diffusers_format import load
         from nelbo.diffusion.profile import PROFILE_FILE
 
         if self.out is None:
             check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model = load(self.run_path).to(device)
-        data = data_for_run(self.run_path, model, self.data, self.split)
-        mention_skipped(data)
+        model, data = load_with_data(source, device)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         profile, autoencoder = self._measure(model, data)
         if self.out is not None:

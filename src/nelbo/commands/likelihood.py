@@ -10,13 +10,12 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
-    mention_skipped,
     print_json,
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.errors import NelboError
 
 
@@ -62,7 +61,6 @@ class Likelihood:
         from nelbo import latent_flow
         from nelbo.bound import Bound, Estimate
         from nelbo.commands.evaluation_progress import levels_to_evaluate
-        from nelbo.diffusers_format import load
         from nelbo.diffusion import Diffusion, Pixels, flow
         from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
         from nelbo.evaluation import chain_of, check_fits, condition_for
@@ -78,19 +76,10 @@ class Likelihood:
                 f"unknown --trace {self.trace!r}: expected one of {', '.join(flow.TRACES)}"
             )
         flow.check_draws(self.draws, self.trace)
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model = load(self.run_path).to(device)
+        model, data = load_with_data(source, device, images=self.images, seed=self.computing.seed)
         model.eval()
-        data = data_for_run(
-            self.run_path,
-            model,
-            self.data,
-            self.split,
-            images=self.images,
-            seed=self.computing.seed,
-        )
-        mention_skipped(data)
         check_fits(model, data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         assert isinstance(model.data, Pixels)

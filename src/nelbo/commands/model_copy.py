@@ -6,11 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from nelbo.commands.options import check_new
 from nelbo.errors import NelboError
 from nelbo.model_directory import ships
-
-# What of a run's directory is there to train on, not to use the model.
-_TRAINING = ("training", "tensorboard", "autoencoder")
 
 
 def copy_model(source: str | Path, out: Path) -> None:
@@ -25,12 +23,16 @@ def copy_model(source: str | Path, out: Path) -> None:
     Raises:
         NelboError: where nothing can be written.
     """
+    from nelbo.training.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
+
     source = Path(source)
+    # What of a run's directory is there to train on, not to use the model.
+    to_train_on = (TRAINING, TENSORBOARD, AUTOENCODER_RUN)
 
     def left_out(folder: str, names: list[str]) -> list[str]:
         if Path(folder) != source:
             return []
-        return [name for name in names if name in _TRAINING or name.startswith(".")]
+        return [name for name in names if name in to_train_on or name.startswith(".")]
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,13 @@ def copy_model(source: str | Path, out: Path) -> None:
             copy.rename(out)
     except OSError as error:
         raise NelboError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def check_copy(source: str | Path, out: Path) -> None:
+    """Raise `NelboError` unless a model can be copied to `out`, a new directory outside of it."""
+    check_new(out)
+    if out.resolve().is_relative_to(Path(source).resolve()):
+        raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
 
 
 def check_not_shipped(path: str | Path, stored: str) -> None:

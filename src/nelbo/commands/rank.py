@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import MESSAGES, mention_skipped, print_json, show
+from nelbo.commands.common import MESSAGES, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
@@ -16,7 +16,7 @@ from nelbo.commands.evaluation_progress import (
     map_bits,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import check_run, data_for_run
+from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 
 if TYPE_CHECKING:
@@ -73,26 +73,21 @@ class Rank:
 
         import torch
 
-        from nelbo.diffusers_format import load
         from nelbo.evidence import rank, write_ranking
         from nelbo.latent import LatentDiffusion
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
-        check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split)
         processes = join_processes(self.computing.device, self.out)
-        model = load(self.run_path).to(processes.device)
-        data = data_for_run(
-            self.run_path,
-            model,
-            self.data,
-            self.split,
+        model, data = load_with_data(
+            source,
+            processes.device,
             resize=self.resize,
             images=self.images,
             seed=self.computing.seed,
+            quiet=not processes.is_main,
         )
-        if processes.is_main:
-            mention_skipped(data)
         fit_missing_scale(
             self.run_path, model, data, self.computing.seed, quiet=not processes.is_main
         )
@@ -100,11 +95,19 @@ class Rank:
         levels = self.levels or _LEVELS[isinstance(model, LatentDiffusion)]
         settings |= {"seed": self.computing.seed, "levels": levels, "estimator": "importance"}
         store = open_store(self.out, model, data, settings, processes)
+        batches = -(-len(data) // self.batch_size)
         bound = evaluate_with_progress(
             model,
             data,
             f"Ranking {data.source}",
-            levels=levels_that_matter(levels, model, data, self.computing.seed),
+            levels=levels_that_matter(
+                levels,
+                model,
+                data,
+                self.computing.seed,
+                quiet=not processes.is_main,
+                drawn=not store.is_complete(0, batches),
+            ),
             batch_size=self.batch_size,
             seed=self.computing.seed,
             store=store,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,13 +17,15 @@ from nelbo.commands.common import (
     results_to,
     show,
 )
-from nelbo.commands.model_copy import check_not_shipped, copy_model
-from nelbo.commands.options import Computing, at_least_one, check_new, check_out
-from nelbo.commands.run_data import check_data
+from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.options import Computing, at_least_one, check_out
+from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.commands.run_data import ImageModel
+    import torch
+
+    from nelbo.commands.run_data import ImageModel, RunSource
     from nelbo.data import ImageData
     from nelbo.training.run_directory import RunDirectory
 
@@ -48,7 +52,7 @@ class Report:
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
         if self.out is not None:
-            check_new(self.out)
+            check_copy(self.run_path, self.out)
         else:
             check_not_shipped(self.run_path, "the report")
 
@@ -59,73 +63,61 @@ class Report:
             check_out(run.report, "RUN")
         if "trained" not in run.notes():
             raise NelboError(f"{self.run_path} is no run of nelbo train, or was never trained")
-        check_data(self.run_path, self.data, "test")
+        test = check_data(self.run_path, self.data, "test")
         if self.out is None and not (run.path / METRICS_FILE).is_file():
             raise NelboError(
                 f"{self.run_path} is a pipeline without the record of its training "
                 f"({METRICS_FILE}): give --out DIR for a copy with the report"
             )
+        device = choose_device(self.computing.device)
+        # A copy is made once nothing is left that may not fit.
+        finish = self._prepare(run, test, device)
         if self.out is not None:
             copy_model(run.path, self.out)
             run = RunDirectory.reopen(self.out)
-        summary = self._finish(run)
+        summary = finish(run)
         if self.computing.json:
             print_json({"run": str(run.path), **summary})
         else:
             show(f"Report: {run.report.resolve().as_uri()}")
 
-    def _finish(self, run: RunDirectory) -> dict[str, Any]:
-        """Evaluate and write, as the kind of model asks for."""
+    def _prepare(
+        self, run: RunDirectory, source: RunSource, device: torch.device
+    ) -> Callable[[RunDirectory], dict[str, Any]]:
+        """Load the model and its images; what then evaluates and writes, as its kind asks for."""
         from nelbo.commands.training.autoencoder_run import AutoencoderRun, finish_autoencoder
         from nelbo.commands.training.latent_run import finish_latent
         from nelbo.commands.training.pixel_run import finish
         from nelbo.diffusers_format import load
+        from nelbo.evaluation import check_fits
         from nelbo.latent import LatentDiffusion
 
-        device, seed = choose_device(self.computing.device), self.computing.seed
-        table_to = results_to(self.computing.json)
+        common: dict[str, Any] = {
+            "images": self.images,
+            "seed": self.computing.seed,
+            "table_to": results_to(self.computing.json),
+        }
         if AutoencoderRun.is_at(run.path):
-            train, test = self._images(AutoencoderRun.load(run.path, device))
-            return finish_autoencoder(
-                run,
-                train=train,
-                test=test,
-                images=self.images,
-                seed=seed,
-                device=device,
-                table_to=table_to,
-            )
+            train, test = _images(source, AutoencoderRun.load(run.path, device))
+            return partial(finish_autoencoder, train=train, test=test, device=device, **common)
         model = load(run.path).to(device)
-        train, test = self._images(model)
+        train, test = _images(source, model)
+        check_fits(model, test)
         if isinstance(model, LatentDiffusion):
             settings = run.notes().get("settings", {}).get("model", {})
-            return finish_latent(
-                run,
-                model,
+            return partial(
+                finish_latent,
+                model=model,
                 test=test,
                 levels=self.levels,
-                images=self.images,
                 guidance=settings.get("guidance", 1.0),
-                seed=seed,
-                table_to=table_to,
+                **common,
             )
-        return finish(
-            run,
-            model,
-            train=train,
-            test=test,
-            levels=self.levels,
-            images=self.images,
-            seed=seed,
-            table_to=table_to,
-        )
+        return partial(finish, model=model, train=train, test=test, levels=self.levels, **common)
 
-    def _images(self, model: ImageModel) -> tuple[ImageData, ImageData]:
-        """What it was trained on and what was held out."""
-        from nelbo.commands.run_data import data_for_run
 
-        train, test = (
-            data_for_run(self.run_path, model, self.data, split) for split in ("train", "test")
-        )
-        mention_skipped(test)
-        return train, test
+def _images(test: RunSource, model: ImageModel) -> tuple[ImageData, ImageData]:
+    """What it was trained on and what was held out."""
+    held_out = data_for_run(test, model)
+    mention_skipped(held_out)
+    return data_for_run(replace(test, split="train"), model), held_out

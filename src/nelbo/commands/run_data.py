@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nelbo.commands.common import mention_skipped
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
+    import torch
+
     from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
 
 
 class ImageModel(Protocol):
@@ -22,19 +28,40 @@ class ImageModel(Protocol):
         """What pixels are."""
 
 
-def check_run(run_path: str, source: str | None, split: str) -> None:
-    """Raise `NelboError` for a model or images that are not there, before either is read."""
+@dataclass(frozen=True)
+class RunSource:
+    """Where the images come from that a model is read on.
+
+    Attributes:
+        run_path: where the model comes from.
+        name: of the source, as in `nelbo train`.
+        split: which of its images.
+        own: whether the run was trained on this source.
+    """
+
+    run_path: str
+    name: str
+    split: str
+    own: bool
+
+
+def check_run(run_path: str, source: str | None, split: str) -> RunSource:
+    """The source of the images to read a model on, before either is read.
+
+    Raises:
+        NelboError: there is no such model, or as `check_data`.
+    """
     from nelbo.diffusers_format.pipelines import read_pipeline
 
     read_pipeline(run_path)
-    check_data(run_path, source, split)
+    return check_data(run_path, source, split)
 
 
-def check_data(run_path: str, source: str | None, split: str) -> str:
-    """The images to evaluate a model on: `source`, or what the run was trained on.
+def check_data(run_path: str, source: str | None, split: str) -> RunSource:
+    """The source of the images to read a model on: `source`, or what the run was trained on.
 
     Raises:
-        NelboError: there are none, or no such split.
+        NelboError: there is none, or no such split.
     """
     from nelbo.data.sources import check_source, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
@@ -48,29 +75,56 @@ def check_data(run_path: str, source: str | None, split: str) -> str:
             f"{run_path} was trained on {source}, which is not there any more: give --data"
         )
     check_source(source, split)
-    return source
+    return RunSource(run_path, source, split, source == remembered)
+
+
+def load_with_data(
+    source: RunSource,
+    device: torch.device,
+    *,
+    resize: bool = False,
+    images: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+    """The model on a device, and the images in its size; pictures that were skipped are named.
+
+    Args:
+        source: of the images, which says of which model, too.
+        device: where the model is to be.
+        resize: as `data_for_run`.
+        images: as `data_for_run`.
+        seed: as `data_for_run`.
+        quiet: name nothing.
+
+    Raises:
+        NelboError: a model that cannot be loaded, or as `data_for_run`.
+    """
+    from nelbo.diffusers_format import load
+
+    model = load(source.run_path).to(device)
+    data = data_for_run(source, model, resize=resize, images=images, seed=seed)
+    if not quiet:
+        mention_skipped(data)
+    return model, data
 
 
 def data_for_run(
-    run_path: str,
+    source: RunSource,
     model: ImageModel,
-    source: str | None,
-    split: str,
     *,
     resize: bool = False,
     images: int | None = None,
     seed: int = 0,
 ) -> ImageData:
-    """The images to evaluate a model on, in its size: `source`, or what the run was trained on.
+    """The images to read a model on, in its size.
 
     The pictures that a run was trained on are cropped and resized as they were then; others only
     with `resize`.
 
     Args:
-        run_path: where the model came from.
+        source: of the images.
         model: the model.
-        source: the images, by default what the run was trained on.
-        split: which of them.
         resize: crop and resize images of another size.
         images: at most so many, drawn at random: those of a seed are the same for every model.
         seed: which of them are drawn.
@@ -78,25 +132,21 @@ def data_for_run(
     Raises:
         NelboError: images of another size than the model's without `resize`, or of other channels.
     """
-    data = _in_size(run_path, model, source, split, resize=resize)
+    data = _in_size(source, model, resize=resize)
     return data if images is None else data.subset(images, seed)
 
 
-def _in_size(
-    run_path: str, model: ImageModel, source: str | None, split: str, *, resize: bool
-) -> ImageData:
+def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     """All the images, as the model takes them."""
     from nelbo.data import load_data
     from nelbo.data.folder import LEVELS, check_sizes
     from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
-    from nelbo.training.run_directory import RunDirectory
 
-    source = check_data(run_path, source, split)
-    remembered = RunDirectory(run_path).notes().get("source")
+    source, split, run_path = asked.name, asked.split, asked.run_path
     assert model.shape is not None
     channels, height, width = model.shape
     levels = getattr(model.data, "levels", LEVELS)
-    if levels != LEVELS and is_local(source) and source != remembered:
+    if levels != LEVELS and is_local(source) and not asked.own:
         raise NelboError(
             f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "
             f"{levels}: it gives them no probability"
@@ -120,7 +170,7 @@ def _in_size(
         return data.resize(height, width)
     if height != width:
         raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
-    if not resize and source != remembered:
+    if not resize and not asked.own:
         check_sizes(source, height)
     return load_data(source, split, size=height, channels=channels)
 

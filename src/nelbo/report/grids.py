@@ -93,7 +93,8 @@ def image_grid(
 def page_scale(side: int, columns: int) -> int:
     """The whole factor that makes pictures of so many pixels a page to look at; 1 for large ones.
 
-    A few are enlarged to 128 pixels each, more of them to less, so that the page has about 512.
+    A few are enlarged to 128 pixels each; 4 to 10 columns to less, so that the page has about 512;
+    and more of them to 48 each, which can still be read.
     """
     wanted = min(_LARGE_SIDE, max(_READABLE_SIDE, _PAGE_SIDE // max(1, columns)))
     return max(1, wanted // side)

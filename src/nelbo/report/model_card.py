@@ -53,11 +53,13 @@ def model_card(
     sections = {
         "Evidence": _evidence(model, evaluation),
         "How to use": "\n\n".join(
-            (
+            part
+            for part in (
                 _in_diffusers(model, pipeline, prompt, guidance),
                 _in_nelbo(model, prompt, guidance),
                 _by_command(model, prompt),
             )
+            if part
         ),
         "Credit and licence": credit(str(notes.get("source")), licence),
     }
@@ -127,6 +129,19 @@ def _reads_text(model: Model) -> bool:
     return isinstance(model, LatentDiffusion) and model.text is not None
 
 
+def _control_line(model: Model) -> str | None:
+    """Python that makes a control of the right shape for a ControlNet to read; None without one."""
+    if not isinstance(model, LatentDiffusion) or not isinstance(
+        model.prior.network, ControlledUNet
+    ):
+        return None
+    config = model.prior.network.controlnet.config
+    latents = model.prior.shape or (4, 64, 64)  # Stable Diffusion's, where the config says nothing
+    height, width = (config.downscale * side for side in latents[1:])
+    shape = f"1, {config.conditioning_channels}, {height}, {width}"
+    return f"control = torch.zeros({shape})  # yours instead: edges, depth, a pose, in [0, 1]"
+
+
 def _description(model: Model, notes: Mapping[str, Any]) -> str:
     if isinstance(model, LatentDiffusion):
         prior = model.prior
@@ -190,20 +205,22 @@ def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> 
             f"diffusers reads it as a `{pipeline}`, but has no pipeline that tells a network a "
             "class; nelbo does."
         )
+    lines = [f"from diffusers import {pipeline}", ""]
     options = ["batch_size=4"]
+    control = _control_line(model)
     if isinstance(model, LatentDiffusion) and model.text is not None:
         options = [json.dumps(prompt, ensure_ascii=False), f"guidance_scale={guidance:g}"]
-        if isinstance(model.prior.network, ControlledUNet):
-            options.insert(1, "image=control")
+    if control is not None:
+        options.insert(1, "image=control")
+        lines = ["import torch", *lines, control]
     T = (model.prior if isinstance(model, LatentDiffusion) else model).num_levels
     steps = T if pipeline == "DDPMPipeline" else min(_STEPS, T)
     options.append(f"num_inference_steps={steps}")
-    return f"""```python
-from diffusers import {pipeline}
-
-pipeline = {pipeline}.from_pretrained("PATH")
-images = pipeline({", ".join(options)}).images
-```"""
+    lines += [
+        f'pipeline = {pipeline}.from_pretrained("PATH")',
+        f"images = pipeline({', '.join(options)}).images",
+    ]
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
@@ -216,8 +233,12 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
             lines.append(f"prompt = {json.dumps(prompt, ensure_ascii=False)}")
             told = f", prompt=prompt, guidance={guidance:g}"
             condition = ", model.condition_on(captions)"
-            if isinstance(model.prior.network, ControlledUNet):
-                told += ", control=control"
+        control = _control_line(model)
+        if control is not None:
+            lines = ["from dataclasses import replace", "", "import torch", *lines, control]
+            told += ", control=control"
+            controls = "control.expand(len(images), -1, -1, -1)"
+            condition = f", replace(model.condition_on(captions), control={controls})"
     if model.num_classes:
         n = min(n, model.num_classes)
         lines = ["import torch", *lines, f"classes = nelbo.Condition(label=torch.arange({n}))"]
@@ -232,6 +253,9 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
 
 
 def _by_command(model: Model, prompt: str) -> str:
+    """How the command line draws and evaluates; "" where it cannot give the control needed."""
+    if _control_line(model) is not None:
+        return ""
     asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if _reads_text(model) else ""
     return f"""```sh
 nelbo sample PATH{asked} --out pictures.png
