@@ -12,6 +12,8 @@ from nelbo.suggestions import did_you_mean
 INDEX_FILE = "model_index.json"
 # Nelbo's own notes on a model; an autoencoder alone has them and no index.
 NELBO_FILE = "nelbo.json"
+# What a model is, for people.
+CARD_FILE = "README.md"
 # The checkpoints that ship with the package, a pipeline directory each.
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 

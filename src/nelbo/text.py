@@ -25,6 +25,8 @@ from nelbo.errors import MissingExtraError, NelboError
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.tokenizer import train_tokenizer
 
+# A new text encoder reads at least so many, with those for the start and the end.
+LEAST_TOKENS = 16
 TOKENIZER = "tokenizer"
 TEXT_ENCODER = "text_encoder"
 WEIGHTS_FILES = (
@@ -141,7 +143,8 @@ class TextEncoder(PromptEncoder):
             layers: transformer blocks.
             heads: attention heads of each block.
             vocabulary: the largest number of tokens; see `nelbo.tokenizer`.
-            max_tokens: N, by default as many as the longest caption needs.
+            max_tokens: N, by default as many as the longest caption needs, and room for prompts
+                that are longer than very short captions.
 
         Raises:
             MissingExtraError: transformers is not installed.
@@ -155,9 +158,8 @@ class TextEncoder(PromptEncoder):
             )
         tokenizer = train_tokenizer(captions, vocabulary=vocabulary, max_tokens=max_tokens or 77)
         if max_tokens is None:
-            tokenizer.model_max_length = max(
-                len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids
-            )
+            longest = max(len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids)
+            tokenizer.model_max_length = max(LEAST_TOKENS, longest)
         config = transformers.CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import nelbo
 from nelbo import model_directory
 from nelbo.cli import main
 from nelbo.commands.training.start_from import read_autoencoder
+from nelbo.data import load_data
+from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.checkpoints import Checkpoints
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same
@@ -96,7 +99,7 @@ def test_a_latent_model_with_its_text_encoder(pictures, latent, tmp_path, learns
     changed = {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
     assert changed == ({"prior", "text"} if learns else {"prior"})
     first, second = nelbo.load(latent), nelbo.load(out)
-    assert (first.scale, first.decoder_scale) == (second.scale, second.decoder_scale)
+    assert first.scale == second.scale
     shutil.rmtree(Checkpoints(out / "training").path(2))
     # How samples are guided may change, since nothing is learned from it.
     main(["train", "--resume", "--out", str(out), "--guidance", "1.5"])
@@ -192,6 +195,47 @@ def test_classes_by_name(tmp_path, capsys):
     main(["train", str(tmp_path / "one"), *again, "--out", str(tmp_path / "again")])
     message = mistake(capsys, "train", tmp_path / "other", *again, "--out", str(tmp_path / "wrong"))
     assert "'fox' stands where it has 'dog'" in message
+
+
+def test_the_scale_of_the_decoder_is_that_of_the_new_images(latent, tmp_path):
+    """The likeliest σ of these images, without which their bound would be of others."""
+    folder = draw_squares(tmp_path / "dark")
+    for file in folder.glob("*.png"):
+        Image.eval(Image.open(file), lambda level: level // 3).save(file)
+    out = tmp_path / "out"
+    main(["train", str(folder), "--start-from", str(latent), *MORE, *STILL, "--out", str(out)])
+    model = nelbo.load(out)
+    expected = fit_scale(model.autoencoder, load_data(str(folder), "train", size=8))
+    assert model.decoder_scale == pytest.approx(expected, rel=1e-4)
+    assert model.decoder_scale != pytest.approx(nelbo.load(latent).decoder_scale, rel=1e-2)
+
+
+def test_where_a_model_began_is_remembered(pictures, pixel, tmp_path):
+    """Whose images made the first one, and its licence, are on the card of the last."""
+    first, out, card = tmp_path / "first", tmp_path / "out", tmp_path / "card"
+    shutil.copytree(pixel, first)
+    notes = json.loads((first / "nelbo.json").read_text()) | {"source": "emoji"}
+    (first / "nelbo.json").write_text(json.dumps(notes))
+    for start, run in ((first, out), (out, tmp_path / "again")):
+        main(["train", str(pictures), "--start-from", str(start), *MORE, *STILL, "--out", str(run)])
+    kept = json.loads((tmp_path / "again" / "nelbo.json").read_text())["started_from"]
+    assert kept["sources"] == [str(pictures), "emoji"]
+    assert kept["licence"] == "cc-by-sa-4.0"
+    main(["export", str(tmp_path / "again"), "--out", str(card)])
+    text = (card / "README.md").read_text()
+    assert 'license: "cc-by-sa-4.0"' in text
+    assert "OpenMoji" in text
+    assert "It began with the weights of out." in text
+    assert str(tmp_path) not in text + (card / "nelbo.json").read_text()
+
+
+def test_resumed_by_a_relative_path(pictures, pixel, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    out = tmp_path / "out"
+    start = ["train", pictures.name, "--start-from", pixel.name, *MORE, "--out", str(out)]
+    main([*start, "--steps", "1"])
+    main([*start, "--steps", "2", "--resume"])
+    assert Checkpoints(out / "training").steps()[-1] == 2
 
 
 def test_mistakes(pictures, pixel, latent, tmp_path, capsys):

@@ -16,12 +16,11 @@ import torch
 from nelbo.diffusers_format import load, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.errors import NelboError
-from nelbo.model_directory import checkpoint_path
+from nelbo.model_directory import CARD_FILE, checkpoint_path
 from nelbo.networks.files import read_json
 from nelbo.samplers import Sampler
 from nelbo.text import TEXT_ENCODER
 
-CARD_FILE = "README.md"
 # What a package may weigh without being a burden to those who never use it.
 LARGEST = 25_000_000
 # What nelbo.json tells of a run, for the commands to find the data and the usual guidance by.

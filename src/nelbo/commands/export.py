@@ -11,14 +11,15 @@ import tyro
 
 from nelbo.commands.common import print_json, show
 from nelbo.commands.options import check_new
+from nelbo.data.credits import ORIGIN, licence_asked
 from nelbo.errors import NelboError
+from nelbo.model_directory import CARD_FILE
 
 if TYPE_CHECKING:
     from nelbo.training.run_directory import RunDirectory
 
 # What of a run's notes goes with the pipeline.
-_KEPT = ("source", "training_images", "trained", "label_names")
-_CARD = "README.md"
+_KEPT = ("source", "training_images", "trained", "label_names", ORIGIN)
 # What to ask a model of these data for, in the example of its card.
 _PROMPTS = {"emoji": "woman firefighter: medium skin tone"}
 
@@ -62,7 +63,7 @@ class Export:
         try:
             save(model, self.out, sampler=load_sampler(self.run_path), notes=_kept(notes))
             pipeline = read_index(self.out).class_name
-            with atomic_file(self.out / _CARD) as temporary:
+            with atomic_file(self.out / CARD_FILE) as temporary:
                 card = self._card(model, run, notes, pipeline)
                 temporary.write_text(card, encoding="utf-8")
         except OSError as error:
@@ -70,22 +71,20 @@ class Export:
         if self.json:
             print_json({"run": self.run_path, "out": str(self.out), "pipeline": pipeline})
         else:
-            show(f"Exported to {self.out}, a {pipeline} with its card {self.out / _CARD}")
+            show(f"Exported to {self.out}, a {pipeline} with its card {self.out / CARD_FILE}")
 
     def _card(self, model: Any, run: RunDirectory, notes: Mapping[str, Any], pipeline: str) -> str:
-        from nelbo.data.credits import LICENCES
         from nelbo.report.model_card import licence_of, model_card
 
-        file = run.path / _CARD
+        file = run.path / CARD_FILE
         former = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
         source = str(notes.get("source"))
-        asked, _ = LICENCES.get(source, (None, None))
         return model_card(
             self.name or Path(self.run_path).resolve().name,
             model,
             notes,
             run.evaluation(),
-            self.license or licence_of(former) or asked,
+            self.license or licence_of(former) or licence_asked(notes),
             pipeline=pipeline,
             prompt=self.prompt or _drawn(run) or _PROMPTS.get(source, "a picture"),
             former=former,
@@ -96,9 +95,15 @@ def _shareable(notes: dict[str, Any]) -> dict[str, Any]:
     """Notes without the place of a folder on this machine, which is nobody else's business."""
     from nelbo.data.sources import is_path
 
-    source = notes.get("source")
-    if isinstance(source, str) and is_path(source):
-        return notes | {"source": Path(source).name}
+    def named(source: str) -> str:
+        return Path(source).name if is_path(source) else source
+
+    if isinstance(notes.get("source"), str):
+        notes = notes | {"source": named(notes["source"])}
+    if origin := notes.get(ORIGIN):
+        sources = [named(source) for source in origin["sources"]]
+        name = Path(origin["model"]).name
+        notes = notes | {ORIGIN: origin | {"model": name, "sources": sources}}
     return notes
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 CREDITS = {
     "digits": (
         "handwritten digits from [Optical Recognition of Handwritten Digits]"
@@ -25,6 +28,10 @@ CREDITS = {
     "cifar10": ("[CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html) (A. Krizhevsky, 2009)"),
 }
 
+# Where the notes of a model tell of the one that its training began with: its name, the sources of
+# the images that made it, and the licence that its card names.
+ORIGIN = "started_from"
+
 # The licence, and a link to it, of weights made of pictures that ask for the same.
 LICENCES = {
     "emoji": (
@@ -32,3 +39,16 @@ LICENCES = {
         "[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)",
     )
 }
+
+
+def sources_of(notes: Mapping[str, Any]) -> list[str]:
+    """All data sets that had a part in a model, by its notes, its own first."""
+    own = notes.get("source")
+    before = (notes.get(ORIGIN) or {}).get("sources", [])
+    return list(dict.fromkeys([*([own] if isinstance(own, str) else []), *before]))
+
+
+def licence_asked(notes: Mapping[str, Any]) -> str | None:
+    """The licence that the images of a model, or the model that it began with, ask for."""
+    asked = [LICENCES[source][0] for source in sources_of(notes) if source in LICENCES]
+    return next(iter(asked), (notes.get(ORIGIN) or {}).get("licence"))

@@ -157,7 +157,9 @@ def training_terms(
 def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:
     """Raise `NelboError` for an objective that there is not, or that cannot be shifted."""
     if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
-        raise NelboError(f"unknown objective {objective!r}: expected one of {OBJECTIVES}")
+        raise NelboError(
+            f"unknown objective {objective!r}: expected one of {', '.join(OBJECTIVES)}"
+        )
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
             f"a shift of levels is for the objectives {' and '.join(SHIFTED)}, whose levels count "

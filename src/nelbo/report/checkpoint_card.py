@@ -62,7 +62,7 @@ def checkpoint_card(
         "## How good it is",
         _figures(evaluation, figures or {}),
         "## Credit and licence",
-        credit(source, licence),
+        credit([source], licence),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from nelbo.data.credits import CREDITS, LICENCES
+from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import ControlledUNet
@@ -61,7 +62,7 @@ def model_card(
             )
             if part
         ),
-        "Credit and licence": credit(str(notes.get("source")), licence),
+        "Credit and licence": credit(sources_of(notes), licence),
     }
     for title, text in sections_of(former).items():
         sections[title] = sections.get(title) or text
@@ -91,17 +92,18 @@ def describe_latent(model: LatentDiffusion) -> str:
     return f"{kind} of {size} pixels: {parts}, {parameters / 1e6:.1f}M parameters"
 
 
-def credit(source: str, licence: str | None) -> str:
+def credit(sources: Sequence[str], licence: str | None) -> str:
     """Whose images a model was made of, and the licence of its weights; "" where none is known."""
-    asked = LICENCES.get(source)
-    if asked is not None and licence == asked[0]:
-        return (
-            f"Trained on {CREDITS[source]}. The weights are derived from these pictures and are "
-            f"shared under the same licence, {asked[1]}; nelbo itself is under Apache 2.0."
-        )
-    data = f"Data: {CREDITS[source]}." if source in CREDITS else ""
+    data = [CREDITS[source] for source in sources if source in CREDITS]
+    for source in sources:
+        if source in LICENCES and licence == LICENCES[source][0]:
+            return (
+                f"Trained on {' and on '.join(data)}. The weights are derived from these pictures "
+                f"and are shared under the same licence, {LICENCES[source][1]}; nelbo itself is "
+                "under Apache 2.0."
+            )
     weights = f"Weights: {licence}." if licence is not None else ""
-    return " ".join(part for part in (weights, data) if part)
+    return " ".join(part for part in (weights, *(f"Data: {some}." for some in data)) if part)
 
 
 def licence_of(card: str) -> str | None:
@@ -162,6 +164,8 @@ def _description(model: Model, notes: Mapping[str, Any]) -> str:
     trained = notes.get("trained")
     if not trained:
         return line
+    if origin := notes.get(ORIGIN):
+        line += f" It began with the weights of {Path(origin['model']).name}."
     images, source = notes.get("training_images"), notes.get("source")
     on = f" on {images:,} images" if images else ""
     return f"{line} Trained for {trained['steps']:,} steps{on}{f' of {source}' if source else ''}."

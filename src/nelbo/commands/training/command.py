@@ -20,6 +20,7 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.options import at_least_one
+from nelbo.data.credits import ORIGIN
 from nelbo.errors import NelboError
 from nelbo.training.config import TrainingConfig
 
@@ -99,13 +100,13 @@ class TrainCommand(ABC):
         from nelbo.commands.training.session import TrainingImages
         from nelbo.training.processes import Processes
 
-        self._announce(source)
         device = choose_device(self.device)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         processes = Processes.join(device, sharded=self.training.shard)
         images = TrainingImages.load(source, *self._frame(source))
         if processes.is_main:
+            self._announce(source)
             self._mention(images)
         run, summary = self._train(out, images, processes)
         if not processes.is_main:
@@ -153,6 +154,7 @@ class TrainCommand(ABC):
         if self.start_from is not None:
             chosen = {name: getattr(recipe.settings, name) for name in self.free}
             recipe.noted = {"start_from": self.start_from, **chosen}
+            recipe.origin = self._origin()
         return TrainingSession(
             recipe,
             images,
@@ -229,6 +231,18 @@ class TrainCommand(ABC):
             return own
         return self.start_from
 
+    def _origin(self) -> dict[str, Any]:
+        """What is remembered of the model that --start-from names."""
+        from nelbo.commands.training.start_from import origin_of
+        from nelbo.training.run_directory import RunDirectory
+
+        assert self.start_from is not None
+        if self.resume and self.out is not None:
+            kept = RunDirectory(self.out).notes().get(ORIGIN)
+            if kept is not None:
+                return kept
+        return origin_of(self.start_from)
+
     def _frame(self, source: str) -> tuple[int | None, int | None]:
         """The size and channels to cut the images to: as asked, or as a trained model has them."""
         from nelbo.commands.training.start_from import frame_of
@@ -297,12 +311,16 @@ class TrainCommand(ABC):
 
     def _check_unchanged(self, out: Path) -> None:
         from nelbo.commands.training.settings import check_unchanged, parse_command
+        from nelbo.data.sources import absolute
         from nelbo.training.run_directory import RunDirectory
         from nelbo.training.settings_file import read_settings
 
         run = RunDirectory(out)
         before = parse_command(type(self), read_settings(run.config), run.config)
-        check_unchanged(self, before, run)
+        assert self.data is not None
+        # As they are kept.
+        mine = dataclasses.replace(self, data=absolute(self.data), **self._paths())
+        check_unchanged(mine, before, run)
 
     def _directory(self, out: Path, processes: Processes) -> RunDirectory:
         """The run directory, made or opened by the first process."""

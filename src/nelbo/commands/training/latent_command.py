@@ -86,7 +86,9 @@ class TrainLatent(TrainCommand):
         mirrored = self.training.horizontal_flip
         if self.start_from is not None:
             start = self.starting_model.to(device)
-            return trained_latent_model(start, self.model, data, mirrored=mirrored)
+            return trained_latent_model(
+                start, self.model, data, mirrored=mirrored, resumed=self.resume
+            )
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
         autoencoder = own or read_autoencoder(self.autoencoder)

@@ -175,7 +175,12 @@ def new_latent_model(
 
 
 def trained_latent_model(
-    model: Model, settings: LatentSettings, data: ImageData, *, mirrored: bool = False
+    model: Model,
+    settings: LatentSettings,
+    data: ImageData,
+    *,
+    mirrored: bool = False,
+    resumed: bool = False,
 ) -> tuple[LatentDiffusion, LatentData]:
     """A trained model made ready to be trained on, as its images tell and the settings ask, and
     their latents.
@@ -191,6 +196,8 @@ def trained_latent_model(
         model.text.requires_grad_(settings.train_text_encoder)
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
+    if not resumed:
+        model.decoder_scale = None  # that of these images is fitted
     return model, _encode(model, data, mirrored)
 
 

@@ -29,6 +29,7 @@ class Recipe(ABC):
         settings: the settings of the model, with what they left to the data filled in.
         label_names: the classes that it is told of.
         noted: what the run notes of the settings, where that is not all of them.
+        origin: what is remembered of the trained model that it begins with, if it does.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Recipe(ABC):
     settings: Any
     label_names: tuple[str, ...] = ()
     noted: Mapping[str, Any] | None = None
+    origin: Mapping[str, Any] | None = None
 
     def check_memory(  # noqa: B027 - by default nothing is refused
         self, training: TrainingConfig, processes: Processes

@@ -14,6 +14,7 @@ import torch
 from nelbo.commands.common import say, training_progress
 from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData, load_data
+from nelbo.data.credits import ORIGIN
 from nelbo.data.sources import absolute
 from nelbo.report.grids import save_image
 from nelbo.training.config import TrainingConfig
@@ -209,6 +210,7 @@ class TrainingSession:
             "source": self.images.source,
             "training_images": None if streamed else len(self.images.train),
             "label_names": list(self.recipe.label_names),
+            **({} if self.recipe.origin is None else {ORIGIN: self.recipe.origin}),
             "parameters": self._parameters,
             "settings": {
                 "training": dataclasses.asdict(self.training),

@@ -62,8 +62,9 @@ def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
         )
     for name, value, old in _pairs(command, before):
         if value != old:
+            called = "DATA" if name == "data" else option(name)
             raise NelboError(
-                f"the run in {run.path} has {option(name)} {old!r}, which cannot change to "
+                f"the run in {run.path} has {called} {old!r}, which cannot change to "
                 f"{value!r} halfway: leave it out, or start a new run"
             )
 

@@ -51,7 +51,10 @@ def starting_model(path: str, kind: str) -> Model:
         raise NelboError(
             f"--start-from: {path} is a diffusion model of {found}s: give --model {found}"
         )
-    model = load(path)
+    try:
+        model = load(path)
+    except NelboError as error:
+        raise NelboError(f"--start-from: {error}") from error
     chain = model.prior if isinstance(model, LatentDiffusion) else model
     if not isinstance(chain.network, UNet):
         raise NelboError(
@@ -101,6 +104,24 @@ def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:
     fitting = AutoencoderKL(replace(config, sample_size=(height, width)))
     fitting.load_state_dict(autoencoder.state_dict())
     return fitting
+
+
+def origin_of(path: str) -> dict[str, Any]:
+    """What is to be remembered of a model that training begins with: whose images made it, and
+    under which licence it stands."""
+    from nelbo.data.credits import licence_asked, sources_of
+    from nelbo.diffusers_format.files import read_own
+    from nelbo.model_directory import CARD_FILE, resolve
+    from nelbo.report.model_card import licence_of
+
+    own = read_own(resolve(path)) or {}
+    card = Path(resolve(path)) / CARD_FILE
+    named = licence_of(card.read_text(errors="replace")) if card.is_file() else None
+    return {
+        "model": path,
+        "sources": sources_of(own),
+        "licence": named or licence_asked(own),
+    }
 
 
 def frame_of(model: Model | AutoencoderKL) -> tuple[int | None, int | None]:
