@@ -209,7 +209,7 @@ class LatentSettings:
     """Attention heads of each of them."""
     vocabulary: int = 2048
     """The largest number of tokens of a new tokenizer."""
-    guidance: float = 3.0
+    guidance: float = 2.0
     """Guidance of the samples that are drawn while training and at its end."""
 
 
