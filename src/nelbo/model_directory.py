@@ -18,6 +18,13 @@ CARD_FILE = "README.md"
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
+def holds_autoencoder_alone(path: str | os.PathLike[str]) -> bool:
+    """Whether the run of an autoencoder alone is there, whose notes are written last."""
+    where = Path(path)
+    whole = (where / "vae").is_dir() and (where / NELBO_FILE).is_file()
+    return whole and not (where / INDEX_FILE).exists()
+
+
 def available() -> list[str]:
     """The names of the checkpoints that ship with the package."""
     return sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{INDEX_FILE}"))

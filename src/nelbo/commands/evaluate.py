@@ -28,6 +28,7 @@ from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.errors import NelboError
+from nelbo.model_directory import holds_autoencoder_alone
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ class Evaluate:
             seed=self.computing.seed,
             quiet=not processes.is_main,
         )
-        description = f"Evaluating {data.source}, {self.split}"
+        description = f"Evaluating {Path(data.source).name}, {self.split}"
         fit_missing_scale(
             self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
         )
@@ -146,9 +147,8 @@ class Evaluate:
     def _evaluate_autoencoder(self) -> bool:
         """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
         from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
-        from nelbo.commands.training.autoencoder_run import AutoencoderRun
 
-        if not AutoencoderRun.is_at(self.run_path):
+        if not holds_autoencoder_alone(self.run_path):
             return False
         for name in ("error", "levels", "steps", "out"):
             if getattr(self, name) is not None:

@@ -13,7 +13,7 @@ from nelbo.commands.common import print_json, show
 from nelbo.commands.options import check_new
 from nelbo.data.credits import ORIGIN, licence_asked
 from nelbo.errors import NelboError
-from nelbo.model_directory import CARD_FILE
+from nelbo.model_directory import CARD_FILE, holds_autoencoder_alone
 
 if TYPE_CHECKING:
     from nelbo.training.run_directory import RunDirectory
@@ -46,16 +46,15 @@ class Export:
         """Write the pipeline and its card."""
         check_new(self.out)
 
-        from nelbo.commands.training.autoencoder_run import AUTOENCODER, AutoencoderRun
         from nelbo.diffusers_format import load, load_sampler, save
         from nelbo.diffusers_format.files import read_index
         from nelbo.networks.files import atomic_file
         from nelbo.training.run_directory import RunDirectory
 
-        if AutoencoderRun.is_at(self.run_path):
+        if holds_autoencoder_alone(self.run_path):
             raise NelboError(
                 f"{self.run_path} is the run of an autoencoder alone, which is no pipeline; its "
-                f"folder {AUTOENCODER}/ is an AutoencoderKL that diffusers reads as it is"
+                "folder vae/ is an AutoencoderKL that diffusers reads as it is"
             )
         model = load(self.run_path)
         run = RunDirectory(self.run_path)

@@ -21,6 +21,7 @@ from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.errors import NelboError
+from nelbo.model_directory import holds_autoencoder_alone
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ class Report:
             "seed": self.computing.seed,
             "table_to": results_to(self.computing.json),
         }
-        if AutoencoderRun.is_at(run.path):
+        if holds_autoencoder_alone(run.path):
             train, test = _images(source, AutoencoderRun.load(run.path, device))
             return partial(finish_autoencoder, train=train, test=test, device=device, **common)
         model = load(run.path).to(device)

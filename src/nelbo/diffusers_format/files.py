@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.errors import NelboError
-from nelbo.model_directory import INDEX_FILE, NELBO_FILE
+from nelbo.model_directory import INDEX_FILE, NELBO_FILE, holds_autoencoder_alone
 from nelbo.networks.files import atomic_file, locate, read_json
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 
@@ -56,6 +56,12 @@ def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
     Raises:
         NelboError: it is missing or damaged, or names a part outside of the directory.
     """
+    if holds_autoencoder_alone(path):
+        raise NelboError(
+            f"{path} holds no {INDEX_FILE}: it is the run of an autoencoder, which nelbo evaluate "
+            f"and nelbo export read; nelbo train --model latent --autoencoder {path} trains a "
+            "model of its latents"
+        )
     file = locate(path, None, INDEX_FILE)
     content = read_json(file)
     class_name = content.get("_class_name")

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from nelbo.data import ImageData
-from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE
+from nelbo.diffusers_format import NELBO_FILE
 from nelbo.diffusers_format.data_space import parse_data_space
 from nelbo.diffusers_format.files import read_own
 from nelbo.diffusion import Pixels
@@ -47,13 +47,6 @@ class AutoencoderRun:
     autoencoder: AutoencoderKL
     shape: tuple[int, int, int]
     data: Pixels
-
-    @staticmethod
-    def is_at(path: str | Path) -> bool:
-        """Whether a run of an autoencoder alone is there."""
-        where = Path(path)
-        holds = (where / AUTOENCODER).is_dir() and (where / NELBO_FILE).is_file()
-        return holds and not (where / INDEX_FILE).exists()
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device) -> AutoencoderRun:

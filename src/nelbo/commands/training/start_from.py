@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 def kind_at(path: str) -> str | None:
     """What kind of whole model a path, name or Hub id stands for; None where that is not known."""
     from nelbo.diffusers_format.pipelines import is_of_latents, read_pipeline
-    from nelbo.model_directory import INDEX_FILE, NELBO_FILE, resolve
+    from nelbo.model_directory import holds_autoencoder_alone, resolve
 
-    where = Path(resolve(path))
-    # A pipeline's index is written last, and the notes of an autoencoder.
-    if (where / "vae").is_dir() and not (where / INDEX_FILE).exists():
-        return "autoencoder" if (where / NELBO_FILE).is_file() else None
-    try:
+    if holds_autoencoder_alone(resolve(path)):
+        return "autoencoder"
+    try:  # a pipeline's index is written last
         return "latent" if is_of_latents(read_pipeline(resolve(path))) else "pixel"
     except NelboError:
         return None
