@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from nelbo import NelboError, TextEncoder
+from nelbo.text import LEAST_TOKENS
 from nelbo.tokenizer import train_tokenizer
 
 CAPTIONS = [
@@ -96,13 +97,17 @@ def test_it_is_saved_as_tokenizer_of_clip(tmp_path):
 
 
 def test_the_context_holds_the_longest_caption():
-    encoder = TextEncoder.for_captions(CAPTIONS, width=8, layers=1, heads=2, vocabulary=700)
-    lengths = [len(encoder.tokenizer(caption).input_ids) for caption in CAPTIONS]
-    assert encoder.max_tokens == max(lengths) == encoder.config.max_position_embeddings
-    assert encoder.tokens(CAPTIONS).shape == (len(CAPTIONS), max(lengths))
-    longer = "red apple " * 10
-    with pytest.warns(UserWarning, match="dropped: '.*red apple'"):
-        encoder.tokens([longer])
+    long = [*CAPTIONS, " ".join(["a red apple on a blue field"] * 3)]
+    for captions in (CAPTIONS, long):
+        encoder = TextEncoder.for_captions(captions, width=8, layers=1, heads=2, vocabulary=700)
+        longest = max(len(encoder.tokenizer(c, truncation=False).input_ids) for c in captions)
+        assert encoder.max_tokens == max(LEAST_TOKENS, longest)
+        assert encoder.max_tokens == encoder.config.max_position_embeddings
+        assert encoder.tokens(captions).shape == (len(captions), encoder.max_tokens)
+        longer = "red apple " * 30
+        with pytest.warns(UserWarning, match="dropped: '.*red apple"):
+            encoder.tokens([longer])
+    assert longest > LEAST_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_json_says_what_a_folder_holds(mine, tmp_path, capsys):
     assert printed["captions"]["images"] == printed["captions"]["different"] == 2
     assert printed["captions"]["longest"].startswith("a [bold] cat and so on")
     assert printed["skipped"][0].startswith("cat/bad.png: ")
-    assert Image.open(sheet).size == (3 * (48 + 6) + 6,) * 2
+    assert Image.open(sheet).size == (3 * (126 + 15) + 15,) * 2
 
 
 def test_table_says_the_same(mine, capsys):

@@ -100,13 +100,13 @@ class TrainCommand(ABC):
         from nelbo.commands.training.session import TrainingImages
         from nelbo.training.processes import Processes
 
+        self._announce(source)
         device = choose_device(self.device)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         processes = Processes.join(device, sharded=self.training.shard)
         images = TrainingImages.load(source, *self._frame(source))
         if processes.is_main:
-            self._announce(source)
             self._mention(images)
         run, summary = self._train(out, images, processes)
         if not processes.is_main:
@@ -262,16 +262,16 @@ class TrainCommand(ABC):
 
     def _announce(self, source: str) -> None:
         """Say what was chosen, where it was left to the data."""
-        if self.start_from is not None:
-            say(f"Training on from the model of {self.start_from} (--model {self.trains})")
-        elif self.kind == "auto" and self.trains == "latent":
+        if self.kind == "auto" and self.trains == "latent" and self.start_from is None:
             say(
                 f"{source} has captions: training a diffusion model of latents that is told of "
                 "them (--model latent); --model pixel trains one of pixels"
             )
 
     def _mention(self, images: TrainingImages) -> None:
-        """Say what of the data is not used."""
+        """Say what is trained on, and what of the data is not used."""
+        if self.start_from is not None:
+            say(f"Training on from the model of {self.start_from} (--model {self.trains})")
         mention_skipped(images.train, images.test)
         if self.kind == "auto" and self.trains == "pixel" and images.train.has_captions:
             say(
