@@ -174,6 +174,27 @@ def test_the_model_suits_the_data(arguments, kind):
     assert type(starting_point(arguments)) is kind
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["digits", "--model", "latent", "--class-conditional"],
+            "--class-conditional is an option of --model pixel, and the model here is latent",
+        ),
+        (["emoji", "--kl-weight", "1"], "--kl-weight is an option of --model autoencoder"),
+        (
+            ["digits", "--latent-channels", "4"],
+            "--latent-channels is an option of --model autoencoder, and the model here is pixel",
+        ),
+        (["emoji", "--schedule", "learned"], "--schedule is an option of --model pixel"),
+    ],
+)
+def test_an_option_of_another_kind_is_said_to_be_one(arguments, message, tmp_path, capsys):
+    found = mistake(capsys, "train", *arguments, "--out", str(tmp_path / "run"))
+    assert message in found
+    assert "--help" in found
+
+
 def test_what_is_chosen_is_said(pictures, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run")]
     message = mistake(capsys, "train", "emoji", *out, "--channels", "1")

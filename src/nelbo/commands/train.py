@@ -12,7 +12,7 @@ from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.commands.training.latent_command import TrainLatent
 from nelbo.errors import NelboError
-from nelbo.training.config import ModelConfig
+from nelbo.training.config import ModelConfig, option
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +53,23 @@ def starting_point(arguments: list[str]) -> TrainCommand:
     with the settings that --resume or --config names, if any.
 
     Raises:
-        NelboError: an unknown kind, no run to resume, or settings that make no sense.
+        NelboError: an unknown kind, an option of another kind, no run to resume, or settings that
+            make no sense.
     """
     asked, _ = _peek().parse_known_args(arguments)
+    command = _starting_point(asked)
+    own = _options_of(type(command))
+    for name, value in vars(asked).items():
+        if value is not None and name not in own and name != "data":
+            kinds = [kind for kind, other in KINDS.items() if name in _options_of(other)]
+            raise NelboError(
+                f"{option(name)} is an option of --model {' and '.join(kinds)}, and the model here "
+                f"is {command.trains}: see nelbo train --model {command.trains} --help"
+            )
+    return command
+
+
+def _starting_point(asked: argparse.Namespace) -> TrainCommand:
     named = None if asked.model == "auto" else asked.model
     if named is None and asked.start_from is not None and not asked.resume:
         from nelbo.commands.training.start_from import kind_at
@@ -121,15 +135,20 @@ def _options() -> dict[str, Any]:
     """The type of each option, by name; several values win where kinds differ."""
     options: dict[str, Any] = {}
     for command in KINDS.values():
-        hints = get_type_hints(command)
-        settings = [command] + [
-            hint
-            for hint in hints.values()
-            if dataclasses.is_dataclass(hint) and hint is not command
-        ]
-        for group in settings:
-            types = get_type_hints(group)
-            options |= {f.name: types[f.name] for f in dataclasses.fields(group)}
+        options |= _options_of(command)
+    return options
+
+
+def _options_of(command: type[TrainCommand]) -> dict[str, Any]:
+    """The type of each option of one kind, by name."""
+    options: dict[str, Any] = {}
+    hints = get_type_hints(command)
+    settings = [command] + [
+        hint for hint in hints.values() if dataclasses.is_dataclass(hint) and hint is not command
+    ]
+    for group in settings:
+        types = get_type_hints(group)
+        options |= {f.name: types[f.name] for f in dataclasses.fields(group)}
     options["model"] = options.pop("kind")
     for name in ("data", "training"):
         del options[name]
