@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from nelbo.errors import NelboError
 from nelbo.model_directory import ships
@@ -90,16 +91,16 @@ def optimal_chain(model: Model, steps: int | None) -> Model:
 
 
 def training_progress(*, disable: bool = False) -> Progress:
-    """A progress bar with the running loss and bound, and the pace."""
+    """A progress bar with the running loss and bound, the time left and the pace."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("step {task.fields[step]}"),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("[bold]{task.fields[bits]}[/] bits/dim"),
+        # What is last is cut short first, where a terminal is narrow.
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("{task.fields[pace]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=MESSAGES,
         disable=disable,
     )

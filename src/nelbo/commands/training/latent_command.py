@@ -190,7 +190,7 @@ class TrainLatent(TrainCommand):
         if processes.is_main:
             say("Stage 2 of 2: the prior of its latents")
         session = prior.session(images, processes)
-        session.train(run, track=self.track, title="Prior, 2 of 2")
+        session.train(run, track=self.track, title="Prior 2/2")
         processes.leave()
         return run, summary | self.finish(run, session)
 
@@ -227,7 +227,7 @@ class TrainLatent(TrainCommand):
                 run.make_stage(AUTOENCODER_RUN)
             command.save_settings(stage, images, session.recipe.settings)
             self.save_settings(run, images, model)
-        session.train(stage, track=self.track, title="Autoencoder, 1 of 2")
+        session.train(stage, track=self.track, title="Autoencoder 1/2")
         summary = command.finish(stage, session)
         processes.sum([0.0])  # the others wait for what the first one evaluates
         return summary
