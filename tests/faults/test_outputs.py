@@ -169,9 +169,14 @@ def test_interrupted(run_path, tmp_path, capsys, monkeypatch, command):  # noqa:
 
 
 def test_interrupted_by_a_signal(run_path, tmp_path):  # noqa: F811
-    command = [sys.executable, "-m", "nelbo", "evaluate", str(run_path), "--error", "0.00001"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.3)  # anywhere: as python starts, imports or evaluates
+    # Before it says so it is Python that starts, whose tracebacks are its own.
+    program = "print('up', flush=True); from nelbo.__main__ import main; main()"
+    command = [sys.executable, "-c", program, "evaluate", str(run_path), "--error", "0.00001"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    time.sleep(0.3)  # anywhere: as it imports or evaluates
     err = ""
     # Libraries may swallow what meets them as they are imported; one presses it again.
     for _ in range(6):
