@@ -208,6 +208,11 @@ def test_the_scale_of_the_decoder_is_that_of_the_new_images(latent, tmp_path):
     expected = fit_scale(model.autoencoder, load_data(str(folder), "train", size=8))
     assert model.decoder_scale == pytest.approx(expected, rel=1e-4)
     assert model.decoder_scale != pytest.approx(nelbo.load(latent).decoder_scale, rel=1e-2)
+    # Also where the run was killed while its first model was written.
+    for name in ("model_index.json", "evaluation.json"):
+        (out / name).unlink()
+    main(["train", "--resume", "--out", str(out)])
+    assert nelbo.load(out).decoder_scale == model.decoder_scale
 
 
 def test_where_a_model_began_is_remembered(pictures, pixel, tmp_path):

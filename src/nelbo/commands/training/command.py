@@ -147,8 +147,8 @@ class TrainCommand(ABC):
         weights = balanced_weights(images.train, self.training.balance, self.training.balance_power)
         if self.trains != "autoencoder":
             check_objective(self.training.objective, self.training.level_shift)
-        if self.start_from is not None and self.trains != "autoencoder":
-            check_classes(self._start, self.starting_model, images.train)
+            if self.start_from is not None:
+                check_classes(self._start, self.starting_model, images.train)
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
         if self.start_from is not None:

@@ -86,8 +86,10 @@ class TrainLatent(TrainCommand):
         mirrored = self.training.horizontal_flip
         if self.start_from is not None:
             start = self.starting_model.to(device)
+            # A run that has no model yet fits the decoder to its images, as when it began.
+            going_on = self._start != self.start_from
             return trained_latent_model(
-                start, self.model, data, mirrored=mirrored, resumed=self.resume
+                start, self.model, data, mirrored=mirrored, resumed=going_on
             )
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
