@@ -299,3 +299,33 @@ def test_guidance_of_a_pixel_model():
     assert chain.network.rescale == 0.5
     first, last = chain.network.times
     assert 0 < first < last < 11
+
+
+def test_classes_by_name(tmp_path, capsys):
+    network = tiny.pixel_unet(num_class_embeds=3)
+    network.save_pretrained(tmp_path / "unet")
+    model = nelbo.Diffusion(
+        nelbo.UNet.from_pretrained(tmp_path / "unet"),
+        nelbo.NoiseSchedule.scaled_linear(),
+        shape=(network.config.in_channels, 8, 8),
+    )
+
+    def drawn(label: str, names: list[str]) -> list:
+        nelbo.save(model, tmp_path / "model", notes={"label_names": names})
+        files = tmp_path / f"{label}-{len(names)}-{names[:1]}"
+        out = ["--out", str(tmp_path / "x.png"), "--files", str(files), "-n", "1", "--steps", "2"]
+        main(["sample", str(tmp_path / "model"), *out, "--label", label])
+        return read_files(files).tolist()
+
+    names = ["cat", "Great apes", "dog"]
+    by_number = [drawn(str(label), []) for label in range(3)]
+    assert by_number[0] != by_number[1] != by_number[2]
+    assert [drawn(label, names) for label in ("CAT", "great apes", "dog")] == by_number
+    assert drawn("1", names) == by_number[1]
+    # a class whose name is a number is meant by its name
+    assert drawn("1", ["2", "0", "1"]) == by_number[2]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        drawn("great ape", names)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "one of cat, Great apes, dog, got great ape (did you mean Great apes?)" in said

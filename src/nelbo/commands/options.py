@@ -106,8 +106,9 @@ class SamplerOptions:
 class ConditionOptions:
     """What the model is told, and how strongly it is guided there."""
 
-    label: tuple[int, ...] = ()
-    """Classes, for the images in turn; by default, sample takes all and edit none."""
+    label: tuple[str, ...] = ()
+    """Classes by name or number, for the images in turn; by default, sample takes all and edit
+    none. A class whose name is a number is meant by its name."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Prompt of a text-conditional model; give it several times for images in turn. An empty one is
     the unconditional model."""

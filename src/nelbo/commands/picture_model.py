@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nelbo.commands.common import choose_device, counting_progress, say
 from nelbo.commands.options import ConditionOptions, at_least_one, check_out
 from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean, listed
 
 if TYPE_CHECKING:
     import torch
@@ -71,21 +72,32 @@ class PictureModel:
         assert shape is not None
         return shape
 
-    def told(self, options: ConditionOptions, n: int) -> tuple[Diffusion, Condition | None]:
+    def told(
+        self, options: ConditionOptions, n: int, *, every_class: bool = False
+    ) -> tuple[Diffusion, Condition | None]:
         """The chain with its guidance, and what it is told of each of `n` pictures.
 
+        Args:
+            options: what was asked for.
+            n: how many pictures.
+            every_class: where no label is asked for, tell of all classes in turn.
+
         Raises:
-            NelboError: a label or prompt for a model that takes none, or a label outside the
-                classes.
+            NelboError: a label or prompt for a model that takes none, or a label that is none of
+                its classes.
         """
         from nelbo.diffusion import Diffusion
 
         prompts = self._prompts(options)
+        labels = self._labels(options)
+        if every_class and not labels:
+            labels = list(range(self.num_classes))
+        condition = self._in_turn(labels, n)
         if isinstance(self.model, Diffusion):
-            return self.model.guided(options.strength()), self._labels(options, n)
+            return self.model.guided(options.strength()), condition
         return self.model.told(
             n,
-            condition=self._labels(options, n),
+            condition=condition,
             prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
             negative_prompt=options.negative,
             guidance=self._strength(options, prompted=bool(prompts)),
@@ -119,23 +131,41 @@ class PictureModel:
         """How many classes the model is told of; 0 for none."""
         return self.model.num_classes
 
-    def _labels(self, options: ConditionOptions, n: int) -> Condition | None:
-        """The labels asked for, in turn."""
+    def _labels(self, options: ConditionOptions) -> list[int]:
+        """The classes asked for, by name or number."""
+        if options.label and not self.num_classes:
+            takes = "takes prompts, not classes" if self._reads_text else "is not class-conditional"
+            raise NelboError(f"--label {options.label[0]}: {self.path} {takes}")
+        return [self._label(label) for label in options.label]
+
+    def _label(self, asked: str) -> int:
+        names = self._class_names
+        folded = [name.casefold() for name in names]
+        if asked.casefold() in folded:
+            return folded.index(asked.casefold())
+        if asked.isdecimal() and int(asked) < self.num_classes:
+            return int(asked)
+        expected = f"a number in 0..{self.num_classes - 1}"
+        expected += f" or one of {listed(names)}" if names else ""
+        raise NelboError(f"--label must be {expected}, got {asked}{did_you_mean(asked, names)}")
+
+    def _in_turn(self, labels: list[int], n: int) -> Condition | None:
         import torch
 
         from nelbo.conditioning import Condition
 
-        label = options.label
-        if not label:
+        if not labels:
             return None
-        if not self.num_classes:
-            takes = "takes prompts, not classes" if self._reads_text else "is not class-conditional"
-            raise NelboError(f"--label {label[0]}: {self.path} {takes}")
-        for value in label:
-            if not 0 <= value < self.num_classes:
-                raise NelboError(f"--label must lie in 0..{self.num_classes - 1}, got {value}")
-        in_turn = [label[i % len(label)] for i in range(n)]
+        in_turn = [labels[i % len(labels)] for i in range(n)]
         return Condition(label=torch.tensor(in_turn, device=self.device))
+
+    @property
+    def _class_names(self) -> list[str]:
+        """What its run calls the classes; empty where it does not say."""
+        from nelbo.training.run_directory import RunDirectory
+
+        names: list[str] = RunDirectory(self.path).notes().get("label_names", [])
+        return names if len(names) == self.num_classes else []
 
     def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
         """The guidance asked for; with prompts, by default that of the run's own samples."""

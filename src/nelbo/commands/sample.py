@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,10 +125,7 @@ class Sample:
         if self.interpolate is not None:
             chain, condition = pictures.told_between(self.condition, self.interpolate)
             return chain, condition and condition.repeat(n // self.interpolate)
-        options = self.condition
-        if not options.label and pictures.num_classes:
-            options = replace(options, label=tuple(range(pictures.num_classes)))
-        return pictures.told(options, n)
+        return pictures.told(self.condition, n, every_class=True)
 
     def _page(self, images: Tensor, levels: int) -> Image.Image:
         """The grid, with the prompts where there are several."""
