@@ -118,8 +118,8 @@ def test_captions_that_do_not_match_the_pictures(tmp_path, capsys, captions, mes
 def test_a_metadata_file_that_does_not_match_the_pictures(tmp_path, capsys):
     folder = pictures(tmp_path / "pictures", 4, "")
     (folder / "captions.txt").unlink()
-    rows = [{"file_name": f"{i}.png", "text": "x"} for i in (0, 1, 9)]
+    rows = [{"file_name": f"{i}.png", "text": "x"} for i in (0, 7, 1, 9)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     message = mistake(capsys, "data", folder)
-    assert "line 3, names '9.png', which is no picture of" in message
-    assert "it has 3 lines for 4 pictures" in message
+    assert "line 2, names '7.png', which is no picture of" in message
+    assert "it has 4 lines for 4 pictures, 2 of them for none" in message

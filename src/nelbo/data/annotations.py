@@ -74,15 +74,19 @@ def read_annotations(
     known = set(names)
     for file in metadata:
         prefix = file[: file.rfind("/") + 1]
-        rows = list(_rows(folder / file))
-        for where, row in rows:
-            name = prefix + _file_name(where, row)
-            if name not in known:
-                pictures = sum(name.startswith(prefix) for name in names)
-                raise NelboError(
-                    f"{where} names {row['file_name']!r}, which is no picture of "
-                    f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures"
-                )
+        rows = [
+            (where, prefix + _file_name(where, row), row) for where, row in _rows(folder / file)
+        ]
+        strays = [(where, name) for where, name, _ in rows if name not in known]
+        if strays:
+            where, name = strays[0]
+            pictures = sum(name.startswith(prefix) for name in names)
+            raise NelboError(
+                f"{where} names {name.removeprefix(prefix)!r}, which is no picture of "
+                f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures, "
+                f"{len(strays)} of them for none: take these out or bring the pictures back"
+            )
+        for where, name, row in rows:
             caption = _caption(where, row)
             if caption is not None:
                 captions[name] = caption
