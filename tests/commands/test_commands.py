@@ -176,6 +176,25 @@ def test_own_pictures_from_folder_to_bound(tmp_path, capsys):
     assert printed["skipped"][0].startswith("bad.jpg")
 
 
+def test_runs_among_the_pictures_that_they_were_trained_on(tmp_path, capsys, monkeypatch):
+    """As after `cd pictures`: what runs draw is no data, and `.` is what they were trained on."""
+    generator = np.random.default_rng(0)
+    for i in range(8):
+        colours = generator.integers(0, 256, (12, 9, 3), dtype=np.uint8)
+        Image.fromarray(colours).save(tmp_path / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    options = ["--size", "8", "--steps", "2", *TINY, "--evaluate-images", "2"]
+    for run in ("a", "b"):
+        run_json(capsys, "train", ".", "--out", run, *options)
+    assert (tmp_path / "a" / "samples" / "final.png").is_file()
+    assert run_json(capsys, "data", ".")["images"] == 8
+    run_json(capsys, "train", "--resume", "--out", "a", "--steps", "3")
+    compared = run_json(
+        capsys, "compare", ".", "--runs", "a", "b", "--split", "all", "--levels", "2"
+    )
+    assert compared["images"] == 8
+
+
 def test_data_of_other_channels_than_the_model(run_path, tmp_path, capsys):
     commands = [
         ("evaluate", run_path, "--data", "emoji"),

@@ -63,7 +63,7 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
     Raises:
         NelboError: there is none, or no such split.
     """
-    from nelbo.data.sources import check_source, is_local, is_path
+    from nelbo.data.sources import absolute, check_source, is_local, is_path
     from nelbo.training.run_directory import RunDirectory
 
     remembered = RunDirectory(run_path).notes().get("source")
@@ -75,7 +75,8 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
             f"{run_path} was trained on {source}, which is not there any more: give --data"
         )
     check_source(source, split)
-    return RunSource(run_path, source, split, source == remembered)
+    own = remembered is not None and absolute(source) == absolute(remembered)
+    return RunSource(run_path, source, split, own)
 
 
 def load_with_data(

@@ -10,6 +10,8 @@ from nelbo.errors import NelboError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 METADATA = "metadata.jsonl"
+# What lies together in the directory of a run or of a model, whose pictures are samples, no data.
+_OF_MODELS = ({"nelbo.json"}, {"config.yaml", "metrics.jsonl"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Listing:
 
 
 def list_pictures(folder: Path) -> Listing:
-    """Every picture below `folder`; hidden files and folders are left out, links followed.
+    """Every picture below `folder`, links followed.
+
+    Left out are hidden files and folders, and the directories of runs, which may lie among the
+    pictures that they were trained on.
 
     Raises:
         NelboError: the folder cannot be listed, or holds no picture.
@@ -47,21 +52,22 @@ def list_pictures(folder: Path) -> Listing:
         if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
             return
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.name.startswith("."):
-                    continue
-                try:
-                    if entry.is_dir():
-                        walk(directory / entry.name, f"{name}/")
-                    elif entry.name == METADATA:
-                        metadata.append(name)
-                    elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                        found = entry.stat()
-                        files.append(File(name, found.st_size, found.st_mtime_ns))
-                except OSError as error:
-                    unreadable[name] = error.strerror or str(error)
+        with os.scandir(directory) as listed:
+            entries = [entry for entry in listed if not entry.name.startswith(".")]
+        if prefix and any(of_model <= {entry.name for entry in entries} for of_model in _OF_MODELS):
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                if entry.is_dir():
+                    walk(directory / entry.name, f"{name}/")
+                elif entry.name == METADATA:
+                    metadata.append(name)
+                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    found = entry.stat()
+                    files.append(File(name, found.st_size, found.st_mtime_ns))
+            except OSError as error:
+                unreadable[name] = error.strerror or str(error)
 
     try:
         walk(folder, "")
