@@ -50,6 +50,18 @@ def test_train_writes_a_complete_run(run_path):
     assert Image.open(run_path / "samples" / "final.png").size[0] > 64
 
 
+def test_the_end_draws_as_many_samples_as_asked_for(run_path, tmp_path, capsys):
+    run, again = tmp_path / "run", tmp_path / "again.png"
+    shutil.copytree(run_path, run)
+    end = ["train", "--resume", "--out", str(run), "--evaluate-images", "3"]
+    main([*end, "--sample-images", "3", "--sample-steps", "2"])
+    drawn = ["-n", "3", "--steps", "2", "--sampler", "ddpm", "--spacing", "trailing"]
+    main(["sample", str(run), *drawn, "--out", str(again)])
+    assert again.read_bytes() == (run / "samples" / "final.png").read_bytes()
+    for option in ("--sample-images", "--sample-steps"):
+        assert f"{option} must be at least 1, got 0" in mistake(capsys, *end, option, "0")
+
+
 def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
     printed = run_json(capsys, "evaluate", str(run_path), "--levels", "all", "--seed", "3")
     model = nelbo.load(run_path)

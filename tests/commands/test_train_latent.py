@@ -115,6 +115,21 @@ def test_autoencoder_run(autoencoder, pictures):
     assert page.count("<img") == 2 * len(data) + 3 * min(6, len(data))  # pairs, and two channels
 
 
+def test_the_end_draws_as_many_samples_as_asked_for(latent, tmp_path):
+    drawn = {}
+    for steps in ("2", "3"):
+        run = tmp_path / steps
+        shutil.copytree(latent, run)
+        few = ["--sample-images", "3", "--sample-steps", steps]
+        main(["train", "--resume", "--out", str(run), *few])
+        assert len((run / "samples" / "prompts.txt").read_text().splitlines()) == 3
+        drawn[steps] = (run / "samples" / "final.png").read_bytes()
+    assert drawn["2"] != drawn["3"]
+    assert Image.open(run / "samples" / "final.png").size < (
+        Image.open(latent / "samples" / "final.png").size
+    )
+
+
 def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
     written = json.loads((autoencoder / "evaluation.json").read_text())
     main(["evaluate", str(autoencoder), "--json"])
@@ -125,6 +140,7 @@ def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
     main(["evaluate", str(autoencoder), "--split", "train", "--images", "5"])
     assert "total (−ELBO)" in capsys.readouterr().out
     assert "--levels does not apply" in mistake(capsys, "evaluate", autoencoder, "--levels", "2")
+    assert "no samples to draw" in mistake(capsys, "report", autoencoder, "--sample-images", "2")
     out = tmp_path / "run"
     shutil.copytree(autoencoder, out)
     before = json.loads((out / "evaluation.json").read_text())

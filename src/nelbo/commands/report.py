@@ -20,6 +20,7 @@ from nelbo.commands.common import (
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_data, data_for_run
+from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.errors import NelboError
 from nelbo.model_directory import holds_autoencoder_alone
 
@@ -46,12 +47,14 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300
     """At most so many images of each split are evaluated."""
+    samples: FinalSamples = field(default_factory=FinalSamples)
     computing: Computing = field(default_factory=Computing)
 
     def run(self) -> None:
         """Evaluate, sample, report."""
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
+        self.samples.check()
         if self.out is not None:
             check_copy(self.run_path, self.out)
         else:
@@ -99,8 +102,11 @@ class Report:
             "table_to": results_to(self.computing.json),
         }
         if holds_autoencoder_alone(run.path):
+            if self.samples != FinalSamples():
+                raise NelboError(f"{run.path} is an autoencoder, which has no samples to draw")
             train, test = _images(source, AutoencoderRun.load(run.path, device))
             return partial(finish_autoencoder, train=train, test=test, device=device, **common)
+        common["samples"] = self.samples
         model = load(run.path).to(device)
         train, test = _images(source, model)
         check_fits(model, test)

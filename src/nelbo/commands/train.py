@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
 
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
+from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.latent_command import TrainLatent
 from nelbo.errors import NelboError
 from nelbo.training.config import ModelConfig, option
@@ -30,6 +31,7 @@ class Train(TrainCommand):
 
     trains: ClassVar[Kind] = "pixel"
     model: ModelConfig = field(default_factory=ModelConfig)
+    samples: FinalSamples = field(default_factory=FinalSamples)
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A model of pixels."""
@@ -37,10 +39,14 @@ class Train(TrainCommand):
         from nelbo.training.build import build_model, resolve
 
         if self.start_from is not None:
-            return PixelRecipe(
-                self.model, trained_pixel_model(self.starting_model, data), data, test
-            )
-        return PixelRecipe(resolve(self.model, data), build_model(self.model, data), data, test)
+            trained = trained_pixel_model(self.starting_model, data)
+            return PixelRecipe(self.model, trained, data, test, self.samples)
+        settings, model = resolve(self.model, data), build_model(self.model, data)
+        return PixelRecipe(settings, model, data, test, self.samples)
+
+    def _check(self) -> tuple[Path, str]:
+        self.samples.check()
+        return super()._check()
 
 
 KINDS: dict[str, type[TrainCommand]] = {

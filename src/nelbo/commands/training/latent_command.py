@@ -16,6 +16,7 @@ from nelbo.commands.common import say
 from nelbo.commands.options import at_least_one
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
+from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.errors import NelboError
 from nelbo.training.config import LatentSettings, TrainingConfig, parse_duration
 
@@ -60,6 +61,7 @@ class TrainLatent(TrainCommand):
     )
     free: ClassVar[tuple[str, ...]] = ("train_text_encoder", "guidance")
     model: LatentSettings = field(default_factory=LatentSettings)
+    samples: FinalSamples = field(default_factory=FinalSamples)
 
     def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
         """A prior of the latents of the autoencoder, of which the run keeps a copy."""
@@ -71,6 +73,7 @@ class TrainLatent(TrainCommand):
             data,
             test,
             condition_dropout=self.training.label_dropout,
+            samples=self.samples,
         )
 
     def _latent_model(
@@ -108,6 +111,7 @@ class TrainLatent(TrainCommand):
         }
 
     def _check(self) -> tuple[Path, str]:
+        self.samples.check()
         checked = super()._check()
         steps, time = self.autoencoder_steps, self.autoencoder_time
         if self.start_from is not None and self.autoencoder is not None:

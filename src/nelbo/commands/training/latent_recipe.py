@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from nelbo.commands.common import MESSAGES
+from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.latent_run import (
     SAMPLER,
     draw_samples,
@@ -57,6 +58,7 @@ class LatentRecipe(Recipe):
         data: the images to train on, with captions or labels for a prior that is told of them.
         test: the images held out.
         condition_dropout: share of captions or labels that are withheld.
+        samples: what the end of the run draws.
 
     Raises:
         NelboError: a model and images that do not fit together.
@@ -71,7 +73,9 @@ class LatentRecipe(Recipe):
         test: ImageData,
         *,
         condition_dropout: float = 0.1,
+        samples: FinalSamples | None = None,
     ) -> None:
+        self.samples = samples or FinalSamples()
         self.settings = _found_again(settings)
         self.test = test
         self.label_names = data.label_names if latent_model.num_classes else ()
@@ -128,6 +132,7 @@ class LatentRecipe(Recipe):
             test=self.test,
             levels=levels,
             images=images,
+            samples=self.samples,
             guidance=self.settings.guidance,
             seed=seed,
             table_to=table_to,

@@ -13,6 +13,7 @@ from torch import Tensor
 from nelbo.commands.common import MESSAGES
 from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes
+from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.latent import LatentDiffusion
@@ -26,9 +27,8 @@ from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 
 PROMPTS_FILE = "prompts.txt"
-SAMPLES = 64
 # How the samples of a run are drawn, and what its scheduler describes.
-SAMPLER = DDIM(25, spacing="trailing", steps_offset=1)
+SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1)
 _SHOWN = 32
 
 
@@ -39,6 +39,7 @@ def finish_latent(
     test: ImageData,
     levels: int | Literal["all"],
     images: int,
+    samples: FinalSamples,
     guidance: float,
     seed: int,
     table_to: Console,
@@ -51,6 +52,7 @@ def finish_latent(
         test: images held out, with the captions or labels that the model is told.
         levels: levels of the prior an image for the bound, or "all".
         images: how many images at most.
+        samples: what to draw.
         guidance: of the samples.
         seed: source of all noise.
         table_to: where to print the bound.
@@ -70,9 +72,10 @@ def finish_latent(
     run.write_evaluation(evaluation)
     prompts = held_out_prompts(test) if model.text is not None else []
     with MESSAGES.status("Sampling"):
-        samples = draw_samples(model, SAMPLES, prompts, guidance=guidance, seed=seed)
-    asked = [prompts[i % len(prompts)] for i in range(SAMPLES)] if prompts else []
-    grid = prompt_grid(samples, asked, test.levels) if asked else image_grid(samples, test.levels)
+        n, steps = samples.sample_images, samples.steps(LATENT_STEPS, model.prior.num_levels)
+        drawn = draw_samples(model, n, prompts, steps=steps, guidance=guidance, seed=seed)
+    asked = [prompts[i % len(prompts)] for i in range(n)] if prompts else []
+    grid = prompt_grid(drawn, asked, test.levels) if asked else image_grid(drawn, test.levels)
     save_image(grid, run.samples / "final.png")
     if asked:
         (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
@@ -85,7 +88,7 @@ def finish_latent(
         model=model,
         bound=bound,
         evaluated=shown,
-        samples=samples[:_SHOWN],
+        samples=drawn[:_SHOWN],
         prompts=asked[:_SHOWN],
         beside=_images_of(test, asked[:_SHOWN]) if asked else None,
         facts={
@@ -100,7 +103,13 @@ def finish_latent(
 
 
 def draw_samples(
-    model: LatentDiffusion, n: int, prompts: Sequence[str], *, guidance: float, seed: int
+    model: LatentDiffusion,
+    n: int,
+    prompts: Sequence[str],
+    *,
+    steps: int = LATENT_STEPS,
+    guidance: float,
+    seed: int,
 ) -> Tensor:
     """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
     assert isinstance(model.data, Pixels)
@@ -109,7 +118,7 @@ def draw_samples(
         condition = condition.to(next(model.parameters()).device)
     samples = model.sample(
         n,
-        replace(SAMPLER, steps=min(SAMPLER.steps, model.prior.num_levels)),
+        replace(SAMPLER, steps=min(steps, model.prior.num_levels)),
         condition=condition,
         prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
         guidance=guidance if prompts or condition is not None else 1.0,

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from nelbo.commands.sample import all_classes
+from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.pixel_run import finish
 from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData
@@ -41,6 +42,7 @@ class PixelRecipe(Recipe):
         model: what to train; see `nelbo.training.build.build_model` and `trained_pixel_model`.
         data: the images to train on.
         test: the images held out.
+        samples: what the end of the run draws.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class PixelRecipe(Recipe):
         model: Diffusion | ContinuousDiffusion,
         data: ImageData,
         test: ImageData,
+        samples: FinalSamples | None = None,
     ) -> None:
+        self.samples = samples or FinalSamples()
         self.model: Diffusion | ContinuousDiffusion = model
         self.data: ImageData = data
         self.test = test
@@ -113,6 +117,7 @@ class PixelRecipe(Recipe):
             test=self.test,
             levels=levels,
             images=images,
+            samples=self.samples,
             seed=seed,
             table_to=table_to,
         )

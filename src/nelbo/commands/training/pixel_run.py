@@ -17,6 +17,7 @@ from nelbo.commands.evaluation_progress import (
     map_bits,
 )
 from nelbo.commands.sample import all_classes, sample_with_progress
+from nelbo.commands.training.final_samples import PIXEL_STEPS, FinalSamples
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
@@ -29,10 +30,7 @@ from nelbo.samplers import DDPM
 from nelbo.samplers.spacing import spaced_levels
 from nelbo.training.run_directory import RunDirectory
 
-SAMPLES = 64
 STRIP_ROWS = 4
-# A respaced chain of this many levels draws like the whole one, in a fraction of the time.
-SAMPLING_STEPS = 250
 # The bound of the training split is there to compare with: a few levels an image tell it well.
 _TRAIN_LEVELS = 25
 
@@ -45,6 +43,7 @@ def finish(
     test: ImageData,
     levels: int | Literal["all"],
     images: int,
+    samples: FinalSamples,
     seed: int,
     table_to: Console,
 ) -> dict[str, Any]:
@@ -57,6 +56,7 @@ def finish(
         test: images held out.
         levels: levels an image for the test bound, or "all".
         images: how many images of each split at most.
+        samples: what to draw.
         seed: source of all noise.
         table_to: where to print the bound.
     """
@@ -79,18 +79,19 @@ def finish(
     }
     run.write_evaluation(evaluation)
 
-    samples = sample_with_progress(
+    steps = samples.steps(PIXEL_STEPS, model.num_levels)
+    drawn = sample_with_progress(
         model,
-        DDPM(min(SAMPLING_STEPS, model.num_levels), "trailing"),
-        SAMPLES,
-        condition=all_classes(model, SAMPLES),
+        DDPM(steps, "trailing"),
+        samples.sample_images,
+        condition=all_classes(model, samples.sample_images),
         seed=seed,
     )
     assert isinstance(model.data, Pixels)
-    picture = model.data.to_levels(samples).byte()
+    picture = model.data.to_levels(drawn).byte()
     save_grid(picture, run.samples / "final.png", model.data.levels)
     with MESSAGES.status("Writing the report"):
-        _report(run, model, shown, bounds, picture, seed)
+        _report(run, model, shown, bounds, picture, steps, seed)
     return {"evaluation": evaluation, "report": str(run.report)}
 
 
@@ -100,6 +101,7 @@ def _report(
     data: dict[str, ImageData],
     bounds: dict[str, Bound],
     samples: torch.Tensor,
+    steps: int,
     seed: int,
 ) -> None:
     assert isinstance(model.data, Pixels)
@@ -108,14 +110,14 @@ def _report(
     test = data["test"]
     rows = model.data.to_network(test.images[:STRIP_ROWS]).to(device)
     condition = all_classes(model, STRIP_ROWS)
-    visited = spaced_levels(model.num_levels, min(SAMPLING_STEPS, model.num_levels), "trailing")
+    visited = spaced_levels(model.num_levels, steps, "trailing")
     notes = run.notes()
     trained = notes["trained"]
     report = RunReport(
         title=f"nelbo · {run.path.name}",
         subtitle=f"A diffusion model of {test.source}",
         model=model,
-        real=test.images[:SAMPLES],
+        real=test.images[: len(samples)],
         samples=samples,
         bounds=bounds,
         forward=forward_strip(model, rows, generator=generator),
