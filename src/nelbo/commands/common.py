@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +34,9 @@ Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
 # can be piped and --json has standard output to itself.
 MESSAGES = Console(stderr=True, highlight=False)
 RESULTS = Console(highlight=False)
+# A file or a pipe has no width that a table would have to be folded to.
+if not RESULTS.is_terminal and "COLUMNS" not in os.environ:
+    RESULTS.width = 1000
 
 
 def choose_device(name: str) -> torch.device:
