@@ -17,12 +17,13 @@ from nelbo.training import memory
 from nelbo.training.build import build_model
 from nelbo.training.checkpoints import VALIDATION, Checkpoints
 from nelbo.training.config import ModelConfig
+from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.snapshots import reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
-from nelbo.training.trainer import DivergedError, ExplosionWatch, Step
+from nelbo.training.trainer import DivergedError, Step
 from tests.training.test_trainer import trainer
 
 

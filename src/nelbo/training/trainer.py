@@ -34,6 +34,7 @@ from nelbo.errors import NelboError
 from nelbo.training.checkpoints import Checkpoint
 from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import LatentData
+from nelbo.training.loss_watch import EXPLOSION_FACTOR, ExplosionWatch, RunningMean
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
 from nelbo.training.order import DataOrder, StreamOrder
@@ -45,9 +46,6 @@ from nelbo.training.task import Module, Terms, task_for
 _SMOOTHING = 0.98
 # Images that show which precision is faster.
 _REHEARSED = 16
-# A loss this many times its lowest running mean, so many steps in a row, will not come back.
-EXPLOSION_FACTOR = 10
-EXPLOSION_STEPS = 20
 
 
 class DivergedError(NelboError):
@@ -137,7 +135,7 @@ class Trainer(Generic[Module]):
         self.step = 0
         self.seconds = 0.0
         self.rate_scale = 1.0
-        self._running_loss, self._running_bits = _RunningMean(_SMOOTHING), _RunningMean(_SMOOTHING)
+        self._running_loss, self._running_bits = RunningMean(_SMOOTHING), RunningMean(_SMOOTHING)
         self._watch = ExplosionWatch()
 
     @property
@@ -417,43 +415,6 @@ class Trainer(Generic[Module]):
         by_steps = step / self.config.steps if self.config.steps is not None else 0.0
         by_time = seconds / budget if budget is not None else 0.0
         return min(1.0, max(by_steps, by_time))
-
-
-class _RunningMean:
-    """An exponential moving average without the bias towards its start."""
-
-    def __init__(self, smoothing: float) -> None:
-        self.smoothing, self.total, self.weight = smoothing, 0.0, 0.0
-
-    def update(self, value: float) -> float:
-        self.total = self.smoothing * self.total + (1 - self.smoothing) * value
-        self.weight = self.smoothing * self.weight + (1 - self.smoothing)
-        return self.value
-
-    @property
-    def value(self) -> float:
-        return self.total / self.weight
-
-
-class ExplosionWatch:
-    """Sees a loss that has left for good: many steps far above its lowest running mean."""
-
-    def __init__(self) -> None:
-        self.lowest, self.seen, self.above = math.inf, 0, 0
-
-    def exploded(self, loss: float, running_loss: float) -> bool:
-        """Take in the loss of a step; whether it has exploded."""
-        self.seen += 1
-        # A loss that may be negative, as that of a density, has no scale to compare with.
-        self.above = self.above + 1 if 0 < EXPLOSION_FACTOR * self.lowest < loss else 0
-        if self.seen >= EXPLOSION_STEPS:
-            self.lowest = min(self.lowest, running_loss)
-        return self.above >= EXPLOSION_STEPS
-
-    @property
-    def suspicious(self) -> bool:
-        """Whether the last loss was far above."""
-        return self.above > 0
 
 
 def _rate_factor(step: int, fraction: float, warmup_steps: int) -> float:
