@@ -159,12 +159,16 @@ def interruptible():
 def test_nothing_is_left_behind_by_what_breaks_off():
     watched = Watched(seconds=0.001)
     interrupt = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT])
+
+    def read_until_interrupted():
+        interrupt.start()
+        watched.stream.batch(20_000, 2)  # at least 20 seconds away
+
     with watched.stream.reading_ahead([slice(0, 2)]):
         watched.stream.batch(0, 2)
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            interrupt.start()
-            watched.stream.batch(20_000, 2)  # at least 20 seconds away
+            read_until_interrupted()
     assert time.monotonic() - began < 15
     assert not readers()
     opened = watched.opened

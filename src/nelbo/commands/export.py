@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from nelbo.errors import NelboError
 from nelbo.model_directory import CARD_FILE, holds_autoencoder_alone
 
 if TYPE_CHECKING:
+    from nelbo.diffusers_format.pipelines import Model
     from nelbo.training.run_directory import RunDirectory
 
 # What of a run's notes goes with the pipeline.
@@ -32,6 +33,12 @@ class Export:
     """A run, a diffusers pipeline directory, or a checkpoint that ships with nelbo."""
     out: Path
     """The directory to make; it must be new or empty."""
+    checkpoint: int | Literal["best"] | None = None
+    """The averaged weights of a checkpoint that the run has kept, by its step, or the best by the
+    validation bound (--validate-every), rather than the last ones."""
+    sigma_rel: float | None = None
+    """Weights averaged over this length of the training, made from snapshots (--snapshot-every):
+    the standard deviation of the average's profile as a share of the run, 0.05 to 0.15."""
     name: str | None = None
     """Title of the model card; by default the name of the run."""
     license: str | None = None
@@ -45,8 +52,10 @@ class Export:
     def run(self) -> None:
         """Write the pipeline and its card."""
         check_new(self.out)
+        if self.checkpoint is not None and self.sigma_rel is not None:
+            raise NelboError("give either --checkpoint or --sigma-rel")
 
-        from nelbo.diffusers_format import load, load_sampler, save
+        from nelbo.diffusers_format import load_sampler, save
         from nelbo.diffusers_format.files import read_index
         from nelbo.networks.files import atomic_file
         from nelbo.training.run_directory import RunDirectory
@@ -56,14 +65,16 @@ class Export:
                 f"{self.run_path} is the run of an autoencoder alone, which is no pipeline; its "
                 "folder vae/ is an AutoencoderKL that diffusers reads as it is"
             )
-        model = load(self.run_path)
         run = RunDirectory(self.run_path)
-        notes = _shareable(run.notes())
+        model, other = self._model(run)
+        notes = _shareable(run.notes()) | other
         try:
             save(model, self.out, sampler=load_sampler(self.run_path), notes=_kept(notes))
             pipeline = read_index(self.out).class_name
             with atomic_file(self.out / CARD_FILE) as temporary:
-                card = self._card(model, run, notes, pipeline)
+                # What was measured is of the last weights.
+                evaluation = {} if other else run.evaluation()
+                card = self._card(model, run, notes, evaluation, pipeline)
                 temporary.write_text(card, encoding="utf-8")
         except OSError as error:
             raise NelboError(f"cannot write to {self.out}: {error}") from error
@@ -72,7 +83,32 @@ class Export:
         else:
             show(f"Exported to {self.out}, a {pipeline} with its card {self.out / CARD_FILE}")
 
-    def _card(self, model: Any, run: RunDirectory, notes: Mapping[str, Any], pipeline: str) -> str:
+    def _model(self, run: RunDirectory) -> tuple[Model, dict[str, Any]]:
+        """What to export, and what to note of its training where that is not what the run notes."""
+        from nelbo.diffusers_format import load
+        from nelbo.training.run_model import kept_checkpoint, with_weights
+        from nelbo.training.snapshots import load_snapshots, reconstruct_average
+
+        if self.checkpoint is not None:
+            step = None if self.checkpoint == "best" else self.checkpoint
+            kept = kept_checkpoint(self.run_path, step)
+            trained = {"steps": kept.step, "seconds": round(kept.progress["seconds"], 1)}
+            model = with_weights(self.run_path, kept.tensors["average"])
+            return model, {"trained": trained}
+        if self.sigma_rel is not None:
+            model = reconstruct_average(self.run_path, self.sigma_rel)
+            step = max(load_snapshots(run.training))
+            return model, {"trained": {"steps": step, "sigma_rel": self.sigma_rel}}
+        return load(self.run_path), {}
+
+    def _card(
+        self,
+        model: Model,
+        run: RunDirectory,
+        notes: Mapping[str, Any],
+        evaluation: Mapping[str, Any],
+        pipeline: str,
+    ) -> str:
         from nelbo.report.model_card import licence_of, model_card
 
         file = run.path / CARD_FILE
@@ -82,7 +118,7 @@ class Export:
             self.name or Path(self.run_path).resolve().name,
             model,
             notes,
-            run.evaluation(),
+            evaluation,
             self.license or licence_of(former) or licence_asked(notes),
             pipeline=pipeline,
             prompt=self.prompt or _drawn(run) or _PROMPTS.get(source, "a picture"),

@@ -152,7 +152,7 @@ def combine(
         NelboError: no snapshots, or none up to that step.
     """
     if not snapshots:
-        raise NelboError("there are no snapshots to combine: train with snapshot_every")
+        raise NelboError("there are no snapshots to combine: train with --snapshot-every")
     step = max(snapshots) if step is None else step
     stored, tensors = [], []
     for at, content in sorted(snapshots.items()):

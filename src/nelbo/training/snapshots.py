@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nelbo.diffusers_format import load
-from nelbo.diffusion import Diffusion
-from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.diffusion.learned_schedule import LearnedSchedule
-from nelbo.errors import NelboError
+from nelbo.diffusers_format.pipelines import Model
 from nelbo.networks.files import atomic_file
 from nelbo.training.moving_average import combine
 from nelbo.training.run_directory import RunDirectory
+from nelbo.training.run_model import with_weights
 
 FOLDER = "snapshots"
 
@@ -35,8 +31,7 @@ def load_snapshots(training: Path) -> dict[int, dict[str, Tensor]]:
     return {int(file.stem.removeprefix("step-")): load_file(file) for file in files}
 
 
-@torch.no_grad()
-def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None = None) -> Diffusion:
+def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None = None) -> Model:
     """The model of a run with its weights averaged over another length of the training.
 
     Args:
@@ -46,18 +41,7 @@ def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None =
         step: as of which step; the last snapshot by default.
 
     Raises:
-        NelboError: no snapshots, or a length outside (0, 0.2887).
+        NelboError: no run, no snapshots, or a length outside (0, 0.2887).
     """
-    directory = RunDirectory.open(run)
-    weights = combine(load_snapshots(directory.training), sigma_rel, step)
-    model = load(run)
-    if not isinstance(model, Diffusion):
-        raise NelboError(f"{run} is a latent diffusion pipeline, not a run of nelbo train")
-    if not any(name.startswith("gamma.") for name in weights):
-        model.load_state_dict(weights, strict=False)
-        return model
-    # Of any shape: the average has its own.
-    gamma = LearnedSchedule(0.0, 1.0, hidden=len(weights["gamma.center"]))
-    learned = ContinuousDiffusion(model, gamma)
-    learned.load_state_dict(weights, strict=False)
-    return learned.chain()
+    training = RunDirectory.open(run).training
+    return with_weights(run, combine(load_snapshots(training), sigma_rel, step))
