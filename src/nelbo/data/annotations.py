@@ -142,14 +142,7 @@ def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
     lines = _lines(path)
     filled = [line for line in lines if line.strip()]
     if filled and all("\t" in line for line in filled):
-        captions = dict(line.split("\t", 1) for line in filled)
-        unknown = [name for name in captions if name not in set(names)]
-        if unknown:
-            raise NelboError(
-                f"{path} has captions for {len(captions)} pictures, the folder {len(names)} "
-                f"pictures; the first caption without a picture is of {unknown[0]!r}"
-            )
-        return {name: caption.strip() for name, caption in captions.items()}
+        return _named_captions(path, [line.split("\t", 1) for line in filled], names)
     if len(lines) != len(names):
         shorter = min(len(lines), len(names))
         first = (
@@ -163,6 +156,26 @@ def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
         )
     pairs = zip(names, lines, strict=True)
     return {name: line.strip() for name, line in pairs if line.strip()}
+
+
+def _named_captions(
+    path: Path, pairs: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    known = set(names)
+    for name, caption in pairs:
+        if name in captions:
+            raise NelboError(
+                f"{path} has {len(pairs)} captions for {len({n for n, _ in pairs})} pictures; the "
+                f"first picture with another one is {name!r}: keep one caption for each"
+            )
+        if name not in known:
+            raise NelboError(
+                f"{path} has captions for {len(pairs)} pictures, the folder {len(names)} "
+                f"pictures; the first caption without a picture is of {name!r}"
+            )
+        captions[name] = caption.strip()
+    return captions
 
 
 def _lines(path: Path) -> list[str]:
