@@ -267,6 +267,22 @@ def test_labels_of_a_latent_model(tmp_path):
         assert np.abs(read_files(files) - expected).max() <= 1
 
 
+def test_latents_are_decoded_as_many_at_a_time_as_they_are_drawn(tmp_path, stable, monkeypatch):
+    at_a_time = []
+    decode = nelbo.LatentDiffusion.decode
+
+    def watched(model, z):
+        at_a_time.append(len(z))
+        return decode(model, z)
+
+    monkeypatch.setattr(nelbo.LatentDiffusion, "decode", watched)
+    options = ["--prompt", "cat", "-n", "5", "--batch-size", "2", "--steps", "2"]
+    film = ["--animation", str(tmp_path / "x.gif")]
+    main(["sample", str(stable), *options, *film, "--out", str(tmp_path / "x.png")])
+    assert at_a_time[:3] == [2, 2, 1]
+    assert max(at_a_time) == 2
+
+
 def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     tiny.unconditional(tmp_path / "model")
     model = nelbo.load(tmp_path / "model")

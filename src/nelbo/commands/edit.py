@@ -93,7 +93,8 @@ class Edit:
         pictures = PictureModel.load(self.run_path, self.computing.device)
         images = self._read(pictures)
         start = time.perf_counter()
-        edited = pictures.to_pictures(self._walk(pictures, sampler, editing, images))
+        walked = self._walk(pictures, sampler, editing, images)
+        edited = pictures.to_pictures(walked, self.batch_size)
         seconds = time.perf_counter() - start
         if self.mask is not None:
             # Exact in latents as well, whose decoder changes everything a little.

@@ -222,17 +222,32 @@ class PictureModel:
         with torch.no_grad():
             return self.model.encode(x).mean
 
-    def to_pictures(self, x: Tensor) -> Tensor:
-        """What the chain ends in as pixel levels, (B, C, H, W) uint8, on the CPU."""
+    def to_pictures(self, x: Tensor, batch_size: int) -> Tensor:
+        """What the chain ends in as pixel levels, (B, C, H, W) uint8, on the CPU.
+
+        Args:
+            x: the last states of walks.
+            batch_size: states at a time.
+        """
+        import torch
+
+        from nelbo.distributions import to_levels
+
+        pictures = []
+        for some in x.split(batch_size):
+            pixels = torch.nan_to_num(self._decode(some.to(self.device)))
+            pictures.append(to_levels(pixels, self.levels).byte().cpu())
+        return torch.cat(pictures)
+
+    def _decode(self, x: Tensor) -> Tensor:
         import torch
 
         from nelbo.diffusion import Diffusion
-        from nelbo.distributions import to_levels
 
-        if not isinstance(self.model, Diffusion):
-            with torch.no_grad():
-                x = self.model.decode(x)
-        return to_levels(torch.nan_to_num(x), self.levels).byte().cpu()
+        if isinstance(self.model, Diffusion):
+            return x
+        with torch.no_grad():
+            return self.model.decode(x)
 
 
 def walk_with_progress(

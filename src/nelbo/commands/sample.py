@@ -108,7 +108,8 @@ class Sample:
                 seed=self.computing.seed,
                 repeat=self.interpolate or 1,
                 film=film,
-            )
+            ),
+            self.batch_size,
         )
         seconds = time.perf_counter() - start
         save_image(self._page(samples, pictures.levels), self.out)
@@ -116,7 +117,7 @@ class Sample:
             for i, image in enumerate(samples):
                 save_image(to_pil(image, pictures.levels), self.files / f"{i:05d}.png")
         if film is not None and self.animation is not None:
-            frames = [pictures.to_pictures(frame.to(pictures.device)) for frame in film.frames()]
+            frames = [pictures.to_pictures(frame, self.batch_size) for frame in film.frames()]
             save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
         self._report(n, seconds)
 
