@@ -114,6 +114,9 @@ def test_mistakes_without_text():
     model = make()
     with pytest.raises(NelboError, match="without a text encoder"):
         model.sample(1, DDIM(2), prompt="cat")
+    label = Condition(label=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(NelboError, match="without a text encoder"):
+        model.sample(1, DDIM(2), condition=label, negative_prompt="cat", guidance=2.0)
     with pytest.raises(NelboError, match="at least 1"):
         model.sample(0)
     with pytest.raises(NelboError, match="scale must be positive"):

@@ -96,8 +96,6 @@ class PriorCondition:
         return condition
 
     def _of(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
-        if prompt is not None and self.text is None:
-            raise NelboError("a prompt was given to a model without a text encoder")
         if control is not None:
             if not isinstance(self.prior.network, ControlledUNet):
                 raise NelboError("a control was given to a model without a ControlNet")
@@ -121,7 +119,7 @@ class PriorCondition:
         return self._embed(1 if of_all else n, negative_prompt, "negative_prompt")
 
     def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
-        if self.text is None:
+        if self.text is None and prompt is None:
             return None
         if prompt is None or isinstance(prompt, str):
             return self.of_prompts([prompt] * n)
