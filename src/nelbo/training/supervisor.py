@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nelbo.errors import NelboError
+from nelbo.model_directory import holds_autoencoder_alone
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
 from nelbo.training.order import changed_images
@@ -29,6 +30,8 @@ from nelbo.training.trainer import DivergedError, Step, Trainer
 _LOG_EVERY = 10
 # The learning rate after going back, as a share of what it was.
 _LOWER_RATE = 0.5
+# By how many bits/dim an earlier checkpoint must be better to be told of.
+_CLEARLY = 0.01
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Supervisor:
                 yield self._go_back(error)
         self.finished = self.trainer.fraction >= 1.0
         self._end()
+        if self.finished and (better := self._better()):
+            yield better
         if self.tracker is not None:
             self.tracker.close()
 
@@ -215,6 +220,20 @@ class Supervisor:
             return
         if self.trainer.step not in self.checkpoints.steps():
             self._save()
+
+    def _better(self) -> Note | None:
+        """That an earlier checkpoint has a better validation bound, where it clearly has."""
+        step = self.checkpoints.best()
+        if step is None or self._validated is None or self._validated[1] < self._best + _CLEARLY:
+            return None
+        run = self.run_directory.path
+        told = (
+            f"the validation bound was lowest after step {step}, {self._best:.3f} bits/dim, and is "
+            f"{self._validated[1]:.3f} now; that checkpoint is kept"
+        )
+        if not holds_autoencoder_alone(run):
+            told += f", and nelbo export {run} --checkpoint best --out DIR makes a model of it"
+        return Note(told)
 
     def _go_back(self, error: DivergedError) -> Note:
         kept = f"{self.run_directory.path} keeps the model saved last, of step"
