@@ -45,11 +45,13 @@ class Data:
     def run(self) -> None:
         """Print it, and write the sheet."""
         from nelbo.data import load_data
+        from nelbo.data.sources import check_not_among
 
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
         if self.sheet is not None:
             check_out(self.sheet, "--sheet")
+            check_not_among(self.data, self.sheet, "--sheet")
         at_least_one(sheet_images=self.sheet_images)
         data = load_data(self.data, "all", size=self.size, channels=self.channels, strict=False)
         content = describe(data, self._splits(data))

@@ -11,7 +11,7 @@ from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
 from nelbo.data.hub import Table, load_table
 from nelbo.data.image_data import SPLITS, ImageData
-from nelbo.data.listing import SUFFIXES
+from nelbo.data.listing import SUFFIXES, would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, directories_near
@@ -128,6 +128,16 @@ def absolute(source: str) -> str:
         return source
     path, _ = _local(source)
     return str(path.resolve()) + source[len(str(_typed_path(source))) :]
+
+
+def check_not_among(source: str, path: Path, option: str) -> None:
+    """Raise `NelboError` for the path of a new picture that would be one of the data itself."""
+    folder = _local(source)[0]
+    if is_local(source) and folder.is_dir() and would_be_listed(folder, path):
+        raise NelboError(
+            f"{option} {path} lies among the pictures of {folder} and would be one of them: give a "
+            "place outside of the data"
+        )
 
 
 def _local(source: str) -> tuple[Path, dict[str, str]]:
