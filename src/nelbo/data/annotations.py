@@ -28,10 +28,11 @@ Label = str | int
 
 @dataclass(frozen=True)
 class Annotations:
-    """Captions and labels by the name of the picture."""
+    """Captions and labels by the name of the picture, and the lines that are of none."""
 
     captions: Mapping[str, str]
     labels: Mapping[str, Label]
+    unmatched: tuple[str, ...] = ()
 
     def captions_of(self, names: Sequence[str]) -> tuple[str | None, ...] | None:
         """The caption of each picture; None where no picture has one."""
@@ -55,7 +56,7 @@ def sort_classes(labels: set[Label]) -> list[Label]:
 
 
 def read_annotations(
-    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int
+    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int, *, strict: bool = True
 ) -> Annotations:
     """What the files and folders say about the pictures called `names`.
 
@@ -64,43 +65,57 @@ def read_annotations(
         names: paths of the pictures below it, sorted.
         metadata: paths of the metadata.jsonl files below it.
         depth: how many folders of a path stand above its class.
+        strict: a line that names no picture is an error, rather than one of `unmatched`.
 
     Raises:
-        NelboError: a line that cannot be read, or that names no picture; too many or too few
-            captions; captions in two places.
+        NelboError: a line that cannot be read, or, where strict, that names no picture; too many or
+            too few captions; captions in two places.
     """
     captions: dict[str, str] = {}
     labels: dict[str, Label] = {}
+    unmatched: list[str] = []
     known = set(names)
     for file in metadata:
         prefix = file[: file.rfind("/") + 1]
         rows = [
-            (where, prefix + _file_name(where, row), row) for where, row in _rows(folder / file)
+            _Row(where, line, prefix + _file_name(where, fields), fields)
+            for where, line, fields in _rows(folder / file)
         ]
-        strays = [(where, name) for where, name, _ in rows if name not in known]
-        if strays:
-            where, name = strays[0]
+        strays = [row for row in rows if row.name not in known]
+        if strays and strict:
+            name = strays[0].name.removeprefix(prefix)
             pictures = sum(name.startswith(prefix) for name in names)
             raise NelboError(
-                f"{where} names {name.removeprefix(prefix)!r}, which is no picture of "
+                f"{strays[0].where} names {name!r}, which is no picture of "
                 f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures, "
                 f"{len(strays)} of them for none: take these out or bring the pictures back"
             )
-        for where, name, row in rows:
-            caption = _caption(where, row)
-            if caption is not None:
-                captions[name] = caption
-            label = _label(where, row)
-            if label is not None:
-                labels[name] = label
+        unmatched += [f"{file}, line {row.line}: {row.name}" for row in strays]
+        for row in rows:
+            caption, label = _caption(row.where, row.fields), _label(row.where, row.fields)
+            if caption is not None and row.name in known:
+                captions[row.name] = caption
+            if label is not None and row.name in known:
+                labels[row.name] = label
     if (folder / CAPTIONS).is_file():
         if captions:
             raise NelboError(f"{folder} has captions in {metadata[0]} and in {CAPTIONS}; keep one")
-        captions = _captions_file(folder / CAPTIONS, names)
-    return Annotations(captions, labels or _folder_classes(names, depth))
+        captions, of_none = _captions_file(folder / CAPTIONS, names, strict=strict)
+        unmatched += of_none
+    return Annotations(captions, labels or _folder_classes(names, depth), tuple(unmatched))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Row:
+    """A line of a metadata.jsonl: where it is, in words and by number, its picture and fields."""
+
+    where: str
+    line: int
+    name: str
+    fields: Mapping[str, Any]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     for i, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -111,7 +126,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise NelboError(f"{where} is not readable as JSON: {error}") from error
         if not isinstance(row, dict):
             raise NelboError(f"{where} must hold a JSON object, found {type(row).__name__}")
-        yield where, row
+        yield where, i, row
 
 
 def _file_name(where: str, row: Mapping[str, Any]) -> str:
@@ -138,18 +153,25 @@ def _label(where: str, row: Mapping[str, Any]) -> Label | None:
     raise NelboError(f"{where} has label {label!r}; expected a string or a whole number")
 
 
-def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
+def _captions_file(
+    path: Path, names: Sequence[str], *, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """The captions by name, and the lines that are of no picture."""
     lines = _lines(path)
     filled = [line for line in lines if line.strip()]
     if filled and all("\t" in line for line in filled):
         captions = dict(line.split("\t", 1) for line in filled)
-        unknown = [name for name in captions if name not in set(names)]
-        if unknown:
+        known = set(names)
+        unknown = [name for name in captions if name not in known]
+        if unknown and strict:
             raise NelboError(
                 f"{path} has captions for {len(captions)} pictures, the folder {len(names)} "
                 f"pictures; the first caption without a picture is of {unknown[0]!r}"
             )
-        return {name: caption.strip() for name, caption in captions.items()}
+        numbers = {line.split("\t", 1)[0]: i for i, line in enumerate(lines, 1)}
+        of_none = [f"{path.name}, line {numbers[name]}: {name}" for name in unknown]
+        found = {name: caption.strip() for name, caption in captions.items() if name in known}
+        return found, of_none
     if len(lines) != len(names):
         shorter = min(len(lines), len(names))
         first = (
@@ -162,7 +184,7 @@ def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
             "caption a line in the order of the sorted files, or name<TAB>caption"
         )
     pairs = zip(names, lines, strict=True)
-    return {name: line.strip() for name, line in pairs if line.strip()}
+    return {name: line.strip() for name, line in pairs if line.strip()}, []
 
 
 def _lines(path: Path) -> list[str]:
