@@ -99,6 +99,17 @@ def test_mistakes_with_text(stable, settings, message):
         stable.sample(2, DDIM(2), **settings)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_condition_is_of_as_many_examples(stable, given, guidance):
+    condition = stable.condition_on(["cat"] * given)
+    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+        stable.sample(2, DDIM(2), condition=condition, guidance=guidance)
+    label = Condition(label=torch.zeros(given, dtype=torch.int64))
+    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+        make().prior.sample(2, DDIM(2), condition=label)
+
+
 def test_mistakes_without_text():
     model = make()
     with pytest.raises(NelboError, match="without a text encoder"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import json
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +78,20 @@ def test_half_precision_weights_become_float32(parts, tmp_path):
     torch.testing.assert_close(
         ours, TextEncoder.from_pretrained(path).encode(["cat"]), rtol=0, atol=0.02
     )
+
+
+def test_float32_weights_are_read_whole_where_the_config_says_float16(parts, tmp_path):
+    # As in the checkpoint of SDXL.
+    peer, path = parts
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(path / part, tmp_path / part)
+    file = tmp_path / "text_encoder" / "config.json"
+    fields = json.loads(file.read_text())
+    fields.pop("dtype", None)
+    file.write_text(json.dumps(fields | {"torch_dtype": "float16"}))
+    found = TextEncoder.from_pretrained(tmp_path).model.state_dict()
+    for name, weight in peer["text_encoder"].state_dict().items():
+        assert torch.equal(found[name], weight), name
 
 
 def test_mistakes_are_explained(parts, tmp_path):

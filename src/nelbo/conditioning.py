@@ -45,6 +45,11 @@ class Condition:
         """Memory that it takes."""
         return sum(value.nbytes for value in self._given().values())
 
+    def check_batch(self, n: int) -> None:
+        """Raise `NelboError` unless it is of `n` examples."""
+        if self.batch_size != n:
+            raise NelboError(f"the condition is of {self.batch_size} examples, for {n} images")
+
     def cat(self, other: Condition) -> Condition:
         """The two batches one after the other; both must give the same fields."""
         return Condition.join([self, other])

@@ -365,8 +365,8 @@ class LatentDiffusion(MHVAE):
             generator: the source of all noise, or one an example.
 
         Raises:
-            NelboError: a prompt, control or guidance that this model has no use for, or a list of
-                prompts of another length.
+            NelboError: a prompt, control or guidance that this model has no use for, or a condition
+                or list of prompts of another number than `n`.
         """
         start = self.prior.start(n, x_T, generator)
         prior, condition = self.told(

@@ -80,6 +80,8 @@ class PriorCondition:
             condition = self._of(n, prompt, control)
         elif prompt is not None or control is not None:
             raise NelboError("give either a condition, or a prompt and control")
+        else:
+            condition.check_batch(n)
         return self.prior.guided(guidance, unconditional), condition
 
     def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
@@ -90,8 +92,7 @@ class PriorCondition:
         """
         if condition is None:
             return self._embed(n, None, "prompt")
-        if condition.batch_size != n:
-            raise NelboError(f"the condition is of {condition.batch_size} examples, for {n} images")
+        condition.check_batch(n)
         return condition
 
     def _of(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:

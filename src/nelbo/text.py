@@ -117,12 +117,18 @@ class TextEncoder(PromptEncoder):
             part = text_encoder
             with _no_progress_bar():
                 model = getattr(transformers, model_class).from_pretrained(
-                    path, subfolder=text_encoder, use_safetensors=True, variant=variant
+                    path,
+                    subfolder=text_encoder,
+                    use_safetensors=True,
+                    variant=variant,
+                    # The config may name a type that is coarser than that of the weights. Newer
+                    # releases say dtype, and still know this.
+                    torch_dtype=torch.float32,
                 )
         # The libraries below raise whatever they meet in a damaged file.
         except Exception as error:
             raise NelboError(f"{root / part} cannot be read: {error}") from error
-        return cls(tokens, model.float()).eval()
+        return cls(tokens, model).eval()
 
     @classmethod
     def for_captions(

@@ -160,6 +160,12 @@ def test_a_run_is_guided_as_its_own_samples_are(tmp_path, stable):
     assert not np.array_equal(drawn["usual"], drawn["unguided"])
 
 
+def test_prompts_of_a_file_that_begins_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffred cat\r\n\r\n  dog \r\n".encode())
+    assert ConditionOptions(prompt_file=file).prompts() == ("red cat", "dog")
+
+
 def test_several_prompts_stand_beneath_their_rows(tmp_path, stable):
     out, files = tmp_path / "x.png", tmp_path / "f"
     asked = ["sample", str(stable), "--steps", "2", "--seed", "4", "--out", str(out)]

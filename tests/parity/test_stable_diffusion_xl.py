@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -118,6 +119,13 @@ def test_mistakes_are_explained(pair, tmp_path):
         (folder / "model_index.json").write_text(json.dumps(index | changes))
         with pytest.raises(NelboError, match=message):
             nelbo.load(folder)
+    folder = tmp_path / "standardised"
+    shutil.copytree(path, folder)
+    file = folder / "vae" / "config.json"
+    of_channels = {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}
+    file.write_text(json.dumps(json.loads(file.read_text()) | of_channels))
+    with pytest.raises(NelboError, match="latents_mean and latents_std are given"):
+        nelbo.load(folder)
     single = LatentDiffusion(model.autoencoder, model.prior, text=model.text.first)
     with pytest.raises(NelboError, match="goes with two text encoders, not with one"):
         nelbo.save(single, tmp_path / "single")

@@ -177,7 +177,7 @@ class ConditionOptions:
         if self.prompt_file is None:
             return self.prompt
         try:
-            lines = self.prompt_file.read_text(encoding="utf-8").splitlines()
+            lines = self.prompt_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {error}") from error
         prompts = tuple(line.strip() for line in lines if line.strip())

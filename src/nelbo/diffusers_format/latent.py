@@ -76,6 +76,8 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
     network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
     prior = read_chain(path, scheduler, network, Continuous())
     autoencoder = AutoencoderKL.from_pretrained(path, subfolder=slot)
+    if index.class_name == PAIRED_TEXT:
+        _check_unstandardised(path, autoencoder.config)
     own = read_own(path) or {}
     try:
         return LatentDiffusion(
@@ -123,6 +125,15 @@ def save_latent(
         model.text.save_pretrained(directory)
         parts |= _text_parts(model.text)
     write_index(directory, _class_name(model.text, controlled), parts)
+
+
+def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
+    """Of the pipelines above only that of SDXL heeds these fields, and only where both are given."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        raise NelboError(
+            f"{path}/vae/{CONFIG_FILE}: latents_mean and latents_std are given, but nelbo scales "
+            "all channels of the latents of SDXL alike: expected neither"
+        )
 
 
 def _read_text(path: str | os.PathLike[str], index: PipelineIndex) -> PromptEncoder:

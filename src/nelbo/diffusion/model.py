@@ -352,7 +352,13 @@ class Diffusion(TractableMHVAE):
                 `Guidance` with an interval and rescale.
             x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
             generator: the source of all noise, or one an example.
+
+        Raises:
+            NelboError: a condition of another number of examples, an `x_T` of another shape, or
+                guidance of a model that is told nothing.
         """
+        if condition is not None:
+            condition.check_batch(n)
         if sampler is None:
             return super(Diffusion, self.guided(guidance)).sample(
                 n, condition=condition, x_T=x_T, generator=generator

@@ -28,10 +28,10 @@ class AutoencoderConfig(NetworkConfig):
         latent_channels: channels of z.
         norm_num_groups: groups of every normalisation.
         sample_size: height and width the network was made for; informative.
-        scaling_factor: what a diffusion model multiplies z by, after subtracting the shift.
-        shift_factor: what it subtracts from z first, if anything.
-        latents_mean: mean of each channel of z, where a model standardises by channel.
-        latents_std: standard deviation of each channel of z, likewise.
+        scaling_factor: what a diffusion model multiplies z by.
+        shift_factor: kept; what newer models than nelbo reads subtract from z first.
+        latents_mean: kept; mean of each channel of z, where a model standardises by channel.
+        latents_std: kept; standard deviation of each channel of z, likewise.
         force_upcast: kept; says that float16 overflows in this network.
         use_quant_conv: a 1×1 convolution follows the encoder.
         use_post_quant_conv: a 1×1 convolution precedes the decoder.
