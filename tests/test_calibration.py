@@ -9,9 +9,10 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from nelbo import NelboError, Pixels
-from nelbo.calibration import fit_decoder_scale, most_likely_scale
+from nelbo.calibration import fit_decoder_scale, most_likely_scale, reconstruction_scale
 from nelbo.data import ImageData
 from nelbo.distributions import draw
+from nelbo.training.autoencoder_evaluation import fit_scale
 from tests.test_latent import make
 
 LEVELS = 16
@@ -61,6 +62,18 @@ def test_no_other_scale_gives_the_model_a_better_bound(generator):
             costs.append(-model.p_data(z).log_prob(x).sum().item())
     assert costs[1] < costs[0]
     assert costs[1] < costs[2]
+
+
+def test_of_many_images_that_are_sorted_all_kinds_count(generator):
+    """As of a folder of classes, of which the first alone has a scale of its own."""
+    grey = torch.full((400, 3, 16, 16), 127, dtype=torch.uint8)
+    noise = torch.randint(0, 256, grey.shape, dtype=torch.uint8, generator=generator)
+    data = ImageData("made", torch.cat([grey, noise]), 256, tuple(map(str, range(800))))
+    autoencoder = make().autoencoder
+    of_all = reconstruction_scale(autoencoder, data)
+    of_the_first = reconstruction_scale(autoencoder, data.take(slice(400)))
+    assert fit_scale(autoencoder, data) == pytest.approx(of_all, rel=0.05)
+    assert of_the_first != pytest.approx(of_all, rel=0.2)
 
 
 def test_other_images_are_refused(generator):

@@ -15,6 +15,7 @@ from nelbo import NelboError, checkpoints, load_sampler, model_directory
 from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
 from nelbo.commands.training.latent_run import SAMPLER
+from nelbo.data import load_data
 from nelbo.model_directory import available
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.samplers import DDIM
@@ -43,6 +44,18 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
     assert "nelbo train emoji" in card
     assert RunDirectory(path).notes()["source"] == "emoji"
     assert nelbo.pretrained(name) is not None
+
+
+@pytest.mark.slow
+def test_the_card_of_the_emoji_has_the_error_of_the_autoencoder_that_ships():
+    model = nelbo.pretrained("emoji")
+    data = load_data("emoji", "test", size=32)
+    x = model.data.to_network(data.images)
+    with torch.no_grad():
+        error = (model.autoencoder(x).clamp(-1, 1) - x).double().square().flatten(1).mean(1)
+    of_each, of_all = (float(10 * (4 / e).log10().mean()) for e in (error, error.mean()))
+    card = (checkpoints.checkpoint_path("emoji") / "README.md").read_text(encoding="utf-8")
+    assert f"test ({len(data)} images) | {of_each:.2f} dB ({of_all:.2f} dB of the mean" in card
 
 
 def test_all_that_ships_weighs_no_more_than_promised():

@@ -110,6 +110,17 @@ def test_the_context_holds_the_longest_caption():
     assert longest > LEAST_TOKENS
 
 
+def test_captions_longer_than_the_context_of_clip_are_no_cause_for_alarm(monkeypatch):
+    said = []
+    logger = transformers.tokenization_utils_base.logger
+    monkeypatch.setattr(logger, "warning", lambda *message: said.append(message))
+    long = " ".join("abcdefghij" * 12)
+    assert TextEncoder.for_captions([long], width=8, layers=1, heads=2).max_tokens == 122
+    assert not said
+    with pytest.raises(NelboError, match=r"max_tokens must be at least 3.* got 0"):
+        TextEncoder.for_captions([long], width=8, layers=1, heads=2, max_tokens=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -162,10 +162,11 @@ class TextEncoder(PromptEncoder):
                 f"width {width}, layers {layers} and heads {heads} must be positive, and heads "
                 "divide width"
             )
-        tokenizer = train_tokenizer(captions, vocabulary=vocabulary, max_tokens=max_tokens or 77)
+        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        tokenizer = train_tokenizer(captions, vocabulary=vocabulary, **limit)
         if max_tokens is None:
-            longest = max(len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids)
-            tokenizer.model_max_length = max(LEAST_TOKENS, longest)
+            tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
+            tokenizer.model_max_length = max(LEAST_TOKENS, *map(len, tokens))
         config = transformers.CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,

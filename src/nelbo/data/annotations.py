@@ -160,18 +160,7 @@ def _captions_file(
     lines = _lines(path)
     filled = [line for line in lines if line.strip()]
     if filled and all("\t" in line for line in filled):
-        captions = dict(line.split("\t", 1) for line in filled)
-        known = set(names)
-        unknown = [name for name in captions if name not in known]
-        if unknown and strict:
-            raise NelboError(
-                f"{path} has captions for {len(captions)} pictures, the folder {len(names)} "
-                f"pictures; the first caption without a picture is of {unknown[0]!r}"
-            )
-        numbers = {line.split("\t", 1)[0]: i for i, line in enumerate(lines, 1)}
-        of_none = [f"{path.name}, line {numbers[name]}: {name}" for name in unknown]
-        found = {name: caption.strip() for name, caption in captions.items() if name in known}
-        return found, of_none
+        return _named_captions(path, lines, names, strict=strict)
     if len(lines) != len(names):
         shorter = min(len(lines), len(names))
         first = (
@@ -185,6 +174,33 @@ def _captions_file(
         )
     pairs = zip(names, lines, strict=True)
     return {name: line.strip() for name, line in pairs if line.strip()}, []
+
+
+def _named_captions(
+    path: Path, lines: Sequence[str], names: Sequence[str], *, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Captions by the name of the picture, and the lines that are of none."""
+    said: dict[str, str] = {}
+    of_none: list[str] = []
+    known = set(names)
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, caption = line.split("\t", 1)
+        if name in said:
+            raise NelboError(
+                f"{path}, line {i}, has another caption for {name!r}: keep one for each picture"
+            )
+        said[name] = caption.strip()
+        if name not in known:
+            of_none.append(f"{path.name}, line {i}: {name}")
+    strays = [name for name in said if name not in known]
+    if strays and strict:
+        raise NelboError(
+            f"{path} has captions for {len(said)} pictures, the folder {len(names)} "
+            f"pictures; the first caption without a picture is of {strays[0]!r}"
+        )
+    return {name: caption for name, caption in said.items() if name in known}, of_none
 
 
 def _lines(path: Path) -> list[str]:

@@ -51,9 +51,12 @@ class AutoencoderReading:
 
 
 def fit_scale(autoencoder: AutoencoderKL, data: ImageData) -> float:
-    """The σ under which the first 256 images are most likely, each given one draw of its latent."""
+    """The σ under which 256 of the images are most likely, each given one draw of its latent.
+
+    Drawn at random, since folders have one class after the other; the same ones every time.
+    """
     generator = torch.Generator().manual_seed(0)
-    return reconstruction_scale(autoencoder, data.take(slice(_FITTED)), generator=generator)
+    return reconstruction_scale(autoencoder, data.subset(_FITTED, seed=0), generator=generator)
 
 
 @torch.no_grad()
