@@ -117,7 +117,7 @@ def test_captions_longer_than_the_context_of_clip_are_no_cause_for_alarm(monkeyp
     long = " ".join("abcdefghij" * 12)
     assert TextEncoder.for_captions([long], width=8, layers=1, heads=2).max_tokens == 122
     assert not said
-    with pytest.raises(NelboError, match="max_tokens must be at least 3.* got 0"):
+    with pytest.raises(NelboError, match=r"max_tokens must be at least 3.* got 0"):
         TextEncoder.for_captions([long], width=8, layers=1, heads=2, max_tokens=0)
 
 

@@ -205,6 +205,22 @@ def test_runs_among_the_pictures_that_they_were_trained_on(tmp_path, capsys, mon
         capsys, "compare", ".", "--runs", "a", "b", "--split", "all", "--levels", "2"
     )
     assert compared["images"] == 8
+    among = "lies among the pictures of"
+    assert f"--out samples.png {among} {tmp_path} and would be one of them" in mistake(
+        capsys, "sample", "a"
+    )
+    for arguments in (
+        ("sample", "a", "--out", "a/x.png", "--files", "drawn"),
+        ("sample", "a", "--out", "a/x.png", "--animation", "x.gif"),
+        ("edit", "a", "--image", "0.png", "--out", "1.png", "--resize"),
+        ("data", ".", "--sheet", "sheet.png"),
+    ):
+        assert among in mistake(capsys, *arguments)
+    assert run_json(capsys, "data", ".", "--sheet", "a/sheet.png")["images"] == 8
+    drawn = ["--steps", "1", "--out", "a/x.png", "--files", "a/files"]
+    assert run_json(capsys, "sample", "a", "-n", "1", *drawn)["images"] == 1
+    assert run_json(capsys, "data", ".")["images"] == 8
+    assert not (tmp_path / "samples.png").exists()
 
 
 def test_data_of_other_channels_than_the_model(run_path, tmp_path, capsys):

@@ -61,6 +61,41 @@ def test_sources_without_labels_or_splits(tmp_path, capsys):
     assert "1,498 train, 299 test" in capsys.readouterr().out
 
 
+def test_lines_of_pictures_that_are_gone_are_listed(mine, capsys):
+    (mine / "cat" / "2.png").unlink()
+    with (mine / "metadata.jsonl").open("a") as file:
+        for i in range(30):
+            row = {"file_name": f"cat/gone{i}.png", "label": "ghost"}
+            file.write("\n" + json.dumps(row))
+    main(["data", str(mine), "--size", "6", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == 11
+    assert printed["captions"]["images"] == 1
+    assert set(printed["labels"]) == {"cat", "dog"}  # not that of what is gone
+    assert printed["unmatched"][:2] == [
+        "metadata.jsonl, line 2: cat/2.png",
+        "metadata.jsonl, line 3: cat/gone0.png",
+    ]
+    assert len(printed["unmatched"]) == 31
+    main(["data", str(mine), "--size", "6"])
+    shown = capsys.readouterr()
+    assert "31 lines name no picture" in shown.out
+    assert "metadata.jsonl, line 2: cat/2.png" in shown.err
+    assert "and 11 more" in shown.err
+
+
+def test_lines_of_captions_txt_that_are_of_none_are_listed(tmp_path, capsys):
+    for name in ("a", "b"):
+        write(tmp_path / "few" / f"{name}.png")
+    (tmp_path / "few" / "captions.txt").write_text("a.png\tone\n\ngone.png\ttwo\n")
+    main(["data", str(tmp_path / "few"), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["captions"]["first"] == ["one"]
+    assert printed["unmatched"] == ["captions.txt, line 3: gone.png"]
+    main(["data", str(tmp_path / "few")])
+    assert "1 line names no picture" in capsys.readouterr().out
+
+
 def test_mistakes(tmp_path, capsys):
     for arguments, message in (
         (["cats"], "unknown data 'cats'"),

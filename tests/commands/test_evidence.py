@@ -20,6 +20,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.evaluation import evaluate
 from tests.commands.conftest import TINY
+from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
 
 
@@ -229,3 +230,24 @@ def test_mistakes(run_path, conditional, tmp_path, capsys, monkeypatch):
     assert "a directory to share" in mistake(capsys, "evaluate", run_path)
     message = mistake(capsys, "evaluate", run_path, "--out", out, "--precision", "auto")
     assert "need one precision" in message
+
+
+def test_compare_takes_pictures_as_the_run_did_that_was_trained_on_them(tmp_path, capsys):
+    for folder, step in (("mine", 8), ("yours", 5)):
+        for i in range(20):
+            write(tmp_path / folder / f"{i}.png", step * i, side=20)
+    for name, folder, size in (("a", "mine", 8), ("b", "yours", 8), ("c", "mine", 12)):
+        options = ["--steps", "2", "--size", str(size), "--evaluate-images", "2", *TINY]
+        data = str(tmp_path / folder)
+        main(["train", data, "--out", str(tmp_path / name), "--sample-images", "4", *options])
+    few = ["--split", "all", "--levels", "2"]
+    a, b, c = (tmp_path / name for name in "abc")
+    for folder in ("mine", "yours"):
+        printed = run_json(capsys, "compare", tmp_path / folder, "--runs", a, b, *few)
+        assert printed["images"] == 20
+    message = mistake(capsys, "compare", tmp_path / "mine", "--runs", a, c, *few)
+    assert f"images of one size: {a} takes 1×8×8 and {c} takes 1×12×12" in message
+    assert "Evaluating" not in message
+    (tmp_path / "yours").rename(tmp_path / "theirs")  # which neither was trained on
+    message = mistake(capsys, "compare", tmp_path / "theirs", "--runs", a, b, *few)
+    assert "give --resize" in message

@@ -106,7 +106,7 @@ def test_captions_file(tmp_path, named):
         ("one\n", r"has 1 lines for 2 pictures; the first picture without a line is b\.png"),
         ("one\ntwo\nthree\n", "has 3 lines for 2 pictures; the first line without .* 'three'"),
         ("a.png\tone\nx.png\ttwo\n", r"captions for 2 pictures, the folder 2 .* is of 'x\.png'"),
-        ("a.png\tone\nb.png\ttwo\na.png\t3\n", r"3 captions for 2 pictures; .* is 'a\.png'"),
+        ("a.png\tone\nb.png\ttwo\na.png\t3\n", r"line 3, has another caption for 'a\.png'"),
     ],
 )
 def test_captions_that_do_not_fit(tmp_path, text, message):

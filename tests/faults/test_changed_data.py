@@ -43,6 +43,14 @@ def supervised(pictures: Path, run: RunDirectory) -> Supervisor:
     return Supervisor(trainer, run, {}, StopRequest())
 
 
+def repaint_held_out(pictures: Path) -> None:
+    """Another picture to read the bound on, under its own name."""
+    path = pictures / "test" / "a.png"
+    before = path.stat()
+    write(path, 77)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+
 def remove(pictures: Path) -> None:
     (pictures / "train" / "03.png").unlink()
     (pictures / "train" / "17.png").unlink()
@@ -173,3 +181,35 @@ def test_on_the_command_line(pictures, tmp_path, capsys):
         capsys.readouterr().err.split()
     )
     assert Checkpoints(out / "training").steps()[-1] == 4
+
+
+def test_images_held_out(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    brief = ["--widths", "8", "--levels", "4", "--size", "8", "--evaluate-images", "1"]
+    fixed = ["--batch-size", "4", "--threads", "1", "--precision", "fp32", "--evaluate-levels", "1"]
+    main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
+    resume = ["train", "--resume", "--out", str(out), "--steps"]
+    main([*resume, "3"])
+    repaint_held_out(pictures)
+    message = mistake(capsys, *resume, "4")
+    counts = "0 added, 0 removed and 1 changed since then, 1 now, 1 before"
+    assert f"error: the images held out are not those of before: {counts}" in message
+    assert "trained on" not in message
+    remove(pictures)
+    message = mistake(capsys, *resume, "4")
+    assert "trained on: 0 added, 2 removed and 0 changed" in message
+    assert f"the images held out are not those of before: {counts}" in message
+    main([*resume, "4", "--accept-changed-data"])
+    notes = " ".join(capsys.readouterr().err.split())
+    assert f"before: {counts}; it goes on with what is there now" in notes
+    main([*resume, "5"])  # the run is now one of what is there
+    assert "since then" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_know_the_images_held_out(pictures, tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    list(supervised(pictures, run).run())
+    repaint_held_out(pictures)
+    later = supervised(pictures, run)
+    later.held_out = load_data(str(pictures), "test", size=8).keys
+    assert later.resume() == []

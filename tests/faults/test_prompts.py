@@ -120,6 +120,6 @@ def test_a_metadata_file_that_does_not_match_the_pictures(tmp_path, capsys):
     (folder / "captions.txt").unlink()
     rows = [{"file_name": f"{i}.png", "text": "x"} for i in (0, 7, 1, 9)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    message = mistake(capsys, "data", folder)
+    message = mistake(capsys, "train", folder, "--out", tmp_path / "run", "--steps", "1")
     assert "line 2, names '7.png', which is no picture of" in message
     assert "it has 4 lines for 4 pictures, 2 of them for none" in message

@@ -71,6 +71,20 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
     assert again.checkpoints.newest()[0].step == 20
 
 
+@pytest.mark.parametrize("bounds", [[2.0, 1.5, 1.75], [2.0, 1.5, 1.505]])
+def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
+    s = supervised(tmp_path, validate_every=10, keep_checkpoints=1)
+    s.validation = lambda _: bounds[s.trainer.step // 10 - 1]
+    notes = [event.text for event in s.run() if isinstance(event, Note)]
+    assert s.checkpoints.steps() == [20, 30]
+    if bounds[-1] < 1.51:
+        assert not notes
+        return
+    (note,) = notes
+    assert "lowest after step 20, 1.500 bits/dim, and is 1.750 now" in note
+    assert f"nelbo export {s.run_directory.path} --checkpoint best" in note
+
+
 def test_an_explosion_is_seen_and_an_outlier_is_not():
     watch = ExplosionWatch()
     for _ in range(50):

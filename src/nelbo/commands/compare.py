@@ -44,7 +44,8 @@ class Compare:
     images: int | None = None
     """Compare on at most so many images, drawn at random by the seed; all by default."""
     resize: bool = False
-    """Crop and resize images of another size than the models'."""
+    """Crop and resize images of another size than the models'; not needed for those that one of the
+    two was trained on."""
     batch_size: int = 64
     """Images at a time."""
     computing: Computing = field(default_factory=Computing)
@@ -62,7 +63,10 @@ class Compare:
         sources = [check_run(run, self.data, self.split) for run in self.runs]
         device = choose_device(self.computing.device)
         # Both, before the long work: the second may not be there.
-        loaded = [self._load(source, device) for source in sources]
+        # What one of them was trained on is cropped and resized as then for the other, too.
+        resize = self.resize or any(source.own for source in sources)
+        loaded = [self._load(source, device, resize) for source in sources]
+        self._check_shapes([data.shape for _, data in loaded])
         told = [told_of(model, data) for model, data in loaded]
         levels = levels_to_compare(self.levels, loaded, self.computing.seed)
         bounds = [
@@ -111,15 +115,23 @@ class Compare:
         else:
             show("These images do not tell the two models apart")
 
+    def _check_shapes(self, shapes: list[tuple[int, int, int]]) -> None:
+        if shapes[0] != shapes[1]:
+            takes = " and ".join(
+                f"{run} takes {'×'.join(map(str, shape))}"
+                for run, shape in zip(self.runs, shapes, strict=True)
+            )
+            raise NelboError(f"a paired comparison needs models of images of one size: {takes}")
+
     def _load(
-        self, source: RunSource, device: torch.device
+        self, source: RunSource, device: torch.device, resize: bool
     ) -> tuple[Diffusion | LatentDiffusion, ImageData]:
         """The model of a run and the images in its size."""
         # The seed draws the same images for both.
         model, data = load_with_data(
             source,
             device,
-            resize=self.resize,
+            resize=resize,
             images=self.images,
             seed=self.computing.seed,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nelbo.commands.common import mention_skipped, print_json, show
+from nelbo.commands.common import mention_skipped, print_json, say, show
 from nelbo.commands.options import at_least_one, check_out
 from nelbo.errors import NelboError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Captions shown, and the length that the table cuts them to.
 _CAPTIONS = 5
 _CAPTION_LENGTH = 70
+# Broken files, and lines of none, that are shown.
+_BROKEN = 20
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Data:
     def run(self) -> None:
         """Print it, and write the sheet."""
         from nelbo.data import load_data
+        from nelbo.data.sources import check_not_among
 
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
         if self.sheet is not None:
             check_out(self.sheet, "--sheet")
+            check_not_among(self.data, self.sheet, "--sheet")
         at_least_one(sheet_images=self.sheet_images)
-        data = load_data(self.data, "all", size=self.size, channels=self.channels)
+        data = load_data(self.data, "all", size=self.size, channels=self.channels, strict=False)
         content = describe(data, self._splits(data))
         if self.sheet is not None:
             write_sheet(data, self.sheet, self.sheet_images)
@@ -57,7 +62,8 @@ class Data:
             print_json(content)
             return
         _print(content)
-        mention_skipped(data, shown=20)
+        mention_skipped(data, shown=_BROKEN)
+        _mention_unmatched(data)
         if self.sheet is not None:
             show(f"Contact sheet: {self.sheet}")
 
@@ -68,7 +74,7 @@ class Data:
             return {}  # there is nothing to split
         channels = data.shape[0]
         return {
-            split: load_data(self.data, split, size=self.size, channels=channels)
+            split: load_data(self.data, split, size=self.size, channels=channels, strict=False)
             for split in ("train", "test")
         }
 
@@ -90,6 +96,7 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
         "labels": _labels(data, splits),
         "captions": _captions(data),
         "skipped": list(data.skipped),
+        "unmatched": list(data.unmatched),
         "credit": data.credit,
     }
 
@@ -145,6 +152,24 @@ def _print(content: dict[str, Any]) -> None:
             show(f"  {_cut(text)}")
 
 
+def _mention_unmatched(data: ImageData) -> None:
+    """Name the lines of captions and labels that are of no picture."""
+    if not data.unmatched:
+        return
+    say(
+        f"{_lines_of_none(data.unmatched)} in {data.source}; nelbo train refuses such lines until "
+        "they are taken out or the pictures are back:"
+    )
+    for line in data.unmatched[:_BROKEN]:
+        say(f"  {line}")
+    if len(data.unmatched) > _BROKEN:
+        say(f"  and {len(data.unmatched) - _BROKEN:,} more")
+
+
+def _lines_of_none(lines: Sequence[str]) -> str:
+    return "1 line names no picture" if len(lines) == 1 else f"{len(lines):,} lines name no picture"
+
+
 def _facts(content: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -162,6 +187,7 @@ def _facts(content: dict[str, Any]) -> Table:
         else f"{captions['images']:,}, {captions['different']:,} different",
         "longest": _cut(captions["longest"]) if captions else None,
         "unreadable": f"{len(content['skipped']):,} files",
+        "unmatched": _lines_of_none(content["unmatched"]) if content["unmatched"] else None,
         "credit": content["credit"],
     }
     table = Table.grid(padding=(0, 2))

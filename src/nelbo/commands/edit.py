@@ -18,6 +18,7 @@ from nelbo.commands.picture_model import (
     check_png,
     walk_with_progress,
 )
+from nelbo.commands.run_data import check_not_data
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Edit:
         for path in (self.image, self.mask, self.interpolate):
             if path is not None:
                 check_image(path)
+        check_not_data(self.run_path, self.out)
         sampler = self._sampler()
         editing = None if self.mask is not None else self._redrawing(sampler)
         pictures = PictureModel.load(self.run_path, self.computing.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nelbo.commands.common import mention_skipped
@@ -77,6 +78,20 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
     check_source(source, split)
     own = remembered is not None and absolute(source) == absolute(remembered)
     return RunSource(run_path, source, split, own)
+
+
+def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
+    """Raise `NelboError` for the path of a new picture among those that a run was trained on.
+
+    It would change the data: the run could not be resumed, nor its bound be read again.
+    """
+    from nelbo.data.sources import check_not_among
+    from nelbo.training.run_directory import RunDirectory
+
+    remembered = RunDirectory(run_path).notes().get("source")
+    # A run remembers folders by absolute paths, so that a name is that of a data set.
+    if remembered is not None and Path(remembered).is_absolute():
+        check_not_among(remembered, path, option)
 
 
 def load_with_data(

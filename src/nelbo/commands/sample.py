@@ -18,6 +18,7 @@ from nelbo.commands.picture_model import (
     check_png,
     walk_with_progress,
 )
+from nelbo.commands.run_data import check_not_data
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class Sample:
         self.condition.check_guidance()
         if self.animation is not None:
             check_animation(self.animation)
+            check_not_data(self.run_path, self.animation, "--animation")
+        check_not_data(self.run_path, self.out)
+        if self.files is not None:
+            check_not_data(self.run_path, self._file(0), "--files")
         sampler = self._sampler()
         pictures = PictureModel.load(self.run_path, self.computing.device)
         chain, condition = self._told(pictures, n)
@@ -115,11 +120,16 @@ class Sample:
         save_image(self._page(samples, pictures.levels), self.out)
         if self.files is not None:
             for i, image in enumerate(samples):
-                save_image(to_pil(image, pictures.levels), self.files / f"{i:05d}.png")
+                save_image(to_pil(image, pictures.levels), self._file(i))
         if film is not None and self.animation is not None:
             frames = [pictures.to_pictures(frame, self.batch_size) for frame in film.frames()]
             save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
         self._report(n, seconds)
+
+    def _file(self, i: int) -> Path:
+        """Where image i is written on its own."""
+        assert self.files is not None
+        return self.files / f"{i:05d}.png"
 
     def _told(self, pictures: PictureModel, n: int) -> tuple[Diffusion, Condition | None]:
         """The chain with its guidance, and what it is told of each image."""

@@ -28,10 +28,11 @@ Label = str | int
 
 @dataclass(frozen=True)
 class Annotations:
-    """Captions and labels by the name of the picture."""
+    """Captions and labels by the name of the picture, and the lines that are of none."""
 
     captions: Mapping[str, str]
     labels: Mapping[str, Label]
+    unmatched: tuple[str, ...] = ()
 
     def captions_of(self, names: Sequence[str]) -> tuple[str | None, ...] | None:
         """The caption of each picture; None where no picture has one."""
@@ -55,7 +56,7 @@ def sort_classes(labels: set[Label]) -> list[Label]:
 
 
 def read_annotations(
-    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int
+    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int, *, strict: bool = True
 ) -> Annotations:
     """What the files and folders say about the pictures called `names`.
 
@@ -64,43 +65,57 @@ def read_annotations(
         names: paths of the pictures below it, sorted.
         metadata: paths of the metadata.jsonl files below it.
         depth: how many folders of a path stand above its class.
+        strict: a line that names no picture is an error, rather than one of `unmatched`.
 
     Raises:
-        NelboError: a line that cannot be read, or that names no picture; too many or too few
-            captions; captions in two places.
+        NelboError: a line that cannot be read, or, where strict, that names no picture; too many or
+            too few captions; captions in two places.
     """
     captions: dict[str, str] = {}
     labels: dict[str, Label] = {}
+    unmatched: list[str] = []
     known = set(names)
     for file in metadata:
         prefix = file[: file.rfind("/") + 1]
         rows = [
-            (where, prefix + _file_name(where, row), row) for where, row in _rows(folder / file)
+            _Row(where, line, prefix + _file_name(where, fields), fields)
+            for where, line, fields in _rows(folder / file)
         ]
-        strays = [(where, name) for where, name, _ in rows if name not in known]
-        if strays:
-            where, name = strays[0]
+        strays = [row for row in rows if row.name not in known]
+        if strays and strict:
+            name = strays[0].name.removeprefix(prefix)
             pictures = sum(name.startswith(prefix) for name in names)
             raise NelboError(
-                f"{where} names {name.removeprefix(prefix)!r}, which is no picture of "
+                f"{strays[0].where} names {name!r}, which is no picture of "
                 f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures, "
                 f"{len(strays)} of them for none: take these out or bring the pictures back"
             )
-        for where, name, row in rows:
-            caption = _caption(where, row)
-            if caption is not None:
-                captions[name] = caption
-            label = _label(where, row)
-            if label is not None:
-                labels[name] = label
+        unmatched += [f"{file}, line {row.line}: {row.name}" for row in strays]
+        for row in rows:
+            caption, label = _caption(row.where, row.fields), _label(row.where, row.fields)
+            if caption is not None and row.name in known:
+                captions[row.name] = caption
+            if label is not None and row.name in known:
+                labels[row.name] = label
     if (folder / CAPTIONS).is_file():
         if captions:
             raise NelboError(f"{folder} has captions in {metadata[0]} and in {CAPTIONS}; keep one")
-        captions = _captions_file(folder / CAPTIONS, names)
-    return Annotations(captions, labels or _folder_classes(names, depth))
+        captions, of_none = _captions_file(folder / CAPTIONS, names, strict=strict)
+        unmatched += of_none
+    return Annotations(captions, labels or _folder_classes(names, depth), tuple(unmatched))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Row:
+    """A line of a metadata.jsonl: where it is, in words and by number, its picture and fields."""
+
+    where: str
+    line: int
+    name: str
+    fields: Mapping[str, Any]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     for i, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -111,7 +126,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise NelboError(f"{where} is not readable as JSON: {error}") from error
         if not isinstance(row, dict):
             raise NelboError(f"{where} must hold a JSON object, found {type(row).__name__}")
-        yield where, row
+        yield where, i, row
 
 
 def _file_name(where: str, row: Mapping[str, Any]) -> str:
@@ -138,11 +153,14 @@ def _label(where: str, row: Mapping[str, Any]) -> Label | None:
     raise NelboError(f"{where} has label {label!r}; expected a string or a whole number")
 
 
-def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
+def _captions_file(
+    path: Path, names: Sequence[str], *, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """The captions by name, and the lines that are of no picture."""
     lines = _lines(path)
     filled = [line for line in lines if line.strip()]
     if filled and all("\t" in line for line in filled):
-        return _named_captions(path, [line.split("\t", 1) for line in filled], names)
+        return _named_captions(path, lines, names, strict=strict)
     if len(lines) != len(names):
         shorter = min(len(lines), len(names))
         first = (
@@ -155,27 +173,34 @@ def _captions_file(path: Path, names: Sequence[str]) -> dict[str, str]:
             "caption a line in the order of the sorted files, or name<TAB>caption"
         )
     pairs = zip(names, lines, strict=True)
-    return {name: line.strip() for name, line in pairs if line.strip()}
+    return {name: line.strip() for name, line in pairs if line.strip()}, []
 
 
 def _named_captions(
-    path: Path, pairs: Sequence[Sequence[str]], names: Sequence[str]
-) -> dict[str, str]:
-    captions: dict[str, str] = {}
+    path: Path, lines: Sequence[str], names: Sequence[str], *, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Captions by the name of the picture, and the lines that are of none."""
+    said: dict[str, str] = {}
+    of_none: list[str] = []
     known = set(names)
-    for name, caption in pairs:
-        if name in captions:
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, caption = line.split("\t", 1)
+        if name in said:
             raise NelboError(
-                f"{path} has {len(pairs)} captions for {len({n for n, _ in pairs})} pictures; the "
-                f"first picture with another one is {name!r}: keep one caption for each"
+                f"{path}, line {i}, has another caption for {name!r}: keep one for each picture"
             )
+        said[name] = caption.strip()
         if name not in known:
-            raise NelboError(
-                f"{path} has captions for {len(pairs)} pictures, the folder {len(names)} "
-                f"pictures; the first caption without a picture is of {name!r}"
-            )
-        captions[name] = caption.strip()
-    return captions
+            of_none.append(f"{path.name}, line {i}: {name}")
+    strays = [name for name in said if name not in known]
+    if strays and strict:
+        raise NelboError(
+            f"{path} has captions for {len(said)} pictures, the folder {len(names)} "
+            f"pictures; the first caption without a picture is of {strays[0]!r}"
+        )
+    return {name: caption for name, caption in said.items() if name in known}, of_none
 
 
 def _lines(path: Path) -> list[str]:

@@ -24,7 +24,9 @@ TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "validation", "valid", "val")
 
 
-def load_folder(folder: Path, split: str, size: int, channels: int | None) -> ImageData:
+def load_folder(
+    folder: Path, split: str, size: int, channels: int | None, *, strict: bool = True
+) -> ImageData:
     """Every picture below `folder`, centre-cropped to a square and resized to `size`.
 
     Folders train/ and test/ (or validation/) at the top are the splits; otherwise the names of
@@ -36,6 +38,8 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
         split: "train", "test" or "all".
         size: height and width in pixels.
         channels: 1 for grey, 3 for RGB; None takes grey only where every picture is grey.
+        strict: captions and labels of pictures that are not there are an error; otherwise they are
+            listed in `unmatched`.
 
     Raises:
         NelboError: no pictures in the tree, too few to split, none that can be read, or
@@ -44,7 +48,7 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
     listing = list_pictures(folder)
     names = [file.name for file in listing.files]
     declared = _declared(names)
-    said = read_annotations(folder, names, listing.metadata, 1 if declared else 0)
+    said = read_annotations(folder, names, listing.metadata, int(declared), strict=strict)
     held = _held_out(names, declared)
     if channels is None:
         channels = _channels(listing)
@@ -76,6 +80,7 @@ def load_folder(folder: Path, split: str, size: int, channels: int | None) -> Im
         label_names=label_names,
         skipped=(*entry.skipped_of(split), *unreadable),
         captions=said.captions_of(entry.names[here]),
+        unmatched=said.unmatched,
     )
 
 

@@ -35,6 +35,7 @@ class ImageData:
         labels: class of each image, (N,) int64, −1 where it has none; or None.
         label_names: the name of each class.
         skipped: files that could not be read, with the reason.
+        unmatched: lines of captions and labels that are of no picture, where they were allowed.
         captions: a text for each image, None where it has none; or None.
         credit: whom to name for the images, and their licence.
         pixel_keys: `nelbo.data.pixel_key` of each, (N,) int64, where it is known without reading
@@ -58,6 +59,7 @@ class ImageData:
     credit: str | None = None
     pixel_keys: Int[Tensor, " keys"] | None = None
     stream: ImageStream | None = None
+    unmatched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:

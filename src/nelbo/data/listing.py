@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def list_pictures(folder: Path) -> Listing:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(directory) as listed:
             entries = [entry for entry in listed if not entry.name.startswith(".")]
-        if prefix and any(of_model <= {entry.name for entry in entries} for of_model in _OF_MODELS):
+        if prefix and _is_of_model(entry.name for entry in entries):
             return
         for entry in entries:
             name = prefix + entry.name
@@ -80,3 +81,23 @@ def list_pictures(folder: Path) -> Listing:
         raise NelboError(f"{folder} holds no {kinds} file, in any subfolder{hint}")
     files.sort(key=lambda file: file.name.split("/"))
     return Listing(folder, tuple(files), tuple(sorted(metadata)), unreadable)
+
+
+def would_be_listed(folder: Path, path: Path) -> bool:
+    """Whether a picture at `path`, there or not, is one that `list_pictures(folder)` finds.
+
+    Links within the folder are not followed.
+    """
+    root, place = folder.resolve(), path.resolve()
+    if not place.is_relative_to(root) or place.suffix.lower() not in SUFFIXES:
+        return False
+    if any(part.startswith(".") for part in place.relative_to(root).parts):
+        return False
+    between = place.parents[: len(place.relative_to(root).parts) - 1]
+    return not any(_is_of_model(os.listdir(above)) for above in between if above.is_dir())
+
+
+def _is_of_model(names: Iterable[str]) -> bool:
+    """Whether these files are of the directory of a run or of a model."""
+    found = set(names)
+    return any(of_model <= found for of_model in _OF_MODELS)

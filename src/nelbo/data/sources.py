@@ -11,7 +11,7 @@ from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
 from nelbo.data.hub import Table, load_table
 from nelbo.data.image_data import SPLITS, ImageData
-from nelbo.data.listing import SUFFIXES
+from nelbo.data.listing import SUFFIXES, would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, directories_near
@@ -35,7 +35,12 @@ KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file
 
 
 def load_data(
-    source: str, split: str = "train", *, size: int | None = None, channels: int | None = None
+    source: str,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    strict: bool = True,
 ) -> ImageData:
     """The images of one split of a source.
 
@@ -47,6 +52,8 @@ def load_data(
             has. The images of digits and mnist5k have one size.
         channels: 1 for grey or 3 for RGB; by default what the data set has, for a folder grey
             where every picture is, and RGB for other tables.
+        strict: captions and labels of pictures that a folder does not hold are an error; otherwise
+            they are listed in `unmatched`.
 
     Raises:
         NelboError: an unknown source or split, a size or channels that the source does not have,
@@ -63,7 +70,7 @@ def load_data(
         if path.is_dir() and not _holds_parquet(path):
             if options:
                 raise NelboError(f"{source}: options are for tables, {path} is a folder")
-            return load_folder(path, split, size or DEFAULT_SIZE, channels)
+            return load_folder(path, split, size or DEFAULT_SIZE, channels, strict=strict)
         if path.is_file() and path.suffix.lower() != ".parquet":
             raise NelboError(f"{source} is a file; expected {KINDS}")
         table = Table(source, str(path), options)
@@ -121,6 +128,16 @@ def absolute(source: str) -> str:
         return source
     path, _ = _local(source)
     return str(path.resolve()) + source[len(str(_typed_path(source))) :]
+
+
+def check_not_among(source: str, path: Path, option: str) -> None:
+    """Raise `NelboError` for the path of a new picture that would be one of the data itself."""
+    folder = _local(source)[0]
+    if is_local(source) and folder.is_dir() and would_be_listed(folder, path):
+        raise NelboError(
+            f"{option} {path} lies among the pictures of {folder} and would be one of them: give a "
+            "place outside of the data"
+        )
 
 
 def _local(source: str) -> tuple[Path, dict[str, str]]:

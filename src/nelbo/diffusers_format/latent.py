@@ -128,7 +128,7 @@ def save_latent(
 
 
 def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
-    """Of the pipelines above only that of SDXL heeds these fields, and only where both are given."""
+    """Only the pipeline of SDXL heeds these fields, and only where both are given."""
     if config.latents_mean is not None and config.latents_std is not None:
         raise NelboError(
             f"{path}/vae/{CONFIG_FILE}: latents_mean and latents_std are given, but nelbo scales "

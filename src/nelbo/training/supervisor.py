@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nelbo.errors import NelboError
+from nelbo.model_directory import holds_autoencoder_alone
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
 from nelbo.training.order import changed_images
@@ -29,6 +31,10 @@ from nelbo.training.trainer import DivergedError, Step, Trainer
 _LOG_EVERY = 10
 # The learning rate after going back, as a share of what it was.
 _LOWER_RATE = 0.5
+# By how many bits/dim an earlier checkpoint must be better to be told of.
+_CLEARLY = 0.01
+# What a checkpoint calls the keys of the images held out.
+_HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Supervisor:
         save: writes the averaged model with its notes into a directory; by default a pipeline.
         tracker: where metrics go beside metrics.jsonl.
         after_save: called after each periodic checkpoint.
+        held_out: `ImageData.keys` of the images that the bound is read on, (N, 2) int64, to notice
+            where they have changed when the run is resumed.
 
     Attributes:
         finished: whether all steps were taken.
@@ -68,6 +76,7 @@ class Supervisor:
         save: Callable[[Any, Path, Mapping[str, Any]], None] = save_pipeline,
         tracker: TensorBoard | None = None,
         after_save: Callable[[], object] = lambda: None,
+        held_out: Tensor | None = None,
     ) -> None:
         self.trainer = trainer
         self.run_directory = run
@@ -78,6 +87,7 @@ class Supervisor:
         self.save = save
         self.tracker = tracker
         self.after_save = after_save
+        self.held_out = held_out
         self.finished = False
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
@@ -138,6 +148,8 @@ class Supervisor:
                 yield self._go_back(error)
         self.finished = self.trainer.fraction >= 1.0
         self._end()
+        if self.finished and (better := self._better()):
+            yield better
         if self.tracker is not None:
             self.tracker.close()
 
@@ -195,7 +207,10 @@ class Supervisor:
         validation = {VALIDATION: bits if step == state.step else None, "best": self._best}
         progress = {**state.progress, **validation}
         if self._is_main:
-            self.checkpoints.save(dataclasses.replace(state, progress=progress))
+            tensors = dict(state.tensors)
+            if self.held_out is not None:
+                tensors["data"] = {**tensors.get("data", {}), _HELD_OUT: self.held_out}
+            self.checkpoints.save(Checkpoint(state.step, tensors, progress))
         self._save_model()
         if self._is_main and state.step > 0:
             self.run_directory.establish()
@@ -215,6 +230,20 @@ class Supervisor:
             return
         if self.trainer.step not in self.checkpoints.steps():
             self._save()
+
+    def _better(self) -> Note | None:
+        """That an earlier checkpoint has a better validation bound, where it clearly has."""
+        step = self.checkpoints.best()
+        if step is None or self._validated is None or self._validated[1] < self._best + _CLEARLY:
+            return None
+        run = self.run_directory.path
+        told = (
+            f"the validation bound was lowest after step {step}, {self._best:.3f} bits/dim, and is "
+            f"{self._validated[1]:.3f} now; that checkpoint is kept"
+        )
+        if not holds_autoencoder_alone(run):
+            told += f", and nelbo export {run} --checkpoint best --out DIR makes a model of it"
+        return Note(told)
 
     def _go_back(self, error: DivergedError) -> Note:
         kept = f"{self.run_directory.path} keeps the model saved last, of step"
@@ -244,17 +273,25 @@ class Supervisor:
             self.run_directory.forget_metrics_after(checkpoint.step)
 
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
-        before = checkpoint.tensors.get("data", {}).get("keys")
-        now = self.trainer.task.keys
-        changes = None if before is None or now is None else changed_images(before, now)
-        if changes is None:
-            return []
-        what = f"the images are not those that the run was trained on: {changes}"
-        if not accept:
+        before = checkpoint.tensors.get("data", {})
+        found = []
+        for kind, now, what in (
+            (
+                "keys",
+                self.trainer.task.keys,
+                "the images are not those that the run was trained on",
+            ),
+            (_HELD_OUT, self.held_out, "the images held out are not those of before"),
+        ):
+            if kind in before and now is not None:
+                changes = changed_images(before[kind], now)
+                found += [] if changes is None else [f"{what}: {changes}"]
+        if found and not accept:
             raise NelboError(
-                f"{what}. Put them back, or go on with what is there now by --accept-changed-data"
+                f"{'; '.join(found)}. Put them back, or go on with what is there now by "
+                "--accept-changed-data"
             )
-        return [Note(f"{what}; it goes on with what is there now")]
+        return [Note(f"{what}; it goes on with what is there now") for what in found]
 
     def _changes(self, checkpoint: Checkpoint) -> list[Note]:
         """What differs from before, so that the steps to come differ in their last digits."""

@@ -60,7 +60,8 @@ class TrainingSession:
         weights: how often to show each image; see `nelbo.training.balance`.
         threads: CPU threads; None measures how many are best, now and then.
         resume: go on with what the run directory holds.
-        accept_changed_data: also where images were added, removed or changed since.
+        accept_changed_data: also where images were added, removed or changed since, be they trained
+            on or held out.
 
     Raises:
         NelboError: settings that do not fit together, the data or the memory; nothing has been
@@ -141,6 +142,7 @@ class TrainingSession:
                 save=self.recipe.save,
                 tracker=tracker,
                 after_save=tuner.tune_again if tuner else lambda: None,
+                held_out=self.images.test.keys,
             )
             if is_main:
                 amount = f"{len(images)} images" if images.stream is None else "a stream"
