@@ -179,7 +179,8 @@ class ConditionOptions:
         try:
             lines = self.prompt_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {why}") from error
         prompts = tuple(line.strip() for line in lines if line.strip())
         if not prompts:
             raise NelboError(f"--prompt-file {self.prompt_file} holds no prompts")
