@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -69,6 +70,21 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
     with pytest.raises(DivergedError, match=r"at step 21.*It was the second time.*of step 20"):
         list(again.run())
     assert again.checkpoints.newest()[0].step == 20
+
+
+def test_every_process_gives_its_state_as_often(tmp_path, monkeypatch):
+    """Of sharded weights all must ask for it, or the others wait for ever."""
+    asked = []
+    for is_main in (True, False):
+        s = supervised(tmp_path / str(is_main))
+        monkeypatch.setattr(s, "_is_main", is_main)
+        state, steps = s.trainer.state, []
+        monkeypatch.setattr(s.trainer, "state", lambda: steps.append(s.trainer.step) or state())
+        for event in s.run():
+            if event.step == 3:
+                s.stop.signal = signal.SIGTERM
+        asked.append(steps)
+    assert asked[0] == asked[1] == [0, 1, 2, 3, 4]
 
 
 def test_an_explosion_is_seen_and_an_outlier_is_not():

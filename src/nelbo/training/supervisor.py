@@ -82,6 +82,8 @@ class Supervisor:
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
         self._validated: tuple[int, float] | None = None
+        # Not read from the disk: there one process may be ahead of another.
+        self._saved_step: int | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -196,6 +198,7 @@ class Supervisor:
         progress = {**state.progress, **validation}
         if self._is_main:
             self.checkpoints.save(dataclasses.replace(state, progress=progress))
+        self._saved_step = state.step
         self._save_model()
         if self._is_main and state.step > 0:
             self.run_directory.establish()
@@ -213,7 +216,7 @@ class Supervisor:
             if self._is_main:
                 self.run_directory.abandon()
             return
-        if self.trainer.step not in self.checkpoints.steps():
+        if self.trainer.step != self._saved_step:
             self._save()
 
     def _go_back(self, error: DivergedError) -> Note:
@@ -238,6 +241,7 @@ class Supervisor:
 
     def _go_to(self, checkpoint: Checkpoint) -> None:
         self.trainer.restore(checkpoint)
+        self._saved_step = checkpoint.step
         self._best = checkpoint.progress["best"]
         if self._is_main:
             self.checkpoints.discard_after(checkpoint.step)
