@@ -200,8 +200,8 @@ class Supervisor:
             self.checkpoints.save(dataclasses.replace(state, progress=progress))
         self._saved_step = state.step
         self._save_model()
-        if self._is_main and state.step > 0:
-            self.run_directory.establish()
+        if state.step > 0:
+            self.run_directory.establish(move=self._is_main)
 
     def _save_model(self) -> None:
         model = self.trainer.averaged()
