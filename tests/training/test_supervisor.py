@@ -90,6 +90,28 @@ def test_every_process_gives_its_state_as_often(tmp_path, monkeypatch):
     assert steps_of_states(other, monkeypatch) == [0, 1, 2, 3, 4]
 
 
+def explodes(s: Supervisor, after: int, monkeypatch) -> None:
+    """The loss of all later steps is far above the others', until the run has gone back."""
+    terms = s.trainer.task.terms
+
+    def exploding(module, step, *rest):
+        found = terms(module, step, *rest)
+        leaves = step >= after and s.trainer.rate_scale == 1.0
+        return found._replace(loss=found.loss * 1e3) if leaves else found
+
+    monkeypatch.setattr(s.trainer.task, "terms", exploding)
+
+
+def test_nothing_of_an_explosion_is_kept(tmp_path, monkeypatch):
+    """The last checkpoint is of the step before."""
+    s = supervised(tmp_path, steps=60)
+    explodes(s, 31, monkeypatch)
+    events = iter(s.run())
+    note = next(event for event in events if isinstance(event, Note))
+    assert note.text.startswith("training diverged at step 51: the loss is")
+    assert "going back to the checkpoint of step 31 " in note.text
+
+
 def test_an_explosion_is_seen_and_an_outlier_is_not():
     watch = ExplosionWatch()
     for _ in range(50):
