@@ -21,7 +21,7 @@ from nelbo.training.config import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.run_directory import RunDirectory
-from nelbo.training.snapshots import reconstruct_average
+from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.trainer import DivergedError, Step
@@ -103,13 +103,14 @@ def explodes(s: Supervisor, after: int, monkeypatch) -> None:
 
 
 def test_nothing_of_an_explosion_is_kept(tmp_path, monkeypatch):
-    """The last checkpoint is of the step before."""
-    s = supervised(tmp_path, steps=60)
+    """The last checkpoint is of the step before, and snapshots of later ones are not left."""
+    s = supervised(tmp_path, steps=60, snapshot_every=5)
     explodes(s, 31, monkeypatch)
     events = iter(s.run())
     note = next(event for event in events if isinstance(event, Note))
     assert note.text.startswith("training diverged at step 51: the loss is")
     assert "going back to the checkpoint of step 31 " in note.text
+    assert list(load_snapshots(s.run_directory.training)) == list(range(5, 31, 5))
 
 
 def test_an_explosion_is_seen_and_an_outlier_is_not():

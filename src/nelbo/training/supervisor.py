@@ -20,7 +20,7 @@ from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
 from nelbo.training.order import changed_images
 from nelbo.training.run_directory import RunDirectory, save_pipeline
-from nelbo.training.snapshots import save_snapshot
+from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
 from nelbo.training.stopping import StopRequest
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step, Trainer
@@ -246,6 +246,7 @@ class Supervisor:
         if self._is_main:
             self.checkpoints.discard_after(checkpoint.step)
             self.run_directory.forget_metrics_after(checkpoint.step)
+            forget_snapshots_after(self.run_directory.training, checkpoint.step)
 
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
         before = checkpoint.tensors.get("data", {}).get("keys")
