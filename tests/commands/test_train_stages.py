@@ -147,7 +147,11 @@ def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     assert stage.replaces == out
     assert RunDirectory(out).notes() == {"old": 1}
     stage.write_evaluation({"test": {}})
+    beside = RunDirectory.join(out)  # as another process sees it
+    assert (beside.path, beside.replaces, beside.has_model) == (new.path, out, False)
     stage.establish()
+    beside.establish(move=False)
+    assert (beside.path, beside.replaces) == (out, None)
     assert (stage.path, new.path, stage.replaces) == (out / "autoencoder", out, None)
     assert stage.evaluation() == {"test": {}}
     assert not RunDirectory(out).has_model

@@ -155,6 +155,15 @@ def test_what_a_killed_process_left_is_no_checkpoint(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000003"]
 
 
+def test_a_checkpoint_is_discarded_after_a_kill_while_another_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(a_checkpoint(step))
+    shutil.copytree(checkpoints.path(1), tmp_path / ".writing-removed")
+    checkpoints.discard_after(1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(a_checkpoint(1))

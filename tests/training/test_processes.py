@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -274,11 +275,13 @@ def test_sharded_models_in_each_precision(tmp_path):
 
 
 def test_a_sharded_run_of_two_stages_is_whole(tmp_path, capsys):
-    """Validation, grids, both finishes; then one process goes on with it."""
+    """Validation, grids, both finishes, in place of an old run; then one goes on with it."""
     data = draw_squares(tmp_path / "pictures")
     command = ["train", str(data), "--size", "8", *STAGES]
-    children = two(main, [*command, "--shard", "--out", str(tmp_path / "two")], logs=tmp_path)
     main([*command, "--out", str(tmp_path / "one")])
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    replacing = ["--shard", "--overwrite", "--out", str(tmp_path / "two")]
+    children = two(main, [*command, *replacing], logs=tmp_path)
     for child in children:
         assert child.join() == 0, child.message
     for stage in ("autoencoder", "."):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from nelbo.training.config import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.run_directory import RunDirectory
-from nelbo.training.snapshots import reconstruct_average
+from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.trainer import DivergedError, Step
@@ -83,6 +84,47 @@ def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
     (note,) = notes
     assert "lowest after step 20, 1.500 bits/dim, and is 1.750 now" in note
     assert f"nelbo export {s.run_directory.path} --checkpoint best" in note
+
+
+def steps_of_states(s: Supervisor, monkeypatch) -> list[int]:
+    """When the state is asked for, where training is asked to stop after a checkpoint is due."""
+    state, steps = s.trainer.state, []
+    monkeypatch.setattr(s.trainer, "state", lambda: steps.append(s.trainer.step) or state())
+    for event in s.run():
+        if event.step == 3:
+            s.stop.signal = signal.SIGTERM
+    return steps
+
+
+def test_every_process_gives_its_state_as_often(tmp_path, monkeypatch):
+    """Of sharded weights all must ask for it, or the others wait for ever."""
+    first, other = supervised(tmp_path / "first"), supervised(tmp_path / "other")
+    monkeypatch.setattr(other, "_is_main", False)
+    assert steps_of_states(first, monkeypatch) == [0, 1, 2, 3, 4]
+    assert steps_of_states(other, monkeypatch) == [0, 1, 2, 3, 4]
+
+
+def explodes(s: Supervisor, after: int, monkeypatch) -> None:
+    """The loss of all later steps is far above the others', until the run has gone back."""
+    terms = s.trainer.task.terms
+
+    def exploding(module, step, *rest):
+        found = terms(module, step, *rest)
+        leaves = step >= after and s.trainer.rate_scale == 1.0
+        return found._replace(loss=found.loss * 1e3) if leaves else found
+
+    monkeypatch.setattr(s.trainer.task, "terms", exploding)
+
+
+def test_nothing_of_an_explosion_is_kept(tmp_path, monkeypatch):
+    """The last checkpoint is of the step before, and snapshots of later ones are not left."""
+    s = supervised(tmp_path, steps=60, snapshot_every=5)
+    explodes(s, 31, monkeypatch)
+    events = iter(s.run())
+    note = next(event for event in events if isinstance(event, Note))
+    assert note.text.startswith("training diverged at step 51: the loss is")
+    assert "going back to the checkpoint of step 31 " in note.text
+    assert list(load_snapshots(s.run_directory.training)) == list(range(5, 31, 5))
 
 
 def test_an_explosion_is_seen_and_an_outlier_is_not():

@@ -166,6 +166,8 @@ class Checkpoints:
         if path.exists():
             # Unnamed first, so that one half removed is not taken for a checkpoint.
             doomed = self.directory / f"{_TEMPORARY}removed"
+            if doomed.exists():  # one that a process was killed while removing
+                shutil.rmtree(doomed)
             path.rename(doomed)
             shutil.rmtree(doomed)
 

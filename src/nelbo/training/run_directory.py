@@ -195,18 +195,31 @@ class RunDirectory:
                     file.unlink()
         return run
 
+    @classmethod
+    def join(cls, path: str | Path) -> RunDirectory:
+        """The run that the first process has made or opened in a directory; nothing is written."""
+        run = cls(path)
+        if (run.path / _GROWING).is_dir():
+            run._replaces, run._path = run.path, run.path / _GROWING
+        return run
+
     @property
     def replaces(self) -> Path | None:
         """The directory whose run this one, or the whole, is to replace, until it has."""
         return self.whole._replaces
 
-    def establish(self) -> None:
-        """Take the place of the run that this one, or the whole, replaces, if any."""
+    def establish(self, *, move: bool = True) -> None:
+        """Take the place of the run that this one, or the whole, replaces, if any.
+
+        Args:
+            move: move the files, as one of several processes does.
+        """
         whole = self.whole
         if whole._replaces is None:
             return
-        whole.path.rename(whole._replaces / _WINNING)
-        _finish_replacing(whole._replaces)
+        if move:
+            whole.path.rename(whole._replaces / _WINNING)
+            _finish_replacing(whole._replaces)
         whole._path, whole._replaces = whole._replaces, None
 
     def abandon(self) -> None:

@@ -27,8 +27,14 @@ def save_snapshot(training: Path, step: int, averages: Mapping[str, Tensor]) -> 
 
 def load_snapshots(training: Path) -> dict[int, dict[str, Tensor]]:
     """All that were stored, by step."""
-    files = sorted((training / FOLDER).glob("step-*.safetensors"))
-    return {int(file.stem.removeprefix("step-")): load_file(file) for file in files}
+    return {step: load_file(file) for step, file in _files(training).items()}
+
+
+def forget_snapshots_after(training: Path, step: int) -> None:
+    """Remove those of steps that are taken again."""
+    for later, file in _files(training).items():
+        if later > step:
+            file.unlink()
 
 
 def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None = None) -> Model:
@@ -45,3 +51,8 @@ def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None =
     """
     training = RunDirectory.open(run).training
     return with_weights(run, combine(load_snapshots(training), sigma_rel, step))
+
+
+def _files(training: Path) -> dict[int, Path]:
+    files = sorted((training / FOLDER).glob("step-*.safetensors"))
+    return {int(file.stem.removeprefix("step-")): file for file in files}

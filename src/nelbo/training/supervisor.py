@@ -22,7 +22,7 @@ from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import parse_duration
 from nelbo.training.order import changed_images
 from nelbo.training.run_directory import RunDirectory, save_pipeline
-from nelbo.training.snapshots import save_snapshot
+from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
 from nelbo.training.stopping import StopRequest
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step, Trainer
@@ -92,6 +92,8 @@ class Supervisor:
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
         self._validated: tuple[int, float] | None = None
+        # Not read from the disk: there one process may be ahead of another.
+        self._saved_step: int | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -211,9 +213,10 @@ class Supervisor:
             if self.held_out is not None:
                 tensors["data"] = {**tensors.get("data", {}), _HELD_OUT: self.held_out}
             self.checkpoints.save(Checkpoint(state.step, tensors, progress))
+        self._saved_step = state.step
         self._save_model()
-        if self._is_main and state.step > 0:
-            self.run_directory.establish()
+        if state.step > 0:
+            self.run_directory.establish(move=self._is_main)
 
     def _save_model(self) -> None:
         model = self.trainer.averaged()
@@ -228,7 +231,7 @@ class Supervisor:
             if self._is_main:
                 self.run_directory.abandon()
             return
-        if self.trainer.step not in self.checkpoints.steps():
+        if self.trainer.step != self._saved_step:
             self._save()
 
     def _better(self) -> Note | None:
@@ -267,10 +270,12 @@ class Supervisor:
 
     def _go_to(self, checkpoint: Checkpoint) -> None:
         self.trainer.restore(checkpoint)
+        self._saved_step = checkpoint.step
         self._best = checkpoint.progress["best"]
         if self._is_main:
             self.checkpoints.discard_after(checkpoint.step)
             self.run_directory.forget_metrics_after(checkpoint.step)
+            forget_snapshots_after(self.run_directory.training, checkpoint.step)
 
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
         before = checkpoint.tensors.get("data", {})

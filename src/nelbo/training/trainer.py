@@ -231,17 +231,20 @@ class Trainer(Generic[Module]):
             loss, nats, norm, stopped, seconds = self._step(begun, stop)
             self.step += 1
             self.seconds = seconds
+            running_loss = self._running_loss.update(loss)
+            # Before others see the step: they ask `is_exploding`, and may save.
+            exploded = self._watch.exploded(loss, running_loss)
             yield Step(
                 step=self.step,
                 seconds=seconds,
                 fraction=self.fraction,
                 loss=loss,
-                running_loss=self._running_loss.update(loss),
+                running_loss=running_loss,
                 bits_per_dim=self._running_bits.update(nats * self.task.bits),
                 learning_rate=rate,
                 gradient_norm=norm,
             )
-            if self._watch.exploded(loss, self._running_loss.value):
+            if exploded:
                 raise self._diverged(
                     self.step,
                     f"the loss is {loss:.4g}, more than {EXPLOSION_FACTOR} times its best",

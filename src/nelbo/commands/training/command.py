@@ -326,11 +326,10 @@ class TrainCommand(ABC):
         """The run directory, made or opened by the first process."""
         from nelbo.training.run_directory import RunDirectory
 
-        if not processes.is_main:
-            run = RunDirectory(out)
-        elif self.resume:
+        run = None
+        if processes.is_main and self.resume:
             run = RunDirectory.reopen(out)
-        else:
+        elif processes.is_main:
             run = RunDirectory.create(out, overwrite=self.overwrite)
         processes.sum([0.0])  # none goes on before the directory is there
-        return run
+        return run or RunDirectory.join(out)
