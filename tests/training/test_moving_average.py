@@ -84,8 +84,19 @@ def test_the_combination_makes_the_profiles_squared_difference_smallest():
         return np.where(grid < t, (gamma + 1) * grid**gamma / t ** (gamma + 1), 0.0)
 
     design = np.stack([density(*s) for s in stored], axis=1)
-    expected = np.linalg.lstsq(design, density(*wanted), rcond=None)[0]
+    # The last weight is what the others leave of one.
+    last = design[:, -1]
+    rest = np.linalg.lstsq(design[:, :-1] - last[:, None], density(*wanted) - last, rcond=None)[0]
+    expected = np.append(rest, 1 - rest.sum())
     np.testing.assert_allclose(combination(stored, wanted), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_weights_that_stay_the_same_are_their_own_average(length):
+    still = {f"{s}:weight": torch.full((3,), 2.0) for s in (0.05, 0.1)}
+    for count in (1, 2, 5):
+        found = combine({100 * (i + 1): still for i in range(count)}, length)["weight"]
+        torch.testing.assert_close(found, still["0.1:weight"])
 
 
 def test_what_cannot_be_reconstructed(snapshots, tmp_path):

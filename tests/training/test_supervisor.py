@@ -24,6 +24,7 @@ from nelbo.training.run_directory import RunDirectory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
+from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step
 from tests.training.test_trainer import trainer
 
@@ -125,6 +126,19 @@ def test_nothing_of_an_explosion_is_kept(tmp_path, monkeypatch):
     assert note.text.startswith("training diverged at step 51: the loss is")
     assert "going back to the checkpoint of step 31 " in note.text
     assert list(load_snapshots(s.run_directory.training)) == list(range(5, 31, 5))
+
+
+def test_tensorboard_shows_steps_that_are_taken_again_once(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    s = supervised(tmp_path, steps=60)
+    s.tracker = TensorBoard(s.run_directory.tensorboard)
+    explodes(s, 31, monkeypatch)
+    list(s.run())
+    shown = EventAccumulator(str(s.run_directory.tensorboard)).Reload().Scalars("loss")
+    rows = s.run_directory.metrics()
+    assert [e.step for e in shown] == [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert [e.value for e in shown] == pytest.approx([row["loss"] for row in rows])
 
 
 def test_an_explosion_is_seen_and_an_outlier_is_not():

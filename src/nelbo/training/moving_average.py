@@ -119,17 +119,22 @@ def exponent(length: float) -> float:
 def combination(stored: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
     r"""The weights with which stored averages make up the wanted one, float64.
 
-    They minimise the squared difference of the profiles
-    :math:`p(\tau) = (\gamma+1)\,\tau^\gamma / t^{\gamma+1}` on [0, t] (Karras et al. 2024,
-    appendix C).
+    Of all weights that sum to one they minimise the squared difference of the profiles
+    :math:`p(\tau) = (\gamma+1)\,\tau^\gamma / t^{\gamma+1}` on [0, t]. Karras et al. (2024,
+    appendix C) leave the sum free, which few snapshots miss: the average of a network is then
+    smaller than the network ever was.
 
     Args:
         stored: time t and exponent γ of each.
         wanted: t and γ.
     """
-    products = np.array([[_inner_product(a, b) for b in stored] for a in stored])
-    target = np.array([_inner_product(a, wanted) for a in stored])
-    return np.linalg.lstsq(products, target, rcond=None)[0]
+    count = len(stored)
+    # The last row and column are of the Lagrange multiplier of the sum.
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count] = [[_inner_product(a, b) for b in stored] for a in stored]
+    system[count, count] = 0.0
+    target = np.array([*(_inner_product(a, wanted) for a in stored), 1.0])
+    return np.linalg.lstsq(system, target, rcond=None)[0][:count]
 
 
 def _inner_product(a: tuple[float, float], b: tuple[float, float]) -> float:

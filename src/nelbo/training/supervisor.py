@@ -276,6 +276,8 @@ class Supervisor:
             self.checkpoints.discard_after(checkpoint.step)
             self.run_directory.forget_metrics_after(checkpoint.step)
             forget_snapshots_after(self.run_directory.training, checkpoint.step)
+            if self.tracker is not None:
+                self.tracker.forget_after(checkpoint.step)
 
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
         before = checkpoint.tensors.get("data", {})

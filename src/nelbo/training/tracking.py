@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tracking with TensorBoard", "tracking") from error
-        self._writer = SummaryWriter(str(directory))
+        self._open = partial(SummaryWriter, str(directory))
+        self._writer = self._open()
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Add the values of a row of metrics.jsonl."""
@@ -41,6 +43,11 @@ class TensorBoard:
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Add a picture."""
         self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def forget_after(self, step: int) -> None:
+        """Let TensorBoard leave out what it was told of steps that are taken again."""
+        self._writer.close()
+        self._writer = self._open(purge_step=step + 1)
 
     def close(self) -> None:
         """Write what is left."""

@@ -217,7 +217,7 @@ class TrainCommand(ABC):
 
         return starting_model(self._start, self.trains)
 
-    @property
+    @cached_property
     def _start(self) -> str:
         """Where the model is that --start-from names or, on resuming, what has become of it.
 
