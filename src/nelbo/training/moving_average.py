@@ -154,11 +154,14 @@ def combine(
         step: when; the last that is stored by default.
 
     Raises:
-        NelboError: no snapshots, or none up to that step.
+        NelboError: no snapshots, or none up to that step or as late as it.
     """
     if not snapshots:
         raise NelboError("there are no snapshots to combine: train with --snapshot-every")
-    step = max(snapshots) if step is None else step
+    last = max(snapshots)
+    step = last if step is None else step
+    if step > last:
+        raise NelboError(f"no snapshot as late as step {step}; the last is of step {last}")
     stored, tensors = [], []
     for at, content in sorted(snapshots.items()):
         if at <= step:

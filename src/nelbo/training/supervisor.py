@@ -192,8 +192,10 @@ class Supervisor:
         self._validated = step, bits
         if self.draw is not None and (self._is_main or self.trainer.processes.sharded):
             self.draw(model, step)
-        improved = bits < self._best
-        self._best = min(self._best, bits)
+        # What is exploding is not saved, so that it cannot be the best that is kept.
+        improved = bits < self._best and not self.trainer.is_exploding
+        if improved:
+            self._best = bits
         return improved
 
     def _snapshot(self) -> None:
