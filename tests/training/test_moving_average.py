@@ -104,9 +104,7 @@ def test_what_cannot_be_reconstructed(snapshots, tmp_path):
         combine(snapshots, 0.3)
     with pytest.raises(NelboError, match="first is of step 125"):
         combine(snapshots, 0.1, step=100)
-    with pytest.raises(
-        NelboError, match=f"the last is of step {STEPS}"
-    ):
+    with pytest.raises(NelboError, match=f"the last is of step {STEPS}"):
         combine(snapshots, 0.1, step=STEPS + 1)
     with pytest.raises(NelboError, match="train with --snapshot-every"):
         combine({}, 0.1)
