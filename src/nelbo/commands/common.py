@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,8 +154,13 @@ def mention_skipped(*data: ImageData, shown: int = 5) -> None:
     if not skipped:
         return
     files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-    say(f"skipped {files} of {data[0].source} that cannot be read:")
-    for line in skipped[:shown]:
+    say_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
+
+
+def say_first(title: str, lines: Sequence[str], shown: int) -> None:
+    """A title, the first lines below it, and how many more there are."""
+    say(title)
+    for line in lines[:shown]:
         say(f"  {line}")
-    if len(skipped) > shown:
-        say(f"  and {len(skipped) - shown} more")
+    if len(lines) > shown:
+        say(f"  and {len(lines) - shown:,} more")

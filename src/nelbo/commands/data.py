@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nelbo.commands.common import mention_skipped, print_json, say, show
+from nelbo.commands.common import mention_skipped, print_json, say_first, show
 from nelbo.commands.options import at_least_one, check_out
 from nelbo.errors import NelboError
 
@@ -156,14 +156,12 @@ def _mention_unmatched(data: ImageData) -> None:
     """Name the lines of captions and labels that are of no picture."""
     if not data.unmatched:
         return
-    say(
+    say_first(
         f"{_lines_of_none(data.unmatched)} in {data.source}; nelbo train refuses such lines until "
-        "they are taken out or the pictures are back:"
+        "they are taken out or the pictures are back:",
+        data.unmatched,
+        _BROKEN,
     )
-    for line in data.unmatched[:_BROKEN]:
-        say(f"  {line}")
-    if len(data.unmatched) > _BROKEN:
-        say(f"  and {len(data.unmatched) - _BROKEN:,} more")
 
 
 def _lines_of_none(lines: Sequence[str]) -> str:
