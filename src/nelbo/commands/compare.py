@@ -62,9 +62,9 @@ class Compare:
 
         sources = [check_run(run, self.data, self.split) for run in self.runs]
         device = choose_device(self.computing.device)
-        # Both, before the long work: the second may not be there.
         # What one of them was trained on is cropped and resized as then for the other, too.
         resize = self.resize or any(source.own for source in sources)
+        # Both, before the long work: the second may not be there.
         loaded = [self._load(source, device, resize) for source in sources]
         self._check_shapes([data.shape for _, data in loaded])
         told = [told_of(model, data) for model, data in loaded]

@@ -87,7 +87,7 @@ class Export:
         """What to export, and what to note of its training where that is not what the run notes."""
         from nelbo.diffusers_format import load
         from nelbo.training.run_model import kept_checkpoint, with_weights
-        from nelbo.training.snapshots import load_snapshots, reconstruct_average
+        from nelbo.training.snapshots import reconstruct_average, snapshot_files
 
         if self.checkpoint is not None:
             step = None if self.checkpoint == "best" else self.checkpoint
@@ -97,7 +97,7 @@ class Export:
             return model, {"trained": trained}
         if self.sigma_rel is not None:
             model = reconstruct_average(self.run_path, self.sigma_rel)
-            step = max(load_snapshots(run.training))
+            step = max(snapshot_files(run.training))
             return model, {"trained": {"steps": step, "sigma_rel": self.sigma_rel}}
         return load(self.run_path), {}
 

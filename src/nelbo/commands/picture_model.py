@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +160,7 @@ class PictureModel:
         in_turn = [labels[i % len(labels)] for i in range(n)]
         return Condition(label=torch.tensor(in_turn, device=self.device))
 
-    @property
+    @cached_property
     def _class_names(self) -> list[str]:
         """What its run calls the classes; empty where it does not say."""
         from nelbo.training.run_directory import RunDirectory

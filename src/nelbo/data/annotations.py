@@ -77,10 +77,7 @@ def read_annotations(
     known = set(names)
     for file in metadata:
         prefix = file[: file.rfind("/") + 1]
-        rows = [
-            _Row(where, line, prefix + _file_name(where, fields), fields)
-            for where, line, fields in _rows(folder / file)
-        ]
+        rows = list(_rows(folder / file, prefix))
         strays = [row for row in rows if row.name not in known]
         if strays and strict:
             name = strays[0].name.removeprefix(prefix)
@@ -115,7 +112,7 @@ class _Row:
     fields: Mapping[str, Any]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _rows(path: Path, prefix: str) -> Iterator[_Row]:
     for i, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -126,7 +123,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
             raise NelboError(f"{where} is not readable as JSON: {error}") from error
         if not isinstance(row, dict):
             raise NelboError(f"{where} must hold a JSON object, found {type(row).__name__}")
-        yield where, i, row
+        yield _Row(where, i, prefix + _file_name(where, row), row)
 
 
 def _file_name(where: str, row: Mapping[str, Any]) -> str:

@@ -25,14 +25,20 @@ def save_snapshot(training: Path, step: int, averages: Mapping[str, Tensor]) -> 
         save_file({k: v.contiguous() for k, v in averages.items()}, temporary)
 
 
+def snapshot_files(training: Path) -> dict[int, Path]:
+    """Where those that were stored are, by step."""
+    files = sorted((training / FOLDER).glob("step-*.safetensors"))
+    return {int(file.stem.removeprefix("step-")): file for file in files}
+
+
 def load_snapshots(training: Path) -> dict[int, dict[str, Tensor]]:
     """All that were stored, by step."""
-    return {step: load_file(file) for step, file in _files(training).items()}
+    return {step: load_file(file) for step, file in snapshot_files(training).items()}
 
 
 def forget_snapshots_after(training: Path, step: int) -> None:
     """Remove those of steps that are taken again."""
-    for later, file in _files(training).items():
+    for later, file in snapshot_files(training).items():
         if later > step:
             file.unlink()
 
@@ -51,8 +57,3 @@ def reconstruct_average(run: str | Path, sigma_rel: float, *, step: int | None =
     """
     training = RunDirectory.open(run).training
     return with_weights(run, combine(load_snapshots(training), sigma_rel, step))
-
-
-def _files(training: Path) -> dict[int, Path]:
-    files = sorted((training / FOLDER).glob("step-*.safetensors"))
-    return {int(file.stem.removeprefix("step-")): file for file in files}

@@ -73,9 +73,9 @@ class LatentRecipe(Recipe):
         test: ImageData,
         *,
         condition_dropout: float = 0.1,
-        samples: FinalSamples | None = None,
+        samples: FinalSamples = FinalSamples(),  # noqa: B008 - frozen
     ) -> None:
-        self.samples = samples or FinalSamples()
+        self.samples = samples
         self.settings = _found_again(settings)
         self.test = test
         self.label_names = data.label_names if latent_model.num_classes else ()

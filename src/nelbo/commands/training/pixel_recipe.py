@@ -51,9 +51,9 @@ class PixelRecipe(Recipe):
         model: Diffusion | ContinuousDiffusion,
         data: ImageData,
         test: ImageData,
-        samples: FinalSamples | None = None,
+        samples: FinalSamples = FinalSamples(),  # noqa: B008 - frozen
     ) -> None:
-        self.samples = samples or FinalSamples()
+        self.samples = samples
         self.model: Diffusion | ContinuousDiffusion = model
         self.data: ImageData = data
         self.test = test
