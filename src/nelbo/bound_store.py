@@ -26,6 +26,8 @@ from nelbo.latent_bound import LatentBound
 from nelbo.networks.files import atomic_file, read_json
 
 SETTINGS_FILE = "settings.json"
+# Version 2 records all that decides the bounds, see `nelbo.evidence.identity`; 1 did the weights.
+FORMAT = 2
 _KINDS: dict[str, type[Bound]] = {"Bound": Bound, "LatentBound": LatentBound}
 _POLL_SECONDS = 0.2
 
@@ -39,6 +41,9 @@ class BoundStore:
         rank: number of this process.
         count: how many processes share the work.
 
+    Attributes:
+        stored_calls: network evaluations of what was read and had been there from the start.
+
     Raises:
         NelboError: the directory holds bounds of other settings, or cannot be written.
     """
@@ -48,6 +53,8 @@ class BoundStore:
     ) -> None:
         self.directory = directory
         self.rank, self.count = rank, count
+        self.stored_calls = 0
+        settings = {"format": FORMAT, **settings}
         file = directory / SETTINGS_FILE
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -55,6 +62,7 @@ class BoundStore:
                 _check_same(directory, read_json(file), settings)
             else:
                 write_json(file, settings)
+            self._before = {path.name for path in directory.glob("*.safetensors")}
         except OSError as error:
             raise NelboError(f"cannot write to {directory}: {error}") from error
 
@@ -76,7 +84,10 @@ class BoundStore:
                         self._save(stage, todo, compute(todo))
                 else:
                     time.sleep(_POLL_SECONDS)
-            yield self._load(stage, index)
+            bound = self._load(stage, index)
+            if self._file(stage, index).name in self._before:
+                self.stored_calls += int(bound.calls.sum())
+            yield bound
 
     def is_complete(self, stage: int, batches: int) -> bool:
         """Whether the bounds of all batches of a stage are there already."""
@@ -119,10 +130,26 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def stored_settings(directory: Path) -> dict[str, Any]:
+    """The settings of the bounds that a directory holds; empty where it holds none."""
+    file = directory / SETTINGS_FILE
+    return read_json(file) if file.is_file() else {}
+
+
 def _check_same(directory: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for name in expected.keys() | found.keys():
-        if found.get(name) != expected.get(name):
-            raise NelboError(
-                f"{directory} holds an evaluation with {name} {found.get(name)!r}, not "
-                f"{expected.get(name)!r}: give another directory, or the same settings to go on"
-            )
+    if found.get("format") != expected["format"]:
+        older = "format" not in found
+        raise NelboError(
+            f"{directory} holds an evaluation by {'an older' if older else 'another'} version of "
+            f"nelbo, which recorded {'the weights but not' if older else 'in another way'} the "
+            "pixels, the captions and the chain that it is of, so that it cannot be checked: give "
+            "another directory"
+        )
+    names = dict.fromkeys((*expected, *found))
+    differ = [name for name in names if found.get(name) != expected.get(name)]
+    if differ:
+        what = "; ".join(f"{n} {found.get(n)!r}, not {expected.get(n)!r}" for n in differ)
+        raise NelboError(
+            f"{directory} holds an evaluation with {what}: give another directory, or the same "
+            "settings to go on"
+        )

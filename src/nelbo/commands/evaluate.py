@@ -26,7 +26,7 @@ from nelbo.commands.evaluation_progress import (
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_run, load_with_data
-from nelbo.commands.shared_evaluation import join_processes, open_store
+from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
 from nelbo.errors import NelboError
 from nelbo.model_directory import holds_autoencoder_alone
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from nelbo.training.processes import Processes
 
 DEFAULT_ERROR = 0.01
+# How far bf16 may move the bound, as a share of the Monte Carlo error that is asked for.
+PRECISION_SHARE = 0.1
 IMAGES_FILE = "images.csv"
 # What does not decide the bounds.
 _NO_SETTINGS = ("run_path", "computing", "out")
@@ -114,10 +116,14 @@ class Evaluate:
             self.run_path, loaded, data, self.computing.seed, quiet=not processes.is_main
         )
         model = self._chain(loaded)
-        store = self._store(model, data, processes)
         dtype, tried = choose_dtype(
-            model, data, self.precision, (self.error or DEFAULT_ERROR) / 10, self.computing.seed
+            model,
+            data,
+            self._stored_precision() or self.precision,
+            (self.error or DEFAULT_ERROR) * PRECISION_SHARE,
+            self.computing.seed,
         )
+        store = self._store(model, data, processes, dtype)
         if levels is None:
             bound, calls = evaluate_to_error_with_progress(
                 model,
@@ -142,7 +148,8 @@ class Evaluate:
                 store=store,
             )
             calls = int(bound.calls.sum())
-        self._show(bound, model, data, calls + tried, dtype, processes)
+        stored = 0 if store is None else store.stored_calls
+        self._show(bound, model, data, calls + tried, stored, dtype, processes)
 
     def _evaluate_autoencoder(self) -> bool:
         """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
@@ -173,13 +180,32 @@ class Evaluate:
         return True
 
     def _store(
-        self, model: Diffusion | LatentDiffusion, data: ImageData, processes: Processes
+        self,
+        model: Diffusion | LatentDiffusion,
+        data: ImageData,
+        processes: Processes,
+        dtype: torch.dtype,
     ) -> BoundStore | None:
+        from nelbo.evidence.identity import identify_profile
+
         if self.out is None:
             return None
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
-        settings["seed"] = self.computing.seed
+        # What was computed in, whichever way it was chosen.
+        settings |= {"seed": self.computing.seed, "precision": _name(dtype)}
+        if self.levels is None:
+            # A profile says where to draw levels; every level once is the same without one.
+            settings["proposal"] = identify_profile(model)
         return open_store(self.out, model, data, settings, processes)
+
+    def _stored_precision(self) -> str | None:
+        """With --precision auto, that of the evaluation that goes on, whatever is faster now."""
+        from nelbo.bound_store import stored_settings
+
+        if self.out is None or self.precision != "auto":
+            return None
+        stored = stored_settings(stored_bounds(self.out)).get("precision")
+        return stored if stored in ("fp32", "bf16") else None
 
     def _show(
         self,
@@ -187,6 +213,7 @@ class Evaluate:
         model: Diffusion | LatentDiffusion,
         data: ImageData,
         calls: int,
+        stored: int,
         dtype: torch.dtype,
         processes: Processes,
     ) -> None:
@@ -208,6 +235,7 @@ class Evaluate:
                 "data": data.source,
                 "split": self.split,
                 **cost_json(bound, model, calls),
+                "calls_stored": stored,
                 "precision": str(dtype).removeprefix("torch."),
                 "skipped": list(data.skipped),
                 **bound_json(summary, density=density),
@@ -218,6 +246,8 @@ class Evaluate:
             show(table)
             show(result_line(summary, bits_unit(density)))
             show(cost_line(len(bound), chain_of(model).num_levels, calls))
+            if stored:
+                show(f"{stored:,} of them had been made before and were read from {self.out}")
             if self.out is not None:
                 show(f"Each image: {self.out / IMAGES_FILE}")
 
@@ -262,8 +292,15 @@ def choose_dtype(
     trial = try_bfloat16(model, x_0, condition_for(model, few), seed=seed)
     dtype = trial.dtype(tolerance)
     say(
-        f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: bf16 takes 1/{trial.speedup:.2f} of the "
+        f"{_name(dtype)}: bf16 takes 1/{trial.speedup:.2f} of the "
         f"time and moves the bound by {trial.shift:+.5f} ± {trial.shift_error:.5f} bits/dim "
         f"(at most {tolerance:g} is allowed)"
     )
     return dtype, trial.calls
+
+
+def _name(dtype: torch.dtype) -> str:
+    """What --precision calls a type."""
+    import torch
+
+    return "bf16" if dtype == torch.bfloat16 else "fp32"

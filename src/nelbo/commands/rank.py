@@ -74,6 +74,7 @@ class Rank:
         import torch
 
         from nelbo.evidence import rank, write_ranking
+        from nelbo.evidence.identity import identify_profile
         from nelbo.latent import LatentDiffusion
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
@@ -93,7 +94,12 @@ class Rank:
         )
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
         levels = self.levels or _LEVELS[isinstance(model, LatentDiffusion)]
-        settings |= {"seed": self.computing.seed, "levels": levels, "estimator": "importance"}
+        settings |= {
+            "seed": self.computing.seed,
+            "levels": levels,
+            "estimator": "importance",
+            "proposal": identify_profile(model),
+        }
         store = open_store(self.out, model, data, settings, processes)
         batches = -(-len(data) // self.batch_size)
         bound = evaluate_with_progress(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ from nelbo.commands.common import choose_device
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
     from nelbo.training.processes import Processes
 
 
@@ -36,19 +35,22 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
 
 
 def open_store(
-    out: Path, model: nn.Module, data: ImageData, settings: dict[str, Any], processes: Processes
+    out: Path,
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    settings: dict[str, Any],
+    processes: Processes,
 ) -> BoundStore:
     """Where the bounds of batches are kept, for this model, these images and these settings."""
-    from nelbo.bound_store import BoundStore, fingerprint
+    from nelbo.bound_store import BoundStore
+    from nelbo.evidence.identity import identify
 
-    decisive = {
-        **settings,
-        "data": data.source,
-        "images": len(data),
-        "image_names": hashlib.sha256("\n".join(data.names).encode()).hexdigest(),
-        "weights": fingerprint(model),
-        "decoder_scale": getattr(model, "decoder_scale", None),
-    }
+    decisive = {**settings, "data": data.source, **identify(model, data)}
     # As JSON will give them back.
     decisive = json.loads(json.dumps(decisive, default=str))
-    return BoundStore(out / "bounds", decisive, rank=processes.rank, count=processes.count)
+    return BoundStore(stored_bounds(out), decisive, rank=processes.rank, count=processes.count)
+
+
+def stored_bounds(out: Path) -> Path:
+    """Where the bounds of batches are in the directory that a command is given."""
+    return out / "bounds"
