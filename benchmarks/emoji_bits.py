@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from _file_sizes import FORMATS, bits_per_dim, file_size, packed
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +29,7 @@ from nelbo.bound import Bound, BoundSummary, Estimate
 from nelbo.cli import main as nelbo_main
 from nelbo.data import ImageData, load_data
 from nelbo.evaluation import evaluate
-from nelbo.report.grids import to_pil
+from nelbo.evidence.file_sizes import PNG, WEBP, bits_per_dim, file_size, packed, picture
 from nelbo.report.tables import BITS_DECIMALS, bound_json, bound_table, estimate_text
 from nelbo.training.autoencoder_evaluation import AutoencoderReading, evaluate_autoencoder
 
@@ -47,8 +46,8 @@ def file_sizes(data: ImageData) -> dict[str, dict[str, Estimate | float]]:
     """Bits per dimension of the images as files, by format."""
     dims = data.images[0].numel()
     sizes: dict[str, dict[str, Estimate | float]] = {}
-    for kind in FORMATS:
-        files = [file_size(to_pil(image, data.levels), kind) for image in data.images]
+    for kind in (PNG, WEBP):
+        files = [file_size(picture(image, data.levels), kind) for image in data.images]
         whole, pixels = (
             Estimate.of(torch.tensor([bits_per_dim(size, dims) for size in some]))
             for some in zip(*files, strict=True)

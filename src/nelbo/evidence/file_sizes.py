@@ -1,0 +1,308 @@
+r"""What image files of the same pictures take, to stand beside bits per dimension.
+
+A figure in bits/dim says little alone: what is easy to store differs from set to set. Beside it
+stand PNG, lossless WebP and, where `pillow-jxl-plugin` is installed, JPEG XL of the same pictures,
+each picture a file of its own, and the bits of the pixels as they are, log₂ of their levels.
+
+A small picture's file is largely headers, so *pixels only* counts the compressed data alone, with
+the palette where there is one. That is what is shown of pictures up to 64×64; JPEG XL packs its few
+bytes of headers together with the data, and is always counted whole. Pixels of fewer than 256
+levels are written as those levels, not stretched to 0..255, which would cost predictors dearly, and
+PNG takes the smaller of values and a palette.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import math
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from nelbo.bound import Estimate
+from nelbo.errors import NelboError
+
+PNG, WEBP, JXL = "PNG", "WebP", "JPEG XL"
+# How each is called beside a figure.
+TITLES = {PNG: "PNG", WEBP: "lossless WebP", JXL: "JPEG XL"}
+# Up to this side headers are left out, and WebP searches as hard as it can: above, that saves 1 to
+# 2% and takes 25 times as long.
+SMALL_SIDE = 64
+_SEARCHED_PIXELS = 24 * 24
+# At most so many pictures, and about so many values, are written to files.
+MOST_IMAGES, MOST_VALUES = 300, 1_000_000
+_LEAST_IMAGES = 32
+_MODES = {1: "L", 3: "RGB"}
+_PALETTE = 256
+_PNG_SIGNATURE = 8
+# Of the chunk VP8L: a signature of one byte, width, height, a flag and the version in four.
+_VP8L_HEADER = 5
+# Results by pictures: a command shows the same ones in several places.
+_KNOWN: OrderedDict[bytes, FileSizes] = OrderedDict()
+_REMEMBERED = 16
+
+
+class FileSize(NamedTuple):
+    """Bytes of a file, and of the compressed pixels in it; the same where they cannot be told."""
+
+    whole: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class FormatBits:
+    """Bits per dimension of pictures in one format.
+
+    Attributes:
+        whole: of the files.
+        pixels: without their headers; None where they cannot be told apart.
+    """
+
+    whole: Estimate
+    pixels: Estimate | None
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """What files of some pictures take.
+
+    Attributes:
+        formats: by their name in `TITLES`.
+        images: how many pictures were written.
+        of: out of how many.
+        raw: bits per dimension of the pixels as they are, log₂ of the levels.
+        small: whether the pictures are small, so that figures without headers are shown.
+    """
+
+    formats: dict[str, FormatBits]
+    images: int
+    of: int
+    raw: float
+    small: bool
+
+    @property
+    def shown(self) -> dict[str, Estimate]:
+        """What to show of each format: without headers for small pictures, where they are known."""
+        return {
+            name: bits.pixels if self.small and bits.pixels is not None else bits.whole
+            for name, bits in self.formats.items()
+        }
+
+    @property
+    def note(self) -> str:
+        """Which files these are, in a few words."""
+        of = "" if self.images == self.of else f" of {self.images:,} of them"
+        if not self.small:
+            return f"a file each{of}"
+        return f"a file each{of}, without headers" + (
+            " but JPEG XL's" if JXL in self.formats else ""
+        )
+
+    @property
+    def line(self) -> str:
+        """One line for a terminal."""
+        sizes = ", ".join(f"{TITLES[name]} {bits.mean:.3f}" for name, bits in self.shown.items())
+        return f"the same pictures as they are take {self.raw:.3f}, {sizes} bits/dim ({self.note})"
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file: bits per dimension of each format, whole and without headers."""
+        return {
+            "images": self.images,
+            "of": self.of,
+            "raw": self.raw,
+            "formats": {
+                name: {
+                    "bits_per_dim": bits.whole.mean,
+                    "standard_error": _finite(bits.whole.standard_error),
+                    "without_headers": None if bits.pixels is None else bits.pixels.mean,
+                }
+                for name, bits in self.formats.items()
+            },
+            "without_headers_shown": self.small,
+        }
+
+
+def file_sizes(
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    *,
+    most: int = MOST_IMAGES,
+    seed: int = 0,
+) -> FileSizes | None:
+    """Bits per dimension of pictures as files; None for what is neither grey nor RGB.
+
+    Args:
+        images: pixel levels 0..levels−1, (N, C, H, W).
+        levels: how many levels a pixel has.
+        most: how many pictures to write at most, drawn at random; fewer where they are large.
+        seed: which ones.
+    """
+    channels, height, width = images.shape[1:]
+    if channels not in _MODES or len(images) == 0:
+        return None
+    dims = channels * height * width
+    count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
+    some = images
+    if count < len(images):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        some = images[order[:count].sort().values]
+    key = _key(some, levels, len(images))
+    if key not in _KNOWN:
+        formats = {}
+        for kind in formats_here():
+            sizes = sizes_of_each(some, levels, kind)
+            bits = [8 * size.double() / dims for size in sizes]
+            formats[kind] = FormatBits(
+                Estimate.of(bits[0]), None if kind == JXL else Estimate.of(bits[1])
+            )
+        small = max(height, width) <= SMALL_SIDE
+        _KNOWN[key] = FileSizes(formats, count, len(images), math.log2(levels), small)
+        if len(_KNOWN) > _REMEMBERED:
+            _KNOWN.popitem(last=False)
+    _KNOWN.move_to_end(key)
+    return _KNOWN[key]
+
+
+def sizes_of_each(
+    images: UInt8[Tensor, "n channels height width"], levels: int, kind: str = WEBP
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Bytes of each picture as a file of its own, and of the compressed pixels in it.
+
+    Raises:
+        NelboError: pictures that are neither grey nor RGB, or a pixel outside the levels.
+    """
+    sizes = [file_size(picture(image, levels), kind) for image in images]
+    whole, pixels = zip(*sizes, strict=True) if sizes else ((), ())
+    return torch.tensor(whole).double(), torch.tensor(pixels).double()
+
+
+def formats_here() -> list[str]:
+    """The formats that can be written: JPEG XL where its plugin for Pillow is installed."""
+    return [PNG, WEBP, *([JXL] if _jpeg_xl() else [])]
+
+
+def picture(image: UInt8[Tensor, "channels height width"], levels: int = 256) -> Image.Image:
+    """One image with its pixel levels as the values of a grey or RGB picture.
+
+    Raises:
+        NelboError: neither one nor three channels, or a pixel outside the levels.
+    """
+    channels = len(image)
+    if channels not in _MODES:
+        raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {channels}")
+    if image.numel() and int(image.max()) >= levels:
+        raise NelboError(f"a pixel has level {int(image.max())}, expected 0..{levels - 1}")
+    values = image.cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(values[..., 0] if channels == 1 else values, _MODES[channels])
+
+
+def file_size(image: Image.Image, kind: str) -> FileSize:
+    """A grey or RGB image as a file of one of the formats."""
+    if kind == PNG:
+        candidates = [image, *_with_palette(image)]
+        return min((_png_size(some) for some in candidates), key=lambda size: size.pixels)
+    if kind == WEBP:
+        searched = image.width * image.height <= _SEARCHED_PIXELS
+        content = _saved(
+            image, format="WEBP", lossless=True, quality=100, method=6 if searched else 4
+        )
+        return FileSize(len(content), webp_pixels(content))
+    content = _saved(image, format="JXL", lossless=True, effort=9)
+    return FileSize(len(content), len(content))
+
+
+def png_pixels(content: bytes) -> int:
+    """The bytes of pixels in a PNG file: of its IDAT chunks, and of its palette.
+
+    ISO 15948, 5.3: length, type, data, checksum.
+    """
+    total, at = 0, _PNG_SIGNATURE
+    while at < len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        if content[at + 4 : at + 8] in (b"IDAT", b"PLTE"):
+            total += length
+        at += 12 + length
+    return total
+
+
+def webp_pixels(content: bytes) -> int:
+    """The bytes of a lossless WebP file (RFC 9649) that come after all headers."""
+    at = 12  # RIFF, size, WEBP
+    while at < len(content):
+        (length,) = struct.unpack("<I", content[at + 4 : at + 8])
+        if content[at : at + 4] == b"VP8L":
+            return length - _VP8L_HEADER
+        at += 8 + length + length % 2
+    raise ValueError("no VP8L chunk: not a lossless WebP file")
+
+
+def packed(images: UInt8[Tensor, "n channels height width"]) -> Image.Image:
+    """Images in one picture, row by row as square as can be, the rest white."""
+    n, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(n * height / width))
+    rows = -(-n // columns)
+    page = images.new_full((rows * columns, channels, height, width), 255)
+    page[:n] = images
+    whole = page.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return picture(whole.reshape(channels, rows * height, columns * width))
+
+
+def bits_per_dim(size: int, dims: int) -> float:
+    """Bytes of a file in bits for each of so many values."""
+    return 8 * size / dims
+
+
+def _png_size(image: Image.Image) -> FileSize:
+    content = _saved(image, format="PNG", optimize=True)
+    return FileSize(len(content), png_pixels(content))
+
+
+def _with_palette(image: Image.Image) -> Sequence[Image.Image]:
+    """The same image with a palette, if it has few enough colours."""
+    values = np.asarray(image)
+    colours, where = np.unique(
+        values.reshape(-1, values.shape[2] if values.ndim == 3 else 1), axis=0, return_inverse=True
+    )
+    if len(colours) > _PALETTE:
+        return []
+    indexed = Image.fromarray(where.reshape(values.shape[:2]).astype(np.uint8), "L")
+    indexed = indexed.convert("L")
+    indexed.putpalette(np.broadcast_to(colours, (len(colours), 3)).astype(np.uint8).tobytes())
+    return [indexed]
+
+
+def _saved(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _jpeg_xl() -> bool:
+    """Whether Pillow writes JPEG XL, by itself or with its plugin."""
+    Image.init()
+    if "JXL" not in Image.SAVE:
+        try:
+            importlib.import_module("pillow_jxl")
+        except ImportError:
+            return False
+    return "JXL" in Image.SAVE
+
+
+def _key(images: Tensor, levels: int, of: int) -> bytes:
+    digest = hashlib.blake2b(images.contiguous().cpu().numpy().data, digest_size=16)
+    digest.update(f"{tuple(images.shape)} {levels} {of} {formats_here()}".encode())
+    return digest.digest()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
