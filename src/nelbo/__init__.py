@@ -14,7 +14,7 @@ from nelbo.version import __version__
 
 if TYPE_CHECKING:
     from nelbo import editing, samplers
-    from nelbo.bound import Bound, BoundMap, BoundSummary, Estimate
+    from nelbo.bound import Bound, BoundMap, BoundSummary
     from nelbo.calibration import fit_decoder_scale
     from nelbo.checkpoints import pretrained
     from nelbo.conditioning import Condition
@@ -50,7 +50,7 @@ _PUBLIC = {
     "ControlNet": "nelbo.networks",
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.distributions",
-    "Estimate": "nelbo.bound",
+    "Estimate": "nelbo.estimate",
     "Guidance": "nelbo.networks.guidance",
     "LatentBound": "nelbo.latent_bound",
     "LatentBoundMap": "nelbo.latent_bound",

@@ -24,40 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.errors import NelboError
+from nelbo.estimate import Estimate
 
 BoundKind = TypeVar("BoundKind", bound="Bound")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A dataset mean with its two errors; see `docs/evidence.md`.
-
-    Attributes:
-        mean: over the examples.
-        standard_error: of the mean of the population that the examples are a sample of, the
-            spread over examples divided by √n; nan for one example. The Monte Carlo error of each
-            example adds to that spread, so this error holds both.
-        monte_carlo_error: of the mean over these very examples, from the noise and the levels
-            that were drawn: what more of them would shrink. Zero where nothing was drawn, nan
-            where there are too few draws to tell.
-    """
-
-    mean: float
-    standard_error: float
-    monte_carlo_error: float = math.nan
-
-    @classmethod
-    def of(cls, values: Float[Tensor, " batch"], variance: float = math.nan) -> Estimate:
-        """The mean of `values`, given the Monte Carlo variance of that mean."""
-        values = values.detach().to("cpu", torch.float64)
-        spread = values.std().item() if len(values) > 1 else math.nan
-        return cls(values.mean().item(), spread / math.sqrt(len(values)), math.sqrt(variance))
-
-    def __mul__(self, factor: float) -> Estimate:
-        size = abs(factor)
-        return Estimate(
-            self.mean * factor, self.standard_error * size, self.monte_carlo_error * size
-        )
 
 
 @dataclass(frozen=True)
@@ -197,20 +166,27 @@ class Bound:
     def mean(self) -> BoundSummary:
         """Dataset means of every term, each with its two errors."""
         n = len(self)
-        first = variance_over_images(self.first_variance)
         columns = (self.weights.detach() * self.score_matching.detach()).double()
         # What neighbouring strata differ by in all images alike is no noise.
         correction = 1.0
         if n > 1:
             columns, correction = columns - columns.mean(0), n / (n - 1)
-        score_matching = correction * _variance_of_sum(columns).sum().item() / n**2
+        pairs = correction * _variances_of_pairs(columns).flatten()
+        first = self.first_variance.double()
+        score_matching = pairs.sum().item() / n**2
         return BoundSummary(
             reconstruction=Estimate.of(
                 self.reconstruction, variance_over_images(self.reconstruction_variance)
             ),
             prior_matching=Estimate.of(self.prior_matching, 0.0),
-            score_matching=Estimate.of(self.total_score_matching, score_matching),
-            elbo=Estimate.of(self.elbo, first + score_matching),
+            score_matching=Estimate.of(
+                self.total_score_matching, score_matching, _largest_share(pairs)
+            ),
+            elbo=Estimate.of(
+                self.elbo,
+                variance_over_images(first) + score_matching,
+                _largest_share(torch.cat([pairs, first])),
+            ),
             examples=n,
             dims=self.dims,
         )
@@ -370,19 +346,31 @@ def _share_out(shares: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
 
 
 def _variance_of_sum(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:
-    """The variance of the sum of independent columns, from neighbours, the last three if odd.
+    """The variance of the sum of independent columns, from neighbours, the last three if odd."""
+    return _variances_of_pairs(columns).sum(1)
+
+
+def _variances_of_pairs(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch pairs"]:
+    """The variance of the sum of each two neighbouring columns, of the last three if odd.
 
     Unbiased where neighbours are draws of one distribution. Where they come from neighbouring
-    strata it is too high by the squared difference of their means, never too low.
+    strata it is too high by the squared difference of their means, never too low. It is nan of a
+    single column.
     """
     n = columns.shape[1]
-    if n == 0:
-        return columns.new_zeros(len(columns))
     if n == 1:
-        return columns.new_full((len(columns),), math.nan)
+        return columns.new_full((len(columns), 1), math.nan)
     paired = n if n % 2 == 0 else n - 3
-    variance = (columns[:, 0:paired:2] - columns[:, 1:paired:2]).square().sum(1)
-    return variance if paired == n else variance + 3.0 * columns[:, paired:].var(1)
+    variance = (columns[:, 0:paired:2] - columns[:, 1:paired:2]).square()
+    if paired == n:
+        return variance
+    return torch.cat([variance, 3.0 * columns[:, paired:].var(1, keepdim=True)], 1)
+
+
+def _largest_share(variances: Float[Tensor, " draws"]) -> float:
+    """What the largest of some variances has of their sum; nan where there is none."""
+    total = variances.sum().item()
+    return variances.max().item() / total if total > 0 and math.isfinite(total) else math.nan
 
 
 def variance_over_images(variance: Float[Tensor, " batch"]) -> float:

@@ -23,7 +23,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import Bound, BoundSummary, Estimate, variance_over_images
+from nelbo.bound import Bound, BoundSummary, variance_over_images
+from nelbo.estimate import Estimate
 
 
 @dataclass(frozen=True)

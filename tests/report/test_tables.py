@@ -55,8 +55,12 @@ def test_json_equals_the_summary_and_adds_up():
         assert plain["bits_per_dim"][name] == {
             "mean": estimate.mean,
             "standard_error": estimate.standard_error,
+            "image_error": estimate.image_error,
             "monte_carlo_error": estimate.monte_carlo_error,
+            "interval": list(estimate.interval()),
         }
+    assert plain["warnings"] == summary.nelbo.warnings()
+    assert any("5 images are few" in line for line in plain["warnings"])
     for unit in ("nats", "bits_per_dim"):
         means = {name: value["mean"] for name, value in plain[unit].items()}
         assert means.pop("total") == pytest.approx(sum(means.values()))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.estimate import Estimate
     from nelbo.latent import LatentDiffusion
 
 Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
@@ -136,6 +137,12 @@ def show(result: RenderableType) -> None:
         RESULTS.print(result, markup=False, soft_wrap=True)
     else:
         RESULTS.print(result)
+
+
+def warn_of(estimate: Estimate, names: Sequence[str] | None = None) -> None:
+    """Warn where the error of an estimate may be far from the truth; see `Estimate.warnings`."""
+    for warning in estimate.warnings(names):
+        say(f"warning: {warning}")
 
 
 def results_to(json: bool) -> Console:

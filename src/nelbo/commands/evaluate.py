@@ -14,6 +14,7 @@ from nelbo.commands.common import (
     print_json,
     say,
     show,
+    warn_of,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
@@ -238,7 +239,7 @@ class Evaluate:
                 "calls_stored": stored,
                 "precision": str(dtype).removeprefix("torch."),
                 "skipped": list(data.skipped),
-                **bound_json(summary, density=density),
+                **bound_json(summary, density=density, names=data.names),
             }
             print_json(content)
         else:
@@ -248,6 +249,7 @@ class Evaluate:
             show(cost_line(len(bound), chain_of(model).num_levels, calls))
             if stored:
                 show(f"{stored:,} of them had been made before and were read from {self.out}")
+            warn_of(summary.bits_per_dim, data.names)
             if self.out is not None:
                 show(f"Each image: {self.out / IMAGES_FILE}")
 

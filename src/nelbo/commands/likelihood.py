@@ -59,10 +59,11 @@ class Likelihood:
         import torch
 
         from nelbo import latent_flow
-        from nelbo.bound import Bound, Estimate
+        from nelbo.bound import Bound
         from nelbo.commands.evaluation_progress import levels_to_evaluate
         from nelbo.diffusion import Diffusion, Pixels, flow
         from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
+        from nelbo.estimate import Estimate
         from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.report.tables import likelihood_table
 

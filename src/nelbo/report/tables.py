@@ -7,14 +7,15 @@ up to the total, the negative ELBO.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from nelbo.bound import BoundSummary, Estimate
+from nelbo.bound import BoundSummary
+from nelbo.estimate import CONFIDENCE, Estimate
 from nelbo.report.formatting import NOTHING, number
 
 TERMS = {
@@ -79,8 +80,8 @@ def bound_table(
     table = Table(
         title=title,
         title_justify="left",
-        caption="terms as costs: mean ± error over images;\n"
-        f"{MONTE_CARLO}: the part that more levels shrink",
+        caption="terms as costs: mean ± standard error over images;\n"
+        f"{MONTE_CARLO}: the part of ± that more levels shrink",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -110,21 +111,34 @@ def bound_table(
 
 
 def monte_carlo_text(estimate: Estimate, decimals: int) -> str:
-    """The Monte Carlo error of an estimate; a dash where it is not known."""
+    """The Monte Carlo part of an error, so that nobody adds it; a dash where it is not known."""
     error = estimate.monte_carlo_error
-    return f"± {number(error, decimals)}" if math.isfinite(error) else NOTHING
+    return f"{number(error, decimals)} of ±" if math.isfinite(error) else NOTHING
 
 
 def result_line(summary: BoundSummary, unit: str) -> str:
-    """The bound with both of its errors: 1.736 ± 0.014 (images) ± 0.004 (Monte Carlo) bits/dim."""
-    bits = summary.bits_per_dim
-    errors = {"images": bits.standard_error, "Monte Carlo": bits.monte_carlo_error}
-    shown = [
-        f" ± {number(error, BITS_DECIMALS)} ({name})"
-        for name, error in errors.items()
-        if math.isfinite(error)
-    ]
-    return f"{number(bits.mean, BITS_DECIMALS)}{''.join(shown)} {unit}"
+    """The bound with its one error, the parts of that, and its interval.
+
+    1.736 ± 0.014 bits/dim, of which images 0.013 and Monte Carlo 0.004; 95% interval 1.708 to 1.764
+    """
+    return error_line(summary.bits_per_dim, unit)
+
+
+def error_line(estimate: Estimate, unit: str, decimals: int = BITS_DECIMALS) -> str:
+    """A mean with its one error, the parts of that, and its interval, as far as they are known."""
+    monte_carlo = estimate.monte_carlo_error
+    if not math.isfinite(estimate.standard_error):
+        known = f" ± {number(monte_carlo, decimals)}" if math.isfinite(monte_carlo) else ""
+        return f"{number(estimate.mean, decimals)}{known} {unit}{' (Monte Carlo)' if known else ''}"
+    parts = {"images": estimate.image_error, "Monte Carlo": monte_carlo}
+    known = " and ".join(
+        f"{name} {number(error, decimals)}" for name, error in parts.items() if math.isfinite(error)
+    )
+    low, high = (number(end, decimals) for end in estimate.interval())
+    return (
+        f"{number(estimate.mean, decimals)} ± {number(estimate.standard_error, decimals)} {unit}"
+        f"{', of which ' + known if known else ''}; {CONFIDENCE:.0%} interval {low} to {high}"
+    )
 
 
 def likelihood_table(rows: Mapping[str, tuple[Estimate, float | None]]) -> Table:
@@ -141,25 +155,34 @@ def likelihood_table(rows: Mapping[str, tuple[Estimate, float | None]]) -> Table
     return table
 
 
-def bound_json(summary: BoundSummary, *, density: bool = False) -> dict[str, Any]:
-    """The same as plain data: `nats` and `bits_per_dim`, each a mean and error for every term.
+def bound_json(
+    summary: BoundSummary, *, density: bool = False, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The same as plain data: `nats` and `bits_per_dim`, each term as `estimate_json`.
 
-    Values that JSON has no number for (nan, infinity) are None.
+    `warnings` says why the error of the total may not be trusted, naming an image of `names`.
     """
     return {
         "examples": summary.examples,
         "dims": summary.dims,
         "density": density,
-        "nats": {name: _plain(value) for name, value in costs_in_nats(summary).items()},
-        "bits_per_dim": {name: _plain(value) for name, value in summary.in_bits.items()},
+        "nats": {name: estimate_json(value) for name, value in costs_in_nats(summary).items()},
+        "bits_per_dim": {name: estimate_json(value) for name, value in summary.in_bits.items()},
+        "warnings": summary.nelbo.warnings(names),
     }
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """A mean, its standard error with the two parts of that, and its interval, as plain data.
+
+    Values that JSON has no number for (nan, infinity) are None.
+    """
     return {
         "mean": _finite(estimate.mean),
         "standard_error": _finite(estimate.standard_error),
+        "image_error": _finite(estimate.image_error),
         "monte_carlo_error": _finite(estimate.monte_carlo_error),
+        "interval": [_finite(end) for end in estimate.interval()],
     }
 
 
