@@ -130,6 +130,8 @@ def error_line(estimate: Estimate, unit: str, decimals: int = BITS_DECIMALS) -> 
     if not math.isfinite(estimate.standard_error):
         known = f" ± {number(monte_carlo, decimals)}" if math.isfinite(monte_carlo) else ""
         return f"{number(estimate.mean, decimals)}{known} {unit}{' (Monte Carlo)' if known else ''}"
+    # Both are estimates, so that chance may make the part larger than the whole.
+    monte_carlo = min(monte_carlo, estimate.standard_error)
     parts = {"images": estimate.image_error, "Monte Carlo": monte_carlo}
     known = " and ".join(
         f"{name} {number(error, decimals)}" for name, error in parts.items() if math.isfinite(error)
