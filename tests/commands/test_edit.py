@@ -78,9 +78,34 @@ def test_interpolation_is_a_row(run_path, files, encoder):
         assert np.abs(frame - pixels(files / f"{name}.png")).mean() < 20
 
 
-def test_resize_on_request(run_path, files):
+def test_a_picture_of_any_size_is_cut_and_scaled_with_a_note(run_path, files, capsys):
     Image.fromarray(np.full((30, 20, 3), 200, np.uint8)).save(files / "a.png")
-    assert edit(run_path, files, "--steps", "5", "--resize").shape == (8, 8)
+    assert edit(run_path, files, "--steps", "5").shape == (8, 8)
+    assert "a.png is 30×20 pixels, the model takes 8×8" in capsys.readouterr().err
+
+
+def test_a_mask_of_strokes_on_a_transparent_layer(run_path, files):
+    """White everywhere, and opaque where the strokes are, as editors of masks save a layer."""
+    layer = np.full((8, 8, 4), 255, np.uint8)
+    layer[:, :4, 3] = 0
+    Image.fromarray(layer).save(files / "layer.png")
+    mask = ["--steps", "8", "--jump-length", "2", "--mask"]
+    drawn = edit(run_path, files, *mask, str(files / "layer.png"))
+    assert np.array_equal(drawn, edit(run_path, files, *mask, str(files / "mask.png")))
+
+
+def test_a_mask_of_the_picture_lies_where_the_picture_does(run_path, files):
+    """A wide picture is cut in the middle, and its mask likewise."""
+    original = pixels(files / "a.png").astype(np.uint8)
+    wide = np.concatenate([np.zeros((8, 4), np.uint8), original, np.zeros((8, 4), np.uint8)], 1)
+    Image.fromarray(wide).save(files / "a.png")
+    mask = np.zeros((8, 16), np.uint8)
+    mask[:, 8:] = 255
+    Image.fromarray(mask).save(files / "mask.png")
+    options = ["--steps", "8", "--jump-length", "2", "--mask", str(files / "mask.png")]
+    edited = edit(run_path, files, *options)
+    assert np.array_equal(edited[:, :4], original[:, :4])
+    assert not np.array_equal(edited[:, 4:], original[:, 4:])
 
 
 def test_a_latent_pipeline_inpaints_pixels(tmp_path):

@@ -143,3 +143,173 @@ def test_captions_in_two_places(tmp_path):
     (tmp_path / "captions.txt").write_text("a\n")
     with pytest.raises(NelboError, match="keep one"):
         load(tmp_path)
+
+
+def csv_file(folder, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.csv").write_bytes(text.encode("utf-8"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_metadata_csv(tmp_path, delimiter, end):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        write(tmp_path / name)
+    lines = ["file_name,label,text", 'a.png,cat,"a, small; cat"', "sub/b.png,dog,", ",,"]
+    lines[1:1] = ['c.png,cat,"two""s"']
+    table = end.join(lines[:-1]).replace("a, small", "a small")
+    csv_file(tmp_path, "\ufeff" + table.replace(",", delimiter) + end)
+    data = load(tmp_path)
+    of = dict(zip(data.names, data.captions, strict=True))
+    assert of == {"a.png": "a small; cat", "sub/b.png": None, "c.png": 'two"s'}
+    classes = dict(zip(data.names, data.labels.tolist(), strict=True))
+    assert classes == {"a.png": 0, "sub/b.png": 1, "c.png": 0}
+    assert data.label_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,text\na.png,x\n", "line 1, has no column file_name; found name, text"),
+        ("", "line 1, has no column file_name; found nothing"),
+        ("file_name,text\na.png,x,y\n", "line 2, has 3 fields, the header 2"),
+        ("file_name,text\n,x\n", "line 2, has file_name None"),
+        ("file_name,text\nx.png,x\n", r"line 2, names 'x\.png', which is no picture"),
+        ('file_name,text\na.png,"x\n', "is not readable"),
+        ("file_name,text,prompt\na.png,x,y\n", "line 2, has text 'x' and prompt 'y': keep one"),
+    ],
+)
+def test_mistakes_in_metadata_csv_name_the_line(tmp_path, text, message):
+    write(tmp_path / "a.png")
+    csv_file(tmp_path, text)
+    with pytest.raises(NelboError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+def test_captions_beside_the_pictures(tmp_path, suffix):
+    for name in ("a.png", "b.jpg", "sub/é.png", "d.png"):
+        write(tmp_path / name)
+    (tmp_path / f"a{suffix}").write_text("an a\n")
+    (tmp_path / f"b{suffix}").write_text("\ufeffa bee\n\nand more\n", "utf-8")
+    (tmp_path / "sub" / f"é{suffix}").write_text(" é ")  # decomposed
+    (tmp_path / f"d{suffix}").write_text("")
+    (tmp_path / "LICENSE.txt").write_text("no caption")
+    data = load(tmp_path)
+    of = dict(zip(data.names, data.captions, strict=True))
+    assert of == {"a.png": "an a", "b.jpg": "a bee", "sub/é.png": "é", "d.png": None}
+    assert "1 picture has several captions, of which the first is taken" in data.notes
+    assert any("1 file of another kind left out: .txt 1" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            ("metadata.jsonl", '{"file_name": "a.png", "text": "one"}\n' * 2),
+            ("metadata.jsonl", '{"file_name": "./a.png", "text": "two"}'),
+            r"line 3, has the caption 'two' of 'a\.png', and .*jsonl, line 1 has 'one'",
+        ),
+        (
+            ("metadata.jsonl", '{"file_name": "a.png", "label": 1}\n'),
+            ("metadata.jsonl", '{"file_name": "a.png", "label": 2}'),
+            r"line 2, has the label 2 of 'a\.png', and .*jsonl, line 1 has 1",
+        ),
+        (
+            ("metadata.jsonl", '{"file_name": "a.png", "text": "one"}'),
+            ("metadata.csv", "file_name,text\na.png,two\n"),
+            r"metadata\.jsonl, line 1, has .* and .*metadata\.csv, line 2 has 'two'",
+        ),
+        (
+            ("metadata.jsonl", '{"file_name": "a.png", "text": "one"}'),
+            ("a.txt", "two"),
+            r"a\.txt has the caption 'two' of 'a\.png', and .*line 1 has 'one'",
+        ),
+        (("a.caption", "one"), ("a.txt", "two"), r"a\.txt has .* and .*a\.caption has 'one'"),
+    ],
+)
+def test_two_captions_or_labels_of_one_picture_name_both_places(tmp_path, first, second, message):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    for name, text in (first, second):
+        with (tmp_path / name).open("a") as file:
+            file.write(text)
+    with pytest.raises(NelboError, match=message):
+        load(tmp_path)
+
+
+def test_the_same_said_twice_is_no_contradiction(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    row = {"file_name": "a.png", "text": "one"}
+    metadata(tmp_path, row, row, {"file_name": "a.png", "label": "x"})
+    data = load(tmp_path)
+    assert set(data.captions) == {"one", None}
+    assert data.label_names == ("x",)
+
+
+@pytest.mark.parametrize("field", ["text", "caption", "prompt"])
+def test_captions_by_any_of_their_names_and_in_lists(tmp_path, field):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    metadata(
+        tmp_path,
+        {"file_name": "a.png", field: "one"},
+        {"file_name": "b.png", field: ["two", "zwei"]},
+    )
+    data = load(tmp_path)
+    assert dict(zip(data.names, data.captions, strict=True)) == {"a.png": "one", "b.png": "two"}
+    assert "1 picture has several captions, of which the first is taken" in data.notes
+
+
+def test_one_and_its_text_are_one_class(tmp_path):
+    for i in range(5):
+        write(tmp_path / f"{i}.png", i)
+    labels = (1, "1", 2.0, "2", "10")
+    metadata(tmp_path, *({"file_name": f"{i}.png", "label": v} for i, v in enumerate(labels)))
+    data = load(tmp_path)
+    assert data.label_names == ("1", "2", "10")
+    classes = dict(zip(data.names, data.labels.tolist(), strict=True))
+    assert classes == {"0.png": 0, "1.png": 0, "2.png": 1, "3.png": 1, "4.png": 2}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_metadata_in_another_form_of_unicode(tmp_path, form):
+    import unicodedata
+
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    for i, name in enumerate(("é.png", "ü.png")):
+        write(tmp_path / unicodedata.normalize(form, name), i)
+    written = [unicodedata.normalize(other, name) for name in ("é.png", "ü.png")]
+    metadata(
+        tmp_path, {"file_name": written[0], "text": "e"}, {"file_name": written[1], "text": "u"}
+    )
+    assert set(load(tmp_path).captions) == {"e", "u"}
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "captions.txt").write_text(f"{written[0]}\te\n{written[1]}\tu\n", "utf-8")
+    assert set(load(tmp_path).captions) == {"e", "u"}
+
+
+def test_a_broken_picture_beside_class_folders_changes_nothing(tmp_path):
+    for i in range(12):
+        write(tmp_path / ("cat" if i % 2 else "dog") / f"{i}.png", i)
+    whole = load(tmp_path)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    data = load(tmp_path)
+    assert data.label_names == whole.label_names == ("cat", "dog")
+    assert torch.equal(data.labels, whole.labels)
+    assert data.names == whole.names
+    assert {line.split(":")[0] for line in data.skipped} == {"empty.jpg", "gone.png"}
+
+
+def test_a_picture_at_the_top_takes_the_classes_with_a_note(tmp_path):
+    for i in range(4):
+        write(tmp_path / ("cat" if i % 2 else "dog") / f"{i}.png", i)
+    assert not load(tmp_path).notes
+    write(tmp_path / "cover.png", 9)
+    data = load(tmp_path)
+    assert data.labels is None
+    assert data.notes == (
+        "the 2 folders are no classes, because 1 picture lies in none of them, such as cover.png",
+    )

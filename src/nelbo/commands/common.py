@@ -156,7 +156,9 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def mention_skipped(*data: ImageData, shown: int = 5) -> None:
-    """Name the files that could not be read, once for all splits of a source."""
+    """Name what was left out and the files that could not be read, once for all splits."""
+    for note in dict.fromkeys(note for split in data for note in split.notes):
+        say(f"note: {data[0].source}: {note}")
     skipped = list(dict.fromkeys(line for split in data for line in split.skipped))
     if not skipped:
         return

@@ -97,6 +97,7 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
         "captions": _captions(data),
         "skipped": list(data.skipped),
         "unmatched": list(data.unmatched),
+        "notes": list(data.notes),
         "credit": data.credit,
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nelbo.commands.common import print_json, show
+from nelbo.commands.common import print_json, say, show
 from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, at_least_one
 from nelbo.commands.picture_model import (
     PictureModel,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
 _INPAINTING_STEPS = 250
-_WHITE = 128
 _INVERSION = "inversion"
 
 
@@ -45,7 +44,7 @@ class Edit:
     out: Path = Path("edited.png")
     """The picture to write, PNG; a grid for several."""
     mask: Path | None = None
-    """Paint where this picture is white, and keep the rest."""
+    """Paint where this picture is white, and keep where it is black or transparent."""
     interpolate: Path | None = None
     """Go over into this picture."""
     strength: float | None = None
@@ -62,8 +61,9 @@ class Edit:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many different results, result i of a seed being always the same; interpolation has
     one."""
-    resize: bool = False
-    """Cut and scale pictures of another size than the model's."""
+    resize: bool = True
+    """Cut pictures of another size than the model's in the middle, and scale them; --no-resize
+    refuses them."""
     sampling: SamplerOptions = field(default_factory=SamplerOptions)
     condition: ConditionOptions = field(default_factory=ConditionOptions)
     batch_size: int = 64
@@ -82,25 +82,26 @@ class Edit:
 
         import torch
 
-        from nelbo.data.image_file import check_image
+        from nelbo.data.image_file import examine
         from nelbo.report.grids import save_grid, save_image, to_pil
 
         self.condition.check_guidance()
         for path in (self.image, self.mask, self.interpolate):
             if path is not None:
-                check_image(path)
+                examine(path)
         check_not_data(self.run_path, self.out)
         sampler = self._sampler()
         editing = None if self.mask is not None else self._redrawing(sampler)
         pictures = PictureModel.load(self.run_path, self.computing.device)
+        self._check_sizes(pictures)
         images = self._read(pictures)
+        paint = None if self.mask is None else self._paint(pictures)
         start = time.perf_counter()
-        walked = self._walk(pictures, sampler, editing, images)
+        walked = self._walk(pictures, sampler, editing, images, paint)
         edited = pictures.to_pictures(walked, self.batch_size)
         seconds = time.perf_counter() - start
-        if self.mask is not None:
+        if paint is not None:
             # Exact in latents as well, whose decoder changes everything a little.
-            paint = self._paint(pictures)
             known = pictures.to_pixels(images)
             edited = torch.where(paint, edited, known)
         if len(edited) == 1:
@@ -115,13 +116,22 @@ class Edit:
             show(f"{len(edited)} image{'s' * (len(edited) > 1)} in {seconds:.1f} s → {self.out}")
 
     def _walk(
-        self, pictures: PictureModel, sampler: Sampler, editing: Editing | None, images: Tensor
+        self,
+        pictures: PictureModel,
+        sampler: Sampler,
+        editing: Editing | None,
+        images: Tensor,
+        paint: Tensor | None,
     ) -> Tensor:
         """The last states of the edit."""
         import torch
 
         x = pictures.to_states(images)
-        edit = editing or self._inpainting(pictures, sampler, (x.shape[2], x.shape[3]))
+        if editing is None:
+            assert paint is not None
+            edit = self._inpainting(paint, sampler, (x.shape[2], x.shape[3]))
+        else:
+            edit = editing
         outputs = edit.outputs(1) if self.interpolate is not None else self.n
         chain, condition = pictures.told(self.condition, outputs)
 
@@ -180,16 +190,14 @@ class Edit:
             1.0 if self.strength is None else self.strength,
         )
 
-    def _inpainting(
-        self, pictures: PictureModel, sampler: Sampler, size: tuple[int, int]
-    ) -> Editing:
-        """The edit of a part of states of this size."""
+    def _inpainting(self, paint: Tensor, sampler: Sampler, size: tuple[int, int]) -> Editing:
+        """The edit of a part of states of this size, given where to paint in pictures."""
         from nelbo.editing import Inpainting
         from nelbo.samplers import DDPM
 
         assert isinstance(sampler, DDPM)
         return Inpainting(
-            self._paint(pictures),
+            paint,
             sampler,
             10 if self.jump_length is None else self.jump_length,
             10 if self.jump_n_sample is None else self.jump_n_sample,
@@ -205,19 +213,45 @@ class Edit:
 
         from nelbo.data.image_file import read_image
 
-        paths = [self.image] if self.interpolate is None else [self.image, self.interpolate]
-        return torch.stack([read_image(path, pictures.shape, resize=self.resize) for path in paths])
+        return torch.stack([read_image(path, pictures.shape) for path in self._redrawn()])
+
+    def _redrawn(self) -> list[Path]:
+        return [self.image] if self.interpolate is None else [self.image, self.interpolate]
 
     def _paint(self, pictures: PictureModel) -> Tensor:
         """Where to paint, (1, 1, H, W)."""
-        from nelbo.data.image_file import read_image
+        from nelbo.data.image_file import read_mask
 
         assert self.mask is not None
-        shape = (1, *pictures.shape[1:])
-        paint = read_image(self.mask, shape, resize=self.resize)[None] >= _WHITE
-        if not paint.any():
-            raise NelboError(f"the mask {self.mask} is nowhere white, so nothing is to be painted")
-        return paint
+        return read_mask(self.mask, pictures.shape[1:])[None, None]
+
+    def _check_sizes(self, pictures: PictureModel) -> None:
+        """Say what is cut and scaled.
+
+        Raises:
+            NelboError: a picture of another size than the model's with --no-resize, or a mask that
+                is neither of the model's size nor in the proportions of the picture.
+        """
+        from nelbo.data.image_file import examine
+
+        takes = pictures.shape[1], pictures.shape[2]
+        asked = [*self._redrawn(), *([] if self.mask is None else [self.mask])]
+        sizes = {}
+        for path in asked:
+            opened = examine(path)
+            for note in opened.notes:
+                say(f"note: {path}: {note}")
+            size = sizes[path] = opened.size
+            if size is None or size == takes:
+                continue
+            found = f"{path} is {_named(size)} pixels, the model takes {_named(takes)}"
+            if not self.resize:
+                raise NelboError(
+                    f"{found} (height × width): leave --no-resize out to cut and scale it"
+                )
+            say(f"note: {found} (height × width): cut in the middle and scaled")
+        if self.mask is not None:
+            _check_mask(sizes[self.image], sizes[self.mask], takes, self.mask)
 
     def _check_options(self) -> None:
         inpaints, interpolates = self.mask is not None, self.interpolate is not None
@@ -235,3 +269,24 @@ class Edit:
             if value is not None and not applies:
                 raise NelboError(f"{option} takes effect {where} only")
         at_least_one(jump_length=self.jump_length, jump_n_sample=self.jump_n_sample)
+
+
+def _check_mask(
+    image: tuple[int, int] | None,
+    mask: tuple[int, int] | None,
+    takes: tuple[int, int],
+    path: Path,
+) -> None:
+    """Raise `NelboError` for a mask whose pixels would not lie where those of the picture do."""
+    if mask is None or image is None or mask == takes:
+        return
+    # As the longer side of either would be rounded.
+    if abs(image[0] * mask[1] - image[1] * mask[0]) > max(*image, *mask):
+        raise NelboError(
+            f"the mask {path} is {_named(mask)} and the picture {_named(image)} (height × width): "
+            f"make the mask of the picture's size, or of the model's, {_named(takes)}"
+        )
+
+
+def _named(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"

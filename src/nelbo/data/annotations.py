@@ -1,38 +1,44 @@
 """What a folder says about its pictures: captions and labels.
 
-metadata.jsonl    a line a picture: {"file_name": "a.png", "text": "a cat", "label": "cat"};
-                  `caption` does as well as `text`; names are relative to the file's folder
+metadata.jsonl    a line a picture, and metadata.csv likewise, in any folder; see `metadata`
 captions.txt      a line a picture: name<TAB>caption, or captions alone, in the order of the
                   sorted files; at the top of the folder
-cat/ dog/         where every picture lies in one of several folders, its folder is its class
+a.txt, a.caption  beside a.png, its caption: the first line
+cat/ dog/         where every picture that can be read lies in one of several folders, its folder is
+                  its class
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from nelbo.data.labels import Label, class_names, index_labels, name_of
+from nelbo.data.listing import CAPTIONS, Listing, stem_of
+from nelbo.data.metadata import Row, read_lines, rows
+from nelbo.data.names import Names, printable
 from nelbo.errors import NelboError
-
-CAPTIONS = "captions.txt"
-_CAPTION_FIELDS = ("text", "caption")
-
-Label = str | int
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Captions and labels by the name of the picture, and the lines that are of none."""
+    """Captions and labels by the name of the picture.
+
+    Attributes:
+        captions: of each picture that has one.
+        labels: likewise.
+        unmatched: lines that are of no picture.
+        notes: what was not taken as it stands.
+    """
 
     captions: Mapping[str, str]
     labels: Mapping[str, Label]
     unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def captions_of(self, names: Sequence[str]) -> tuple[str | None, ...] | None:
         """The caption of each picture; None where no picture has one."""
@@ -42,178 +48,199 @@ class Annotations:
         """The class of each picture, −1 where it has none, and the names of the classes."""
         if not self.labels:
             return None, ()
-        classes = sort_classes(set(self.labels.values()))
-        index = {label: i for i, label in enumerate(classes)}
-        of_each = [index.get(self.labels.get(name), -1) for name in names]  # type: ignore[arg-type]
-        return torch.tensor(of_each, dtype=torch.int64), tuple(str(label) for label in classes)
-
-
-def sort_classes(labels: set[Label]) -> list[Label]:
-    """Classes in the order of their numbers; numbers as numbers, names by the alphabet."""
-    if all(isinstance(label, int) for label in labels):
-        return sorted(labels)
-    return sorted(labels, key=str)
+        classes = class_names(self.labels.values())
+        return index_labels([self.labels.get(name) for name in names], classes), tuple(
+            map(printable, classes)
+        )
 
 
 def read_annotations(
-    folder: Path, names: Sequence[str], metadata: Sequence[str], depth: int, *, strict: bool = True
+    listing: Listing, readable: Sequence[str], depth: int, *, strict: bool = True
 ) -> Annotations:
-    """What the files and folders say about the pictures called `names`.
+    """What the files and folders say about the pictures of a folder.
 
     Args:
-        folder: the root.
-        names: paths of the pictures below it, sorted.
-        metadata: paths of the metadata.jsonl files below it.
+        listing: the folder.
+        readable: the pictures that can be read, whose folders may be classes.
         depth: how many folders of a path stand above its class.
         strict: a line that names no picture is an error, rather than one of `unmatched`.
 
     Raises:
         NelboError: a line that cannot be read, or, where strict, that names no picture; too many or
-            too few captions; captions in two places.
+            too few captions; two captions or labels of one picture.
     """
-    captions: dict[str, str] = {}
-    labels: dict[str, Label] = {}
-    unmatched: list[str] = []
-    known = set(names)
-    for file in metadata:
-        prefix = file[: file.rfind("/") + 1]
-        rows = list(_rows(folder / file, prefix))
-        strays = [row for row in rows if row.name not in known]
-        if strays and strict:
-            name = strays[0].name.removeprefix(prefix)
-            pictures = sum(name.startswith(prefix) for name in names)
+    found = _Collected(listing, strict)
+    for file in listing.metadata:
+        found.take_metadata(file)
+    if (listing.folder / CAPTIONS).is_file():
+        found.take_captions_file()
+    for file in listing.sidecars:
+        found.take_sidecar(file)
+    labels: Mapping[str, Label] = found.values["label"]
+    notes = found.notes()
+    if not labels:
+        labels, why = _folder_classes(readable, depth)
+        notes += why
+    return Annotations(found.values["caption"], labels, tuple(found.unmatched), notes)
+
+
+@dataclass
+class _Collected:
+    """Captions and labels as they are found, with where, so that two of one picture are noticed."""
+
+    listing: Listing
+    strict: bool
+    values: dict[str, dict[str, Any]] = field(default_factory=lambda: {"caption": {}, "label": {}})
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
+    several: int = 0
+
+    def __post_init__(self) -> None:
+        listing = self.listing
+        self.pictures = [file.name for file in listing.files]
+        # What is there and cannot be read is no stray.
+        self.known = Names(listing.folder, [*self.pictures, *listing.unreadable, *listing.others])
+
+    def put(self, kind: str, name: str, value: Label, where: str) -> None:
+        """Keep the caption or label of a picture."""
+        earlier = self.values[kind].get(name)
+        if earlier is not None and name_of(earlier) != name_of(value):
+            before = self.places[kind, name].rstrip(",")
             raise NelboError(
-                f"{strays[0].where} names {name!r}, which is no picture of "
-                f"{folder / prefix}; it has {len(rows)} lines for {pictures} pictures, "
-                f"{len(strays)} of them for none: take these out or bring the pictures back"
+                f"{where} has the {kind} {value!r} of {name!r}, and {before} has {earlier!r}: keep "
+                "one for each picture"
             )
-        unmatched += [f"{file}, line {row.line}: {row.name}" for row in strays]
-        for row in rows:
-            caption, label = _caption(row.where, row.fields), _label(row.where, row.fields)
-            if caption is not None and row.name in known:
-                captions[row.name] = caption
-            if label is not None and row.name in known:
-                labels[row.name] = label
-    if (folder / CAPTIONS).is_file():
-        if captions:
-            raise NelboError(f"{folder} has captions in {metadata[0]} and in {CAPTIONS}; keep one")
-        captions, of_none = _captions_file(folder / CAPTIONS, names, strict=strict)
-        unmatched += of_none
-    return Annotations(captions, labels or _folder_classes(names, depth), tuple(unmatched))
+        if earlier is None:
+            self.values[kind][name], self.places[kind, name] = value, where
 
+    def take_metadata(self, file: str) -> None:
+        """A metadata.jsonl or metadata.csv."""
+        path, prefix = self.listing.folder / file, file[: file.rfind("/") + 1]
+        every = [(row, self.known.find(row.name, row.where, prefix)) for row in rows(path)]
+        strays = [row for row, name in every if name is None]
+        if strays and self.strict:
+            raise self._stray(strays, len(every), prefix)
+        self.unmatched += [f"{file}, line {row.line}: {prefix}{row.name}" for row in strays]
+        for row, name in every:
+            caption, first = row.caption()
+            label = row.label()
+            if name is None:
+                continue
+            if caption is not None:
+                self.several += first
+                self.put("caption", name, caption, row.where)
+            if label is not None:
+                self.put("label", name, label, row.where)
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of a metadata.jsonl: where it is, in words and by number, its picture and fields."""
-
-    where: str
-    line: int
-    name: str
-    fields: Mapping[str, Any]
-
-
-def _rows(path: Path, prefix: str) -> Iterator[_Row]:
-    for i, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {i},"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise NelboError(f"{where} is not readable as JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise NelboError(f"{where} must hold a JSON object, found {type(row).__name__}")
-        yield _Row(where, i, prefix + _file_name(where, row), row)
-
-
-def _file_name(where: str, row: Mapping[str, Any]) -> str:
-    name = row.get("file_name")
-    if not isinstance(name, str):
-        raise NelboError(f"{where} has file_name {name!r}; expected the name of a picture")
-    return name.removeprefix("./")
-
-
-def _caption(where: str, row: Mapping[str, Any]) -> str | None:
-    for field in _CAPTION_FIELDS:
-        value = row.get(field)
-        if isinstance(value, str):
-            return value
-        if value is not None:
-            raise NelboError(f"{where} has {field} {value!r}; expected a string")
-    return None
-
-
-def _label(where: str, row: Mapping[str, Any]) -> Label | None:
-    label = row.get("label")
-    if label is None or (isinstance(label, str | int) and not isinstance(label, bool)):
-        return label
-    raise NelboError(f"{where} has label {label!r}; expected a string or a whole number")
-
-
-def _captions_file(
-    path: Path, names: Sequence[str], *, strict: bool
-) -> tuple[dict[str, str], list[str]]:
-    """The captions by name, and the lines that are of no picture."""
-    lines = _lines(path)
-    filled = [line for line in lines if line.strip()]
-    if filled and all("\t" in line for line in filled):
-        return _named_captions(path, lines, names, strict=strict)
-    if len(lines) != len(names):
-        shorter = min(len(lines), len(names))
-        first = (
-            f"the first picture without a line is {names[shorter]}"
-            if len(lines) < len(names)
-            else f"the first line without a picture is {lines[shorter]!r}"
-        )
-        raise NelboError(
-            f"{path} has {len(lines)} lines for {len(names)} pictures; {first}. Expected one "
-            "caption a line in the order of the sorted files, or name<TAB>caption"
-        )
-    pairs = zip(names, lines, strict=True)
-    return {name: line.strip() for name, line in pairs if line.strip()}, []
-
-
-def _named_captions(
-    path: Path, lines: Sequence[str], names: Sequence[str], *, strict: bool
-) -> tuple[dict[str, str], list[str]]:
-    """Captions by the name of the picture, and the lines that are of none."""
-    said: dict[str, str] = {}
-    of_none: list[str] = []
-    known = set(names)
-    for i, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, caption = line.split("\t", 1)
-        if name in said:
+    def take_captions_file(self) -> None:
+        """The captions.txt at the top."""
+        folder, path = self.listing.folder, self.listing.folder / CAPTIONS
+        if self.values["caption"]:
             raise NelboError(
-                f"{path}, line {i}, has another caption for {name!r}: keep one for each picture"
+                f"{folder} has captions in {self.listing.metadata[0]} and in {CAPTIONS}; keep one"
             )
-        said[name] = caption.strip()
-        if name not in known:
-            of_none.append(f"{path.name}, line {i}: {name}")
-    strays = [name for name in said if name not in known]
-    if strays and strict:
-        raise NelboError(
-            f"{path} has captions for {len(said)} pictures, the folder {len(names)} "
-            f"pictures; the first caption without a picture is of {strays[0]!r}"
+        lines = read_lines(path)
+        filled = [line for line in lines if line.strip()]
+        if filled and all("\t" in line for line in filled):
+            self._take_named(path, lines)
+            return
+        if len(lines) != len(self.pictures):
+            raise _other_number(path, lines, self.pictures)
+        for i, (name, line) in enumerate(zip(self.pictures, lines, strict=True), 1):
+            if line.strip():
+                self.put("caption", name, line.strip(), f"{path}, line {i},")
+
+    def take_sidecar(self, file: str) -> None:
+        """The caption of one picture, or of those that differ from it in their suffix alone."""
+        path = self.listing.folder / file
+        filled = [line.strip() for line in read_lines(path) if line.strip()]
+        self.several += len(filled) > 1
+        for name in self._beside.get(stem_of(file), ()) if filled else ():
+            self.put("caption", name, filled[0], str(path))
+
+    def notes(self) -> tuple[str, ...]:
+        """What was not taken as it stands."""
+        if not self.several:
+            return ()
+        pictures = "1 picture has" if self.several == 1 else f"{self.several:,} pictures have"
+        return (f"{pictures} several captions, of which the first is taken",)
+
+    @property
+    def _beside(self) -> Mapping[str, list[str]]:
+        """The pictures by their names without the suffix."""
+        if not self._stems:
+            for name in self.pictures:
+                self._stems.setdefault(stem_of(name), []).append(name)
+        return self._stems
+
+    _stems: dict[str, list[str]] = field(default_factory=dict)
+
+    def _take_named(self, path: Path, lines: Sequence[str]) -> None:
+        """Lines of name<TAB>caption."""
+        said: dict[str, str] = {}
+        strays = []
+        for i, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            written, caption = line.split("\t", 1)
+            where = f"{path}, line {i},"
+            name = self.known.find(written, where)
+            if (name or written) in said:
+                raise NelboError(
+                    f"{where} has another caption for {written!r}, beside line "
+                    f"{said[name or written]}: keep one for each picture"
+                )
+            said[name or written] = str(i)
+            if name is None:
+                strays.append(written)
+                self.unmatched.append(f"{path.name}, line {i}: {written}")
+            elif caption.strip():
+                self.put("caption", name, caption.strip(), where)
+        if strays and self.strict:
+            raise NelboError(
+                f"{path} has captions for {len(said)} pictures, the folder {len(self.pictures)} "
+                f"pictures; the first caption without a picture is of {strays[0]!r}"
+            )
+
+    def _stray(self, strays: Sequence[Row], lines: int, prefix: str) -> NelboError:
+        pictures = sum(name.startswith(prefix) for name in self.pictures)
+        return NelboError(
+            f"{strays[0].where} names {strays[0].name!r}, which is no picture of "
+            f"{self.listing.folder / prefix}; it has {lines} lines for {pictures} pictures, "
+            f"{len(strays)} of them for none: take these out or bring the pictures back"
         )
-    return {name: caption for name, caption in said.items() if name in known}, of_none
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NelboError(f"{path} is not readable as UTF-8: {error}") from error
-    except OSError as error:
-        raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
-    # Not splitlines: captions may hold the other separators of Unicode.
-    return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+def _other_number(path: Path, lines: Sequence[str], names: Sequence[str]) -> NelboError:
+    shorter = min(len(lines), len(names))
+    first = (
+        f"the first picture without a line is {names[shorter]}"
+        if len(lines) < len(names)
+        else f"the first line without a picture is {lines[shorter]!r}"
+    )
+    return NelboError(
+        f"{path} has {len(lines)} lines for {len(names)} pictures; {first}. Expected one caption a "
+        "line in the order of the sorted files, or name<TAB>caption"
+    )
 
 
-def _folder_classes(names: Sequence[str], depth: int) -> dict[str, Label]:
+def _folder_classes(
+    names: Sequence[str], depth: int
+) -> tuple[Mapping[str, Label], tuple[str, ...]]:
+    """The folder of each picture as its class, and why there are no classes if one would expect
+    any."""
     paths = {name: name.split("/") for name in names}
-    if any(len(path) < depth + 2 for path in paths.values()):
-        return {}
-    classes = {name: path[depth] for name, path in paths.items()}
-    return dict(classes) if len(set(classes.values())) > 1 else {}
+    loose = [name for name, path in paths.items() if len(path) < depth + 2]
+    classes: dict[str, Label] = {
+        name: path[depth] for name, path in paths.items() if len(path) >= depth + 2
+    }
+    folders = {name_of(label) for label in classes.values()}
+    if len(folders) < 2:
+        return {}, ()
+    if not loose:
+        return classes, ()
+    lie = "1 picture lies" if len(loose) == 1 else f"{len(loose):,} pictures lie"
+    return {}, (
+        f"the {len(folders)} folders are no classes, because {lie} in none of them, such as "
+        f"{printable(loose[0])}",
+    )

@@ -41,7 +41,7 @@ except ImportError:  # Windows: two processes then decode the same pictures twic
 LIMIT_GB = 20.0
 _IMAGES, _KEYS, _INDEX, _HELD_OUT = "images.bin", "keys.bin", "index.json", "held-out.bin"
 _PARTIAL = ".partial-"
-_VERSION = 2  # of what is stored and how pictures are decoded
+_VERSION = 3  # of what is stored and how pictures are decoded
 _ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
 
 

@@ -1,4 +1,4 @@
-"""From the file of a picture to pixels: cropped to the centre square, resized, 8 bits a channel.
+"""From the file of a picture to pixels: cut in the middle, resized, 8 bits a channel.
 
 Pictures are decoded in threads: Pillow and resvg release Python's lock while they work, and a
 script that loads data needs no `if __name__ == "__main__"`, which processes would ask for.
@@ -10,15 +10,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-GREY_MODES = ("1", "L", "LA", "I;16", "I", "F")
+from nelbo.data.reader import has_colours, open_picture, why
+
+COLOURS_LOST = "it has colours and is read as grey"
 # Fewer pictures than this are read before a progress bar could be.
 _FEW = 500
 # What all threads together may hold of pictures that are being resized, in bytes.
@@ -26,6 +29,21 @@ _WORKING_MEMORY = 2**30
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as it is kept.
+
+    Attributes:
+        pixels: (C, H, W) uint8.
+        size: (height, width) of the picture in the file; None of drawings.
+        notes: what was not taken from the file as it stands.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def in_threads(
@@ -61,47 +79,40 @@ def _ahead(items: Iterable[Item], work: Callable[[Item], Result], threads: int) 
                 future.cancel()
 
 
-def read_picture(file: Path | BinaryIO, size: int, channels: int) -> np.ndarray | str:
-    """The picture as (C, size, size) uint8, or why it cannot be read."""
+def read_picture(
+    file: Path | BinaryIO, size: int | tuple[int, int], channels: int
+) -> Decoded | str:
+    """The picture cut to a size, or why it cannot be read.
+
+    Args:
+        file: its path, or its bytes.
+        size: height and width, or the side of a square.
+        channels: 1 for grey or 3 for RGB.
+    """
+    frame = (size, size) if isinstance(size, int) else size
     try:
-        with Image.open(file) as opened:
-            return prepare(ImageOps.exif_transpose(opened), size, channels)
+        opened = open_picture(file, frame)
+        grey = channels == 1 and has_colours(opened.image)
+        notes = (*opened.notes, COLOURS_LOST) if grey else opened.notes
+        return Decoded(prepare(opened.image, frame, channels), opened.size, notes)
     # Pillow's readers raise whatever they meet in a damaged file, from IndexError to MemoryError.
     except Exception as error:
-        if isinstance(error, UnidentifiedImageError):
-            return "no picture of a known format"
-        # Pillow puts the whole path in some messages; the list names the file already.
-        reason = str(error) or type(error).__name__
-        for path in (repr(str(file)), str(file)):
-            for words in (f"image file {path}", f"file {path}", path):
-                reason = reason.replace(words, "the file")
-        return reason
+        return why(error, file)
 
 
-def is_grey(file: Path | BinaryIO) -> bool | None:
-    """Whether a picture has no colours, by its header; None where it cannot be read."""
-    try:
-        with Image.open(file) as opened:
-            return opened.mode in GREY_MODES
-    except Exception:  # as above; reading the picture will say why
-        return None
-
-
-def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """The centre square, resized, as (C, size, size) uint8; what is transparent becomes white."""
-    if image.mode in ("I;16", "I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        image = Image.alpha_composite(white, coloured)
-    image = image.convert("L" if channels == 1 else "RGB")
-    square = _centre_square(image).resize((size, size), Image.Resampling.LANCZOS)
-    array = np.asarray(square, dtype=np.uint8)
+def prepare(image: Image.Image, size: int | tuple[int, int], channels: int) -> np.ndarray:
+    """The middle of a picture in the proportions of a size, resized, as (C, H, W) uint8."""
+    height, width = (size, size) if isinstance(size, int) else size
+    middle = image.convert("L" if channels == 1 else "RGB").crop(
+        _middle((image.height, image.width), (height, width))
+    )
+    array = np.asarray(middle.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def _centre_square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def _middle(of: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest box (left, top, right, bottom) in the proportions of a size, in the middle."""
+    scale = min(of[0] / size[0], of[1] / size[1])
+    height, width = (max(1, round(scale * side)) for side in size)
+    left, top = (of[1] - width) // 2, (of[0] - height) // 2
+    return left, top, left + width, top + height

@@ -175,7 +175,9 @@ def _rasterised(paths: dict[str, Path], size: int) -> Iterator[Picture]:
             )
         except ValueError as error:
             return Picture(code, str(error), is_held_out(code))
-        return Picture(code, read_picture(io.BytesIO(png), size, 3), is_held_out(code))
+        decoded = read_picture(io.BytesIO(png), size, 3)
+        pixels = decoded if isinstance(decoded, str) else decoded.pixels
+        return Picture(code, pixels, is_held_out(code))
 
     yield from in_threads(sorted(paths), rasterise, total=len(paths), size=size)
 

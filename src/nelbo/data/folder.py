@@ -10,11 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from nelbo.data.annotations import read_annotations
+from nelbo.data.annotations import Annotations, read_annotations
 from nelbo.data.cache import Picture, cached
-from nelbo.data.decode import in_threads, is_grey, read_picture
+from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import File, Listing, list_pictures
+from nelbo.data.names import printable
+from nelbo.data.reader import is_grey
 from nelbo.data.splits import held_out
 from nelbo.errors import NelboError
 
@@ -48,7 +50,6 @@ def load_folder(
     listing = list_pictures(folder)
     names = [file.name for file in listing.files]
     declared = _declared(names)
-    said = read_annotations(folder, names, listing.metadata, int(declared), strict=strict)
     held = _held_out(names, declared)
     if channels is None:
         channels = _channels(listing)
@@ -68,20 +69,28 @@ def load_folder(
     here = entry.stretch(split)
     if not entry.names[here]:
         raise NelboError(_nothing_in(split, folder, entry.skipped_of(split)))
+    said = read_annotations(listing, entry.names, int(_declared(entry.names)), strict=strict)
     labels, label_names = said.labels_of(entry.names)
-    unreadable = (f"{name}: cannot be listed: {why}" for name, why in listing.unreadable.items())
+    unreadable = (f"{name}: {why}" for name, why in listing.unreadable.items())
     return ImageData(
         source=str(folder),
         images=entry.images[here],
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
-        names=entry.names[here],
+        names=tuple(map(printable, entry.names[here])),
         labels=None if labels is None else labels[here],
         label_names=label_names,
-        skipped=(*entry.skipped_of(split), *unreadable),
+        skipped=tuple(map(printable, (*entry.skipped_of(split), *unreadable))),
+        notes=_notes(listing, said),
         captions=said.captions_of(entry.names[here]),
         unmatched=said.unmatched,
     )
+
+
+def _notes(listing: Listing, said: Annotations) -> tuple[str, ...]:
+    """What of the folder was not taken as it stands."""
+    left_out = listing.left_out
+    return (*(() if left_out is None else (left_out,)), *said.notes)
 
 
 def check_sizes(source: str, size: int) -> None:
@@ -127,7 +136,8 @@ def _channels(listing: Listing) -> int:
 def _decoded(listing: Listing, held: Sequence[bool], size: int, channels: int) -> Iterator[Picture]:
     def read(item: tuple[File, bool]) -> Picture:
         file, is_held_out = item
-        pixels = read_picture(listing.folder / file.name, size, channels)
+        decoded = read_picture(listing.folder / file.name, size, channels)
+        pixels = decoded if isinstance(decoded, str) else decoded.pixels
         return Picture(file.name, pixels, is_held_out)
 
     items = list(zip(listing.files, held, strict=True))

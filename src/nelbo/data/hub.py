@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 
-from nelbo.data.annotations import sort_classes
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.folder import TEST_FOLDERS
 from nelbo.data.image_data import ImageData
+from nelbo.data.labels import as_label, class_names, index_labels
 from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.errors import MissingExtraError, NelboError
 
@@ -46,7 +46,7 @@ OPTIONS = (
 )
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-_CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
+_CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,8 @@ def _labels(
 ) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     if names is not None:
         return torch.tensor([-1 if v is None else v for v in values]), tuple(names)
-    classes = sort_classes({v for v in values if v is not None})
-    if not classes:
-        return None, ()
-    index = {label: i for i, label in enumerate(classes)}
-    of_each = [-1 if v is None else index[v] for v in values]
-    return torch.tensor(of_each), tuple(str(label) for label in classes)
+    classes = class_names(v for v in values if v is not None)
+    return (index_labels(values, classes), classes) if classes else (None, ())
 
 
 def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> Iterator[Picture]:
@@ -192,15 +188,15 @@ def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> I
 
     def read(item: tuple[str, bool, Mapping[str, Any]]) -> Picture:
         name, is_held_out, row = item
-        label = row[columns["label"]] if "label" in columns else None
-        if not isinstance(label, int | str) or (names is not None and label == -1):
+        label = as_label(row[columns["label"]]) if "label" in columns else None
+        if names is not None and label == -1:
             label = None
         return Picture(
             name,
             _read(row[columns["image"]], size, channels),
             is_held_out,
             label,
-            row[columns["caption"]] if "caption" in columns else None,
+            _caption(row[columns["caption"]]) if "caption" in columns else None,
         )
 
     with _explained(table):
@@ -237,11 +233,11 @@ def _streamed(table: Table, size: int, channels: int, label_names: tuple[str, ..
 def _read(value: Any, size: int, channels: int) -> Any:
     """Pixels of {"bytes": …, "path": …}, as the format stores pictures, or why there are none."""
     value = value if isinstance(value, Mapping) else {"bytes": value}
-    if value.get("bytes"):
-        return read_picture(io.BytesIO(value["bytes"]), size, channels)
-    if value.get("path"):
-        return read_picture(Path(value["path"]), size, channels)
-    return "the row holds no picture"
+    if not (value.get("bytes") or value.get("path")):
+        return "the row holds no picture"
+    file = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
+    decoded = read_picture(file, size, channels)
+    return decoded if isinstance(decoded, str) else decoded.pixels
 
 
 def _open(table: Table) -> Mapping[str, Any]:
@@ -301,7 +297,17 @@ def _columns(table: Table, rows: Any) -> dict[str, str]:
 
 
 def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("string", "large_string")
+    """Whether a column holds texts, or lists of them."""
+    of_list = feature[0] if isinstance(feature, list) and feature else feature
+    element = getattr(of_list, "feature", of_list)
+    return getattr(element, "dtype", None) in ("string", "large_string")
+
+
+def _caption(value: Any) -> str | None:
+    """A text, or the first of several."""
+    if isinstance(value, list):
+        value = next((text for text in value if isinstance(text, str)), None)
+    return value if isinstance(value, str) else None
 
 
 def _class_names(rows: Any, columns: Mapping[str, str]) -> list[str] | None:

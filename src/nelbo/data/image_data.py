@@ -36,6 +36,7 @@ class ImageData:
         label_names: the name of each class.
         skipped: files that could not be read, with the reason.
         unmatched: lines of captions and labels that are of no picture, where they were allowed.
+        notes: what of the source was left out or not taken as it stands.
         captions: a text for each image, None where it has none; or None.
         credit: whom to name for the images, and their licence.
         pixel_keys: `nelbo.data.pixel_key` of each, (N,) int64, where it is known without reading
@@ -60,6 +61,7 @@ class ImageData:
     pixel_keys: Int[Tensor, " keys"] | None = None
     stream: ImageStream | None = None
     unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:

@@ -1,4 +1,4 @@
-"""One picture from a file, in the size and channels that a model takes."""
+"""One picture from a file, in the size and channels that a model takes, and masks of pictures."""
 
 from __future__ import annotations
 
@@ -6,53 +6,76 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Bool, UInt8
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from nelbo.data.decode import prepare
+from nelbo.data.formats import remedy, suffix_of
+from nelbo.data.reader import Opened, open_picture, why
 from nelbo.errors import NelboError
 
-_MODES = {1: "L", 3: "RGB"}
+# From this level on, of 0..255, a mask says to paint.
+_WHITE = 128
 
 
-def read_image(
-    path: str | Path, shape: Sequence[int], *, resize: bool = False
-) -> UInt8[Tensor, "channels height width"]:
-    """The picture as 0..255; what is transparent becomes white.
+def read_image(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channels height width"]:
+    """The picture as 0..255, cut in the middle to the proportions of `shape`, and scaled.
+
+    What is transparent becomes white; see `reader` for the rest.
 
     Args:
-        path: a file of any format that Pillow reads.
+        path: the file.
         shape: (C, H, W) to come out.
-        resize: cut a picture of another size to the proportions of `shape`, and scale it.
 
     Raises:
-        NelboError: a file that is missing or no picture, or of another size without `resize`.
+        NelboError: a file that is missing or no picture.
     """
-    channels, height, width = shape
-    with _explained(path), Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if "A" in image.getbands() or "transparency" in image.info:
-            coloured = image.convert("RGBA")
-            white = Image.new("RGBA", coloured.size, "white")
-            image = Image.alpha_composite(white, coloured)
-        image = image.convert(_MODES[channels])
-    if image.size != (width, height):
-        if not resize:
-            raise NelboError(
-                f"{path} is {image.width}×{image.height} pixels, the model takes {width}×{height}: "
-                "give --resize to cut and scale it"
-            )
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
-    return torch.from_numpy(array.transpose(2, 0, 1).copy())
+    channels, *size = shape
+    with _explained(path):
+        opened = open_picture(Path(path), (size[0], size[1]))
+        return torch.from_numpy(prepare(opened.image, (size[0], size[1]), channels).copy())
 
 
-def check_image(path: str | Path) -> None:
-    """Raise `NelboError` for a file that is missing or no picture; reads its head alone."""
-    with _explained(path), Image.open(path):
-        pass
+def read_mask(path: str | Path, size: Sequence[int]) -> Bool[Tensor, "height width"]:
+    """Where a mask says to paint: where it is white and not transparent.
+
+    It is cut and scaled as the picture that it belongs to.
+
+    Args:
+        path: the file.
+        size: (H, W) to come out.
+
+    Raises:
+        NelboError: a file that is missing or no picture, or one that paints nothing or everything.
+    """
+    height, width = size
+    with _explained(path):
+        opened = open_picture(Path(path), (height, width), background="black")
+        levels = prepare(opened.image, (height, width), 1)
+    paint = torch.from_numpy(levels[0] >= _WHITE)
+    if not paint.any():
+        raise NelboError(
+            f"the mask {path} is nowhere white at {height}×{width}, so nothing is to be painted: "
+            "make white, and not transparent, what is to be painted"
+        )
+    if paint.all():
+        raise NelboError(
+            f"the mask {path} is white everywhere at {height}×{width}, so nothing is to be kept: "
+            "make black or transparent what is to be kept"
+        )
+    return paint
+
+
+def examine(path: str | Path) -> Opened:
+    """A picture with its size, upright, and what is not taken from the file as it stands.
+
+    Raises:
+        NelboError: a file that is missing or no picture.
+    """
+    with _explained(path):
+        return open_picture(Path(path), (1, 1))
 
 
 @contextmanager
@@ -63,6 +86,13 @@ def _explained(path: str | Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NelboError(f"there is no picture {path}") from error
     except UnidentifiedImageError as error:
-        raise NelboError(f"{path} is no picture of a known format") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NelboError(f"{path} cannot be read as a picture: {error}") from error
+        raise NelboError(f"{path} is no picture of a known format{_hint(path)}") from error
+    except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
+        reason = why(error, Path(path))
+        raise NelboError(f"{path} cannot be read as a picture: {reason}{_hint(path)}") from error
+
+
+def _hint(path: str | Path) -> str:
+    """What to install, where that is why a file cannot be read."""
+    way = remedy(suffix_of(Path(path).name))
+    return f"; to read such files: {way}" if way else ""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
+from nelbo.data.formats import count_kinds, is_picture, remedy, suffix_of
 from nelbo.errors import NelboError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-METADATA = "metadata.jsonl"
+# Tables of captions and labels, in any folder; captions for all, at the top; and the files that
+# hold the caption of one picture, called as it is.
+METADATA = ("metadata.jsonl", "metadata.csv")
+CAPTIONS = "captions.txt"
+SIDECARS = (".txt", ".caption")
+# What file managers leave behind.
+_IGNORED = {"thumbs.db", "desktop.ini"}
 # What lies together in the directory of a run or of a model, whose pictures are samples, no data.
 _OF_MODELS = ({"nelbo.json"}, {"config.yaml", "metrics.jsonl"})
 
@@ -26,12 +33,37 @@ class File:
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's pictures sorted by path, its metadata files, and what could not be listed."""
+    """What lies below a folder.
+
+    Attributes:
+        folder: the folder.
+        files: its pictures, sorted by path.
+        metadata: its tables of captions and labels.
+        sidecars: the files with the caption of one picture.
+        unreadable: what could not be listed, and why.
+        others: files of other kinds.
+    """
 
     folder: Path
     files: tuple[File, ...]
-    metadata: tuple[str, ...]
-    unreadable: dict[str, str]
+    metadata: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str | None:
+        """A line about the files of other kinds; None where there are none."""
+        if not self.others:
+            return None
+        count = len(self.others)
+        files = "1 file of another kind" if count == 1 else f"{count:,} files of other kinds"
+        return f"{files} left out: {count_kinds(map(suffix_of, self.others))}"
+
+
+def stem_of(name: str) -> str:
+    """The path without the end that tells its kind, as one file system or another writes it."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
 def list_pictures(folder: Path) -> Listing:
@@ -44,7 +76,7 @@ def list_pictures(folder: Path) -> Listing:
         NelboError: the folder cannot be listed, or holds no picture.
     """
     files: list[File] = []
-    metadata: list[str] = []
+    others: list[str] = []
     unreadable: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
 
@@ -62,25 +94,63 @@ def list_pictures(folder: Path) -> Listing:
             try:
                 if entry.is_dir():
                     walk(directory / entry.name, f"{name}/")
-                elif entry.name == METADATA:
-                    metadata.append(name)
-                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                elif not is_picture(entry.name):
+                    others.append(name)
+                elif entry.is_file():
                     found = entry.stat()
                     files.append(File(name, found.st_size, found.st_mtime_ns))
+                else:
+                    dead = entry.is_symlink() and not os.path.exists(entry.path)
+                    unreadable[name] = "a link to nothing" if dead else "no ordinary file"
             except OSError as error:
-                unreadable[name] = error.strerror or str(error)
+                unreadable[name] = f"cannot be listed: {error.strerror or error}"
 
     try:
         walk(folder, "")
     except OSError as error:
         raise NelboError(f"{folder} cannot be listed: {error.strerror or error}") from error
+    listing = _sorted(folder, files, others, unreadable)
     if not files:
-        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        first = next(iter(unreadable), None)
-        hint = "" if first is None else f"; {first} cannot be listed: {unreadable[first]}"
-        raise NelboError(f"{folder} holds no {kinds} file, in any subfolder{hint}")
+        raise _no_picture(listing)
+    return listing
+
+
+def _sorted(
+    folder: Path, files: list[File], others: list[str], unreadable: dict[str, str]
+) -> Listing:
+    """The files, those that are no pictures by what they are for."""
+    stems = {stem_of(file.name) for file in files}
+    metadata, sidecars, left = [], [], []
+    for name in others:
+        last = name.rpartition("/")[2]
+        if last in METADATA:
+            metadata.append(name)
+        elif name != CAPTIONS and suffix_of(last) in SIDECARS and stem_of(name) in stems:
+            sidecars.append(name)
+        elif name != CAPTIONS and last.lower() not in _IGNORED:
+            left.append(name)
     files.sort(key=lambda file: file.name.split("/"))
-    return Listing(folder, tuple(files), tuple(sorted(metadata)), unreadable)
+    return Listing(
+        folder,
+        tuple(files),
+        metadata=tuple(sorted(metadata)),
+        sidecars=tuple(sorted(sidecars)),
+        unreadable=unreadable,
+        others=tuple(sorted(left)),
+    )
+
+
+def _no_picture(listing: Listing) -> NelboError:
+    """The error for a folder without pictures, with what would read those that there are."""
+    first = next(iter(listing.unreadable), None)
+    hint = "" if first is None else f"; {first}: {listing.unreadable[first]}"
+    if listing.left_out is not None:
+        hint += f"; {listing.left_out}"
+    known = any(remedy(suffix_of(name)) for name in listing.others)
+    can = " that can be read here" if known else ""
+    return NelboError(
+        f"{listing.folder} holds no .png, .jpg, .webp or other picture{can}, in any subfolder{hint}"
+    )
 
 
 def would_be_listed(folder: Path, path: Path) -> bool:
@@ -89,7 +159,7 @@ def would_be_listed(folder: Path, path: Path) -> bool:
     Links within the folder are not followed.
     """
     root, place = folder.resolve(), path.resolve()
-    if not place.is_relative_to(root) or place.suffix.lower() not in SUFFIXES:
+    if not place.is_relative_to(root) or not is_picture(place.name):
         return False
     if any(part.startswith(".") for part in place.relative_to(root).parts):
         return False

@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl
 from nelbo.data.digits import load_digits
 from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
+from nelbo.data.formats import is_picture
 from nelbo.data.hub import Table, load_table
 from nelbo.data.image_data import SPLITS, ImageData
-from nelbo.data.listing import SUFFIXES, would_be_listed
+from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, directories_near
@@ -169,7 +170,7 @@ def _holds_parquet(folder: Path) -> bool:
     """Whether a folder holds tables and no pictures."""
     found = False
     for _, _, names in os.walk(folder):
-        if any(name.lower().endswith(SUFFIXES) for name in names):
+        if any(map(is_picture, names)):
             return False
         found = found or any(name.lower().endswith(".parquet") for name in names)
     return found

@@ -1,0 +1,55 @@
+"""Classes of images from what sources call them: numbers, strings, or either of one class."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Label = str | int
+
+
+def class_names(labels: Iterable[Label]) -> tuple[str, ...]:
+    """The name of each class; 1 and "1" are one class.
+
+    In the order of their numbers where any is given as a number and all are numbers; otherwise by
+    the alphabet.
+    """
+    given = set(labels)
+    names = {name_of(label) for label in given}
+    if any(isinstance(label, int) for label in given) and all(map(_is_number, names)):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def name_of(label: Label) -> str:
+    """What a class is called, in composed characters."""
+    return unicodedata.normalize("NFC", str(label))
+
+
+def index_labels(labels: Sequence[Label | None], names: Sequence[str]) -> Int[Tensor, " n"]:
+    """The class of each image, −1 where it has none.
+
+    Args:
+        labels: as the source gives them.
+        names: of the classes; what is none of them has no class.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    of_each = [-1 if label is None else index.get(name_of(label), -1) for label in labels]
+    return torch.tensor(of_each, dtype=torch.int64)
+
+
+def as_label(value: object) -> Label | None:
+    """A value as a label: a string, or a whole number in any of its types; None of others."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():  # as pandas writes where some are missing
+        return int(value)
+    return value if isinstance(value, str | int) else None
+
+
+def _is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()

@@ -1,0 +1,155 @@
+"""The lines of metadata.jsonl and metadata.csv, as the Hub's imagefolder has them.
+
+    {"file_name": "a.png", "text": "a cat", "label": "cat"}
+    file_name,text,label
+
+`caption` and `prompt` do as well as `text`; of a list of captions the first is taken.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nelbo.data.labels import Label, as_label
+from nelbo.errors import NelboError
+
+CAPTION_FIELDS = ("text", "caption", "prompt")
+_DELIMITERS = (",", ";", "\t")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of metadata: where it is, in words and by number, the name that it gives, its fields.
+
+    Attributes:
+        where: the file and the line.
+        line: its number.
+        name: of the picture, as it is written.
+        fields: all of them.
+    """
+
+    where: str
+    line: int
+    name: str
+    fields: Mapping[str, Any]
+
+    def caption(self) -> tuple[str | None, bool]:
+        """The caption, and whether it is the first of several.
+
+        Raises:
+            NelboError: it is no text, or two fields have different ones.
+        """
+        given: dict[str, tuple[str, bool]] = {}
+        for field in CAPTION_FIELDS:
+            value = self.fields.get(field)
+            if isinstance(value, list) and all(isinstance(text, str) for text in value):
+                if value:
+                    given[field] = value[0], len(value) > 1
+            elif isinstance(value, str):
+                given[field] = value, False
+            elif value is not None:
+                raise NelboError(f"{self.where} has {field} {value!r}; expected a string")
+        if len({text for text, _ in given.values()}) > 1:
+            found = " and ".join(f"{field} {text!r}" for field, (text, _) in given.items())
+            raise NelboError(f"{self.where} has {found}: keep one")
+        return next(iter(given.values()), (None, False))
+
+    def label(self) -> Label | None:
+        """The class.
+
+        Raises:
+            NelboError: it is neither a string nor a whole number.
+        """
+        value = self.fields.get("label")
+        label = as_label(value)
+        if label is None and value is not None:
+            raise NelboError(
+                f"{self.where} has label {value!r}; expected a string or a whole number"
+            )
+        return label
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The lines of a file.
+
+    Raises:
+        NelboError: one that cannot be read, or that names no picture.
+    """
+    return _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        NelboError: it cannot be read, or not as UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NelboError(f"{path} is not readable as UTF-8: {error}") from error
+    except OSError as error:
+        raise NelboError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file; errors as `read_text`."""
+    # Not splitlines: captions may hold the other separators of Unicode.
+    return read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for i, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {i},"
+        try:
+            fields = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise NelboError(f"{where} is not readable as JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise NelboError(f"{where} must hold a JSON object, found {type(fields).__name__}")
+        yield _row(where, i, fields)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    lines = read_text(path).splitlines(keepends=True)
+    delimiter = next((d for d in _DELIMITERS if "file_name" in _header(lines, d)), ",")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if "file_name" not in header:
+            raise NelboError(
+                f"{path}, line 1, has no column file_name; found {', '.join(header) or 'nothing'}"
+            )
+        last = reader.line_num
+        for values in reader:
+            where, line, last = f"{path}, line {last + 1},", last + 1, reader.line_num
+            if not values:
+                continue
+            if len(values) != len(header):
+                raise NelboError(
+                    f"{where} has {len(values)} fields, the header {len(header)}: put texts with "
+                    f"{delimiter!r} in quotes"
+                )
+            stripped = [value.strip() for value in values]
+            fields = {name: value for name, value in zip(header, stripped, strict=True) if value}
+            yield _row(where, line, fields)
+    except csv.Error as error:
+        raise NelboError(f"{path}, line {reader.line_num}, is not readable: {error}") from error
+
+
+def _header(lines: Sequence[str], delimiter: str) -> list[str]:
+    return [name.strip().strip('"') for name in lines[0].split(delimiter)] if lines else []
+
+
+def _row(where: str, line: int, fields: Mapping[str, Any]) -> Row:
+    name = fields.get("file_name")
+    if not isinstance(name, str):
+        raise NelboError(f"{where} has file_name {name!r}; expected the name of a picture")
+    return Row(where, line, name, fields)
