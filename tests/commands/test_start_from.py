@@ -289,3 +289,59 @@ def test_the_autoencoder_of_a_run_is_no_model_to_start_a_prior_from(pictures, tm
         *("--out", out),
     )
     assert f"train its prior with --autoencoder {first}" in message
+
+
+def classes(folder: Path, names: str) -> Path:
+    """Two grey pictures of each class."""
+    for i, name in enumerate(names):
+        for j in range(2):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (20 * i, 30 * j, 90)).save(folder / name / f"{j}.png")
+    return folder
+
+
+def test_other_classes_need_a_word(tmp_path, capsys):
+    """A model of classes goes on with those of other pictures, or without any."""
+    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", *EXACT, *LITTLE]
+    abc, cde = classes(tmp_path / "abc", "abc"), classes(tmp_path / "cdef", "cdef")
+    first = tmp_path / "first"
+    conditional = ["--class-conditional", "--steps", "2", "--out", str(first)]
+    main(["train", str(abc), *small, *conditional])
+    assert "classes of" not in capsys.readouterr().err
+    start = ["train", cde, "--start-from", first, *MORE, *STILL, "--out"]
+    message = mistake(capsys, *start, tmp_path / "same")
+    assert "has 4 classes, the model to start from 3" in message
+    assert "--start-classes new" in message
+    assert "--start-classes none" in message
+    assert not (tmp_path / "same").exists()
+    main([*map(str, start), str(tmp_path / "new"), "--start-classes", "new"])
+    table = "network.class_embedding.weight"
+    before, after = weights(first)[table], weights(tmp_path / "new")[table]
+    assert after.shape[0] == 4
+    assert torch.equal(after[0], before[2])
+    assert after[1:].abs().max() < 1e-20
+    notes = json.loads((tmp_path / "new" / "nelbo.json").read_text())
+    assert notes["label_names"] == ["c", "d", "e", "f"]
+    main(["train", "--resume", "--out", str(tmp_path / "new"), "--steps", "3"])
+    assert (weights(tmp_path / "new")[table] - after).abs().max() < 1e-20
+    main([*map(str, start), str(tmp_path / "none"), "--start-classes", "none"])
+    assert nelbo.load(tmp_path / "none").num_classes == 0
+    capsys.readouterr()
+    main(["train", str(abc), *small, "--steps", "2", "--out", str(tmp_path / "plain")])
+    said = capsys.readouterr().err
+    assert f"the 3 classes of {abc} are not used: --class-conditional conditions" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--start-classes", "new"], "--start-classes takes effect with --start-from only"),
+        (["--start-classes", "new", "--start-from", "RUN"], "has no classes"),
+        (["--class-conditional", "--start-from", "RUN"], "or give --start-classes new"),
+    ],
+)
+def test_mistakes_about_classes(pictures, pixel, tmp_path, capsys, options, message):
+    given = [str(pixel) if option == "RUN" else option for option in options]
+    out = tmp_path / "out"
+    assert message in mistake(capsys, "train", pictures, *given, "--steps", "1", "--out", out)
+    assert not out.exists()

@@ -58,6 +58,8 @@ class Fit:
     """About how many levels to measure, the others interpolated; "None" measures all."""
     draws: int = 1
     """Draws of noise an image."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
     batch_size: int | None = None
     """Images at a time; by default as many as suit their size."""
     computing: Computing = field(default_factory=Computing)
@@ -84,7 +86,7 @@ class Fit:
             check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
         source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model, data = load_with_data(source, device)
+        model, data = load_with_data(source, device, resize=self.resize)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         profile, autoencoder = self._measure(model, data)
         if self.out is not None:

@@ -31,6 +31,8 @@ class Likelihood:
     """Which images: train, test or all."""
     images: int = 32
     """At most so many images, drawn at random by the seed."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
     batch_size: int = 32
     """Images at a time; they share the integrator's steps."""
     dequantization: str | None = None
@@ -79,7 +81,13 @@ class Likelihood:
         flow.check_draws(self.draws, self.trace)
         source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)
-        model, data = load_with_data(source, device, images=self.images, seed=self.computing.seed)
+        model, data = load_with_data(
+            source,
+            device,
+            resize=self.resize,
+            images=self.images,
+            seed=self.computing.seed,
+        )
         model.eval()
         check_fits(model, data)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)

@@ -44,6 +44,17 @@ class Train(TrainCommand):
         settings, model = resolve(self.model, data), build_model(self.model, data)
         return PixelRecipe(settings, model, data, test, self.samples)
 
+    def reads_classes(self, data: ImageData) -> bool:
+        """Whether the model is class-conditional."""
+        return super().reads_classes(data) and (
+            self.start_from is not None or self.model.class_conditional
+        )
+
+    @property
+    def class_option(self) -> str:
+        """What conditions the model on the classes of the images."""
+        return "--class-conditional" if self.start_from is None else super().class_option
+
     def _check(self) -> tuple[Path, str]:
         self.samples.check()
         return super()._check()

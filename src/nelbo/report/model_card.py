@@ -263,5 +263,5 @@ def _by_command(model: Model, prompt: str) -> str:
     asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if _reads_text(model) else ""
     return f"""```sh
 nelbo sample PATH{asked} --out pictures.png
-nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all
+nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all --resize
 ```"""

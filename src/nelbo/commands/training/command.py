@@ -69,6 +69,9 @@ class TrainCommand(ABC):
     start_from: str | None = None
     """Begin with the trained weights of this run, pipeline of diffusers or checkpoint that ships
     (its path, name or Hub id) rather than anew; the new run keeps its networks and its chain."""
+    start_classes: Literal["same", "new", "none"] = "same"
+    """With --start-from, for images of other classes than the model's: new gives it an embedding of
+    theirs, where classes of the same name keep what they learned; none takes its classes away."""
     size: int | None = None
     """Height and width to cut the pictures of a folder to; 32 by default."""
     channels: int | None = None
@@ -139,7 +142,7 @@ class TrainCommand(ABC):
         import torch
 
         from nelbo.commands.training.session import TrainingSession
-        from nelbo.commands.training.start_from import check_classes
+        from nelbo.commands.training.start_from import fit_classes
         from nelbo.diffusion.objectives import check_objective
         from nelbo.training.balance import balanced_weights
 
@@ -148,7 +151,7 @@ class TrainCommand(ABC):
         if self.trains != "autoencoder":
             check_objective(self.training.objective, self.training.level_shift)
             if self.start_from is not None:
-                check_classes(self._start, self.starting_model, images.train)
+                fit_classes(self._start, self.starting_model, images.train, self.start_classes)
         torch.manual_seed(self.training.seed)
         recipe = self.recipe(images.train, images.test, processes.device)
         if self.start_from is not None:
@@ -279,6 +282,24 @@ class TrainCommand(ABC):
                 "none (--model pixel); --model latent trains one of latents that does"
             )
 
+        if images.train.num_classes and not self.reads_classes(images.train):
+            say(
+                f"the {images.train.num_classes} classes of {images.source} are not used: "
+                f"{self.class_option} conditions the model on them"
+            )
+
+    def reads_classes(self, data: ImageData) -> bool:
+        """Whether classes of the images are used, or are meant not to be."""
+        if self.start_from is None or self.trains == "autoencoder" or self.start_classes != "same":
+            return True
+        model = self.starting_model
+        return model.num_classes > 0 or getattr(model, "text", None) is not None
+
+    @property
+    def class_option(self) -> str:
+        """What conditions the model on the classes of the images."""
+        return "--start-classes new"
+
     def _check(self) -> tuple[Path, str]:
         from nelbo.training.run_directory import RunDirectory
 
@@ -291,6 +312,10 @@ class TrainCommand(ABC):
             raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
         if self.resume and self.config is not None:
             raise NelboError("--resume takes the run's own settings: leave --config out")
+        if self.start_from is None and self.start_classes != "same":
+            raise NelboError("--start-classes takes effect with --start-from only")
+        if self.trains == "autoencoder" and self.start_classes != "same":
+            raise NelboError("--start-classes: an autoencoder has no classes")
         if self.start_from is not None:
             from nelbo.commands.training.start_from import check_settings
             from nelbo.data.sources import check_source

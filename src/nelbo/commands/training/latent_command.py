@@ -104,6 +104,18 @@ class TrainLatent(TrainCommand):
             self.model, autoencoder.to(device), data, mirrored=mirrored, resumed=resumed
         )
 
+    def reads_classes(self, data: ImageData) -> bool:
+        """Whether the prior is conditioned on them, rather than on captions or nothing."""
+        if self.start_from is not None:
+            return super().reads_classes(data)
+        asked = self.model.condition
+        return asked == "label" or (asked == "auto" and not data.has_captions)
+
+    @property
+    def class_option(self) -> str:
+        """What conditions the prior on the classes of the images."""
+        return "--condition label" if self.start_from is None else super().class_option
+
     def _paths(self) -> dict[str, Any]:
         return {
             **super()._paths(),

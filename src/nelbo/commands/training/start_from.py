@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nelbo.errors import NelboError
 from nelbo.training.config import option
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.diffusers_format.pipelines import Model
     from nelbo.networks import AutoencoderKL
+
+StartClasses = Literal["same", "new", "none"]
 
 
 def kind_at(path: str) -> str | None:
@@ -147,24 +149,58 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
     return None
 
 
-def check_classes(path: str, model: Model, data: ImageData) -> None:
-    """Raise `NelboError` unless the images have the classes that a model is told of, if any."""
-    from nelbo.diffusers_format.files import read_own
-    from nelbo.model_directory import resolve
+def fit_classes(path: str, model: Model, data: ImageData, choice: StartClasses) -> None:
+    """Give a model the classes of the images, as far as it is asked for.
 
-    if not model.num_classes:
+    Args:
+        path: where the model comes from.
+        model: the model, which is changed.
+        data: the images.
+        choice: "same" where both must have the same classes; "new" for those of the images; "none"
+            for a model without.
+
+    Raises:
+        NelboError: classes that differ, or images without classes for "new".
+    """
+    from nelbo.diffusers_format.files import read_own
+    from nelbo.latent import LatentDiffusion
+    from nelbo.model_directory import resolve
+    from nelbo.networks import UNet
+    from nelbo.training.classes import with_classes
+
+    noted = (read_own(resolve(path)) or {}).get("label_names") or ()
+    names = noted if len(noted) == model.num_classes else ()
+    if choice == "same":
+        _check_same(model.num_classes, names, data)
         return
-    if model.num_classes != data.num_classes:
+    if choice == "new" and not data.num_classes:
+        raise NelboError(f"--start-classes new: {data.source} has no classes")
+    wanted = data.label_names if choice == "new" else ()
+    if model.num_classes == len(wanted) and tuple(names) == tuple(wanted):
+        return
+    chain = model.prior if isinstance(model, LatentDiffusion) else model
+    assert isinstance(chain.network, UNet)  # as `starting_model` has seen
+    chain.network = with_classes(chain.network, names, wanted)
+
+
+def _check_same(classes: int, names: Sequence[str], data: ImageData) -> None:
+    """Raise `NelboError` unless the images have the classes of the model, if it has any."""
+    if not classes:
+        return
+    ways = (
+        "give --start-classes new for an embedding of these classes, where those of the same name "
+        "keep theirs, or --start-classes none for a model without classes"
+    )
+    if classes != data.num_classes:
         raise NelboError(
-            f"{data.source} has {data.num_classes} classes, the model to start from is told of "
-            f"{model.num_classes}"
+            f"{data.source} has {data.num_classes} classes, the model to start from {classes}: "
+            f"{ways}"
         )
-    names = (read_own(resolve(path)) or {}).get("label_names") or data.label_names
     differ = [pair for pair in zip(names, data.label_names, strict=False) if pair[0] != pair[1]]
     if differ:
         raise NelboError(
             f"the classes of {data.source} are not those of the model to start from: "
-            f"{differ[0][1]!r} stands where it has {differ[0][0]!r}"
+            f"{differ[0][1]!r} stands where it has {differ[0][0]!r}: {ways}"
         )
 
 
@@ -179,9 +215,11 @@ def check_settings(settings: Any, usual: Any, free: Sequence[str]) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name not in free and value != getattr(usual, field.name):
+            conditions = field.name == "class_conditional"
+            hint = ", or give --start-classes new for the classes of the images"
             raise NelboError(
                 f"{option(field.name)} {value!r}: with --start-from the model stays as it was "
-                "built; leave it out"
+                f"built; leave it out{hint if conditions else ''}"
             )
 
 
