@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.estimate import Estimate
+    from nelbo.evidence.file_sizes import FileSizes
     from nelbo.latent import LatentDiffusion
 
 Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
@@ -164,6 +165,13 @@ def mention_skipped(*data: ImageData, shown: int = 5) -> None:
         return
     files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
     say_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
+
+
+def mention_files(files: Mapping[str, FileSizes | None], to: Console) -> None:
+    """What image files of the same pictures take, a line for each split."""
+    for split, sizes in files.items():
+        if sizes is not None:
+            to.print(f"{split}: {sizes.line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def say_first(title: str, lines: Sequence[str], shown: int) -> None:

@@ -59,6 +59,7 @@ class Compare:
 
         from nelbo.evaluation import told_of
         from nelbo.evidence import compare
+        from nelbo.evidence.file_sizes import file_sizes, sizes_json
 
         sources = [check_run(run, self.data, self.split) for run in self.runs]
         device = choose_device(self.computing.device)
@@ -78,6 +79,8 @@ class Compare:
             first, second, generator=torch.Generator().manual_seed(self.computing.seed)
         )
         means = [bound.mean().bits_per_dim for bound in bounds]
+        shown = loaded[0][1]
+        files = file_sizes(shown.images, shown.levels)
         if self.computing.json:
             print_json(
                 {
@@ -96,11 +99,14 @@ class Compare:
                     "standard_error": result.mean.standard_error,
                     "p_value": result.p_value,
                     "first_wins": result.first_wins,
+                    "files": sizes_json(files),
                 }
             )
             return
         for run, mean in zip(self.runs, means, strict=True):
             show(f"{mean.mean:.3f} ± {mean.standard_error:.3f} bits/dim  {run}")
+        if files is not None:
+            show(files.line)
         show(
             f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
             f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"

@@ -221,6 +221,7 @@ class Evaluate:
         from nelbo.diffusion import Pixels
         from nelbo.evaluation import chain_of
         from nelbo.evidence import write_ranking
+        from nelbo.evidence.file_sizes import file_sizes, sizes_json
         from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
         processes.leave()
@@ -230,6 +231,7 @@ class Evaluate:
             write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
+        files = None if density else file_sizes(data.images, data.levels)
         if self.computing.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
@@ -240,12 +242,15 @@ class Evaluate:
                 "precision": str(dtype).removeprefix("torch."),
                 "skipped": list(data.skipped),
                 **bound_json(summary, density=density, names=data.names),
+                "files": sizes_json(files),
             }
             print_json(content)
         else:
             table = bound_table({self.split: summary}, density=density)
             show(table)
             show(result_line(summary, bits_unit(density)))
+            if files is not None:
+                show(files.line)
             show(cost_line(len(bound), chain_of(model).num_levels, calls))
             if stored:
                 show(f"{stored:,} of them had been made before and were read from {self.out}")

@@ -12,6 +12,7 @@ from nelbo.commands.common import choose_device, mention_skipped, say, show
 from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.commands.training.autoencoder_run import AutoencoderRun
 from nelbo.errors import NelboError
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,
     evaluate_autoencoder,
@@ -63,8 +64,11 @@ def evaluate_autoencoder_run(
     if scale is None:
         scale = fit_scale(run.autoencoder, data_for_run(check_data(path, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
+    files = file_sizes(data.images, data.levels)
     if show_table:
         show(_table(reading, split))
+        if files is not None:
+            show(files.line)
         say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
     return {
         "run": path,
@@ -73,6 +77,7 @@ def evaluate_autoencoder_run(
         "examples": len(data),
         "decoder_scale": scale,
         **dataclasses.asdict(reading),
+        "files": sizes_json(files),
     }
 
 

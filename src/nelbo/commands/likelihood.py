@@ -67,6 +67,7 @@ class Likelihood:
         from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
         from nelbo.estimate import Estimate
         from nelbo.evaluation import chain_of, check_fits, condition_for
+        from nelbo.evidence.file_sizes import file_sizes, sizes_json
         from nelbo.report.tables import likelihood_table
 
         if self.dequantization not in (None, *DEQUANTIZATIONS):
@@ -126,8 +127,11 @@ class Likelihood:
             "bound": (bound.mean().bits_per_dim, float(bound.calls.double().mean())),
             "difference": (Estimate.of(torch.cat(bits) - bound.bits_per_dim), None),
         }
+        files = file_sizes(data.images, data.levels)
         if not self.computing.json:
             show(likelihood_table(rows))
+            if files is not None:
+                show(files.line)
             return
         print_json(
             {
@@ -146,5 +150,6 @@ class Likelihood:
                     }
                     for name, (value, calls) in rows.items()
                 },
+                "files": sizes_json(files),
             }
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nelbo.bound import Bound, BoundMap
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.evidence.file_sizes import FileSizes
     from nelbo.latent import LatentDiffusion
     from nelbo.latent_bound import LatentBoundMap
 
@@ -74,6 +75,7 @@ class Rank:
         import torch
 
         from nelbo.evidence import rank, write_ranking
+        from nelbo.evidence.file_sizes import file_sizes
         from nelbo.evidence.identity import identify_profile
         from nelbo.latent import LatentDiffusion
         from nelbo.report.page import write_html
@@ -126,6 +128,7 @@ class Rank:
         count = min(self.shown, max(1, len(order) // 2))
         most, least = order[:count], order.flip(0)[:count]
         shown = data.take(torch.cat([most, least]))
+        files = file_sizes(data.images, data.levels)
         page = ranking_page(
             RankingReport(
                 model_name=Path(self.run_path).name,
@@ -134,10 +137,11 @@ class Rank:
                 most=most,
                 least=least,
                 maps=self._map(model, shown) if self.maps else None,
+                files=files,
             )
         )
         write_html(page, self.out / PAGE)
-        self._report(data, bound, order)
+        self._report(data, bound, order, files)
 
     def _map(
         self, model: Diffusion | LatentDiffusion, shown: ImageData
@@ -145,7 +149,11 @@ class Rank:
         with MESSAGES.status(f"Finding where the bits of {len(shown)} images go"):
             return map_bits(model, shown, self.computing.seed)
 
-    def _report(self, data: ImageData, bound: Bound, order: Tensor) -> None:
+    def _report(
+        self, data: ImageData, bound: Bound, order: Tensor, files: FileSizes | None
+    ) -> None:
+        from nelbo.evidence.file_sizes import sizes_json
+
         bits = bound.bits_per_dim.tolist()
         captions = data.captions or (None,) * len(data)
         first = [
@@ -159,6 +167,7 @@ class Rank:
                     "data": data.source,
                     "images": len(data),
                     "bits_per_dim": bound.mean().bits_per_dim.mean,
+                    "files": sizes_json(files),
                     "most_surprising": first,
                     "table": str(self.out / TABLE),
                     "page": str(self.out / PAGE),
@@ -171,4 +180,7 @@ class Rank:
             show(f"{row['bits_per_dim']:8.3f} bits/dim  {row['name']}{caption}")
         if len(order) > len(first):
             show(f"     ... and {len(order) - len(first):,} more in {self.out / TABLE}")
+        show(f"{bound.mean().bits_per_dim.mean:8.3f} bits/dim  on average")
+        if files is not None:
+            show(files.line)
         show(f"Page: {(self.out / PAGE).resolve().as_uri()}")

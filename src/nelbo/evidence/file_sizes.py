@@ -29,8 +29,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from nelbo.bound import Estimate
 from nelbo.errors import NelboError
+from nelbo.estimate import Estimate
 
 PNG, WEBP, JXL = "PNG", "WebP", "JPEG XL"
 # How each is called beside a figure.
@@ -112,7 +112,8 @@ class FileSizes:
     def line(self) -> str:
         """One line for a terminal."""
         sizes = ", ".join(f"{TITLES[name]} {bits.mean:.3f}" for name, bits in self.shown.items())
-        return f"the same pictures as they are take {self.raw:.3f}, {sizes} bits/dim ({self.note})"
+        raw = f"{self.raw:.3f} as they are"
+        return f"the same pictures as files: {sizes} bits/dim ({self.note}); {raw}"
 
     def to_json(self) -> dict[str, Any]:
         """For a file: bits per dimension of each format, whole and without headers."""
@@ -171,6 +172,11 @@ def file_sizes(
             _KNOWN.popitem(last=False)
     _KNOWN.move_to_end(key)
     return _KNOWN[key]
+
+
+def sizes_json(sizes: FileSizes | None) -> dict[str, Any] | None:
+    """`FileSizes.to_json` where there are any."""
+    return None if sizes is None else sizes.to_json()
 
 
 def sizes_of_each(

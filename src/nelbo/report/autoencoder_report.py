@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,8 +14,11 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from nelbo.estimate import Estimate
+from nelbo.evidence.file_sizes import FileSizes
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
+from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page, write_html
@@ -71,6 +75,7 @@ class AutoencoderReport:
         facts: names and values to tell at the top.
         metrics: rows of the training loop.
         settings: nested mappings.
+        files: what image files of the held-out images take.
     """
 
     title: str
@@ -83,6 +88,7 @@ class AutoencoderReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: FileSizes | None = None
 
 
 def write_autoencoder_report(report: AutoencoderReport, path: str | Path) -> None:
@@ -100,12 +106,26 @@ def render_autoencoder(report: AutoencoderReport) -> str:
             "Held-out images, each beside what the decoder makes of its mean latent.",
             fragments.pair(
                 *(
-                    fragments.image_panel("", half, report.levels, f"{len(half) // 2} pairs")
+                    fragments.image_panel(
+                        "", half, report.levels, "original, then its reconstruction"
+                    )
                     for half in report.pairs.split(_halved(len(report.pairs)))
                 )
             ),
         ),
         _readings(report),
+        *(
+            []
+            if test is None
+            else [
+                file_bars(
+                    Estimate(test.bits_per_dim, math.nan),
+                    report.files,
+                    "held-out pictures",
+                    "as a plain VAE",
+                )
+            ]
+        ),
         _latents(report),
         curves.section(
             report.metrics,

@@ -38,6 +38,7 @@ _PANEL_WIDTH = 500
 _IMAGE_SIDE = 56
 _FLAT = str.maketrans(SUPERSCRIPTS, "−0123456789")
 _FRAME_SIDE = 80
+_LONGEST_NAME = 26
 _LEAST_FRAME_SIDE = 56  # holds a value with its unit
 _LEAST_NAMED_SIDE = 48  # holds a number; twelve of them fit a narrow page
 
@@ -60,18 +61,35 @@ def image(pixels: UInt8[Tensor, "channels height width"], levels: int, alt: str 
 
 
 def image_panel(
-    title: str, images: UInt8[Tensor, "n channels height width"], levels: int, alt: str
+    title: str,
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    alt: str,
+    names: Sequence[str] = (),
 ) -> str:
-    """A titled grid of images that keeps its columns on narrow screens."""
+    """A titled grid of images that keeps its columns on narrow screens.
+
+    Args:
+        title: above the grid.
+        images: pixel levels, (N, C, H, W).
+        levels: how many levels a pixel has.
+        alt: what the grid shows, in words that also go before the number of each image.
+        names: what to write below each image, such as its class; nothing by default.
+    """
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE))
     columns = max(1, _PANEL_WIDTH // (side + 4))
-    cells = "".join(image(pixels, levels) for pixels in images)
+    cells = []
+    for i, pixels in enumerate(images):
+        name = names[i] if i < len(names) else ""
+        shown = image(pixels, levels, f"{alt} {i + 1}{f': {name}' if name else ''}")
+        below = f"<figcaption>{short_name(name)}</figcaption>" if name else ""
+        cells.append(f"<figure>{shown}{below}</figure>" if name else shown)
+    style = f"grid-template-columns: repeat({columns}, minmax(0, {side}px))"
     heading = f"<h3>{escape(title)}</h3>" if title else ""
     return (
         f"<figure>{heading}"
-        f'<div class="images" role="img" aria-label="{escape(alt)}" '
-        f'style="grid-template-columns: repeat({columns}, minmax(0, {side}px))">{cells}</div>'
-        "</figure>"
+        f'<div class="images" role="group" aria-label="{escape(alt)}" '
+        f'style="{style}">{"".join(cells)}</div></figure>'
     )
 
 
@@ -81,23 +99,57 @@ def labelled_images(
     labels: Sequence[tuple[str, str]],
     under: UInt8[Tensor, "n 3 height width"] | None = None,
     errors: Sequence[str] | None = None,
+    links: Sequence[str | None] | None = None,
 ) -> str:
-    """Images in a row that wraps, with a value, its error and a name below, a map between."""
+    """Images in a row that wraps, with a value, its error and a name below, a map between.
+
+    Args:
+        images: pixel levels, (N, C, H, W).
+        levels: how many levels a pixel has.
+        labels: a value and a name for each.
+        under: a picture to go below each, such as a map of its bits.
+        errors: of the values.
+        links: where the file of each is; None for what is in no file.
+    """
     side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
     columns = max(1, _PANEL_WIDTH // (side + 10))
-    maps = [""] * len(images) if under is None else [image(m, 256, "its map") for m in under]
+    maps = [""] * len(images)
+    if under is not None:
+        maps = [
+            image(m, 256, f"where the bits of {name} go")
+            for m, (_, name) in zip(under, labels, strict=True)
+        ]
+    found = [None] * len(images) if links is None else links
     known = [""] * len(images) if errors is None else errors
     small = [f"<small>{escape(error)}</small>" if error else "" for error in known]
     cells = "".join(
-        f"<figure>{image(pixels, levels, alt=f'{name}: {value}')}{below}"
-        f"<figcaption><b>{escape(value)}</b>{error}"
-        f'<span title="{escape(name)}">{escape(name)}</span></figcaption></figure>'
-        for pixels, (value, name), below, error in zip(images, labels, maps, small, strict=True)
+        f"<figure>{_linked(image(pixels, levels, alt=f'{name}: {value}'), link)}{below}"
+        f"<figcaption><b>{escape(value)}</b>{error}{_linked(short_name(name), link)}"
+        "</figcaption></figure>"
+        for pixels, (value, name), below, error, link in zip(
+            images, labels, maps, small, found, strict=True
+        )
     )
     return (
         f'<div class="images spaced" '
         f'style="grid-template-columns: repeat({columns}, minmax(0, {side}px))">{cells}</div>'
     )
+
+
+def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """A name as HTML that shows its start and its end where it is long, whole in its title.
+
+    What tells files apart is at the end: a number, what comes after the folders.
+    """
+    shown = name
+    if len(name) > longest:
+        tail = (longest - 1) * 2 // 3
+        shown = f"{name[: longest - 1 - tail]}…{name[-tail:]}"
+    return f'<span title="{escape(name)}">{escape(shown)}</span>'
+
+
+def _linked(content_html: str, link: str | None) -> str:
+    return content_html if link is None else f'<a href="{escape(link)}">{content_html}</a>'
 
 
 def film(
@@ -123,10 +175,14 @@ def film(
     for label_html, pictures, is_apart in rows:
         apart = " next" if is_apart else ""
         cells += [f'<span class="row{apart}">{label_html}</span>']
-        cells += [f'<div class="{apart.strip()}">{image(p, 256)}</div>' for p in pictures]
+        shown = [f"{alt}: {' '.join(part for part in pair if part)}" for pair in under]
+        cells += [
+            f'<div class="{apart.strip()}">{image(p, 256, what)}</div>'
+            for p, what in zip(pictures, shown, strict=True)
+        ]
     cells += [f'<div class="at"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in (names, *under)]
     return (
-        f'<div class="scroll"><div class="strip" role="img" aria-label="{escape(alt)}" '
+        f'<div class="scroll"><div class="strip" role="group" aria-label="{escape(alt)}" '
         f'style="grid-template-columns: {columns}">'
         f"{''.join(cells)}</div></div>"
     )

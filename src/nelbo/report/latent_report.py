@@ -15,9 +15,12 @@ from torch import Tensor
 
 from nelbo.data.image_data import ImageData
 from nelbo.errors import NelboError
+from nelbo.evidence.file_sizes import FileSizes
+from nelbo.evidence.sample_reading import SampleReading
 from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound
 from nelbo.report import curves, fragments, plots
+from nelbo.report.beside import file_bars, quality_section
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list, glossary
 from nelbo.report.page import page, write_html
@@ -63,6 +66,8 @@ class LatentReport:
         facts: names and values to tell at the top.
         metrics: rows of the training loop.
         settings: nested mappings.
+        files: what image files of the evaluated images take.
+        reading: what the samples were found to be.
 
     Raises:
         NelboError: another number of prompts or images beside than samples, or of images than the
@@ -80,6 +85,8 @@ class LatentReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: FileSizes | None = None
+    reading: SampleReading | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -109,7 +116,9 @@ def render_latent(report: LatentReport) -> str:
     parts = [
         _header(report),
         _samples(report),
+        quality_section(report.reading),
         _bound(report),
+        _beside_files(report),
         _levels(report),
         _extremes(report),
         curves.section(
@@ -169,9 +178,7 @@ def _samples(report: LatentReport) -> str:
         return ""
     levels = report.evaluated.levels
     if not report.prompts:
-        grid = fragments.image_panel(
-            "", report.samples, levels, f"{len(report.samples)} images that the model drew"
-        )
+        grid = fragments.image_panel("", report.samples, levels, "image that the model drew")
         return fragments.section("Samples", "What the model draws.", grid)
     pictures, about = report.samples, "What the model draws for captions of held-out images."
     if report.beside is not None:
@@ -208,6 +215,12 @@ def _bound(report: LatentReport) -> str:
         fragments.bound_rows({"test": report.bound.mean()}, density=False),
         f'<p class="note">{escape(how)}</p>',
     )
+
+
+def _beside_files(report: LatentReport) -> str:
+    if report.bound is None:
+        return ""
+    return file_bars(report.bound.mean().bits_per_dim, report.files, "held-out pictures")
 
 
 def _levels(report: LatentReport) -> str:

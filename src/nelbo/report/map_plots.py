@@ -17,6 +17,8 @@ from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.formatting import number
 from nelbo.report.theme import COLORS, new_figure
 
+# Of the pixels, on the scale of maps; the others have its brightest colour.
+_SHOWN_SHARE = 0.99
 _CHANNELS = {1: ["grey"], 3: ["red", "green", "blue"]}
 
 
@@ -64,11 +66,21 @@ def cost_by_channel(
 def heat(
     maps: Float[torch.Tensor, "n height width"],
 ) -> tuple[UInt8[torch.Tensor, "n 3 height width"], float]:
-    """Maps of nats as colours on one scale, and how many bits its brightest colour stands for."""
+    """Maps of nats as colours on one scale, and how many bits its brightest colour stands for.
+
+    The scale ends where 99% of the pixels lie, as one pixel that costs very much would leave all
+    others dark.
+    """
     bits = maps.detach().cpu().double().nan_to_num(posinf=0.0) / math.log(2.0)
-    highest = max(float(bits.max()), 1e-12)
+    highest = max(_high(bits.numpy()), 1e-12)
     colors = colormaps["viridis"]((bits / highest).clamp(0, 1).numpy(), bytes=True)
     return torch.from_numpy(colors[..., :3].copy()).permute(0, 3, 1, 2), highest
+
+
+def _high(bits: np.ndarray) -> float:
+    """Where the scale of maps ends: the quantile below which 99% of the pixels lie."""
+    known = bits[np.isfinite(bits)]
+    return float(np.quantile(known, _SHOWN_SHARE, method="higher")) if known.size else 1.0
 
 
 def image_beside_map(
@@ -91,7 +103,7 @@ def image_beside_map(
     figure = new_figure(0.6 + 1.05 * len(images), 2.5)
     axes = figure.subplots(2, len(images), squeeze=False)
     pictures = ((images.detach().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
-    low, high = min(0.0, float(np.nanmin(maps))), float(np.nanmax(maps))
+    low, high = min(0.0, float(np.nanmin(maps))), _high(maps)
     shown = None
     for column, (picture, bits) in enumerate(zip(pictures, maps, strict=True)):
         axes[0, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
@@ -102,7 +114,8 @@ def image_beside_map(
     for axis in axes.flat:
         axis.set_axis_off()
     assert shown is not None
-    bar = figure.colorbar(shown, ax=axes[1, :].tolist(), fraction=0.04, pad=0.02)
+    above = "max" if high < np.nanmax(maps) else "neither"
+    bar = figure.colorbar(shown, ax=axes[1, :].tolist(), fraction=0.04, pad=0.02, extend=above)
     bar.set_label("bits", color=COLORS["muted"], fontsize=9.5)
     bar.ax.tick_params(colors=COLORS["muted"], labelsize=8.5, length=0)
     bar.outline.set_visible(False)

@@ -10,6 +10,7 @@ from string import Template
 
 from nelbo.networks.files import atomic_file
 from nelbo.report import fragments, sections
+from nelbo.report.beside import quality_section
 from nelbo.report.glossary import glossary
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
@@ -25,7 +26,9 @@ def render(report: RunReport) -> str:
     parts = [
         sections.header(report),
         sections.pictures(report),
+        quality_section(report.reading),
         sections.bound_table(report),
+        sections.beside_files(report),
         sections.levels(report),
         sections.forward(report),
         sections.reverse(report),

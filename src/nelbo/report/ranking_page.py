@@ -10,8 +10,10 @@ from torch import Tensor
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.data import ImageData
+from nelbo.evidence.file_sizes import FileSizes
 from nelbo.latent_bound import LatentBoundMap
 from nelbo.report import fragments, plots
+from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number
 from nelbo.report.page import page
 from nelbo.report.surprise import map_colors, with_bits
@@ -29,6 +31,7 @@ class RankingReport:
         most: indices of the most surprising images, in order.
         least: indices of the least surprising ones, in order.
         maps: where the bits of `most` and then `least` go, if they are to be shown.
+        files: what image files of them take.
     """
 
     model_name: str
@@ -37,6 +40,7 @@ class RankingReport:
     most: Int[Tensor, " most"]
     least: Int[Tensor, " least"]
     maps: BoundMap | LatentBoundMap | None = None
+    files: FileSizes | None = None
 
 
 def ranking_page(report: RankingReport) -> str:
@@ -50,11 +54,12 @@ def ranking_page(report: RankingReport) -> str:
     )
     colors, scale = map_colors(report.maps)
     half = len(report.most)
-    most = with_bits(
-        report.data, report.bound, report.most, None if colors is None else colors[:half]
-    )
-    least = with_bits(
-        report.data, report.bound, report.least, None if colors is None else colors[half:]
+    most, least = (
+        with_bits(report.data, report.bound, chosen, under, linked=True)
+        for chosen, under in (
+            (report.most, None if colors is None else colors[:half]),
+            (report.least, None if colors is None else colors[half:]),
+        )
     )
     ends = fragments.section(
         "Most and least surprising images",
@@ -68,4 +73,5 @@ def ranking_page(report: RankingReport) -> str:
     histogram = to_inline_svg(
         plots.bits_histogram(report.bound), "histogram", "Histogram of bits per dimension"
     )
-    return page(title, [header, ends, fragments.section("All images", "", histogram)])
+    parts = [header, ends, fragments.section("All images", "", histogram)]
+    return page(title, [*parts, file_bars(summary, report.files, "pictures")])

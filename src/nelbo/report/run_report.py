@@ -16,6 +16,8 @@ from nelbo.data.image_data import ImageData
 from nelbo.diffusion.data_space import Continuous
 from nelbo.diffusion.model import Diffusion
 from nelbo.errors import NelboError
+from nelbo.evidence.file_sizes import FileSizes
+from nelbo.evidence.sample_reading import SampleReading
 from nelbo.report import plots
 from nelbo.report.strips import Strip
 from nelbo.report.tables import bits_unit
@@ -45,6 +47,10 @@ class RunReport:
         metrics: rows of the training loop: step, seconds, loss, bits_per_dim, ...
         settings: nested mappings or dataclasses.
         levels: how many levels the pixels of `real` and `samples` have; the model's by default.
+        names: what was asked for in each sample, such as its class; empty where nothing was.
+        real_names: the same of the real images.
+        files: what image files of the evaluated images take.
+        reading: what the samples were found to be.
 
     Raises:
         NelboError: `evaluated` that has another number of images than the headline's bound.
@@ -64,6 +70,10 @@ class RunReport:
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     levels: int | None = None
+    names: Sequence[str] = ()
+    real_names: Sequence[str] = ()
+    files: FileSizes | None = None
+    reading: SampleReading | None = None
 
     def __post_init__(self) -> None:
         bound = self.bound

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.report import curves, fragments, plots
+from nelbo.report.beside import file_bars
 from nelbo.report.formatting import compact, number, setting
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
@@ -71,16 +72,18 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
 def pictures(report: RunReport) -> str:
     """Samples beside real images."""
     panels = [
-        fragments.image_panel(title, images, report.pixel_levels, f"{len(images)} {alt}")
-        for title, images, alt in [
-            ("Samples", report.samples, "images that the model drew"),
-            ("Real", report.real, "images of the data"),
+        fragments.image_panel(title, images, report.pixel_levels, alt, names)
+        for title, images, alt, names in [
+            ("Samples", report.samples, "image that the model drew", report.names),
+            ("Real", report.real, "image of the data", report.real_names),
         ]
         if len(images)
     ]
     if not panels:
         return ""
     about = "What the model draws, beside real images." if len(panels) == 2 else ""
+    if report.names and about:
+        about += " Below each sample is the class that was asked for."
     return fragments.section("Samples and data", about, fragments.pair(*panels))
 
 
@@ -95,6 +98,14 @@ def bound_table(report: RunReport) -> str:
         fragments.bound_rows(report.summaries, report.density),
         f'<p class="note">{escape(_how_evaluated(report))}</p>',
     )
+
+
+def beside_files(report: RunReport) -> str:
+    """The bound beside image files of the same pictures."""
+    if report.bound is None or report.headline is None or report.density:
+        return ""
+    bits = report.summaries[report.headline].bits_per_dim
+    return file_bars(bits, report.files, f"{report.headline} pictures")
 
 
 def _how_evaluated(report: RunReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
@@ -15,11 +16,23 @@ from nelbo.report.formatting import number
 
 
 def with_bits(
-    data: ImageData, bound: Bound, chosen: Int[Tensor, " n"], under: Tensor | None = None
+    data: ImageData,
+    bound: Bound,
+    chosen: Int[Tensor, " n"],
+    under: Tensor | None = None,
+    *,
+    linked: bool = False,
 ) -> str:
     """Some of the images in a row that wraps, with bits/dim and caption or name, and a map between.
 
     Where the Monte Carlo error of an image's bits is known, it stands beside them.
+
+    Args:
+        data: all images.
+        bound: their bounds.
+        chosen: which of them to show.
+        under: a picture to go below each.
+        linked: link each to its file, where it has one.
     """
     shown = data.take(chosen)
     bits = bound.bits_per_dim.detach().cpu()[chosen].tolist()
@@ -29,7 +42,16 @@ def with_bits(
     names = [caption or name for caption, name in zip(captions, shown.names, strict=True)]
     labels = [(number(value, 2), name) for value, name in zip(bits, names, strict=True)]
     known = [f" ± {number(error, 2)}" if math.isfinite(error) else "" for error in errors]
-    return fragments.labelled_images(shown.images, shown.levels, labels, under, known)
+    links = [_file_of(data, name) for name in shown.names] if linked else None
+    return fragments.labelled_images(shown.images, shown.levels, labels, under, known, links)
+
+
+def _file_of(data: ImageData, name: str) -> str | None:
+    """The URI of the file that an image of a folder is in; None for one of another source."""
+    file = Path(data.source) / name
+    if not Path(data.source).is_dir() or not file.is_file():
+        return None
+    return file.resolve().as_uri()
 
 
 def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, str]:
@@ -39,5 +61,5 @@ def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, s
     colors, brightest = map_plots.heat(maps.by_pixel)
     return colors, (
         " Below each image is where its bits go, pixel by pixel, from dark for none to yellow "
-        f"for {number(brightest, 1)} bits."
+        f"for {number(brightest, 1)} bits or more."
     )

@@ -11,12 +11,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.commands.common import mention_files
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE
 from nelbo.diffusers_format.data_space import parse_data_space
 from nelbo.diffusers_format.files import read_own
 from nelbo.diffusion import Pixels
 from nelbo.errors import NelboError
+from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
 from nelbo.report.formatting import duration
@@ -91,13 +93,20 @@ def finish_autoencoder(
     autoencoder = held.autoencoder
     scale = fit_scale(autoencoder, train)
     readings: dict[str, AutoencoderReading] = {}
+    files: dict[str, FileSizes | None] = {}
     evaluation: dict[str, Any] = {"decoder_scale": scale}
     for split, data in (("train", train), ("test", test)):
         shown = data.subset(images, seed)
         readings[split] = evaluate_autoencoder(autoencoder, shown, scale)
-        evaluation[split] = {"examples": len(shown), **dataclasses.asdict(readings[split])}
+        files[split] = file_sizes(shown.images, shown.levels)
+        evaluation[split] = {
+            "examples": len(shown),
+            **dataclasses.asdict(readings[split]),
+            "files": sizes_json(files[split]),
+        }
         table_to.print(f"{split}: {reading_line(readings[split])}", soft_wrap=True)
     table_to.print(f"scale of the decoder: {scale:.4f}, in images from −1 to 1", soft_wrap=True)
+    mention_files(files, table_to)
     run.write_evaluation(evaluation)
     few = test.subset(SHOWN, seed)
     pairs = beside_reconstructions(autoencoder, few)
@@ -121,6 +130,7 @@ def finish_autoencoder(
         },
         metrics=run.metrics(),
         settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+        files=files["test"],
     )
     write_autoencoder_report(report, run.report)
     return {"evaluation": evaluation, "report": str(run.report)}

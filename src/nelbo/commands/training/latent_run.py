@@ -10,12 +10,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from nelbo.commands.common import MESSAGES
+from nelbo.commands.common import MESSAGES, mention_files
 from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
 from nelbo.commands.sample import all_classes
 from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound
 from nelbo.report.captions import prompt_grid
@@ -68,7 +69,11 @@ def finish_latent(
     assert isinstance(bound, LatentBound)
     summary = bound.mean()
     table_to.print(bound_table({"test": summary}))
-    evaluation = {"test": {**cost_json(bound, model), **bound_json(summary)}}
+    files = file_sizes(shown.images, shown.levels)
+    mention_files({"test": files}, table_to)
+    evaluation = {
+        "test": {**cost_json(bound, model), **bound_json(summary), "files": sizes_json(files)}
+    }
     run.write_evaluation(evaluation)
     prompts = held_out_prompts(test) if model.text is not None else []
     with MESSAGES.status("Sampling"):
@@ -97,6 +102,7 @@ def finish_latent(
         },
         metrics=run.metrics(),
         settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
+        files=files,
     )
     write_latent_report(report, run.report)
     return {"evaluation": evaluation, "report": str(run.report)}

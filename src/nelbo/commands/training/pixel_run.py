@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from nelbo.bound import Bound, BoundMap
-from nelbo.commands.common import MESSAGES
+from nelbo.commands.common import MESSAGES, mention_files
 from nelbo.commands.evaluation_progress import (
     cost_json,
     evaluate_with_progress,
@@ -21,6 +21,7 @@ from nelbo.commands.training.final_samples import PIXEL_STEPS, FinalSamples
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
@@ -73,8 +74,14 @@ def finish(
     }
     summaries = {split: bound.mean() for split, bound in bounds.items()}
     table_to.print(bound_table(summaries))
+    files = {split: file_sizes(data.images, data.levels) for split, data in shown.items()}
+    mention_files(files, table_to)
     evaluation = {
-        split: {**cost_json(bound, model), **bound_json(summaries[split])}
+        split: {
+            **cost_json(bound, model),
+            **bound_json(summaries[split]),
+            "files": sizes_json(files[split]),
+        }
         for split, bound in bounds.items()
     }
     run.write_evaluation(evaluation)
@@ -131,6 +138,7 @@ def _report(
         metrics=run.metrics(),
         facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
         settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
+        files=file_sizes(test.images, test.levels),
     )
     maps = map_bits(model, test.take(torch.cat(report.extremes())), seed)
     assert isinstance(maps, BoundMap)

@@ -1,0 +1,178 @@
+"""What stands beside a model's figures: image files of the same pictures, and real pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from html import escape
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nelbo.estimate import Estimate
+from nelbo.evidence.file_sizes import TITLES, FileSizes
+from nelbo.evidence.sample_quality import SpaceQuality
+from nelbo.evidence.sample_reading import Pairs, SampleReading
+from nelbo.report import fragments
+from nelbo.report.formatting import NOTHING, number
+
+_ABOUT_FEATURES = (
+    "Principal components and random convolutions are fitted on the training pictures: their "
+    "figures compare with others of the same pictures only, not with published ones. The Fréchet "
+    "distance of few pictures is too large, for samples and real pictures alike; the extrapolated "
+    "one is not. The kernel distance has no such bias, and is below zero now and then."
+)
+
+
+def file_bars(bits: Estimate, files: FileSizes | None, what: str, name: str = "this model") -> str:
+    """A section: the model's bits/dim beside those of image files of the same pictures.
+
+    Args:
+        bits: of the model.
+        files: of image files; nothing is shown without.
+        what: which pictures these are, such as "test pictures".
+        name: of the model.
+    """
+    if files is None:
+        return ""
+    sizes = {TITLES[kind]: size.mean for kind, size in files.shown.items()}
+    rows = sorted([(name, bits.mean), *sizes.items()], key=lambda row: row[1])
+    rows.append(("as they are", files.raw))
+    widest = max(value for _, value in rows if math.isfinite(value))
+    items = "".join(
+        f"<div{' class=own' if title == name else ''}><dt>{escape(title)}</dt>"
+        f'<dd><span><i style="width: {_share(value, widest):.2f}%"></i></span>'
+        f"<b>{number(value, 3)}</b></dd>"
+        "</div>"
+        for title, value in rows
+    )
+    return fragments.section(
+        "Beside image files",
+        f"Bits/dim of the same {what}: {files.note}. The model's own size is not counted, nor is "
+        "it for the coders.",
+        f'<dl class="bars">{items}</dl>',
+    )
+
+
+def _share(value: float, widest: float) -> float:
+    return 100 * min(max(value, 0.0), widest) / widest if math.isfinite(value) else 100.0
+
+
+def quality_rows(space: SpaceQuality) -> Iterator[tuple[str, str, str]]:
+    """Name, value of the samples and value of real pictures of each figure."""
+
+    def with_error(value: float, error: float) -> str:
+        shown = _figure(value)
+        return f"{shown} ± {_figure(error)}" if math.isfinite(error) else shown
+
+    def both(name: str, text: str) -> tuple[str, str, str]:
+        return text, _figure(getattr(space.samples, name)), _figure(getattr(space.real, name))
+
+    def measured(name: str, text: str) -> tuple[str, str, str]:
+        ours, real = (
+            with_error(getattr(some, name), getattr(some, f"{name}_error"))
+            for some in (space.samples, space.real)
+        )
+        return text, ours, real
+
+    yield measured("frechet", "Fréchet distance")
+    yield both("frechet_extrapolated", "extrapolated")
+    yield measured("kernel", "kernel distance")
+    for name in ("precision", "recall", "density", "coverage"):
+        yield both(name, name)
+
+
+def _figure(value: float) -> str:
+    """Three significant digits for what has no scale of its own."""
+    if not math.isfinite(value):
+        return NOTHING
+    decimals = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return number(value, decimals)
+
+
+def quality_table(reading: SampleReading) -> Table:
+    """The quality of samples for the terminal."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    some = reading.spaces[0]
+    table.add_column("", no_wrap=True)
+    table.add_column(f"{some.samples.images:,}\nsamples", justify="right")
+    table.add_column(f"{some.real.images:,} real\npictures", justify="right")
+    for space in reading.spaces:
+        table.add_section()
+        table.add_row(space.space, style="bold")
+        for name, ours, real in quality_rows(space):
+            table.add_row(f"  {name}", ours, real)
+    return table
+
+
+def nearest_line(reading: SampleReading) -> str:
+    """How near the samples are to training pictures, in a sentence."""
+    nearest = reading.nearest
+    median = number(float(nearest.distance.median()), 3)
+    line = f"nearest training picture of a sample: median distance {median} of the range of pixels"
+    if len(nearest.held_out) == 0:
+        return line
+    return (
+        f"{line}, of a held-out picture {number(float(nearest.held_out.median()), 3)}; "
+        f"{nearest.near_share:.0%} of the samples are nearer than 95% of held-out pictures are "
+        "(5% where the model does not copy)"
+    )
+
+
+def quality_section(reading: SampleReading | None) -> str:
+    """The quality of samples, and the pairs that are most alike."""
+    if reading is None:
+        return ""
+    some = reading.spaces[0]
+    body = []
+    for space in reading.spaces:
+        name = f'<th colspan="3" scope="colgroup">{escape(space.space)}</th>'
+        body.append(f'<tr class="group">{name}</tr>')
+        body += [
+            f'<tr><th scope="row">{escape(name)}</th><td>{_with_small(ours)}</td>'
+            f"<td>{_with_small(real)}</td></tr>"
+            for name, ours, real in quality_rows(space)
+        ]
+    table = (
+        '<div class="scroll"><table class="quality"><thead><tr><th></th>'
+        f'<th scope="col">{some.samples.images:,} samples</th>'
+        f'<th scope="col">{some.real.images:,} real pictures</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+    return fragments.section(
+        "How good the samples are",
+        f"{some.samples.images:,} samples against {some.samples.reference:,} training pictures; "
+        f"beside them {some.real.images:,} real pictures against the others.",
+        table,
+        f'<p class="note">{escape(_ABOUT_FEATURES)}</p>',
+    ) + _nearest_section(reading)
+
+
+def _nearest_section(reading: SampleReading) -> str:
+    line = nearest_line(reading)
+    return fragments.section(
+        "Nearest training pictures",
+        "The samples that are most like a training picture, with that picture on the right, as it "
+        f"is or mirrored. {line[:1].upper()}{line[1:]}.",
+        _cells(reading.pairs),
+    )
+
+
+def _cells(pairs: Pairs) -> str:
+    cells = "".join(
+        "<figure><div>"
+        + fragments.image(sample, pairs.levels, alt=f"sample {i + 1}")
+        + fragments.image(near, pairs.levels, alt=f"training picture {name}")
+        + f"</div><figcaption><b>{number(distance, 3)}</b>{fragments.short_name(name)}"
+        "</figcaption></figure>"
+        for i, (sample, near, name, distance) in enumerate(
+            zip(pairs.samples, pairs.nearest, pairs.names, pairs.distances, strict=True)
+        )
+    )
+    return f'<div class="images spaced twins">{cells}</div>'
+
+
+def _with_small(text: str) -> str:
+    mean, sign, error = text.partition(" ± ")
+    spread = f"<small>± {fragments.raised(escape(error))}</small>" if sign else ""
+    return fragments.raised(escape(mean)) + spread
