@@ -15,6 +15,55 @@ from torch import Tensor
 
 from nelbo.errors import NelboError
 
+# What each field holds, and where to get it from.
+_EXPECTED = {
+    "label": "a tensor of the class of each example, (B,) int64",
+    "text": (
+        "a tensor of embedded prompts, (B, N, D) float: model.condition_on(prompts) embeds them, "
+        "and sample(prompt=...) takes them as they are"
+    ),
+    "control": "a tensor of spatial controls, (B, C, H, W) float",
+    "pooled_text": "a tensor of a vector for each prompt, (B, D) float",
+    "size": "a tensor of six numbers for each picture, (B, 6)",
+}
+
+
+def check_condition(condition: Any, n: int | None = None) -> None:
+    """Raise `NelboError` unless this is None or a `Condition`, of `n` examples if that is given."""
+    if condition is None:
+        return
+    if not isinstance(condition, Condition):
+        raise NelboError(
+            f"condition is {_described(condition)}, expected a Condition or None: "
+            + _remedy(condition)
+        )
+    if n is not None and condition.batch_size:
+        condition.check_batch(n)
+
+
+def _remedy(value: Any) -> str:
+    """How to make a condition of what was given in place of one."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        kind = {2: "label", 3: "text", 4: "control"}.get(value.ndim, "label")
+        what = "labels.long()" if kind == "label" else "..."
+        return f"pass nelbo.Condition({kind}={what})"
+    if isinstance(value, Tensor):
+        return "pass nelbo.Condition(label=labels)"
+    strings = [value] if isinstance(value, str) else value
+    if isinstance(strings, list | tuple) and strings and isinstance(strings[0], str | None):
+        return (
+            "sample(prompt=...) takes prompts, and model.condition_on(prompts) makes a condition "
+            "of them"
+        )
+    return "pass nelbo.Condition(label=torch.tensor([...]))"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a Tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:39] + '…'}"
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -27,6 +76,9 @@ class Condition:
         pooled_text: one vector for each prompt, (B, D) float, as SDXL is told beside the tokens.
         size: original height and width, top and left of the crop, target height and width of each
             picture in pixels, (B, 6), as SDXL is told them.
+
+    Raises:
+        NelboError: a field that is no tensor with a batch, or fields of different batches.
     """
 
     label: Tensor | None = None
@@ -34,6 +86,17 @@ class Condition:
     control: Tensor | None = None
     pooled_text: Tensor | None = None
     size: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        given = self._given()
+        for name, value in given.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise NelboError(
+                    f"condition.{name} is {_described(value)}, expected {_EXPECTED[name]}"
+                )
+        if len({len(value) for value in given.values()}) > 1:
+            sizes = ", ".join(f"{len(value)} of {name}" for name, value in given.items())
+            raise NelboError(f"the parts of a condition are of different batches: {sizes}")
 
     @property
     def batch_size(self) -> int:

@@ -35,6 +35,7 @@ from nelbo.estimators import Estimator, as_estimator
 from nelbo.latent_bound import LatentBound, LatentBoundMap
 from nelbo.mhvae import MHVAE, Level, per_example
 from nelbo.networks import AutoencoderKL
+from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance
 from nelbo.prior_condition import PriorCondition, Prompt
 from nelbo.text import PromptEncoder
@@ -97,13 +98,18 @@ class LatentDiffusion(MHVAE):
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
         """q(z_0|x) of images in [−1, 1], over the scaled latents that the prior is of."""
         q = self.autoencoder.encode(x)
+        if not torch.is_grad_enabled():
+            check_finite(q.mean, "what the autoencoder encodes")
         return normal(self.scale * q.mean, self.scale * q.stddev)
 
     def decode(
         self, z: Float[Tensor, "batch latent_channels latent_height latent_width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """The image of scaled latents, in about [−1, 1], unclipped."""
-        return self.autoencoder.decode(z / self.scale)
+        x = self.autoencoder.decode(z / self.scale)
+        if not torch.is_grad_enabled():
+            check_finite(x, "what the autoencoder decodes")
+        return x
 
     @property
     def profile(self) -> LevelProfile | None:

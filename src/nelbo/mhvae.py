@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from nelbo.bound import Bound, BoundMap, variance_of_mean
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.distributions import Generators, draw
 from nelbo.errors import NelboError
 from nelbo.estimators import Estimator, as_estimator
@@ -90,6 +90,7 @@ class MHVAE(nn.Module, ABC):
         Unbiased for the ELBO; nats per example, (B,). Costs T network calls.
         """
         self.check_data(x_0)
+        check_condition(condition, len(x_0))
         q = self.q_step(x_0, 1)
         x = draw(q, generator)
         elbo = _log_prob(self.p_data(x, condition), x_0) - _log_prob(q, x)
@@ -123,6 +124,7 @@ class MHVAE(nn.Module, ABC):
         """
         if paths < 1:
             raise NelboError(f"paths must be at least 1, got {paths}")
+        check_condition(condition, len(x_0))
         group = max(1, VALUES_PER_CALL // max(1, x_0.numel()))
         total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
         for start in range(0, paths, group):
@@ -162,6 +164,7 @@ class MHVAE(nn.Module, ABC):
         generator: Generators | None = None,
     ) -> Float[Tensor, "n ..."]:
         """`n` examples from the decoder by ancestral sampling, from `x_T` if it is given."""
+        check_condition(condition, n)
         x = self.start(n, x_T, generator)
         for _, state in self.walk(x, condition, generator=generator):
             x = state
@@ -294,6 +297,7 @@ class TractableMHVAE(MHVAE):
     ) -> tuple[Bound, Float[Tensor, "batch ..."] | None]:
         """The bound of each example and, on request, what each of its values costs."""
         self.check_data(x_0)
+        check_condition(condition, len(x_0))
         estimator = as_estimator(levels)
 
         def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> Draws:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.networks import ControlledUNet, TextUNetConfig
@@ -73,6 +73,7 @@ class PriorCondition:
 
         Args and errors as `LatentDiffusion.sample`.
         """
+        check_condition(condition, n)
         scale = guidance.scale if isinstance(guidance, Guidance) else guidance
         has_goal = prompt is not None or condition is not None
         unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
@@ -80,8 +81,6 @@ class PriorCondition:
             condition = self._of(n, prompt, control)
         elif prompt is not None or control is not None:
             raise NelboError("give either a condition, or a prompt and control")
-        else:
-            condition.check_batch(n)
         return self.prior.guided(guidance, unconditional), condition
 
     def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
@@ -92,13 +91,18 @@ class PriorCondition:
         """
         if condition is None:
             return self._embed(n, None, "prompt")
-        condition.check_batch(n)
+        check_condition(condition, n)
         return condition
 
     def _of(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
         if control is not None:
             if not isinstance(self.prior.network, ControlledUNet):
                 raise NelboError("a control was given to a model without a ControlNet")
+            if not isinstance(control, Tensor) or control.ndim != 4:
+                found = tuple(control.shape) if isinstance(control, Tensor) else type(control)
+                raise NelboError(
+                    f"control is {found}, expected a tensor (n, C, H, W), or (1, C, H, W) for all"
+                )
             if len(control) not in (1, n):
                 raise NelboError(f"control has a batch of {len(control)}, expected {n} or 1")
             control = control.expand(n, *control.shape[1:])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from nelbo.conditioning import Condition
 from nelbo.errors import MissingExtraError, NelboError
 from nelbo.networks.files import CONFIG_FILE, locate
+from nelbo.networks.finite import check_finite_weights
 from nelbo.tokenizer import train_tokenizer
 
 # A new text encoder reads at least so many, with those for the start and the end.
@@ -128,6 +129,7 @@ class TextEncoder(PromptEncoder):
         # The libraries below raise whatever they meet in a damaged file.
         except Exception as error:
             raise NelboError(f"{root / part} cannot be read: {error}") from error
+        check_finite_weights(dict(model.named_parameters()), weights)
         return cls(tokens, model).eval()
 
     @classmethod

@@ -15,6 +15,7 @@ from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.model_directory import resolve
+from nelbo.networks.finite import check_finite_weights
 from nelbo.samplers import Sampler
 
 Model = Diffusion | LatentDiffusion
@@ -93,8 +94,10 @@ def save(
         notes: what else to keep in nelbo.json, such as the data and settings of a run.
 
     Raises:
-        NelboError: a network, sampler or respaced chain, which the format has no place for.
+        NelboError: a network, sampler or respaced chain, which the format has no place for, or
+            weights that are not finite.
     """
+    check_finite_weights(dict(model.named_parameters()), "the model to save")
     if isinstance(model, LatentDiffusion):
         latent.save_latent(model, Path(path), sampler, notes or {})
     else:

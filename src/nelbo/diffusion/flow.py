@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
@@ -44,6 +44,7 @@ from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.distributions import randn_like
 from nelbo.errors import MissingExtraError, NelboError
 from nelbo.mhvae import per_example
+from nelbo.networks.finite import check_finite
 
 TRACES = ("rademacher", "normal", "exact")
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
@@ -117,6 +118,7 @@ def log_likelihood(
     """
     _check_options(model, trace, probes, draws, method, rtol, atol)
     model.check_data(x_0)
+    check_condition(condition, len(x_0))
     dims = x_0[0].numel()
     if trace == "exact" and dims > MAX_EXACT_DIMS:
         raise NelboError(
@@ -226,6 +228,7 @@ class _Field:
         model = self.model
         time = torch.full((len(x),), self.time(u), dtype=torch.float32, device=x.device)
         output = model.network(x, time, self.condition)[:, : x.shape[1]]
+        check_finite(output, "the prediction of the network", time)
         a, s = (x.new_tensor(scale) for scale in _scales(u))
         x_0 = PARAMETERIZATIONS[model.prediction].x_0(output, x, a, s)
         # Not `Prediction.x_0`, whose gradient passes the clip as training needs it.
@@ -260,6 +263,7 @@ def _transport(
     atol: float,
 ) -> Tensor:
     _check_options(model, "exact", 1, 1, method, rtol, atol)
+    check_condition(condition, len(x))
     field = _Field(model, condition, None)
     ends = (field.time.first, field.time.last)[::direction]
     return _solver(method, rtol, atol)(field, (x,), ends)[0]

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.lookup import LevelLookup
@@ -37,6 +37,7 @@ from nelbo.diffusion.weighting import Weighting
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
+from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
@@ -357,8 +358,7 @@ class Diffusion(TractableMHVAE):
             NelboError: a condition of another number of examples, an `x_T` of another shape, or
                 guidance of a model that is told nothing.
         """
-        if condition is not None:
-            condition.check_batch(n)
+        check_condition(condition, n)
         if sampler is None:
             return super(Diffusion, self.guided(guidance)).sample(
                 n, condition=condition, x_T=x_T, generator=generator
@@ -398,6 +398,7 @@ class Diffusion(TractableMHVAE):
         self, x: Tensor, time: Tensor, condition: Condition | None
     ) -> tuple[Tensor, Tensor | None]:
         """The network's prediction, and its channels for a learned variance."""
+        check_condition(condition, len(x))
         output = self.network(x, time, condition)
         channels = x.shape[1]
         if self.variance == "analytic" and output.shape[1] == 2 * channels:
@@ -408,6 +409,9 @@ class Diffusion(TractableMHVAE):
                 f"the network returned shape {tuple(output.shape)} for {tuple(x.shape)}, "
                 f"expected {expected} with variance={self.variance!r}"
             )
+        # In a step of training the loss is watched instead, which waits for no device.
+        if not (self.training and torch.is_grad_enabled()):
+            check_finite(output, "the prediction of the network", time)
         return output[:, :channels], output[:, channels:] if self.output_multiple > 1 else None
 
     @property

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.rounding import fit_rounded_normal
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
@@ -211,6 +211,7 @@ def measure_levels(
     if draws < 1:
         raise NelboError(f"draws must be at least 1, got {draws}")
     model.check_data(x_0)
+    check_condition(condition, len(x_0))
     pairs = batch_size or max(1, VALUES_PER_CALL // x_0[0].numel())
     examples = torch.arange(len(x_0), device=x_0.device).repeat(draws)
     data = x_0[examples]

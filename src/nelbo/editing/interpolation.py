@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators, randn_like
 from nelbo.editing.base import Edit, check_images
@@ -100,6 +100,7 @@ class Interpolation(Edit):
         check_images(model, x_0)
         if len(x_0) != 2:
             raise NelboError(f"an interpolation is between 2 images, got {len(x_0)}")
+        check_condition(condition, self.frames)
         sampler = last_steps(self.sampler, model.schedule, self.strength)
         if self.encoder == "inversion":
             ends = None if condition is None else condition[torch.tensor([0, self.frames - 1])]

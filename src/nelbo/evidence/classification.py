@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
 from nelbo.distributions import draw, normal, randn_like
 from nelbo.errors import NelboError
@@ -94,6 +94,7 @@ class Classifier:
         draws: int = 128,
         generator: torch.Generator | None = None,
     ) -> None:
+        check_condition(classes)
         if classes.batch_size < 2:
             raise NelboError(f"classification needs at least 2 classes, got {classes.batch_size}")
         if classes.label is not None:
@@ -184,6 +185,7 @@ def classify(
         if model.num_classes < 2:
             raise NelboError("the model has no classes: pass the condition of each class")
         classes = Condition(label=torch.arange(model.num_classes, device=x_0.device))
+    check_condition(classes)
     classifier = Classifier(model, classes, margin=margin, draws=draws, generator=generator)
     for batch in x_0.split(min(batch_size, images_at_once(classes.batch_size))):
         yield classifier(batch)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.errors import NelboError
 from nelbo.networks.controlnet_config import ControlNetConfig, shared_fields
 from nelbo.networks.text_unet_config import TextUNetConfig
@@ -159,6 +159,7 @@ class ControlNet(UNetEncoder):
         )
 
     def _control(self, x_t: Tensor, condition: Condition | None) -> Tensor:
+        check_condition(condition)
         control = None if condition is None else condition.control
         if control is None:
             raise NelboError("a ControlNet needs a control: pass Condition(control=...)")

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.errors import NelboError
 
 
@@ -103,6 +103,7 @@ class GuidedNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""
+        check_condition(condition)
         if condition is None or (condition.label is None and condition.text is None):
             raise NelboError(
                 f"guidance {self.scale} needs a condition to guide towards: pass a label or text, "

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from nelbo.errors import NelboError
 from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.files import CONFIG_FILE, atomic_file, locate, read_json
+from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import (
     WEIGHTS_FILE,
     check_weights,
@@ -116,6 +117,7 @@ class Pretrained(nn.Module):
             raise NelboError(f"{config_file}: {error}") from error
         weights = read_weights(path, subfolder, weights_file, dtype)
         check_weights(weights, network.state_dict(), weights_file)
+        check_finite_weights(weights, weights_file)
         network.load_state_dict(weights, assign=True)
         return network.eval()
 

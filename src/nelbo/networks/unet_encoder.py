@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
+from nelbo.conditioning import Condition, check_condition
 from nelbo.errors import NelboError
 from nelbo.networks.attention import SpatialSelfAttention
 from nelbo.networks.embeddings import (
@@ -90,6 +90,7 @@ class UNetEncoder(Pretrained):
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch embedding_dim"]:
         """a(e): the summed embedding of time and conditions, activated, for all residual blocks."""
+        check_condition(condition)
         embedding = self.time_embedding(self.time_proj(network_time).to(self.dtype))
         label = None if condition is None else condition.label
         if label is not None:
@@ -147,6 +148,12 @@ class UNetEncoder(Pretrained):
             return table(label.to(self.dtype))
         if isinstance(table, nn.Embedding):
             classes = table.num_embeddings
+            if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
+                raise NelboError(
+                    f"condition.label has shape {tuple(label.shape)} and type {label.dtype}, "
+                    "expected the number of the class of each example, (batch,) int64"
+                )
+            label = label.long()
             require_in_range(label, -1, classes, "condition.label", "num_class_embeds")
             embedded = table(label.clamp(min=0))
         else:

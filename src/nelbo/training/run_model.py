@@ -14,6 +14,7 @@ from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
+from nelbo.networks.finite import check_finite_weights
 from nelbo.training.checkpoints import Checkpoint, Checkpoints
 from nelbo.training.latents import PriorObjective
 from nelbo.training.run_directory import RunDirectory
@@ -85,4 +86,5 @@ def _replace(module: nn.Module, weights: Mapping[str, Tensor], run: str | Path) 
     differ = [n for n, shape in shapes.items() if n not in weights or weights[n].shape != shape]
     if differ:
         raise NelboError(f"these weights are not of the model of {run}: {differ[0]} differs")
+    check_finite_weights({name: weights[name] for name in shapes}, f"the checkpoint of {run}")
     module.load_state_dict(dict(weights), strict=False)

@@ -1,0 +1,70 @@
+"""Weights and predictions that are no numbers, as those of a run that diverged.
+
+What is computed from them looks like a result: clipped, they are a grey or saturated picture. So
+weights are looked at where they are read and written, and predictions where they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import NelboError
+
+# A larger weight has no finite square in float32, which every normalisation takes.
+LARGEST_WEIGHT = math.sqrt(torch.finfo(torch.float32).max)
+_SHOWN = 3
+
+
+def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:
+    """Raise `NelboError` for weights that are not finite, or too large to compute with.
+
+    Args:
+        weights: by name.
+        where: the file or model that they are of, for the message.
+    """
+    bad = [name for name, weight in weights.items() if not _is_usable(weight)]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        named = ", ".join(_counted(name, weights[name]) for name in bad[:_SHOWN])
+        raise NelboError(
+            f"{where} holds weights that are not finite or beyond {LARGEST_WEIGHT:.2g}, in "
+            f"{len(bad)} of {len(weights)} tensors: {named}{more}. Its training diverged, or the "
+            "file is damaged: use an earlier checkpoint, or train again at a lower learning rate"
+        )
+
+
+def check_finite(output: Tensor, what: str, time: Tensor | None = None) -> None:
+    """Raise `NelboError` where an output holds values that are not finite.
+
+    Args:
+        output: of a network, the batch first.
+        what: what it is, for the message.
+        time: what the network was told of each example's level, if anything.
+    """
+    finite = output.isfinite()
+    if finite.all():
+        return
+    first = int((~finite.flatten(1).all(1)).nonzero()[0])
+    at = "" if time is None else f" at its time {float(time[first]):g}"
+    raise NelboError(
+        f"{what}{at} is not finite: {int((~finite).sum()):,} of {finite.numel():,} values are nan "
+        "or infinite. Its weights have diverged, or it overflows in the precision that it computes "
+        "in"
+    )
+
+
+def _is_usable(weight: Tensor) -> bool:
+    if not weight.is_floating_point() or weight.numel() == 0 or weight.is_meta:
+        return True
+    low, high = torch.aminmax(weight.detach())  # nan where any value is
+    return bool(low > -LARGEST_WEIGHT) and bool(high < LARGEST_WEIGHT)
+
+
+def _counted(name: str, weight: Tensor) -> str:
+    flat = weight.detach().flatten()
+    bad = flat[~(flat.abs() < LARGEST_WEIGHT)]
+    return f"{name} ({len(bad):,} of {len(flat):,} values, such as {float(bad[0]):g})"
