@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -153,7 +153,9 @@ def results_to(json: bool) -> Console:
 
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    from nelbo.networks.files import to_json
+
+    print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))
 
 
 def mention_skipped(*data: ImageData, shown: int = 5) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from nelbo.errors import NelboError
 from nelbo.model_directory import INDEX_FILE, NELBO_FILE, holds_autoencoder_alone
-from nelbo.networks.files import atomic_file, locate, read_json
+from nelbo.networks.files import atomic_file, locate, read_json, to_json
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 
 _PART = re.compile(r"\w[\w-]*")
@@ -105,4 +104,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(to_json(content, indent=2) + "\n", encoding="utf-8")

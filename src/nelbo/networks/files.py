@@ -6,10 +6,11 @@ Nothing is unpickled: weights in .bin, .pt or .ckpt files are refused with the w
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,35 @@ def read_json(path: Path) -> dict[str, Any]:
         raise NelboError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise NelboError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:
+    """JSON text that every reader takes, and that `encoding` has all characters of.
+
+    Numbers that are not finite become null, for which JSON has no other name.
+
+    Args:
+        content: what to write.
+        encoding: of the file or stream that it is for; text that has others is escaped.
+        **options: those of `json.dumps`.
+    """
+    content = _finite(content)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(content, allow_nan=False, **options)
+    return text
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
     return content
 
 

@@ -31,7 +31,7 @@ from nelbo.diffusers_format import INDEX_FILE, NELBO_FILE, save, write_json
 from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.errors import NelboError
-from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason
+from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
 from nelbo.samplers import Sampler
 from nelbo.suggestions import directories_near
 
@@ -276,7 +276,7 @@ class RunDirectory:
         file = self.path / METRICS_FILE
         try:
             with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+                lines.write(to_json(row) + "\n")
         except OSError as error:
             raise NelboError(
                 f"cannot write to {file}: {reason(error)}; --resume goes on from the "
@@ -299,7 +299,7 @@ class RunDirectory:
         """Drop the lines of steps that are taken again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         with atomic_file(self.path / METRICS_FILE) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            temporary.write_text("".join(to_json(row) + "\n" for row in rows))
 
     def write_evaluation(self, content: Mapping[str, Any]) -> None:
         """Write evaluation.json."""
