@@ -2,7 +2,7 @@
 
     python benchmarks/folders.py [OUT] [--only icons flags photos icons-32]
 
-OUT is build/folders by default. Downloads need npm, pip, and apt-get with dpkg-deb of Debian or
+OUT is runs/folders by default. Downloads need npm, pip, and apt-get with dpkg-deb of Debian or
 Ubuntu; nothing is installed. What is made is the same each time, as far as the packages are.
 
 icons      999 colour icons, 16×16: Silk by Mark James, CC BY 2.5 (npm famfamfam-silk).
@@ -71,7 +71,7 @@ VALIDATION, TEST = 0.12, 0.18  # of the photographs
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, nargs="?", default=Path("build/folders"))
+    parser.add_argument("out", type=Path, nargs="?", default=Path("runs/folders"))
     parser.add_argument("--only", nargs="*", choices=tuple(FOLDERS), default=list(FOLDERS))
     arguments = parser.parse_args()
     packages = Packages(arguments.out / ".packages")

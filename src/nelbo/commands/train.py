@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import torch
 
     from nelbo.commands.training.recipe import Recipe
+    from nelbo.commands.training.session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
+    from nelbo.training.processes import Processes
 
 # The data sets that a model of latents suits best: pictures that come with a text each.
 _CAPTIONED = ("emoji",)
@@ -54,6 +56,51 @@ class Train(TrainCommand):
     def class_option(self) -> str:
         """What conditions the model on the classes of the images."""
         return "--class-conditional" if self.start_from is None else super().class_option
+
+    def session(self, images: TrainingImages, processes: Processes) -> TrainingSession:
+        """As any; a network that is left open is chosen for the machine, the images and the time.
+
+        Raises:
+            NelboError: settings that do not fit together or the images.
+        """
+        if self.model.widths or self.start_from is not None or self.training.seconds is None:
+            return super().session(images, processes)
+        widths = self._fitting_widths(images, processes)
+        sized = dataclasses.replace(self, model=dataclasses.replace(self.model, widths=widths))
+        return super(Train, sized).session(images, processes)
+
+    def _fitting_widths(self, images: TrainingImages, processes: Processes) -> tuple[int, ...]:
+        """What the first process measures; every process goes by it."""
+        from nelbo.commands.common import say
+        from nelbo.training.network_size import choose_network
+
+        seconds = self.training.seconds
+        assert seconds is not None
+        widths: tuple[int, ...] = ()
+        if processes.is_main:
+            found = choose_network(
+                self.model,
+                images.train,
+                seconds,
+                self.training.batch_size,
+                processes.device,
+                threads=self.threads,
+                processes=processes.count,
+            )
+            widths = found.widths
+            passes = ""
+            if images.train.stream is None:
+                count = len(images.train)
+                passes = f", {found.examples / count:,.0f} passes over {count:,}"
+            say(
+                f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M "
+                f"weights, as the time is enough for about {found.examples:,.0f} images{passes} "
+                "(--widths chooses another)"
+            )
+        first, depth = processes.sum(
+            [float(widths[0]), float(len(widths))] if widths else [0.0, 0.0]
+        )
+        return (int(first), *[2 * int(first)] * (int(depth) - 1))
 
     def _check(self) -> tuple[Path, str]:
         self.samples.check()

@@ -89,10 +89,14 @@ def resolve(config: ModelConfig, data: ImageData) -> ModelConfig:
 
 
 def _default_widths(height: int, width: int) -> tuple[int, ...]:
-    """Halve the resolution while it stays whole and above one pixel, at most three times."""
+    """What suits pictures of this size where no time is given; see `network_size` where it is."""
     base = 32 if max(height, width) <= 16 else 64
-    widths = [base]
-    while len(widths) < 4 and height % 2 == width % 2 == 0 and min(height, width) > 2:
-        height, width = height // 2, width // 2
-        widths.append(2 * base)
-    return tuple(widths)
+    return (base, *[2 * base] * (default_depth(height, width) - 1))
+
+
+def default_depth(height: int, width: int) -> int:
+    """How many resolutions: halve while it stays whole and above one pixel, at most thrice."""
+    depth = 1
+    while depth < 4 and height % 2 == width % 2 == 0 and min(height, width) > 2:
+        height, width, depth = height // 2, width // 2, depth + 1
+    return depth

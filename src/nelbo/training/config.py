@@ -141,7 +141,8 @@ class ModelConfig:
     clip_sample: bool = True
     """Clip the predicted image to the range of pixels."""
     widths: tuple[int, ...] = ()
-    """Channels of the UNet at each resolution; by default chosen from the image size."""
+    """Channels of the UNet at each resolution; by default the widest that is fast enough for the
+    time budget here, and what suits the image size where there is none."""
     layers: int = 1
     """Residual blocks at each resolution."""
     attention: tuple[int, ...] = (16, 8, 4, 2)

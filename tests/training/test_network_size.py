@@ -1,0 +1,100 @@
+"""The width that suits machine, pictures and time: the rule by hand, on costs that are given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nelbo.data import ImageData
+from nelbo.training import network_size
+from nelbo.training.build import build_model
+from nelbo.training.config import ModelConfig
+from nelbo.training.network_size import CANDIDATES, EXAMPLES_PER_WEIGHT, choose_network
+
+CPU = torch.device("cpu")
+CONFIG = ModelConfig(levels=4)
+
+
+def images(side: int = 8, count: int = 10) -> ImageData:
+    pixels = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    return ImageData("nothing", pixels, 256, tuple(map(str, range(count))))
+
+
+def weights_of(base: int, depth: int, data: ImageData) -> int:
+    model = build_model(ModelConfig(levels=4, widths=(base, *[2 * base] * (depth - 1))), data)
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture
+def timed(monkeypatch) -> list[int]:
+    """A machine that takes a microsecond for each thousand weights, and what it timed."""
+    seen: list[int] = []
+
+    def seconds(model, data, images, device, threads):
+        seen.append(sum(p.numel() for p in model.parameters()))
+        return 1e-9 * seen[-1]
+
+    monkeypatch.setattr(network_size, "_seconds_per_image", seconds)
+    return seen
+
+
+@pytest.mark.parametrize("base", [24, 48])
+def test_the_widest_that_sees_enough_examples(timed, base):
+    # Time / (1e-9 P) >= r P holds up to P = sqrt(time / (1e-9 r)).
+    data = images()
+    P = weights_of(base, 3, data)
+    seconds = 1e-9 * EXAMPLES_PER_WEIGHT * P**2
+    found = choose_network(CONFIG, data, seconds * 1.001, 64, CPU)
+    assert found.widths == (base, 2 * base, 2 * base)
+    assert found.weights == P
+    assert found.examples == pytest.approx(seconds * 1.001 / (1e-9 * P))
+    narrower = choose_network(CONFIG, data, seconds * 0.999, 64, CPU)
+    assert narrower.widths[0] == CANDIDATES[CANDIDATES.index(base) - 1]
+
+
+def test_no_wider_one_is_timed_than_the_first_that_sees_too_few(timed):
+    data = images()
+    choose_network(
+        CONFIG, data, 1e-9 * EXAMPLES_PER_WEIGHT * weights_of(24, 3, data) ** 2 * 1.01, 64, CPU
+    )
+    assert timed == [weights_of(base, 3, data) for base in (16, 24, 32)]
+
+
+def test_the_narrowest_where_none_sees_enough(timed):
+    assert choose_network(CONFIG, images(), 1e-9, 64, CPU).widths[0] == CANDIDATES[0]
+
+
+def test_the_widest_of_all_where_time_is_no_matter(timed, monkeypatch):
+    monkeypatch.setattr(network_size, "CANDIDATES", (16, 24))
+    assert choose_network(CONFIG, images(), 1e9, 64, CPU).widths[0] == 24
+
+
+def test_two_processes_see_twice_the_examples(timed):
+    data = images()
+    one = choose_network(CONFIG, data, 1e-4, 64, CPU)
+    two = choose_network(CONFIG, data, 1e-4, 64, CPU, processes=2)
+    assert (one.widths, two.examples) == (two.widths, pytest.approx(2 * one.examples))
+
+
+@pytest.mark.parametrize(("side", "depth"), [(2, 1), (3, 1), (4, 2), (8, 3), (12, 3), (32, 4)])
+def test_as_many_resolutions_as_by_default(timed, side, depth):
+    found = choose_network(CONFIG, images(side), 1e-9, 64, CPU)
+    assert found.widths == (16, *[32] * (depth - 1))
+
+
+def test_timing_is_real_and_draws_nothing_from_the_global_generator(monkeypatch):
+    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(network_size, "CANDIDATES", (8, 16))
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    found = choose_network(CONFIG, images(), 60.0, 4, CPU)
+    assert 0 < found.seconds_per_image < 10
+    assert found.examples == pytest.approx(60.0 / found.seconds_per_image)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+
+
+def test_a_learned_schedule_is_timed_as_well(monkeypatch):
+    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(network_size, "CANDIDATES", (8,))
+    config = ModelConfig(levels=4, schedule="learned")
+    assert choose_network(config, images(), 1.0, 4, CPU, threads=1).widths == (8, 16, 16)
