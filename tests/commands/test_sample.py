@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nelbo.commands.options import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
 from nelbo.distributions import generator_for
 from nelbo.report.captions import prompt_grid
-from nelbo.samplers import DDIM, DDPM
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusers_format import tiny
 from tests.diffusion.test_model import make
 
@@ -77,7 +78,7 @@ def test_animation_ends_in_the_grid_and_rests_there(run_path, tmp_path, suffix, 
     main(
         [
             *["sample", str(run_path), "-n", "5", "--batch-size", "2", "--out", str(out)],
-            *["--animation", str(animation), "--animate", shown],
+            *["--animation", str(animation), "--animate", shown, "--sampler", "ddpm"],
         ]
     )
     film = Image.open(animation)
@@ -211,7 +212,7 @@ def test_from_one_prompt_to_another(tmp_path, stable):
         for frame, condition in enumerate((told[:1], middle, told[1:])):
             x = model.sample(
                 1,
-                DDPM(2, steps_offset=1),
+                DDPM(2),
                 condition=condition,
                 negative_prompt="dog",
                 guidance=3.0,
@@ -301,15 +302,63 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
 
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
-    assert SamplerOptions().build(str(run_path)) == DDPM()
-    assert SamplerOptions(steps=7, spacing="trailing").build(str(run_path)) == DDPM(7, "trailing")
+    schedule = nelbo.load(run_path).schedule
+    assert SamplerOptions().build(str(run_path)) == default_sampler(schedule)
+    assert SamplerOptions(steps=7).build(str(run_path)) == default_sampler(schedule, 7)
     # 50 steps, or as many as the chain has
     assert SamplerOptions(sampler="ddim").build(str(run_path)).steps == 20
     assert SamplerOptions(sampler="ddim").build(str(stable)).steps == 50
-    stable_ddim = DDIM(50, steps_offset=1, set_alpha_to_one=False)
+    stable_ddim = DDIM(50, spacing="leading", steps_offset=1, set_alpha_to_one=False)
     assert SamplerOptions().build(str(stable)) == stable_ddim
-    # the offset of Stable Diffusion stays with another sampler
-    assert SamplerOptions(sampler="ddpm", steps=9).build(str(stable)) == DDPM(9, steps_offset=1)
+
+
+def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
+    """The scheduler of the pipeline says leading, with an offset, which is not what suits them."""
+    for path, last in ((stable, {"set_alpha_to_one": False}), (run_path, {})):
+
+        def build(path=path, **options):
+            return SamplerOptions(steps=9, **options).build(str(path))
+
+        assert build(sampler="ddpm") == DDPM(9, "trailing")
+        assert build(sampler="heun") == Heun(9)
+        assert build(sampler="euler") == Euler(9)
+        assert build(sampler="dpm_solver") == DPMSolver(9, **last)
+        assert build(sampler="ddpm", spacing="leading") == DDPM(9, "leading")
+        spaced = DPMSolver(9, spacing="linspace", noise_levels="spaced", **last)
+        assert build(sampler="dpm_solver", spacing="linspace") == spaced
+        assert build(sampler="heun", noise_levels="log_snr") == Heun(9, noise_levels="log_snr")
+    assert SamplerOptions(sampler="ddim", steps=9).build(str(run_path)) == DDIM(9)
+
+
+@pytest.mark.parametrize("sampler", [None, "ddpm", "ddim", "dpm_solver", "euler", "heun"])
+def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, recwarn, sampler):
+    """As all runs did once, whose chain still holds signal where leading steps start."""
+    old = tmp_path / "old"
+    shutil.copytree(run_path, old)
+    file = old / "scheduler" / "scheduler_config.json"
+    written = json.loads(file.read_text())
+    assert written["timestep_spacing"] == "trailing"
+    file.write_text(json.dumps(written | {"timestep_spacing": "leading"}))
+    schedule = nelbo.load(old).schedule
+    built = SamplerOptions(sampler=sampler, steps=5).build(str(old))
+    assert built.start_level(schedule).t == schedule.num_levels
+    assert nelbo.load_sampler(old, 5) == DDPM(5, "trailing")
+    options = [] if sampler is None else ["--sampler", sampler]
+    main(
+        ["sample", str(old), "-n", "1", "--steps", "5", *options, "--out", str(tmp_path / "x.png")]
+    )
+    assert not [w for w in recwarn if "pure noise" in str(w.message)]
+
+
+def test_starting_where_there_is_signal_is_said_in_one_line(run_path, tmp_path, capsys):
+    leading = ["--sampler", "ddim", "--steps", "5", "--spacing", "leading", "--batch-size", "1"]
+    main(["sample", str(run_path), "-n", "3", *leading, "--out", str(tmp_path / "x.png")])
+    [line] = [x for x in capsys.readouterr().err.splitlines() if "signal" in x]
+    schedule = nelbo.load(run_path).schedule
+    here, end = 100 * schedule.alphas_cumprod[[17, 20]]
+    assert f"at level 17 of 20, where {here:.0f}% of the variance is signal" in line
+    assert f"it is {end:.2g}%" in line
+    assert "--spacing trailing" in line
 
 
 def test_guidance_of_a_pixel_model():

@@ -67,7 +67,7 @@ def test_stable_diffusion(stable, guidance, negative):
     model = nelbo.load(path)
     assert isinstance(model, LatentDiffusion)
     sampler = nelbo.load_sampler(path, 8)
-    assert sampler == DDIM(8, steps_offset=1, set_alpha_to_one=False)
+    assert sampler == DDIM(8, spacing="leading", steps_offset=1, set_alpha_to_one=False)
     ours = model.sample(
         2, sampler, prompt=prompts, negative_prompt=negative, guidance=guidance, x_T=x_T
     )
@@ -79,7 +79,7 @@ def test_stable_diffusion(stable, guidance, negative):
 @pytest.mark.parametrize(
     ("kind", "options", "sampler"),
     [
-        ("DPMSolverMultistep", {}, DPMSolver(6)),
+        ("DPMSolverMultistep", {}, DPMSolver(6, noise_levels="spaced")),
         ("DPMSolverMultistep", {"use_karras_sigmas": True}, DPMSolver(6, noise_levels="karras")),
         ("EulerDiscrete", {}, Euler(6, noise_levels="spaced")),
         ("HeunDiscrete", {"use_karras_sigmas": True}, Heun(6)),

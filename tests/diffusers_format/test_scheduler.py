@@ -82,10 +82,14 @@ def test_sampler_visits_what_the_scheduler_does(tmp_path, kind, steps, spacing):
 
 
 def test_default_steps(tmp_path):
-    assert SchedulerConfig.read(write(tmp_path, diffusers.DDPMScheduler())).sampler() == DDPM()
-    assert SchedulerConfig.read(write(tmp_path, diffusers.DDIMScheduler())).sampler() == DDIM(50)
+    assert SchedulerConfig.read(write(tmp_path, diffusers.DDPMScheduler())).sampler() == DDPM(
+        spacing="leading"
+    )
+    assert SchedulerConfig.read(write(tmp_path, diffusers.DDIMScheduler())).sampler() == DDIM(
+        50, spacing="leading"
+    )
     short = write(tmp_path, diffusers.DDIMScheduler(20))
-    assert SchedulerConfig.read(short).sampler() == DDIM(20)
+    assert SchedulerConfig.read(short).sampler() == DDIM(20, spacing="leading")
     assert SchedulerConfig.read(short).sampler(0).steps == 0  # for the sampler to refuse
 
 
@@ -162,9 +166,18 @@ SAMPLERS = [
     Euler(20, noise_levels="log_snr", spacing="trailing"),
     Heun(20),
     Heun(20, noise_levels="spaced", spacing="leading", steps_offset=1),
-    DPMSolver(20, 3, noise_levels="karras"),
-    DPMSolver(20, 2, noise_levels="log_snr", solver_type="heun", lower_order_final=False),
-    DPMSolver(20, 1, stochastic=True, set_alpha_to_one=False, euler_at_final=True),
+    DPMSolver(20, 3, spacing="linspace", noise_levels="karras"),
+    DPMSolver(20, 2, spacing="leading", noise_levels="log_snr", solver_type="heun"),
+    DPMSolver(20, 2, spacing="trailing", noise_levels="spaced", lower_order_final=False),
+    DPMSolver(
+        20,
+        1,
+        stochastic=True,
+        spacing="linspace",
+        noise_levels="spaced",
+        set_alpha_to_one=False,
+        euler_at_final=True,
+    ),
 ]
 
 
@@ -204,7 +217,11 @@ def test_sampler_of_a_pipeline(tmp_path):
     assert nelbo.load_sampler(tmp_path, 5) == DDIM(5, set_alpha_to_one=False)
     assert nelbo.load(tmp_path).variance == "fixed_large"
     model.clip_sample = True
-    for sampler in (DPMSolver(10, 3), Euler(10), Heun(10)):
+    for sampler in (
+        DPMSolver(10, 3, spacing="linspace", noise_levels="spaced"),
+        Euler(10),
+        Heun(10),
+    ):
         nelbo.save(model, tmp_path, sampler=sampler)
         assert nelbo.load_sampler(tmp_path, 10) == sampler
         # which the first two of these have no field for

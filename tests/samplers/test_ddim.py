@@ -25,7 +25,7 @@ def test_fully_stochastic_is_the_ancestral_chain(steps):
     x_T = model.start(4).double()
     walks = [
         model.sample(4, sampler, x_T=x_T, generator=torch.Generator().manual_seed(2))
-        for sampler in (DDIM(steps, eta=1.0), DDPM(steps))
+        for sampler in (DDIM(steps, eta=1.0, spacing="leading"), DDPM(steps, "leading"))
     ]
     torch.testing.assert_close(*walks)
 
@@ -33,7 +33,7 @@ def test_fully_stochastic_is_the_ancestral_chain(steps):
 def test_a_walk_uses_the_respaced_chain_of_a_respaced_model():
     model = make()
     short = model.respace([1, 4, 8, 12])
-    assert DDIM(2).timesteps(short.schedule) == [7, 0]
+    assert DDIM(2).timesteps(short.schedule) == [11, 3]
     states = list(DDIM(4).iterate(short, short.start(2)))
     assert [state.t for state in states] == [3, 2, 1, 0]
     torch.testing.assert_close(states[-1].x, states[-1].x_0)
@@ -64,6 +64,6 @@ def test_mistakes_are_explained():
                 model.sample(1, sampler)
     with pytest.raises(NelboError, match="levels must be integers"):
         model.sample(1, DDIM(levels=[1.5, 3]))
-    for sampler in (DDIM(12, steps_offset=1), DDPM(12, steps_offset=1)):
+    for sampler in (DDIM(12, 0.0, "leading", 1), DDPM(12, "leading", 1)):
         with pytest.raises(NelboError, match="steps_offset=1"):
             model.sample(1, sampler)

@@ -29,7 +29,7 @@ def test_all_steps_are_the_models_own_chain():
 def test_states_count_down_to_the_data():
     model = make()
     states = list(DDPM(4).iterate(model, model.start(2)))
-    assert [state.t for state in states] == [7, 4, 1, 0]
+    assert [state.t for state in states] == [9, 6, 3, 0]
     torch.testing.assert_close(states[-1].x, states[-1].x_0)
 
 

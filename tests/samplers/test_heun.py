@@ -180,5 +180,5 @@ def test_mistakes_are_explained(make_sampler, message):
 
 def test_every_level_can_be_visited():
     model = make()
-    for sampler in (DPMSolver(12), Euler(12, noise_levels="spaced")):
+    for sampler in (DPMSolver(12, noise_levels="spaced"), Euler(12, noise_levels="spaced")):
         assert list(sampler.timesteps(model.schedule)) == list(range(11, -1, -1))

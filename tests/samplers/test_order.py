@@ -45,7 +45,7 @@ def at_level_1(sampler: Sampler) -> float:
 def errors(kind: str) -> list[float]:
     a = SCHEDULE.alphas_cumprod[[1, -1]]
     end, start = torch.sqrt(a * STD**2 + 1 - a).tolist()
-    solver = {"set_alpha_to_one": False, "lower_order_final": False}
+    solver = {"spacing": "linspace", "set_alpha_to_one": False, "lower_order_final": False}
     samplers = {
         "DDIM": lambda levels: DDIM(levels=levels),
         "Euler": lambda levels: Euler(levels=levels),

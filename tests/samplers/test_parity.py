@@ -82,6 +82,7 @@ def test_stochastic_dpm_solver(order, steps, prediction, spacing):
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_options_of_dpm_solver(options, order, steps):
+    options = {"spacing": "linspace"} | options
     for stochastic in (False, True)[: 3 - order + 1]:
         compare(model_of(), DPMSolver(steps, order, stochastic=stochastic, **options), steps)
 

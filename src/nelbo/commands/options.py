@@ -24,7 +24,9 @@ SAMPLERS = {
     "euler": "Euler",
     "heun": "Heun",
 }
-
+_NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
+# The levels that a sampler visits, which one that is asked for by name brings itself.
+_GRID = {"steps", "spacing", "steps_offset", "noise_levels", "rho", "levels"}
 
 _LARGEST_SEED = 2**63 - 1
 # To check the other options of guidance by, where its scale is not yet known.
@@ -53,12 +55,13 @@ class SamplerOptions:
     """How to walk the chain."""
 
     sampler: str | None = None
-    """ddpm, ddim, dpm_solver, euler or heun; by default what the scheduler of the pipeline says,
-    which is ddpm for a run."""
+    """ddpm, ddim, dpm_solver, euler or heun; by default what suits the chain of a run best
+    (docs/samplers.md), and what the scheduler of another pipeline describes."""
     steps: int | None = None
-    """Network calls an image; by default every level with ddpm and at most 50 with others."""
+    """Steps an image; by default what suits the sampler, and every level with ddpm."""
     spacing: str | None = None
-    """Which levels fewer steps visit: leading, linspace or trailing."""
+    """Which levels fewer steps visit: leading, linspace or trailing. A sampler that is asked for
+    by name has its own, which start where the noise is."""
     eta: float | None = None
     """Noise of ddim, from 0, none, to 1, as much as ddpm."""
     order: int | None = None
@@ -80,20 +83,25 @@ class SamplerOptions:
             NelboError: an unknown sampler, an option that it does not have, or more steps than the
                 chain has levels.
         """
-        from nelbo.diffusers_format import load_sampler
+        from nelbo.diffusers_format import load_sampler, usual_sampler
         from nelbo.diffusers_format.pipelines import load_schedule
 
         steps = steps if self.steps is None else self.steps
-        described: Any = load_sampler(run_path, steps)
         name = self.sampler or default
-        sampler = described if name is None else _like(described, name, steps)
-        name = name or type(described).__name__.lower()
+        sampler: Any
+        if name is None:
+            sampler = usual_sampler(run_path, steps)
+            name = _NAMES[type(sampler).__name__]
+        else:
+            sampler = _like(load_sampler(run_path, steps), name, steps)
         own = {field.name for field in fields(sampler)}
         asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
         given = {field: value for field, value in asked.items() if value is not None}
         for field in given:
             if field not in own:
                 raise NelboError(f"{option(field)} does not apply to the sampler {name}")
+        if self.spacing is not None and "noise_levels" in own:
+            given.setdefault("noise_levels", "spaced")
         schedule = load_schedule(run_path)
         if steps is None and (sampler.steps or 0) > schedule.num_levels:
             given["steps"] = schedule.num_levels
@@ -216,7 +224,10 @@ def at_least_one(**counts: int | None) -> None:
 
 
 def _like(described: Any, name: str, steps: int | None) -> Any:
-    """The sampler called `name`, with the fields that it has in common with `described`."""
+    """The sampler called `name`: as it is described, or on the levels that suit it.
+
+    What else it has in common with `described` is as the pipeline has it.
+    """
     from nelbo import samplers
 
     if name not in SAMPLERS:
@@ -224,7 +235,7 @@ def _like(described: Any, name: str, steps: int | None) -> Any:
     kind: Any = getattr(samplers, SAMPLERS[name])
     if type(described) is kind:
         return described
-    own = {field.name for field in fields(kind)} - {"steps"}
+    own = {field.name for field in fields(kind)} - _GRID
     common = {
         field.name: getattr(described, field.name)
         for field in fields(described)

@@ -5,7 +5,15 @@ A directory holds `model_index.json`, a folder for each part (`unet/`, `schedule
 """
 
 from nelbo.diffusers_format.files import write_json
-from nelbo.diffusers_format.pipelines import load, load_sampler, save
+from nelbo.diffusers_format.pipelines import load, load_sampler, save, usual_sampler
 from nelbo.model_directory import INDEX_FILE, NELBO_FILE
 
-__all__ = ["INDEX_FILE", "NELBO_FILE", "load", "load_sampler", "save", "write_json"]
+__all__ = [
+    "INDEX_FILE",
+    "NELBO_FILE",
+    "load",
+    "load_sampler",
+    "save",
+    "usual_sampler",
+    "write_json",
+]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nelbo.diffusers_format import latent
 from nelbo.diffusers_format.chain import read_scheduler
-from nelbo.diffusers_format.files import PipelineIndex, read_index
+from nelbo.diffusers_format.files import PipelineIndex, read_index, read_own
 from nelbo.diffusers_format.pixel import load_pixel, save_pixel
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.model_directory import resolve
 from nelbo.networks.finite import check_finite_weights
-from nelbo.samplers import Sampler
+from nelbo.samplers import DDPM, Sampler, default_sampler
 
 Model = Diffusion | LatentDiffusion
 
@@ -68,7 +69,34 @@ def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Samp
             the class of the solver, the sampler is DDIM, with a note.
     """
     path = resolve(path)
-    return read_scheduler(path, read_pipeline(path)).sampler(steps)
+    sampler = read_scheduler(path, read_pipeline(path)).sampler(steps)
+    if isinstance(sampler, DDPM) and sampler.spacing == "leading" and _is_trained_here(path):
+        # What runs wrote that never meant it: pure noise at a level that still holds signal.
+        return replace(sampler, spacing="trailing")
+    return sampler
+
+
+def usual_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Sampler:
+    """What draws from a pipeline where nobody asks for a sampler.
+
+    That is what suits the chain for a model of pixels that nelbo has trained, whose scheduler
+    describes what diffusers walks it with; else what its scheduler describes.
+
+    Args:
+        path: as `load_sampler`.
+        steps: number of steps; None for what suits the sampler.
+
+    Raises:
+        NelboError: as `load_sampler`, or more steps than the chain has levels.
+    """
+    path = resolve(path)
+    if _is_trained_here(path) and not is_of_latents(read_pipeline(path)):
+        return default_sampler(load_schedule(path), steps)
+    return load_sampler(path, steps)
+
+
+def _is_trained_here(path: str | os.PathLike[str]) -> bool:
+    return "trained" in (read_own(path) or {})
 
 
 def load_schedule(path: str | os.PathLike[str]) -> NoiseSchedule:

@@ -385,7 +385,9 @@ def _sampler_fields(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
             f"{kind} has no place in a pipeline of diffusers: save it with a sampler of "
             "nelbo.samplers"
         )
-    spaced = {"timestep_spacing": sampler.spacing, "steps_offset": sampler.steps_offset}
+    # What has no spacing of its own starts, as DDIM in diffusers, at the end of the chain.
+    spacing = sampler.spacing or "trailing"
+    spaced = {"timestep_spacing": spacing, "steps_offset": sampler.steps_offset}
     if isinstance(sampler, DDPM):
         return {"_class_name": "DDPMScheduler", "variance_type": _variance_type(model), **spaced}
     if isinstance(sampler, DDIM):
@@ -394,17 +396,20 @@ def _sampler_fields(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
             **spaced,
             "set_alpha_to_one": sampler.set_alpha_to_one,
         }
-    spaced["use_karras_sigmas"] = sampler.noise_levels == "karras"
+    noise_levels = (
+        sampler.kind_of_levels if isinstance(sampler, DPMSolver) else sampler.noise_levels
+    )
+    spaced["use_karras_sigmas"] = noise_levels == "karras"
     if isinstance(sampler, Euler | Heun):
         return {
             "_class_name": f"{kind}DiscreteScheduler",
             **spaced,
-            "use_exponential_sigmas": sampler.noise_levels == "log_snr",
+            "use_exponential_sigmas": noise_levels == "log_snr",
         }
     return {
         "_class_name": _DPM_SOLVER,
         **spaced,
-        "use_lu_lambdas": sampler.noise_levels == "log_snr",
+        "use_lu_lambdas": noise_levels == "log_snr",
         "solver_order": sampler.order,
         "solver_type": sampler.solver_type,
         "algorithm_type": "sde-dpmsolver++" if sampler.stochastic else "dpmsolver++",

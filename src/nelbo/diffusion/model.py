@@ -31,6 +31,7 @@ from nelbo.diffusion.objectives import BatchPart, TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, profile_levels
 from nelbo.diffusion.weighting import Weighting
@@ -45,6 +46,9 @@ Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
 class Sampler(Protocol):
     """A way to walk the decoder chain; see `nelbo.samplers`."""
+
+    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """The noise level that it starts from."""
 
     def sample(
         self,
@@ -360,9 +364,15 @@ class Diffusion(TractableMHVAE):
         """
         check_condition(condition, n)
         if sampler is None:
+            if x_T is None:
+                last = self.schedule.noise_level(self.num_levels)
+                warn_of_signal(self.schedule, last, "Ancestral sampling")
             return super(Diffusion, self.guided(guidance)).sample(
                 n, condition=condition, x_T=x_T, generator=generator
             )
+        if x_T is None and getattr(sampler, "skip", False):
+            within = sampler.start_level(self.schedule)
+            warn_of_signal(self.schedule, within, type(sampler).__name__)
         start = self.start(n, x_T, generator)
         return sampler.sample(
             self, start, condition=condition, guidance=guidance, generator=generator

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from torch import Tensor
+
 
 class NoiseLevel(NamedTuple):
     r"""How much signal and noise a state :math:`x = a x_0 + s \epsilon` holds.
@@ -26,6 +28,10 @@ class NoiseLevel(NamedTuple):
         """The level of this σ = s / a, the noise scale of Karras et al. 2022."""
         signal_scale = 1 / math.hypot(1.0, sigma)
         return cls(signal_scale, sigma * signal_scale, network_time, t)
+
+    def diffuse(self, x_0: Tensor, noise: Tensor) -> Tensor:
+        """x = a x_0 + s noise."""
+        return self.signal_scale * x_0 + self.noise_scale * noise
 
     @property
     def sigma(self) -> float:

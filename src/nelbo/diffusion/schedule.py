@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.errors import NelboError
 
 Levels = Float[Tensor, " levels"]
@@ -189,6 +190,15 @@ class NoiseSchedule:
     def num_levels(self) -> int:
         """The number of latents T."""
         return len(self.alphas_cumprod) - 1
+
+    def noise_level(self, t: int) -> NoiseLevel:
+        """Level t as a noise level."""
+        signal, noise = float(self.signal_scale[t]), float(self.noise_scale[t])
+        return NoiseLevel(signal, noise, int(self.network_times[t]), t)
+
+    def level_of(self, network_time: float) -> int:
+        """The level that a network is told this time at; the one above for a time between two."""
+        return int(torch.searchsorted(self.network_times[1:], network_time)) + 1
 
     @property
     def alphas(self) -> Levels:

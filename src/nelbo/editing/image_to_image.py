@@ -60,8 +60,8 @@ class ImageToImage(Edit):
         check_images(model, x_0)
         sampler = last_steps(self.sampler, model.schedule, self.strength)
         noise = randn_like(x_0, generator)
-        x_t = model.diffuse(x_0, noise, first_level(sampler, model.schedule))
-        yield from sampler.iterate(
+        x_t = sampler.start_level(model.schedule).diffuse(x_0, noise)
+        yield from sampler.walk(
             model, x_t, condition=condition, guidance=guidance, generator=generator
         )
 
@@ -81,19 +81,8 @@ def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sa
         )
     if not hasattr(sampler, "skip"):
         raise NelboError(f"{type(sampler).__name__} cannot start within the chain: use DDIM")
-    if getattr(sampler, "noise_levels", "spaced") != "spaced":
-        raise NelboError(
-            f"{type(sampler).__name__} starts between two levels of the chain: "
-            'use noise_levels="spaced"'
-        )
     changed: Any = sampler
     return replace(changed, skip=steps - taken)
-
-
-def first_level(sampler: Sampler, schedule: NoiseSchedule) -> int:
-    """The level that a sampler starts from."""
-    time = sampler.timesteps(schedule)[0]
-    return int(torch.searchsorted(schedule.network_times[1:], time)) + 1
 
 
 def check_strength(strength: float) -> None:

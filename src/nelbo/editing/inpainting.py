@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion.start import warn_of_signal
 from nelbo.distributions import Generators, draw, randn_like
 from nelbo.editing.base import Edit, check_images
 from nelbo.errors import NelboError
@@ -80,6 +81,8 @@ class Inpainting(Edit):
     ) -> Iterator[State]:
         """Walk down and back up, one state a step; the last one has t = 0."""
         check_images(model, x_0)
+        start = self.sampler.start_level(model.schedule)
+        warn_of_signal(model.schedule, start, type(self).__name__)
         paint = self._mask_of(x_0)
         levels = self.sampler.visited(model.schedule)
         chain = model.guided(guidance).respace(levels)

@@ -26,7 +26,7 @@ from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.distributions import Generators, randn_like
 from nelbo.editing.base import Edit, check_images
-from nelbo.editing.image_to_image import check_strength, first_level, last_steps
+from nelbo.editing.image_to_image import check_strength, last_steps
 from nelbo.editing.inversion import Inversion
 from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
@@ -110,10 +110,10 @@ class Interpolation(Edit):
             # Every generator draws it, so that those of one seed stay alike.
             copies = self.frames if isinstance(generator, Sequence) else 1
             noise = randn_like(x_0[:1].expand(copies, -1, -1, -1), generator)[0]
-            encoded = model.diffuse(x_0, noise, first_level(sampler, model.schedule))
+            encoded = sampler.start_level(model.schedule).diffuse(x_0, noise)
         fractions = torch.linspace(0.0, 1.0, self.frames, device=x_0.device, dtype=x_0.dtype)
         between = slerp(encoded[0], encoded[1], fractions)
-        yield from sampler.iterate(
+        yield from sampler.walk(
             model, between, condition=condition, guidance=guidance, generator=generator
         )
 

@@ -1,4 +1,8 @@
-"""What all samplers share: they are generators of states, and `sample` is the last one."""
+"""What all samplers share: they are generators of states, and `sample` is the last one.
+
+A sampler is a `walk` from the level that it starts at. `iterate` is the walk that starts from pure
+noise, which it must not do where there is signal left.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nelbo.conditioning import Condition
-from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
+from nelbo.diffusion.start import warn_of_signal
 from nelbo.distributions import Generators
 from nelbo.networks.guidance import Guidance
 
@@ -47,7 +52,22 @@ class Sampler(ABC):
         """The network time that each step starts at, descending: one for each state."""
         return self.timesteps(schedule)
 
+    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """The noise level that the walk starts from, and the first that the network is told."""
+        return schedule.noise_level(schedule.level_of(self.timesteps(schedule)[0]))
+
     @abstractmethod
+    def walk(
+        self,
+        model: Diffusion,
+        x: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Iterator[State]:
+        """Walk from a state x at `start_level` to x_0, one state a step; the last has t = 0."""
+
     def iterate(
         self,
         model: Diffusion,
@@ -57,7 +77,15 @@ class Sampler(ABC):
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """Walk from x_T to x_0, one state a step; the last one has t = 0."""
+        """Walk from x_T ~ N(0, I) to x_0, one state a step; the last one has t = 0.
+
+        Warns where the walk starts at a level that still holds signal; a sampler that skips steps
+        is one that goes on from a state of another walk.
+        """
+        if not getattr(self, "skip", 0):
+            level = self.start_level(model.schedule)
+            warn_of_signal(model.schedule, level, type(self).__name__)
+        return self.walk(model, x_T, condition=condition, guidance=guidance, generator=generator)
 
     @torch.no_grad()
     def sample(

@@ -56,7 +56,7 @@ class DDIM(Sampler):
 
     steps: int = 50
     eta: float = 0.0
-    spacing: str = "leading"
+    spacing: str = "trailing"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     even_stride: bool = True
@@ -72,19 +72,18 @@ class DDIM(Sampler):
         return [int(schedule.network_times[t]) for t, _ in self._pairs(schedule)]
 
     @torch.no_grad()
-    def iterate(
+    def walk(
         self,
         model: Diffusion,
-        x_T: Tensor,
+        x: Tensor,
         *,
         condition: Condition | None = None,
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """Walk from x_T to x_0, one state a step."""
+        """Walk from x to x_0, one state a step."""
         guided = model.guided(guidance)
         last = 0 if self.set_alpha_to_one else 1
-        x = x_T
         for t, s in self._pairs(model.schedule):
             prediction = guided.predict(x, t, condition)
             target = s if s > 0 else last

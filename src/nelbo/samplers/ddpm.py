@@ -33,7 +33,7 @@ class DDPM(Sampler):
     """
 
     steps: int | None = None
-    spacing: str = "leading"
+    spacing: str = "trailing"
     steps_offset: int = 0
     skip: int = 0
     levels: Sequence[int] | None = None
@@ -44,19 +44,18 @@ class DDPM(Sampler):
         return [int(schedule.network_times[t]) for t in reversed(levels)]
 
     @torch.no_grad()
-    def iterate(
+    def walk(
         self,
         model: Diffusion,
-        x_T: Tensor,
+        x: Tensor,
         *,
         condition: Condition | None = None,
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """Walk from x_T to x_0, one state a step."""
+        """Walk from x to x_0, one state a step."""
         levels = self.visited(model.schedule)
         chain = model.guided(guidance).respace(levels)
-        x = x_T
         for t in range(chain.num_levels, 0, -1):
             prediction = chain.predict(x, t, condition)
             step = chain.step_from(prediction, t)

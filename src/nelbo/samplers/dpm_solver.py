@@ -43,6 +43,8 @@ from nelbo.samplers.spacing import check_steps, checked_levels, remaining_steps,
 
 SOLVER_TYPES = ("midpoint", "heun")
 
+# Which levels of the chain, where it is to be levels of the chain.
+_USUAL_SPACING = "trailing"
 # diffusers takes lower orders at the end of walks that are shorter than this.
 _SHORT_WALK = 15
 
@@ -55,11 +57,13 @@ class DPMSolver(Sampler):
         steps: how many.
         order: 1 (DDIM), 2 or 3; the first steps have lower orders.
         stochastic: the reverse SDE, of order 1 or 2, in place of the ODE.
-        spacing: which levels: "leading", "linspace" or "trailing". The first two count one more
-            level, which the data take, as in diffusers.
+        spacing: visit levels of the chain: "leading", "linspace" or "trailing". The first two
+            count one more level, which the data take, as in diffusers. None leaves the choice to
+            `noise_levels`.
         steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
         noise_levels: "spaced" for the levels of `spacing`; "karras" or "log_snr" for others
-            between the ends of the chain, where the network is told the nearest level.
+            between the ends of the chain, where the network is told the nearest level. None is
+            "log_snr" without a spacing, and "spaced" with one.
         skip: how many of the first steps to leave out; x_T is then what the next one starts from.
         levels: levels of the chain to visit, increasing, in place of steps and spacing.
         rho: ρ of "karras".
@@ -78,9 +82,9 @@ class DPMSolver(Sampler):
     steps: int = 20
     order: int = 2
     stochastic: bool = False
-    spacing: str = "linspace"
+    spacing: str | None = None
     steps_offset: int = 0
-    noise_levels: str = "spaced"
+    noise_levels: str | None = None
     skip: int = 0
     levels: Sequence[int] | None = None
     rho: float = 7.0
@@ -103,27 +107,35 @@ class DPMSolver(Sampler):
                 f"{', '.join(SOLVER_TYPES)}"
             )
 
+    @property
+    def kind_of_levels(self) -> str:
+        """`noise_levels`, or what they are where they are left open."""
+        return self.noise_levels or ("log_snr" if self.spacing is None else "spaced")
+
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """The network times visited, descending."""
         walk = self._walk(SigmaChain(schedule))
         return [int(level.network_time) for level in walk[:-1]]
 
+    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """The noise level that the walk starts from, which may lie between two of the chain."""
+        return self._walk(SigmaChain(schedule))[0]
+
     @torch.no_grad()
-    def iterate(
+    def walk(
         self,
         model: Diffusion,
-        x_T: Tensor,
+        x: Tensor,
         *,
         condition: Condition | None = None,
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """Walk from x_T to x_0, one state a step."""
+        """Walk from x to x_0, one state a step."""
         guided = model.guided(guidance)
         walk = self._walk(SigmaChain(model.schedule))
         steps = len(walk) - 1
         past: list[tuple[float, Tensor]] = []  # λ and x̂_0, the latest first
-        x = x_T
         for step, (level, following) in enumerate(pairwise(walk)):
             x_0 = guided.predict_at(x, level, condition).x_0
             past = [(level.half_log_snr, x_0), *past[: self.order - 1]]
@@ -133,13 +145,13 @@ class DPMSolver(Sampler):
 
     def _walk(self, chain: SigmaChain) -> list[NoiseLevel]:
         """The levels of all steps, and the one that the last step leads to."""
-        if self.noise_levels == "spaced" or self.levels is not None:
+        if self.kind_of_levels == "spaced" or self.levels is not None:
             places = np.array(self._chain_levels(len(chain.sigmas))[::-1]) - 1
             sigmas = chain.sigmas[places]
         else:
             check_steps(len(chain.sigmas), self.steps)
             ends = chain.sigmas[-1], chain.sigmas[0]
-            sigmas = noise_scales(*ends, self.steps, self.noise_levels, self.rho)
+            sigmas = noise_scales(*ends, self.steps, self.kind_of_levels, self.rho)
             places = chain.places_of(sigmas)
         first = chain.rounded_levels(chain.sigmas[:1], np.zeros(1))
         last = [NO_NOISE] if self.set_alpha_to_one else first
@@ -149,9 +161,10 @@ class DPMSolver(Sampler):
     def _chain_levels(self, T: int) -> list[int]:
         if self.levels is not None:
             return checked_levels(T, self.levels)
-        if self.spacing == "trailing" or not 1 <= self.steps < T:
-            return spaced_levels(T, self.steps, self.spacing, self.steps_offset)
-        return spaced_levels(T, self.steps + 1, self.spacing, self.steps_offset)[1:]
+        spacing = self.spacing or _USUAL_SPACING
+        if spacing == "trailing" or not 1 <= self.steps < T:
+            return spaced_levels(T, self.steps, spacing, self.steps_offset)
+        return spaced_levels(T, self.steps + 1, spacing, self.steps_offset)[1:]
 
     def _order(self, step: int, steps: int) -> int:
         """The order of a step: as many predictions as there are, and fewer at the end."""

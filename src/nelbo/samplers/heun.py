@@ -78,16 +78,16 @@ class KarrasSampler(Sampler):
             raise NelboError(f"churn must be at least 0, got {self.churn}")
 
     @torch.no_grad()
-    def iterate(
+    def walk(
         self,
         model: Diffusion,
-        x_T: Tensor,
+        x: Tensor,
         *,
         condition: Condition | None = None,
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """Walk from x_T to x_0, one state a step."""
+        """Walk from x to x_0, one state a step."""
         guided = model.guided(guidance)
 
         def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
@@ -95,7 +95,6 @@ class KarrasSampler(Sampler):
 
         chain = SigmaChain(model.schedule)
         walk = [*self._noise_levels(chain), NO_NOISE]
-        x = x_T
         for level, following in pairwise(walk):
             churned = self._churned(chain, level, len(walk) - 1)
             if churned.sigma > level.sigma:
@@ -109,6 +108,10 @@ class KarrasSampler(Sampler):
         self, denoise: Denoiser, x: Tensor, x_0: Tensor, level: NoiseLevel, following: NoiseLevel
     ) -> Tensor:
         """The state at the following level."""
+
+    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """The noise level that the walk starts from, which may lie between two of the chain."""
+        return self._noise_levels(SigmaChain(schedule))[0]
 
     def _noise_levels(self, chain: SigmaChain) -> list[NoiseLevel]:
         levels = self._all_noise_levels(chain)
