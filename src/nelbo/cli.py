@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from nelbo.commands.arguments import check_arguments, check_command, options_of
 from nelbo.commands.classify import Classify
 from nelbo.commands.compare import Compare
 from nelbo.commands.data import Data
@@ -20,10 +21,11 @@ from nelbo.commands.evaluate import Evaluate
 from nelbo.commands.export import Export
 from nelbo.commands.fit import Fit
 from nelbo.commands.likelihood import Likelihood
+from nelbo.commands.printing import make_printable
 from nelbo.commands.rank import Rank
 from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
-from nelbo.commands.train import Train, starting_point
+from nelbo.commands.train import Train, starting_point, train_options
 from nelbo.errors import NelboError
 from nelbo.model_directory import resolve
 from nelbo.version import __version__
@@ -54,12 +56,14 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
+        make_printable(sys.stdout, sys.stderr)
         if arguments == ["--version"]:
             print(f"nelbo {__version__}")
             return
         if arguments[:1] == ["train"]:
             # Its defaults may come from the settings of a run.
             options = arguments[1:]
+            check_arguments("train", train_options(), options)
             default = starting_point(options)
             tyro.cli(
                 type(default),
@@ -69,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
                 config=(tyro.conf.OmitArgPrefixes,),
             ).run()
             return
+        _check(arguments)
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
             prog="nelbo",
@@ -87,6 +92,16 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted")
         sys.exit(INTERRUPTED)
+
+
+def _check(arguments: list[str]) -> None:
+    """Raise `NelboError` for what is misspelt."""
+    if not arguments:
+        return
+    name = arguments[0]
+    check_command(name, COMMANDS)
+    if name in COMMANDS:
+        check_arguments(name, options_of(COMMANDS[name]), arguments[1:])
 
 
 def _resolved(command: Any) -> Any:

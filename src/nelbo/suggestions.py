@@ -11,7 +11,16 @@ _SHOWN = 5
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " (did you mean a or b?)" for the known names that are nearly `name`; "" without any."""
-    return _question(get_close_matches(name, list(known), _SHOWN))
+    # However it is written: DDIM, dpm-solver.
+    folded, typed = {_folded(each): each for each in known}, _folded(name)
+    near = [typed] if typed in folded else get_close_matches(typed, folded, _SHOWN)
+    return _question([folded[each] for each in near])
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """What is to be said of a name that is none of the known ones: which are, and which is near."""
+    known = list(known)
+    return f"unknown {what} {name!r}{did_you_mean(name, known)}: expected one of {', '.join(known)}"
 
 
 def directories_near(path: Path) -> str:
@@ -36,6 +45,10 @@ def listed(names: Sequence[str]) -> str:
     """Some names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
 
 
 def _mended(folder: Path, name: str) -> list[Path]:

@@ -17,6 +17,7 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,9 @@ class Likelihood:
         from nelbo.report.tables import likelihood_table
 
         if self.dequantization not in (None, *DEQUANTIZATIONS):
-            raise NelboError(
-                f"unknown --dequantization {self.dequantization!r}: expected one of "
-                f"{', '.join(DEQUANTIZATIONS)}"
-            )
+            raise NelboError(unknown("--dequantization", self.dequantization, DEQUANTIZATIONS))
         if self.trace not in flow.TRACES:
-            raise NelboError(
-                f"unknown --trace {self.trace!r}: expected one of {', '.join(flow.TRACES)}"
-            )
+            raise NelboError(unknown("--trace", self.trace, flow.TRACES))
         flow.check_draws(self.draws, self.trace)
         source = check_run(self.run_path, self.data, self.split)
         device = choose_device(self.computing.device)

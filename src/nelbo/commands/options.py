@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 from nelbo.training.config import option
 
 if TYPE_CHECKING:
@@ -114,9 +115,9 @@ class SamplerOptions:
 class ConditionOptions:
     """What the model is told, and how strongly it is guided there."""
 
-    label: tuple[str, ...] = ()
-    """Classes by name or number, for the images in turn; by default, sample takes all and edit
-    none. A class whose name is a number is meant by its name."""
+    label: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
+    """Classes by name or number, one or several after each --label, for the images in turn; by
+    default, sample takes all and edit none. A class whose name is a number is meant by its name."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Prompt of a text-conditional model; give it several times for images in turn. An empty one is
     the unconditional model."""
@@ -136,7 +137,7 @@ class ConditionOptions:
         """Raise `NelboError` for options that exclude one another."""
         if self.prompt and self.prompt_file is not None:
             raise NelboError("give either --prompt or --prompt-file")
-        if self.label and (self.prompt or self.prompt_file is not None):
+        if self.labels() and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
 
     def check_guidance(self) -> None:
@@ -145,7 +146,7 @@ class ConditionOptions:
 
     def check_count(self, n: int) -> None:
         """Raise `NelboError` where some of several labels or prompts would not be drawn."""
-        for kind, asked in (("labels", self.label), ("prompts", self.prompts())):
+        for kind, asked in (("labels", self.labels()), ("prompts", self.prompts())):
             if n < len(asked):
                 raise NelboError(
                     f"-n {n} draws {n} of {len(asked)} {kind}: give -n {len(asked)} or more"
@@ -175,6 +176,10 @@ class ConditionOptions:
         ):
             if given:
                 raise NelboError(f"{name} takes effect with --guidance other than 1 only")
+
+    def labels(self) -> tuple[str, ...]:
+        """The classes asked for, in order."""
+        return tuple(label for given in self.label for label in given)
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts asked for, in order.
@@ -231,7 +236,7 @@ def _like(described: Any, name: str, steps: int | None) -> Any:
     from nelbo import samplers
 
     if name not in SAMPLERS:
-        raise NelboError(f"unknown --sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
+        raise NelboError(unknown("--sampler", name, SAMPLERS))
     kind: Any = getattr(samplers, SAMPLERS[name])
     if type(described) is kind:
         return described

@@ -134,10 +134,11 @@ class PictureModel:
 
     def _labels(self, options: ConditionOptions) -> list[int]:
         """The classes asked for, by name or number."""
-        if options.label and not self.num_classes:
+        asked = options.labels()
+        if asked and not self.num_classes:
             takes = "takes prompts, not classes" if self._reads_text else "is not class-conditional"
-            raise NelboError(f"--label {options.label[0]}: {self.path} {takes}")
-        return [self._label(label) for label in options.label]
+            raise NelboError(f"--label {asked[0]}: {self.path} {takes}")
+        return [self._label(label) for label in asked]
 
     def _label(self, asked: str) -> int:
         names = self._class_names

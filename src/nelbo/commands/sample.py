@@ -156,7 +156,7 @@ class Sample:
             return (1 if self.n is None else self.n) * self.interpolate
         if self.n is not None:
             return self.n
-        labels, prompts = len(self.condition.label), len(self.condition.prompts())
+        labels, prompts = len(self.condition.labels()), len(self.condition.prompts())
         if prompts == 1:
             return _OF_ONE_PROMPT
         return max(labels, prompts) if max(labels, prompts) > 1 else _IMAGES

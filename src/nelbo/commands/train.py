@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
 
+from nelbo.commands.arguments import Option, options_of
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.latent_command import TrainLatent
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 from nelbo.training.config import ModelConfig, option
 
 if TYPE_CHECKING:
@@ -112,6 +114,14 @@ KINDS: dict[str, type[TrainCommand]] = {
 }
 
 
+def train_options() -> dict[str, Option]:
+    """The options of every kind of model, by name."""
+    options: dict[str, Option] = {}
+    for command in KINDS.values():
+        options |= options_of(command)
+    return options
+
+
 def starting_point(arguments: list[str]) -> TrainCommand:
     """The command that arguments add to: the kind of model that --model names or that suits DATA,
     with the settings that --resume or --config names, if any.
@@ -175,7 +185,7 @@ def command_for(kind: Any, data: str | None = None) -> type[TrainCommand]:
     if kind is None:
         return KINDS["latent" if data in _CAPTIONED else "pixel"]
     if kind not in KINDS:
-        raise NelboError(f"--model must be one of auto, {', '.join(KINDS)}, got {kind!r}")
+        raise NelboError(unknown("--model", str(kind), ("auto", *KINDS)))
     return KINDS[kind]
 
 

@@ -15,7 +15,7 @@ from nelbo.data.image_data import SPLITS, ImageData
 from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.errors import NelboError
-from nelbo.suggestions import did_you_mean, directories_near
+from nelbo.suggestions import did_you_mean, directories_near, unknown
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {
@@ -101,7 +101,7 @@ def load_data(
 def check_source(source: str, split: str) -> None:
     """Raise `NelboError` for a source or split that there is none of; reads nothing."""
     if split not in SPLITS:
-        raise NelboError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        raise NelboError(unknown("split", split, SPLITS))
     if not is_local(source):
         name = source.partition("?")[0]
         if name == HUB or not (name in NAMES or name.startswith(HUB)):

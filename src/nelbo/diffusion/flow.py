@@ -45,6 +45,7 @@ from nelbo.distributions import randn_like
 from nelbo.errors import MissingExtraError, NelboError
 from nelbo.mhvae import per_example
 from nelbo.networks.finite import check_finite
+from nelbo.suggestions import unknown
 
 TRACES = ("rademacher", "normal", "exact")
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
@@ -337,9 +338,9 @@ def _check_options(
     if not isinstance(model, Diffusion):
         raise NelboError(f"a flow needs a Diffusion model, got {type(model).__name__}")
     if trace not in TRACES:
-        raise NelboError(f"unknown trace {trace!r}: expected one of {', '.join(TRACES)}")
+        raise NelboError(unknown("trace", trace, TRACES))
     if method not in METHODS:
-        raise NelboError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+        raise NelboError(unknown("method", method, METHODS))
     if probes < 1:
         raise NelboError(f"probes must be at least 1, got {probes}")
     check_draws(draws, trace)

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 LEVEL_SAMPLERS = ("uniform", "low_discrepancy", "importance")
 
@@ -189,7 +190,5 @@ def make_level_sampler(name: str, probabilities: Float[Tensor, " T"]) -> LevelSa
     if name == "importance":
         return ImportanceSampler(probabilities)
     if name not in LEVEL_SAMPLERS:
-        raise NelboError(
-            f"unknown level sampler {name!r}: expected one of {', '.join(LEVEL_SAMPLERS)}"
-        )
+        raise NelboError(unknown("level sampler", name, LEVEL_SAMPLERS))
     return LevelSampler(probabilities, spread=name == "low_discrepancy")

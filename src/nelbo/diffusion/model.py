@@ -40,6 +40,7 @@ from nelbo.errors import NelboError
 from nelbo.mhvae import Level, TractableMHVAE, per_example
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
+from nelbo.suggestions import unknown
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
@@ -471,5 +472,5 @@ class Diffusion(TractableMHVAE):
 
 def _one_of(value: str, allowed: Collection[str], name: str) -> str:
     if value not in allowed:
-        raise NelboError(f"unknown {name} {value!r}: expected one of {', '.join(allowed)}")
+        raise NelboError(unknown(name, value, allowed))
     return value

@@ -40,6 +40,7 @@ from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion
@@ -157,9 +158,7 @@ def training_terms(
 def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:
     """Raise `NelboError` for an objective that there is not, or that cannot be shifted."""
     if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
-        raise NelboError(
-            f"unknown objective {objective!r}: expected one of {', '.join(OBJECTIVES)}"
-        )
+        raise NelboError(unknown("objective", objective, OBJECTIVES))
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
             f"a shift of levels is for the objectives {' and '.join(SHIFTED)}, whose levels count "

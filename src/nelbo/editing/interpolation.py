@@ -31,6 +31,7 @@ from nelbo.editing.inversion import Inversion
 from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import DDIM, Sampler, State
+from nelbo.suggestions import unknown
 
 ENCODERS = ("inversion", "diffusion")
 
@@ -62,9 +63,7 @@ class Interpolation(Edit):
         if self.frames < 2:
             raise NelboError(f"an interpolation needs at least 2 frames, got {self.frames}")
         if self.encoder not in ENCODERS:
-            raise NelboError(
-                f"unknown encoder {self.encoder!r}: expected one of {', '.join(ENCODERS)}"
-            )
+            raise NelboError(unknown("encoder", self.encoder, ENCODERS))
         check_strength(self.strength)
         if self.encoder == "inversion":
             self._inversion(self.sampler)

@@ -40,6 +40,7 @@ from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.noise_levels import NO_NOISE, SigmaChain, noise_scales
 from nelbo.samplers.spacing import check_steps, checked_levels, remaining_steps, spaced_levels
+from nelbo.suggestions import unknown
 
 SOLVER_TYPES = ("midpoint", "heun")
 
@@ -102,10 +103,7 @@ class DPMSolver(Sampler):
                 f"{kind}DPMSolver has the orders {', '.join(map(str, orders))}, got {self.order}"
             )
         if self.solver_type not in SOLVER_TYPES:
-            raise NelboError(
-                f"unknown solver_type {self.solver_type!r}: expected one of "
-                f"{', '.join(SOLVER_TYPES)}"
-            )
+            raise NelboError(unknown("solver_type", self.solver_type, SOLVER_TYPES))
 
     @property
     def kind_of_levels(self) -> str:

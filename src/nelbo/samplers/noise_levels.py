@@ -16,6 +16,7 @@ import numpy as np
 
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 # Where a level has no signal, σ would be infinite: diffusers leaves it this much.
 _LEAST_SIGNAL_POWER = 2.0**-24
@@ -40,7 +41,7 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
         return (ends[0] + ramp * (ends[1] - ends[0])) ** rho
     if kind == "log_snr":
         return largest * (smallest / largest) ** ramp
-    raise NelboError(f"unknown noise levels {kind!r}: expected one of {', '.join(NOISE_LEVELS)}")
+    raise NelboError(unknown("noise levels", kind, NOISE_LEVELS))
 
 
 class SigmaChain:

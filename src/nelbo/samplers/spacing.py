@@ -17,6 +17,7 @@ from operator import index
 import numpy as np
 
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -56,7 +57,7 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
     elif spacing == "trailing":
         times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
     else:
-        raise NelboError(f"unknown spacing {spacing!r}: expected one of {', '.join(SPACINGS)}")
+        raise NelboError(unknown("spacing", spacing, SPACINGS))
     return times.tolist()
 
 

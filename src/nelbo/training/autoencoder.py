@@ -43,6 +43,7 @@ from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
+from nelbo.suggestions import unknown
 
 LIKELIHOODS = ("normal", "laplace", "discretized")
 _LARGEST_BALANCE = 1e4
@@ -115,7 +116,7 @@ class AutoencoderObjective(nn.Module):
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
-            raise NelboError(f"unknown likelihood {likelihood!r}: expected one of {LIKELIHOODS}")
+            raise NelboError(unknown("likelihood", likelihood, LIKELIHOODS))
         weights = {
             "kl_weight": kl_weight,
             "adversarial_weight": adversarial_weight,

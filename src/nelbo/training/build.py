@@ -15,6 +15,7 @@ from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.errors import NelboError
 from nelbo.networks import UNet
+from nelbo.suggestions import unknown
 from nelbo.training.config import SCHEDULES, ModelConfig
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
@@ -31,9 +32,7 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
         first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
         return NoiseSchedule.geometric(config.levels, first_noise)
     if config.schedule not in SCHEDULES:
-        raise NelboError(
-            f"unknown schedule {config.schedule!r}: expected one of {', '.join(SCHEDULES)}"
-        )
+        raise NelboError(unknown("schedule", config.schedule, SCHEDULES))
     return getattr(NoiseSchedule, config.schedule)(config.levels)
 
 

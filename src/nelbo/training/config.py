@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
 
 DEFAULT_TIME_BUDGET = "10m"
 SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
@@ -108,9 +109,7 @@ class TrainingConfig:
                 raise NelboError(f"{option(name)} must not be negative, got {getattr(self, name)}")
         for name, known in (("precision", PRECISIONS), ("balance", BALANCES)):
             if (value := getattr(self, name)) not in known:
-                raise NelboError(
-                    f"unknown {option(name)} {value!r}: expected one of {', '.join(known)}"
-                )
+                raise NelboError(unknown(option(name), value, known))
         if self.balance == "none" and self.balance_power != TrainingConfig.balance_power:
             raise NelboError("--balance-power says how much --balance counts: give that as well")
         parse_duration(self.save_every)

@@ -26,6 +26,7 @@ from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid
+from nelbo.suggestions import unknown
 from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
@@ -253,7 +254,7 @@ def _condition(settings: LatentSettings, data: ImageData) -> str:
         raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
     asked = settings.condition
     if asked not in CONDITIONS:
-        raise NelboError(f"unknown condition {asked!r}: expected one of {', '.join(CONDITIONS)}")
+        raise NelboError(unknown("condition", asked, CONDITIONS))
     if settings.text_encoder is not None:
         if asked not in ("auto", "text"):
             raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")

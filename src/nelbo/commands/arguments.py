@@ -1,0 +1,289 @@
+"""What was typed, looked at before it is parsed: misspelt names and values, with what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from nelbo.errors import NelboError
+from nelbo.suggestions import did_you_mean, unknown
+
+# What other programs call these options, by the names that they have here; those that a command
+# has are suggested.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "lr": ("learning-rate",),
+    "epochs": ("steps", "time-budget"),
+    "epoch": ("steps", "time-budget"),
+    "max-steps": ("steps",),
+    "max-train-steps": ("steps",),
+    "num-train-epochs": ("steps", "time-budget"),
+    "num-steps": ("steps",),
+    "iterations": ("steps",),
+    "iters": ("steps",),
+    "num-inference-steps": ("steps",),
+    "timesteps": ("levels", "steps"),
+    "num-timesteps": ("levels", "steps"),
+    "diffusion-steps": ("levels", "steps"),
+    "time": ("time-budget",),
+    "hours": ("time-budget",),
+    "minutes": ("time-budget",),
+    "bs": ("batch-size",),
+    "train-batch-size": ("batch-size",),
+    "wd": ("weight-decay",),
+    "warmup": ("warmup-steps",),
+    "lr-warmup-steps": ("warmup-steps",),
+    "grad-clip": ("gradient-clip",),
+    "max-grad-norm": ("gradient-clip",),
+    "grad-accum": ("gradient-accumulation",),
+    "gradient-accumulation-steps": ("gradient-accumulation",),
+    "ema": ("ema-decay",),
+    "loss": ("objective",),
+    "noise-schedule": ("schedule",),
+    "beta-schedule": ("schedule",),
+    "resolution": ("size",),
+    "image-size": ("size",),
+    "img-size": ("size",),
+    "width": ("size", "widths"),
+    "height": ("size",),
+    "flip": ("horizontal-flip",),
+    "random-flip": ("horizontal-flip",),
+    "num-channels": ("widths", "channels"),
+    "dim": ("widths",),
+    "conditional": ("class-conditional",),
+    "class-cond": ("class-conditional",),
+    "labels": ("label",),
+    "class": ("label", "class-conditional"),
+    "text": ("prompt",),
+    "caption": ("prompt",),
+    "negative-prompt": ("negative",),
+    "cfg": ("guidance",),
+    "cfg-scale": ("guidance",),
+    "guidance-scale": ("guidance",),
+    "scheduler": ("sampler", "schedule"),
+    "solver": ("sampler",),
+    "mixed-precision": ("precision",),
+    "dtype": ("precision",),
+    "amp": ("precision",),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "gpu": ("device",),
+    "cuda": ("device",),
+    "cpu": ("device",),
+    "output": ("out",),
+    "output-dir": ("out",),
+    "out-dir": ("out",),
+    "outdir": ("out",),
+    "save-dir": ("out",),
+    "o": ("out",),
+    "num": ("n", "images"),
+    "num-samples": ("n", "images"),
+    "num-images": ("n", "images"),
+    "count": ("n", "images"),
+    "limit": ("images",),
+    "subset": ("images",),
+    "dataset": ("data",),
+    "data-dir": ("data",),
+    "input": ("image", "data"),
+    "init-image": ("image",),
+    "checkpoint-every": ("save-every",),
+    "pretrained": ("start-from",),
+    "finetune": ("start-from",),
+    "init-from": ("start-from",),
+    "continue": ("resume",),
+    "force": ("overwrite",),
+    "random-seed": ("seed",),
+    "tolerance": ("error",),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option or argument of a command.
+
+    Attributes:
+        hint: its type, without annotations.
+        positional: whether it has no name on the command line.
+        repeatable: whether each use adds to the ones before.
+    """
+
+    hint: Any
+    positional: bool
+    repeatable: bool
+
+
+def options_of(command: type) -> dict[str, Option]:
+    """The options of a command, those of its groups included, by name with dashes."""
+    options: dict[str, Option] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        marks: tuple[Any, ...] = ()
+        if get_origin(hint) is Annotated:
+            hint, *rest = get_args(hint)
+            marks = tuple(rest)
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            options |= options_of(hint)
+            continue
+        name, aliases = field.name, ()
+        for mark in marks:
+            name = getattr(mark, "name", None) or name
+            aliases = getattr(mark, "aliases", None) or aliases
+        option = Option(
+            hint,
+            positional=tyro.conf.Positional in marks,
+            repeatable=tyro.conf.UseAppendAction in marks,
+        )
+        for each in (name, *aliases):
+            options[each.lstrip("-").replace("_", "-")] = option
+    return options
+
+
+def check_arguments(
+    command: str,
+    options: Mapping[str, Option],
+    arguments: Sequence[str],
+    also_known: Iterable[str] = (),
+) -> None:
+    """Raise `NelboError` for a misspelt option or value, with what may have been meant.
+
+    Args:
+        command: its name.
+        options: those that it has.
+        arguments: what was typed after its name.
+        also_known: names of options that are refused elsewhere, with a better reason.
+    """
+    known = {name for name, option in options.items() if not option.positional}
+    flags = {f"no-{name}" for name in known if options[name].hint is bool}
+    seen: set[str] = set()
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return
+        if not _looks_like_option(argument):
+            continue
+        typed, equals, value = argument.lstrip("-").partition("=")
+        name = typed.replace("_", "-")
+        if argument[:2] != "--" and argument[1:2] in ("n", "h"):
+            name = argument[1]  # with its value, perhaps: -n16
+        if name in ("help", "help-verbose", "h", *flags):
+            continue
+        if name not in known:
+            if name not in also_known:
+                raise _no_such_option(command, argument.partition("=")[0], name, options)
+            continue
+        option = options[name]
+        if name in seen and get_origin(option.hint) is tuple and not option.repeatable:
+            raise NelboError(f"--{name} is given twice: give all of its values after one")
+        seen.add(name)
+        values = [value] if equals else _values_after(arguments, i)
+        _check_values(f"--{name}" if len(name) > 1 else f"-{name}", option.hint, values)
+
+
+def check_command(name: str, known: Iterable[str]) -> None:
+    """Raise `NelboError` for the name of no command."""
+    known = list(known)
+    if not name.startswith("-") and name not in known:
+        raise NelboError(unknown("command", name, known))
+
+
+def _looks_like_option(argument: str) -> bool:
+    """As argparse takes it for one: not a number, and no text with blanks."""
+    if not argument.startswith("-") or " " in argument.partition("=")[0] or argument == "-":
+        return False
+    return not argument[1:2].isdecimal() and argument[1:2] != "."
+
+
+def _no_such_option(
+    command: str, typed: str, name: str, options: Mapping[str, Option]
+) -> NelboError:
+    by_use = [other for other in (name, *SYNONYMS.get(name, ())) if other in options]
+    named = [other for other in by_use if not options[other].positional]
+    if by_use and not named:
+        return NelboError(
+            f"nelbo {command} has no option {typed}: {by_use[0].upper()} is given without a name, "
+            f"as in nelbo {command} {by_use[0].upper()}"
+        )
+    names = [other for other, option in options.items() if not option.positional]
+    hint = did_you_mean(name, names) if not named else ""
+    if not named and not hint:
+        named = [other for other in names if name in other.split("-")]
+    if named:
+        hint = f" (did you mean {' or '.join(_flag(other) for other in named)}?)"
+    else:
+        hint = hint.replace("mean ", "mean --").replace(" or ", " or --")
+    return NelboError(
+        f"nelbo {command} has no option {typed}{hint}; nelbo {command} --help lists them"
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name}" if len(name) > 1 else f"-{name}"
+
+
+def _values_after(arguments: Sequence[str], i: int) -> list[str]:
+    values = []
+    for argument in arguments[i + 1 :]:
+        if argument == "--" or _looks_like_option(argument):
+            break
+        values.append(argument)
+    return values
+
+
+def _check_values(option: str, hint: Any, values: Sequence[str]) -> None:
+    members = _members(hint)
+    if tuple in {get_origin(member) for member in members}:
+        inner = [each for m in members for each in get_args(m) if each is not Ellipsis]
+        if float in inner:
+            for value in values:
+                _check_finite(option, value)
+        return
+    # What follows belongs to something else.
+    for value in values[:1]:
+        if float in members:
+            _check_finite(option, value)
+        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
+        if choices and not _parses(value, members) and value not in map(str, choices):
+            others = ["a number"] if {int, float} & set(members) else []
+            expected = ", ".join((*map(str, choices), *others))
+            raise NelboError(
+                f"unknown {option} {value!r}{did_you_mean(value, map(str, choices))}: expected one "
+                f"of {expected}"
+            )
+
+
+def _members(hint: Any) -> list[Any]:
+    """The types that a value may be of."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [member for each in get_args(hint) for member in _members(each)]
+    if get_origin(hint) is Annotated:
+        return _members(get_args(hint)[0])
+    return [hint]
+
+
+def _parses(value: str, members: Sequence[Any]) -> bool:
+    """Whether a value is of one of the types that are no choice of words."""
+    for member in members:
+        try:
+            if member in (int, float):
+                member(value)
+                return True
+        except ValueError:
+            continue
+        if member is str or (member is types.NoneType and value == "None"):
+            return True
+    return False
+
+
+def _check_finite(option: str, value: str) -> None:
+    try:
+        number = float(value)
+    except ValueError:
+        return  # which is refused as it is parsed
+    if not math.isfinite(number):
+        raise NelboError(f"{option} must be a finite number, got {value}")

@@ -1,0 +1,195 @@
+"""What is misspelt is named, with what was meant; results are printed wherever they go."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nelbo.cli import COMMANDS, main
+from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
+from nelbo.commands.options import ConditionOptions
+from nelbo.commands.train import train_options
+from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
+from tests.faults.test_mistakes import mistake
+
+OUT = ["--out", "nowhere/run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "digits", *OUT, "--lr", "3"], "--lr (did you mean --learning-rate?)"),
+        (["train", "digits", *OUT, "--lr=3"], "no option --lr (did you mean --learning-rate?)"),
+        (
+            ["train", "digits", *OUT, "--epochs", "3"],
+            "--epochs (did you mean --steps or --time-budget?)",
+        ),
+        (["train", "digits", *OUT, "--leraning-rate", "3"], "did you mean --learning-rate?"),
+        (["train", "digits", *OUT, "--leraning_rate", "3"], "did you mean --learning-rate?"),
+        (["train", "digits", *OUT, "--budget", "3m"], "did you mean --time-budget?"),
+        (["train", "--data", "digits", *OUT], "DATA is given without a name"),
+        (["train", "digits", "--output", "nowhere"], "did you mean --out?"),
+        (["train", "digits", *OUT, "--model", "laten"], "'laten' (did you mean latent?)"),
+        (["train", "digits", *OUT, "--schedule", "cosin"], "'cosin' (did you mean cosine?)"),
+        (["train", "digits", *OUT, "--objective", "min-snr"], "(did you mean min_snr?)"),
+        (["train", "digts", *OUT], "unknown data 'digts' (did you mean digits?)"),
+        (["smaple", "x"], "unknown command 'smaple' (did you mean sample?)"),
+        (["Train", "digits"], "did you mean train?"),
+        (["sample", "x", "--num-samples", "3"], "--num-samples (did you mean -n?)"),
+        (["sample", "x", "--guidance-scale", "3"], "did you mean --guidance?"),
+        (["sample", "x", "--negative-prompt", "a"], "did you mean --negative?"),
+        (["sample", "x", "--animate", "xt"], "'xt' (did you mean x_t?): expected one of x_t, x_0"),
+        (["evaluate", "x", "--levels", "al"], "(did you mean all?): expected one of all, optimal"),
+        (["evaluate", "x", "--precision", "fp23"], "(did you mean fp32?): expected one of fp32"),
+        (["evaluate", "x", "--zzz"], "no option --zzz; nelbo evaluate --help lists them"),
+        (["export", "x", "--checkpoint", "bets"], "'bets' (did you mean best?)"),
+    ],
+)
+def test_what_was_meant(arguments, hint, capsys):
+    assert hint in mistake(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", ["dpmsolver", "DPM-Solver", "dpm_slover", "dpm_solver2"])
+def test_names_of_samplers(name, run_path, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    message = mistake(capsys, "sample", run_path, "--out", out, "--sampler", name)
+    assert "did you mean dpm_solver?" in message
+    assert "ddpm, ddim" in message
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "train"])
+def test_every_option_of_every_command_is_known(command):
+    """What --help lists passes, with a dash or an underscore."""
+    options = train_options() if command == "train" else options_of(COMMANDS[command])
+    for name, option in options.items():
+        if option.positional:
+            continue
+        typed = f"--{name}" if len(name) > 1 else f"-{name}"
+        check_arguments(command, options, [typed])
+        check_arguments(command, options, [typed.replace("-", "_").replace("__", "--")])
+        if option.hint is bool:
+            check_arguments(command, options, [f"--no-{name}"])
+
+
+def test_help_lists_the_options_that_are_known(capsys):
+    for command in ("sample", "export", "train"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        words = set(capsys.readouterr().out.replace(",", " ").split())
+        options = options_of(COMMANDS[command])
+        assert {f"--{n}" for n, o in options.items() if not o.positional and len(n) > 1} <= words
+
+
+def test_values_are_not_taken_for_options():
+    options = options_of(COMMANDS["sample"])
+    for typed in (
+        ["run", "-n16"],
+        ["run", "-n", "-3"],
+        ["run", "--prompt", "-- a dash"],
+        ["run", "--prompt=--a"],
+        ["run", "--guidance", "-.5"],
+        ["run", "--", "--not-an-option"],
+    ):
+        check_arguments("sample", options, typed)
+
+
+def test_synonyms_lead_to_options():
+    """Each leads to an option of some command, and none is one."""
+    known = set().union(train_options(), *(options_of(c) for c in COMMANDS.values()))
+    for names in SYNONYMS.values():
+        assert known >= set(names)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "infinity"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train", "--weight-decay"),
+        ("train", "--learning-rate"),
+        ("train", "--dropout"),
+        ("train", "--guidance"),
+        ("sample", "--guidance"),
+        ("sample", "--eta"),
+        ("edit", "--strength"),
+        ("evaluate", "--error"),
+        ("likelihood", "--tolerance"),
+        ("classify", "--margin"),
+        ("export", "--sigma-rel"),
+    ],
+)
+def test_numbers_are_finite(command, option, value, capsys):
+    options = train_options() if command == "train" else options_of(COMMANDS[command])
+    for typed in ([f"{option}={value}"], [option, value]):
+        if typed[-1] != "-inf":  # which is none to argparse either
+            with pytest.raises(NelboError, match=f"{option} must be a finite number, got"):
+                check_arguments(command, options, typed)
+
+
+def test_both_of_a_pair_are_finite():
+    options = options_of(COMMANDS["sample"])
+    with pytest.raises(NelboError, match="--guidance-interval must be a finite number, got nan"):
+        check_arguments("sample", options, ["--guidance-interval", "0", "nan"])
+
+
+def test_a_list_that_is_given_twice_loses_nothing():
+    with pytest.raises(NelboError, match="--widths is given twice"):
+        check_arguments("train", train_options(), ["--widths", "8", "--widths", "16"])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--label", "3", "--label", "cat", "--label", "1"],
+        ["--label", "3", "cat", "1"],
+        ["--label", "3", "cat", "--label", "1"],
+    ],
+)
+def test_labels_add_up(typed):
+    import tyro
+
+    assert tyro.cli(ConditionOptions, args=typed).labels() == ("3", "cat", "1")
+
+
+def test_unknown_names():
+    known = ("dpm_solver", "ddim")
+    assert unknown("x", "DDIM", known) == (
+        "unknown x 'DDIM' (did you mean ddim?): expected one of dpm_solver, ddim"
+    )
+    assert unknown("x", "zebra", known) == "unknown x 'zebra': expected one of dpm_solver, ddim"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437"])
+def test_results_are_printed_in_any_encoding(encoding, tmp_path):
+    """Tables, notes and errors, to standard output and error."""
+    file = tmp_path / "é × 猫" / "no.png"
+    lines = (
+        "from nelbo.cli import main",
+        "from nelbo.commands.common import show, say, print_json",
+        "from nelbo.commands.printing import make_printable",
+        "main(['data', 'digits'])",
+        "show('1.5 ± 0.1 bits/dim × 2 → 猫')",
+        "say('σ ≤ 3 … 猫')",
+        "print_json({'name': '猫 ± é'})",
+        f"main(['sample', {str(file)!r}])",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "0"},
+        timeout=200,
+    )
+    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 2, err
+    assert "Traceback" not in err
+    assert "1,797" in out or "1797" in out
+    assert "bits/dim" in out
+    sign = "±".encode(encoding, "ignore").decode(encoding) or "+-"
+    assert f"1.5 {sign} 0.1" in out
+    assert "error:" in err
+    printed = out[out.index('{\n  "name"') :]
+    assert json.loads(printed) == {"name": "猫 ± é"}
