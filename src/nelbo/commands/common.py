@@ -129,13 +129,18 @@ def counting_progress(*, disable: bool = False) -> Progress:
 
 def say(text: str) -> None:
     """A line for people; brackets in names and paths are no markup."""
-    MESSAGES.print(text, markup=False, soft_wrap=True)
+    MESSAGES.print(writable(text), markup=False, soft_wrap=True)
+
+
+def writable(text: str) -> str:
+    r"""A text with paths in it that any terminal takes: bytes that are not UTF-8 become \\xe9."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def show(result: RenderableType) -> None:
     """The result of a command for people: a line or a table, on standard output."""
     if isinstance(result, str):
-        RESULTS.print(result, markup=False, soft_wrap=True)
+        RESULTS.print(writable(result), markup=False, soft_wrap=True)
     else:
         RESULTS.print(result)
 

@@ -75,7 +75,7 @@ class Export:
                 # What was measured is of the last weights.
                 evaluation = {} if other else run.evaluation()
                 card = self._card(model, run, notes, evaluation, pipeline)
-                temporary.write_text(card, encoding="utf-8")
+                temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise NelboError(f"cannot write to {self.out}: {error}") from error
         if self.json:

@@ -73,7 +73,7 @@ def load_folder(
     labels, label_names = said.labels_of(entry.names)
     unreadable = (f"{name}: {why}" for name, why in listing.unreadable.items())
     return ImageData(
-        source=str(folder),
+        source=printable(str(folder)),
         images=entry.images[here],
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,

@@ -49,9 +49,9 @@ class Row:
             value = self.fields.get(field)
             if isinstance(value, list) and all(isinstance(text, str) for text in value):
                 if value:
-                    given[field] = value[0], len(value) > 1
+                    given[field] = _whole(value[0]), len(value) > 1
             elif isinstance(value, str):
-                given[field] = value, False
+                given[field] = _whole(value), False
             elif value is not None:
                 raise NelboError(f"{self.where} has {field} {value!r}; expected a string")
         if len({text for text, _ in given.values()}) > 1:
@@ -71,7 +71,7 @@ class Row:
             raise NelboError(
                 f"{self.where} has label {value!r}; expected a string or a whole number"
             )
-        return label
+        return _whole(label) if isinstance(label, str) else label
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -146,6 +146,11 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 def _header(lines: Sequence[str], delimiter: str) -> list[str]:
     return [name.strip().strip('"') for name in lines[0].split(delimiter)] if lines else []
+
+
+def _whole(text: str) -> str:
+    """The text with a mark in place of half a character, as the escape "\\ud83d" alone is one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _row(where: str, line: int, fields: Mapping[str, Any]) -> Row:

@@ -48,7 +48,10 @@ def write_ranking(path: Path, data: ImageData, bound: Bound, *, ranked: bool = T
     rows = order.tolist() if ranked else range(len(data))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for i in rows:

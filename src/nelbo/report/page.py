@@ -57,4 +57,5 @@ def write_html(html: str, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        # Paths may hold bytes that are not UTF-8.
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

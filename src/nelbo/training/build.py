@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 
 from nelbo.data import ImageData
+from nelbo.data.size import divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.errors import NelboError
@@ -48,6 +49,13 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
     widths = resolve(config, data).widths
     if min(widths) < 2:
         raise NelboError(f"widths must be at least 2 channels each, got {list(widths)}")
+    divisor = 2 ** (len(widths) - 1)
+    if height % divisor or width % divisor:
+        raise NelboError(
+            f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions "
+            f"(--widths) need to be divisible by {divisor}: give "
+            f"{divisible_near((height, width), divisor)}, or fewer widths"
+        )
     sizes = [min(height, width) >> level for level in range(len(widths))]
     unused = [size for size in config.attention if size not in sizes[1:]]
     # The default names the sizes that suit most images, not those of these.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nelbo.data import ImageData
+from nelbo.data.size import divisible_near
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
@@ -57,7 +58,8 @@ def build_autoencoder(
     if height % factor or width % factor:
         raise NelboError(
             f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions need "
-            f"to be divisible by {factor}"
+            f"to be divisible by {factor}: give {divisible_near((height, width), factor)}, or "
+            "fewer widths"
         )
     return AutoencoderKL(
         in_channels=channels,
@@ -112,10 +114,13 @@ def build_latent_model(
     config, factor = autoencoder.config, autoencoder.config.downscale
     height, width = data.shape[1] // factor, data.shape[2] // factor
     divisor = 2 ** (len(widths) - 1)
+    # Of images that an autoencoder by default would halve at least once.
+    wanted = max(factor, 2) * divisor
     if height % divisor or width % divisor:
         raise NelboError(
             f"latents are {height}×{width}, which {len(widths)} resolutions need to be divisible "
-            f"by {divisor}"
+            f"by {divisor}: give {divisible_near(data.shape[1:], wanted)}, whose latents are, or "
+            "fewer widths of the prior"
         )
     shape = (config.latent_channels, height, width)
     network = UNet(_unet_config(shape, widths, layers, heads, text, num_classes))

@@ -20,6 +20,7 @@ its first checkpoint.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,6 +125,14 @@ class RunDirectory:
             NelboError: as `create`, before anything is written.
         """
         where = Path(path)
+        try:
+            str(where.absolute()).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise NelboError(
+                f"{shown} is not UTF-8, and weights cannot be read back from such a path: give the "
+                "run another directory"
+            ) from error
         if where.exists() and not where.is_dir():
             raise NelboError(f"{path} is a file; give a new directory for the run")
         ours = (_GROWING, _WINNING, _MOVING)

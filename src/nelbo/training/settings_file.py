@@ -25,7 +25,8 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     content = {name: _plain(value) for name, value in settings.items()}
     try:
         with atomic_file(path) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NelboError(f"cannot write {path}: {reason(error)}") from error
 
