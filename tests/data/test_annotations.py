@@ -313,3 +313,14 @@ def test_a_picture_at_the_top_takes_the_classes_with_a_note(tmp_path):
     assert data.notes == (
         "the 2 folders are no classes, because 1 picture lies in none of them, such as cover.png",
     )
+
+
+def test_half_a_character_is_marked(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "cat \\ud83d", "label": "x\\udc00"}\n'
+    )
+    data = load(tmp_path)
+    assert "cat \ufffd" in data.captions
+    assert data.label_names == ("x\ufffd",)
