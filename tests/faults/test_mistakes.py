@@ -262,7 +262,7 @@ def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):  # noqa: F
     [
         (["--error", "0"], "--error must be positive, in bits/dim, got 0"),
         (["--error", "-0.1"], "--error must be positive, in bits/dim, got -0.1"),
-        (["--error", "nan"], "--error must be positive, in bits/dim, got nan"),
+        (["--error", "nan"], "--error must be a finite number, got nan"),
         (["--levels", "0"], "--levels must be all, optimal or at least 1, got 0"),
         (["--levels", "3", "--error", "0.1"], "give it or --levels, not both"),
     ],
