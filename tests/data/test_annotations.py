@@ -50,12 +50,14 @@ def test_metadata_beside_the_pictures_of_a_split(tmp_path):
     for i in range(3):
         write(tmp_path / "train" / f"{i}.png", i)
         write(tmp_path / "validation" / f"{i}.png", 10 + i)
+        write(tmp_path / "test" / f"{i}.png", 20 + i)
     metadata(tmp_path / "train", {"file_name": "1.png", "text": "one"})
-    train, test = load(tmp_path, "train"), load(tmp_path, "test")
+    train, validation, test = (load(tmp_path, part) for part in ("train", "validation", "test"))
     assert train.names == ("train/0.png", "train/1.png", "train/2.png")
     assert train.captions == (None, "one", None)
-    assert test.names == ("validation/0.png", "validation/1.png", "validation/2.png")
-    assert test.images[:, 0, 0, 0].tolist() == [10, 11, 12]
+    assert validation.names == ("validation/0.png", "validation/1.png", "validation/2.png")
+    assert validation.images[:, 0, 0, 0].tolist() == [10, 11, 12]
+    assert test.images[:, 0, 0, 0].tolist() == [20, 21, 22]
 
 
 def test_folders_are_classes(tmp_path):

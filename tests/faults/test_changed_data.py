@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,10 @@ from tests.faults.test_mistakes import mistake
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Thirty pictures to train on, one held out."""
+    """Thirty pictures to train on, one for validation, one for test."""
     for i in range(30):
         write(tmp_path / "pictures" / "train" / f"{i:02}.png", 8 * i)
+    write(tmp_path / "pictures" / "validation" / "v.png", 3)
     write(tmp_path / "pictures" / "test" / "a.png")
     return tmp_path / "pictures"
 
@@ -43,9 +45,9 @@ def supervised(pictures: Path, run: RunDirectory) -> Supervisor:
     return Supervisor(trainer, run, {}, StopRequest())
 
 
-def repaint_held_out(pictures: Path) -> None:
+def repaint_held_out(pictures: Path, name: str = "test/a.png") -> None:
     """Another picture to read the bound on, under its own name."""
-    path = pictures / "test" / "a.png"
+    path = pictures / name
     before = path.stat()
     write(path, 77)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
@@ -193,12 +195,12 @@ def test_images_held_out(pictures, tmp_path, capsys):
     repaint_held_out(pictures)
     message = mistake(capsys, *resume, "4")
     counts = "0 added, 0 removed and 1 changed since then, 1 now, 1 before"
-    assert f"error: the images held out are not those of before: {counts}" in message
+    assert f"error: the test images are not those of before: {counts}" in message
     assert "trained on" not in message
     remove(pictures)
     message = mistake(capsys, *resume, "4")
     assert "trained on: 0 added, 2 removed and 0 changed" in message
-    assert f"the images held out are not those of before: {counts}" in message
+    assert f"the test images are not those of before: {counts}" in message
     main([*resume, "4", "--accept-changed-data"])
     notes = " ".join(capsys.readouterr().err.split())
     assert f"before: {counts}; it goes on with what is there now" in notes
@@ -206,10 +208,64 @@ def test_images_held_out(pictures, tmp_path, capsys):
     assert "since then" not in capsys.readouterr().err
 
 
+def test_validation_images(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    brief = ["--widths", "8", "--levels", "4", "--size", "8", "--evaluate-images", "1"]
+    fixed = ["--batch-size", "4", "--threads", "1", "--precision", "fp32", "--evaluate-levels", "1"]
+    main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
+    splits = RunDirectory(out).notes()["splits"]
+    assert splits == {"train": 30, "validation": 1, "test": 1}
+    repaint_held_out(pictures, "validation/v.png")
+    message = mistake(capsys, "train", "--resume", "--out", str(out), "--steps", "3")
+    counts = "0 added, 0 removed and 1 changed since then, 1 now, 1 before"
+    assert f"error: the validation images are not those of before: {counts}" in message
+
+
+def test_a_run_from_before_there_was_a_validation_split(pictures, tmp_path, capsys):
+    """It goes on with the images that it has, in their order, and is read on its test images."""
+    out = tmp_path / "run"
+    brief = ["--widths", "8", "--levels", "4", "--size", "8", "--evaluate-images", "1"]
+    fixed = ["--batch-size", "4", "--threads", "1", "--precision", "fp32", "--evaluate-levels", "1"]
+    main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
+    # As such a run has it: two splits, of which declared validation is for test.
+    file = out / "nelbo.json"
+    notes = json.loads(file.read_text())
+    del notes["splits"]
+    file.write_text(json.dumps(notes))
+    checkpoint, _ = Checkpoints(out / "training").newest()
+    keys = {
+        kind: load_data(str(pictures), split, size=8, validation=False).keys
+        for kind, split in (("keys", "train"), ("held_out", "test"))
+    }
+    Checkpoints(out / "training").save(
+        replace(checkpoint, tensors={**checkpoint.tensors, "data": keys})
+    )
+    resume = ["train", "--resume", "--out", str(out), "--steps", "4", "--validate-every", "1"]
+    capsys.readouterr()
+    main(resume)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "since then" not in said
+    assert "begun before there was a validation split, and trains on the images" in said
+    assert "--validate-every reads test images, as it began" in said
+    assert "splits" not in RunDirectory(out).notes()
+    assert RunDirectory(out).notes()["training_images"] == 30
+    main(["evaluate", str(out), "--json"])
+    assert json.loads(capsys.readouterr().out)["examples"] == 2
+    assert "trained before there was a validation split" in mistake(
+        capsys, "evaluate", str(out), "--split", "validation"
+    )
+    # With a tenth of train/ for validation, as a new run has it, its images would have changed.
+    for path in (pictures / "validation").iterdir():
+        path.unlink()
+    (pictures / "validation").rmdir()
+    main([*resume[:-3], "5", "--accept-changed-data"])
+    assert RunDirectory(out).notes()["training_images"] == 30
+
+
 def test_a_checkpoint_that_does_not_know_the_images_held_out(pictures, tmp_path):
     run = RunDirectory.create(tmp_path / "run")
     list(supervised(pictures, run).run())
     repaint_held_out(pictures)
     later = supervised(pictures, run)
-    later.held_out = load_data(str(pictures), "test", size=8).keys
+    later.held_out = {"test": load_data(str(pictures), "test", size=8).keys}
     assert later.resume() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Data:
     sheet: Path | None = None
     """A contact sheet to write, PNG."""
     sheet_images: int = 100
-    """How many images the contact sheet shows, evenly spaced through both splits."""
+    """How many images the contact sheet shows, evenly spaced through all splits."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -69,14 +70,18 @@ class Data:
 
     def _splits(self, data: ImageData) -> dict[str, ImageData]:
         from nelbo.data import load_data
+        from nelbo.data.splits import PARTS, EmptySplitError
 
         if len(data) < 2:
             return {}  # there is nothing to split
-        channels = data.shape[0]
-        return {
-            split: load_data(self.data, split, size=self.size, channels=channels, strict=False)
-            for split in ("train", "test")
-        }
+        found = {}
+        for split in PARTS:
+            # A small set may lack one.
+            with contextlib.suppress(EmptySplitError):
+                found[split] = load_data(
+                    self.data, split, size=self.size, channels=data.shape[0], strict=False
+                )
+        return found
 
 
 def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
         "source": data.source,
         "images": len(data),
         "splits": {name: len(split) for name, split in splits.items()},
+        "split_note": data.split_note,
         "shape": {"channels": channels, "height": height, "width": width},
         "levels": data.levels,
         "labels": _labels(data, splits),
@@ -178,6 +184,7 @@ def _facts(content: dict[str, Any]) -> Table:
     facts = {
         "source": content["source"],
         "images": f"{content['images']:,}" + (f" ({splits})" if splits else ""),
+        "splits": content["split_note"],
         "shape": f"{shape['channels']}×{shape['height']}×{shape['width']}",
         "levels": str(content["levels"]),
         "classes": str(len(content["labels"])) if content["labels"] else "none",

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.commands.common import choose_device, mention_skipped, say, show
-from nelbo.commands.run_data import check_data, data_for_run
+from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.commands.training.autoencoder_run import AutoencoderRun
 from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
@@ -35,8 +35,8 @@ def evaluate_autoencoder_run(
 ) -> dict[str, Any]:
     """Read the autoencoder of a run on images; the result for a program.
 
-    σ is that of the finished run; for one that was broken off it is fitted to images it was
-    trained on.
+    σ is that of the finished run; for one that was broken off it is fitted to validation
+    images.
 
     Args:
         path: the run.
@@ -62,7 +62,7 @@ def evaluate_autoencoder_run(
     mention_skipped(data)
     scale = RunDirectory(path).evaluation().get("decoder_scale")
     if scale is None:
-        scale = fit_scale(run.autoencoder, data_for_run(check_data(path, None, "train"), run))
+        scale = fit_scale(run.autoencoder, for_fits_of(check_data(path, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
     files = file_sizes(data.images, data.levels)
     if show_table:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nelbo.training.run_directory import RunDirectory
 
 # What of a run's notes goes with the pipeline.
-_KEPT = ("source", "training_images", "trained", "label_names", ORIGIN)
+_KEPT = ("source", "training_images", "splits", "trained", "label_names", ORIGIN)
 # What to ask a model of these data for, in the example of its card.
 _PROMPTS = {"emoji": "woman firefighter: medium skin tone"}
 

@@ -19,7 +19,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import check_data, data_for_run
+from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.errors import NelboError
 from nelbo.model_directory import holds_autoencoder_alone
@@ -104,8 +104,17 @@ class Report:
         if holds_autoencoder_alone(run.path):
             if self.samples != FinalSamples():
                 raise NelboError(f"{run.path} is an autoencoder, which has no samples to draw")
-            train, test = _images(source, AutoencoderRun.load(run.path, device))
-            return partial(finish_autoencoder, train=train, test=test, device=device, **common)
+            autoencoder = AutoencoderRun.load(run.path, device)
+            train, test = _images(source, autoencoder)
+            for_fits = for_fits_of(source, autoencoder)
+            return partial(
+                finish_autoencoder,
+                train=train,
+                for_fits=for_fits,
+                test=test,
+                device=device,
+                **common,
+            )
         common["samples"] = self.samples
         model = load(run.path).to(device)
         train, test = _images(source, model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,12 +39,15 @@ class RunSource:
         name: of the source, as in `nelbo train`.
         split: which of its images.
         own: whether the run was trained on this source.
+        validation: whether the source has a validation split; to a run that was trained before
+            there was one, its images are for train.
     """
 
     run_path: str
     name: str
     split: str
     own: bool
+    validation: bool = True
 
 
 def check_run(run_path: str, source: str | None, split: str) -> RunSource:
@@ -65,9 +69,11 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
         NelboError: there is none, or no such split.
     """
     from nelbo.data.sources import absolute, check_source, is_local, is_path
+    from nelbo.data.splits import VALIDATION
     from nelbo.training.run_directory import RunDirectory
 
-    remembered = RunDirectory(run_path).notes().get("source")
+    run = RunDirectory(run_path)
+    remembered = run.notes().get("source")
     source = source or remembered
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
@@ -77,7 +83,13 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
         )
     check_source(source, split)
     own = remembered is not None and absolute(source) == absolute(remembered)
-    return RunSource(run_path, source, split, own)
+    validation = not (own and run.predates_validation)
+    if split == VALIDATION and not validation:
+        raise NelboError(
+            f"{run_path} was trained before there was a validation split, on the images that are "
+            "one today: give --split test or train"
+        )
+    return RunSource(run_path, source, split, own, validation)
 
 
 def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
@@ -152,6 +164,20 @@ def data_for_run(
     return data if images is None else data.subset(images, seed)
 
 
+def for_fits_of(source: RunSource, model: ImageModel) -> ImageData:
+    """What a few numbers of a trained model are fitted to: never the images for test.
+
+    The validation images of the source; in a set that has none, and for a run from before there was
+    such a split, those to train on. Errors as `data_for_run`.
+    """
+    from nelbo.data.splits import TRAIN, VALIDATION, EmptySplitError
+
+    if source.validation:
+        with contextlib.suppress(EmptySplitError):
+            return data_for_run(replace(source, split=VALIDATION), model)
+    return data_for_run(replace(source, split=TRAIN), model)
+
+
 def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     """All the images, as the model takes them."""
     from nelbo.data import load_data
@@ -175,7 +201,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
             f"with --channels {own}"
         )
     if source in FIXED_SIZE and not is_local(source):
-        data = load_data(source, split)
+        data = load_data(source, split, validation=asked.validation)
         if data.shape[1:] == (height, width):
             return data
         if not resize:
@@ -188,7 +214,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
         raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
     if not resize and not asked.own:
         check_sizes(source, height)
-    return load_data(source, split, size=height, channels=channels)
+    return load_data(source, split, size=height, channels=channels, validation=asked.validation)
 
 
 def _named(channels: int) -> str:

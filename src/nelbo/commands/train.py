@@ -37,16 +37,16 @@ class Train(TrainCommand):
     model: ModelConfig = field(default_factory=ModelConfig)
     samples: FinalSamples = field(default_factory=FinalSamples)
 
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+    def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:
         """A model of pixels."""
         from nelbo.commands.training.pixel_recipe import PixelRecipe, trained_pixel_model
         from nelbo.training.build import build_model, resolve
 
         if self.start_from is not None:
-            trained = trained_pixel_model(self.starting_model, data)
-            return PixelRecipe(self.model, trained, data, test, self.samples)
-        settings, model = resolve(self.model, data), build_model(self.model, data)
-        return PixelRecipe(settings, model, data, test, self.samples)
+            trained = trained_pixel_model(self.starting_model, images.train)
+            return PixelRecipe(self.model, trained, images, self.samples)
+        settings = resolve(self.model, images.train)
+        return PixelRecipe(settings, build_model(self.model, images.train), images, self.samples)
 
     def reads_classes(self, data: ImageData) -> bool:
         """Whether the model is class-conditional."""

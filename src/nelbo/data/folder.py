@@ -17,31 +17,47 @@ from nelbo.data.image_data import ImageData
 from nelbo.data.listing import File, Listing, list_pictures
 from nelbo.data.names import printable
 from nelbo.data.reader import is_grey
-from nelbo.data.splits import held_out
+from nelbo.data.splits import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    EmptySplitError,
+    split_by_name,
+    split_for_validation,
+)
 from nelbo.errors import NelboError
 
 LEVELS = 256
 # Folders at the top whose names say what they are for.
 TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "validation", "valid", "val")
+TEST_FOLDER = "test"
+VALIDATION_FOLDERS = ("validation", "valid", "val")
 
 
 def load_folder(
-    folder: Path, split: str, size: int, channels: int | None, *, strict: bool = True
+    folder: Path,
+    split: str,
+    size: int,
+    channels: int | None,
+    *,
+    strict: bool = True,
+    validation: bool = True,
 ) -> ImageData:
     """Every picture below `folder`, centre-cropped to a square and resized to `size`.
 
-    Folders train/ and test/ (or validation/) at the top are the splits; otherwise the names of
-    the files decide, see `splits`. Captions and labels: see the module `annotations`. Files that
-    cannot be read are left out and listed in `skipped`.
+    Folders train/, validation/ (or valid/, val/) and test/ at the top are the splits; otherwise the
+    names of the files decide, see `splits`. With train/ and one other, that one is for test, and
+    the names decide which files of train/ are for validation. Captions and labels: see the
+    module `annotations`. Files that cannot be read are left out and listed in `skipped`.
 
     Args:
         folder: the root of the tree.
-        split: "train", "test" or "all".
+        split: "train", "validation", "test" or "all".
         size: height and width in pixels.
         channels: 1 for grey, 3 for RGB; None takes grey only where every picture is grey.
         strict: captions and labels of pictures that are not there are an error; otherwise they are
             listed in `unmatched`.
+        validation: as `nelbo.data.load_data`.
 
     Raises:
         NelboError: no pictures in the tree, too few to split, none that can be read, or
@@ -50,14 +66,14 @@ def load_folder(
     listing = list_pictures(folder)
     names = [file.name for file in listing.files]
     declared = _declared(names)
-    held = _held_out(names, declared)
+    splits = _splits(names, declared, validation)
     if channels is None:
         channels = _channels(listing)
     entry = cached(
-        ("folder", str(folder.resolve())),
+        ("folder", str(folder.resolve()), validation),
         [(file.name, file.size, file.changed) for file in listing.files],
         (channels, size, size),
-        lambda: _decoded(listing, held, size, channels),
+        lambda: _decoded(listing, splits, size, channels),
         at_most=len(names),
     )
     if not entry.names:
@@ -68,7 +84,7 @@ def load_folder(
         )
     here = entry.stretch(split)
     if not entry.names[here]:
-        raise NelboError(_nothing_in(split, folder, entry.skipped_of(split)))
+        raise EmptySplitError(_nothing_in(split, folder, entry.skipped_of(split)))
     said = read_annotations(listing, entry.names, int(_declared(entry.names)), strict=strict)
     labels, label_names = said.labels_of(entry.names)
     unreadable = (f"{name}: {why}" for name, why in listing.unreadable.items())
@@ -78,6 +94,8 @@ def load_folder(
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=tuple(map(printable, entry.names[here])),
+        splits=entry.splits_of(split),
+        split_note=_note(names, declared, validation),
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=tuple(map(printable, (*entry.skipped_of(split), *unreadable))),
@@ -117,13 +135,31 @@ def check_sizes(source: str, size: int) -> None:
 def _declared(names: Sequence[str]) -> bool:
     """Whether folders at the top say what is for training and what for testing."""
     tops = {name.split("/")[0] if "/" in name else "" for name in names}
-    return TRAIN_FOLDER in tops and tops <= {TRAIN_FOLDER, *TEST_FOLDERS}
+    return TRAIN_FOLDER in tops and tops <= {TRAIN_FOLDER, TEST_FOLDER, *VALIDATION_FOLDERS}
 
 
-def _held_out(names: Sequence[str], declared: bool) -> list[bool]:
-    if declared and not all(name.startswith(f"{TRAIN_FOLDER}/") for name in names):
-        return [not name.startswith(f"{TRAIN_FOLDER}/") for name in names]
-    return held_out(names) if len(names) > 1 else [False]
+def _splits(names: Sequence[str], declared: bool, validation: bool) -> list[str]:
+    """The split of each picture."""
+    others = {name.split("/")[0] for name in names} - {TRAIN_FOLDER}
+    if not declared or not others:
+        return split_by_name(names, validation=validation) if len(names) > 1 else [TRAIN]
+    three = validation and TEST_FOLDER in others and len(others) > 1
+    of_folder = dict.fromkeys(VALIDATION_FOLDERS, VALIDATION if three else TEST)
+    of_folder |= {TRAIN_FOLDER: TRAIN, TEST_FOLDER: TEST}
+    splits = [of_folder[name.split("/")[0]] for name in names]
+    return splits if three or not validation else split_for_validation(names, splits)
+
+
+def _note(names: Sequence[str], declared: bool, validation: bool) -> str | None:
+    """Which pictures make which split, where folders called validation are for test."""
+    others = sorted({name.split("/")[0] for name in names} - {TRAIN_FOLDER})
+    if not declared or not validation or not others or TEST_FOLDER in others:
+        return None
+    folders = " and ".join(f"{name}/" for name in others)
+    return (
+        f"there is no {TEST_FOLDER}/: the pictures of {folders} are the test split, and a tenth of "
+        f"those of {TRAIN_FOLDER}/, by their names, is the validation split"
+    )
 
 
 def _channels(listing: Listing) -> int:
@@ -133,14 +169,16 @@ def _channels(listing: Listing) -> int:
     return 1
 
 
-def _decoded(listing: Listing, held: Sequence[bool], size: int, channels: int) -> Iterator[Picture]:
-    def read(item: tuple[File, bool]) -> Picture:
-        file, is_held_out = item
+def _decoded(
+    listing: Listing, splits: Sequence[str], size: int, channels: int
+) -> Iterator[Picture]:
+    def read(item: tuple[File, str]) -> Picture:
+        file, split = item
         decoded = read_picture(listing.folder / file.name, size, channels)
         pixels = decoded if isinstance(decoded, str) else decoded.pixels
-        return Picture(file.name, pixels, is_held_out)
+        return Picture(file.name, pixels, split)
 
-    items = list(zip(listing.files, held, strict=True))
+    items = list(zip(listing.files, splits, strict=True))
     yield from in_threads(items, read, total=len(items), size=size)
 
 
@@ -150,4 +188,5 @@ def _nothing_in(split: str, folder: Path, skipped: tuple[str, ...]) -> str:
             f"none of the {len(skipped)} pictures of {folder} that are for the {split} split can "
             f"be read; the first: {skipped[0]}"
         )
-    return f"{folder} holds one picture; a {split} split needs at least two"
+    needed = {TRAIN: 1, TEST: 2, VALIDATION: 3}[split]
+    return f"{folder} holds too few pictures for a {split} split, which needs at least {needed}"

@@ -1,15 +1,18 @@
 """Tables of pictures: data sets of the Hugging Face Hub, and parquet files; extra `hub`.
 
-The rows are decoded once into the cache, the train split and then the test split, and the Hub is
-not asked again. Which columns and splits to take is found by name and type; options say otherwise:
+The rows are decoded once into the cache, one split after the other, and the Hub is not asked again.
+Which columns and splits to take is found by name and type; options say otherwise:
 
     hub:user/name?image=photo&label=kind&caption=text       columns
-    hub:user/name?config=small&train=train&test=dev         configuration and splits
+    hub:user/name?config=small&train=train&test=dev         configuration and splits,
+                                                            `validation` likewise
     hub:user/name?revision=v2&max_images=5000               a fixed version; so many a split
     hub:user/name?stream=10000                              no copy; shuffled among so many
 
 With `max_images` the rows are streamed, and what is beyond them is not downloaded. Without a test
-split the rows of index i with i mod 10 = 9 are held out.
+split the rows of index i with i mod 10 = 9 are for test, and without one for validation those with
+i mod 10 = 8. A set with a validation split and none for test has its figures reported on the
+former: it is for test, unless `validation` names it.
 
 With `stream` the first rows of each split, 2,000 or `max_images`, are decoded into the cache, to
 read the bound on; training reads the whole train split anew each epoch, see `stream`.
@@ -31,9 +34,10 @@ import torch
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
-from nelbo.data.folder import TEST_FOLDERS
+from nelbo.data.folder import TEST_FOLDER, VALIDATION_FOLDERS
 from nelbo.data.image_data import ImageData
 from nelbo.data.labels import as_label, class_names, index_labels
+from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
 from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.errors import MissingExtraError, NelboError
 
@@ -41,7 +45,7 @@ LEVELS = 256
 # Of a set that is streamed, so many images of each split are kept to evaluate on.
 _KEPT = 2000
 OPTIONS = (
-    *("config", "revision", "train", "test", "image", "label", "caption"),
+    *("config", "revision", "train", "validation", "test", "image", "label", "caption"),
     *("max_images", "stream"),
 )
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
@@ -106,8 +110,10 @@ class Table:
         return Path(self.path).exists()
 
 
-def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
-    """The pictures of one split, "train", "test" or "all", cropped and resized.
+def load_table(
+    table: Table, split: str, size: int, channels: int, *, validation: bool = True
+) -> ImageData:
+    """The pictures of one split, cropped and resized; arguments as `nelbo.data.load_data`.
 
     Raises:
         MissingExtraError: datasets is not installed.
@@ -115,16 +121,17 @@ def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
             no picture can be read.
     """
     if table.stream is not None:
-        data = load_table(table.kept(), split, size, channels)
-        if split != "train":
+        data = load_table(table.kept(), split, size, channels, validation=validation)
+        if split != TRAIN:
             return data
-        return replace(data, stream=_streamed(table, size, channels, data.label_names))
+        stream = _streamed(table, size, channels, data.label_names, validation)
+        return replace(data, stream=stream)
     extra: dict[str, Any] = {}
     entry = cached(
-        ("table", str(Path(table.path).resolve()) if table.local else table.path),
+        ("table", str(Path(table.path).resolve()) if table.local else table.path, validation),
         [sorted(table.options.items()), _stamp(table)],
         (channels, size, size),
-        lambda: _decoded(table, size, channels, extra),
+        lambda: _decoded(table, size, channels, validation, extra),
         extra=extra,
     )
     if not entry.names:
@@ -132,9 +139,9 @@ def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
         raise NelboError(f"{table.source} holds no picture that can be read{reasons}")
     here = entry.stretch(split)
     if not entry.names[here]:
-        raise NelboError(
+        raise EmptySplitError(
             f"{table.source} has {len(entry.names)} readable pictures and none for the {split} "
-            "split; without a test split it takes every tenth row"
+            "split; without a test and a validation split of its own these take every tenth row"
         )
     labels, label_names = _labels(entry.labels, entry.extra.get("label_names"))
     has_captions = any(caption is not None for caption in entry.captions)
@@ -144,6 +151,8 @@ def load_table(table: Table, split: str, size: int, channels: int) -> ImageData:
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=entry.names[here],
+        splits=entry.splits_of(split),
+        split_note=entry.extra.get("split_note"),
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=entry.skipped_of(split),
@@ -170,31 +179,34 @@ def _labels(
     return (index_labels(values, classes), classes) if classes else (None, ())
 
 
-def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> Iterator[Picture]:
+def _decoded(
+    table: Table, size: int, channels: int, validation: bool, extra: dict[str, Any]
+) -> Iterator[Picture]:
     with _explained(table):
         splits = _open(table)
-    train, test = _split_names(table, list(splits))
-    columns = _columns(table, splits[train])
-    names = _class_names(splits[train], columns)
+    parts = _Parts.of(table, list(splits), validation)
+    columns = _columns(table, splits[parts.train])
+    names = _class_names(splits[parts.train], columns)
+    if parts.note is not None:
+        extra["split_note"] = parts.note
     if names is not None:
         extra["label_names"] = names
 
-    def rows() -> Iterator[tuple[str, bool, Mapping[str, Any]]]:
-        for name in (train,) if test is None else (train, test):
+    def rows() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        for name in parts.names:
             chosen: Iterable[Any] = _undecoded(splits[name], columns["image"])
             for i, row in enumerate(islice(chosen, table.max_images)):
-                is_held_out = name == test or (test is None and i % 10 == 9)
-                yield f"{name} #{i}", is_held_out, row
+                yield f"{name} #{i}", parts.split_of(name, i), row
 
-    def read(item: tuple[str, bool, Mapping[str, Any]]) -> Picture:
-        name, is_held_out, row = item
+    def read(item: tuple[str, str, Mapping[str, Any]]) -> Picture:
+        name, split, row = item
         label = as_label(row[columns["label"]]) if "label" in columns else None
         if names is not None and label == -1:
             label = None
         return Picture(
             name,
             _read(row[columns["image"]], size, channels),
-            is_held_out,
+            split,
             label,
             _caption(row[columns["caption"]]) if "caption" in columns else None,
         )
@@ -203,25 +215,27 @@ def _decoded(table: Table, size: int, channels: int, extra: dict[str, Any]) -> I
         yield from in_threads(rows(), read, total=None, size=size)
 
 
-def _streamed(table: Table, size: int, channels: int, label_names: tuple[str, ...]) -> ImageStream:
+def _streamed(
+    table: Table, size: int, channels: int, label_names: tuple[str, ...], validation: bool
+) -> ImageStream:
     """The rows to train on, epoch after epoch."""
     kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
 
     def rows() -> Iterator[StreamedRow]:
         with _explained(table):
             splits = _open(kept)
-            train, test = _split_names(table, list(splits))
-            columns = _columns(table, splits[train])
-            names = _class_names(splits[train], columns)
-            for i, row in enumerate(_undecoded(splits[train], columns["image"])):
-                if test is None and i % 10 == 9:
+            parts = _Parts.of(table, list(splits), validation)
+            columns = _columns(table, splits[parts.train])
+            names = _class_names(splits[parts.train], columns)
+            for i, row in enumerate(_undecoded(splits[parts.train], columns["image"])):
+                if parts.split_of(parts.train, i) != TRAIN:
                     continue
                 label = row[columns["label"]] if "label" in columns else None
                 if names is None:
                     label = index.get(str(label))
                 picture = row[columns["image"]]
                 yield StreamedRow(
-                    f"{train} #{i}",
+                    f"{parts.train} #{i}",
                     -1 if label is None else label,
                     partial(_read, picture, size, channels),
                 )
@@ -259,15 +273,74 @@ def _open(table: Table) -> Mapping[str, Any]:
     )
 
 
-def _split_names(table: Table, names: list[str]) -> tuple[str, str | None]:
-    for option in ("train", "test"):
-        wanted = table.options.get(option)
-        if wanted is not None and wanted not in names:
-            raise NelboError(f"{table.source} has no split {wanted!r}; it has {', '.join(names)}")
-    default = "train" if "train" in names else names[0]
-    train = table.options.get("train", default)
-    found = next((name for name in TEST_FOLDERS if name in names and name != train), None)
-    return train, table.options.get("test", found)
+@dataclass(frozen=True)
+class _Parts:
+    """The names that a set has for its splits; rows of train stand in for one that it lacks.
+
+    Attributes:
+        train: what to train on.
+        validation: what for validation, or None.
+        test: what for test, or None.
+        carves: whether there is a validation split, be it of rows of train.
+        note: which names stand for which split, where they do not tell.
+    """
+
+    train: str
+    validation: str | None
+    test: str | None
+    carves: bool
+    note: str | None = None
+
+    @classmethod
+    def of(cls, table: Table, names: list[str], validation: bool) -> _Parts:
+        """What options say, else what the names do; without a validation split as before it.
+
+        Raises:
+            NelboError: an option names a split that there is not.
+        """
+        for option in (TRAIN, VALIDATION, TEST):
+            wanted = table.options.get(option)
+            if wanted is not None and wanted not in names:
+                raise NelboError(
+                    f"{table.source} has no split {wanted!r}; it has {', '.join(names)}"
+                )
+        default = "train" if "train" in names else names[0]
+        train = table.options.get(TRAIN, default)
+        chosen = table.options.get(VALIDATION)
+        free = [name for name in names if name not in (train, chosen)]
+        declared = [name for name in VALIDATION_FOLDERS if name in free]
+        test = table.options.get(TEST)
+        if test is None:
+            named = [TEST_FOLDER] if TEST_FOLDER in free else []
+            test = next(iter([*named, *declared]), None)
+        if not validation:
+            return cls(train, None, test, carves=False)
+        found = chosen or next((name for name in declared if name != test), None)
+        note = None
+        if test in VALIDATION_FOLDERS and TEST not in table.options:
+            note = (
+                f"there is no split {TEST_FOLDER}: {test} is the test split, and every tenth row "
+                f"of {train} is for validation; ?validation={test} takes it for that, and every "
+                f"tenth row of {train} for test"
+            )
+        return cls(train, found, test, carves=True, note=note)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names whose rows are read, each once."""
+        found = (self.train, self.validation, self.test)
+        return tuple(dict.fromkeys(name for name in found if name is not None))
+
+    def split_of(self, name: str, i: int) -> str:
+        """The split of a row."""
+        if name == self.test:
+            return TEST
+        if name == self.validation:
+            return VALIDATION
+        if self.test is None and i % 10 == 9:
+            return TEST
+        is_eighth = self.carves and self.validation is None and i % 10 == 8
+        return VALIDATION if is_eighth else TRAIN
 
 
 def _columns(table: Table, rows: Any) -> dict[str, str]:

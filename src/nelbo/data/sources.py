@@ -11,9 +11,10 @@ from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
 from nelbo.data.formats import is_picture
 from nelbo.data.hub import Table, load_table
-from nelbo.data.image_data import SPLITS, ImageData
+from nelbo.data.image_data import ImageData
 from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
+from nelbo.data.splits import SPLITS
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, directories_near, unknown
 
@@ -42,21 +43,25 @@ def load_data(
     size: int | None = None,
     channels: int | None = None,
     strict: bool = True,
+    validation: bool = True,
 ) -> ImageData:
     """The images of one split of a source.
 
     Args:
         source: the name of a data set (`NAMES`), the path of a folder of pictures or of parquet
             files, or "hub:user/name"; tables take options, see `hub`.
-        split: "train", "test" or "all".
+        split: "train", "validation", "test" or "all".
         size: height and width to crop and resize pictures to; by default 32, or what the data set
             has. The images of digits and mnist5k have one size.
         channels: 1 for grey or 3 for RGB; by default what the data set has, for a folder grey
             where every picture is, and RGB for other tables.
         strict: captions and labels of pictures that a folder does not hold are an error; otherwise
             they are listed in `unmatched`.
+        validation: False for the splits of runs that were made before there was a validation split:
+            its images are then among those to train on, and declared ones among those for test.
 
     Raises:
+        EmptySplitError: the split holds no image.
         NelboError: an unknown source or split, a size or channels that the source does not have,
             or nothing that can be read.
         MissingExtraError: the source needs an optional extra that is not installed.
@@ -71,14 +76,16 @@ def load_data(
         if path.is_dir() and not _holds_parquet(path):
             if options:
                 raise NelboError(f"{source}: options are for tables, {path} is a folder")
-            return load_folder(path, split, size or DEFAULT_SIZE, channels, strict=strict)
+            return load_folder(
+                path, split, size or DEFAULT_SIZE, channels, strict=strict, validation=validation
+            )
         if path.is_file() and path.suffix.lower() != ".parquet":
             raise NelboError(f"{source} is a file; expected {KINDS}")
         table = Table(source, str(path), options)
-        return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
+        return load_table(table, split, size or DEFAULT_SIZE, channels or 3, validation=validation)
     name, _, query = source.partition("?")
     if name in FIXED_SIZE and not query:
-        data = FIXED_SIZE[name](split)
+        data = FIXED_SIZE[name](split, validation=validation)
         if size not in (None, data.shape[1]) or channels not in (None, data.shape[0]):
             raise NelboError(
                 f"{source} has images of shape {data.shape}; size and channels are for other data"
@@ -87,14 +94,16 @@ def load_data(
     if name == "emoji" and not query:
         if channels == 1:
             raise NelboError("emoji are RGB: channels must be 3")
-        return load_emoji(split, size or DEFAULT_SIZE)
+        return load_emoji(split, size or DEFAULT_SIZE, validation=validation)
     if name in HUB_NAMES:
         hub_id, own_channels, side = HUB_NAMES[name]
         table = Table(source, hub_id, _options(source, query))
-        return load_table(table, split, size or side, channels or own_channels)
+        return load_table(
+            table, split, size or side, channels or own_channels, validation=validation
+        )
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
-        return load_table(table, split, size or DEFAULT_SIZE, channels or 3)
+        return load_table(table, split, size or DEFAULT_SIZE, channels or 3, validation=validation)
     raise _unknown(source)
 
 

@@ -319,6 +319,12 @@ class RunDirectory:
         file = self.path / EVALUATION_FILE
         return read_json(file) if file.is_file() else {}
 
+    @property
+    def predates_validation(self) -> bool:
+        """Whether nelbo trained it before there was a validation split, on what is one today."""
+        notes = self.notes()
+        return "source" in notes and "splits" not in notes
+
     def notes(self) -> dict[str, Any]:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.data.splits import TEST, TRAIN
+from nelbo.data.splits import VALIDATION as FOR_VALIDATION
 from nelbo.errors import NelboError
 from nelbo.model_directory import holds_autoencoder_alone
 from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
@@ -33,8 +35,13 @@ _LOG_EVERY = 10
 _LOWER_RATE = 0.5
 # By how many bits/dim an earlier checkpoint must be better to be told of.
 _CLEARLY = 0.01
-# What a checkpoint calls the keys of the images held out.
-_HELD_OUT = "held_out"
+# What a checkpoint calls the keys of the images of each split, and what it calls these images.
+_KEYS = {TRAIN: "keys", FOR_VALIDATION: "validation", TEST: "held_out"}
+_IMAGES = {
+    TRAIN: "the images are not those that the run was trained on",
+    FOR_VALIDATION: "the validation images are not those of before",
+    TEST: "the test images are not those of before",
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class Supervisor:
         save: writes the averaged model with its notes into a directory; by default a pipeline.
         tracker: where metrics go beside metrics.jsonl.
         after_save: called after each periodic checkpoint.
-        held_out: `ImageData.keys` of the images that the bound is read on, (N, 2) int64, to notice
-            where they have changed when the run is resumed.
+        held_out: `ImageData.keys` of the images that the bound is read on, (N, 2) int64, by their
+            split, to notice where they have changed when the run is resumed.
 
     Attributes:
         finished: whether all steps were taken.
@@ -76,7 +83,7 @@ class Supervisor:
         save: Callable[[Any, Path, Mapping[str, Any]], None] = save_pipeline,
         tracker: TensorBoard | None = None,
         after_save: Callable[[], object] = lambda: None,
-        held_out: Tensor | None = None,
+        held_out: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.trainer = trainer
         self.run_directory = run
@@ -87,7 +94,7 @@ class Supervisor:
         self.save = save
         self.tracker = tracker
         self.after_save = after_save
-        self.held_out = held_out
+        self.held_out = dict(held_out or {})
         self.finished = False
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
@@ -212,8 +219,9 @@ class Supervisor:
         progress = {**state.progress, **validation}
         if self._is_main:
             tensors = dict(state.tensors)
-            if self.held_out is not None:
-                tensors["data"] = {**tensors.get("data", {}), _HELD_OUT: self.held_out}
+            if self.held_out:
+                keys = {_KEYS[split]: keys for split, keys in self.held_out.items()}
+                tensors["data"] = {**tensors.get("data", {}), **keys}
             self.checkpoints.save(Checkpoint(state.step, tensors, progress))
         self._saved_step = state.step
         self._save_model()
@@ -284,14 +292,8 @@ class Supervisor:
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
         before = checkpoint.tensors.get("data", {})
         found = []
-        for kind, now, what in (
-            (
-                "keys",
-                self.trainer.task.keys,
-                "the images are not those that the run was trained on",
-            ),
-            (_HELD_OUT, self.held_out, "the images held out are not those of before"),
-        ):
+        for split, now in {TRAIN: self.trainer.task.keys, **self.held_out}.items():
+            kind, what = _KEYS[split], _IMAGES[split]
             if kind in before and now is not None:
                 changes = changed_images(before[kind], now)
                 found += [] if changes is None else [f"{what}: {changes}"]

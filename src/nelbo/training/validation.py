@@ -15,13 +15,13 @@ LEVELS = 8
 
 
 class Validation:
-    """Reads the bound of a few held-out images.
+    """Reads the bound of a few validation images.
 
     Both models of a comparison meet the same noise, so that differences between readings are
     those between models; their common error, of few images and levels, stays.
 
     Args:
-        data: the held-out images; the first of them in an order that the seed decides are used.
+        data: the validation images; the first of them in an order that the seed decides are used.
         seed: source of the noise.
     """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from nelbo.commands.training.recipe import Recipe
-    from nelbo.data import ImageData
+    from nelbo.commands.training.session import TrainingImages
     from nelbo.networks import AutoencoderKL
 
 
@@ -31,13 +31,13 @@ class TrainAutoencoder(TrainCommand):
     )
     model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
 
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+    def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:
         """An autoencoder."""
         from nelbo.commands.training.autoencoder_recipe import AutoencoderRecipe
         from nelbo.commands.training.start_from import fitted
 
-        start = None if self.start_from is None else fitted(self.starting_model, data.shape)
-        return AutoencoderRecipe(self.model, data, test, start)
+        start = None if self.start_from is None else fitted(self.starting_model, images.train.shape)
+        return AutoencoderRecipe(self.model, images, start)
 
     @cached_property
     def starting_model(self) -> AutoencoderKL:

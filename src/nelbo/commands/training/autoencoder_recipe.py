@@ -37,14 +37,15 @@ from nelbo.training.validation import IMAGES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from nelbo.commands.training.session import TrainingImages
+
 
 class AutoencoderRecipe(Recipe):
     """A KL-regularised autoencoder of images.
 
     Args:
         settings: which autoencoder.
-        data: the images to train on.
-        test: the images held out.
+        images: what it is trained, chosen and reported on.
         start: a trained autoencoder to begin with, rather than a fresh one.
 
     Raises:
@@ -54,10 +55,10 @@ class AutoencoderRecipe(Recipe):
     def __init__(
         self,
         settings: AutoencoderSettings,
-        data: ImageData,
-        test: ImageData,
+        images: TrainingImages,
         start: AutoencoderKL | None = None,
     ) -> None:
+        data = images.train
         perceptual = _perceptual(settings, data)
         file = settings.perceptual_weights and str(Path(settings.perceptual_weights).resolve())
         if start is None:
@@ -84,8 +85,8 @@ class AutoencoderRecipe(Recipe):
             recoloured=settings.recoloured,
         )
         self.data: ImageData = data
-        self.test = test
-        self._few = test.subset(IMAGES, seed=0)
+        self.images = images
+        self._few = images.validation.subset(IMAGES, seed=0)
 
     def save(self, model: AutoencoderObjective, directory: Path, notes: Mapping[str, Any]) -> None:
         """vae/ as diffusers reads it, and nelbo.json."""
@@ -100,7 +101,7 @@ class AutoencoderRecipe(Recipe):
         ).bits_per_dim
 
     def picture(self, model: AutoencoderObjective, seed: int) -> Image:
-        """Held-out images, each beside its reconstruction."""
+        """Validation images, each beside its reconstruction."""
         pairs = beside_reconstructions(model.autoencoder, self._few.take(slice(SHOWN)))
         return image_grid(pairs, self._few.levels, columns=COLUMNS)
 
@@ -117,8 +118,9 @@ class AutoencoderRecipe(Recipe):
         """PSNR and the bound of a plain VAE on both splits, reconstructions, and the report."""
         return finish_autoencoder(
             run,
-            train=self.data,
-            test=self.test,
+            train=self.images.train,
+            for_fits=self.images.for_fits,
+            test=self.images.test,
             images=images,
             seed=seed,
             device=device,

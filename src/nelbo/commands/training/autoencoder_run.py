@@ -72,6 +72,7 @@ def finish_autoencoder(
     run: RunDirectory,
     *,
     train: ImageData,
+    for_fits: ImageData,
     test: ImageData,
     images: int,
     seed: int,
@@ -83,7 +84,8 @@ def finish_autoencoder(
     Args:
         run: what was trained, and where to.
         train: the images it was trained on.
-        test: images held out.
+        for_fits: the images that the scale of the decoder is fitted to.
+        test: the images to report on.
         images: how many images of each split at most.
         seed: which of them.
         device: where to compute.
@@ -91,7 +93,7 @@ def finish_autoencoder(
     """
     held = AutoencoderRun.load(run.path, device)
     autoencoder = held.autoencoder
-    scale = fit_scale(autoencoder, train)
+    scale = fit_scale(autoencoder, for_fits)
     readings: dict[str, AutoencoderReading] = {}
     files: dict[str, FileSizes | None] = {}
     evaluation: dict[str, Any] = {"decoder_scale": scale}

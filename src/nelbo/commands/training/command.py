@@ -21,6 +21,7 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.options import at_least_one
 from nelbo.data.credits import ORIGIN
+from nelbo.data.splits import TEST, TRAIN, VALIDATION
 from nelbo.errors import NelboError
 from nelbo.training.config import TrainingConfig
 
@@ -108,7 +109,9 @@ class TrainCommand(ABC):
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         processes = Processes.join(device, sharded=self.training.shard)
-        images = TrainingImages.load(source, *self._frame(source))
+        images = TrainingImages.load(
+            source, *self._frame(source), validation=not self._predates_validation(out)
+        )
         if processes.is_main:
             self._mention(images)
         run, summary = self._train(out, images, processes)
@@ -153,7 +156,7 @@ class TrainCommand(ABC):
             if self.start_from is not None:
                 fit_classes(self._start, self.starting_model, images.train, self.start_classes)
         torch.manual_seed(self.training.seed)
-        recipe = self.recipe(images.train, images.test, processes.device)
+        recipe = self.recipe(images, processes.device)
         if self.start_from is not None:
             chosen = {name: getattr(recipe.settings, name) for name in self.free}
             recipe.noted = {"start_from": self.start_from, **chosen}
@@ -202,7 +205,7 @@ class TrainCommand(ABC):
         )
 
     @abstractmethod
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+    def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:
         """What this kind of model adds.
 
         Raises:
@@ -275,7 +278,8 @@ class TrainCommand(ABC):
         """Say what is trained on, and what of the data is not used."""
         if self.start_from is not None:
             say(f"Training on from the model of {self.start_from} (--model {self.trains})")
-        mention_skipped(images.train, images.test)
+        mention_skipped(images.train, images.validation, images.test)
+        self._mention_splits(images)
         if self.kind == "auto" and self.trains == "pixel" and images.train.has_captions:
             say(
                 f"the captions of {images.source} are not used: a diffusion model of pixels takes "
@@ -299,6 +303,33 @@ class TrainCommand(ABC):
     def class_option(self) -> str:
         """What conditions the model on the classes of the images."""
         return "--start-classes new"
+
+    def _mention_splits(self, images: TrainingImages) -> None:
+        """Say which images are for what, where that is not as one would expect."""
+        if images.train.split_note is not None:
+            say(f"{images.source}: {images.train.split_note}")
+        if images.watched == TEST:
+            say(
+                "this run was begun before there was a validation split, and trains on the images "
+                "that it began with"
+            )
+        if self.training.validate_every and images.watched != VALIDATION:
+            told = {
+                TEST: "test images, as it began: the bound of its best checkpoint on them is an "
+                "optimistic one",
+                TRAIN: f"the images that it trains on, for {images.source} is too small for a "
+                "validation split",
+            }
+            say(f"--validate-every reads {told[images.watched]}")
+
+    def _predates_validation(self, out: Path) -> bool:
+        """Whether the run to go on with was begun before there was a validation split."""
+        from nelbo.training.run_directory import AUTOENCODER_RUN, RunDirectory
+
+        if not self.resume:
+            return False
+        run = RunDirectory(out)
+        return any(one.predates_validation for one in (run, run.stage(AUTOENCODER_RUN)))
 
     def _check(self) -> tuple[Path, str]:
         from nelbo.training.run_directory import RunDirectory

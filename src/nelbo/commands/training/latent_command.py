@@ -63,21 +63,20 @@ class TrainLatent(TrainCommand):
     model: LatentSettings = field(default_factory=LatentSettings)
     samples: FinalSamples = field(default_factory=FinalSamples)
 
-    def recipe(self, data: ImageData, test: ImageData, device: torch.device) -> Recipe:
+    def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:
         """A prior of the latents of the autoencoder, of which the run keeps a copy."""
         from nelbo.commands.training.latent_recipe import LatentRecipe
 
         return LatentRecipe(
             self.model,
-            *self._latent_model(data, device),
-            data,
-            test,
+            *self._latent_model(images, device),
+            images,
             condition_dropout=self.training.label_dropout,
             samples=self.samples,
         )
 
     def _latent_model(
-        self, data: ImageData, device: torch.device
+        self, images: TrainingImages, device: torch.device
     ) -> tuple[LatentDiffusion, LatentData]:
         """What is to be trained, of whose autoencoder the run keeps a copy, and on what."""
         from nelbo.commands.training.latent_recipe import (
@@ -92,7 +91,7 @@ class TrainLatent(TrainCommand):
             # A run that has no model yet fits the decoder to its images, as when it began.
             going_on = self._start != self.start_from
             return trained_latent_model(
-                start, self.model, data, mirrored=mirrored, resumed=going_on
+                start, self.model, images, mirrored=mirrored, resumed=going_on
             )
         assert self.autoencoder is not None
         own = read_autoencoder(self.out) if self.resume and self.out is not None else None
@@ -101,7 +100,7 @@ class TrainLatent(TrainCommand):
             raise NelboError(f"{self.autoencoder} holds no autoencoder: there is no vae/")
         resumed = self.out if self.resume else None
         return new_latent_model(
-            self.model, autoencoder.to(device), data, mirrored=mirrored, resumed=resumed
+            self.model, autoencoder.to(device), images, mirrored=mirrored, resumed=resumed
         )
 
     def reads_classes(self, data: ImageData) -> bool:
@@ -266,14 +265,15 @@ class TrainLatent(TrainCommand):
             len(train)
         )
         few = train.take(torch.tensor(shown[: self.training.batch_size]))
+        tried = replace(images, train=few)
         autoencoder = build_autoencoder(few).to(processes.device)
+        mirrored = self.training.horizontal_flip
         recipe = LatentRecipe(
             self.model,
-            *new_latent_model(self.model, autoencoder, few, mirrored=self.training.horizontal_flip),
-            few,
-            images.test,
+            *new_latent_model(self.model, autoencoder, tried, mirrored=mirrored),
+            tried,
             condition_dropout=self.training.label_dropout,
         )
         training = replace(self.training, precision="fp32")
-        TrainingSession(recipe, replace(images, train=few), training, processes)
+        TrainingSession(recipe, tried, training, processes)
         return recipe.settings

@@ -44,6 +44,8 @@ from nelbo.training.validation import Validation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from nelbo.commands.training.session import TrainingImages
+
 CONDITIONS = ("auto", "text", "label", "none")
 _GRID = 16
 
@@ -56,8 +58,8 @@ class LatentRecipe(Recipe):
         latent_model: what to train, of which the autoencoder stays as it is; see `new_latent_model`
             and `trained_latent_model`.
         latents: the images to train on, encoded by it.
-        data: the images to train on, with captions or labels for a prior that is told of them.
-        test: the images held out.
+        images: what it is trained, chosen and reported on, with captions or labels for a prior that
+            is told of them.
         condition_dropout: share of captions or labels that are withheld.
         samples: what the end of the run draws.
 
@@ -70,23 +72,22 @@ class LatentRecipe(Recipe):
         settings: LatentSettings,
         latent_model: LatentDiffusion,
         latents: LatentData,
-        data: ImageData,
-        test: ImageData,
+        images: TrainingImages,
         *,
         condition_dropout: float = 0.1,
         samples: FinalSamples = FinalSamples(),  # noqa: B008 - frozen
     ) -> None:
         self.samples = samples
         self.settings = _found_again(settings)
-        self.test = test
-        self.label_names = data.label_names if latent_model.num_classes else ()
+        self.test = images.test
+        self.label_names = images.train.label_names if latent_model.num_classes else ()
         self.data: LatentData = latents
         self._latent_model = latent_model
         self.model: PriorObjective = PriorObjective(
             latent_model, condition_dropout=condition_dropout
         )
-        self._validation = Validation(test)
-        self._shown = held_out_prompts(test) if latent_model.text is not None else []
+        self._validation = Validation(images.validation)
+        self._shown = held_out_prompts(images.test) if latent_model.text is not None else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""
@@ -105,7 +106,7 @@ class LatentRecipe(Recipe):
         save_pipeline(self.whole(model), directory, notes, SAMPLER)
 
     def validation(self, model: PriorObjective) -> float:
-        """The bound on pixels of a few held-out images with their captions or labels."""
+        """The bound on pixels of a few validation images with their captions or labels."""
         return self._validation(self.whole(model))
 
     def picture(self, model: PriorObjective, seed: int) -> Image:
@@ -143,7 +144,7 @@ class LatentRecipe(Recipe):
 def new_latent_model(
     settings: LatentSettings,
     autoencoder: AutoencoderKL,
-    data: ImageData,
+    images: TrainingImages,
     *,
     mirrored: bool = False,
     resumed: Path | None = None,
@@ -153,13 +154,14 @@ def new_latent_model(
     Args:
         settings: which prior and text encoder.
         autoencoder: trained.
-        data: the images to train on.
+        images: what to train on and to fit the decoder's scale to.
         mirrored: encode their mirror images as well.
         resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
         NelboError: settings that do not fit together, the autoencoder or the images.
     """
+    data = images.train
     told = _condition(settings, data)
     captions = [caption or "" for caption in data.captions or ()] if told == "text" else None
     text = None if captions is None else _text_encoder(settings, captions, resumed)
@@ -175,7 +177,7 @@ def new_latent_model(
         num_classes=data.num_classes if told == "label" else 0,
         scale=1.0,
     ).to(next(autoencoder.parameters()).device)
-    latents = _encode(model, data, mirrored)
+    latents = _encode(model, images, mirrored)
     model.scale = unit_scale(latents)
     return model, latents.scaled(model.scale)
 
@@ -183,7 +185,7 @@ def new_latent_model(
 def trained_latent_model(
     model: Model,
     settings: LatentSettings,
-    data: ImageData,
+    images: TrainingImages,
     *,
     mirrored: bool = False,
     resumed: bool = False,
@@ -197,23 +199,26 @@ def trained_latent_model(
     """
     assert isinstance(model, LatentDiffusion)
     if model.text is not None:
-        if not data.has_captions:
-            raise NelboError(f"{data.source} has no captions, which the model to start from reads")
+        if not images.train.has_captions:
+            raise NelboError(
+                f"{images.train.source} has no captions, which the model to start from reads"
+            )
         model.text.requires_grad_(settings.train_text_encoder)
     elif settings.train_text_encoder:
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
     if not resumed:
         model.decoder_scale = None  # that of these images is fitted
-    return model, _encode(model, data, mirrored)
+    return model, _encode(model, images, mirrored)
 
 
-def _encode(model: LatentDiffusion, data: ImageData, mirrored: bool) -> LatentData:
-    """The latents of the images, with what the prior is told and what else each image costs."""
+def _encode(model: LatentDiffusion, images: TrainingImages, mirrored: bool) -> LatentData:
+    """The latents of the images to train on, what the prior is told, and what else each costs."""
+    data = images.train
     check_not_streamed(data)
     model.autoencoder.eval().requires_grad_(False)
     with MESSAGES.status("Encoding the images"):
         if model.decoder_scale is None:
-            model.decoder_scale = fit_scale(model.autoencoder, data)
+            model.decoder_scale = fit_scale(model.autoencoder, images.for_fits)
         generator = torch.Generator().manual_seed(0)
         return encode_data(model, data, mirrored=mirrored, generator=generator)
 

@@ -30,6 +30,8 @@ from nelbo.training.validation import Validation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from nelbo.commands.training.session import TrainingImages
+
 # Samples that are drawn along with each reading of the bound, and the steps that each takes.
 _GRID, _GRID_STEPS = 16, 50
 
@@ -40,8 +42,7 @@ class PixelRecipe(Recipe):
     Args:
         settings: which model.
         model: what to train; see `nelbo.training.build.build_model` and `trained_pixel_model`.
-        data: the images to train on.
-        test: the images held out.
+        images: what it is trained, chosen and reported on.
         samples: what the end of the run draws.
     """
 
@@ -49,17 +50,16 @@ class PixelRecipe(Recipe):
         self,
         settings: ModelConfig,
         model: Diffusion | ContinuousDiffusion,
-        data: ImageData,
-        test: ImageData,
+        images: TrainingImages,
         samples: FinalSamples = FinalSamples(),  # noqa: B008 - frozen
     ) -> None:
         self.samples = samples
         self.model: Diffusion | ContinuousDiffusion = model
-        self.data: ImageData = data
-        self.test = test
+        self.data: ImageData = images.train
+        self.test = images.test
         self.settings = settings
-        self.label_names = data.label_names if _chain(model).num_classes else ()
-        self._validation = Validation(test)
+        self.label_names = images.train.label_names if _chain(model).num_classes else ()
+        self._validation = Validation(images.validation)
 
     def check_memory(self, training: TrainingConfig, processes: Processes) -> None:
         """Compare what training takes with what is free."""

@@ -54,7 +54,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def validation(self, model: Any) -> float:
-        """The negative bound of a few held-out images, bits per dimension."""
+        """The negative bound of a few validation images, bits per dimension."""
 
     @abstractmethod
     def picture(self, model: Any, seed: int) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -16,6 +17,7 @@ from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData, load_data
 from nelbo.data.credits import ORIGIN
 from nelbo.data.sources import absolute
+from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
 from nelbo.report.grids import save_image
 from nelbo.training.config import TrainingConfig
 from nelbo.training.processes import Processes
@@ -29,24 +31,59 @@ from nelbo.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What is trained on and what is held out.
+    """What is trained on, what choices are made by, and what is reported on.
 
     Attributes:
         source: where they come from, as it is found again from another directory.
         train: the images to train on.
-        test: the images held out.
+        validation: the images that are read while training, and that choices are made by.
+        test: the images that figures are reported on.
+        watched: the split that `validation` is of: where there is no such split, another one.
     """
 
     source: str
     train: ImageData
+    validation: ImageData
     test: ImageData
+    watched: str = VALIDATION
 
     @classmethod
-    def load(cls, source: str, size: int | None, channels: int | None) -> TrainingImages:
-        """Both splits of a source, alike; arguments and errors as `nelbo.data.load_data`."""
-        train = load_data(source, "train", size=size, channels=channels)
-        test = load_data(source, "test", size=size, channels=train.shape[0])
-        return cls(absolute(source), train, test)
+    def load(
+        cls, source: str, size: int | None, channels: int | None, *, validation: bool = True
+    ) -> TrainingImages:
+        """The splits of a source, alike; arguments and errors as `nelbo.data.load_data`.
+
+        A set too small for a validation split watches the images that it trains on, and a run from
+        before there was one goes on to watch those for test.
+        """
+        train = load_data(source, TRAIN, size=size, channels=channels, validation=validation)
+
+        def like(split: str) -> ImageData:
+            channels = train.shape[0]
+            return load_data(source, split, size=size, channels=channels, validation=validation)
+
+        test, place = like(TEST), absolute(source)
+        if not validation:
+            return cls(place, train, test, test, TEST)
+        with contextlib.suppress(EmptySplitError):
+            return cls(place, train, like(VALIDATION), test)
+        return cls(place, train, train, test, TRAIN)
+
+    @property
+    def for_fits(self) -> ImageData:
+        """What a few numbers are fitted to once the network is trained, never images for test."""
+        return self.validation if self.watched == VALIDATION else self.train
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images each split has; none of train where they are streamed."""
+        parts = (self.train, self.validation, self.test)
+        counts = {
+            split: len(data)
+            for split, data in zip(PARTS, parts, strict=True)
+            if data.stream is None
+        }
+        return counts if self.watched == VALIDATION else counts | {VALIDATION: 0}
 
 
 class TrainingSession:
@@ -60,8 +97,8 @@ class TrainingSession:
         weights: how often to show each image; see `nelbo.training.balance`.
         threads: CPU threads; None measures how many are best, now and then.
         resume: go on with what the run directory holds.
-        accept_changed_data: also where images were added, removed or changed since, be they trained
-            on or held out.
+        accept_changed_data: also where images were added, removed or changed since, of whichever
+            split.
 
     Raises:
         NelboError: settings that do not fit together, the data or the memory; nothing has been
@@ -142,7 +179,7 @@ class TrainingSession:
                 save=self.recipe.save,
                 tracker=tracker,
                 after_save=tuner.tune_again if tuner else lambda: None,
-                held_out=self.images.test.keys,
+                held_out=self._held_out(),
             )
             if is_main:
                 amount = f"{len(images)} images" if images.stream is None else "a stream"
@@ -205,12 +242,19 @@ class TrainingSession:
     def _parameters(self) -> int:
         return sum(p.numel() for p in self.trainer.model.parameters())
 
+    def _held_out(self) -> dict[str, torch.Tensor]:
+        """The keys of the images that are not trained on, by their split."""
+        held_out = {TEST: self.images.test, self.images.watched: self.images.validation}
+        return {split: data.keys for split, data in held_out.items() if split != TRAIN}
+
     def _notes(self) -> dict[str, Any]:
         """What nelbo.json says of the run."""
         streamed = self.images.train.stream is not None
         return {
             "source": self.images.source,
             "training_images": None if streamed else len(self.images.train),
+            # A run without this is one from before there was a validation split.
+            **({} if self.images.watched == TEST else {"splits": self.images.counts}),
             "label_names": list(self.recipe.label_names),
             **({} if self.recipe.origin is None else {ORIGIN: self.recipe.origin}),
             "parameters": self._parameters,
