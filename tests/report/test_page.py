@@ -15,7 +15,7 @@ from nelbo.report.strips import forward_strip, reverse_strip
 from nelbo.training.checkpoints import VALIDATION
 from tests.report.examples import make_bound, make_images, make_metrics, make_model
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 HOSTILE = "<script>alert('1')</script> & \"$title\" é"
 
 

@@ -124,6 +124,7 @@ class Report:
             return partial(
                 finish_latent,
                 model=model,
+                train=train,
                 test=test,
                 levels=self.levels,
                 guidance=settings.get("guidance", 1.0),

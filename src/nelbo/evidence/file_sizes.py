@@ -6,9 +6,12 @@ each picture a file of its own, and the bits of the pixels as they are, log₂ o
 
 A small picture's file is largely headers, so *pixels only* counts the compressed data alone, with
 the palette where there is one. That is what is shown of pictures up to 64×64; JPEG XL packs its few
-bytes of headers together with the data, and is always counted whole. Pixels of fewer than 256
-levels are written as those levels, not stretched to 0..255, which would cost predictors dearly, and
-PNG takes the smaller of values and a palette.
+bytes of headers together with the data, and is always counted whole. Pictures of a few dozen pixels
+are too short for any coder to adapt to; *all in one file* packs them into one picture, which also
+writes what they have in common once, as a model does that was trained on their like.
+
+Pixels of fewer than 256 levels are written as those levels, not stretched to 0..255, which would
+cost predictors dearly, and PNG takes the smaller of values and a palette.
 """
 
 from __future__ import annotations
@@ -66,10 +69,13 @@ class FormatBits:
     Attributes:
         whole: of the files.
         pixels: without their headers; None where they cannot be told apart.
+        together: of one file with all of the pictures, where what they have in common is written
+            once; None for large pictures.
     """
 
     whole: Estimate
     pixels: Estimate | None
+    together: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,13 @@ class FileSizes:
         }
 
     @property
+    def together(self) -> dict[str, float]:
+        """All of the pictures in one file, by format; empty for large ones."""
+        return {
+            name: bits.together for name, bits in self.formats.items() if bits.together is not None
+        }
+
+    @property
     def note(self) -> str:
         """Which files these are, in a few words."""
         of = "" if self.images == self.of else f" of {self.images:,} of them"
@@ -112,8 +125,12 @@ class FileSizes:
     def line(self) -> str:
         """One line for a terminal."""
         sizes = ", ".join(f"{TITLES[name]} {bits.mean:.3f}" for name, bits in self.shown.items())
-        raw = f"{self.raw:.3f} as they are"
-        return f"the same pictures as files: {sizes} bits/dim ({self.note}); {raw}"
+        together = ", ".join(f"{TITLES[name]} {bits:.3f}" for name, bits in self.together.items())
+        parts = [f"{sizes} bits/dim ({self.note})"]
+        if together:
+            parts.append(f"all in one file {together}")
+        parts.append(f"{self.raw:.3f} as they are")
+        return f"the same pictures as files: {'; '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
         """For a file: bits per dimension of each format, whole and without headers."""
@@ -126,6 +143,7 @@ class FileSizes:
                     "bits_per_dim": bits.whole.mean,
                     "standard_error": _finite(bits.whole.standard_error),
                     "without_headers": None if bits.pixels is None else bits.pixels.mean,
+                    "in_one_file": bits.together,
                 }
                 for name, bits in self.formats.items()
             },
@@ -159,14 +177,16 @@ def file_sizes(
         some = images[order[:count].sort().values]
     key = _key(some, levels, len(images))
     if key not in _KNOWN:
+        small = max(height, width) <= SMALL_SIDE
+        page = packed(some, levels) if small and count > 1 else None
         formats = {}
         for kind in formats_here():
-            sizes = sizes_of_each(some, levels, kind)
-            bits = [8 * size.double() / dims for size in sizes]
+            whole, pixels = (8 * size / dims for size in sizes_of_each(some, levels, kind))
             formats[kind] = FormatBits(
-                Estimate.of(bits[0]), None if kind == JXL else Estimate.of(bits[1])
+                Estimate.of(whole),
+                None if kind == JXL else Estimate.of(pixels),
+                None if page is None else bits_per_dim(file_size(page, kind).whole, some.numel()),
             )
-        small = max(height, width) <= SMALL_SIDE
         _KNOWN[key] = FileSizes(formats, count, len(images), math.log2(levels), small)
         if len(_KNOWN) > _REMEMBERED:
             _KNOWN.popitem(last=False)
@@ -252,15 +272,15 @@ def webp_pixels(content: bytes) -> int:
     raise ValueError("no VP8L chunk: not a lossless WebP file")
 
 
-def packed(images: UInt8[Tensor, "n channels height width"]) -> Image.Image:
+def packed(images: UInt8[Tensor, "n channels height width"], levels: int = 256) -> Image.Image:
     """Images in one picture, row by row as square as can be, the rest white."""
     n, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(n * height / width))
     rows = -(-n // columns)
-    page = images.new_full((rows * columns, channels, height, width), 255)
+    page = images.new_full((rows * columns, channels, height, width), levels - 1)
     page[:n] = images
     whole = page.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
-    return picture(whole.reshape(channels, rows * height, columns * width))
+    return picture(whole.reshape(channels, rows * height, columns * width), levels)
 
 
 def bits_per_dim(size: int, dims: int) -> float:

@@ -24,6 +24,8 @@ from nelbo.evidence.sample_quality import MOST_REAL, SpaceQuality, sample_qualit
 
 # Pairs of samples and their nearest training picture that are kept to be shown.
 SHOWN_PAIRS = 8
+# Training pictures that the end of a run compares its samples with at most.
+READ_AT_END = 2_000
 _LEAST_REAL, _LEAST_SAMPLES = 4, 2
 
 

@@ -36,6 +36,7 @@ def file_bars(bits: Estimate, files: FileSizes | None, what: str, name: str = "t
     if files is None:
         return ""
     sizes = {TITLES[kind]: size.mean for kind, size in files.shown.items()}
+    sizes |= {f"{TITLES[kind]}, one file": size for kind, size in files.together.items()}
     rows = sorted([(name, bits.mean), *sizes.items()], key=lambda row: row[1])
     rows.append(("as they are", files.raw))
     widest = max(value for _, value in rows if math.isfinite(value))
@@ -48,8 +49,8 @@ def file_bars(bits: Estimate, files: FileSizes | None, what: str, name: str = "t
     )
     return fragments.section(
         "Beside image files",
-        f"Bits/dim of the same {what}: {files.note}. The model's own size is not counted, nor is "
-        "it for the coders.",
+        f"Bits/dim of the same {what}: {files.note}"
+        + ("; or all of them in one file." if files.together else "."),
         f'<dl class="bars">{items}</dl>',
     )
 
@@ -124,20 +125,22 @@ def quality_section(reading: SampleReading | None) -> str:
     if reading is None:
         return ""
     some = reading.spaces[0]
-    body = []
-    for space in reading.spaces:
-        name = f'<th colspan="3" scope="colgroup">{escape(space.space)}</th>'
-        body.append(f'<tr class="group">{name}</tr>')
-        body += [
-            f'<tr><th scope="row">{escape(name)}</th><td>{_with_small(ours)}</td>'
-            f"<td>{_with_small(real)}</td></tr>"
-            for name, ours, real in quality_rows(space)
-        ]
+    heads = "".join(
+        f'<th colspan="2" scope="colgroup">{escape(space.space)}</th>' for space in reading.spaces
+    )
+    columns = '<th scope="col">samples</th><th scope="col">real</th>' * len(reading.spaces)
+    rows = zip(*(quality_rows(space) for space in reading.spaces), strict=True)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0][0])}</th>'
+        + "".join(
+            f"<td>{_with_small(ours)}</td><td>{_with_small(real)}</td>" for _, ours, real in row
+        )
+        + "</tr>"
+        for row in rows
+    )
     table = (
-        '<div class="scroll"><table class="quality"><thead><tr><th></th>'
-        f'<th scope="col">{some.samples.images:,} samples</th>'
-        f'<th scope="col">{some.real.images:,} real pictures</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th></th>{heads}</tr>'
+        f"<tr><th></th>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
     )
     return fragments.section(
         "How good the samples are",

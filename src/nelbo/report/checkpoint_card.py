@@ -9,7 +9,7 @@ from nelbo.data.credits import CREDITS, LICENCES
 from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.report.formatting import duration, number
-from nelbo.report.model_card import credit, describe_latent
+from nelbo.report.model_card import credit, describe_latent, files_lines, measured_splits
 from nelbo.report.tables import LABELS
 
 
@@ -70,11 +70,12 @@ def checkpoint_card(
 def _figures(evaluation: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The bound term by term, and what else was measured."""
     rows = ["| | |", "|---|---|"]
-    for split, bound in evaluation.items():
+    for split in measured_splits(evaluation):
+        bound = evaluation[split]
         for term, estimate in bound["bits_per_dim"].items():
             mean, error = estimate["mean"], estimate["standard_error"]
             spread = "" if error is None else f" ± {number(error, 3)}"
             value = "not finite" if mean is None else f"{number(mean, 3)}{spread} bits/dim"
             rows.append(f"| {LABELS[term]}, {split} ({bound['examples']:,} images) | {value} |")
     rows += [f"| {what} | {value} |" for what, value in figures.items()]
-    return "\n".join(rows)
+    return "\n".join([*rows, *(line for some in files_lines(evaluation) for line in ("", some))])

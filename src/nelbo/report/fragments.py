@@ -38,7 +38,9 @@ _PANEL_WIDTH = 500
 _IMAGE_SIDE = 56
 _FLAT = str.maketrans(SUPERSCRIPTS, "−0123456789")
 _FRAME_SIDE = 80
-_LONGEST_NAME = 26
+_NAMED_SIDE = 84  # holds twelve letters
+_LONGEST_NAME = 24
+_BREAKS = re.compile(r"(?<=[_/.-])(?=\w)")
 _LEAST_FRAME_SIDE = 56  # holds a value with its unit
 _LEAST_NAMED_SIDE = 48  # holds a number; twelve of them fit a narrow page
 
@@ -111,7 +113,7 @@ def labelled_images(
         errors: of the values.
         links: where the file of each is; None for what is in no file.
     """
-    side = max(_IMAGE_SIDE, min(images.shape[-1], _LARGEST_SIDE)) + 8
+    side = max(_NAMED_SIDE, min(images.shape[-1], _LARGEST_SIDE))
     columns = max(1, _PANEL_WIDTH // (side + 10))
     maps = [""] * len(images)
     if under is not None:
@@ -145,7 +147,9 @@ def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
     if len(name) > longest:
         tail = (longest - 1) * 2 // 3
         shown = f"{name[: longest - 1 - tail]}…{name[-tail:]}"
-    return f'<span title="{escape(name)}">{escape(shown)}</span>'
+    # A line may end after what joins the parts of a file's name.
+    broken = "<wbr>".join(escape(part) for part in _BREAKS.split(shown))
+    return f'<span title="{escape(name)}">{broken}</span>'
 
 
 def _linked(content_html: str, link: str | None) -> str:

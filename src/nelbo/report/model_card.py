@@ -10,6 +10,7 @@ from typing import Any
 
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence.file_sizes import TITLES
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import ControlledUNet
 from nelbo.report.formatting import number
@@ -19,6 +20,16 @@ Model = Diffusion | LatentDiffusion
 
 # Of all pipelines but DDPMPipeline, which walks the whole chain.
 _STEPS = 50
+# What the card says of samples in each feature space.
+QUALITY = {
+    "frechet": "Fréchet distance",
+    "frechet_extrapolated": "Fréchet distance, extrapolated",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
 _LICENCE = re.compile(r"""^license: *["']?(.+?)["']? *$""", re.MULTILINE)
 
 
@@ -53,6 +64,7 @@ def model_card(
     guidance = notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
     sections = {
         "Evidence": _evidence(model, evaluation),
+        "Samples": _samples(evaluation),
         "How to use": "\n\n".join(
             part
             for part in (
@@ -172,10 +184,10 @@ def _description(model: Model, notes: Mapping[str, Any]) -> str:
 
 
 def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
-    if not evaluation:
-        return ""
     unit = bits_unit(not isinstance(model.data, Pixels))
-    splits = list(evaluation)
+    splits = measured_splits(evaluation)
+    if not splits:
+        return ""
     rows = [
         "| term | " + " | ".join(f"{split}, {unit}" for split in splits) + " |",
         "|---|" + "---:|" * len(splits),
@@ -191,8 +203,91 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
             f"({counts}) ± standard error.",
             "",
             *rows,
+            *(line for some in files_lines(evaluation) for line in ("", some)),
         ]
     )
+
+
+def measured_splits(evaluation: Mapping[str, Any]) -> list[str]:
+    """The splits that evaluation.json holds a bound of; what it tells of samples is none."""
+    return [
+        name
+        for name, content in evaluation.items()
+        if isinstance(content, Mapping) and "bits_per_dim" in content
+    ]
+
+
+def files_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """What image files of the same pictures take, a sentence for each split."""
+    lines = []
+    for split in measured_splits(evaluation):
+        files = evaluation[split].get("files")
+        if not files:
+            continue
+        small = files["without_headers_shown"]
+        sizes = []
+        for name, bits in files["formats"].items():
+            bare = bits["without_headers"]
+            shown = bare if small and bare is not None else bits["bits_per_dim"]
+            headers = " with its headers" if small and bare is None else ""
+            sizes.append(f"{TITLES[name]} {number(shown, 3)}{headers}")
+        of = "" if files["images"] == files["of"] else f" ({files['images']:,} of them)"
+        bare_note = ", without headers" if small else ""
+        together = [
+            f"{TITLES[name]} {number(bits['in_one_file'], 3)}"
+            for name, bits in files["formats"].items()
+            if bits.get("in_one_file") is not None
+        ]
+        if together:
+            sizes[-1] += f"; all in one file: {', '.join(together)}"
+        lines.append(
+            f"The same {split} pictures{of} as image files, a file each{bare_note}: "
+            f"{', '.join(sizes)}; {number(files['raw'], 3)} as they are (bits/dim)."
+        )
+    return lines
+
+
+def _samples(evaluation: Mapping[str, Any]) -> str:
+    """The quality of samples as a table, and whether they are copies."""
+    found = evaluation.get("samples")
+    if not found:
+        return ""
+    first = found["spaces"][0]
+    rows = [
+        f"| | {first['samples']['images']:,} samples | {first['real']['images']:,} real pictures |",
+        "|---|---:|---:|",
+    ]
+    for space in found["spaces"]:
+        rows.append(f"| **{space['space']}** | | |")
+        for name, label in QUALITY.items():
+            ours, real = (_figure(space[some], name) for some in ("samples", "real"))
+            rows.append(f"| {label} | {ours} | {real} |")
+    nearest = found["nearest_training"]
+    near = (
+        "The median distance of a sample to the nearest training picture is "
+        f"{number(nearest['distance'], 3)} of the range of pixels"
+    )
+    if nearest["held_out_distance"] is not None:
+        near += (
+            f", that of a held-out picture {number(nearest['held_out_distance'], 3)}; "
+            f"{nearest['near_share']:.0%} of the samples are nearer than 95% of held-out pictures"
+        )
+    return "\n".join(
+        [
+            "Samples against training pictures, beside real pictures against the others.",
+            "",
+            *rows,
+            "",
+            f"{near}.",
+        ]
+    )
+
+
+def _figure(values: Mapping[str, float | None], name: str) -> str:
+    mean, error = values[name], values.get(f"{name}_error")
+    if mean is None:
+        return "—"
+    return number(mean, 3) + (f" ± {number(error, 3)}" if error is not None else "")
 
 
 def _cell(estimate: Mapping[str, float | None]) -> str:

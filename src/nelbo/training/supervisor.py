@@ -231,7 +231,13 @@ class Supervisor:
     def _save_model(self) -> None:
         model = self.trainer.averaged()
         if self._is_main:
-            trained = {"steps": self.trainer.step, "seconds": round(self.trainer.seconds, 1)}
+            trained: dict[str, Any] = {
+                "steps": self.trainer.step,
+                "seconds": round(self.trainer.seconds, 1),
+                "precision": self.trainer.precision,
+            }
+            if self.trainer.device.type == "cpu":
+                trained["threads"] = torch.get_num_threads()
             self.run_directory.save_model(model, {**self.notes, "trained": trained}, self.save)
 
     def _end(self) -> None:

@@ -21,8 +21,8 @@ from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
-from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
+from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,
     evaluate_autoencoder,
@@ -114,7 +114,7 @@ def finish_autoencoder(
     pairs = beside_reconstructions(autoencoder, few)
     save_grid(pairs, run.samples / "final.png", test.levels, columns=COLUMNS)
     notes = run.notes()
-    trained = notes["trained"]
+    trained, metrics = notes["trained"], run.metrics()
     model = notes["settings"]["model"]
     report = AutoencoderReport(
         title=f"nelbo · {run.path.resolve().name}",
@@ -128,10 +128,12 @@ def finish_autoencoder(
             "likelihood": model["likelihood"],
             "weight of the divergence": model["kl_weight"],
             "scale of the decoder": f"{scale:.4f}",
-            "training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}",
+            **training_facts(notes, metrics),
         },
-        metrics=run.metrics(),
-        settings={"run": {"source": notes["source"], **trained}, **notes["settings"]},
+        metrics=metrics,
+        settings=settings_that_apply(
+            {"run": {"source": notes["source"], **trained}, **notes["settings"]}
+        ),
         files=files["test"],
     )
     write_autoencoder_report(report, run.report)

@@ -79,7 +79,7 @@ class LatentRecipe(Recipe):
     ) -> None:
         self.samples = samples
         self.settings = _found_again(settings)
-        self.test = images.test
+        self.train, self.test = images.train, images.test
         self.label_names = images.train.label_names if latent_model.num_classes else ()
         self.data: LatentData = latents
         self._latent_model = latent_model
@@ -131,6 +131,7 @@ class LatentRecipe(Recipe):
         return finish_latent(
             run,
             model.to(device),
+            train=self.train,
             test=self.test,
             levels=levels,
             images=images,

@@ -17,13 +17,14 @@ from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound
 from nelbo.report.captions import prompt_grid
-from nelbo.report.formatting import duration
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.latent_report import LatentReport, write_latent_report
 from nelbo.report.tables import bound_json, bound_table
+from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
 
@@ -37,6 +38,7 @@ def finish_latent(
     run: RunDirectory,
     model: LatentDiffusion,
     *,
+    train: ImageData,
     test: ImageData,
     levels: int | Literal["all"],
     images: int,
@@ -50,6 +52,7 @@ def finish_latent(
     Args:
         run: where to.
         model: the trained model.
+        train: the images it was trained on.
         test: images held out, with the captions or labels that the model is told.
         levels: levels of the prior an image for the bound, or "all".
         images: how many images at most.
@@ -71,7 +74,7 @@ def finish_latent(
     table_to.print(bound_table({"test": summary}))
     files = file_sizes(shown.images, shown.levels)
     mention_files({"test": files}, table_to)
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "test": {**cost_json(bound, model), **bound_json(summary), "files": sizes_json(files)}
     }
     run.write_evaluation(evaluation)
@@ -84,8 +87,12 @@ def finish_latent(
     save_image(grid, run.samples / "final.png")
     if asked:
         (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
+    reading = read_samples(drawn, train, test, most=READ_AT_END, seed=seed)
+    if reading is not None:
+        evaluation["samples"] = {**reading.to_json(), "steps": steps, "guidance": guidance}
+        run.write_evaluation(evaluation)
     notes = run.notes()
-    trained = notes["trained"]
+    trained, metrics = notes["trained"], run.metrics()
     told = {"guidance of the samples": guidance} if prompts or model.num_classes else {}
     report = LatentReport(
         title=f"nelbo · {run.path.resolve().name}",
@@ -96,13 +103,13 @@ def finish_latent(
         samples=drawn[:_SHOWN],
         prompts=asked[:_SHOWN],
         beside=_images_of(test, asked[:_SHOWN]) if asked else None,
-        facts={
-            "training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}",
-            **told,
-        },
-        metrics=run.metrics(),
-        settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
+        facts={**training_facts(notes, metrics), **told},
+        metrics=metrics,
+        settings=settings_that_apply(
+            {"run": {"source": notes["source"], **trained}, **notes.get("settings", {})}
+        ),
         files=files,
+        reading=reading,
     )
     write_latent_report(report, run.report)
     return {"evaluation": evaluation, "report": str(run.report)}

@@ -22,11 +22,12 @@ from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
-from nelbo.report.formatting import duration
+from nelbo.evidence.sample_reading import READ_AT_END, SampleReading, read_samples
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.report.tables import bound_json, bound_table
+from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.samplers import DDPM
 from nelbo.samplers.spacing import spaced_levels
 from nelbo.training.run_directory import RunDirectory
@@ -98,7 +99,11 @@ def finish(
     picture = model.data.to_levels(drawn).byte()
     save_grid(picture, run.samples / "final.png", model.data.levels)
     with MESSAGES.status("Writing the report"):
-        _report(run, model, shown, bounds, picture, steps, seed)
+        reading = read_samples(picture, train, test, most=READ_AT_END, seed=seed)
+        if reading is not None:
+            evaluation["samples"] = {**reading.to_json(), "steps": steps}
+            run.write_evaluation(evaluation)
+        _report(run, model, shown, bounds, picture, steps, seed, reading)
     return {"evaluation": evaluation, "report": str(run.report)}
 
 
@@ -110,6 +115,7 @@ def _report(
     samples: torch.Tensor,
     steps: int,
     seed: int,
+    reading: SampleReading | None,
 ) -> None:
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
@@ -119,7 +125,7 @@ def _report(
     condition = all_classes(model, STRIP_ROWS)
     visited = spaced_levels(model.num_levels, steps, "trailing")
     notes = run.notes()
-    trained = notes["trained"]
+    trained, metrics = notes["trained"], run.metrics()
     report = RunReport(
         title=f"nelbo · {run.path.name}",
         subtitle=f"A diffusion model of {test.source}",
@@ -135,14 +141,30 @@ def _report(
             None if condition is None else condition.to(device),
         ),
         evaluated=test,
-        metrics=run.metrics(),
-        facts={"training": f"{trained['steps']:,} steps in {duration(trained['seconds'])}"},
-        settings={"run": {"source": notes["source"], **trained}, **notes.get("settings", {})},
+        metrics=metrics,
+        facts=training_facts(notes, metrics),
+        settings=settings_that_apply(
+            {"run": {"source": notes["source"], **trained}, **notes.get("settings", {})}
+        ),
+        names=_class_names(notes, all_classes(model, len(samples))),
+        real_names=_class_names(notes, test.condition() if model.num_classes else None),
         files=file_sizes(test.images, test.levels),
+        reading=reading,
     )
     maps = map_bits(model, test.take(torch.cat(report.extremes())), seed)
     assert isinstance(maps, BoundMap)
     write_report(replace(report, maps=maps), run.report)
+
+
+def _class_names(notes: dict[str, Any], condition: Condition | None) -> list[str]:
+    """The name of the class of each image; its number where it has no name."""
+    if condition is None or condition.label is None:
+        return []
+    names = notes.get("label_names") or []
+    labels = condition.label.tolist()
+    return [
+        "" if label < 0 else names[label] if label < len(names) else str(label) for label in labels
+    ]
 
 
 def _fewer(levels: int | Literal["all"]) -> int:

@@ -20,6 +20,7 @@ from nelbo.data.sources import absolute
 from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
 from nelbo.report.grids import save_image
 from nelbo.training.config import TrainingConfig
+from nelbo.training.hardware import describe_hardware
 from nelbo.training.processes import Processes
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.stopping import StopRequest
@@ -258,6 +259,7 @@ class TrainingSession:
             "label_names": list(self.recipe.label_names),
             **({} if self.recipe.origin is None else {ORIGIN: self.recipe.origin}),
             "parameters": self._parameters,
+            "hardware": describe_hardware(self.trainer.device),
             "settings": {
                 "training": dataclasses.asdict(self.training),
                 "model": self.recipe.noted or dataclasses.asdict(self.recipe.settings),

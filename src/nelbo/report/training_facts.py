@@ -1,0 +1,140 @@
+"""How a run was trained, for the top of its report, and which of its settings applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nelbo.report.formatting import duration, number
+from nelbo.training.checkpoints import VALIDATION
+
+# What the validation bound must change by, in bits/dim, to be seen as a change.
+_CHANGE = 0.005
+_LATE = 0.75
+_FEWEST_READINGS = 3
+
+
+def training_facts(
+    notes: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Names and values: steps and time, passes over the data, validation, hardware.
+
+    Args:
+        notes: what the run's nelbo.json holds.
+        metrics: rows of the training loop.
+    """
+    trained = notes.get("trained")
+    if not trained:
+        return {}
+    facts = {"training": f"{trained['steps']:,} steps"}
+    if "seconds" in trained:
+        facts["training"] += f" in {duration(trained['seconds'])}"
+    count = passes(notes)
+    if count is not None:
+        shown = number(count, 1 if count < 10 else 0)
+        facts["passes over the data"] = f"{shown} ({notes['training_images']:,} pictures)"
+    if trend := validation_trend(metrics):
+        facts["validation"] = trend
+    computed = [str(notes["hardware"])] if "hardware" in notes else []
+    if threads := trained.get("threads"):
+        computed.append(f"{threads} thread{'s' * (threads > 1)}")
+    if precision := trained.get("precision"):
+        computed.append(precision)
+    if computed:
+        facts["computed on"] = ", ".join(computed)
+    return facts
+
+
+def passes(notes: Mapping[str, Any]) -> float | None:
+    """How often each training picture was seen on average; None for a stream, or where unknown."""
+    images, trained = notes.get("training_images"), notes.get("trained")
+    batch = notes.get("settings", {}).get("training", {}).get("batch_size")
+    if not images or not trained or not batch:
+        return None
+    return trained["steps"] * batch / images
+
+
+def validation_trend(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the validation bound still fell at the end of training; "" without enough readings.
+
+    All readings are of the same images, levels and noise, so that small changes are changes.
+    """
+    readings = [
+        (row["step"], row[VALIDATION]) for row in metrics if row.get(VALIDATION) is not None
+    ]
+    if len(readings) < _FEWEST_READINGS:
+        return ""
+    last_step, last = readings[-1]
+    best_step, best = min(readings, key=lambda reading: reading[1])
+    if last - best > _CHANGE:
+        return f"rising since step {best_step:,}, by {number(last - best, 3)} bits/dim"
+    earlier = [value for step, value in readings if step <= _LATE * last_step] or [readings[0][1]]
+    fall = earlier[-1] - last
+    if fall > _CHANGE:
+        return f"still falling, by {number(fall, 3)} bits/dim in the last quarter"
+    return "level in the last quarter"
+
+
+def settings_that_apply(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run without those that were not set or had no effect.
+
+    Args:
+        settings: groups by name, of which `training` and `model` are known.
+    """
+    training = settings.get("training", {})
+    kept: dict[str, Any] = {}
+    for group, values in settings.items():
+        if not isinstance(values, Mapping):
+            kept[group] = values
+            continue
+        found = {
+            name: value
+            for name, value in values.items()
+            if not _is_off(name, value) and _applies(name, training, settings.get("model", {}))
+        }
+        if found:
+            kept[group] = found
+    return kept
+
+
+# What is off where it is zero, or false.
+_SWITCHES = {
+    *("gradient_accumulation", "checkpoint_activations", "compile", "shard"),
+    *("input_perturbation", "validate_every", "snapshot_every", "horizontal_flip"),
+    *("adversarial_weight", "perceptual_weight", "train_text_encoder", "class_conditional"),
+}
+# Settings that depend on others of training and model.
+_WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
+    "snr_gamma": lambda training, model: training.get("objective") == "min_snr",
+    "sigmoid_bias": lambda training, model: training.get("objective") == "sigmoid",
+    "level_shift": lambda training, model: training.get("objective") in ("simple", "hybrid"),
+    "balance_power": lambda training, model: training.get("balance") != "none",
+    "balance": lambda training, model: training.get("balance") != "none",
+    "label_dropout": lambda training, model: _is_told(model),
+    "guidance": lambda training, model: _is_told(model),
+    **dict.fromkeys(
+        ("objective", "level_sampler"), lambda training, model: "likelihood" not in model
+    ),
+    **dict.fromkeys(
+        ("text_width", "text_layers", "text_heads", "vocabulary"),
+        lambda training, model: (
+            model.get("condition") in ("text", "auto") and not model.get("text_encoder")
+        ),
+    ),
+}
+
+
+def _is_told(model: Mapping[str, Any]) -> bool:
+    """Whether the network is told a class or a caption."""
+    return bool(model.get("class_conditional")) or model.get("condition", "none") != "none"
+
+
+def _is_off(name: str, value: Any) -> bool:
+    if value is None or value == "" or value == () or value == []:
+        return True
+    off = 1 if name == "gradient_accumulation" else 0
+    return name in _SWITCHES and value == off
+
+
+def _applies(name: str, training: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    return name not in _WHEN or _WHEN[name](training, model)

@@ -1,0 +1,245 @@
+"""What stands beside a model's figures in report and card, and which settings are shown."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+
+from nelbo.data import ImageData
+from nelbo.estimate import Estimate
+from nelbo.evidence.file_sizes import file_sizes
+from nelbo.evidence.sample_reading import read_samples
+from nelbo.report import fragments, map_plots
+from nelbo.report.beside import file_bars, nearest_line, quality_section, quality_table
+from nelbo.report.model_card import model_card
+from nelbo.report.page import render
+from nelbo.report.ranking_page import RankingReport, ranking_page
+from nelbo.report.tables import bound_json
+from nelbo.report.training_facts import (
+    passes,
+    settings_that_apply,
+    training_facts,
+    validation_trend,
+)
+from nelbo.training.checkpoints import VALIDATION
+from tests.report.examples import make_bound, make_images, make_model
+from tests.report.test_page import make_report, read
+
+
+def make_data(n: int, seed: int = 0) -> ImageData:
+    names = tuple(f"folder/{seed}-{i}.png" for i in range(n))
+    return ImageData("digits", make_images(n, seed=seed), 17, names)
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return read_samples(make_images(12, seed=5), make_data(40, 6), make_data(8, 7))
+
+
+def text_of(html: str) -> str:
+    return " ".join("".join(read(html).text).split())
+
+
+def test_bars_stand_in_order_and_name_what_they_are():
+    files = file_sizes(make_images(9), 17)
+    html = file_bars(Estimate(3.25, 0.1), files, "test pictures")
+    rows = re.findall(r"<dt>([^<]*)</dt>.*?width: ([\d.]+)%.*?<b>([\d.]+)</b>", html)
+    values = {name: float(value) for name, _, value in rows}
+    assert values["this model"] == 3.25
+    assert values["as they are"] == pytest.approx(math.log2(17), abs=1e-3)
+    assert values["PNG"] == pytest.approx(files.shown["PNG"].mean, abs=1e-3)
+    assert values["PNG, one file"] == pytest.approx(files.together["PNG"], abs=1e-3)
+    ordered = [float(value) for _, _, value in rows[:-1]]
+    assert ordered == sorted(ordered)
+    assert rows[-1][0] == "as they are"
+    widths = [float(width) for _, width, _ in rows]
+    assert max(widths) == 100
+    for (_, width, value), widest in zip(rows, [max(values.values())] * len(rows), strict=True):
+        assert float(width) == pytest.approx(100 * float(value) / widest, abs=0.05)
+    assert file_bars(Estimate(3.25, 0.1), None, "test pictures") == ""
+
+
+def test_quality_shows_every_figure_beside_that_of_real_pictures(reading):
+    html = quality_section(reading)
+    text = text_of(html)
+    assert "12 samples against 40 training pictures; beside them 12 real pictures" in text
+    for space in reading.spaces:
+        assert space.space in text
+    shown = re.findall(r"<tr><th scope=\"row\">([^<]*)</th>(.*?)</tr>", html)
+    assert [name for name, _ in shown] == [
+        *("Fréchet distance", "extrapolated", "kernel distance"),
+        *("precision", "recall", "density", "coverage"),
+    ]
+    precision = re.findall(r"<td>([\d.]+)</td>", dict(shown)["precision"])
+    expected = [getattr(s, k).precision for s in reading.spaces for k in ("samples", "real")]
+    assert [float(value) for value in precision] == pytest.approx(expected, abs=5e-4)
+    # Each pair is a sample and a training picture that is named.
+    assert html.count("<img") == 2 * 8
+    for name in reading.pairs.names:
+        assert f'alt="training picture {name}"' in html
+    assert quality_section(None) == ""
+    table = quality_table(reading)
+    assert table.row_count == 2 * 8
+
+
+def test_copies_are_seen():
+    train = make_data(40, 6)
+    copied = read_samples(train.images[:12].flip(-1), train, make_data(8, 7))
+    assert copied.pairs.distances == (0.0,) * 8
+    assert "100% of the samples are nearer" in nearest_line(copied)
+    assert torch.equal(copied.pairs.samples, copied.pairs.nearest)
+    without = read_samples(make_images(12, seed=5), train)
+    assert "held-out" not in nearest_line(without)
+    assert read_samples(make_images(1), train) is None
+    assert read_samples(make_images(12), train.take(slice(3))) is None
+
+
+def test_the_page_holds_files_quality_and_classes(reading):
+    report = make_report(
+        files=file_sizes(make_images(9), 17),
+        reading=reading,
+        names=["three", "", "seven", "<four>"],
+    )
+    html = render(report)
+    text = text_of(html)
+    for expected in ("Beside image files", "How good the samples are", "Nearest training pictures"):
+        assert expected in text
+    assert 'alt="image that the model drew 1: three"' in html
+    assert 'alt="image that the model drew 2"' in html
+    assert 'title="&lt;four&gt;"' in html
+    assert "the class that was asked for" in text
+
+
+def test_every_image_of_the_page_has_words_of_its_own(reading):
+    html = render(make_report(reading=reading, files=file_sizes(make_images(9), 17)))
+    words = [value for tag, name, value in read(html).attributes if (tag, name) == ("img", "alt")]
+    assert words
+    assert all(words)
+
+
+def test_long_names_keep_their_start_and_their_end():
+    name = "holidays/2019-08-12/a-very-long-name-of-a-picture-0031.png"
+    html = fragments.short_name(name)
+    shown = text_of(html)
+    assert len(shown) == 24
+    assert shown.startswith("holida")
+    assert shown.endswith("0031.png")
+    assert f'title="{name}"' in html
+    assert text_of(fragments.short_name("short_name.png")) == "short_name.png"
+    assert "short_<wbr>name.<wbr>png" in fragments.short_name("short_name.png")
+
+
+def test_one_costly_pixel_does_not_darken_the_maps():
+    maps = torch.ones(4, 10, 10) * math.log(2)
+    maps[0, 0, 0] = 100 * math.log(2)
+    colors, brightest = map_plots.heat(maps)
+    assert brightest == pytest.approx(1.0)
+    # The others are at the bright end, which the costly one shares.
+    assert torch.equal(colors[1, :, 5, 5], colors[0, :, 0, 0])
+    _, highest = map_plots.heat(maps[:1, :5, :5])  # 1 of 25 is more than 1%
+    assert highest == pytest.approx(100.0)
+
+
+def test_the_ranking_links_to_files_that_are_there(tmp_path):
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "0.png").touch()
+    names = ("a b/0.png", *(f"gone-{i}.png" for i in range(4)))
+    data = ImageData(str(tmp_path), make_images(5), 17, names)
+    report = RankingReport(
+        "run", data, make_bound(5), torch.tensor([0, 1]), torch.tensor([2]),
+        files=file_sizes(data.images, 17),
+    )  # fmt: skip
+    html = ranking_page(report)
+    links = {value for tag, name, value in read(html).attributes if (tag, name) == ("a", "href")}
+    assert links == {(tmp_path / "a b" / "0.png").as_uri()}
+    assert "a%20b" in next(iter(links))
+    assert "Beside image files" in html
+
+
+NOTES = {
+    "training_images": 897,
+    "hardware": "A processor",
+    "trained": {"steps": 1402, "seconds": 480.0, "precision": "bf16", "threads": 2},
+    "settings": {"training": {"batch_size": 64}},
+}
+
+
+def test_facts_tell_passes_and_hardware():
+    assert passes(NOTES) == pytest.approx(1402 * 64 / 897)
+    facts = training_facts(NOTES, [])
+    assert facts == {
+        "training": "1,402 steps in 8 min",
+        "passes over the data": "100 (897 pictures)",
+        "computed on": "A processor, 2 threads, bf16",
+    }
+    assert passes({**NOTES, "training_images": None}) is None
+    few = {**NOTES, "trained": {"steps": 5, "seconds": 1.0}}
+    assert training_facts(few, [])["passes over the data"] == "0.4 (897 pictures)"
+    assert training_facts({}, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0, 4.0, 3.0, 2.5], "still falling, by 0.500 bits/dim in the last quarter"),
+        ([5.0, 3.0, 3.002, 3.001], "level in the last quarter"),
+        ([5.0, 3.0, 3.2, 3.4], "rising since step 20, by 0.400 bits/dim"),
+        ([5.0, 4.0], ""),
+    ],
+)
+def test_whether_validation_still_falls(values, expected):
+    rows = [{"step": 10 * (i + 1), VALIDATION: value} for i, value in enumerate(values)]
+    rows.insert(1, {"step": 11})
+    rows.append({"step": 99, VALIDATION: None})
+    assert validation_trend(rows) == expected
+
+
+def test_only_settings_that_apply_are_shown():
+    training = {
+        "objective": "bound",
+        "snr_gamma": 5.0,
+        "sigmoid_bias": 2.0,
+        "level_shift": 1.0,
+        "balance": "none",
+        "balance_power": 0.5,
+        "steps": None,
+        "compile": False,
+        "gradient_accumulation": 1,
+        "input_perturbation": 0.0,
+        "label_dropout": 0.1,
+        "seed": 0,
+    }
+    model = {"class_conditional": False, "clip_sample": False, "dropout": 0.0}
+    shown = settings_that_apply({"training": training, "model": model})
+    assert shown == {
+        "training": {"objective": "bound", "seed": 0},
+        "model": {"clip_sample": False, "dropout": 0.0},
+    }
+    other = {**training, "objective": "min_snr", "balance": "labels", "compile": True}
+    told = settings_that_apply({"training": other, "model": {"class_conditional": True}})
+    assert set(told["training"]) == {
+        *("objective", "snr_gamma", "balance", "balance_power"),
+        *("compile", "label_dropout", "seed"),
+    }
+    hybrid = settings_that_apply({"training": {**training, "objective": "hybrid"}})
+    assert "level_shift" in hybrid["training"]
+
+
+def test_the_card_has_files_and_samples_beside_the_bound(reading):
+    sizes = file_sizes(make_images(9), 17)
+    evaluation = {
+        "test": {**bound_json(make_bound().mean()), "files": sizes.to_json()},
+        "samples": {**reading.to_json(), "steps": 20},
+    }
+    card = model_card("x", make_model(), {}, evaluation, None, pipeline="DDPMPipeline")
+    assert f"lossless WebP {sizes.shown['WebP'].mean:.3f}" in card
+    assert f"all in one file: PNG {sizes.together['PNG']:.3f}" in card
+    assert "4.087 as they are (bits/dim)" in card
+    space = reading.spaces[0]
+    assert f"| recall | {space.samples.recall:.3f} | {space.real.recall:.3f} |" in card
+    assert "| Fréchet distance |" in card
+    assert "nearest training picture" in card
+    assert "| term | test, bits/dim |" in card
