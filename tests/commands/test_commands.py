@@ -159,7 +159,7 @@ def test_class_conditional_run(tmp_path, capsys):
         *["train", "digits", "--out", str(out), "--steps", "5", "--class-conditional", *TINY],
         *["--evaluate-images", "30"],
     )
-    assert set(result["evaluation"]) == {"train", "test"}
+    assert set(result["evaluation"]) == {"train", "test", "samples"}
     model = nelbo.load(out)
     assert model.num_classes == 10
     sample = ["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.png")]
