@@ -45,6 +45,53 @@ def test_simple_is_the_squared_error_of_what_the_network_predicts(prediction):
     torch.testing.assert_close(loss, (output - target).square().mean())
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip_sample", [True, False])
+def test_clipped_is_the_error_in_v_of_what_the_model_makes_of_the_output(prediction, clip_sample):
+    model = make(prediction, clip_sample=clip_sample)
+    network = model.network
+    # So that all predictions leave the range.
+    model = model._with(network=lambda x, time, condition=None: 3 * network(x, time))
+    x_0 = pixels(40)
+    terms = model(x_0, objective="clipped", generator=torch.Generator().manual_seed(4))
+    g = torch.Generator().manual_seed(4)
+    t, _ = LevelSampler(level_probabilities(T)).draw(40, g)
+    noise = torch.randn(40, *SHAPE, generator=g, dtype=torch.float64)
+    a = model.schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+    s = (1 - a**2).sqrt()
+    x_t = a * x_0 + s * noise
+    output = model.network(x_t, t - 1)
+    found = {
+        "epsilon": (x_t - s * output) / a,
+        "sample": output,
+        "v_prediction": a * x_t - s * output,
+    }[prediction]
+    assert (found.abs() > 1).any()
+    if clip_sample:
+        found = found.clamp(-1, 1)
+    v, target = (a * x_t - found) / s, a * noise - s * x_0
+    bits = terms.nelbo.mean() / (18 * math.log(2))
+    torch.testing.assert_close(terms.loss, (v - target).square().mean() + HYBRID_WEIGHT * bits)
+
+
+def test_clipped_has_no_gradient_where_the_clip_makes_the_prediction_right():
+    """All pixels white, and an output that says whiter than white at every level."""
+    model = make("sample", clip_sample=True)
+    white = torch.ones(8, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        model.network.scale.fill_(0.0)
+    shift = torch.full((), 5.0, dtype=torch.float64, requires_grad=True)
+    network = model.network
+    model = model._with(network=lambda x, time, condition=None: network(x, time) + shift)
+
+    def gradient(objective):
+        loss = model.loss(white, objective=objective, generator=torch.Generator().manual_seed(1))
+        return torch.autograd.grad(loss, shift)[0].item()
+
+    assert gradient("clipped") == 0.0
+    assert gradient("hybrid") > 1.0
+
+
 @pytest.mark.parametrize("objective", ["simple", "hybrid"])
 def test_shifted_levels_count_as_often_as_they_are_drawn(objective, generator):
     """The loss is E_{t ~ π}‖y − ŷ‖² with the shifted π, whichever distribution draws its levels."""

@@ -18,6 +18,7 @@ ALL = {
     "cosine": NoiseSchedule.cosine,
     "sigmoid": NoiseSchedule.sigmoid,
     "geometric": NoiseSchedule.geometric,
+    "mixed": NoiseSchedule.mixed,
 }
 
 
@@ -67,6 +68,26 @@ def test_geometric_noise_grows_by_one_factor():
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
     assert s.noise_scale[1].item() == pytest.approx(0.03)
     assert s.alphas_cumprod[-1].item() == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("T", [1, 2, 3, 200])
+def test_mixed_levels_lie_where_the_two_schedules_have_theirs(share, T):
+    s = NoiseSchedule.mixed(T, 0.02, share, last_signal=1e-3)
+    signal = s.alphas_cumprod[1:].numpy()
+    # The noise of one grows by a factor each level, the angle of the other by a difference.
+    first, last = 1 - 0.02**2, 1e-3
+    geometric = np.log((1 - signal) / (1 - first)) / np.log((1 - last) / (1 - first))
+    angle = np.arccos(np.sqrt(np.array([first, last])))
+    cosine = (np.arccos(np.sqrt(signal)) - angle[0]) / (angle[1] - angle[0])
+    places = np.arange(T) / max(T - 1, 1)
+    np.testing.assert_allclose((1 - share) * geometric + share * cosine, places, atol=1e-9)
+    assert s.num_levels == T
+
+
+def test_mixed_without_cosine_levels_is_geometric():
+    one = NoiseSchedule.mixed(300, 0.01, 0.0).alphas_cumprod
+    torch.testing.assert_close(one, NoiseSchedule.geometric(300, 0.01).alphas_cumprod)
 
 
 def test_posterior_coefficients_by_bayes_rule():
@@ -138,6 +159,8 @@ def test_zero_terminal_snr(name):
         (lambda: NoiseSchedule.from_betas([float("nan")]), "nan"),
         (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5, 0.7]), "decrease"),
         (lambda: NoiseSchedule.geometric(10, 1.5), "first_noise=1.5"),
+        (lambda: NoiseSchedule.mixed(10, share=1.5), r"in \[0, 1\], got 1.5"),
+        (lambda: NoiseSchedule.mixed(10, 1.5), "first_noise=1.5"),
         (lambda: NoiseSchedule.linear(1).with_zero_terminal_snr(), "a chain of one level"),
         (lambda: NoiseSchedule.linear(10).respace([]), "got none"),
         (lambda: NoiseSchedule.linear(10).respace([1, 11]), r"1\.\.10"),

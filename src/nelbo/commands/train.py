@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
+
+import tyro
 
 from nelbo.commands.arguments import Option, options_of
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
@@ -15,15 +17,17 @@ from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.latent_command import TrainLatent
 from nelbo.errors import NelboError
 from nelbo.suggestions import unknown
-from nelbo.training.config import ModelConfig, option
+from nelbo.training.config import ModelConfig, TrainingConfig, option
+from nelbo.training.presets import DEFAULT_PRESET, PRESETS, preset_of
 
 if TYPE_CHECKING:
     import torch
 
     from nelbo.commands.training.recipe import Recipe
-    from nelbo.commands.training.session import TrainingImages, TrainingSession
+    from nelbo.commands.training.session import TrainingImages
     from nelbo.data import ImageData
     from nelbo.training.processes import Processes
+    from nelbo.training.run_directory import RunDirectory
 
 # The data sets that a model of latents suits best: pictures that come with a text each.
 _CAPTIONED = ("emoji",)
@@ -34,7 +38,16 @@ class Train(TrainCommand):
     """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
 
     trains: ClassVar[Kind] = "pixel"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    preset: Literal["both", "likelihood", "pictures"] = DEFAULT_PRESET
+    """What the model is for, which decides on objective and schedule: likelihood, few bits/dim;
+    pictures, samples that look like the data; or both. Options that are given come first.
+    docs/training.md has the figures of each."""
+    mirror_by_data: tyro.conf.Suppress[bool] = False
+    """Mirror where the pictures and their mirror images are alike, whatever the settings are."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
+    )
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(**PRESETS[DEFAULT_PRESET].model))
     samples: FinalSamples = field(default_factory=FinalSamples)
 
     def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:
@@ -59,50 +72,12 @@ class Train(TrainCommand):
         """What conditions the model on the classes of the images."""
         return "--class-conditional" if self.start_from is None else super().class_option
 
-    def session(self, images: TrainingImages, processes: Processes) -> TrainingSession:
-        """As any; a network that is left open is chosen for the machine, the images and the time.
+    def _train(
+        self, out: Path, images: TrainingImages, processes: Processes
+    ) -> tuple[RunDirectory, dict[str, Any]]:
+        from nelbo.commands.training.choices import with_choices
 
-        Raises:
-            NelboError: settings that do not fit together or the images.
-        """
-        if self.model.widths or self.start_from is not None or self.training.seconds is None:
-            return super().session(images, processes)
-        widths = self._fitting_widths(images, processes)
-        sized = dataclasses.replace(self, model=dataclasses.replace(self.model, widths=widths))
-        return super(Train, sized).session(images, processes)
-
-    def _fitting_widths(self, images: TrainingImages, processes: Processes) -> tuple[int, ...]:
-        """What the first process measures; every process goes by it."""
-        from nelbo.commands.common import say
-        from nelbo.training.network_size import choose_network
-
-        seconds = self.training.seconds
-        assert seconds is not None
-        widths: tuple[int, ...] = ()
-        if processes.is_main:
-            found = choose_network(
-                self.model,
-                images.train,
-                seconds,
-                self.training.batch_size,
-                processes.device,
-                threads=self.threads,
-                processes=processes.count,
-            )
-            widths = found.widths
-            passes = ""
-            if images.train.stream is None:
-                count = len(images.train)
-                passes = f", {found.examples / count:,.0f} passes over {count:,}"
-            say(
-                f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M "
-                f"weights, as the time is enough for about {found.examples:,.0f} images{passes} "
-                "(--widths chooses another)"
-            )
-        first, depth = processes.sum(
-            [float(widths[0]), float(len(widths))] if widths else [0.0, 0.0]
-        )
-        return (int(first), *[2 * int(first)] * (int(depth) - 1))
+        return super(Train, with_choices(self, images, processes))._train(out, images, processes)
 
     def _check(self) -> tuple[Path, str]:
         self.samples.check()
@@ -131,7 +106,7 @@ def starting_point(arguments: list[str]) -> TrainCommand:
             make no sense.
     """
     asked, _ = _peek().parse_known_args(arguments)
-    command = _starting_point(asked)
+    command = _with_preset(_starting_point(asked), asked)
     own = _options_of(type(command))
     for name, value in vars(asked).items():
         if value is not None and name not in own and name != "data":
@@ -174,6 +149,33 @@ def _starting_point(asked: argparse.Namespace) -> TrainCommand:
         content["model"] = {name: model[name] for name in kind.free if name in model}
         content.pop("autoencoder", None)
     return parse_command(kind, content, file)
+
+
+def _with_preset(command: TrainCommand, asked: argparse.Namespace) -> TrainCommand:
+    """A new run with the defaults of the preset that is asked for, and those that its data decide.
+
+    What another run or a file has is no default, and stays.
+
+    Raises:
+        NelboError: a preset that there is not, or one for settings that are taken from elsewhere.
+    """
+    if not isinstance(command, Train):
+        return command
+    if asked.resume or asked.config is not None:
+        if asked.preset is not None:
+            raise NelboError(
+                "--preset chooses the defaults of a new run, and --resume and --config take the "
+                "settings of another: leave --preset out"
+            )
+        return command
+    command = dataclasses.replace(command, mirror_by_data=asked.horizontal_flip is None)
+    if asked.preset is None:
+        return command
+    preset = preset_of(asked.preset)
+    # A model that is there already keeps its chain.
+    model = command.model if asked.start_from is not None else ModelConfig(**preset.model)
+    training = TrainingConfig(**preset.training)
+    return dataclasses.replace(command, preset=asked.preset, training=training, model=model)
 
 
 def command_for(kind: Any, data: str | None = None) -> type[TrainCommand]:

@@ -12,6 +12,10 @@ The objectives are
   (Ho et al. 2020, eq. 14), or moved towards the noise (Esser et al. 2024, eq. 23);
 * ``hybrid``: simple + λ · bound in bits per dimension, λ = 0.001, where the bound sees the
   prediction detached, so that it teaches only a learned variance (Nichol & Dhariwal 2021, eq. 16);
+* ``clipped``: as hybrid, with the error of what the model makes of the prediction, clipped to the
+  range of the data, in v: :math:`E\|x_0 - \hat x_0\|^2 / (1 - \bar\alpha_t)`. Where the data are at
+  the end of the range, as white paper is, any output beyond it is right, and at little noise that
+  is far easier to learn than the noise itself, to its last digit;
 * ``bound``: the negative bound itself, nats per example. Level 1 carries far more of it than any
   other level, so it is drawn with probability 0.1, the others uniformly;
 * ``min_snr``, ``p2``, ``sigmoid``, ``edm``: the bound weighted by the log signal-to-noise ratio,
@@ -45,8 +49,8 @@ from nelbo.suggestions import unknown
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion
 
-OBJECTIVES = ("simple", "hybrid", "bound", *WEIGHTINGS)
-SHIFTED = ("simple", "hybrid")
+OBJECTIVES = ("simple", "hybrid", "clipped", "bound", *WEIGHTINGS)
+SHIFTED = ("simple", "hybrid", "clipped")
 HYBRID_WEIGHT = 1e-3
 FIRST_LEVEL_SHARE = 0.1
 
@@ -110,8 +114,8 @@ def training_terms(
         level_sampler: draws the levels; by default evenly spread ones.
         input_perturbation: γ; the network sees x_t with noise ε + γξ, ξ ~ N(0, I), and is to
             predict as without it (Ning et al. 2023, algorithm 1).
-        level_shift: s, of the objectives simple and hybrid: more than 1 has levels of much noise
-            count more; see `nelbo.diffusion.level_samplers.shifted_probabilities`.
+        level_shift: s, of the objectives simple, hybrid and clipped: more than 1 has levels of much
+            noise count more; see `nelbo.diffusion.level_samplers.shifted_probabilities`.
 
     Raises:
         NelboError: an unknown objective, or a shift of one that has levels of its own.
@@ -137,13 +141,18 @@ def training_terms(
         return TrainingTerms(nelbo.mean(), nelbo.detach(), t, terms.detach())
 
     weighting = objective if isinstance(objective, Weighting) else WEIGHTINGS.get(objective)
-    errors = (prediction.output - prediction.target(x_0, noise)).square().flatten(1).mean(1)
+    wrong = prediction.output - prediction.target(x_0, noise)
+    if objective == "clipped":
+        wrong = (prediction.x_0 - x_0) / prediction.noise_scale
+    errors = wrong.square().flatten(1).mean(1)
     if weighting is None:
         losses = _shares(model.num_levels, level_shift)("share", t, errors) * errors
     else:
         lookup = error_weight_lookup(weighting, model.schedule, model.prediction)
         losses = lookup("weight", t, errors) * errors
-    teaches_variance = objective == "hybrid" or (weighting is not None and model.learns_variance)
+    teaches_variance = objective in ("hybrid", "clipped") or (
+        weighting is not None and model.learns_variance
+    )
     with torch.set_grad_enabled(teaches_variance and torch.is_grad_enabled()):
         terms = model.level_term(prediction.detach_mean(), x_0, t)
         nelbo = weight * terms + model.prior_matching(x_0)
@@ -161,7 +170,7 @@ def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> Non
         raise NelboError(unknown("objective", objective, OBJECTIVES))
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
-            f"a shift of levels is for the objectives {' and '.join(SHIFTED)}, whose levels count "
+            f"a shift of levels is for the objectives {', '.join(SHIFTED)}, whose levels count "
             f"alike; {objective!r} says itself how much each counts"
         )
 

@@ -31,6 +31,9 @@ from nelbo.errors import NelboError
 
 Levels = Float[Tensor, " levels"]
 
+# Of the interval of log SNR that a level of `mixed` is sought in: to the last bit of float64.
+_HALVINGS = 64
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -111,6 +114,59 @@ class NoiseSchedule:
         ends = 2 * math.log(first_noise), math.log1p(-last_signal)
         log_noise = torch.linspace(*ends, _checked(T), dtype=torch.float64)
         return cls.from_alphas_cumprod(-torch.expm1(log_noise))
+
+    @classmethod
+    def mixed(
+        cls,
+        T: int = 1000,
+        first_noise: float = 0.01,
+        share: float = 0.5,
+        last_signal: float = 3e-4,
+    ) -> NoiseSchedule:
+        r"""A share of the levels spread as those of the cosine schedule, the others geometrically.
+
+        With :math:`u_g` and :math:`u_c` the place of a noise level among those of the two, from 0
+        at level 1 to 1 at level T,
+
+        .. math::
+            u_g = \frac{\log(1 - \bar\alpha) - \log(1 - \bar\alpha_1)}
+                {\log(1 - \bar\alpha_T) - \log(1 - \bar\alpha_1)}, \qquad
+            u_c \propto \arctan e^{-\lambda/2} - \arctan e^{-\lambda_1/2},
+
+        with λ = log SNR, level t is where :math:`(1-s) u_g + s u_c = (t-1)/(T-1)`, s the share.
+        A geometric schedule has most of its levels where single pixel levels are decided, a cosine
+        one where the content of an image is.
+
+        Args:
+            T: number of levels.
+            first_noise: noise scale √(1 − ᾱ_1).
+            share: s, from 0 to 1.
+            last_signal: signal power ᾱ_T that is left.
+
+        Raises:
+            NelboError: a share outside [0, 1], or a noise scale or signal power outside (0, 1).
+        """
+        if not 0 <= share <= 1:
+            raise NelboError(f"the share of cosine levels must lie in [0, 1], got {share}")
+        ends = cls.geometric(2, first_noise, last_signal).log_snr[1:]
+        places = torch.linspace(0, 1, _checked(T), dtype=torch.float64)
+
+        def place(log_snr: Levels) -> Levels:
+            log_noise = torch.nn.functional.logsigmoid(-torch.cat([ends, log_snr]))
+            angle = torch.atan(torch.exp(-torch.cat([ends, log_snr]) / 2))
+            geometric, cosine = ((u[2:] - u[0]) / (u[1] - u[0]) for u in (log_noise, angle))
+            return (1 - share) * geometric + share * cosine
+
+        high, low = (end.expand(T).clone() for end in ends)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            noisier = place(middle) >= places
+            low = torch.where(noisier, middle, low)
+            high = torch.where(noisier, high, middle)
+        log_snr = (low + high) / 2
+        log_snr[-1] = ends[1]
+        log_snr[0] = ends[0]  # last, as it is the only one where T is 1
+        return cls.from_alphas_cumprod(torch.sigmoid(log_snr))
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> NoiseSchedule:

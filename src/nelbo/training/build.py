@@ -22,6 +22,8 @@ from nelbo.training.config import SCHEDULES, ModelConfig
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
 # and half a bin.
 _FIRST_NOISE = 1 / math.sqrt(8)
+# Of the levels of a mixed chain; docs/decisions/0015-one-model-for-both.md.
+_COSINE_SHARE = 0.5
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
@@ -29,8 +31,10 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
 
     One that is learned starts from the ends of the default.
     """
+    first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
+    if config.schedule == "mixed":
+        return NoiseSchedule.mixed(config.levels, first_noise, _COSINE_SHARE)
     if config.schedule in ("geometric", "learned"):
-        first_noise = _FIRST_NOISE * 2 / (pixel_levels - 1)
         return NoiseSchedule.geometric(config.levels, first_noise)
     if config.schedule not in SCHEDULES:
         raise NelboError(unknown("schedule", config.schedule, SCHEDULES))

@@ -12,7 +12,7 @@ from nelbo.errors import NelboError
 from nelbo.suggestions import unknown
 
 DEFAULT_TIME_BUDGET = "10m"
-SCHEDULES = ("geometric", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
+SCHEDULES = ("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BALANCES = ("none", "labels", "captions")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -40,8 +40,8 @@ class TrainingConfig:
     shard: bool = False
     """Shard the weights over the processes (FSDP) rather than replicate them (DDP)."""
     objective: str = "bound"
-    """What a diffusion model minimises: bound, hybrid or simple, or a weighted bound: min_snr, p2,
-    sigmoid or edm."""
+    """What a diffusion model minimises: bound, hybrid, clipped or simple, or a weighted bound:
+    min_snr, p2, sigmoid or edm."""
     snr_gamma: float = 5.0
     """γ of min_snr: the signal-to-noise ratio above which the weight falls."""
     sigmoid_bias: float = 2.0
@@ -50,9 +50,9 @@ class TrainingConfig:
     """Which levels a batch is at: low_discrepancy spreads them evenly, uniform draws each on its
     own, importance draws those with a large loss more often."""
     level_shift: float = 1.0
-    """Shift of the levels, for the objectives simple and hybrid: above 1, noisier levels, where
-    the content of an image is decided, are drawn more often and count more; below 1, cleaner ones.
-    """
+    """Shift of the levels, for the objectives simple, hybrid and clipped: above 1, noisier levels,
+    where the content of an image is decided, are drawn more often and count more; below 1, cleaner
+    ones."""
     balance: str = "none"
     """Show rare images more often: labels, by the number of images of the same class; captions, by
     the number of images that share the rarest word of the caption; or none, all equally often."""
@@ -129,8 +129,8 @@ class ModelConfig:
     """The model to train."""
 
     schedule: str = "geometric"
-    """Noise schedule: geometric, linear, scaled_linear, cosine or sigmoid; or learned, in
-    continuous time, beside the network."""
+    """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
+    scaled_linear, cosine or sigmoid; or learned, in continuous time, beside the network."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"

@@ -22,7 +22,7 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         NelboError: they cannot be written.
     """
-    content = {name: _plain(value) for name, value in settings.items()}
+    content = {name: plain(value) for name, value in settings.items()}
     try:
         with atomic_file(path) as temporary:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -60,11 +60,12 @@ def from_mapping(kind: type[Settings], content: Mapping[str, Any], where: str) -
     return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in content.items()})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as YAML has it: dataclasses as mappings, tuples as lists, paths as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

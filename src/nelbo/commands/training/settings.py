@@ -11,12 +11,20 @@ from nelbo.errors import NelboError
 from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import option
 from nelbo.training.run_directory import RunDirectory
-from nelbo.training.settings_file import from_mapping, write_settings
+from nelbo.training.settings_file import from_mapping, plain, write_settings
 
 Command = TypeVar("Command")
 
 # Fields that say what to do now rather than how to train.
-NOT_SAVED = ("out", "overwrite", "resume", "accept_changed_data", "config", "json")
+NOT_SAVED = (
+    "out",
+    "overwrite",
+    "resume",
+    "accept_changed_data",
+    "config",
+    "json",
+    "mirror_by_data",
+)
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {
     *("device", "threads", "track", "evaluate_levels", "evaluate_images", "guidance"),
@@ -41,10 +49,11 @@ def parse_command(kind: type[Command], content: Mapping[str, Any], file: Path) -
     forbidden = [name for name in NOT_SAVED if name in content]
     if forbidden:
         raise NelboError(f"{file}: {forbidden[0]!r} is given on the command line only")
-    if isinstance(content.get("training"), dict):
-        # What is left out is as this kind of model has it.
-        usual: Any = kind()
-        content["training"] = dataclasses.asdict(usual.training) | content["training"]
+    usual: Any = kind()
+    for group in ("training", "model"):
+        if isinstance(content.get(group), dict):
+            # What is left out is as this kind of model has it.
+            content[group] = plain(getattr(usual, group)) | content[group]
     return from_mapping(kind, content, str(file))
 
 

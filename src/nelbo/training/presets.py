@@ -1,0 +1,46 @@
+"""What `nelbo train --preset` chooses for a model of pixels, by what the model is for.
+
+Each preset is a set of defaults: what is given beside it comes first. docs/training.md has what
+they measure against one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nelbo.errors import NelboError
+from nelbo.suggestions import unknown
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults that differ from those of the configurations.
+
+    Attributes:
+        training: fields of `TrainingConfig`.
+        model: fields of `ModelConfig`.
+    """
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+PRESETS = {
+    "both": Preset({"objective": "clipped"}, {"schedule": "mixed"}),
+    "likelihood": Preset({"objective": "clipped"}, {"schedule": "geometric"}),
+    "pictures": Preset({"objective": "min_snr"}, {"schedule": "cosine"}),
+}
+DEFAULT_PRESET = "both"
+
+
+def preset_of(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        NelboError: there is none.
+    """
+    if name not in PRESETS:
+        raise NelboError(unknown("--preset", name, tuple(PRESETS)))
+    return PRESETS[name]
