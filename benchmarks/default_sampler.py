@@ -1,0 +1,186 @@
+"""Which sampler of at most 50 network calls draws best from which chain, on validation data.
+
+    python benchmarks/default_sampler.py --out DIR [--folders DIR] [--steps N] [--samples N]
+        [--only icons-geometric ...]
+
+`--folders` holds icons/, flags/ and photos/ as benchmarks/folders.py makes them. For each of these
+at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw as many samples
+from the same starting noise. Their distance is the Fréchet distance to validation pictures, a fifth
+of the training split that the model was not trained on, in the first 32 principal components of the
+others. The emoji are drawn for the captions of the validation pictures.
+
+Models are trained here for some hundred steps each and kept in DIR, so that a second call measures
+again without training. Results are appended to DIR/results.jsonl, and the table is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import nelbo
+from nelbo.data import ImageData, load_data
+from nelbo.evidence.feature_spaces import principal_components
+from nelbo.evidence.sample_quality import frechet_with_error
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler
+from nelbo.samplers.default import angle_levels
+from nelbo.training.build import build_model
+from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.trainer import Trainer
+
+FOLDERS = ("icons", "flags", "photos")
+CHAINS = {"geometric": "hybrid", "cosine": "min_snr"}  # with the objective that goes with each
+SIZE, COMPONENTS, HELD_OUT = 16, 32, 5
+BATCH = 64
+
+
+def candidates(schedule: nelbo.NoiseSchedule) -> dict[str, Sampler]:
+    """The samplers, by what the table calls them."""
+    even = angle_levels(schedule, 50)
+    log_snr = log_snr_levels(schedule, 50)
+    return {
+        "DDPM 50, trailing": DDPM(50),
+        "DDPM 50, even in angle": DDPM(levels=even),
+        "DDPM 50, even in log-SNR": DDPM(levels=log_snr),
+        "DDIM 50, trailing": DDIM(50),
+        "DDIM 50, even in angle": DDIM(levels=even),
+        "Heun 18, Karras": Heun(18),
+        "Heun 18, log-SNR": Heun(18, noise_levels="log_snr"),
+        "Heun 25, log-SNR": Heun(25, noise_levels="log_snr"),
+        "DPM-Solver 25, trailing": DPMSolver(25, spacing="trailing"),
+        "DPM-Solver 25, log-SNR": DPMSolver(25),
+        "DPM-Solver 50, log-SNR": DPMSolver(50),
+        "DPM-Solver 25, even in angle": DPMSolver(levels=angle_levels(schedule, 25)),
+        "DPM-Solver SDE 50, log-SNR": DPMSolver(50, stochastic=True),
+        "DPM-Solver SDE 50, even in angle": DPMSolver(levels=even, stochastic=True),
+    }
+
+
+def log_snr_levels(schedule: nelbo.NoiseSchedule, count: int) -> list[int]:
+    """The levels nearest to ones that are even in the log-SNR, both ends among them."""
+    log_snr = -schedule.log_snr[1:]
+    wanted = torch.linspace(float(log_snr[0]), float(log_snr[-1]), count, dtype=torch.float64)
+    nearest = torch.searchsorted(log_snr, wanted).clamp(max=len(log_snr) - 1)
+    return sorted({int(t) + 1 for t in nearest})
+
+
+def split(data: ImageData) -> tuple[ImageData, ImageData]:
+    """Pictures to train on and to validate with."""
+    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
+    count = len(order) // HELD_OUT
+    return data.take(order[count:].sort().values), data.take(order[:count].sort().values)
+
+
+def trained(out: Path, data: ImageData, chain: str, steps: int) -> nelbo.Diffusion:
+    """A model of these pictures, trained once."""
+    if not (out / "model_index.json").is_file():
+        torch.manual_seed(0)
+        settings = ModelConfig(schedule=chain, widths=(16, 32, 32))
+        training = TrainingConfig(
+            steps=steps,
+            batch_size=32,
+            precision="fp32",
+            objective=CHAINS[chain],
+            horizontal_flip=data.source != "digits",
+        )
+        trainer = Trainer(build_model(settings, data), data, training)
+        for _ in trainer.run():
+            pass
+        nelbo.save(trainer.averaged(), out)
+    model = nelbo.load(out)
+    assert isinstance(model, nelbo.Diffusion)
+    return model
+
+
+def draw(
+    model: nelbo.Diffusion | nelbo.LatentDiffusion,
+    sampler: Sampler,
+    count: int,
+    captions: list[str] | None,
+) -> Tensor:
+    """Pixel levels, uint8."""
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for start in range(0, count, BATCH):
+        some = min(BATCH, count - start)
+        if captions is None:
+            x = model.sample(some, sampler, generator=generator)
+        else:
+            prompt = [captions[i % len(captions)] for i in range(start, start + some)]
+            x = model.sample(some, sampler, prompt=prompt, guidance=1.5, generator=generator)
+        drawn.append(model.data.to_levels(x).byte())
+    return torch.cat(drawn)
+
+
+def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """The distances of all candidates for one model."""
+    source, _, chain = name.partition("-")
+    path = str(arguments.folders / source) if source in FOLDERS else source
+    size = SIZE if source in FOLDERS else None
+    fitted, validation = split(load_data(path, "train", size=size))
+    captions = None
+    if source == "emoji":
+        model = nelbo.pretrained("emoji")
+        schedule = model.prior.schedule
+        captions = list(validation.captions or ())
+    else:
+        model = trained(arguments.out / name, fitted, chain, arguments.steps)
+        schedule = model.schedule
+    space = principal_components(fitted.images, fitted.levels, COMPONENTS)
+    reference = space(validation.images)
+    rows = []
+    for label, sampler in candidates(schedule).items():
+        start = time.process_time()
+        drawn = draw(model, sampler, arguments.samples, captions)
+        seconds = time.process_time() - start
+        distance, error, _ = frechet_with_error(
+            space(drawn), reference, torch.Generator().manual_seed(0)
+        )
+        rows.append(
+            {
+                "model": name,
+                "sampler": label,
+                "calls": len(sampler.timesteps(schedule)),
+                "frechet": round(distance, 2),
+                "error": round(error, 2),
+                "cpu_seconds": round(seconds, 1),
+                "samples": arguments.samples,
+            }
+        )
+        with (arguments.out / "results.jsonl").open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    rest = space(fitted.images[: arguments.samples])
+    floor = frechet_with_error(rest, reference, torch.Generator().manual_seed(0))[0]
+    print(f"{name}: {len(rest)} real pictures have {floor:.2f}")
+    return rows
+
+
+def main() -> None:
+    names = [f"{folder}-{chain}" for chain in CHAINS for folder in FOLDERS]
+    names += ["digits-geometric", "emoji"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folders", type=Path, default=Path("folders"))
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--only", nargs="*", default=names, choices=names)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = [row for name in arguments.only for row in measure(name, arguments)]
+    table = Table("sampler", "calls", *arguments.only)
+    for label in dict.fromkeys(row["sampler"] for row in rows):
+        mine = {row["model"]: row for row in rows if row["sampler"] == label}
+        cells = [f"{mine[name]['frechet']} ± {mine[name]['error']}" for name in arguments.only]
+        calls = {row["calls"] for row in mine.values()}
+        table.add_row(str(label), ", ".join(map(str, sorted(calls))), *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
