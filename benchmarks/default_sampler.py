@@ -4,10 +4,10 @@
         [--only icons-geometric ...]
 
 `--folders` holds icons/, flags/ and photos/ as benchmarks/folders.py makes them. For each of these
-at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw as many samples
-from the same starting noise. Their distance is the Fréchet distance to validation pictures, a fifth
-of the training split that the model was not trained on, in the first 32 principal components of the
-others. The emoji are drawn for the captions of the validation pictures.
+at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw equally many
+samples from the same starting noise. Their distance is the Fréchet distance to validation pictures,
+a fifth of the training split that the model was not trained on, in the first 32 principal
+components of the others. The emoji are drawn for the captions of the validation pictures.
 
 Models are trained here for some hundred steps each and kept in DIR, so that a second call measures
 again without training. Results are appended to DIR/results.jsonl, and the table is printed.

@@ -14,7 +14,7 @@ from tests.faults.test_mistakes import mistake
     ("options", "message"),
     [
         (["--sampler", "magic"], "unknown --sampler 'magic': expected one of ddpm, ddim"),
-        (["--eta", "0.5"], "--eta does not apply to the sampler ddpm"),
+        (["--sampler", "ddpm", "--eta", "0.5"], "--eta does not apply to the sampler ddpm"),
         (["--sampler", "ddim", "--steps", "20", "--eta", "2"], "eta must lie in 0..1"),
         (["--steps", "21"], "steps must lie in 1..20"),
         (["--seed", "-1"], "--seed must lie in 0..2^63 − 1, got -1"),

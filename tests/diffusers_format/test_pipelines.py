@@ -279,8 +279,8 @@ def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):
         ("unet/config.json", {"sample_size": None}, "shape is None"),
         (
             "scheduler/scheduler_config.json",
-            {"timestep_type": "continuous"},
-            "timestep_type='continuous'",
+            {"prediction_type": "flow_prediction"},
+            "prediction_type is 'flow_prediction'",
         ),
         ("text_encoder/config.json", {"hidden_size": "wide"}, "text_encoder cannot be read"),
     ],

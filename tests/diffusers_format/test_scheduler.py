@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import diffusers
@@ -18,7 +19,12 @@ from tests.diffusion.test_model import SHAPE, Network
 
 # Of a solver of the peer.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-SOLVERS = ("PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep")
+SOLVERS = (
+    *("PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
+    *("DPMSolverMultistepInverse", "DEISMultistep", "UniPCMultistep", "SASolver", "LCM", "TCD"),
+    *("DDIMParallel", "DDPMParallel", "DDIMInverse"),
+)
 CHAINS = [
     {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.03},
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
@@ -93,25 +99,105 @@ def test_default_steps(tmp_path):
     assert SchedulerConfig.read(short).sampler(0).steps == 0  # for the sampler to refuse
 
 
-@pytest.mark.parametrize("kind", ["PNDM", "LMSDiscrete"])
-def test_other_solvers_fall_back_on_ddim_with_a_note(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "spacing"),
+    [
+        ("PNDM", "leading"),
+        ("LMSDiscrete", "linspace"),
+        ("EulerAncestralDiscrete", "linspace"),
+        ("UniPCMultistep", "linspace"),
+        ("DEISMultistep", "linspace"),
+        ("KDPM2Discrete", "linspace"),
+        ("LCM", "leading"),
+    ],
+)
+def test_other_solvers_fall_back_on_ddim_with_a_note(tmp_path, kind, spacing):
     scheduler = getattr(diffusers, f"{kind}Scheduler")(steps_offset=1)
     config = SchedulerConfig.read(write(tmp_path, scheduler))
-    with pytest.warns(UserWarning, match=f"no {kind}Scheduler, so it samples with DDIM"):
+    with pytest.warns(UserWarning, match=f"nelbo has no {kind}Scheduler, so DDIM walks"):
         sampler = config.sampler(10)
-    spacing = "leading" if kind == "PNDM" else "linspace"
     assert sampler == DDIM(10, spacing=spacing, steps_offset=1, set_alpha_to_one=kind != "PNDM")
     assert config.chain_options["clip_sample"] is False
+
+
+def test_a_solver_is_substituted_only_where_it_is_used(tmp_path, recwarn):
+    config = SchedulerConfig.read(write(tmp_path, diffusers.UniPCMultistepScheduler()))
+    _ = config.schedule, config.chain_options
+    assert config.sampler(10, DPMSolver) == DPMSolver(10)
+    assert config.sampler(10, DDPM) == DDPM(10)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("kind", "mine"), [("DDIMParallel", DDIM), ("DDPMParallel", DDPM)])
+def test_parallel_variants_walk_as_what_they_are(tmp_path, recwarn, kind, mine):
+    config = SchedulerConfig.read(write(tmp_path, getattr(diffusers, f"{kind}Scheduler")()))
+    assert config.sampler(10) == mine(10, spacing="leading")
+    assert not recwarn.list
+
+
+# Written by diffusers and stripped of a field at a time, each has what diffusers takes for it.
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM", *SOLVERS])
+def test_a_field_that_the_file_lacks_has_the_default_of_the_class(tmp_path, kind):
+    peer = getattr(diffusers, f"{kind}Scheduler")
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": peer.__name__}))
+    bare = peer.from_pretrained(tmp_path)
+    config = SchedulerConfig.read(file)
+    torch.testing.assert_close(
+        config.schedule.alphas_cumprod[1:].float(), bare.alphas_cumprod, rtol=1e-4, atol=1e-7
+    )
+    for field, value in bare.config.items():
+        if value is not None and field in config.fields and field not in SOLVER_OPTIONS:
+            assert config.fields[field] == value, field
+    options = config.chain_options
+    assert options["clip_sample"] == bare.config.get("clip_sample", False)
+    assert (options["thresholding"] is not None) == bare.config.get("thresholding", False)
+    assert options["prediction"] == bare.config.get("prediction_type", "epsilon")
+
+
+# What these stand for differs from class to class, and matters for the classes that nelbo has.
+SOLVER_OPTIONS = {"solver_type", "algorithm_type", "lower_order_final", "variance_type"}
+
+
+@pytest.mark.parametrize(("kind", "mine"), [("PNDM", False), ("DDIM", True), ("LCM", True)])
+def test_the_default_of_where_a_walk_ends(tmp_path, kind, mine):
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": f"{kind}Scheduler"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert SchedulerConfig.read(file).sampler(10).set_alpha_to_one is mine
+
+
+def test_fields_of_other_classes_have_no_effect(tmp_path):
+    """As diffusers reads a config of one class with another."""
+    euler = diffusers.EulerDiscreteScheduler(timestep_type="discrete", use_karras_sigmas=True)
+    euler.save_pretrained(tmp_path)
+    file = tmp_path / "scheduler_config.json"
+    written = json.loads(file.read_text())
+    file.write_text(
+        json.dumps(
+            written
+            | {"clip_sample": True, "thresholding": True, "timestep_type": "continuous"}
+            | {"rescale_betas_zero_snr": True}
+        )
+    )
+    for name in ("PNDMScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"):
+        peer = getattr(diffusers, name).from_pretrained(tmp_path)
+        config = SchedulerConfig.read(file, class_name=name)
+        assert config.chain_options["clip_sample"] is (name == "HeunDiscreteScheduler")
+        assert config.chain_options["thresholding"] is None
+        torch.testing.assert_close(
+            config.schedule.alphas_cumprod[1:].float(), peer.alphas_cumprod, rtol=1e-4, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("_class_name", "UniPCMultistepScheduler", "_class_name is 'UniPC"),
+        ("_class_name", "FlowMatchEulerDiscreteScheduler", "_class_name is 'FlowMatch"),
         ("rescale_betas_zero_snr", True, "prediction_type is 'epsilon', expected v_prediction"),
         ("rescale_betas_zero_snr", 1, "rescale_betas_zero_snr is 1"),
         ("thresholding", "yes", "thresholding is 'yes'"),
-        ("timestep_type", "continuous", "timestep_type='continuous'"),
         ("prediction_type", "flow_prediction", "prediction_type is 'flow_prediction'"),
         ("beta_schedule", "laplace", "beta_schedule is 'laplace'"),
         ("beta_schedule", ["linear"], "beta_schedule is"),
@@ -139,13 +225,9 @@ def test_mistakes_name_file_and_field(tmp_path, field, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("solver_order", 4, "DPMSolver has the orders 1, 2, 3, got 4"),
-        ("algorithm_type", "dpmsolver", "algorithm_type is 'dpmsolver'"),
-        ("solver_type", "bh1", "solver_type is 'bh1'"),
-        ("final_sigmas_type", "one", "final_sigmas_type is 'one'"),
-        ("lambda_min_clipped", -5.1, "lambda_min_clipped is -5.1"),
-        ("use_beta_sigmas", True, "use_beta_sigmas is True"),
-        ("use_exponential_sigmas", True, "use_exponential_sigmas is True"),
+        ("solver_order", "two", "solver_order is 'two'"),
+        ("algorithm_type", 2, "algorithm_type is 2"),
+        ("use_flow_sigmas", True, "use_flow_sigmas=True is not supported"),
         ("use_karras_sigmas", "yes", "use_karras_sigmas is 'yes'"),
         ("thresholding", 2, "thresholding is 2"),
         ("sample_max_value", 0.5, None),
@@ -158,6 +240,47 @@ def test_mistakes_of_a_solver_name_file_and_field(tmp_path, field, value, messag
         read_all(file)
     assert str(file) in str(error.value)
     assert (message or "at least 1, got 0.5") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("solver_order", 4, "solver_order is 4"),
+        ("algorithm_type", "dpmsolver", "algorithm_type is 'dpmsolver'"),
+        ("solver_type", "bh3", "solver_type is 'bh3'"),
+        ("final_sigmas_type", "one", "final_sigmas_type is 'one'"),
+        ("lambda_min_clipped", -5.1, "lambda_min_clipped is -5.1"),
+        ("use_beta_sigmas", True, "use_beta_sigmas is True"),
+        ("use_exponential_sigmas", True, "use_exponential_sigmas is True"),
+    ],
+)
+def test_an_option_without_a_counterpart_leaves_the_chain_alone(tmp_path, field, value, message):
+    file = write(tmp_path, diffusers.DPMSolverMultistepScheduler(), **{field: value})
+    config = SchedulerConfig.read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _ = config.schedule, config.chain_options
+        assert config.sampler(9, Heun) == Heun(9)
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert config.sampler(9) == DDIM(9, spacing="linspace")
+    assert str(file) in str(caught[0].message)
+    assert "so DDIM walks the same chain" in str(caught[0].message)
+
+
+def test_options_that_diffusers_takes_for_those_of_dpm_solver(tmp_path, recwarn):
+    file = write(tmp_path, diffusers.UniPCMultistepScheduler())
+    peer = diffusers.DPMSolverMultistepScheduler.from_pretrained(tmp_path)
+    sampler = SchedulerConfig.read(file, class_name=type(peer).__name__).sampler(20)
+    assert isinstance(sampler, DPMSolver)
+    assert sampler.solver_type == peer.config.solver_type == "midpoint"
+    assert not sampler.stochastic
+    assert not [w for w in recwarn if "DDIM" in str(w.message)]
+
+
+def test_a_field_that_changes_the_chain_of_its_class_is_refused(tmp_path):
+    file = write(tmp_path, diffusers.EulerDiscreteScheduler(timestep_type="continuous"))
+    with pytest.raises(NelboError, match="timestep_type='continuous' is not supported"):
+        SchedulerConfig.read(file)
 
 
 SAMPLERS = [

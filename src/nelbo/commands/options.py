@@ -26,8 +26,6 @@ SAMPLERS = {
     "heun": "Heun",
 }
 _NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
-# The levels that a sampler visits, which one that is asked for by name brings itself.
-_GRID = {"steps", "spacing", "steps_offset", "noise_levels", "rho", "levels"}
 
 _LARGEST_SEED = 2**63 - 1
 # To check the other options of guidance by, where its scale is not yet known.
@@ -94,7 +92,7 @@ class SamplerOptions:
             sampler = usual_sampler(run_path, steps)
             name = _NAMES[type(sampler).__name__]
         else:
-            sampler = _like(load_sampler(run_path, steps), name, steps)
+            sampler = load_sampler(run_path, steps, kind=_kind(name))
         own = {field.name for field in fields(sampler)}
         asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
         given = {field: value for field, value in asked.items() if value is not None}
@@ -228,22 +226,10 @@ def at_least_one(**counts: int | None) -> None:
             raise NelboError(f"{option(name)} must be at least 1, got {value}")
 
 
-def _like(described: Any, name: str, steps: int | None) -> Any:
-    """The sampler called `name`: as it is described, or on the levels that suit it.
-
-    What else it has in common with `described` is as the pipeline has it.
-    """
+def _kind(name: str) -> Any:
+    """The class of the sampler called `name`."""
     from nelbo import samplers
 
     if name not in SAMPLERS:
         raise NelboError(unknown("--sampler", name, SAMPLERS))
-    kind: Any = getattr(samplers, SAMPLERS[name])
-    if type(described) is kind:
-        return described
-    own = {field.name for field in fields(kind)} - _GRID
-    common = {
-        field.name: getattr(described, field.name)
-        for field in fields(described)
-        if field.name in own
-    }
-    return kind(**common) if steps is None else kind(steps=steps, **common)
+    return getattr(samplers, SAMPLERS[name])

@@ -12,16 +12,17 @@ import torch
 from nelbo.diffusers_format.data_space import data_config, read_shape
 from nelbo.diffusers_format.files import (
     PipelineIndex,
+    part_folder,
     read_own,
     write_json,
 )
 from nelbo.diffusers_format.scheduler import (
-    CLIPPING,
     PIPELINE_FIELDS,
     SCHEDULER_FILE,
     SchedulerConfig,
     scheduler_config,
 )
+from nelbo.diffusers_format.scheduler_classes import CLIPPING, SCHEDULERS
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
@@ -35,9 +36,15 @@ from nelbo.version import __version__
 
 
 def read_scheduler(path: str | os.PathLike[str], index: PipelineIndex) -> SchedulerConfig:
-    """The scheduler of a pipeline, as the class of the pipeline uses it."""
-    overrides = PIPELINE_FIELDS.get(index.class_name)
-    return SchedulerConfig.read(locate(path, "scheduler", SCHEDULER_FILE), overrides)
+    """The scheduler of a pipeline, as the class of the pipeline uses it.
+
+    Its class is the one that the index names, whatever the config itself says, as in diffusers.
+    """
+    class_name = None
+    if "scheduler" in index.parts:
+        class_name = index.require("scheduler", *SCHEDULERS)
+    file = locate(path, part_folder(path, "scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
+    return SchedulerConfig.read(file, PIPELINE_FIELDS.get(index.class_name), class_name)
 
 
 def read_chain(

@@ -85,6 +85,31 @@ def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
     return PipelineIndex(file, class_name, parts, settings)
 
 
+def part_folder(path: str | os.PathLike[str], name: str, file: str) -> str | None:
+    """The folder that a part of a pipeline is in; None where it lies beside the index.
+
+    Early pipelines of one network have no folders, and diffusers reads them still.
+
+    Args:
+        path: directory, or Hub id if there is no such directory.
+        name: the part.
+        file: one that every part of this kind has.
+    """
+    local = Path(path)
+    if local.is_dir():
+        beside = not (local / name).is_dir() and (local / file).is_file()
+        return None if beside else name
+    try:
+        locate(path, name, file)
+    except NelboError:
+        try:
+            locate(path, None, file)
+        except NelboError:
+            return name  # which the error about what is missing then names
+        return None
+    return name
+
+
 def write_index(directory: Path, class_name: str, content: Mapping[str, Any]) -> None:
     """Write model_index.json; last of all files, so that a directory that has it is complete."""
     head = {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION}

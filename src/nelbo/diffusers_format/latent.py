@@ -15,6 +15,7 @@ from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler
 from nelbo.diffusers_format.data_space import data_config, parse_data_space
 from nelbo.diffusers_format.files import (
     PipelineIndex,
+    part_folder,
     read_own,
     write_index,
     write_json,
@@ -47,36 +48,53 @@ UNCONDITIONAL = "LDMPipeline"
 TEXT = "StableDiffusionPipeline"
 PAIRED_TEXT = "StableDiffusionXLPipeline"
 CONTROLLED = "StableDiffusionControlNetPipeline"
+# Pipelines that use the parts of one of these to edit pictures, which nelbo does with the same
+# model; they are written as it.
+EDITING = {
+    "StableDiffusionImg2ImgPipeline": TEXT,
+    "StableDiffusionInpaintPipeline": TEXT,
+    "StableDiffusionXLImg2ImgPipeline": PAIRED_TEXT,
+    "StableDiffusionXLInpaintPipeline": PAIRED_TEXT,
+    "StableDiffusionControlNetImg2ImgPipeline": CONTROLLED,
+    "StableDiffusionControlNetInpaintPipeline": CONTROLLED,
+}
+PIPELINES = (UNCONDITIONAL, TEXT, PAIRED_TEXT, CONTROLLED, *EDITING)
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 # Says that the unconditional half of an SDXL pipeline is told zeros.
 _ZEROS = "force_zeros_for_empty_prompt"
+# Says that one is told how pretty the picture is, which nelbo does not.
+_PRETTY = "requires_aesthetics_score"
 # What an untrained pipeline of Stable Diffusion is made with.
 _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
 
 def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDiffusion:
     """The model of one of the pipelines above."""
-    slot = "vae" if "vae" in index.parts or index.class_name != UNCONDITIONAL else "vqvae"
+    kind = EDITING.get(index.class_name, index.class_name)
+    slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
     index.require(slot, AutoencoderConfig.class_name)
-    has_text = index.class_name != UNCONDITIONAL
+    has_text = kind != UNCONDITIONAL
     index.require("unet", (TextUNetConfig if has_text else UNetConfig).class_name)
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
         index.require(TEXT_ENCODER, "CLIPTextModel")
-    if index.class_name == PAIRED_TEXT:
+    if kind == PAIRED_TEXT:
         index.require(SECOND_TOKENIZER, *_TOKENIZERS)
         index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
-    if index.class_name == CONTROLLED:
+        if index.settings.get(_PRETTY):
+            raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo has no condition for")
+    if kind == CONTROLLED:
         index.require("controlnet", ControlNetConfig.class_name)
     scheduler = read_scheduler(path, index)
     # Before the large parts, since transformers may be missing.
-    text = _read_text(path, index) if has_text else None
-    unet = UNet.from_pretrained(path, subfolder="unet")
-    network = _controlled(path, unet) if index.class_name == CONTROLLED else unet
+    text = _read_text(path, index, kind) if has_text else None
+    unet = UNet.from_pretrained(path, part_folder(path, "unet", CONFIG_FILE))
+    _check_sees_latents_alone(index, unet)
+    network = _controlled(path, unet) if kind == CONTROLLED else unet
     prior = read_chain(path, scheduler, network, Continuous())
-    autoencoder = AutoencoderKL.from_pretrained(path, subfolder=slot)
-    if index.class_name == PAIRED_TEXT:
+    autoencoder = AutoencoderKL.from_pretrained(path, part_folder(path, slot, CONFIG_FILE))
+    if kind == PAIRED_TEXT:
         _check_unstandardised(path, autoencoder.config)
     own = read_own(path) or {}
     try:
@@ -136,8 +154,19 @@ def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfi
         )
 
 
-def _read_text(path: str | os.PathLike[str], index: PipelineIndex) -> PromptEncoder:
-    if index.class_name != PAIRED_TEXT:
+def _check_sees_latents_alone(index: PipelineIndex, unet: UNet) -> None:
+    """Raise `NelboError` for a network that is also told the mask and the masked picture."""
+    found, out = unet.config.in_channels, unet.config.out_channels
+    if index.class_name in EDITING and found > out:
+        raise NelboError(
+            f"{index.file.parent}/unet/{CONFIG_FILE}: in_channels is {found}, so the network of "
+            f"this {index.class_name} is told a mask or a picture beside the {out} channels that "
+            f"it denoises; nelbo edits with networks of {out} channels: expected in_channels {out}"
+        )
+
+
+def _read_text(path: str | os.PathLike[str], index: PipelineIndex, kind: str) -> PromptEncoder:
+    if kind != PAIRED_TEXT:
         return TextEncoder.from_pretrained(path)
     zeros = index.settings.get(_ZEROS, True)
     if not isinstance(zeros, bool):

@@ -24,10 +24,7 @@ Model = Diffusion | LatentDiffusion
 _LOADERS: dict[str, Callable[[str | os.PathLike[str], PipelineIndex], Model]] = {
     "DDPMPipeline": load_pixel,
     "DDIMPipeline": load_pixel,
-    latent.UNCONDITIONAL: latent.load_latent,
-    latent.TEXT: latent.load_latent,
-    latent.PAIRED_TEXT: latent.load_latent,
-    latent.CONTROLLED: latent.load_latent,
+    **dict.fromkeys(latent.PIPELINES, latent.load_latent),
 }
 
 
@@ -39,7 +36,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     Returns:
         A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
         LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline and
-        StableDiffusionControlNetPipeline.
+        StableDiffusionControlNetPipeline, and those that edit pictures with the parts of one.
 
     Raises:
         NelboError: a file is missing or damaged, or says something that nelbo has no model for;
@@ -56,20 +53,27 @@ def is_of_latents(index: PipelineIndex) -> bool:
     return _LOADERS[index.class_name] is latent.load_latent
 
 
-def load_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Sampler:
-    """The sampler that the scheduler of a pipeline describes.
+def load_sampler(
+    path: str | os.PathLike[str],
+    steps: int | None = None,
+    *,
+    kind: type[Sampler] | None = None,
+) -> Sampler:
+    """The sampler that the scheduler of a pipeline describes, or another for its chain.
 
     Args:
         path: a run or pipeline directory, the name of a checkpoint that ships, or a Hub id.
         steps: number of network calls; None for all levels with DDPM and 50 with DDIM, which is
             what pipelines of diffusers default to.
+        kind: the class of the sampler; None is the one described. One of another class visits its
+            own levels, which start where the noise is.
 
     Raises:
-        NelboError: a field of the scheduler that nelbo has no counterpart for; where it is only
-            the class of the solver, the sampler is DDIM, with a note.
+        NelboError: a field of the scheduler that changes the chain in a way that nelbo has no
+            model for; where it is only the solver that it lacks, the sampler is DDIM, with a note.
     """
     path = resolve(path)
-    sampler = read_scheduler(path, read_pipeline(path)).sampler(steps)
+    sampler = read_scheduler(path, read_pipeline(path)).sampler(steps, kind)
     if isinstance(sampler, DDPM) and sampler.spacing == "leading" and _is_trained_here(path):
         # What runs wrote that never meant it: pure noise at a level that still holds signal.
         return replace(sampler, spacing="trailing")

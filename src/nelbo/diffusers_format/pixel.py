@@ -9,10 +9,11 @@ from typing import Any
 
 from nelbo.diffusers_format.chain import check_chain, read_chain, read_scheduler, write_chain
 from nelbo.diffusers_format.data_space import read_data_space
-from nelbo.diffusers_format.files import PipelineIndex, write_index
+from nelbo.diffusers_format.files import PipelineIndex, part_folder, write_index
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.networks import UNet, UNetConfig
+from nelbo.networks.files import CONFIG_FILE
 from nelbo.samplers import DDPM, Sampler
 
 
@@ -20,7 +21,7 @@ def load_pixel(path: str | os.PathLike[str], index: PipelineIndex) -> Diffusion:
     """The model of a `DDPMPipeline` or `DDIMPipeline`."""
     index.require("unet", UNetConfig.class_name)
     scheduler = read_scheduler(path, index)
-    network = UNet.from_pretrained(path, subfolder="unet")
+    network = UNet.from_pretrained(path, part_folder(path, "unet", CONFIG_FILE))
     return read_chain(path, scheduler, network, read_data_space(path)).eval()
 
 

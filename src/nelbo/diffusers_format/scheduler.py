@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nelbo.diffusers_format.scheduler_classes import CLIPPING, SCHEDULERS, THRESHOLDING
 from nelbo.diffusion import Diffusion, DynamicThreshold, NoiseSchedule, StaticThreshold
 from nelbo.diffusion.thresholding import Threshold
 from nelbo.diffusion.variance import analytic_variance
@@ -42,13 +43,6 @@ _SCHEDULES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
     "sigmoid": NoiseSchedule.sigmoid,
 }
 
-# Fields that change the chain in ways that are not supported, with the value that leaves it alone.
-_NEUTRAL: dict[str, object] = {
-    "timestep_type": "discrete",
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-}
-
 # Fields of solvers that change the walk in ways that are not supported, likewise.
 _NEUTRAL_FOR_SOLVERS: dict[str, object] = {
     "use_beta_sigmas": False,
@@ -58,51 +52,10 @@ _NEUTRAL_FOR_SOLVERS: dict[str, object] = {
     "lambda_min_clipped": -math.inf,
 }
 
-# What diffusers takes a missing field for, in every class and where a class differs.
-_DEFAULTS: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "prediction_type": "epsilon",
-    "variance_type": "fixed_small",
-    "clip_sample_range": 1.0,
-    "steps_offset": 0,
-    "set_alpha_to_one": True,
-    "rescale_betas_zero_snr": False,
-    "thresholding": False,
-    "dynamic_thresholding_ratio": 0.995,
-    "sample_max_value": 1.0,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_lu_lambdas": False,
-    "solver_order": 2,
-    "solver_type": "midpoint",
-    "algorithm_type": "dpmsolver++",
-    "lower_order_final": True,
-    "euler_at_final": False,
-    "final_sigmas_type": "zero",
-}
-_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {"clip_sample": True, "timestep_spacing": "leading"},
-    "DDIMScheduler": {"clip_sample": True, "timestep_spacing": "leading"},
-    "PNDMScheduler": {"timestep_spacing": "leading", "set_alpha_to_one": False},
-    "LMSDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "HeunDiscreteScheduler": {
-        "timestep_spacing": "linspace",
-        "clip_sample": False,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-    },
-    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
-}
-# Classes that apply these fields; the others have none such, whatever their files say.
-CLIPPING = ("DDPMScheduler", "DDIMScheduler", "HeunDiscreteScheduler")
-_THRESHOLDING = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
-
 _DPM_SOLVER = "DPMSolverMultistepScheduler"
-_SOLVERS: dict[str, Callable[..., Sampler]] = {
+_SAMPLERS: dict[str, type[Sampler]] = {
+    "DDPMScheduler": DDPM,
+    "DDIMScheduler": DDIM,
     "EulerDiscreteScheduler": Euler,
     "HeunDiscreteScheduler": Heun,
     _DPM_SOLVER: DPMSolver,
@@ -110,8 +63,20 @@ _SOLVERS: dict[str, Callable[..., Sampler]] = {
 
 # What a pipeline of diffusers insists on, whatever the file says.
 PIPELINE_FIELDS: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"clip_sample": False, "steps_offset": 1}
+    "StableDiffusionPipeline": {"clip_sample": False, "steps_offset": 1},
+    "StableDiffusionImg2ImgPipeline": {"clip_sample": False, "steps_offset": 1},
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1},
 }
+
+# What other classes call what DPM-Solver++ does, and diffusers takes their names for.
+_ALIASES = {
+    "solver_type": {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
+    "algorithm_type": {"deis": "dpmsolver++"},
+}
+
+
+class _NoCounterpart(NelboError):
+    """An option of a solver that nelbo has no sampler for; the chain is none the worse."""
 
 
 @dataclass(frozen=True)
@@ -127,26 +92,34 @@ class SchedulerConfig:
     fields: Mapping[str, Any]
 
     @classmethod
-    def read(cls, file: Path, overrides: Mapping[str, Any] | None = None) -> SchedulerConfig:
-        """The config in a file; `overrides` is what a pipeline insists on.
+    def read(
+        cls,
+        file: Path,
+        overrides: Mapping[str, Any] | None = None,
+        class_name: str | None = None,
+    ) -> SchedulerConfig:
+        """The config in a file.
+
+        Args:
+            file: where it is.
+            overrides: what a pipeline insists on.
+            class_name: the class that reads it, which the index of a pipeline decides; by default
+                the one that the file names.
 
         Raises:
-            NelboError: an unknown class, or a field that changes the chain in a way that nelbo has
-                no model for.
+            NelboError: a class without a chain that nelbo has a model for, or a field that changes
+                the chain in a way that it has none for.
         """
         found = read_json(file)
-        given = {name: value for name, value in found.items() if value is not None}
-        for field, neutral in _NEUTRAL.items():
-            if given.get(field, neutral) != neutral:
-                raise NelboError(f"{file}: {field}={given[field]!r} is not supported")
-        config = cls(file, given)
-        class_name = config._choose("_class_name", {name: name for name in _CLASS_DEFAULTS})
-        defaults = _DEFAULTS | _CLASS_DEFAULTS[class_name]
-        if class_name not in CLIPPING:
-            given["clip_sample"] = False
-        if class_name not in _THRESHOLDING:
-            given["thresholding"] = False
-        return cls(file, defaults | given | dict(overrides or {}))
+        name = found.get("_class_name") if class_name is None else class_name
+        if not isinstance(name, str) or name not in SCHEDULERS:
+            raise NelboError(
+                f"{file}: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}"
+            )
+        known = SCHEDULERS[name]
+        if (field := known.unsupported(found)) is not None:
+            raise NelboError(f"{file}: {field}={found[field]!r} is not supported")
+        return cls(file, known.complete(found) | {"_class_name": name} | dict(overrides or {}))
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -185,32 +158,38 @@ class SchedulerConfig:
             "thresholding": self._thresholding(),
         }
 
-    def sampler(self, steps: int | None = None) -> Sampler:
-        """The sampler; DDIM with a note where nelbo has none of the class.
+    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
+        """The sampler that the file describes, or another on the chain.
+
+        Where nelbo has no such solver, or not with such an option, it is DDIM through the same
+        levels, with a note.
 
         Args:
             steps: how many; None for all levels with DDPM and 50 otherwise, which is what
-                pipelines of diffusers default to.
+                pipelines of diffusers default to, and of another kind as many as it takes itself.
+            kind: the class of the sampler; None is the one described. Any other visits its own
+                levels, and ends where the one described does.
 
         Raises:
-            NelboError: an option of the solver that nelbo has no counterpart for.
+            NelboError: a field that is malformed.
         """
-        class_name = self.fields["_class_name"]
+        described = self._described_kind
+        if kind is not None and kind is not described:
+            return self._other(kind, steps)
         spacing = self._choose("timestep_spacing", {name: name for name in SPACINGS})
         offset = self._integer("steps_offset", 0)
-        if class_name == "DDPMScheduler":
-            return DDPM(steps, spacing=spacing, steps_offset=offset)
         T = self._integer("num_train_timesteps", 1)
+        if described is DDPM:
+            return DDPM(steps, spacing=spacing, steps_offset=offset)
         if steps is None:
             steps = min(DEFAULT_STEPS, T)
-        if class_name in _SOLVERS:
-            return self._solver(class_name, steps, spacing, offset)
-        if class_name != "DDIMScheduler":
-            warnings.warn(
-                f"{self.file}: nelbo has no {class_name}, so it samples with DDIM through the same "
-                "chain",
-                stacklevel=3,
-            )
+        if described is None:
+            self._note_substitute(f"nelbo has no {self.class_name}")
+        elif described is not DDIM:
+            try:
+                return self._solver(described, steps, spacing, offset)
+            except _NoCounterpart as error:
+                self._note_substitute(str(error).removeprefix(f"{self.file}: "))
         return DDIM(
             steps,
             spacing=spacing,
@@ -218,35 +197,60 @@ class SchedulerConfig:
             set_alpha_to_one=self._boolean("set_alpha_to_one"),
         )
 
-    def _solver(self, class_name: str, steps: int, spacing: str, offset: int) -> Sampler:
+    @property
+    def class_name(self) -> str:
+        """The scheduler class of diffusers that reads the file."""
+        name: str = self.fields["_class_name"]
+        return name
+
+    @property
+    def _described_kind(self) -> type[Sampler] | None:
+        """The sampler that walks as the class does, if nelbo has one."""
+        return _SAMPLERS.get(SCHEDULERS[self.class_name].same_walk or self.class_name)
+
+    def _other(self, kind: type[Sampler], steps: int | None) -> Sampler:
+        given: dict[str, Any] = {} if steps is None else {"steps": steps}
+        if kind in (DDIM, DPMSolver) and self._described_kind in (DDIM, None):
+            given["set_alpha_to_one"] = self._boolean("set_alpha_to_one")
+        return kind(**given)
+
+    def _note_substitute(self, why: str) -> None:
+        warnings.warn(
+            f"{self.file}: {why}, so DDIM walks the same chain in its place; --sampler has others",
+            stacklevel=4,
+        )
+
+    def _solver(self, kind: type[Sampler], steps: int, spacing: str, offset: int) -> Sampler:
         for field, neutral in _NEUTRAL_FOR_SOLVERS.items():
             if self.fields.get(field, neutral) != neutral:
-                raise self._wrong(field, f"{neutral}, all that nelbo has a sampler for")
-        is_dpm_solver = class_name == _DPM_SOLVER
+                raise self._unmatched(field, f"{neutral}, all that nelbo has a sampler for")
+        is_dpm_solver = kind is DPMSolver
         options: dict[str, Any] = {
             "spacing": spacing,
             "steps_offset": offset,
             "noise_levels": self._noise_levels(is_dpm_solver),
         }
-        goes_to_data = self._choose("final_sigmas_type", {"zero": True, "sigma_min": False})
+        goes_to_data = self._option("final_sigmas_type", {"zero": True, "sigma_min": False})
         if not is_dpm_solver:
             if not goes_to_data:
-                raise self._wrong("final_sigmas_type", f"zero for {class_name}")
-            return _SOLVERS[class_name](steps, **options)
+                raise self._unmatched("final_sigmas_type", f"zero for {self.class_name}")
+            make: Callable[..., Sampler] = kind
+            return make(steps, **options)
         kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
-        try:
-            return DPMSolver(
-                steps,
-                order=self._integer("solver_order", 1),
-                stochastic=self._choose("algorithm_type", kinds),
-                solver_type=self._choose("solver_type", {name: name for name in SOLVER_TYPES}),
-                lower_order_final=self._boolean("lower_order_final"),
-                euler_at_final=self._boolean("euler_at_final"),
-                set_alpha_to_one=goes_to_data,
-                **options,
-            )
-        except NelboError as error:
-            raise NelboError(f"{self.file}: {error}") from error
+        order = self._integer("solver_order", 1)
+        stochastic = self._option("algorithm_type", kinds)
+        if order not in ((1, 2) if stochastic else (1, 2, 3)):
+            raise self._unmatched("solver_order", "1 or 2" if stochastic else "1, 2 or 3")
+        return DPMSolver(
+            steps,
+            order=order,
+            stochastic=stochastic,
+            solver_type=self._option("solver_type", {name: name for name in SOLVER_TYPES}),
+            lower_order_final=self._boolean("lower_order_final"),
+            euler_at_final=self._boolean("euler_at_final"),
+            set_alpha_to_one=goes_to_data,
+            **options,
+        )
 
     def _noise_levels(self, is_dpm_solver: bool) -> str:
         if self._boolean("use_karras_sigmas"):
@@ -254,7 +258,7 @@ class SchedulerConfig:
         # Exponential sigmas and Lu's lambdas are the same noise levels, but DPM-Solver++ tells the
         # network the level below each of the former and the nearest of the latter.
         if is_dpm_solver and self._boolean("use_exponential_sigmas"):
-            raise self._wrong("use_exponential_sigmas", "false, or use_lu_lambdas in its place")
+            raise self._unmatched("use_exponential_sigmas", "false, or use_lu_lambdas in its place")
         field = "use_lu_lambdas" if is_dpm_solver else "use_exponential_sigmas"
         return "log_snr" if self._boolean(field) else "spaced"
 
@@ -283,6 +287,24 @@ class SchedulerConfig:
                 "is num_train_timesteps"
             )
         return schedule
+
+    def _option(self, field: str, allowed: Mapping[str, Any]) -> Any:
+        """What an option of a solver stands for.
+
+        Raises:
+            _NoCounterpart: one that nelbo has no sampler for.
+            NelboError: no name of one.
+        """
+        value = self.fields.get(field)
+        if not isinstance(value, str):
+            raise self._wrong(field, f"one of {', '.join(allowed)}")
+        value = _ALIASES.get(field, {}).get(value, value)
+        if value not in allowed:
+            raise self._unmatched(field, f"one of {', '.join(allowed)}")
+        return allowed[value]
+
+    def _unmatched(self, field: str, expected: str) -> _NoCounterpart:
+        return _NoCounterpart(str(self._wrong(field, expected)))
 
     def _choose(self, field: str, allowed: Mapping[str, Any]) -> Any:
         value = self.fields.get(field)
@@ -337,7 +359,7 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
         "rescale_betas_zero_snr": bool(schedule.alphas_cumprod[-1] == 0),
         **_sampler_fields(model, sampler),
     }
-    able = _THRESHOLDING if isinstance(model.thresholding, DynamicThreshold) else CLIPPING
+    able = THRESHOLDING if isinstance(model.thresholding, DynamicThreshold) else CLIPPING
     if model.thresholding is not None and fields["_class_name"] not in able:
         raise NelboError(
             f"the {fields['_class_name']} of diffusers has no {type(model.thresholding).__name__}: "
