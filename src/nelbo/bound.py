@@ -173,6 +173,7 @@ class Bound:
             columns, correction = columns - columns.mean(0), n / (n - 1)
         pairs = correction * _variances_of_pairs(columns).flatten()
         first = self.first_variance.double()
+        draws = (self.reconstruction_calls // 2).clamp(min=1)
         score_matching = pairs.sum().item() / n**2
         return BoundSummary(
             reconstruction=Estimate.of(
@@ -180,12 +181,13 @@ class Bound:
             ),
             prior_matching=Estimate.of(self.prior_matching, 0.0),
             score_matching=Estimate.of(
-                self.total_score_matching, score_matching, _largest_share(pairs)
+                self.total_score_matching, score_matching, _largest_share(pairs, pairs)
             ),
             elbo=Estimate.of(
                 self.elbo,
                 variance_over_images(first) + score_matching,
-                _largest_share(torch.cat([pairs, first])),
+                # The draws of x_1 are known by their mean only, and taken to be alike.
+                _largest_share(torch.cat([pairs, first]), torch.cat([pairs, first / draws])),
             ),
             examples=n,
             dims=self.dims,
@@ -367,10 +369,10 @@ def _variances_of_pairs(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, 
     return torch.cat([variance, 3.0 * columns[:, paired:].var(1, keepdim=True)], 1)
 
 
-def _largest_share(variances: Float[Tensor, " draws"]) -> float:
-    """What the largest of some variances has of their sum; nan where there is none."""
+def _largest_share(variances: Float[Tensor, " terms"], single: Float[Tensor, " terms"]) -> float:
+    """What the largest variance of a single draw has of the sum of all; nan where there is none."""
     total = variances.sum().item()
-    return variances.max().item() / total if total > 0 and math.isfinite(total) else math.nan
+    return single.max().item() / total if total > 0 and math.isfinite(total) else math.nan
 
 
 def variance_over_images(variance: Float[Tensor, " batch"]) -> float:

@@ -19,6 +19,7 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.distributions import generator_for
 from nelbo.errors import NelboError
+from nelbo.estimate import DOMINANT_SHARE
 from nelbo.estimators import (
     ChosenLevels,
     Estimator,
@@ -32,10 +33,16 @@ from nelbo.latent import LatentDiffusion
 # The pilot that a proposal is learned from: this many images at this many levels.
 PILOT_IMAGES = 16
 PILOT_LEVELS = 24
-# The first round has at least this many pairs of draws, from which its error is estimated.
-_FIRST_PAIRS = 32
-# Rounds are planned for a little less than the target, so that chance seldom asks for another.
-_MARGIN = 0.97
+# The exploration begins with this many images, and goes on until it has taken this share of the
+# network evaluations that it plans.
+EXPLORED_IMAGES = 64
+_EXPLORED_SHARE = 0.15
+# Errors are estimated from at least this many pairs of draws.
+_LEAST_PAIRS = 32
+# Draws are planned for a little less than the target. Where that was too few and single draws rule
+# the error, at most this share is added to them.
+_MARGIN = 0.92
+_ADDED_SHARE = 0.5
 
 
 def evaluate(
@@ -122,9 +129,9 @@ class Reading:
     """How far `evaluate_to_error` is.
 
     Attributes:
-        bound: of all images, from the rounds that are complete; None before the first.
-        calls: network evaluations so far, those of the pilot included.
-        planned: how many there will be by the end of this round.
+        bound: of all images, from the reported stage; None before it is complete.
+        calls: network evaluations so far, those of the pilot and of the exploration included.
+        planned: how many there will be by the end of this stage.
     """
 
     bound: Bound | None
@@ -143,13 +150,17 @@ def evaluate_to_error(
     dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
 ) -> Iterator[Reading]:
-    """Evaluate every image until the Monte Carlo error of their mean is at most `error`.
+    """Evaluate every image to a Monte Carlo error of their mean of at most `error`.
 
-    Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`), in rounds
-    over all images: a small first one tells how noisy each term is, the next are as large as that
-    asks for. Where as many levels are needed as there are, every one is evaluated. The last
-    reading holds the result. The error of a latent model holds that of its draws of z_0 and of the
-    reconstruction of pixels.
+    Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`). An
+    exploration of a few images tells how noisy each term is; from that the number of draws is
+    planned, and all images are evaluated with draws that the plan has not seen. Only these are
+    reported: an estimate that is stopped when its own error looks small is biased, since where
+    costs are skewed a low mean and a small error come together (docs/decisions/0008).
+
+    The last reading holds the result. Its error exceeds `error` only where single draws rule it and
+    the plan was wrong by much; `Estimate.warnings` then tells of them. The error of a latent model
+    holds that of its draws of z_0 and of the reconstruction of pixels.
 
     Args:
         model: the model, evaluated where its weights are.
@@ -169,46 +180,66 @@ def evaluate_to_error(
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
     check_fits(model, data)
-    T, n, calls = chain_of(model).num_levels, len(data), 0
+    T, n, calls, stages = chain_of(model).num_levels, len(data), 0, itertools.count()
     if score_matching_square is None and T > 1:
         score_matching_square, calls = pilot(model, data, generator)
     proposal = proposal_from(
         torch.zeros(T + 1) if score_matching_square is None else score_matching_square
     )
-    variance = (_MARGIN * error * data.images[0].numel() * math.log(2.0)) ** 2
-    pairs = math.ceil(_FIRST_PAIRS / n)
-    draws = _Draws(first=1 + pairs, levels=2 * max(2, pairs))
-    bound = None
-    for stage in itertools.count():
-        estimator = _estimator(draws, proposal)
-        levels = T - 1 if isinstance(estimator, EveryLevel) else draws.levels
-        planned = calls + n * (draws.first + levels)
+    nats = data.images[0].numel() * math.log(2.0)
+    least = _Draws.least(n, T)
+
+    def read(images: ImageData, draws: _Draws, found: list[Bound]) -> Iterator[int]:
+        """Evaluate images; yield the calls after each batch, and leave the bound in `found`."""
         batches = []
         for batch in evaluate(
             model,
-            data,
-            levels=estimator,
+            images,
+            levels=_estimator(draws, proposal),
             batch_size=batch_size,
             generator=generator,
             dtype=dtype,
             store=store,
-            stage=stage,
+            stage=next(stages),
         ):
             batches.append(batch)
-            calls += int(batch.calls.sum())
-            yield Reading(bound, calls, planned)
-        new = Bound.cat(batches)
-        bound = new if bound is None else Bound.merge([bound, new])
-        reached = bound.mean().bits_per_dim.monte_carlo_error
-        if not math.isfinite(reached):
+            yield int(batch.calls.sum())
+        found.append(Bound.cat(batches))
+        if not math.isfinite(found[-1].mean().nelbo.monte_carlo_error):
             raise NelboError(
                 f"the bound of {data.source} is not finite, so its error cannot be brought down to "
                 f"{error:g} bits/dim; evaluate all levels to see which term is not"
             )
-        if reached <= error:
-            yield Reading(bound, calls, calls)
-            return
-        draws = _more_draws(bound, variance)
+
+    explored: list[Bound] = []
+    plan, missing = least, 0
+    while not explored or missing > 0:
+        count = min(n, max(EXPLORED_IMAGES, missing // least.calls))
+        images = data.take(_some(n, count, generator))
+        draws = _Draws.least(count, T).grown_to(missing / count)
+        expected = calls + count * draws.calls + n * plan.calls
+        for made in read(images, draws, explored):
+            calls += made
+            yield Reading(None, calls, expected)
+        plan = _plan(explored, n * (_MARGIN * error * nats) ** 2, least)
+        spent = sum(int(bound.calls.sum()) for bound in explored)
+        missing = math.ceil(_EXPLORED_SHARE * n * plan.calls - spent)
+
+    draws, allowance, reported = plan, math.floor(_ADDED_SHARE * plan.calls), list[Bound]()
+    while True:
+        planned = calls + n * draws.calls
+        for made in read(data, draws, reported):
+            calls += made
+            yield Reading(None, calls, planned)
+        bound = Bound.merge(reported)
+        bits = bound.mean().bits_per_dim
+        excess = bits.monte_carlo_error / error
+        draws = plan.more(excess)
+        # Where single draws rule the error, only a little is added: see docs/decisions/0008.
+        allowance -= draws.calls
+        if excess <= 1 or (allowance < 0 and bits.largest_draw_share > DOMINANT_SHARE):
+            break
+    yield Reading(bound, calls, calls)
 
 
 @dataclass(frozen=True)
@@ -218,30 +249,64 @@ class _Draws:
     first: int
     levels: int
 
+    @classmethod
+    def least(cls, images: int, T: int) -> _Draws:
+        """As few as tell the error of a mean over so many images, by `_LEAST_PAIRS` of each."""
+        pairs = math.ceil(_LEAST_PAIRS / images)
+        return cls(1 + pairs, 0 if T == 1 else 2 * max(1, pairs))
 
-def _more_draws(bound: Bound, target: float) -> _Draws:
-    r"""What to add so that the Monte Carlo variance of the mean comes down to `target`, nats².
+    @property
+    def calls(self) -> int:
+        return self.first + self.levels
 
-    With R draws of x_1, or of z_0 and z_1, and K of levels the variance is A/R + C/K. The fewest
-    calls R + K that make it V have :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman
-    allocation).
+    def grown_to(self, calls: float) -> _Draws:
+        """So many times as many that they take about `calls`, or as many as they are."""
+        factor = max(1.0, calls / self.calls)
+        return _Draws(math.ceil(self.first * factor), math.ceil(self.levels * factor))
+
+    def more(self, excess: float) -> _Draws:
+        """What to add to so many, to bring their error down by the factor `excess`."""
+        share = max(0.0, (excess / _MARGIN) ** 2 - 1)
+        # Two draws at least, of which the error is known.
+        first, levels = (max(2, math.ceil(share * count)) for count in (self.first, self.levels))
+        return _Draws(first, levels if self.levels else 0)
+
+
+def _plan(explored: list[Bound], variance: float, least: _Draws) -> _Draws:
+    r"""The draws an image for which the mean over images has a Monte Carlo variance.
+
+    With R draws of x_1, or of z_0 and z_1, and K of levels the variance of one image is
+    A/R + C/K. The fewest calls R + K that make it V have
+    :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman allocation).
+
+    Args:
+        explored: bounds of images drawn at random, whose A and C are averaged by their draws.
+        variance: V, nats²: that of the mean times the number of images.
+        least: fewer are not planned.
     """
-    summary = bound.mean()
-    have_first = int(bound.reconstruction_calls[0])
-    have_levels = int(bound.level_calls[0])
-    first = math.sqrt(variance_over_images(bound.first_variance) * have_first)
-    levels = summary.score_matching.monte_carlo_error * math.sqrt(have_levels)
-    scale = (first + levels) / target
-    more_first = math.ceil(first * scale) - have_first
-    more_levels = math.ceil(levels * scale) - have_levels
+    sizes = [float(bound.calls.sum()) for bound in explored]
+    first = levels = 0.0
+    for bound, size in zip(explored, sizes, strict=True):
+        share = size / sum(sizes)
+        drawn = int(bound.reconstruction_calls[0]), int(bound.level_calls[0])
+        first += share * variance_over_images(bound.first_variance) * len(bound) * drawn[0]
+        score_matching = bound.mean().score_matching.monte_carlo_error
+        levels += share * score_matching**2 * len(bound) * drawn[1]
+    scale = (math.sqrt(first) + math.sqrt(levels)) / variance
     return _Draws(
-        first=max(2, more_first) if more_first > 0 else 0,
-        levels=max(2, more_levels),
+        max(least.first, math.ceil(math.sqrt(first) * scale)),
+        max(least.levels, math.ceil(math.sqrt(levels) * scale)),
     )
 
 
+def _some(n: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` of n images, drawn at random."""
+    device = generator.device if generator is not None else None
+    return torch.randperm(n, generator=generator, device=device)[:count].cpu()
+
+
 def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
-    if draws.levels >= len(proposal):
+    if len(proposal) == 0:
         return EveryLevel(reconstructions=draws.first)
     return Importance(draws.levels, proposal, reconstructions=draws.first)
 
@@ -255,9 +320,7 @@ def pilot(
     """
     assert isinstance(model.data, Pixels)
     count = min(PILOT_IMAGES, len(data))
-    device = generator.device if generator is not None else None
-    chosen = torch.randperm(len(data), generator=generator, device=device)[:count].cpu()
-    images = data.take(chosen)
+    images = data.take(_some(len(data), count, generator))
     x_0 = model.data.to_network(images.images).to(next(model.parameters()).device)
     with torch.no_grad():
         bound = model.elbo(

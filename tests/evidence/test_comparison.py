@@ -1,4 +1,4 @@
-"""The paired comparison against SciPy's permutation test."""
+"""The paired comparison: its p-value by hand, its level, and what it warns of."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from nelbo import Bound, NelboError
 from nelbo.evidence import compare
+from nelbo.evidence.comparison import mean_test
 
 DIMS = 10
 
@@ -35,19 +35,108 @@ def pair(n: int, shift: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return shared, shared + shift + own
 
 
-@pytest.mark.parametrize(("n", "shift"), [(8, 0.05), (30, 0.03), (200, 0.01), (200, 0.0)])
-def test_p_value_is_that_of_a_sign_flip_test(n, shift):
+def by_hand(values: np.ndarray, resamples: int = 20_000) -> float:
+    """The p-value from a bootstrap of numpy's own, one resample a time."""
+    rng = np.random.default_rng(0)
+    n, mean = len(values), values.mean()
+    t = mean / (values.std(ddof=1) / math.sqrt(n))
+    drawn = []
+    for _ in range(resamples):
+        again = values[rng.integers(0, n, n)]
+        drawn.append((again.mean() - mean) / (max(again.std(ddof=1), 1e-300) / math.sqrt(n)))
+    star = np.array(drawn)
+    tails = 2 * min((star <= t).mean(), (star >= t).mean())
+    return min(1.0, max(tails, (abs(star) >= abs(t)).mean()))
+
+
+@pytest.mark.parametrize(("n", "shift"), [(8, 0.05), (30, 0.03), (200, 0.01)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_p_value_is_that_of_the_studentised_bootstrap(n, shift, sign):
     first, second = pair(n, shift)
+    # Skewed, so that the tails differ.
+    second = second + 0.05 * (second - first - shift).exp()
+    first, second = sign * first, sign * second
     found = compare(bound(first), bound(second), generator=torch.Generator().manual_seed(1))
-    expected = stats.permutation_test(
-        ((first - second).numpy(),),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=20_000,
-        rng=np.random.default_rng(0),
-    ).pvalue
-    # Both are estimates from 20,000 signs.
-    assert found.p_value == pytest.approx(expected, abs=5 * math.sqrt(0.25 / 20_000))
+    expected = by_hand((first - second).numpy())
+    # Both are estimates from 20,000 resamples; the tails are doubled.
+    deviation = 2 * math.sqrt(2 * max(expected, 1e-3) / 20_000)
+    assert found.p_value == pytest.approx(expected, abs=4 * deviation)
+
+
+DISTRIBUTIONS = {
+    "normal": lambda g, size: g.standard_normal(size),
+    "exponential": lambda g, size: g.exponential(size=size) - 1,
+    "lognormal": lambda g, size: g.lognormal(size=size) - math.exp(0.5),
+}
+
+
+@pytest.mark.parametrize(("name", "n"), [("normal", 20), ("exponential", 20), ("lognormal", 100)])
+def test_equal_means_are_told_apart_no_more_often_than_allowed(name, n, monkeypatch):
+    """A sign-flip test rejects 0.073 of the exponential and 0.087 of the lognormal samples."""
+    monkeypatch.setattr("nelbo.evidence.comparison._RESAMPLES", 400)
+    rng, g = np.random.default_rng(3), torch.Generator().manual_seed(0)
+    repetitions = 1_000
+    rejected = 0
+    for values in DISTRIBUTIONS[name](rng, (repetitions, n)):
+        rejected += mean_test(torch.from_numpy(values), g) < 0.05
+    deviation = math.sqrt(0.05 * 0.95 / repetitions)
+    assert 0.05 - 4 * deviation < rejected / repetitions < 0.08
+
+
+def test_real_differences_are_found():
+    rng = np.random.default_rng(1)
+    found = [
+        mean_test(torch.from_numpy(rng.standard_normal(30) + 0.8), torch.Generator().manual_seed(i))
+        for i in range(40)
+    ]
+    # The t-test has a power of 0.99 here.
+    assert sum(p < 0.05 for p in found) >= 36
+
+
+def test_no_p_value_is_zero():
+    values = 5 + torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = mean_test(values, torch.Generator().manual_seed(0))
+    assert 1 / 20_001 <= p <= 3 / 20_001
+    # No spread at all: as an equal sign of every image.
+    assert mean_test(torch.full((50,), 0.3)) == 1 / 20_001
+    assert mean_test(torch.full((3,), -0.3)) == 0.25
+
+
+def test_p_values_do_not_depend_on_units_or_the_order_of_models():
+    values = pair(25, 0.02, seed=2)
+    difference = (values[0] - values[1]).double()
+    ps = [
+        mean_test(factor * difference, torch.Generator().manual_seed(0))
+        for factor in (1.0, 1e-6, 1e6, -1.0)
+    ]
+    assert ps == pytest.approx([ps[0]] * 4)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_or_three_images_are_never_enough(n):
+    values = torch.tensor([1.0, 1.0001, 0.9999][:n], dtype=torch.float64)
+    found = compare(bound(5 + values), bound(torch.full((n,), 5.0).double()))
+    assert found.p_value >= 0.05
+    assert any(f"no difference of {n} images" in line for line in found.warnings())
+    four = torch.tensor([1.0, 1.0001, 0.9999, 1.0002], dtype=torch.float64)
+    found = compare(bound(5 + four), bound(torch.full((4,), 5.0).double()))
+    assert found.p_value < 0.05
+    assert not any("no difference" in line for line in found.warnings())
+
+
+def test_skewed_differences_and_images_that_decide_are_warned_of():
+    calm, _ = pair(100, 0.0)
+    zero = torch.zeros(100, dtype=torch.float64)
+    assert compare(bound(calm), bound(zero)).warnings() == []
+    # 6 large losses of 100: each has a sixth of the variance.
+    rare = torch.tensor([10.0] * 6 + [0.0] * 94, dtype=torch.float64)
+    found = compare(bound(rare + 1e-3 * calm), bound(zero))
+    assert found.skewness == pytest.approx(3.7, abs=0.2)
+    assert any("skewness of 3.7, much for 100 images" in line for line in found.warnings())
+    rare[0] = 60.0
+    names = [f"{i}.png" for i in range(100)]
+    lines = compare(bound(rare), bound(zero)).warnings(names)
+    assert any("0.png has" in line for line in lines)
 
 
 def test_pairs_tell_apart_what_the_means_do_not():
@@ -67,6 +156,13 @@ def test_a_model_equals_itself():
     found = compare(same, same)
     assert found.p_value == 1.0
     assert found.first_wins == 0.5
+    assert found.warnings() == []
+
+
+def test_a_bound_that_is_not_finite_has_no_p_value():
+    first, second = pair(30, 0.5)
+    first[3] = math.nan
+    assert math.isnan(compare(bound(first), bound(second)).p_value)
 
 
 def test_other_images_cannot_be_compared():

@@ -10,6 +10,7 @@ import tyro
 from nelbo.commands.common import (
     choose_device,
     print_json,
+    say,
     show,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
@@ -92,23 +93,29 @@ class Compare:
                             "run": run,
                             "bits_per_dim": mean.mean,
                             "standard_error": mean.standard_error,
+                            "interval": mean.interval(),
                         }
                         for run, mean in zip(self.runs, means, strict=True)
                     ],
                     "difference": result.mean.mean,
                     "standard_error": result.mean.standard_error,
+                    "interval": result.mean.interval(),
                     "p_value": result.p_value,
                     "first_wins": result.first_wins,
                     "files": sizes_json(files),
+                    "skewness": result.skewness,
+                    "warnings": result.warnings(loaded[0][1].names),
                 }
             )
             return
+        low, high = result.mean.interval()
         for run, mean in zip(self.runs, means, strict=True):
             show(f"{mean.mean:.3f} ± {mean.standard_error:.3f} bits/dim  {run}")
         if files is not None:
             show(files.line)
         show(
             f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+            f"95% interval {low:+.4f} to {high:+.4f}, "
             f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
         )
         if told[0] != told[1]:
@@ -120,6 +127,8 @@ class Compare:
             show(f"{better} explains the images better, {share:.0%} of them one by one")
         else:
             show("These images do not tell the two models apart")
+        for warning in result.warnings(loaded[0][1].names):
+            say(f"warning: {warning}")
 
     def _check_shapes(self, shapes: list[tuple[int, int, int]]) -> None:
         if shapes[0] != shapes[1]:

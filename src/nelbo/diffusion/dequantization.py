@@ -108,6 +108,7 @@ def dequantize(
         half_width = 1.0 / (data.levels - 1)
         within = _within_uniform if kind == "uniform" else _within_normal
         noise, log_q = within(uniform, half_width, sigma)
+        noise = noise.to(x_0.dtype)
     # The state is the draw scaled by a, which is 1/√(1 + σ²) with preserved variance.
     log_a = -0.5 * math.log1p(sigma**2)
     return Dequantization(
@@ -138,11 +139,17 @@ def _within_uniform(uniform: Tensor, half_width: float, sigma: float) -> tuple[T
 
 
 def _within_normal(uniform: Tensor, half_width: float, sigma: float) -> tuple[Tensor, Tensor]:
-    """A centred normal cut off at ±half_width, by its inverse distribution function."""
+    """A centred normal cut off at ±half_width, by its inverse distribution function.
+
+    Generators draw the end −1 itself, where the inverse is infinite if the normal is much narrower
+    than the bin: a draw at an end stands for the half of its step that is inside.
+    """
+    inside = 1 - 0.5 * torch.finfo(uniform.dtype).eps
+    uniform = uniform.double().clamp(-inside, inside)
     mass = math.erf(half_width / (sigma * math.sqrt(2.0)))
-    standard = math.sqrt(2.0) * torch.erfinv(uniform.double() * mass)
+    standard = math.sqrt(2.0) * torch.erfinv(uniform * mass)
     log_density = -0.5 * (standard.square() + math.log(2 * math.pi)) - math.log(sigma * mass)
-    return (sigma * standard).to(uniform.dtype), per_example(log_density)
+    return sigma * standard, per_example(log_density)
 
 
 def _uniform(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -39,12 +39,11 @@ from torch import Tensor
 from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
 from nelbo.diffusion.model import Diffusion
-from nelbo.diffusion.prediction import PARAMETERIZATIONS
+from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.distributions import randn_like
 from nelbo.errors import MissingExtraError, NelboError
 from nelbo.mhvae import per_example
-from nelbo.networks.finite import check_finite
 from nelbo.suggestions import unknown
 
 TRACES = ("rademacher", "normal", "exact")
@@ -194,11 +193,16 @@ class FlowTime:
 
     def __call__(self, u: float) -> float:
         """The network's time, linear in u between levels."""
+        return self.level(u).network_time
+
+    def level(self, u: float) -> NoiseLevel:
+        """The noise level at u, with the network's time linear in u between levels."""
         value = torch.tensor(u, dtype=torch.float64)
         right = int(torch.searchsorted(self.log_noise, value).clamp(1, len(self.times) - 1))
         low, high = self.log_noise[right - 1], self.log_noise[right]
-        fraction = ((value - low) / (high - low)).clamp(0.0, 1.0)
-        return float(torch.lerp(self.times[right - 1], self.times[right], fraction))
+        fraction = float(((value - low) / (high - low)).clamp(0.0, 1.0))
+        time = float(torch.lerp(self.times[right - 1], self.times[right], fraction))
+        return NoiseLevel(*_scales(u), time, t=right + round(fraction))
 
 
 class _Field:
@@ -226,14 +230,8 @@ class _Field:
 
     def x_0(self, x: Tensor, u: float) -> Tensor:
         """The predicted data at a state of log noise scale u."""
-        model = self.model
-        time = torch.full((len(x),), self.time(u), dtype=torch.float32, device=x.device)
-        output = model.network(x, time, self.condition)[:, : x.shape[1]]
-        check_finite(output, "the prediction of the network", time)
-        a, s = (x.new_tensor(scale) for scale in _scales(u))
-        x_0 = PARAMETERIZATIONS[model.prediction].x_0(output, x, a, s)
-        # Not `Prediction.x_0`, whose gradient passes the clip as training needs it.
-        return x_0.clamp(-1.0, 1.0) if model.clip_sample else x_0
+        prediction = self.model.predict_at(x, self.time.level(u), self.condition)
+        return prediction.differentiable_x_0()
 
 
 def _scales(u: float) -> tuple[float, float]:

@@ -113,13 +113,13 @@ class LearnedSchedule(nn.Module):
         r"""The chain whose level t has the noise of time (t − 1)/(T − 1), float64.
 
         Raises:
-            NelboError: fewer than two levels.
+            NelboError: fewer than two levels, or so little noise at time 0 that float64 has none.
         """
         if T < 2:
             raise NelboError(f"a learned schedule goes between two levels or more, got T={T}")
         exact = copy.deepcopy(self).cpu().double()
         gamma = exact(torch.linspace(0, 1, T, dtype=torch.float64))
-        return NoiseSchedule.from_alphas_cumprod(torch.sigmoid(-gamma))
+        return NoiseSchedule.from_levels(torch.sigmoid(-gamma))
 
     def _fit_shape(self, t: Tensor, wanted: Tensor) -> None:
         exact = copy.deepcopy(self).double()

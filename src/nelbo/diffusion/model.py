@@ -33,7 +33,7 @@ from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
-from nelbo.diffusion.variance import VARIANCES, profile_levels
+from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
 from nelbo.diffusion.weighting import Weighting
 from nelbo.distributions import DiscretizedNormal, Generators, normal
 from nelbo.errors import NelboError
@@ -390,7 +390,12 @@ class Diffusion(TractableMHVAE):
         variance: str | None = None,
         profile: LevelProfile | None = None,
     ) -> Diffusion:
-        """A model that shares everything else."""
+        """A model that shares everything else, but no profile that is not of its schedule."""
+        if profile is None and self.profile is not None:
+            # The analytic variance cannot do without, and explains itself.
+            needs = (variance or self.variance) == "analytic"
+            if schedule is None or needs or difference(schedule, self.profile) is None:
+                profile = self.profile
         model = Diffusion(
             self.network if network is None else network,
             schedule or self.schedule,
@@ -400,7 +405,7 @@ class Diffusion(TractableMHVAE):
             shape=self.shape,
             clip_sample=self.clip_sample,
             thresholding=self.thresholding,
-            profile=self.profile if profile is None else profile,
+            profile=profile,
         )
         model.train(self.training)
         return model

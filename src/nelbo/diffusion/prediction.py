@@ -96,6 +96,14 @@ class Prediction:
         clipped = self.threshold(x_0.detach())
         return clipped.detach() + (x_0 - x_0.detach()) if x_0.requires_grad else clipped
 
+    def differentiable_x_0(self) -> Tensor:
+        """`x_0` with the derivative of the threshold, zero where it clips, for a divergence.
+
+        Training needs gradients that pass the clip; a change of variables needs the true ones.
+        """
+        x_0 = self._read(self.parameterization.x_0)
+        return x_0 if self.threshold is None else self.threshold(x_0)
+
     @cached_property
     def epsilon(self) -> Tensor:
         """The predicted noise."""

@@ -49,7 +49,8 @@ class LevelProfile:
         schedule: the chain it was measured on.
         levels: the levels that were measured, increasing; the others are interpolated.
         squared_error: E‖x_0 − x̂_0(x_t)‖² of an example, x̂_0 clipped where the model clips it.
-        standard_error: of `squared_error`, from the spread over examples and draws; nan for one.
+        standard_error: of `squared_error` as the mean of the population of examples: the spread
+            over examples of the mean over their draws; nan for one example.
         score_matching: E KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) at t ≥ 2 with the variance that
             the model had, nats; zero below.
         score_matching_square: E KL² over examples and noise; its root is the best proposal for
@@ -130,15 +131,15 @@ class LevelCost(NamedTuple):
 
     Attributes:
         t: the level.
-        squared_error: ‖x_0 − x̂_0‖², (N,).
-        score_matching: the KL at t ≥ 2, nats, (N,).
+        squared_error: ‖x_0 − x̂_0‖² of each draw, all examples once, then again, (draws · N,).
+        score_matching: the KL at t ≥ 2 of the same, nats.
         data_variance: the best variance of p(x_0|x_t).
         reconstruction: the mean of −log p(x_0|x_t) with it, nats.
     """
 
     t: int
-    squared_error: Float[Tensor, " examples"]
-    score_matching: Float[Tensor, " examples"]
+    squared_error: Float[Tensor, " draws"]
+    score_matching: Float[Tensor, " draws"]
     data_variance: float
     reconstruction: float
 
@@ -238,6 +239,8 @@ def collect_levels(
     schedule, chosen = model.schedule, torch.tensor([cost.t for cost in measured])
     error = torch.stack([cost.squared_error for cost in measured]).double().cpu()
     divergence = torch.stack([cost.score_matching for cost in measured]).double().cpu()
+    # Draws of one example are no examples: a mean over them is one observation.
+    of_example = error.unflatten(1, (draws, len(x_0))).mean(1)
     # KL per unit of signal-to-noise ratio is smooth in the level; its step need not be.
     drop = torch.zeros_like(schedule.betas)
     drop[2:] = -schedule.snr[1:].diff()
@@ -256,7 +259,7 @@ def collect_levels(
         schedule=schedule,
         levels=chosen,
         squared_error=spread(error.mean(1)),
-        standard_error=spread(error.std(1) / error.shape[1] ** 0.5, log=False),
+        standard_error=spread(of_example.std(1) / len(x_0) ** 0.5, log=False),
         score_matching=spread_divergence(divergence.mean(1), 1),
         score_matching_square=spread_divergence(divergence.square().mean(1), 2),
         data_variance=spread(_column([cost.data_variance for cost in measured])),

@@ -104,7 +104,8 @@ class NoiseSchedule:
             last_signal: signal power ᾱ_T that is left.
 
         Raises:
-            NelboError: a noise scale or signal power outside (0, 1).
+            NelboError: a noise scale or signal power outside (0, 1), or so little noise that
+                float64 has none at level 1.
         """
         if not (0 < first_noise < 1 and 0 < last_signal < 1 - first_noise**2):
             raise NelboError(
@@ -113,7 +114,7 @@ class NoiseSchedule:
             )
         ends = 2 * math.log(first_noise), math.log1p(-last_signal)
         log_noise = torch.linspace(*ends, _checked(T), dtype=torch.float64)
-        return cls.from_alphas_cumprod(-torch.expm1(log_noise))
+        return cls.from_levels(-torch.expm1(log_noise))
 
     @classmethod
     def mixed(
@@ -184,11 +185,21 @@ class NoiseSchedule:
             t = int((~good).nonzero()[0, 0])
             raise NelboError(f"beta at level {t + 1} is {given[t].item()}, expected 0 < beta < 1")
         signal = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - given, 0)])
+        lost = (signal.diff() >= 0) & (signal[1:] > 0)
+        if lost.any():
+            t = int(lost.nonzero()[0, 0])
+            raise NelboError(
+                f"beta at level {t + 1} is {given[t].item()}, which leaves ᾱ as it is in float64: "
+                "add more noise there, or leave the level out"
+            )
         return cls(signal, torch.arange(-1, len(given)), torch.nn.functional.pad(given, (1, 0)))
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
         """The chain with these ᾱ: either ᾱ_0 = 1, ..., ᾱ_T or ᾱ_1, ..., ᾱ_T.
+
+        A first value of exactly 1 is ᾱ_0. Where it might be an ᾱ_1 that is rounded to 1, use
+        `from_levels`, which refuses it.
 
         Raises:
             NelboError: values outside [0, 1] or not decreasing.
@@ -196,9 +207,18 @@ class NoiseSchedule:
         signal = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
         if signal.ndim != 1 or len(signal) == 0:
             raise NelboError(f"alphas_cumprod must be a list, got shape {tuple(signal.shape)}")
-        if signal[0] != 1:
-            signal = torch.cat([torch.ones(1, dtype=torch.float64), signal])
-        return cls._from_signal(signal, torch.arange(-1, len(signal) - 1))
+        return cls.from_levels(signal[1:] if signal[0] == 1 else signal)
+
+    @classmethod
+    def from_levels(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
+        """The chain of T levels with these ᾱ_1, ..., ᾱ_T, (T,).
+
+        Raises:
+            NelboError: no values, values outside [0, 1), or not decreasing.
+        """
+        levels = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+        signal = torch.cat([torch.ones(1, dtype=torch.float64), levels])
+        return cls._from_signal(signal, torch.arange(-1, len(levels)))
 
     def respace(self, levels: Sequence[int] | Int[Tensor, " K"]) -> NoiseSchedule:
         """The chain through these levels only, increasing; the last becomes its x_T.
@@ -318,6 +338,11 @@ class NoiseSchedule:
 
     @classmethod
     def _from_signal(cls, signal: Levels, network_times: Tensor) -> NoiseSchedule:
+        if len(signal) > 1 and signal[1] == 1:
+            raise NelboError(
+                "the signal power ᾱ of level 1 is 1 in float64, so that the level holds no noise: "
+                "begin with a noise scale √(1 − ᾱ_1) of at least 1.1e-8"
+            )
         if len(signal) < 2 or signal[0] != 1 or signal.min() < 0 or (signal.diff() >= 0).any():
             raise NelboError(
                 "alphas_cumprod must start at 1 and decrease towards 0 without repeating, got "

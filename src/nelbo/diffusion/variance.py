@@ -152,18 +152,38 @@ def profile_levels(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:
     Raises:
         NelboError: the profile is of another chain.
     """
-    times = profile.schedule.network_times
-    parent = torch.searchsorted(times, schedule.network_times).clamp(max=profile.num_levels)
-    signal = profile.schedule.alphas_cumprod[parent]
-    if not (
-        torch.equal(times[parent], schedule.network_times)
-        and torch.allclose(signal, schedule.alphas_cumprod, rtol=1e-6, atol=1e-9)
-    ):
-        raise NelboError(
-            f"the level profile is of another chain (of {profile.num_levels} levels, the model has "
-            f"{schedule.num_levels}): measure it again"
+    found = difference(schedule, profile)
+    if found is not None:
+        raise NelboError(f"the level profile is of another chain ({found}): measure it again")
+    return _parents(schedule, profile)
+
+
+def difference(schedule: NoiseSchedule, profile: LevelProfile) -> str | None:
+    """How a chain differs from what a profile was measured on, in words; None where it is of it."""
+    parent = _parents(schedule, profile)
+    chain = profile.schedule
+    strange = chain.network_times[parent] != schedule.network_times
+    if strange.any():
+        t = int(strange.nonzero()[0])
+        return (
+            f"it was measured on {profile.num_levels} levels, none of which has the network time "
+            f"{int(schedule.network_times[t])} of level {t} of the model's {schedule.num_levels}"
         )
-    return parent
+    measured = chain.alphas_cumprod[parent]
+    apart = ~torch.isclose(measured, schedule.alphas_cumprod, rtol=1e-6, atol=1e-9)
+    if apart.any():
+        far = (measured - schedule.alphas_cumprod).abs()
+        t = int(far.argmax())
+        return (
+            f"the signal power ᾱ at level {t} is {float(schedule.alphas_cumprod[t]):.6g} in the "
+            f"model and {float(measured[t]):.6g} where the profile was measured"
+        )
+    return None
+
+
+def _parents(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:
+    times = profile.schedule.network_times
+    return torch.searchsorted(times, schedule.network_times).clamp(max=profile.num_levels)
 
 
 def _positive_posterior_variance(schedule: NoiseSchedule) -> Levels:
