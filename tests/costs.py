@@ -33,6 +33,10 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     return 3 + torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def lognormal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64).exp()
+
+
 def nearly_constant(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     place = torch.rand(shape, generator=generator, dtype=torch.float64)
     drawn = torch.searchsorted(_SHARES.cumsum(0), place).clamp(max=len(_SHARES) - 1)
@@ -44,6 +48,7 @@ COSTS: dict[str, tuple[Draw, float, float]] = {
     "exponential": (exponential, 1.0, 2.0),
     "squared": (squared, 1.0, 3.0),
     "normal": (normal, 3.0, 10.0),
+    "lognormal": (lognormal, math.exp(0.5), math.exp(2.0)),
     "nearly constant": (
         nearly_constant,
         float(-(_SHARES * _SHARES.log()).sum()),

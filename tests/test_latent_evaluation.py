@@ -10,7 +10,7 @@ import torch
 import nelbo
 from nelbo import LatentBound, NelboError, fit_decoder_scale
 from nelbo.data import ImageData
-from nelbo.evaluation import batch_generators, condition_for, evaluate
+from nelbo.evaluation import condition_for, evaluate
 from tests.diffusers_format import tiny
 
 
@@ -27,7 +27,7 @@ def stable(tmp_path_factory):
     return path / "pipeline"
 
 
-def test_stable_diffusion_has_a_bound_on_captioned_images(stable):
+def test_stable_diffusion_has_a_bound_on_captioned_images(stable, monkeypatch):
     model = nelbo.load(stable)
     assert model.decoder_scale is None
     data = pictures(("red cat", "dog", None, "", "cat"))
@@ -45,14 +45,31 @@ def test_stable_diffusion_has_a_bound_on_captioned_images(stable):
     assert bound.dims == 3 * 16 * 16
     assert bound.levels.shape == (5, 3)
 
-    noise, by_hand = batch_generators(seeded()), []
-    halves = ((["red cat", "dog"], data.images[:2]), (["", ""], data.images[2:4]))
-    for i, (captions, images) in enumerate(halves):
-        with torch.no_grad():
-            x = model.data.to_network(images)
-            condition = model.condition_on(captions)
-            by_hand.append(model.elbo(x, condition, levels=3, generator=noise(i)).elbo)
-    torch.testing.assert_close(bound.elbo[:4], torch.cat(by_hand))
+    # Every image with its own caption, whichever batch it is in; none is the empty prompt.
+    seen = []
+    whole = type(model).elbo
+
+    def elbo(self, x_0, condition=None, *, levels=None, generator=None):
+        seen.append((x_0, condition.text, generator.initial_seed()))
+        return whole(self, x_0, condition, levels=levels, generator=generator)
+
+    monkeypatch.setattr(type(model), "elbo", elbo)
+    again = LatentBound.cat(list(evaluate(model, data, levels=3, batch_size=2, generator=seeded())))
+    torch.testing.assert_close(again.elbo, bound.elbo)
+    x_0, text, seeds = zip(*seen, strict=True)
+    torch.testing.assert_close(torch.cat(x_0), data.images.float() / 127.5 - 1)
+    prompts = ["red cat", "dog", "", "", "cat"]
+    torch.testing.assert_close(torch.cat(text), model.text.encode(prompts))
+    assert len(set(seeds)) == 3
+    # An exact bound on the same images and captions, with noise of its own, agrees.
+    with torch.no_grad():
+        x = model.data.to_network(data.images).repeat(40, 1, 1, 1)
+        condition = model.condition_on(prompts * 40)
+        many = whole(model, x, condition, generator=torch.Generator().manual_seed(7))
+    per_image, bits = many.bits_per_dim.view(40, 5).double(), again.bits_per_dim.double()
+    error = (again.monte_carlo_variance.double().sqrt() / again.nats_per_bit_per_dim).clamp(1e-3)
+    error = (error.square() + per_image.var(0) / 40).sqrt()
+    assert ((bits - per_image.mean(0)).abs() < 6 * error).all()
 
 
 def test_images_without_captions_are_told_the_empty_prompt(stable):

@@ -94,3 +94,10 @@ def test_what_cannot_be_a_schedule():
         LearnedSchedule.like(NoiseSchedule.cosine(10).with_zero_terminal_snr())
     with pytest.raises(NelboError, match="two levels or more, got T=1"):
         LearnedSchedule(-1.0, 1.0).discretize(1)
+
+
+def test_a_schedule_that_begins_without_noise_is_refused():
+    """sigmoid(38) is 1 in float64: level 1 used to pass for the data, and T for T − 1."""
+    with pytest.raises(NelboError, match="level 1 is 1 in float64"):
+        LearnedSchedule(-38.0, 6.0).discretize(10)
+    assert LearnedSchedule(-35.0, 6.0).discretize(10).num_levels == 10

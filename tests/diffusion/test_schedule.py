@@ -171,3 +171,32 @@ def test_zero_terminal_snr(name):
 def test_mistakes_are_explained(make, message):
     with pytest.raises(NelboError, match=message):
         make()
+
+
+@pytest.mark.parametrize("first_noise", [1e-8, 1e-9, 1e-100])
+def test_a_first_level_without_noise_in_float64_is_refused(first_noise):
+    """Its ᾱ_1 rounds to 1; it used to pass for ᾱ_0, and the chain was a level shorter."""
+    with pytest.raises(NelboError, match="level 1 is 1 in float64"):
+        NoiseSchedule.geometric(10, first_noise=first_noise)
+
+
+@pytest.mark.parametrize("first_noise", [1.2e-8, 1e-7, 1e-3])
+def test_as_little_noise_as_float64_holds_makes_a_chain_of_all_levels(first_noise):
+    schedule = NoiseSchedule.geometric(10, first_noise=first_noise)
+    assert schedule.num_levels == 10
+    assert 0 < float(schedule.noise_power[1]) < 2 * first_noise**2
+    assert schedule.respace(range(1, 11)).num_levels == 10
+
+
+def test_levels_that_may_round_to_one_are_never_taken_for_the_data():
+    exact = NoiseSchedule.from_alphas_cumprod([1.0, 0.9, 0.5])
+    assert exact.num_levels == NoiseSchedule.from_levels([0.9, 0.5]).num_levels == 2
+    for values in ([1.0, 0.9, 0.5], [1 - 1e-17, 0.5]):
+        with pytest.raises(NelboError, match="level 1 is 1 in float64"):
+            NoiseSchedule.from_levels(values)
+    with pytest.raises(NelboError, match="level 1 is 1 in float64"):
+        NoiseSchedule.from_alphas_cumprod([1.0, 1 - 1e-17, 0.5])
+    with pytest.raises(NelboError, match="beta at level 2 is 1e-17, which leaves"):
+        NoiseSchedule.from_betas([0.1, 1e-17, 0.2])
+    with pytest.raises(NelboError, match="beta at level 1 is 1e-17"):
+        NoiseSchedule.from_betas([1e-17, 0.2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
@@ -231,11 +232,49 @@ def test_only_the_network_s_input_is_perturbed():
     s = (1 - a**2).sqrt()
     output = model.network(a * x_0 + s * (noise + 0.1 * extra), t - 1)
     torch.testing.assert_close(loss, (output - (a * noise - s * x_0)).square().mean())
-    # The bound reads x̂_0 off the state that was not perturbed.
-    terms = model(
-        x_0, objective="bound", generator=torch.Generator().manual_seed(4), input_perturbation=0.0
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_bound_reads_the_prediction_off_the_state_that_is_not_perturbed(prediction):
+    """By hand: the network sees ε + γξ, and x̂_0 is read off x_t with ε alone, at γ = 0.5."""
+    x_0, gamma = pixels(300), 0.5
+    model = make(prediction, "fixed_large")
+    found = model(
+        x_0, objective="bound", generator=torch.Generator().manual_seed(4), input_perturbation=gamma
     )
-    perturbed = model(
-        x_0, objective="bound", generator=torch.Generator().manual_seed(4), input_perturbation=1e-9
+    g = torch.Generator().manual_seed(4)
+    t, _ = LevelSampler(level_probabilities(T, 0.1)).draw(300, g)
+    assert torch.equal(t, found.levels)
+    noise, extra = (torch.randn(300, *SHAPE, generator=g, dtype=torch.float64) for _ in range(2))
+    beta = torch.tensor([0.0] + [0.01 + (0.4 - 0.01) * i / (T - 1) for i in range(T)]).double()
+    signal = torch.cumprod(1 - beta, 0)
+    wide = (-1, 1, 1, 1)
+    a, s = signal[t].sqrt().view(wide), (1 - signal[t]).sqrt().view(wide)
+    output = model.network(a * x_0 + s * (noise + gamma * extra), t - 1).detach()
+    x_t = a * x_0 + s * noise
+    predicted = {
+        "epsilon": (x_t - s * output) / a,
+        "sample": output,
+        "v_prediction": a * x_t - s * output,
+    }[prediction]
+    above = t >= 2
+    at = t[above]
+    weight = signal[at - 1].sqrt() * beta[at] / (1 - signal[at])
+    error = (predicted - x_0)[above].square().flatten(1).sum(1)
+    ratio = (1 - signal[at - 1]) / (1 - signal[at])
+    dims = math.prod(SHAPE)
+    divergence = weight**2 * error / beta[at] + dims * (ratio - 1 - ratio.log())
+    torch.testing.assert_close(found.level_losses[above], 0.5 * divergence)
+    # Of level 1 too: the bin of each pixel under N(x̂_0, β_1).
+    at_first = ~above
+    mean, edge, std = predicted[at_first].numpy(), x_0[at_first].numpy(), math.sqrt(0.01)
+    upper = stats.norm.cdf(edge + 1 / 16, mean, std)
+    lower = stats.norm.cdf(edge - 1 / 16, mean, std)
+    upper[edge > 1 - 1e-9], lower[edge < -1 + 1e-9] = 1.0, 0.0
+    inside = (upper - lower).reshape(int(at_first.sum()), -1)
+    expected = -np.log(np.maximum(inside, 1e-300)).sum(1)
+    likely = (inside > 1e-6).all(1)  # where the difference of two tails has its digits
+    assert likely.sum() >= 2 or prediction != "sample"
+    torch.testing.assert_close(
+        found.level_losses[at_first][likely], torch.from_numpy(expected[likely]), rtol=1e-4, atol=0
     )
-    torch.testing.assert_close(terms.nelbo, perturbed.nelbo)

@@ -152,3 +152,24 @@ def test_mistakes(arguments, message):
 def test_an_interval_without_levels():
     with pytest.raises(NelboError, match=r"interval \(100.0, 200.0\]: its noise levels lie in"):
         make().guided(Guidance(2.0, (100.0, 200.0)))
+
+
+@pytest.mark.parametrize(("first", "last"), [(4, 9), (1, 12), (5, 6)])
+def test_an_interval_leaves_out_its_lower_end_and_holds_its_upper_one(first, last):
+    """Ends that are noise levels of the chain themselves: (σ_first, σ_last]."""
+    network = Counting()
+    model = make(network)
+    noise = ((1 - model.schedule.alphas_cumprod) / model.schedule.alphas_cumprod).sqrt()
+    low, high = (float(model.schedule.snr[t].rsqrt()) for t in (first, last))
+    assert (low, high) == pytest.approx(noise[[first, last]].tolist())
+    model.sample(2, condition=LABELS, guidance=Guidance(3.0, (low, high)))
+    expected = {t: 4 if first < t <= last else 2 for t in range(1, T + 1)}
+    assert dict(zip(range(T, 0, -1), network.batches, strict=True)) == expected
+
+
+def test_an_interval_of_one_point_holds_no_level():
+    model = make()
+    tie = float(model.schedule.snr[5].rsqrt())
+    with pytest.raises(NelboError, match="no level of the chain has noise"):
+        model.guided(Guidance(3.0, (tie, math.nextafter(tie, math.inf))))
+    model.guided(Guidance(3.0, (math.nextafter(tie, 0.0), tie)))

@@ -337,3 +337,46 @@ def test_classes_of_images_are_told_by_the_latents_they_make_likely(generator):
     classes = Condition(label=torch.tensor([0, 1]))
     (found,) = classify(model, x, classes, draws=64, generator=generator)
     assert (found.label == expected)[clear].double().mean() > 0.95
+
+
+# ᾱ_T = 0.3: what is left of the latents in z_T counts, and with it how wide the encoder is.
+SIGNAL_LEFT = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.98, 0.3, 12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+@pytest.mark.parametrize("levels", [None, 3])
+def test_prior_matching_is_of_the_latents_and_not_of_their_means(spread, levels, images, generator):
+    autoencoder = LinearAutoencoder(0.4, spread)
+    model = latent_model(SIGNAL_LEFT, autoencoder, data=Pixels(LEVELS))
+    q = model.encode(images)
+    _, prior, _ = exact_terms(q, SIGNAL_LEFT)
+    found = model.elbo(images, levels=levels, generator=generator)
+    torch.testing.assert_close(found.prior_matching, prior.flatten(1).sum(1))
+    of_the_mean = 0.5 * (0.3 * q.mean.square() - 0.3 - math.log(0.7)).flatten(1).sum(1)
+    if spread > 1:
+        assert ((prior.flatten(1).sum(1) - of_the_mean) > 0.2).all()
+
+
+@pytest.mark.parametrize("reconstructions", [2, 5])
+def test_the_joint_variance_has_the_covariance_of_both_reconstructions(reconstructions):
+    """Much noise at level 1 and a shifted encoder: both reconstructions follow z_0."""
+    generator = torch.Generator().manual_seed(0)
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.6, 0.05, 8, dtype=torch.float64))
+    model = latent_model(schedule, LinearAutoencoder(0.2, 1.5))
+    # An image of latents far out, whose density falls steeply with z_0.
+    one = (4 * DIRECTION.view(1, 3, 1, 1)).expand(6_000, -1, 2, 2)
+    found = model.elbo(
+        one, levels=Stratified(2, reconstructions=reconstructions), generator=generator
+    )
+    pixels, latents = found.reconstruction, found.latent_reconstruction
+    covariance = torch.cov(torch.stack([pixels, latents]))
+    total = (pixels + latents).var().item()
+    # Leaving the covariance out is an error of more than a tenth, which the test would see.
+    assert abs(2 * covariance[0, 1].item()) > 0.15 * total
+    for variance, expected in (
+        (found.joint_variance, total),
+        (found.reconstruction_variance, covariance[0, 0].item()),
+        (found.latent_reconstruction_variance, covariance[1, 1].item()),
+    ):
+        deviation = variance.std().item() / math.sqrt(len(variance))
+        assert abs(variance.mean().item() - expected) < 4 * (deviation + 0.02 * expected)

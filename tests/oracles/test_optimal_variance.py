@@ -181,3 +181,43 @@ def test_what_is_missing_is_named(generator):
         level_profile(model, x_0, draws=0)
     with pytest.raises(NelboError, match="levels must be None or at least 1, got 0"):
         level_profile(model, x_0, levels=0)
+
+
+@pytest.mark.parametrize("draws", [1, 16])
+def test_the_standard_error_is_over_images_whatever_their_draws(draws):
+    """Images of very different costs: 90% of the intervals hold the mean, with 16 draws as well."""
+    model, level, n, repetitions = gaussian_model(STD, SCHEDULE, "fixed_small"), T, 12, 120
+    generator = torch.Generator().manual_seed(draws)
+    # x̂_0 is linear, so E‖x_0 − x̂_0‖² = (1 − c a)² ‖x_0‖² + D c² s² with x̂_0 = c x_t.
+    signal = float(SCHEDULE.alphas_cumprod[level])
+    c = signal**0.5 * STD**2 / (signal * STD**2 + 1 - signal)
+    exact = DIMS * ((1 - c * signal**0.5) ** 2 * STD**2 + c**2 * (1 - signal))
+    z = []
+    for _ in range(repetitions):
+        x_0 = STD * torch.randn(n, *SHAPE, generator=generator, dtype=torch.float64)
+        found = level_profile(model, x_0, levels=3, draws=draws, generator=generator)
+        z.append(float((found.squared_error[level] - exact) / found.standard_error[level]))
+    z = torch.tensor(z)
+    inside = (z.abs() <= stats.t.ppf(0.9 / 2 + 0.5, n - 1)).double().mean().item()
+    assert inside == pytest.approx(0.9, abs=0.1)
+    assert 0.75 < z.std().item() < 1.45
+
+
+def test_of_one_image_the_standard_error_is_not_known():
+    model = gaussian_model(STD, SCHEDULE, "fixed_small")
+    found = level_profile(model, torch.zeros(1, *SHAPE).double(), levels=5, draws=4)
+    assert found.standard_error[1:].isnan().all()
+
+
+def test_a_profile_is_dropped_where_the_schedule_changes_and_kept_where_it_does_not():
+    profile = exact_profile(STD, SCHEDULE)
+    model = gaussian_model(STD, SCHEDULE, "fixed_large").with_profile(profile)
+    assert model.respace([2, 5, 30]).profile is profile
+    changed = model._with(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
+    assert changed.profile is None
+    # The analytic variance cannot do without, and says what differs.
+    fitted = fit_variance(model, profile)
+    with pytest.raises(NelboError, match=r"signal power ᾱ at level \d+ is 0\.\d+ in the model and"):
+        fitted._with(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
+    with pytest.raises(NelboError, match="30 levels, none of which has the network time 30"):
+        fitted._with(schedule=NoiseSchedule.linear(T + 5, 0.01, 0.5))

@@ -75,14 +75,15 @@ def test_profile_band_is_two_standard_errors(levels):
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     scale = 72 * math.log(2)
     assert len(line) <= 72
-    # the last level, or the last pool of them: one value an image
-    x = figure.axes[0].lines[0].get_xdata()
-    pooled = round(levels * (1 - math.exp(-math.log((levels + 1) / 2) / 72))) if levels > 72 else 1
+    # the last level, or the last pool of them, whose middle is drawn: one value an image
+    x, last = figure.axes[0].lines[0].get_xdata(), int(bound.levels.max())
+    pooled = round(2 * (last - x[-1])) + 1
+    assert (pooled > 1) == (levels > 72)
     values = bound.score_matching[:, -pooled:].mean(1).double()
     error = values.std().item() / math.sqrt(30) / scale
-    assert line[-1] == pytest.approx(values.mean().item() / scale, rel=0.05)
+    assert line[-1] == pytest.approx(values.mean().item() / scale, rel=1e-4)
     at_last = band[abs(band[:, 0] - x[-1]) < 1e-6 * x[-1]][:, 1]
-    assert (at_last.max() - at_last.min()) / 4 == pytest.approx(error, rel=0.25)
+    assert (at_last.max() - at_last.min()) / 4 == pytest.approx(error, rel=1e-3)
 
 
 def test_figures_go_into_a_page_and_maps_under_images():

@@ -46,13 +46,32 @@ BOUNDS = {
 }
 
 
+def _is_every_level(bound):
+    return bool((bound.weights == 1).all())
+
+
 @pytest.mark.parametrize("name", BOUNDS)
 def test_plots_of_the_bound_draw(name):
     bounds = BOUNDS[name]
-    for figure in (plots.kl_by_level(bounds), plots.cumulative_bound(bounds)):
+    by_level, spent = plots.kl_by_level(bounds), plots.cumulative_bound(bounds)
+    for figure in (by_level, spent):
         ElementTree.fromstring(to_svg(figure))
+    unit = {split: bound.nats_per_bit_per_dim for split, bound in bounds.items()}
+    drawn = [line for line in by_level.axes[0].lines if len(line.get_xdata()) > 1]
+    whole = {s: b for s, b in bounds.items() if b.levels.shape[1] > 1 and _is_every_level(b)}
+    for split, bound in whole.items():
+        expected = (bound.score_matching.double().mean(0) / unit[split]).tolist()
+        if len(expected) <= 72 and max(expected) > 0:
+            assert any(
+                list(line.get_ydata()) == pytest.approx(expected, rel=1e-4) for line in drawn
+            ), split
     if bounds:
-        ElementTree.fromstring(to_svg(plots.bits_histogram(bounds["test"])))
+        ElementTree.fromstring(to_svg(histogram := plots.bits_histogram(bounds["test"])))
+        heights = [bar.get_height() for bar in histogram.axes[0].patches]
+        assert sum(heights) == len(bounds["test"])
+        heights = [line.get_ydata()[-1] for line in spent.axes[0].lines if len(line.get_ydata())]
+        total = bounds["test"].mean().bits_per_dim.mean
+        assert any(height == pytest.approx(total, rel=1e-4) for height in heights)
 
 
 def test_a_log_snr_axis_puts_data_left():
@@ -120,7 +139,20 @@ ROWS = {
 @pytest.mark.parametrize("quantity", ["loss", "bits_per_dim", "learning_rate"])
 @pytest.mark.parametrize("x", ["step", "seconds"])
 def test_training_curves_draw(rows, quantity, x):
-    to_svg(plots.training_curve(rows, quantity, x=x, reference=2.0))
+    figure = plots.training_curve(rows, quantity, x=x, reference=2.0)
+    ElementTree.fromstring(to_svg(figure))
+    finite = [
+        (row[x], row[quantity])
+        for row in rows
+        if row.get(quantity) is not None and x in row and math.isfinite(row[quantity])
+    ]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == len(finite)]
+    if finite:
+        drawn = [list(map(tuple, line.get_xydata().tolist())) for line in lines]
+        assert [tuple(map(float, point)) for point in finite] in drawn
+    else:
+        # Nothing is drawn but words that tell so.
+        assert any(text.get_text() for text in figure.axes[0].texts)
 
 
 def test_a_training_curve_goes_through_its_rows(metrics):
@@ -170,4 +202,9 @@ def test_a_real_bound_draws():
     x_0 = model.data.to_network(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with torch.no_grad():
         bound = model.elbo(x_0, generator=torch.Generator().manual_seed(0))
-    to_svg(plots.kl_by_level({"test": bound}, model.schedule, axis="log_snr"))
+    figure = plots.kl_by_level({"test": bound}, model.schedule, axis="log_snr")
+    ElementTree.fromstring(to_svg(figure))
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata() == pytest.approx(model.schedule.log_snr[2:].tolist())
+    expected = bound.score_matching.double().mean(0) / (64 * math.log(2))
+    assert line.get_ydata() == pytest.approx(expected.tolist(), rel=1e-5)

@@ -22,7 +22,7 @@ from nelbo.commands.evaluation_progress import (
     cost_line,
     evaluate_to_error_with_progress,
     evaluate_with_progress,
-    levels_to_evaluate,
+    find_levels,
     stored_proposal,
 )
 from nelbo.commands.options import Computing, at_least_one, check_out
@@ -65,8 +65,9 @@ class Evaluate:
     """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
     0.01 where neither this nor --levels is given."""
     levels: int | Literal["all", "optimal"] | None = None
-    """Instead, levels of the chain an image: all, or a number, drawn and weighted without bias.
-    With --steps, "optimal" keeps the levels of the best bound, with the optimal variance."""
+    """Instead, levels of the chain an image: all, or a number, drawn where they matter (as a pilot,
+    or the profile of `nelbo fit`, finds) and weighted without bias. With --steps, "optimal" keeps
+    the levels of the best bound, with the optimal variance."""
     steps: int | None = None
     """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
     images: int | None = None
@@ -138,17 +139,28 @@ class Evaluate:
                 store=store,
             )
         else:
+            estimator, pilot_calls = None, 0
+            if levels != "all":
+                batches = -(-len(data) // self.batch_size)
+                estimator, pilot_calls = find_levels(
+                    int(levels),
+                    model,
+                    data,
+                    self.computing.seed,
+                    quiet=not processes.is_main,
+                    drawn=store is None or not store.is_complete(0, batches),
+                )
             bound = evaluate_with_progress(
                 model,
                 data,
                 description,
-                levels=levels_to_evaluate(levels, model),
+                levels=estimator,
                 batch_size=self.batch_size,
                 seed=self.computing.seed,
                 dtype=dtype,
                 store=store,
             )
-            calls = int(bound.calls.sum())
+            calls = int(bound.calls.sum()) + pilot_calls
         stored = 0 if store is None else store.stored_calls
         self._show(bound, model, data, calls + tried, stored, dtype, processes)
 
@@ -194,7 +206,7 @@ class Evaluate:
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
         # What was computed in, whichever way it was chosen.
         settings |= {"seed": self.computing.seed, "precision": _name(dtype)}
-        if self.levels is None:
+        if self.levels != "all":
             # A profile says where to draw levels; every level once is the same without one.
             settings["proposal"] = identify_profile(model)
         return open_store(self.out, model, data, settings, processes)

@@ -41,7 +41,23 @@ def levels_that_matter(
     quiet: bool = False,
     drawn: bool = True,
 ) -> Estimator | None:
+    """The levels of `find_levels`, without what finding them took."""
+    return find_levels(count, model, data, seed, quiet=quiet, drawn=drawn)[0]
+
+
+def find_levels(
+    count: int,
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    seed: int,
+    *,
+    quiet: bool = False,
+    drawn: bool = True,
+) -> tuple[Estimator | None, int]:
     """So many levels an image, drawn where a pilot or the model's profile finds the bound to vary.
+
+    And the network evaluations of the pilot. Evenly spread levels would be unbiased as well, but
+    where few of them cost most of the bound their error is seen only once one of these is drawn.
 
     None is every level, where as many are asked for as there are. The first level is drawn twice,
     to tell how noisy it is.
@@ -60,12 +76,13 @@ def levels_that_matter(
     from nelbo.evaluation import chain_of
 
     if levels_to_evaluate(count, model) is None:
-        return None
+        return None, 0
+    calls = 0
     if drawn:
-        square = _square(model, data, seed, quiet=quiet)
+        square, calls = _square(model, data, seed, quiet=quiet)
     else:
         square = torch.ones(chain_of(model).num_levels + 1, dtype=torch.float64)
-    return Importance(count, proposal_from(square), reconstructions=2)
+    return Importance(count, proposal_from(square), reconstructions=2), calls
 
 
 def levels_to_compare(
@@ -85,7 +102,7 @@ def levels_to_compare(
     squares: dict[int, list[torch.Tensor]] = {}
     for model, data in loaded:
         if isinstance(model, LatentDiffusion) and levels_to_evaluate(count, model) is not None:
-            square = _square(model, data, seed)
+            square, _ = _square(model, data, seed)
             squares.setdefault(chain_of(model).num_levels, []).append(square)
     found: list[int | Estimator | None] = []
     for model, _ in loaded:
@@ -99,16 +116,16 @@ def levels_to_compare(
 
 def _square(
     model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
-) -> torch.Tensor:
-    """E KL² at each level, from the model's profile or else a pilot."""
+) -> tuple[torch.Tensor, int]:
+    """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
     from nelbo.evaluation import check_fits, pilot
 
     check_fits(model, data)
     square = stored_proposal(model)
-    if square is None:
-        with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
-            square, _ = pilot(model, data, _generator(seed))
-    return square
+    if square is not None:
+        return square, 0
+    with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
+        return pilot(model, data, _generator(seed))
 
 
 def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nelbo.bound import variance_of_mean
 from nelbo.conditioning import Condition, check_condition
 from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.rounding import fit_rounded_normal
@@ -241,6 +242,7 @@ def collect_levels(
     divergence = torch.stack([cost.score_matching for cost in measured]).double().cpu()
     # Draws of one example are no examples: a mean over them is one observation.
     of_example = error.unflatten(1, (draws, len(x_0))).mean(1)
+    of_mean = variance_of_mean(of_example).sqrt()
     # KL per unit of signal-to-noise ratio is smooth in the level; its step need not be.
     drop = torch.zeros_like(schedule.betas)
     drop[2:] = -schedule.snr[1:].diff()
@@ -259,7 +261,7 @@ def collect_levels(
         schedule=schedule,
         levels=chosen,
         squared_error=spread(error.mean(1)),
-        standard_error=spread(of_example.std(1) / len(x_0) ** 0.5, log=False),
+        standard_error=spread(of_mean, log=False),
         score_matching=spread_divergence(divergence.mean(1), 1),
         score_matching_square=spread_divergence(divergence.square().mean(1), 2),
         data_variance=spread(_column([cost.data_variance for cost in measured])),
