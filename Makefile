@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/digits
 WORKERS ?= 2
+# Of `make mutants`: how many a module, all where it is empty, and which modules.
+MUTANTS ?=
+MODULES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow mutants lint format bench clean
 
 help:
 	@echo "make demo    train on digits for two minutes, evaluate, sample, write a report"
 	@echo "make test    run the test suite"
 	@echo "make slow    run the longer checks"
+	@echo "make mutants plant small mistakes in the mathematics, report the share the tests catch"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure speed side by side with diffusers"
 	@echo "make clean   remove the virtual environment, caches and demo run"
@@ -26,6 +30,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow -s
+
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/python -m tests.mutants $(if $(MUTANTS),--count $(MUTANTS)) $(MODULES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 import torch
 
+import nelbo
 from nelbo import NelboError, NoiseSchedule
+from nelbo.cli import main
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.precision import Trial, try_bfloat16
 
@@ -66,3 +69,54 @@ def test_one_image_tells_no_error():
     model = Diffusion(torch.nn.Identity(), NoiseSchedule.linear(3, 0.1, 0.5), data=Pixels(17))
     with pytest.raises(NelboError, match="at least 2 images, got 1"):
         try_bfloat16(model, torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_overflows_in_sixteen_bits_is_not(bad):
+    assert trial(bad, torch.float32).dtype(1.0) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        (["--levels", "2"], 0.001),
+        (["--error", "0.5"], 0.05),
+        ([], 0.001),
+    ],
+)
+@pytest.mark.parametrize(("factor", "taken"), [(0.99, "bfloat16"), (1.01, "float32")])
+def test_evaluate_allows_a_tenth_of_the_error(
+    options, tolerance, factor, taken, capsys, monkeypatch, tmp_path
+):
+    """And counts the network evaluations of the trial."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nelbo.UNet(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8,),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        )
+    schedule = NoiseSchedule.linear(4, 0.1, 0.6)
+    model = Diffusion(network, schedule, data=Pixels(17), shape=(1, 8, 8), clip_sample=True)
+    nelbo.save(model, tmp_path / "model")
+
+    def read(*more: str) -> dict:
+        command = ["evaluate", str(tmp_path / "model"), "--data", "digits", "--images", "20"]
+        capsys.readouterr()
+        main([*command, *options, "--json", *more])
+        return json.loads(capsys.readouterr().out)
+
+    def found(*_, **__):
+        return Trial(3.0, -factor * tolerance, 0.0, 77)
+
+    monkeypatch.setattr("nelbo.precision.try_bfloat16", found)
+    alone = read("--precision", {"bfloat16": "bf16", "float32": "fp32"}[taken])
+    tried = read("--precision", "auto")
+    assert tried["precision"] == taken
+    assert tried["bits_per_dim"] == alone["bits_per_dim"]
+    assert tried["calls"] == alone["calls"] + 77

@@ -15,6 +15,7 @@ from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
 from nelbo.estimators import Stratified
 from nelbo.latent import LatentDiffusion
+from nelbo.networks.finite import NotFiniteError
 
 # Mixed precision has to save at least this share of the time.
 _WORTHWHILE = 0.1
@@ -62,7 +63,7 @@ def try_bfloat16(
         seed: of the noise.
 
     Raises:
-        NelboError: fewer than two images.
+        NelboError: fewer than two images, or predictions that are not finite in float32.
     """
     if len(x_0) < 2:
         raise NelboError(f"comparing precisions needs at least 2 images, got {len(x_0)}")
@@ -73,8 +74,16 @@ def try_bfloat16(
         for dtype in seconds:
             generator = torch.Generator().manual_seed(seed)
             start = time.perf_counter()
-            with torch.autocast(x_0.device.type, dtype, enabled=dtype != torch.float32):
-                bound = model.elbo(x_0, condition, levels=Stratified(_LEVELS), generator=generator)
+            mixed = dtype != torch.float32
+            try:
+                with torch.autocast(x_0.device.type, dtype, enabled=mixed):
+                    bound = model.elbo(
+                        x_0, condition, levels=Stratified(_LEVELS), generator=generator
+                    )
+            except NotFiniteError:
+                if mixed:  # it overflows where float32 does not
+                    return Trial(0.0, math.inf, math.inf, calls)
+                raise
             total = bound.elbo.sum().item()  # waits for the device
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
             bounds[dtype] = bound

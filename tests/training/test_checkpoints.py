@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from nelbo import NelboError
+from nelbo.training import trainer as trainer_module
 from nelbo.training.checkpoints import (
     MANIFEST,
     VALIDATION,
@@ -18,6 +20,7 @@ from nelbo.training.checkpoints import (
     DamagedCheckpointError,
 )
 from nelbo.training.config import ModelConfig
+from nelbo.training.trainer import DivergedError
 from tests.training.test_trainer import trainer
 
 
@@ -186,3 +189,19 @@ def test_the_state_of_another_model_is_refused():
     other = trainer(ModelConfig(widths=(8, 24), levels=50), steps=1)
     with pytest.raises(NelboError, match="of another model"):
         trainer(steps=1).restore(other.state())
+
+
+def test_sixteen_bits_that_no_loss_scale_helps_are_noticed(monkeypatch):
+    """One step that overflows is skipped with a lower scale; thirty-three are not of the scale."""
+    real = trainer_module.clip_gradients
+    norms = [math.inf] * 3 + [None] + [math.nan] * 40
+
+    def clip(model, largest):
+        norm = norms.pop(0)
+        return real(model, largest) if norm is None else norm
+
+    monkeypatch.setattr(trainer_module, "clip_gradients", clip)
+    steps = []
+    with pytest.raises(DivergedError, match="of 33 steps in a row were not finite in fp16"):
+        steps += trainer(steps=60, precision="fp16").run()
+    assert len(norms) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from nelbo.commands.picture_model import (
 )
 from nelbo.commands.run_data import check_not_data
 from nelbo.errors import NelboError
+from nelbo.suggestions import listed
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 _IMAGES, _OF_ONE_PROMPT = 16, 4
 _LARGEST_SCALE = 64
+# What --files calls a picture.
+_NAME = re.compile(r"\d{5}\.png")
 # Frames of an animation at most: some four seconds.
 _FRAMES = 48
 
@@ -83,6 +87,7 @@ class Sample:
         check_png(self.out)
         if self.files is not None:
             check_out(self.files, "--files", directory=True)
+            self._check_no_others(n)
 
         from nelbo.report.animation import check_animation, save_animation
         from nelbo.report.grids import save_image, to_pil
@@ -125,6 +130,17 @@ class Sample:
             frames = [pictures.to_pictures(frame, self.batch_size) for frame in film.frames()]
             save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
         self._report(n, seconds)
+
+    def _check_no_others(self, n: int) -> None:
+        """Raise `NelboError` where pictures of an earlier call would stay beside the new ones."""
+        assert self.files is not None
+        made = [path for path in self.files.glob("*.png") if _NAME.fullmatch(path.name)]
+        others = sorted(path.name for path in made if int(path.stem) >= n)
+        if others:
+            raise NelboError(
+                f"--files {self.files} holds {len(others)} pictures of an earlier call that these "
+                f"{n} would not replace ({listed(others)}): remove them, or give another directory"
+            )
 
     def _file(self, i: int) -> Path:
         """Where image i is written on its own."""

@@ -57,8 +57,8 @@ def read_index(path: str | os.PathLike[str]) -> PipelineIndex:
     """
     if holds_autoencoder_alone(path):
         raise NelboError(
-            f"{path} holds no {INDEX_FILE}: it is the run of an autoencoder, which nelbo evaluate "
-            f"and nelbo export read; nelbo train --model latent --autoencoder {path} trains a "
+            f"{path} holds no {INDEX_FILE}: it is the run of an autoencoder alone, whose bound and "
+            f"PSNR nelbo evaluate reads; nelbo train --model latent --autoencoder {path} trains a "
             "model of its latents"
         )
     file = locate(path, None, INDEX_FILE)

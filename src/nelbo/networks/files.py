@@ -35,7 +35,10 @@ _HOW_TO_CONVERT = (
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place once the block succeeds."""
+    """A temporary file beside `path` that takes its place once the block succeeds.
+
+    It is on the disk before it does, so that a file is never there without its content.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -43,9 +46,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         # mkstemp makes files that only their owner reads; a saved network is an ordinary file.
         temporary.chmod(0o666 & ~_umask())
+        flush(temporary)
         temporary.replace(path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # no such thing there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def reason(error: OSError | SafetensorError) -> str:
@@ -141,7 +157,11 @@ def _find(directory: Path, names: tuple[str, ...]) -> Path:
             if entry.suffix in PICKLE_SUFFIXES:
                 raise pickle_refused(str(entry))
         others = [entry.name for entry in entries if entry.suffix == ".safetensors"]
-        hint = f"; it does hold {', '.join(others)}: pass variant=..." if others else ""
+        if others:
+            hint = (
+                f"; it does hold {', '.join(others)}: rename a copy of the one to read to "
+                f"{names[0]}, or in Python pass its variant to from_pretrained"
+            )
     elif directory.is_dir():
         below = sorted(file.parent.name for file in directory.glob(f"*/{names[0]}"))
         hint = f"; its folders {listed(below)} do" if below else ""

@@ -19,8 +19,12 @@ LARGEST_WEIGHT = math.sqrt(torch.finfo(torch.float32).max)
 _SHOWN = 3
 
 
+class NotFiniteError(NelboError):
+    """Weights or predictions that are not finite."""
+
+
 def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:
-    """Raise `NelboError` for weights that are not finite, or too large to compute with.
+    """Raise `NotFiniteError` for weights that are not finite, or too large to compute with.
 
     Args:
         weights: by name.
@@ -30,7 +34,7 @@ def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         named = ", ".join(_counted(name, weights[name]) for name in bad[:_SHOWN])
-        raise NelboError(
+        raise NotFiniteError(
             f"{where} holds weights that are not finite or beyond {LARGEST_WEIGHT:.2g}, in "
             f"{len(bad)} of {len(weights)} tensors: {named}{more}. Its training diverged, or the "
             "file is damaged: use an earlier checkpoint, or train again at a lower learning rate"
@@ -38,7 +42,7 @@ def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:
 
 
 def check_finite(output: Tensor, what: str, time: Tensor | None = None) -> None:
-    """Raise `NelboError` where an output holds values that are not finite.
+    """Raise `NotFiniteError` where an output holds values that are not finite.
 
     Args:
         output: of a network, the batch first.
@@ -50,7 +54,7 @@ def check_finite(output: Tensor, what: str, time: Tensor | None = None) -> None:
         return
     first = int((~finite.flatten(1).all(1)).nonzero()[0])
     at = "" if time is None else f" at its time {float(time[first]):g}"
-    raise NelboError(
+    raise NotFiniteError(
         f"{what}{at} is not finite: {int((~finite).sum()):,} of {finite.numel():,} values are nan "
         "or infinite. Its weights have diverged, or it overflows in the precision that it computes "
         "in"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.errors import NelboError
-from nelbo.networks.files import reason
+from nelbo.networks.files import flush, reason
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -91,7 +91,7 @@ class Checkpoints:
             _write(checkpoint, temporary)
             self._remove(path)  # a damaged one, whose steps were taken again
             temporary.rename(path)
-            _flush(self.directory)
+            flush(self.directory)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self.steps()
@@ -103,7 +103,13 @@ class Checkpoints:
             raise NelboError(
                 f"cannot write the checkpoint {path}: {reason(error)}{there}"
             ) from error
-        self._prune()
+        try:
+            self._prune()
+        except OSError as error:  # what is to be kept is there
+            warnings.warn(
+                f"cannot remove older checkpoints in {self.directory}: {reason(error)}",
+                stacklevel=2,
+            )
         return path
 
     def load(self, step: int) -> Checkpoint:
@@ -138,10 +144,20 @@ class Checkpoints:
         return None, problems
 
     def discard_after(self, step: int) -> None:
-        """Remove what lies ahead of a step that training goes back to."""
+        """Remove what lies ahead of a step that training goes back to.
+
+        Raises:
+            NelboError: it cannot be removed.
+        """
         for later in self.steps():
             if later > step:
-                self._remove(self.path(later))
+                try:
+                    self._remove(self.path(later))
+                except OSError as error:
+                    raise NelboError(
+                        f"cannot remove {self.path(later)}, which lies ahead of step {step}: "
+                        f"{reason(error)}"
+                    ) from error
 
     def best(self) -> int | None:
         """The step of the lowest validation bound; None where no checkpoint has one."""
@@ -182,7 +198,7 @@ def _write(checkpoint: Checkpoint, directory: Path) -> None:
     for name, tensors in checkpoint.tensors.items():
         file = directory / f"{name}.safetensors"
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
-        _flush(file)
+        flush(file)
         files[file.name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
     content = {
         "format": FORMAT,
@@ -192,8 +208,8 @@ def _write(checkpoint: Checkpoint, directory: Path) -> None:
     }
     file = directory / MANIFEST
     file.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=2) + "\n")
-    _flush(file)
-    _flush(directory)
+    flush(file)
+    flush(directory)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -219,14 +235,3 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _checksum(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    if os.name == "nt" and path.is_dir():  # no such thing there
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,11 +5,13 @@ Nothing heavy is imported here, so that the command line shows its help at once.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 from nelbo.errors import NelboError
 from nelbo.suggestions import unknown
+from nelbo.training.ranges import check_numbers, option
 
 DEFAULT_TIME_BUDGET = "10m"
 SCHEDULES = ("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
@@ -91,22 +93,16 @@ class TrainingConfig:
 
     def check(self) -> None:
         """Raise `NelboError` for a value that makes no sense, naming it."""
-        for name in ("steps", "batch_size", "gradient_accumulation", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise NelboError(f"{option(name)} must be at least 1, got {value}")
-        for name in ("learning_rate", "gradient_clip", "snr_gamma", "level_shift"):
-            if not getattr(self, name) > 0:
-                raise NelboError(f"{option(name)} must be positive, got {getattr(self, name)}")
-        for name in ("ema_decay", "label_dropout", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise NelboError(f"{option(name)} must lie in [0, 1), got {getattr(self, name)}")
-        for name in (
-            *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
-            *("input_perturbation", "balance_power"),
-        ):
-            if getattr(self, name) < 0:
-                raise NelboError(f"{option(name)} must not be negative, got {getattr(self, name)}")
+        check_numbers(
+            self,
+            at_least_one=("steps", "batch_size", "gradient_accumulation", "keep_checkpoints"),
+            positive=("learning_rate", "gradient_clip", "snr_gamma", "level_shift"),
+            not_negative=(
+                *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
+                *("input_perturbation", "balance_power"),
+            ),
+            below_one=("ema_decay", "label_dropout", "beta2"),
+        )
         for name, known in (("precision", PRECISIONS), ("balance", BALANCES)):
             if (value := getattr(self, name)) not in known:
                 raise NelboError(unknown(option(name), value, known))
@@ -151,6 +147,14 @@ class ModelConfig:
     class_conditional: bool = False
     """Tell the network the label of each image."""
 
+    def check(self) -> None:
+        """Raise `NelboError` for a number that makes no sense, naming it."""
+        check_numbers(
+            self,
+            at_least_one=("levels", "widths", "layers", "attention"),
+            below_one=("dropout",),
+        )
+
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
@@ -179,6 +183,15 @@ class AutoencoderSettings:
     """Share of the images that are learned as their mirror image."""
     recoloured: float = 0.2
     """Share of the images whose colour channels are learned in a random order."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for a number that makes no sense, naming it."""
+        check_numbers(
+            self,
+            at_least_one=("widths", "latent_channels", "layers"),
+            not_negative=("kl_weight", "adversarial_weight", "perceptual_weight"),
+            share=("mirrored", "recoloured"),
+        )
 
 
 @dataclass(frozen=True)
@@ -212,10 +225,15 @@ class LatentSettings:
     guidance: float = 2.0
     """Guidance of the samples that are drawn while training and at its end."""
 
-
-def option(name: str) -> str:
-    """What the command line calls a field of that name."""
-    return f"--{name.replace('_', '-')}"
+    def check(self) -> None:
+        """Raise `NelboError` for a number that makes no sense, naming it."""
+        check_numbers(
+            self,
+            at_least_one=(
+                *("levels", "widths", "layers", "heads", "vocabulary"),
+                *("text_width", "text_layers", "text_heads"),
+            ),
+        )
 
 
 def parse_duration(text: str) -> float:
@@ -226,6 +244,6 @@ def parse_duration(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise NelboError(f"{text!r} is not a duration: expected something like 90s, 10m or 2h")
     return seconds

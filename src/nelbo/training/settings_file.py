@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,7 @@ import yaml
 
 from nelbo.errors import NelboError
 from nelbo.networks.files import atomic_file, reason
+from nelbo.suggestions import did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -46,8 +47,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def from_mapping(kind: type[Settings], content: Mapping[str, Any], where: str) -> Settings:
+def from_mapping(
+    kind: type[Settings], content: Mapping[str, Any], where: str, hidden: Iterable[str] = ()
+) -> Settings:
     """A dataclass from a mapping; fields that are left out keep their defaults.
+
+    Args:
+        kind: the dataclass.
+        content: the mapping.
+        where: it comes from, for messages.
+        hidden: fields that are not for files, and are not suggested.
 
     Raises:
         NelboError: a field that there is not, or a value of the wrong type.
@@ -55,9 +64,20 @@ def from_mapping(kind: type[Settings], content: Mapping[str, Any], where: str) -
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(str(name) for name in content if name not in fields)
     if unknown:
-        raise NelboError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(fields)}")
+        raise NelboError(f"{where}: {_unknown(unknown[0], kind, fields - set(hidden))}")
     hints = get_type_hints(kind)
     return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in content.items()})
+
+
+def _unknown(name: str, kind: type, fields: Iterable[str]) -> str:
+    """What to say of a field that there is not: its group, or what it may have meant."""
+    hints = get_type_hints(kind)
+    groups = [f for f in fields if dataclasses.is_dataclass(hints[f])]
+    for group in groups:
+        if name in {field.name for field in dataclasses.fields(hints[group])}:
+            return f"{name} is a field of {group}: indent it below {group}:"
+    said = f"unknown field {name!r}{did_you_mean(name, fields)}"
+    return f"{said}; expected {', '.join(sorted(fields))}"
 
 
 def plain(value: Any) -> Any:

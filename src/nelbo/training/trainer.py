@@ -44,6 +44,8 @@ from nelbo.training.task import Module, Terms, task_for
 
 # Smoothing of the running loss and bound that are shown.
 _SMOOTHING = 0.98
+# Steps in a row that fp16 may skip: each halves the loss scale, from 2^16.
+_MOST_SKIPPED = 32
 # Images that show which precision is faster.
 _REHEARSED = 16
 
@@ -137,6 +139,7 @@ class Trainer(Generic[Module]):
         self.rate_scale = 1.0
         self._running_loss, self._running_bits = RunningMean(_SMOOTHING), RunningMean(_SMOOTHING)
         self._watch = ExplosionWatch()
+        self._skipped = 0
 
     @property
     def fraction(self) -> float:
@@ -366,6 +369,14 @@ class Trainer(Generic[Module]):
         # An infinite gradient in fp16 is a loss scale too high, which the scaler lowers.
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.precision == "fp16")):
             raise self._diverged(self.step + 1, f"loss {loss}, gradient norm {norm}")
+        # One that no loss scale makes finite is not of the scale.
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped > _MOST_SKIPPED:
+            raise self._diverged(
+                self.step + 1,
+                f"the gradients of {self._skipped} steps in a row were not finite in fp16, at a "
+                f"loss scale down to {self._scaler.get_scale():g}; use --precision bf16 or fp32",
+            )
         if self._learning_sampler is not None:
             # Each process knows its own examples; all are to draw the same levels.
             known = torch.tensor(self.processes.sum([*levels, *level_losses])).chunk(2)

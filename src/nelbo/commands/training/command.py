@@ -335,6 +335,8 @@ class TrainCommand(ABC):
         from nelbo.training.run_directory import RunDirectory
 
         self.training.check()
+        self.model.check()  # type: ignore[attr-defined]  # every kind has its own
+        at_least_one(evaluate_images=self.evaluate_images, threads=self.threads)
         if self.out is None:
             raise NelboError("--out is missing: give the run directory")
         if self.data is None:

@@ -54,7 +54,7 @@ def parse_command(kind: type[Command], content: Mapping[str, Any], file: Path) -
         if isinstance(content.get(group), dict):
             # What is left out is as this kind of model has it.
             content[group] = plain(getattr(usual, group)) | content[group]
-    return from_mapping(kind, content, str(file))
+    return from_mapping(kind, content, str(file), hidden=NOT_SAVED)
 
 
 def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:

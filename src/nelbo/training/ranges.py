@@ -1,0 +1,57 @@
+"""Numbers of settings that make no sense, named as the command line calls them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nelbo.errors import NelboError
+
+
+def option(name: str) -> str:
+    """What the command line calls a field of that name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_numbers(
+    settings: Any,
+    *,
+    at_least_one: Iterable[str] = (),
+    positive: Iterable[str] = (),
+    not_negative: Iterable[str] = (),
+    share: Iterable[str] = (),
+    below_one: Iterable[str] = (),
+) -> None:
+    """Raise `NelboError` for a number that is not finite, or out of the range of its field.
+
+    Args:
+        settings: a dataclass; None is no number, and of several each is looked at.
+        at_least_one: fields of 1 or more.
+        positive: fields above 0.
+        not_negative: fields of 0 or more.
+        share: fields in [0, 1].
+        below_one: fields in [0, 1).
+    """
+    for field in dataclasses.fields(settings):
+        for value in _numbers(getattr(settings, field.name)):
+            if not math.isfinite(value):
+                raise NelboError(f"{option(field.name)} must be a finite number, got {value}")
+    ranges: list[tuple[Iterable[str], Callable[[float], bool], str]] = [
+        (at_least_one, lambda value: value >= 1, "be at least 1"),
+        (positive, lambda value: value > 0, "be positive"),
+        (not_negative, lambda value: value >= 0, "not be negative"),
+        (share, lambda value: 0 <= value <= 1, "lie in [0, 1]"),
+        (below_one, lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    ]
+    for names, fits, what in ranges:
+        for name in names:
+            for value in _numbers(getattr(settings, name)):
+                if not fits(value):
+                    raise NelboError(f"{option(name)} must {what}, got {value}")
+
+
+def _numbers(value: Any) -> list[float]:
+    values = value if isinstance(value, tuple) else (value,)
+    return [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]

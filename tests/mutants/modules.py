@@ -1,0 +1,61 @@
+"""The modules that are mutated, each with the tests that are to see it, the quickest first."""
+
+from __future__ import annotations
+
+_LATENT = ("tests/test_latent.py", "tests/oracles/test_latent_bound.py")
+
+# Below src/nelbo.
+MODULES: dict[str, tuple[str, ...]] = {
+    "mhvae.py": ("tests/test_mhvae.py", "tests/oracles/test_gaussian_bound.py"),
+    "bound.py": ("tests/test_bound.py", "tests/test_estimators.py"),
+    "distributions.py": ("tests/test_distributions.py", "tests/test_bound.py"),
+    "estimate.py": ("tests/test_estimate.py",),
+    "estimators.py": ("tests/test_estimators.py",),
+    "conditioning.py": ("tests/test_conditioning.py", "tests/networks/test_guidance.py"),
+    "calibration.py": ("tests/test_calibration.py",),
+    "evaluation.py": ("tests/test_latent_evaluation.py", "tests/commands/test_evidence.py"),
+    "latent.py": _LATENT,
+    "latent_bound.py": _LATENT,
+    "latent_flow.py": ("tests/oracles/test_latent_evidence.py",),
+    "diffusion/continuous.py": (
+        "tests/diffusion/test_continuous.py",
+        "tests/diffusion/test_learned_schedule.py",
+    ),
+    "diffusion/dequantization.py": ("tests/diffusion/test_flow.py",),
+    "diffusion/flow.py": ("tests/diffusion/test_flow.py",),
+    "diffusion/learned_schedule.py": ("tests/diffusion/test_learned_schedule.py",),
+    "diffusion/level_samplers.py": ("tests/diffusion/test_level_samplers.py",),
+    "diffusion/model.py": ("tests/diffusion/test_model.py", "tests/oracles/test_gaussian_bound.py"),
+    "diffusion/objectives.py": (
+        "tests/diffusion/test_objectives.py",
+        "tests/diffusion/test_weighting.py",
+    ),
+    "diffusion/optimal_levels.py": ("tests/diffusion/test_optimal_levels.py",),
+    "diffusion/prediction.py": ("tests/diffusion/test_model.py", "tests/samplers/test_ddim.py"),
+    "diffusion/profile.py": (
+        "tests/diffusion/test_optimal_levels.py",
+        "tests/oracles/test_optimal_variance.py",
+        "tests/diffusers_format/test_profile.py",
+    ),
+    "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
+    "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),
+    "diffusion/variance.py": (
+        "tests/diffusion/test_model.py",
+        "tests/oracles/test_optimal_variance.py",
+    ),
+    "diffusion/weighting.py": ("tests/diffusion/test_weighting.py",),
+    "samplers/ddim.py": ("tests/samplers/test_ddim.py", "tests/samplers/test_parity.py"),
+    "samplers/ddpm.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
+    "samplers/dpm_solver.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
+    "samplers/heun.py": ("tests/samplers/test_heun.py", "tests/samplers/test_parity.py"),
+    "samplers/noise_levels.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
+    "samplers/spacing.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
+    "evidence/classification.py": (
+        "tests/evidence/test_classification.py",
+        "tests/oracles/test_latent_evidence.py",
+    ),
+    "evidence/comparison.py": ("tests/evidence/test_comparison.py",),
+    "evidence/ranking.py": ("tests/commands/test_evidence.py",),
+    "evidence/sample_quality.py": ("tests/evidence/test_sample_quality.py",),
+    "evidence/nearest.py": ("tests/evidence/test_sample_quality.py",),
+}
