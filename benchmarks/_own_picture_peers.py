@@ -12,9 +12,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from _denoising_diffusion import denoising_diffusion
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from nelbo import Diffusion, NoiseSchedule
@@ -44,10 +47,6 @@ def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffus
     Returns:
         The averaged model, and as many steps as it took.
     """
-    import diffusers
-    from diffusers.optimization import get_cosine_schedule_with_warmup
-    from diffusers.training_utils import EMAModel
-
     side, channels = data.shape[1], data.shape[0]
     depth = min(6, int(math.log2(side)))
     widths = (128, 128, 256, 256, 512, 512)[:depth]
@@ -62,7 +61,7 @@ def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffus
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
     )
-    noises = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    noises: Any = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
     )

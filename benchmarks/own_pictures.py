@@ -31,7 +31,7 @@ from rich.table import Table
 import nelbo
 from nelbo import Diffusion
 from nelbo.data import ImageData, load_data
-from nelbo.diffusers_format import load_sampler
+from nelbo.diffusers_format import usual_sampler
 from nelbo.diffusion import Pixels
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.file_sizes import sizes_of_each
@@ -119,7 +119,7 @@ def measure(
     bits, error = bound(model, test.subset(TESTED, 0), LEVELS)
     samplers: dict[str, Any] = dict(SAMPLERS)
     if system == "nelbo":
-        samplers["default"] = load_sampler(out)
+        samplers["default"] = usual_sampler(out)
     pictures = {name: drawn(model, sampler) for name, sampler in samplers.items()}
     distances = {name: distance(some, real) for name, some in pictures.items()}
     best = min(distances, key=lambda name: distances[name])

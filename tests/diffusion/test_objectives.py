@@ -55,7 +55,8 @@ def test_clipped_is_the_error_in_v_of_what_the_model_makes_of_the_output(predict
     x_0 = pixels(40)
     terms = model(x_0, objective="clipped", generator=torch.Generator().manual_seed(4))
     g = torch.Generator().manual_seed(4)
-    t, _ = LevelSampler(level_probabilities(T)).draw(40, g)
+    t, weight = LevelSampler(level_probabilities(T, 0.1)).draw(40, g)
+    assert (t == 1).sum() == 4
     noise = torch.randn(40, *SHAPE, generator=g, dtype=torch.float64)
     a = model.schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
     s = (1 - a**2).sqrt()
@@ -70,8 +71,15 @@ def test_clipped_is_the_error_in_v_of_what_the_model_makes_of_the_output(predict
     if clip_sample:
         found = found.clamp(-1, 1)
     v, target = (a * x_t - found) / s, a * noise - s * x_0
+    losses = (v - target).square().flatten(1).mean(1) / T
+    # Level 1 has the bound's term, at the weight that a nat of level 2 has in what is around it.
+    alpha = model.schedule.alphas_cumprod
+    snr = alpha / (1 - alpha)
+    nats_of_error = 0.5 * (snr[1] - snr[2]) * (1 - alpha[2])
+    cost = -model.reconstruction(x_0, x_t) / 18
+    losses = torch.where(t == 1, cost / nats_of_error / T, losses)
     bits = terms.nelbo.mean() / (18 * math.log(2))
-    torch.testing.assert_close(terms.loss, (v - target).square().mean() + HYBRID_WEIGHT * bits)
+    torch.testing.assert_close(terms.loss, (weight * losses).mean() + HYBRID_WEIGHT * bits)
 
 
 def test_clipped_has_no_gradient_where_the_clip_makes_the_prediction_right():
@@ -85,8 +93,11 @@ def test_clipped_has_no_gradient_where_the_clip_makes_the_prediction_right():
     model = model._with(network=lambda x, time, condition=None: network(x, time) + shift)
 
     def gradient(objective):
-        loss = model.loss(white, objective=objective, generator=torch.Generator().manual_seed(1))
-        return torch.autograd.grad(loss, shift)[0].item()
+        beyond_level_1 = LevelSampler(level_probabilities(T, 1e-9))
+        g = torch.Generator().manual_seed(1)
+        terms = model(white, objective=objective, generator=g, level_sampler=beyond_level_1)
+        assert (terms.levels > 1).all()
+        return torch.autograd.grad(terms.loss, shift)[0].item()
 
     assert gradient("clipped") == 0.0
     assert gradient("hybrid") > 1.0

@@ -41,6 +41,7 @@ from nelbo.diffusion.level_samplers import (
     shifted_probabilities,
 )
 from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
 from nelbo.distributions import randn_like
 from nelbo.errors import NelboError
@@ -150,6 +151,10 @@ def training_terms(
     else:
         lookup = error_weight_lookup(weighting, model.schedule, model.prediction)
         losses = lookup("weight", t, errors) * errors
+    first = (t == 1).nonzero().flatten()
+    if objective == "clipped" and len(first):
+        nats = model.level_term(prediction[first], x_0[first], t[first]) / x_0[0].numel()
+        losses = losses.index_copy(0, first, _first_level_weight(model.schedule) * nats)
     teaches_variance = objective in ("hybrid", "clipped") or (
         weighting is not None and model.learns_variance
     )
@@ -193,7 +198,19 @@ def default_probabilities(
     """The π that suits an objective, (T,)."""
     if level_shift != 1.0:
         return shifted_probabilities(T, level_shift)
-    return level_probabilities(T, FIRST_LEVEL_SHARE if objective == "bound" else None)
+    of_bound = objective in ("bound", "clipped")
+    return level_probabilities(T, FIRST_LEVEL_SHARE if of_bound else None)
+
+
+@lru_cache(maxsize=16)
+def _first_level_weight(schedule: NoiseSchedule) -> float:
+    """What a nat a dimension of level 1 counts in `clipped`: as much as one of level 2, whose term
+    is ½ (SNR_1 − SNR_2) E‖x_0 − x̂_0‖² where the variance is the least."""
+    T = schedule.num_levels
+    if T == 1:
+        return 1.0
+    gain = schedule.snr[1] - schedule.snr[2]
+    return 1 / (0.5 * T * float(gain * schedule.noise_power[2]))
 
 
 @lru_cache(maxsize=16)
