@@ -1,7 +1,7 @@
 """Which sampler of at most 50 network calls draws best from which chain, on validation data.
 
     python benchmarks/default_sampler.py --out DIR [--folders DIR] [--steps N] [--samples N]
-        [--only icons-geometric ...]
+        [--only icons-geometric ...] [--candidates "DDPM 50, trailing" ...]
 
 `--folders` holds icons/, flags/ and photos/ as benchmarks/folders.py makes them. For each of these
 at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw equally many
@@ -36,7 +36,8 @@ from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.trainer import Trainer
 
 FOLDERS = ("icons", "flags", "photos")
-CHAINS = {"geometric": "hybrid", "cosine": "min_snr"}  # with the objective that goes with each
+# With the objective that goes with each.
+CHAINS = {"mixed": "hybrid", "geometric": "hybrid", "cosine": "min_snr"}
 SIZE, COMPONENTS, HELD_OUT = 16, 32, 5
 BATCH = 64
 
@@ -136,6 +137,8 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]
     reference = space(validation.images)
     rows = []
     for label, sampler in candidates(schedule).items():
+        if arguments.candidates and label not in arguments.candidates:
+            continue
         start = time.process_time()
         drawn = draw(model, sampler, arguments.samples, captions)
         seconds = time.process_time() - start
@@ -163,13 +166,14 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]
 
 def main() -> None:
     names = [f"{folder}-{chain}" for chain in CHAINS for folder in FOLDERS]
-    names += ["digits-geometric", "emoji"]
+    names += ["digits-mixed", "digits-geometric", "emoji"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folders", type=Path, default=Path("folders"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--only", nargs="*", default=names, choices=names)
+    parser.add_argument("--candidates", nargs="*", help="some of the names that the table has")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = [row for name in arguments.only for row in measure(name, arguments)]

@@ -10,7 +10,7 @@ from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
 from nelbo.editing import Inpainting
 from nelbo.editing.inpainting import jump_levels
 from nelbo.samplers import DDPM
-from tests.diffusion.test_model import PREDICTIONS, SHAPE, Network, make
+from tests.diffusion.test_model import PREDICTIONS, SHAPE, MixingNetwork, make
 from tests.oracles.correlated import correlated_model
 
 MASK = torch.zeros(SHAPE[1:], dtype=torch.bool)
@@ -53,7 +53,8 @@ def peer_inpaint(model: Diffusion, x_0, mask, scheduler, generator) -> torch.Ten
 @pytest.mark.parametrize(("length", "samples"), [(5, 3), (1, 1)])
 def test_equals_diffusers(length, samples):
     T = 24
-    model = Diffusion(Network(dtype=torch.float32), NoiseSchedule.linear(T, 0.01, 0.3), shape=SHAPE)
+    network = MixingNetwork(dtype=torch.float32)
+    model = Diffusion(network, NoiseSchedule.linear(T, 0.01, 0.3), shape=SHAPE)
     x_0 = torch.rand(3, *SHAPE) * 2 - 1
     edit = Inpainting(MASK, DDPM(), length, samples)
     ours = edit.edit(model, x_0, generator=torch.Generator().manual_seed(1))

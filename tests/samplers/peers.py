@@ -12,7 +12,7 @@ import torch
 from nelbo import Diffusion, NoiseSchedule
 from nelbo.diffusers_format.scheduler import scheduler_config
 from nelbo.samplers import Sampler
-from tests.diffusion.test_model import SHAPE, Network
+from tests.diffusion.test_model import SHAPE, MixingNetwork
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -21,7 +21,7 @@ def model_of(prediction: str = "epsilon", schedule: NoiseSchedule | None = None,
     """A float32 model of 1,000 levels with a smooth network."""
     multiple = 2 if options.get("variance") == "learned_range" else 1
     return Diffusion(
-        Network(multiple, torch.float32),
+        MixingNetwork(multiple, torch.float32),
         schedule or NoiseSchedule.scaled_linear(1000),
         prediction=prediction,
         shape=SHAPE,

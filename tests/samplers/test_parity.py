@@ -87,6 +87,16 @@ def test_options_of_dpm_solver(options, order, steps):
         compare(model_of(), DPMSolver(steps, order, stochastic=stochastic, **options), steps)
 
 
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 3, 14, 15, 16])
+def test_walks_about_as_long_as_those_that_end_with_lower_orders(steps, order, lower):
+    """diffusers lowers the order at the end of walks of fewer than 15 steps."""
+    options = {"spacing": "linspace", "set_alpha_to_one": False, "lower_order_final": lower}
+    for stochastic in (False, True)[: 4 - order]:
+        compare(model_of(), DPMSolver(steps, order, stochastic=stochastic, **options), steps)
+
+
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("noise_levels", ["karras", "log_snr"])
