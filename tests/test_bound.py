@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,3 +77,22 @@ def test_by_level_averages_what_was_evaluated_there():
     for level, mean in zip(levels, means, strict=True):
         here = bound.score_matching[bound.levels == level]
         assert mean.item() == pytest.approx(here.mean().item(), rel=1e-5)
+
+
+def test_level_means_of_one_example_a_level_and_pooled():
+    """Two examples at levels 2 and 3, 3 and 5: by hand, and with the last two levels pooled."""
+    bound = replace(
+        make(2, 2),
+        levels=torch.tensor([[2, 3], [3, 5]]),
+        score_matching=torch.tensor([[1.0, 2.0], [4.0, 8.0]]),
+    )
+    apart = bound.level_means()
+    assert apart.levels.tolist() == [2, 3, 5]
+    assert apart.mean.tolist() == [1.0, 3.0, 8.0]
+    # Of 2 and 4: a standard deviation of √2, over √2.
+    assert apart.standard_error[1] == pytest.approx(1.0)
+    assert apart.standard_error[[0, 2]].isnan().all()
+    pooled = bound.level_means(torch.tensor([0, 1, 1]))
+    assert pooled.mean.tolist() == pytest.approx([1.0, 14 / 3])
+    # One draw of 2 and two whose sum is 12: residuals ∓(2 − 14/3), over 3 draws.
+    assert pooled.standard_error[1] == pytest.approx(2 * (14 / 3 - 2) / 3)

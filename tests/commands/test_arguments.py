@@ -15,6 +15,7 @@ from nelbo.commands.options import ConditionOptions
 from nelbo.commands.train import train_options
 from nelbo.errors import NelboError
 from nelbo.suggestions import unknown
+from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
 
 OUT = ["--out", "nowhere/run"]
@@ -193,3 +194,29 @@ def test_results_are_printed_in_any_encoding(encoding, tmp_path):
     assert "error:" in err
     printed = out[out.index('{\n  "name"') :]
     assert json.loads(printed) == {"name": "猫 ± é"}
+
+
+def test_pictures_of_an_earlier_call_do_not_stay_beside_the_new_ones(run_path, tmp_path, capsys):
+    def sample(n: int) -> list[str]:
+        out = ["--out", str(tmp_path / "grid.png"), "--files", str(tmp_path / "files")]
+        return ["sample", str(run_path), *out, "-n", str(n), "--steps", "2"]
+
+    main(sample(3))
+    (tmp_path / "files" / "mine.png").write_bytes(b"of somebody else")
+    message = mistake(capsys, *sample(2))
+    assert (
+        "holds 1 of the pictures of an earlier call that these 2 would not replace (00002.png)"
+        in (message)
+    )
+    main(sample(4))
+    names = sorted(path.name for path in (tmp_path / "files").iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "mine.png"]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+def test_a_control_is_not_asked_for_in_python_terms(tmp_path, capsys):
+    tiny.stable_diffusion(tmp_path, control=True)
+    for command in (["sample"], ["evaluate", "--data", "digits"]):
+        name, *more = command
+        message = mistake(capsys, name, tmp_path / "pipeline", *more)
+        assert "has a ControlNet, and the command line has no option for its control" in message

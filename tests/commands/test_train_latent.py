@@ -214,7 +214,7 @@ def test_killed_it_ends_the_same(latent, autoencoder, pictures, tmp_path):
 @pytest.mark.parametrize("command", [["sample"], ["likelihood"], ["rank", "--out", "ranking"]])
 def test_the_run_of_an_autoencoder_is_said_to_be_one(autoencoder, capsys, command):
     message = mistake(capsys, command[0], str(autoencoder), *command[1:])
-    assert "it is the run of an autoencoder, which nelbo evaluate and nelbo export read" in message
+    assert "the run of an autoencoder alone, whose bound and PSNR nelbo evaluate reads" in message
 
 
 def test_sample_with_a_prompt(latent, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nelbo.commands.common import choose_device, counting_progress, say
 from nelbo.commands.options import ConditionOptions, at_least_one, check_out
+from nelbo.commands.run_data import check_uncontrolled
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, listed
 
@@ -50,6 +51,7 @@ class PictureModel:
         model = load(path)
         if not isinstance(model.data, Pixels):
             raise NelboError(f"{path} is a model of numbers, not of pixels")
+        check_uncontrolled(model, path)
         return cls(path, model.to(on))
 
     @property

@@ -131,10 +131,24 @@ def load_with_data(
     from nelbo.diffusers_format import load
 
     model = load(source.run_path).to(device)
+    check_uncontrolled(model, source.run_path)
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
     if not quiet:
         mention_skipped(data)
     return model, data
+
+
+def check_uncontrolled(model: Diffusion | LatentDiffusion, path: str) -> None:
+    """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
+    from nelbo.evaluation import chain_of
+    from nelbo.networks import ControlledUNet
+
+    if isinstance(chain_of(model).network, ControlledUNet):
+        raise NelboError(
+            f"{path} has a ControlNet, and the command line has no option for its control: use it "
+            f"in Python, nelbo.load({path!r}).sample(1, prompt=..., control=...), or leave the "
+            "ControlNet out: give the pipeline that it was made for"
+        )
 
 
 def data_for_run(

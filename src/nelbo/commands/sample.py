@@ -138,8 +138,9 @@ class Sample:
         others = sorted(path.name for path in made if int(path.stem) >= n)
         if others:
             raise NelboError(
-                f"--files {self.files} holds {len(others)} pictures of an earlier call that these "
-                f"{n} would not replace ({listed(others)}): remove them, or give another directory"
+                f"--files {self.files} holds {len(others)} of the pictures of an earlier call that "
+                f"these {n} would not replace ({listed(others)}): remove them, or give another "
+                "directory"
             )
 
     def _file(self, i: int) -> Path:
