@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
+from nelbo.commands.common import check_optimal, optimal_chain, print_json, say, show
 from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, check_out
 from nelbo.commands.picture_model import (
     PictureModel,
@@ -20,6 +20,7 @@ from nelbo.commands.picture_model import (
     walk_with_progress,
 )
 from nelbo.commands.run_data import check_not_data
+from nelbo.commands.sample_quality import Compared, QualityOptions
 from nelbo.errors import NelboError
 from nelbo.suggestions import listed
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from nelbo.conditioning import Condition
     from nelbo.diffusion import Diffusion, NoiseSchedule
+    from nelbo.evidence.sample_reading import SampleReading
     from nelbo.networks.guidance import Guidance
     from nelbo.samplers import Sampler, State
 
@@ -37,6 +39,8 @@ _IMAGES, _OF_ONE_PROMPT = 16, 4
 _LARGEST_SCALE = 64
 # What --files calls a picture.
 _NAME = re.compile(r"\d{5}\.png")
+# Images that --quality needs at least.
+LEAST_JUDGED = 2
 # Frames of an animation at most: some four seconds.
 _FRAMES = 48
 
@@ -68,6 +72,7 @@ class Sample:
     variance, once `nelbo fit` has measured the run."""
     sampling: SamplerOptions = field(default_factory=SamplerOptions)
     condition: ConditionOptions = field(default_factory=ConditionOptions)
+    judged: QualityOptions = field(default_factory=QualityOptions)
     batch_size: int = 64
     """Images at a time; the images do not depend on it."""
     computing: Computing = field(default_factory=Computing)
@@ -99,9 +104,15 @@ class Sample:
         check_not_data(self.run_path, self.out)
         if self.files is not None:
             check_not_data(self.run_path, self._file(0), "--files")
+        source = self.judged.check(self.run_path)
+        if source is not None and n < LEAST_JUDGED:
+            raise NelboError(f"--quality needs at least {LEAST_JUDGED} images, got -n {n}")
         sampler = self._sampler()
         pictures = PictureModel.load(self.run_path, self.computing.device)
-        chain, condition = self._told(pictures, n)
+        compared = None
+        if source is not None:
+            compared = Compared.load(source, pictures.model, self.judged.features)
+        chain, condition = self._told(pictures, n, compared)
         if self.levels == "optimal":
             chain = optimal_chain(chain, self.sampling.steps)
         film = None
@@ -129,7 +140,8 @@ class Sample:
         if film is not None and self.animation is not None:
             frames = [pictures.to_pictures(frame, self.batch_size) for frame in film.frames()]
             save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
-        self._report(n, seconds)
+        seed = self.computing.seed
+        self._report(n, seconds, None if compared is None else compared.read(samples, seed))
 
     def _check_no_others(self, n: int) -> None:
         """Raise `NelboError` where pictures of an earlier call would stay beside the new ones."""
@@ -148,12 +160,22 @@ class Sample:
         assert self.files is not None
         return self.files / f"{i:05d}.png"
 
-    def _told(self, pictures: PictureModel, n: int) -> tuple[Diffusion, Condition | None]:
-        """The chain with its guidance, and what it is told of each image."""
+    def _told(
+        self, pictures: PictureModel, n: int, compared: Compared | None
+    ) -> tuple[Diffusion, Condition | None]:
+        """The chain with its guidance, and what it is told of each image.
+
+        Images to compare are of the classes as often as those they are compared with.
+        """
         if self.interpolate is not None:
             chain, condition = pictures.told_between(self.condition, self.interpolate)
             return chain, condition and condition.repeat(n // self.interpolate)
-        return pictures.told(self.condition, n, every_class=True)
+        chain, condition = pictures.told(self.condition, n, every_class=True)
+        if compared is not None and condition is not None and not self.condition.labels():
+            labels = compared.labels(n, pictures.num_classes, self.computing.seed)
+            if labels is not None:
+                condition = replace(condition, label=labels)
+        return chain, condition
 
     def _page(self, images: Tensor, levels: int) -> Image.Image:
         """The grid, with the prompts where there are several."""
@@ -193,8 +215,9 @@ class Sample:
         check_optimal(self.run_path, self.sampling.steps)
         return DDPM()
 
-    def _report(self, n: int, seconds: float) -> None:
+    def _report(self, n: int, seconds: float, reading: SampleReading | None) -> None:
         if self.computing.json:
+            quality = {} if reading is None else {"quality": reading.to_json()}
             print_json(
                 {
                     "run": self.run_path,
@@ -204,6 +227,7 @@ class Sample:
                     "images": n,
                     "seconds": round(seconds, 3),
                     "images_per_second": round(n / seconds, 3),
+                    **quality,
                 }
             )
             return
@@ -212,6 +236,12 @@ class Sample:
             f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → "
             f"{', '.join(written)}"
         )
+        if reading is not None:
+            from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
+
+            show(quality_table(reading))
+            show(nearest_line(reading))
+            say(ABOUT_FEATURES)
 
 
 class Film:

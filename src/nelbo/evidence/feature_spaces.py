@@ -138,6 +138,22 @@ def random_convolutions(
     )
 
 
+def check_vision_model(directory: str | Path) -> Path:
+    """The directory of a vision model.
+
+    Raises:
+        NelboError: it does not hold one, or one in a format that is not safe to read.
+    """
+    path = Path(directory).expanduser()
+    if not (path / "config.json").is_file() or not (path / _WEIGHTS).is_file():
+        raise NelboError(
+            f"{directory} is no vision model: expected a directory with config.json and "
+            f"{_WEIGHTS}, as transformers saves DINOv2. Weights in other formats (.pth, .pt, .bin) "
+            "can run code when they are read, so they are not"
+        )
+    return path
+
+
 def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
     """The features of a trained vision model that `transformers` reads, such as DINOv2 or CLIP.
 
@@ -152,13 +168,7 @@ def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
         NelboError: no such directory, weights in another format, or a model of something else.
         MissingExtraError: transformers is not installed.
     """
-    path = Path(directory).expanduser()
-    if not (path / "config.json").is_file() or not (path / _WEIGHTS).is_file():
-        raise NelboError(
-            f"{directory} is no vision model: expected a directory with config.json and "
-            f"{_WEIGHTS}, as transformers saves DINOv2. Weights in other formats (.pth, .pt, .bin) "
-            "can run code when they are read, so they are not"
-        )
+    path = check_vision_model(directory)
     try:
         import transformers
     except ImportError:

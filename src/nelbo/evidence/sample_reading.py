@@ -26,7 +26,7 @@ from nelbo.evidence.sample_quality import MOST_REAL, SpaceQuality, sample_qualit
 SHOWN_PAIRS = 8
 # Training pictures that the end of a run compares its samples with at most.
 READ_AT_END = 2_000
-_LEAST_REAL, _LEAST_SAMPLES = 4, 2
+LEAST_REAL, LEAST_SAMPLES = 4, 2
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_samples(
     Raises:
         NelboError: samples of another shape, or features that cannot be read.
     """
-    if len(samples) < _LEAST_SAMPLES or len(train) < _LEAST_REAL:
+    if len(samples) < LEAST_SAMPLES or len(train) < LEAST_REAL:
         return None
     levels, real = train.levels, some_of(train.images, most, seed)
     spaces: Sequence[FeatureSpace] = [

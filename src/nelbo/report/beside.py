@@ -16,7 +16,7 @@ from nelbo.evidence.sample_reading import Pairs, SampleReading
 from nelbo.report import fragments
 from nelbo.report.formatting import NOTHING, number
 
-_ABOUT_FEATURES = (
+ABOUT_FEATURES = (
     "Principal components and random convolutions are fitted on the training pictures: their "
     "figures compare with others of the same pictures only, not with published ones. The Fréchet "
     "distance of few pictures is too large, for samples and real pictures alike; the extrapolated "
@@ -147,7 +147,7 @@ def quality_section(reading: SampleReading | None) -> str:
         f"{some.samples.images:,} samples against {some.samples.reference:,} training pictures; "
         f"beside them {some.real.images:,} real pictures against the others.",
         table,
-        f'<p class="note">{escape(_ABOUT_FEATURES)}</p>',
+        f'<p class="note">{escape(ABOUT_FEATURES)}</p>',
     ) + _nearest_section(reading)
 
 

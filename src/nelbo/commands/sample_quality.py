@@ -1,0 +1,114 @@
+"""How good drawn images are: compared with those that the model was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nelbo.commands.common import mention_skipped
+from nelbo.errors import NelboError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nelbo.commands.run_data import ImageModel, RunSource
+    from nelbo.data import ImageData
+    from nelbo.evidence.sample_reading import SampleReading
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """What to compare drawn images with."""
+
+    quality: bool = False
+    """Report how much the images look like those that the run was trained on: Fréchet and kernel
+    distance, precision, recall, density and coverage, beside real images, and whether they are
+    copies. Some hundred images (-n) tell more than a few."""
+    features: Path | None = None
+    """With --quality, also compare in the features of a vision model: a directory with config.json
+    and model.safetensors that transformers reads, such as DINOv2's."""
+    data: str | None = None
+    """With --quality, the images to compare with, as in `nelbo train`; by default what the run was
+    trained on."""
+
+    def check(self, run_path: str) -> RunSource | None:
+        """Where the images to compare with come from; None where nothing is to be compared.
+
+        Raises:
+            NelboError: options without --quality, or as `check_data`.
+        """
+        from nelbo.commands.run_data import check_data
+
+        if self.quality:
+            return check_data(run_path, self.data, "train")
+        for name in ("features", "data"):
+            if getattr(self, name) is not None:
+                raise NelboError(f"--{name} is for --quality: give that as well")
+        return None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The images that drawn ones are compared with.
+
+    Attributes:
+        train: those trained on.
+        held_out: those held out; None where there are none.
+        features: the directory of a vision model.
+    """
+
+    train: ImageData
+    held_out: ImageData | None
+    features: Path | None
+
+    @classmethod
+    def load(cls, source: RunSource, model: ImageModel, features: Path | None) -> Compared:
+        """The images in the size of the model.
+
+        Raises:
+            NelboError: too few images, or as `data_for_run`.
+        """
+        from nelbo.commands.run_data import data_for_run
+        from nelbo.data.splits import EmptySplitError
+        from nelbo.evidence.feature_spaces import check_vision_model
+        from nelbo.evidence.sample_reading import LEAST_REAL
+
+        if features is not None:
+            check_vision_model(features)
+        train = data_for_run(source, model, resize=True)
+        mention_skipped(train)
+        if len(train) < LEAST_REAL:
+            raise NelboError(
+                f"--quality compares with at least {LEAST_REAL} images, {train.source} has "
+                f"{len(train)} to train on"
+            )
+        try:
+            held_out = data_for_run(replace(source, split="test"), model, resize=True)
+        except EmptySplitError:
+            held_out = None
+        return cls(train, held_out, features)
+
+    def labels(self, n: int, classes: int, seed: int) -> Tensor | None:
+        """Classes to draw, as often as the images have them; None where they have none."""
+        import torch
+
+        labels = self.train.labels
+        if labels is None or not classes:
+            return None
+        known = labels[(labels >= 0) & (labels < classes)]
+        if len(known) == 0:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        return known[torch.randint(len(known), (n,), generator=generator)]
+
+    def read(self, samples: torch.Tensor, seed: int) -> SampleReading:
+        """What the samples, at least two, are found to be."""
+        from nelbo.evidence.sample_reading import read_samples
+
+        reading = read_samples(
+            samples, self.train, self.held_out, features=self.features, seed=seed
+        )
+        assert reading is not None  # there are enough of both
+        return reading
