@@ -154,3 +154,29 @@ def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
     for levels, doubted in (([1, T - 1, T], True), ([1, T // 2, T], False)):
         monkeypatch.setattr(module, "optimal_levels", lambda profile, K, of=levels: of)
         assert bool(_doubts(profile, bounds)) == doubted
+
+
+def test_the_table_has_an_error_and_says_whose_images_it_is_of(fitted, capsys):
+    main(["fit", str(fitted), "--images", "40", "--levels", "None"])
+    shown = " ".join(capsys.readouterr().out.split())
+    main(["fit", str(fitted), "--images", "40", "--levels", "None", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    error = printed["standard_error"]
+    assert "of the 40 images that were fitted on" in shown
+    assert f"each ± {error:.3f} over images" in shown
+    assert printed["of_the_images_fitted_on"] is True
+    # The spread over more training images of the model's own bound, at every level.
+    model = nelbo.load(fitted)
+    images = load_data("digits", "train").images[:300]
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        bound = model.elbo(model.data.to_network(images), generator=generator)
+    expected = bound.bits_per_dim.double().std().item() / 40**0.5
+    assert error == pytest.approx(expected, rel=0.5)
+
+
+def test_the_table_of_a_single_image_has_no_error(fitted, capsys):
+    main(["fit", str(fitted), "--images", "1", "--levels", "3", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["standard_error"] is None
+    assert any("1 image is few" in line for line in printed["warnings"])

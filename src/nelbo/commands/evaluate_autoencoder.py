@@ -70,6 +70,8 @@ def evaluate_autoencoder_run(
         if files is not None:
             show(files.line)
         say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
+        for warning in reading.warnings:
+            say(f"warning: {warning}")
     return {
         "run": path,
         "data": data.source,
@@ -83,18 +85,25 @@ def evaluate_autoencoder_run(
 
 def _table(reading: AutoencoderReading, split: str) -> Table:
     table = Table(
-        caption="the bound is that of a plain VAE, with N(0, I) as the prior of its latents",
+        caption="mean ± standard error over images;\n"
+        "the bound is that of a plain VAE, with N(0, I) as the prior of its latents",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("")
     table.add_column(split, justify="right")
-    table.add_row("PSNR", f"{reading.psnr:.2f} dB")
-    table.add_row("PSNR of the mean error", f"{reading.psnr_of_mean:.2f} dB")
-    table.add_row("reconstruction", f"{reading.reconstruction:.3f} bits/dim")
-    nats = f"{reading.divergence_nats:.0f} nats an image"
-    table.add_row("divergence", f"{reading.divergence:.3f} bits/dim, {nats}")
+
+    def value(name: str, decimals: int) -> str:
+        error = reading.standard_errors.get(name)
+        spread = "" if error is None else f" ± {error:.{decimals}f}"
+        return f"{getattr(reading, name):.{decimals}f}{spread}"
+
+    table.add_row("PSNR", f"{value('psnr', 2)} dB")
+    table.add_row("PSNR of the mean error", f"{value('psnr_of_mean', 2)} dB")
+    table.add_row("reconstruction", f"{value('reconstruction', 3)} bits/dim")
+    nats = f"{value('divergence_nats', 0)} nats an image"
+    table.add_row("divergence", f"{value('divergence', 3)} bits/dim, {nats}")
     table.add_section()
-    table.add_row("total (−ELBO)", f"{reading.bits_per_dim:.3f} bits/dim", style="bold")
+    table.add_row("total (−ELBO)", f"{value('bits_per_dim', 3)} bits/dim", style="bold")
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from nelbo.commands.common import (
     print_json,
     say,
     show,
+    warn_of,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion, LevelProfile
+    from nelbo.diffusion.profile import LevelCost
+    from nelbo.estimate import Estimate
     from nelbo.latent import LatentDiffusion
 
 # Images encoded at a time.
@@ -88,12 +92,13 @@ class Fit:
         device = choose_device(self.computing.device)
         model, data = load_with_data(source, device, resize=self.resize)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
-        profile, autoencoder = self._measure(model, data)
+        profile, autoencoder, spread = self._measure(model, data)
         if self.out is not None:
             copy_model(self.run_path, self.out)
         file = (self.out or Path(self.run_path)) / PROFILE_FILE
         profile.save(file)
         bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
+        error = spread * (1 / (math.prod(data.shape) * math.log(2)))
         doubts = _doubts(profile, bounds)
         if self.computing.json:
             print_json(
@@ -104,12 +109,16 @@ class Fit:
                     "examples": profile.examples,
                     "levels_measured": len(profile.levels),
                     "bits_per_dim": bounds,
+                    "standard_error": None if profile.examples < 2 else error.standard_error,
+                    "of_the_images_fitted_on": True,
+                    "warnings": error.warnings(),
                     "doubts": doubts,
                     "out": str(file),
                 }
             )
         else:
-            _print_bounds(bounds)
+            _print_bounds(bounds, profile.examples, error.standard_error)
+            warn_of(error)
             for doubt in doubts:
                 say(f"note: {doubt}")
             where = "" if self.out is None else f" {self.out}"
@@ -117,11 +126,12 @@ class Fit:
 
     def _measure(
         self, model: Diffusion | LatentDiffusion, data: ImageData
-    ) -> tuple[LevelProfile, float]:
-        """The profile of the chain, and what an image costs beside the chain, nats."""
+    ) -> tuple[LevelProfile, float, Estimate]:
+        """The profile of the chain, what an image costs beside the chain, and the whole, nats."""
         import torch
 
         from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
+        from nelbo.estimate import Estimate
         from nelbo.evaluation import chain_of, check_fits, condition_for
 
         check_fits(model, data)
@@ -146,13 +156,34 @@ class Fit:
             for cost in steps:
                 costs.append(cost)
                 progress.update(task, advance=1, status=f"level {cost.t}")
-        return collect_levels(chain, x_0, iter(costs), draws=self.draws), autoencoder
+        profile = collect_levels(chain, x_0, iter(costs), draws=self.draws)
+        spread = Estimate.of(autoencoder + _costs_of_images(costs, len(x_0), chain.num_levels))
+        return profile, autoencoder.mean().item(), spread
+
+
+def _costs_of_images(costs: Sequence[LevelCost], images: int, T: int) -> Tensor:
+    """What each image costs the whole chain, nats, (N,); a measured level stands for those near it.
+
+    For how much the bounds of any chain differ from image to image, which is by far the most of
+    their error.
+    """
+    import torch
+
+    total = costs[0].reconstruction.double().cpu()
+    measured = [cost for cost in costs if cost.t >= 2]
+    if not measured:
+        return total.view(-1, images).mean(0)
+    nearest = torch.arange(2, T + 1)[:, None] - torch.tensor([cost.t for cost in measured])
+    stands_for = torch.bincount(nearest.abs().argmin(1), minlength=len(measured)).tolist()
+    for cost, count in zip(measured, stands_for, strict=True):
+        total = total + count * cost.score_matching.double().cpu()
+    return total.view(-1, images).mean(0)
 
 
 def _states(
     model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
-) -> tuple[Tensor, float]:
-    """What the chain is of: pixels, or latents beside what an image costs in the autoencoder."""
+) -> tuple[Tensor, Tensor]:
+    """What the chain is of: pixels, or latents beside what each image costs in the autoencoder."""
     import torch
 
     from nelbo.diffusion import Diffusion, Pixels
@@ -160,7 +191,8 @@ def _states(
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
     if isinstance(model, Diffusion):
-        return model.data.to_network(data.images).to(device), 0.0
+        nothing = torch.zeros(len(data), dtype=torch.float64)
+        return model.data.to_network(data.images).to(device), nothing
     latents, costs = [], []
     with torch.no_grad():
         for batch in data.batches(_ENCODED):
@@ -168,7 +200,7 @@ def _states(
             z, cost = model.autoencoder_cost(x, model.encode(x), generator)
             latents.append(z)
             costs.append(cost)
-    return torch.cat(latents), torch.cat(costs).double().mean().item()
+    return torch.cat(latents), torch.cat(costs).double().cpu()
 
 
 def _expected_bounds(
@@ -220,12 +252,15 @@ def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[
     return doubts
 
 
-def _print_bounds(bounds: dict[str, dict[str, float]]) -> None:
+def _print_bounds(bounds: dict[str, dict[str, float]], images: int, error: float) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    # One image has no spread.
+    spread = f"each ± {error:.3f} over images" if math.isfinite(error) else "without an error"
     table = Table(
-        caption="expected bits/dim of shorter chains with the optimal variance",
+        caption="expected bits/dim of shorter chains with the optimal variance, of the\n"
+        f"{images:,} images that were fitted on, {spread}; evaluate for others",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

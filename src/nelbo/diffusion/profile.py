@@ -135,14 +135,14 @@ class LevelCost(NamedTuple):
         squared_error: ‖x_0 − x̂_0‖² of each draw, all examples once, then again, (draws · N,).
         score_matching: the KL at t ≥ 2 of the same, nats.
         data_variance: the best variance of p(x_0|x_t).
-        reconstruction: the mean of −log p(x_0|x_t) with it, nats.
+        reconstruction: −log p(x_0|x_t) with it, nats, as `squared_error`.
     """
 
     t: int
     squared_error: Float[Tensor, " draws"]
     score_matching: Float[Tensor, " draws"]
     data_variance: float
-    reconstruction: float
+    reconstruction: Float[Tensor, " draws"]
 
 
 def level_profile(
@@ -240,6 +240,7 @@ def collect_levels(
     schedule, chosen = model.schedule, torch.tensor([cost.t for cost in measured])
     error = torch.stack([cost.squared_error for cost in measured]).double().cpu()
     divergence = torch.stack([cost.score_matching for cost in measured]).double().cpu()
+    reconstruction = _column([cost.reconstruction.mean().item() for cost in measured])
     # Draws of one example are no examples: a mean over them is one observation.
     of_example = error.unflatten(1, (draws, len(x_0))).mean(1)
     of_mean = variance_of_mean(of_example).sqrt()
@@ -265,7 +266,7 @@ def collect_levels(
         score_matching=spread_divergence(divergence.mean(1), 1),
         score_matching_square=spread_divergence(divergence.square().mean(1), 2),
         data_variance=spread(_column([cost.data_variance for cost in measured])),
-        reconstruction=spread(_column([cost.reconstruction for cost in measured]), log=False),
+        reconstruction=spread(reconstruction, log=False),
         squared_norm=per_example(x_0.double().square()).mean().item(),
         dims=x_0[0].numel(),
         examples=len(x_0),
@@ -297,14 +298,14 @@ def _measure(
     )
 
 
-def _best_reconstruction(model: Diffusion, x_0: Tensor, predicted: Tensor) -> tuple[float, float]:
-    """The variance of the likeliest normal around the predictions, and its cost in nats."""
+def _best_reconstruction(model: Diffusion, x_0: Tensor, predicted: Tensor) -> tuple[float, Tensor]:
+    """The variance of the likeliest normal around the predictions, and the cost of each, nats."""
     if isinstance(model.data, Pixels):
         variance = fit_rounded_normal(x_0, predicted, model.data.levels)
     else:
         variance = max((x_0 - predicted).double().square().mean().item(), 1e-30)
     likelihood = model.data.likelihood(predicted, x_0.new_tensor(variance**0.5))
-    return variance, -per_example(likelihood.log_prob(x_0)).double().mean().item()
+    return variance, -per_example(likelihood.log_prob(x_0)).double()
 
 
 def _interpolate(schedule: NoiseSchedule, levels: Tensor, values: Tensor, log: bool) -> Levels:

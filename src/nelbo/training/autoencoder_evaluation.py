@@ -9,7 +9,7 @@ with p(x|z) a probability of pixel levels, and σ fitted or learned on training 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from nelbo.calibration import reconstruction_scale
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.distributions import draw
+from nelbo.estimate import Estimate
 from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 
@@ -39,6 +40,8 @@ class AutoencoderReading:
         bits_per_dim: their sum, the negative bound.
         divergence_nats: the divergence in nats per image.
         divergence_by_channel: what each channel of the latents has of it, nats per image.
+        standard_errors: of each of the others, from the spread over images; None for one image.
+        warnings: why the error of `bits_per_dim` may not be trusted; see `Estimate.warnings`.
     """
 
     psnr: float
@@ -48,6 +51,8 @@ class AutoencoderReading:
     bits_per_dim: float
     divergence_nats: float
     divergence_by_channel: tuple[float, ...]
+    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def fit_scale(autoencoder: AutoencoderKL, data: ImageData) -> float:
@@ -85,11 +90,22 @@ def evaluate_autoencoder(
         variance = q.stddev.square()
         divergence = 0.5 * (q.mean.square() + variance - 1 - variance.log())
         divergences.append(divergence.double().flatten(2).sum(2))
-    error = torch.cat(errors)
-    by_channel = torch.cat(divergences).mean(0)
+    error, costs = torch.cat(errors), torch.cat(reconstructions)
+    divergence_of = torch.cat(divergences)
+    by_channel = divergence_of.mean(0)
     nats = float(by_channel.sum())
     bits = 1 / (math.prod(data.shape) * math.log(2.0))
-    reconstruction = bits * float(torch.cat(reconstructions).mean())
+    reconstruction = bits * float(costs.mean())
+    total = Estimate.of(bits * (costs + divergence_of.sum(1)))
+    estimates = {
+        "psnr": Estimate.of(_psnr(error)),
+        # d psnr = −10/ln 10 · d error/error
+        "psnr_of_mean": Estimate.of(error) * float(10 / math.log(10) / error.mean().clamp(1e-12)),
+        "reconstruction": Estimate.of(bits * costs),
+        "divergence": Estimate.of(bits * divergence_of.sum(1)),
+        "bits_per_dim": total,
+        "divergence_nats": Estimate.of(divergence_of.sum(1)),
+    }
     return AutoencoderReading(
         psnr=float(_psnr(error).mean()),
         psnr_of_mean=float(_psnr(error.mean())),
@@ -98,6 +114,11 @@ def evaluate_autoencoder(
         bits_per_dim=reconstruction + bits * nats,
         divergence_nats=nats,
         divergence_by_channel=tuple(by_channel.tolist()),
+        standard_errors={
+            name: e.standard_error if math.isfinite(e.standard_error) else None
+            for name, e in estimates.items()
+        },
+        warnings=tuple(total.warnings(data.names)),
     )
 
 
