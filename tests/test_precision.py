@@ -120,3 +120,9 @@ def test_evaluate_allows_a_tenth_of_the_error(
     assert tried["precision"] == taken
     assert tried["bits_per_dim"] == alone["bits_per_dim"]
     assert tried["calls"] == alone["calls"] + 77
+
+
+@pytest.mark.parametrize(("images", "dtype"), [(2, torch.float32), (0, torch.bfloat16)])
+def test_few_images_are_less_sure_of_the_shift(images, dtype):
+    """12.7 standard errors of two images are 95%, 1.96 of many."""
+    assert Trial(3.0, 0.0, 0.0005, 1, images).dtype(0.001) == dtype

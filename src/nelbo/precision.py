@@ -13,6 +13,7 @@ from nelbo.bound import Bound
 from nelbo.conditioning import Condition
 from nelbo.diffusion import Diffusion
 from nelbo.errors import NelboError
+from nelbo.estimate import t_quantile
 from nelbo.estimators import Stratified
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.finite import NotFiniteError
@@ -32,17 +33,20 @@ class Trial:
         shift: mean change of the bound in bfloat16, bits per dimension.
         shift_error: its standard error, from the spread over the images.
         calls: network evaluations that were made.
+        images: how many the error is from; 0 where that is not known, as for many.
     """
 
     speedup: float
     shift: float
     shift_error: float
     calls: int
+    images: int = 0
 
     def dtype(self, tolerance: float) -> torch.dtype:
         """bfloat16 where it pays and moves the bound by at most `tolerance`, 95% sure."""
         pays = self.speedup > 1 / (1 - _WORTHWHILE)
-        is_same = abs(self.shift) + 2 * self.shift_error <= tolerance
+        quantile = t_quantile(0.975, self.images - 1 if self.images else math.inf)
+        is_same = abs(self.shift) + quantile * self.shift_error <= tolerance
         return torch.bfloat16 if pays and is_same else torch.float32
 
 
@@ -96,4 +100,5 @@ def try_bfloat16(
         change.mean().item(),
         change.std().item() / math.sqrt(len(change)),
         calls,
+        len(change),
     )

@@ -157,27 +157,30 @@ class Fit:
                 costs.append(cost)
                 progress.update(task, advance=1, status=f"level {cost.t}")
         profile = collect_levels(chain, x_0, iter(costs), draws=self.draws)
-        spread = Estimate.of(autoencoder + _costs_of_images(costs, len(x_0), chain.num_levels))
+        spread = Estimate.of(autoencoder + _costs_of_images(costs, profile))
         return profile, autoencoder.mean().item(), spread
 
 
-def _costs_of_images(costs: Sequence[LevelCost], images: int, T: int) -> Tensor:
-    """What each image costs the whole chain, nats, (N,); a measured level stands for those near it.
+def _costs_of_images(costs: Sequence[LevelCost], profile: LevelProfile) -> Tensor:
+    """What each image costs the whole chain, nats, (N,), for how much images differ.
 
-    For how much the bounds of any chain differ from image to image, which is by far the most of
-    their error.
+    At a level that was not measured an image costs as much more or less than the mean as at the
+    measured level next to it.
     """
     import torch
 
     total = costs[0].reconstruction.double().cpu()
     measured = [cost for cost in costs if cost.t >= 2]
     if not measured:
-        return total.view(-1, images).mean(0)
-    nearest = torch.arange(2, T + 1)[:, None] - torch.tensor([cost.t for cost in measured])
-    stands_for = torch.bincount(nearest.abs().argmin(1), minlength=len(measured)).tolist()
-    for cost, count in zip(measured, stands_for, strict=True):
-        total = total + count * cost.score_matching.double().cpu()
-    return total.view(-1, images).mean(0)
+        return total.view(-1, profile.examples).mean(0)
+    levels = torch.arange(2, profile.num_levels + 1)
+    nearest = (levels[:, None] - torch.tensor([cost.t for cost in measured])).abs().argmin(1)
+    expected = profile.score_matching[2:]
+    stands_for = expected.new_zeros(len(measured)).index_add(0, nearest, expected).tolist()
+    for cost, nats in zip(measured, stands_for, strict=True):
+        found = cost.score_matching.double().cpu()
+        total = total + nats * found / found.mean().clamp(min=1e-300)
+    return total.view(-1, profile.examples).mean(0)
 
 
 def _states(
@@ -256,11 +259,8 @@ def _print_bounds(bounds: dict[str, dict[str, float]], images: int, error: float
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    # One image has no spread.
-    spread = f"each ± {error:.3f} over images" if math.isfinite(error) else "without an error"
     table = Table(
-        caption="expected bits/dim of shorter chains with the optimal variance, of the\n"
-        f"{images:,} images that were fitted on, {spread}; evaluate for others",
+        caption="expected bits/dim of shorter chains with the optimal variance",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -271,3 +271,6 @@ def _print_bounds(bounds: dict[str, dict[str, float]], images: int, error: float
     for K, even in bounds["even"].items():
         table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
     show(table)
+    # One image has no spread.
+    spread = f"each ± {error:.3f} over images" if math.isfinite(error) else "without an error"
+    show(f"These are of the {images:,} images that were fitted on, {spread}; evaluate others")

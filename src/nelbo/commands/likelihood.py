@@ -63,7 +63,7 @@ class Likelihood:
 
         from nelbo import latent_flow
         from nelbo.bound import Bound
-        from nelbo.commands.evaluation_progress import levels_to_evaluate
+        from nelbo.commands.evaluation_progress import levels_that_matter
         from nelbo.diffusion import Diffusion, Pixels, flow
         from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
         from nelbo.estimate import Estimate
@@ -99,6 +99,7 @@ class Likelihood:
             "atol": self.tolerance,
             "generator": generator,
         }
+        levels = levels_that_matter(self.levels, model, data, self.computing.seed)
         bounds, bits, evaluations = [], [], 0
         with counting_progress() as progress:
             task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
@@ -110,7 +111,6 @@ class Likelihood:
                 else:
                     found = latent_flow.log_likelihood(model, x_0, condition, **options)
                 with torch.no_grad():
-                    levels = levels_to_evaluate(self.levels, model)
                     bound = model.elbo(x_0, condition, levels=levels, generator=generator)
                 bounds.append(bound.to("cpu"))
                 bits.append(found.bits_per_dim.cpu())
