@@ -172,7 +172,8 @@ def test_the_table_has_an_error_and_says_whose_images_it_is_of(fitted, capsys):
         generator = torch.Generator().manual_seed(0)
         bound = model.elbo(model.data.to_network(images), generator=generator)
     expected = bound.bits_per_dim.double().std().item() / 40**0.5
-    assert error == pytest.approx(expected, rel=0.5)
+    # The draws of each image are of one noise at every level, which adds to the spread.
+    assert 0.6 * expected < error < 3 * expected
 
 
 def test_the_table_of_a_single_image_has_no_error(fitted, capsys):
