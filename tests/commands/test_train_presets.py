@@ -37,7 +37,8 @@ def test_a_preset_changes_the_defaults_that_it_names_and_no_others(name):
 
 
 def test_without_a_preset_it_is_the_default_one():
-    assert parsed() == parsed("--preset", DEFAULT_PRESET)
+    asked = parsed("--preset", DEFAULT_PRESET)
+    assert parsed() == dataclasses.replace(asked, left_to_data=("mirroring", "objective"))
     assert Train().training == TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
     assert Train().model == ModelConfig(**PRESETS[DEFAULT_PRESET].model)
 
@@ -97,6 +98,24 @@ def test_settings_that_a_file_leaves_out_are_the_usual_ones(tmp_path):
     assert command.training == dataclasses.replace(Train().training, steps=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ("bound", "geometric")),
+        (["--preset", "both"], ("clipped", "mixed")),
+        (["--objective", "simple"], ("simple", "mixed")),
+        (["--schedule", "linear"], ("clipped", "linear")),
+    ],
+)
+def test_data_of_few_levels_have_the_bound_unless_something_else_is_given(
+    given, expected, tmp_path
+):
+    run = tmp_path / "run"
+    main(["train", "digits", "--out", str(run), *given, *FEW])
+    kept = settings(run)
+    assert (kept["training"]["objective"], kept["model"]["schedule"]) == expected
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Pictures and their mirror images."""
@@ -126,7 +145,9 @@ def test_mirroring_is_decided_by_the_pictures_unless_it_is_given(
     source = [str(folder), "--size", "4"] if data == "folder" else [data]
     main(["train", *source, "--out", str(run), *given, *FEW])
     assert settings(run)["training"]["horizontal_flip"] is mirrored
-    assert "mirror_by_data" not in settings(run)
+    objective = "bound" if data == "digits" else "clipped"
+    assert settings(run)["training"]["objective"] == objective
+    assert "left_to_data" not in settings(run)
     assert ("Mirroring half of the pictures" in capsys.readouterr().err) is said
     main(["train", "--resume", "--out", str(run), "--steps", "2", "--threads", "1"])
     assert settings(run)["training"]["horizontal_flip"] is mirrored

@@ -42,8 +42,8 @@ class Train(TrainCommand):
     """What the model is for, which decides on objective and schedule: likelihood, few bits/dim;
     pictures, samples that look like the data; or both. Options that are given come first.
     docs/training.md has the figures of each."""
-    mirror_by_data: tyro.conf.Suppress[bool] = False
-    """Mirror where the pictures and their mirror images are alike, whatever the settings are."""
+    left_to_data: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """What the pictures decide, whatever the settings are: mirroring, objective."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
     )
@@ -168,7 +168,12 @@ def _with_preset(command: TrainCommand, asked: argparse.Namespace) -> TrainComma
                 "settings of another: leave --preset out"
             )
         return command
-    command = dataclasses.replace(command, mirror_by_data=asked.horizontal_flip is None)
+    left = {
+        "mirroring": asked.horizontal_flip is None,
+        "objective": asked.preset is asked.objective is asked.schedule is asked.start_from is None,
+    }
+    left_to_data = tuple(name for name, is_left in left.items() if is_left)
+    command = dataclasses.replace(command, left_to_data=left_to_data)
     if asked.preset is None:
         return command
     preset = preset_of(asked.preset)

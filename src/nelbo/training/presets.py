@@ -33,6 +33,10 @@ PRESETS = {
     "pictures": Preset({"objective": "min_snr"}, {"schedule": "cosine"}),
 }
 DEFAULT_PRESET = "both"
+# Pixels of so few levels need no preset for the smallest noise, which a level is as wide as; where
+# none of preset, objective and schedule is given, they have the bound.
+FEW_LEVELS = 32
+FEW_LEVELS_PRESET = Preset({"objective": "bound"}, {"schedule": "geometric"})
 
 
 def preset_of(name: str) -> Preset:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nelbo.commands.common import say
 from nelbo.training.mirroring import mirrors_suit
 from nelbo.training.network_size import choose_network
+from nelbo.training.presets import FEW_LEVELS, FEW_LEVELS_PRESET
 
 if TYPE_CHECKING:
     from nelbo.commands.train import Train
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 
 def with_choices(command: Train, images: TrainingImages, processes: Processes) -> Train:
-    """The command with mirroring and widths filled in, where they are left open.
+    """The command with objective, mirroring and widths filled in, where they are left open.
 
     Raises:
         NelboError: settings of the model that do not fit together or the images.
     """
-    if command.mirror_by_data:
+    if "objective" in command.left_to_data and images.train.levels <= FEW_LEVELS:
+        preset = FEW_LEVELS_PRESET
+        command = replace(
+            command,
+            training=replace(command.training, **preset.training),
+            model=replace(command.model, **preset.model),
+        )
+    if "mirroring" in command.left_to_data:
         mirrored = mirrors_suit(images.train)
         if mirrored and processes.is_main:
             say(
@@ -29,7 +37,8 @@ def with_choices(command: Train, images: TrainingImages, processes: Processes) -
                 "(--no-horizontal-flip does not)"
             )
         training = replace(command.training, horizontal_flip=mirrored)
-        command = replace(command, training=training, mirror_by_data=False)
+        command = replace(command, training=training)
+    command = replace(command, left_to_data=())
     if command.model.widths or command.start_from is not None or command.training.seconds is None:
         return command
     widths = _fitting_widths(command, images, command.training.seconds, processes)

@@ -23,7 +23,7 @@ NOT_SAVED = (
     "accept_changed_data",
     "config",
     "json",
-    "mirror_by_data",
+    "left_to_data",
 )
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {
