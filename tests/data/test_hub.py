@@ -174,7 +174,8 @@ def test_table_mistakes(tmp_path):
     ):
         with pytest.raises(NelboError, match=message):
             load_data(f"{path}?{query}", "all")
-    with pytest.raises(NelboError, match="every tenth row"):
+    table(1, side=6).to_parquet(path)
+    with pytest.raises(NelboError, match="1 readable pictures, and none for the test split"):
         load_data(str(path), "test", size=6)
     (tmp_path / "bad.parquet").write_bytes(np.arange(50).tobytes())
     with pytest.raises(NelboError, match=r"bad\.parquet cannot be read"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +32,13 @@ class Data:
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """As in `nelbo train`."""
-    size: int | None = None
-    """Height and width to cut pictures to; 32 by default, or what the data set has."""
+    size: int | str | None = None
+    """What to cut pictures to, 32, or 16x24, height × width; 32 by default, or what the data set
+    has."""
     channels: int | None = None
     """1 for grey or 3 for colour; by default what the pictures are."""
+    crops: int | None = None
+    """How many crops at random places each picture gives, as in `nelbo train`."""
     sheet: Path | None = None
     """A contact sheet to write, PNG."""
     sheet_images: int = 100
@@ -45,6 +48,11 @@ class Data:
 
     def run(self) -> None:
         """Print it, and write the sheet."""
+        from nelbo.data.sources import with_crops
+
+        if self.crops is not None:
+            replace(self, data=with_crops(self.data, self.crops), crops=None).run()
+            return
         from nelbo.data import load_data
         from nelbo.data.sources import check_not_among
 

@@ -240,7 +240,7 @@ class Edit:
         for path in asked:
             opened = examine(path)
             for note in opened.notes:
-                say(f"note: {path}: {note}")
+                say(f"note: {path} has {note}")
             size = sizes[path] = opened.size
             if size is None or size == takes:
                 continue

@@ -47,6 +47,8 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all."""
     images: int = 300
     """At most so many images of each split are evaluated."""
+    resize: bool = False
+    """Cut and resize images of another size than the model's."""
     samples: FinalSamples = field(default_factory=FinalSamples)
     computing: Computing = field(default_factory=Computing)
 
@@ -105,8 +107,8 @@ class Report:
             if self.samples != FinalSamples():
                 raise NelboError(f"{run.path} is an autoencoder, which has no samples to draw")
             autoencoder = AutoencoderRun.load(run.path, device)
-            train, test = _images(source, autoencoder)
-            for_fits = for_fits_of(source, autoencoder)
+            train, test = _images(source, autoencoder, self.resize)
+            for_fits = for_fits_of(source, autoencoder, resize=self.resize)
             return partial(
                 finish_autoencoder,
                 train=train,
@@ -117,7 +119,7 @@ class Report:
             )
         common["samples"] = self.samples
         model = load(run.path).to(device)
-        train, test = _images(source, model)
+        train, test = _images(source, model, self.resize)
         check_fits(model, test)
         if isinstance(model, LatentDiffusion):
             settings = run.notes().get("settings", {}).get("model", {})
@@ -133,8 +135,8 @@ class Report:
         return partial(finish, model=model, train=train, test=test, levels=self.levels, **common)
 
 
-def _images(test: RunSource, model: ImageModel) -> tuple[ImageData, ImageData]:
+def _images(test: RunSource, model: ImageModel, resize: bool) -> tuple[ImageData, ImageData]:
     """What it was trained on and what was held out."""
-    held_out = data_for_run(test, model)
+    held_out = data_for_run(test, model, resize=resize)
     mention_skipped(held_out)
-    return data_for_run(replace(test, split="train"), model), held_out
+    return data_for_run(replace(test, split="train"), model, resize=resize), held_out

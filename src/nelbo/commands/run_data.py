@@ -178,7 +178,7 @@ def data_for_run(
     return data if images is None else data.subset(images, seed)
 
 
-def for_fits_of(source: RunSource, model: ImageModel) -> ImageData:
+def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -> ImageData:
     """What a few numbers of a trained model are fitted to: never the images for test.
 
     The validation images of the source; in a set that has none, and for a run from before there was
@@ -188,14 +188,14 @@ def for_fits_of(source: RunSource, model: ImageModel) -> ImageData:
 
     if source.validation:
         with contextlib.suppress(EmptySplitError):
-            return data_for_run(replace(source, split=VALIDATION), model)
-    return data_for_run(replace(source, split=TRAIN), model)
+            return data_for_run(replace(source, split=VALIDATION), model, resize=resize)
+    return data_for_run(replace(source, split=TRAIN), model, resize=resize)
 
 
 def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     """All the images, as the model takes them."""
     from nelbo.data import load_data
-    from nelbo.data.folder import LEVELS, check_sizes
+    from nelbo.data.folder import LEVELS
     from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
 
     source, split, run_path = asked.name, asked.split, asked.run_path
@@ -224,11 +224,14 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
                 f"{height}×{width}: give --resize to resize them"
             )
         return data.resize(height, width)
-    if height != width:
-        raise NelboError(f"the model takes images of {height}×{width}; pictures are cut to squares")
-    if not resize and not asked.own:
-        check_sizes(source, height)
-    return load_data(source, split, size=height, channels=channels, validation=asked.validation)
+    return load_data(
+        source,
+        split,
+        size=(height, width),
+        channels=channels,
+        validation=asked.validation,
+        resize=resize or asked.own,
+    )
 
 
 def _named(channels: int) -> str:

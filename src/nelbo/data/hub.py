@@ -8,6 +8,7 @@ Which columns and splits to take is found by name and type; options say otherwis
                                                             `validation` likewise
     hub:user/name?revision=v2&max_images=5000               a fixed version; so many a split
     hub:user/name?stream=10000                              no copy; shuffled among so many
+    photos.parquet?crops=8                                  eight crops of each to train on
 
 With `max_images` the rows are streamed, and what is beyond them is not downloaded. Without a test
 split the rows of index i with i mod 10 = 9 are for test, and without one for validation those with
@@ -21,23 +22,27 @@ read the bound on; training reads the whole train split anew each epoch, see `st
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from nelbo.data.cache import Picture, cached
+from nelbo.data.cache import Picture, cached, check_size
 from nelbo.data.credits import CREDITS
-from nelbo.data.decode import in_threads, read_picture
-from nelbo.data.folder import TEST_FOLDER, VALIDATION_FOLDERS
+from nelbo.data.crops import crop_names, settle_crops
+from nelbo.data.declared import TEST_FOLDERS, VALIDATION_FOLDERS
+from nelbo.data.decode import Decoded, in_threads, read_crops
 from nelbo.data.image_data import ImageData
-from nelbo.data.labels import as_label, class_names, index_labels
-from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
+from nelbo.data.labels import Label, as_label, class_names, index_labels, name_of
+from nelbo.data.size import Size
+from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
 from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.errors import MissingExtraError, NelboError
 
@@ -46,10 +51,12 @@ LEVELS = 256
 _KEPT = 2000
 OPTIONS = (
     *("config", "revision", "train", "validation", "test", "image", "label", "caption"),
-    *("max_images", "stream"),
+    *("max_images", "stream", "crops"),
 )
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+_SEVERAL_CAPTIONS = "several captions: the first is taken"
+_NO_CLASS = "a label that is neither a string nor a whole number: no class"
 _CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")
 
 
@@ -76,9 +83,11 @@ class Table:
                 raise NelboError(
                     f"{self.source}: unknown option {name!r}; expected one of {', '.join(OPTIONS)}"
                 )
-        for name in ("max_images", "stream"):
+        for name in ("max_images", "stream", "crops"):
             if self._number(name) == 0:
                 raise NelboError(f"{self.source}: {name} must be at least 1")
+        if self.stream is not None and self.crops > 1:
+            raise NelboError(f"{self.source}: a stream gives each row once: leave crops out")
 
     @property
     def max_images(self) -> int | None:
@@ -89,6 +98,11 @@ class Table:
     def stream(self) -> int | None:
         """How many rows to shuffle among, where training is to read them as it needs them."""
         return self._number("stream")
+
+    @property
+    def crops(self) -> int:
+        """How many crops a row to train on gives."""
+        return self._number("crops") or 1
 
     def kept(self) -> Table:
         """The rows of a streamed set that are decoded into the cache."""
@@ -111,37 +125,49 @@ class Table:
 
 
 def load_table(
-    table: Table, split: str, size: int, channels: int, *, validation: bool = True
+    table: Table,
+    split: str,
+    size: Size,
+    channels: int,
+    *,
+    validation: bool = True,
+    resize: bool = True,
 ) -> ImageData:
-    """The pictures of one split, cropped and resized; arguments as `nelbo.data.load_data`.
+    """The pictures of one split, cut and resized; arguments as `nelbo.data.load_data`.
 
     Raises:
         MissingExtraError: datasets is not installed.
-        NelboError: the Hub cannot be reached, the data set, a split or a column is not there, or
-            no picture can be read.
+        NelboError: the Hub cannot be reached, the data set, a split or a column is not there, no
+            picture can be read, or one is of another size without `resize`.
     """
     if table.stream is not None:
-        data = load_table(table.kept(), split, size, channels, validation=validation)
+        kept = table.kept()
+        data = load_table(kept, split, size, channels, validation=validation, resize=resize)
         if split != TRAIN:
             return data
         stream = _streamed(table, size, channels, data.label_names, validation)
         return replace(data, stream=stream)
     extra: dict[str, Any] = {}
+    exact = not resize and table.crops == 1
+    rows = _Rows(table, validation)
     entry = cached(
         ("table", str(Path(table.path).resolve()) if table.local else table.path, validation),
         [sorted(table.options.items()), _stamp(table)],
-        (channels, size, size),
-        lambda: _decoded(table, size, channels, validation, extra),
+        (channels, *size),
+        lambda: _decoded(table, size, channels, exact, rows, extra),
         extra=extra,
+        settle=settle_crops(rows.split, table.crops),
     )
     if not entry.names:
         reasons = f"; the first: {entry.skipped_of('all')[0]}" if entry.skipped else ""
         raise NelboError(f"{table.source} holds no picture that can be read{reasons}")
+    if exact:
+        entry.check_sizes(f"{table.source}, ", size)
     here = entry.stretch(split)
     if not entry.names[here]:
         raise EmptySplitError(
-            f"{table.source} has {len(entry.names)} readable pictures and none for the {split} "
-            "split; without a test and a validation split of its own these take every tenth row"
+            f"{table.source} has {len(entry.names)} readable pictures, and none for "
+            f"the {split} split"
         )
     labels, label_names = _labels(entry.labels, entry.extra.get("label_names"))
     has_captions = any(caption is not None for caption in entry.captions)
@@ -156,6 +182,7 @@ def load_table(
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=entry.skipped_of(split),
+        notes=entry.notes_of(split),
         captions=entry.captions[here] if has_captions else None,
         credit=CREDITS.get(table.source),
     )
@@ -179,12 +206,54 @@ def _labels(
     return (index_labels(values, classes), classes) if classes else (None, ())
 
 
+class _Rows:
+    """The rows of a table, which is opened where they are asked for.
+
+    Args:
+        table: where from.
+        validation: as `nelbo.data.load_data`.
+    """
+
+    def __init__(self, table: Table, validation: bool) -> None:
+        self.table, self.validation = table, validation
+
+    @cached_property
+    def splits(self) -> Mapping[str, Any]:
+        """The rows by the names that the table has for its splits."""
+        with _explained(self.table):
+            return _open(self.table)
+
+    @cached_property
+    def parts(self) -> _Parts:
+        """Which of them make which split."""
+        return _Parts.of(self.table, list(self.splits), self.validation)
+
+    def split(self, names: Sequence[str]) -> list[str]:
+        """The split of rows that can be read; one that would be empty takes the row of least u."""
+        of_each = [self.parts.split_of(*_place(name)) for name in names]
+        for part, carved in (
+            (TEST, self.parts.test is None),
+            (VALIDATION, self.parts.carves and self.parts.validation is None),
+        ):
+            of_each = fill_split(names, of_each, part) if carved else of_each
+        return of_each
+
+
+def _place(name: str) -> tuple[str, int]:
+    """The part and number of the row that is called so."""
+    part, _, number = name.rpartition(" #")
+    return part, int(number)
+
+
 def _decoded(
-    table: Table, size: int, channels: int, validation: bool, extra: dict[str, Any]
+    table: Table,
+    size: Size,
+    channels: int,
+    exact: bool,
+    source: _Rows,
+    extra: dict[str, Any],
 ) -> Iterator[Picture]:
-    with _explained(table):
-        splits = _open(table)
-    parts = _Parts.of(table, list(splits), validation)
+    splits, parts = source.splits, source.parts
     columns = _columns(table, splits[parts.train])
     names = _class_names(splits[parts.train], columns)
     if parts.note is not None:
@@ -198,25 +267,31 @@ def _decoded(
             for i, row in enumerate(islice(chosen, table.max_images)):
                 yield f"{name} #{i}", parts.split_of(name, i), row
 
-    def read(item: tuple[str, str, Mapping[str, Any]]) -> Picture:
+    def read(item: tuple[str, str, Mapping[str, Any]]) -> list[Picture]:
         name, split, row = item
-        label = as_label(row[columns["label"]]) if "label" in columns else None
+        label, notes = _label(row.get(columns.get("label", "")))
+        caption, first = _caption(row.get(columns.get("caption", "")))
+        notes += first
         if names is not None and label == -1:
             label = None
-        return Picture(
-            name,
-            _read(row[columns["image"]], size, channels),
-            split,
-            label,
-            _caption(row[columns["caption"]]) if "caption" in columns else None,
-        )
+        found = _read(row[columns["image"]], size, channels, table.crops, name)
+        if isinstance(found, str):
+            return [Picture(name, found, split)]
+        if exact:
+            check_size(f"{table.source}, {name}", found[0].size, size)
+        taken = found if split == TRAIN else found[:1]
+        return [
+            Picture(called, crop.pixels, split, label, caption, crop.size, (*crop.notes, *notes))
+            for called, crop in zip(crop_names(name, table.crops, len(taken)), taken, strict=True)
+        ]
 
     with _explained(table):
-        yield from in_threads(rows(), read, total=None, size=size)
+        for pictures in in_threads(rows(), read, total=None, size=size):
+            yield from pictures
 
 
 def _streamed(
-    table: Table, size: int, channels: int, label_names: tuple[str, ...], validation: bool
+    table: Table, size: Size, channels: int, label_names: tuple[str, ...], validation: bool
 ) -> ImageStream:
     """The rows to train on, epoch after epoch."""
     kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
@@ -230,28 +305,35 @@ def _streamed(
             for i, row in enumerate(_undecoded(splits[parts.train], columns["image"])):
                 if parts.split_of(parts.train, i) != TRAIN:
                     continue
-                label = row[columns["label"]] if "label" in columns else None
-                if names is None:
-                    label = index.get(str(label))
+                label, _ = _label(row.get(columns.get("label", "")))
+                if names is None and label is not None:
+                    label = index.get(name_of(label))
                 picture = row[columns["image"]]
                 yield StreamedRow(
                     f"{parts.train} #{i}",
-                    -1 if label is None else label,
-                    partial(_read, picture, size, channels),
+                    label if isinstance(label, int) else -1,
+                    partial(_read_one, picture, size, channels),
                 )
 
     assert table.stream is not None
     return ImageStream(rows, table.stream)
 
 
-def _read(value: Any, size: int, channels: int) -> Any:
-    """Pixels of {"bytes": …, "path": …}, as the format stores pictures, or why there are none."""
+def _read(
+    value: Any, size: Size, channels: int, crops: int = 1, name: str = ""
+) -> list[Decoded] | str:
+    """{"bytes": …, "path": …}, as the format stores pictures, decoded, or why there is none."""
     value = value if isinstance(value, Mapping) else {"bytes": value}
     if not (value.get("bytes") or value.get("path")):
         return "the row holds no picture"
     file = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
-    decoded = read_picture(file, size, channels)
-    return decoded if isinstance(decoded, str) else decoded.pixels
+    return read_crops(file, size, channels, crops, name)
+
+
+def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
+    """The pixels of a picture, or why there are none."""
+    found = _read(value, size, channels)
+    return found if isinstance(found, str) else found[0].pixels
 
 
 def _open(table: Table) -> Mapping[str, Any]:
@@ -311,7 +393,7 @@ class _Parts:
         declared = [name for name in VALIDATION_FOLDERS if name in free]
         test = table.options.get(TEST)
         if test is None:
-            named = [TEST_FOLDER] if TEST_FOLDER in free else []
+            named = [name for name in TEST_FOLDERS if name in free]
             test = next(iter([*named, *declared]), None)
         if not validation:
             return cls(train, None, test, carves=False)
@@ -319,7 +401,7 @@ class _Parts:
         note = None
         if test in VALIDATION_FOLDERS and TEST not in table.options:
             note = (
-                f"there is no split {TEST_FOLDER}: {test} is the test split, and every tenth row "
+                f"there is no split test: {test} is the test split, and every tenth row "
                 f"of {train} is for validation; ?validation={test} takes it for that, and every "
                 f"tenth row of {train} for test"
             )
@@ -376,11 +458,20 @@ def _is_text(feature: Any) -> bool:
     return getattr(element, "dtype", None) in ("string", "large_string")
 
 
-def _caption(value: Any) -> str | None:
-    """A text, or the first of several."""
-    if isinstance(value, list):
-        value = next((text for text in value if isinstance(text, str)), None)
-    return value if isinstance(value, str) else None
+def _caption(value: Any) -> tuple[str | None, tuple[str, ...]]:
+    """A text, or the first of several with a note."""
+    if not isinstance(value, list):
+        return (value if isinstance(value, str) else None), ()
+    texts = [text for text in value if isinstance(text, str)]
+    notes = (_SEVERAL_CAPTIONS,) if len(texts) > 1 else ()
+    return (texts[0] if texts else None), notes
+
+
+def _label(value: Any) -> tuple[Label | None, tuple[str, ...]]:
+    """A class, or none with a note where there is another thing in its place."""
+    label = as_label(value)
+    nothing = value is None or (isinstance(value, float) and math.isnan(value))
+    return label, () if nothing or label is not None else (_NO_CLASS,)
 
 
 def _class_names(rows: Any, columns: Mapping[str, str]) -> list[str] | None:

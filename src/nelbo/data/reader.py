@@ -30,8 +30,8 @@ from nelbo.data.formats import VECTOR, formats, suffix_of
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *_SIXTEEN_BITS, "I", "F")
-MALFORMED_EXIF = "its EXIF is malformed, so that it is not turned"
-FIRST_FRAME = "it has several frames, of which the first is taken"
+MALFORMED_EXIF = "malformed EXIF: not turned"
+FIRST_FRAME = "several frames: the first is taken"
 # A drawing is at most so many times longer than the picture that is cut from it.
 _LONGEST_DRAWING = 64
 # Bytes that tell a drawing; of the text of one, packed or not; and how deep its elements may be.
@@ -56,7 +56,7 @@ class Opened:
         image: "L" or "RGB", upright.
         size: (height, width) of it as it stands in the file, upright; None of drawings, which have
             any.
-        notes: what was not taken from the file as it stands.
+        notes: what the file has that was not taken as it stands.
     """
 
     image: Image.Image

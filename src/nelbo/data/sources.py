@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from nelbo.data.digits import load_digits
@@ -14,6 +16,7 @@ from nelbo.data.hub import Table, load_table
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
+from nelbo.data.size import Size, parse_size
 from nelbo.data.splits import SPLITS
 from nelbo.errors import NelboError
 from nelbo.suggestions import did_you_mean, directories_near, unknown
@@ -28,8 +31,7 @@ HUB_NAMES = {
 OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "emoji": 3}
 FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
 NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
-DEFAULT_SIZE = 32
-LARGEST_SIZE = 8192
+DEFAULT_SIZE = (32, 32)
 HUB = "hub:"
 # What lies in the directory of a run and in no folder of pictures.
 _OF_RUNS = ("config.yaml", "nelbo.json")
@@ -40,10 +42,11 @@ def load_data(
     source: str,
     split: str = "train",
     *,
-    size: int | None = None,
+    size: int | str | Size | None = None,
     channels: int | None = None,
     strict: bool = True,
     validation: bool = True,
+    resize: bool = True,
 ) -> ImageData:
     """The images of one split of a source.
 
@@ -51,14 +54,15 @@ def load_data(
         source: the name of a data set (`NAMES`), the path of a folder of pictures or of parquet
             files, or "hub:user/name"; tables take options, see `hub`.
         split: "train", "validation", "test" or "all".
-        size: height and width to crop and resize pictures to; by default 32, or what the data set
-            has. The images of digits and mnist5k have one size.
+        size: what to cut and resize pictures to, 32 or "16x24" or (16, 24), height × width; by
+            default 32, or what the data set has. The images of digits and mnist5k have one size.
         channels: 1 for grey or 3 for RGB; by default what the data set has, for a folder grey
             where every picture is, and RGB for other tables.
         strict: captions and labels of pictures that a folder does not hold are an error; otherwise
             they are listed in `unmatched`.
         validation: False for the splits of runs that were made before there was a validation split:
             its images are then among those to train on, and declared ones among those for test.
+        resize: False refuses pictures of another size instead of cutting and resizing them.
 
     Raises:
         EmptySplitError: the split holds no image.
@@ -69,24 +73,28 @@ def load_data(
     check_source(source, split)
     if channels not in (None, 1, 3):
         raise NelboError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    if size is not None and not 1 <= size <= LARGEST_SIZE:
-        raise NelboError(f"size must lie in 1..{LARGEST_SIZE} pixels, got {size}")
+    asked = None if size is None else parse_size(size)
+    shown: Any = {"validation": validation, "resize": resize}
     if is_local(source):
         path, options = _local(source)
         if path.is_dir() and not _holds_parquet(path):
-            if options:
-                raise NelboError(f"{source}: options are for tables, {path} is a folder")
             return load_folder(
-                path, split, size or DEFAULT_SIZE, channels, strict=strict, validation=validation
+                path,
+                split,
+                asked or DEFAULT_SIZE,
+                channels,
+                strict=strict,
+                crops=_crops(source, options),
+                **shown,
             )
         if path.is_file() and path.suffix.lower() != ".parquet":
             raise NelboError(f"{source} is a file; expected {KINDS}")
         table = Table(source, str(path), options)
-        return load_table(table, split, size or DEFAULT_SIZE, channels or 3, validation=validation)
+        return load_table(table, split, asked or DEFAULT_SIZE, channels or 3, **shown)
     name, _, query = source.partition("?")
     if name in FIXED_SIZE and not query:
         data = FIXED_SIZE[name](split, validation=validation)
-        if size not in (None, data.shape[1]) or channels not in (None, data.shape[0]):
+        if asked not in (None, data.shape[1:]) or channels not in (None, data.shape[0]):
             raise NelboError(
                 f"{source} has images of shape {data.shape}; size and channels are for other data"
             )
@@ -94,16 +102,14 @@ def load_data(
     if name == "emoji" and not query:
         if channels == 1:
             raise NelboError("emoji are RGB: channels must be 3")
-        return load_emoji(split, size or DEFAULT_SIZE, validation=validation)
+        return load_emoji(split, asked or DEFAULT_SIZE, validation=validation)
     if name in HUB_NAMES:
         hub_id, own_channels, side = HUB_NAMES[name]
         table = Table(source, hub_id, _options(source, query))
-        return load_table(
-            table, split, size or side, channels or own_channels, validation=validation
-        )
+        return load_table(table, split, asked or (side, side), channels or own_channels, **shown)
     if name.startswith(HUB) and name != HUB:
         table = Table(source, name.removeprefix(HUB), _options(source, query))
-        return load_table(table, split, size or DEFAULT_SIZE, channels or 3, validation=validation)
+        return load_table(table, split, asked or DEFAULT_SIZE, channels or 3, **shown)
     raise _unknown(source)
 
 
@@ -148,6 +154,40 @@ def check_not_among(source: str, path: Path, option: str) -> None:
             f"{option} {path} lies among the pictures of {folder} and would be one of them: give a "
             "place outside of the data"
         )
+
+
+def with_crops(source: str, crops: int | None) -> str:
+    """The source with an option that asks for crops of each picture; None leaves it.
+
+    Raises:
+        NelboError: another number of crops is asked for already, or the source takes none.
+    """
+    if crops is None:
+        return source
+    typed = _typed_path(source)
+    options = _options(source, source[len(typed) + 1 :])
+    if options.get("crops", str(crops)) != str(crops):
+        raise NelboError(f"--crops {crops}: {source} asks for another number already")
+    if typed in (*FIXED_SIZE, "emoji") and not is_local(source):
+        raise NelboError(f"--crops is for folders and tables of photographs, not for {source}")
+    if crops < 1:
+        raise NelboError(f"--crops must be at least 1, got {crops}")
+    if "crops" in options:
+        return source
+    return f"{source}{'&' if options else '?'}crops={crops}"
+
+
+def _crops(source: str, options: Mapping[str, str]) -> int:
+    """How many crops of each picture the options of a folder ask for."""
+    for name in options:
+        if name != "crops":
+            raise NelboError(
+                f"{source}: unknown option {name!r}; a folder of pictures takes crops alone"
+            )
+    text = options.get("crops", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise NelboError(f"{source}: crops is {text!r}; expected a whole number from 1")
+    return int(text)
 
 
 def _local(source: str) -> tuple[Path, dict[str, str]]:

@@ -77,6 +77,18 @@ def split_for_validation(names: Sequence[str], splits: Sequence[str]) -> list[st
     return given
 
 
+def fill_split(names: Sequence[str], splits: Sequence[str], wanted: str) -> list[str]:
+    """The splits with the image of least u of train given to one that is empty.
+
+    Where train holds one image, it stays.
+    """
+    given = list(splits)
+    rest = [i for i, split in enumerate(splits) if split == TRAIN]
+    if wanted not in splits and len(rest) > 1:
+        given[min(rest, key=lambda i: share(names[i]))] = wanted
+    return given
+
+
 def _chosen(names: Sequence[str], split: str) -> list[bool]:
     """Whether each is for a split by its u; in place of none that of least u, and never all."""
     low, high = _BOUNDS[split]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nelbo.commands.training.recipe import Recipe
     from nelbo.commands.training.session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
+    from nelbo.data.size import Size
     from nelbo.training.processes import Processes
     from nelbo.training.run_directory import RunDirectory
 
@@ -73,8 +74,11 @@ class TrainCommand(ABC):
     start_classes: Literal["same", "new", "none"] = "same"
     """With --start-from, for images of other classes than the model's: new gives it an embedding of
     theirs, where classes of the same name keep what they learned; none takes its classes away."""
-    size: int | None = None
-    """Height and width to cut the pictures of a folder to; 32 by default."""
+    size: int | str | None = None
+    """What to cut the pictures of a folder to, 32, or 16x24, height × width; 32 by default."""
+    crops: int | None = None
+    """Of photographs that are much larger than --size: how many crops at random places each one
+    gives to train on, the same ones each time; those for validation and test give one."""
     channels: int | None = None
     """1 for grey or 3 for colour; by default what the pictures of a folder are."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -94,6 +98,13 @@ class TrainCommand(ABC):
 
     def run(self) -> None:
         """Train, evaluate, sample, report."""
+        from nelbo.data.sources import with_crops
+
+        if self.crops is not None and self.data is not None:
+            # From here on the source says it, and every command that reads the run.
+            cropped = with_crops(self.data, self.crops)
+            dataclasses.replace(self, data=cropped, crops=None).run()
+            return
         out, source = self._check()
         # Before anything is made that a name may then stand for.
         dataclasses.replace(self, **self._paths())._run(out, source)
@@ -249,15 +260,15 @@ class TrainCommand(ABC):
                 return kept
         return origin_of(self.start_from)
 
-    def _frame(self, source: str) -> tuple[int | None, int | None]:
+    def _frame(self, source: str) -> tuple[int | str | Size | None, int | None]:
         """The size and channels to cut the images to: as asked, or as a trained model has them."""
         from nelbo.commands.training.start_from import frame_of
         from nelbo.data.sources import FIXED_SIZE
 
         if self.start_from is None or source in FIXED_SIZE:
             return self.size, self.channels
-        side, channels = frame_of(self.starting_model)
-        return self.size or side, self.channels or channels
+        size, channels = frame_of(self.starting_model)
+        return self.size or size, self.channels or channels
 
     def _paths(self) -> dict[str, Any]:
         """Settings that are paths, as they are found again from another directory."""

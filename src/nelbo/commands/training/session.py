@@ -16,6 +16,7 @@ from nelbo.commands.common import say, training_progress
 from nelbo.commands.training.recipe import Recipe
 from nelbo.data import ImageData, load_data
 from nelbo.data.credits import ORIGIN
+from nelbo.data.size import Size
 from nelbo.data.sources import absolute
 from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
 from nelbo.report.grids import save_image
@@ -50,7 +51,12 @@ class TrainingImages:
 
     @classmethod
     def load(
-        cls, source: str, size: int | None, channels: int | None, *, validation: bool = True
+        cls,
+        source: str,
+        size: int | str | Size | None,
+        channels: int | None,
+        *,
+        validation: bool = True,
     ) -> TrainingImages:
         """The splits of a source, alike; arguments and errors as `nelbo.data.load_data`.
 

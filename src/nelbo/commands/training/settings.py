@@ -22,6 +22,7 @@ NOT_SAVED = (
     "resume",
     "accept_changed_data",
     "config",
+    "crops",
     "json",
     "left_to_data",
 )

@@ -13,6 +13,7 @@ from nelbo.training.config import option
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
+    from nelbo.data.size import Size
     from nelbo.diffusers_format.pipelines import Model
     from nelbo.networks import AutoencoderKL
 
@@ -124,19 +125,18 @@ def origin_of(path: str) -> dict[str, Any]:
     }
 
 
-def frame_of(model: Model | AutoencoderKL) -> tuple[int | None, int | None]:
-    """The side and channels of the square images that a model is of; None where it does not say."""
+def frame_of(model: Model | AutoencoderKL) -> tuple[Size | None, int | None]:
+    """The size and channels of the images that a model is of; None where it does not say."""
     from nelbo.networks import AutoencoderKL
 
     if isinstance(model, AutoencoderKL):
         size = model.config.sample_size
-        side = size if isinstance(size, int) or size is None else size[0]
-        square = isinstance(size, int) or size is None or size[0] == size[1]
-        return side if square else None, model.config.in_channels
+        square = (size, size) if isinstance(size, int) else size
+        return None if square is None else (square[0], square[1]), model.config.in_channels
     if model.shape is None:
         return None, None
     channels, height, width = model.shape
-    return height if height == width else None, channels
+    return (height, width), channels
 
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:

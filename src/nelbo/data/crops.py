@@ -1,0 +1,49 @@
+"""Several pictures of one: how they are called, and which of them are kept.
+
+A picture to train on gives several crops, "a.jpg#1", "a.jpg#2", ...; one for validation or test
+gives the first alone, so that the errors of figures on them are those of independent pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nelbo.data.splits import TRAIN
+
+
+def crop_names(name: str, crops: int, count: int) -> list[str]:
+    """What the crops of a picture are called.
+
+    Args:
+        name: of the picture.
+        crops: how many were asked for; one is called as the picture.
+        count: how many there are.
+    """
+    return [f"{name}#{k}" for k in range(1, count + 1)] if crops > 1 else [name]
+
+
+def base_of(name: str, crops: int) -> str:
+    """The picture that a crop is of."""
+    return name.rpartition("#")[0] if crops > 1 else name
+
+
+def settle_crops(
+    split: Callable[[Sequence[str]], Sequence[str]], crops: int
+) -> Callable[[Sequence[str], Sequence[str]], list[str]]:
+    """Splits by the pictures that can be read, for the cache.
+
+    Args:
+        split: from the names of pictures, sorted, to their splits.
+        crops: how many each may have.
+    """
+
+    def settle(names: Sequence[str], _: Sequence[str]) -> list[str]:
+        bases = [base_of(name, crops) for name in names]
+        pictures = sorted(set(bases), key=lambda name: name.split("/"))
+        of_each = dict(zip(pictures, split(pictures), strict=True)) if pictures else {}
+        return [
+            of_each[base] if of_each[base] == TRAIN or name == base or name == f"{base}#1" else ""
+            for name, base in zip(names, bases, strict=True)
+        ]
+
+    return settle
