@@ -61,3 +61,45 @@ def test_gradients_pass():
 def test_mistakes_are_explained(make_threshold, message):
     with pytest.raises(NelboError, match=message):
         make_threshold()
+
+
+def test_a_static_threshold_clips_at_both_ends():
+    x_0 = torch.tensor([-2.0, -0.5, -0.2, 0.0, 0.3, 2.0])
+    expected = torch.tensor([-0.5, -0.5, -0.2, 0.0, 0.3, 0.5])
+    assert torch.equal(StaticThreshold(0.5)(x_0), expected)
+    assert torch.equal(StaticThreshold()(x_0), x_0.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("given", [0.0, -1.0, float("nan")])
+def test_a_static_threshold_is_positive(given):
+    with pytest.raises(NelboError, match="clips to a positive range"):
+        StaticThreshold(given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"ratio": -0.01}, True),
+        ({"ratio": 0.0}, False),
+        ({"ratio": 1.0}, False),
+        ({"ratio": 1.01}, True),
+        ({"max_value": 0.99}, True),
+        ({"max_value": 1.0}, False),
+    ],
+)
+def test_ends_of_a_dynamic_threshold(fields, refused):
+    if not refused:
+        DynamicThreshold(**fields)
+        return
+    with pytest.raises(NelboError, match="of a dynamic threshold"):
+        DynamicThreshold(**fields)
+
+
+def test_a_dynamic_threshold_stops_at_its_largest_value():
+    """Of one example whose largest value is 4: s is 2, and the example is divided by it."""
+    x_0 = torch.tensor([[-4.0, 0.5, 1.0, 3.0]])
+    found = DynamicThreshold(ratio=1.0, max_value=2.0)(x_0)
+    assert torch.equal(found, torch.tensor([[-1.0, 0.25, 0.5, 1.0]]))
+    # And of one within [−1, 1] it is 1.
+    small = torch.tensor([[0.25, -0.5]])
+    assert torch.equal(DynamicThreshold(1.0, 2.0)(small), small)
