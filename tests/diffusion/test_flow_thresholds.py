@@ -165,24 +165,6 @@ def test_the_error_of_a_step_is_that_of_the_worst_example():
     assert float(flow._largest_error((state, density))) == pytest.approx(7.0)
 
 
-def test_a_hard_example_is_integrated_as_well_among_easy_ones():
-    """Where x̂_0 is steep for one example only, its density does not depend on its company."""
-
-    def network(x_t: Tensor, time: Tensor, condition=None) -> Tensor:
-        return torch.tanh(12 * (x_t - 2))
-
-    model = Diffusion(network, SCHEDULE, prediction="sample", data=Continuous(), shape=SHAPE).eval()
-    hard = torch.full((1, *SHAPE), 2.05, dtype=torch.float64)
-    easy = torch.zeros(63, *SHAPE, dtype=torch.float64)
-    options = {"trace": "exact", "rtol": 1e-3, "atol": 1e-3}
-    true = flow.log_likelihood(model, hard, trace="exact", rtol=1e-8, atol=1e-8).log_likelihood[0]
-    alone = flow.log_likelihood(model, hard, **options)
-    among = flow.log_likelihood(model, torch.cat([hard, easy]), **options)
-    assert among.evaluations >= alone.evaluations
-    off = [abs(float(found.log_likelihood[0] - true)) for found in (alone, among)]
-    assert off[1] <= 1.5 * off[0] + 1e-3
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("half", "sigma"), [(1.0, 0.02), (1 / 16, 0.05), (1 / 255, 1e-4), (1, 9)])
 def test_a_truncated_normal_is_finite_at_the_ends_of_the_uniform(dtype, half, sigma):
