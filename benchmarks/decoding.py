@@ -57,7 +57,7 @@ def main(count: int) -> None:
         read = partial(read_picture, size=SIZE, channels=3)
         ways = {
             "one after the other": lambda: [read(path) for path in paths],
-            "threads": lambda: list(in_threads(paths, read, total=0, size=SIZE)),
+            "threads": lambda: list(in_threads(paths, read, total=0, size=(SIZE, SIZE))),
             "processes": lambda: in_processes(read, paths),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}

@@ -29,7 +29,9 @@ def test_sizes_are_height_by_width(given, size):
     assert parse_size(as_option(size)) == size
 
 
-@pytest.mark.parametrize("given", [0, -3, "0x8", "8x0", 8193, "8x9000", "x8", "8x", "8x8x3", "big"])
+@pytest.mark.parametrize(
+    "given", [0, -3, "0x8", "8x0", 8193, "8x9000", "x8", "8x", "8x8x3", "big", 6.5, (8,), (8, 8.0)]
+)
 def test_what_is_no_size(given):
     with pytest.raises(NelboError, match="size must"):
         parse_size(given)

@@ -26,10 +26,16 @@ def parse_size(given: int | str | Size) -> Size:
             )
         sides = int(match[1]), int(match[2] or match[1])
     else:
-        sides = (given, given) if isinstance(given, int) else (int(given[0]), int(given[1]))
+        sides = (given, given) if isinstance(given, int) else _pair(given)
     if not all(1 <= side <= LARGEST for side in sides):
         raise NelboError(f"size must lie in 1..{LARGEST} pixels, got {named(sides)}")
     return sides
+
+
+def _pair(given: object) -> Size:
+    if isinstance(given, tuple | list) and [type(side) for side in given] == [int, int]:
+        return given[0], given[1]
+    raise NelboError(f"size must be whole numbers of pixels, (height, width), got {given!r}")
 
 
 def named(size: Size) -> str:
