@@ -230,6 +230,11 @@ class Bound:
         moved: dict[str, Any] = {name: value.to(*args, **kwargs) for name, value in self.tensors()}
         return replace(self, **moved)
 
+    def take(self, index: Tensor | slice) -> Self:
+        """The bounds of some of the examples, in the order of `index`."""
+        some: dict[str, Any] = {name: value[index] for name, value in self.tensors()}
+        return replace(self, **some)
+
     @staticmethod
     def cat(bounds: Iterable[BoundKind]) -> BoundKind:
         """Join the bounds of several batches of one dataset.

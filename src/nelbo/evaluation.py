@@ -312,19 +312,32 @@ def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
 
 
 def pilot(
-    model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator | None = None
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    generator: torch.Generator | None = None,
+    *,
+    images: int = PILOT_IMAGES,
 ) -> tuple[Tensor, int]:
     """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
 
     For `nelbo.estimators.proposal_from`. Between the measured levels its logarithm is interpolated.
+
+    Args:
+        model: the model.
+        data: the images.
+        generator: the source of all draws.
+        images: at most so many of them.
     """
     assert isinstance(model.data, Pixels)
-    count = min(PILOT_IMAGES, len(data))
-    images = data.take(_some(len(data), count, generator))
-    x_0 = model.data.to_network(images.images).to(next(model.parameters()).device)
+    count = min(images, len(data))
+    chosen_images = data.take(_some(len(data), count, generator))
+    x_0 = model.data.to_network(chosen_images.images).to(next(model.parameters()).device)
     with torch.no_grad():
         bound = model.elbo(
-            x_0, condition_for(model, images), levels=_Pilot(reconstructions=0), generator=generator
+            x_0,
+            condition_for(model, chosen_images),
+            levels=_Pilot(reconstructions=0),
+            generator=generator,
         )
     square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
     known, T = bound.levels[0].cpu(), chain_of(model).num_levels

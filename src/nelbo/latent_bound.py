@@ -38,6 +38,14 @@ class LatentBoundSummary(BoundSummary):
     latent_reconstruction: Estimate
 
     @property
+    def floor_in_bits(self) -> Estimate:
+        """What no prior can lower, bits per dimension: −E log p(x|z_0), of the autoencoder alone.
+
+        The other terms add up to E KL(q(z_0|x) ‖ p(z_0)) at least, which is not negative.
+        """
+        return self.in_bits["reconstruction"]
+
+    @property
     def costs(self) -> dict[str, Estimate]:
         """Each term and the total as a cost in nats per example, by name."""
         chain = super().costs

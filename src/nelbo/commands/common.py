@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,6 +38,7 @@ Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
 
 # Results go to standard output, and what happens on the way to standard error, so that a result
 # can be piped and --json has standard output to itself.
+_MINUTE = 60.0
 MESSAGES = Console(stderr=True, highlight=False)
 RESULTS = Console(highlight=False)
 # A file or a pipe has no width that a table would have to be folded to.
@@ -98,24 +102,23 @@ def optimal_chain(model: Model, steps: int | None) -> Model:
 
 
 def training_progress(*, disable: bool = False) -> Progress:
-    """A progress bar with the running loss and bound, the time left and the pace."""
+    """A progress bar with what is minimised, the time left and the pace; in terminals alone."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("step {task.fields[step]}"),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("[bold]{task.fields[bits]}[/] bits/dim"),
+        TextColumn("{task.fields[figures]}"),
         # What is last is cut short first, where a terminal is narrow.
         TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("{task.fields[pace]}"),
         console=MESSAGES,
-        disable=disable,
+        disable=disable or not MESSAGES.is_terminal,
     )
 
 
 def counting_progress(*, disable: bool = False) -> Progress:
-    """A progress bar that counts and estimates the time left."""
-    return Progress(
+    """A progress bar that counts and estimates the time left; a line a minute in a file."""
+    return _CountingProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -123,8 +126,50 @@ def counting_progress(*, disable: bool = False) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=MESSAGES,
-        disable=disable,
+        disable=disable or not MESSAGES.is_terminal,
+        lines=not disable and not MESSAGES.is_terminal,
     )
+
+
+class Minutes:
+    """Says when a minute has passed, for what is shown where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def passed(self) -> bool:
+        """Whether it is a minute since it was last so, or since the beginning."""
+        now = time.monotonic()
+        if now - self._last < _MINUTE:
+            return False
+        self._last = now
+        return True
+
+
+class _CountingProgress(Progress):
+    """A progress bar that becomes a line a minute where no terminal shows it."""
+
+    def __init__(self, *columns: ProgressColumn, lines: bool, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._lines, self._minutes = lines, Minutes()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """As `Progress.update`."""
+        super().update(task_id, **fields)
+        self._line(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As `Progress.advance`."""
+        super().advance(task_id, advance)
+        self._line(task_id)
+
+    def _line(self, task_id: TaskID) -> None:
+        if not (self._lines and self._minutes.passed()):
+            return
+        task = self._tasks[task_id]
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        status = task.fields.get("status", "")
+        say(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())
 
 
 def say(text: str) -> None:

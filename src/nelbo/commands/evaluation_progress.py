@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nelbo.latent_bound import LatentBoundMap
 
 # Levels an image for maps, which are looked at and not read off.
-_MAP_LEVELS = 100
+MAP_LEVELS = 100
 
 
 def levels_to_evaluate(
@@ -213,9 +213,9 @@ def evaluate_to_error_with_progress(
 
 
 def map_bits(
-    model: Diffusion | LatentDiffusion, data: ImageData, seed: int
+    model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, levels: int = MAP_LEVELS
 ) -> BoundMap | LatentBoundMap:
-    """Where in each of a few images the bits go."""
+    """Where in each of a few images the bits go, from so many levels an image."""
     import torch
 
     from nelbo.diffusion import Pixels
@@ -223,10 +223,12 @@ def map_bits(
 
     assert isinstance(model.data, Pixels)
     x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
-    levels = levels_to_evaluate(_MAP_LEVELS, model)
     with torch.no_grad():
         return model.bound_map(
-            x_0, condition_for(model, data), levels=levels, generator=_generator(seed)
+            x_0,
+            condition_for(model, data),
+            levels=levels_to_evaluate(levels, model),
+            generator=_generator(seed),
         )
 
 

@@ -43,10 +43,12 @@ class Report:
     new or empty. Checkpoints that ship with nelbo are reported so."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
-    levels: int | Literal["all"] = 50
-    """Levels an image for the bound of the test split: a number, or all."""
-    images: int = 300
-    """At most so many images of each split are evaluated."""
+    levels: int | Literal["all"] | None = None
+    """Levels an image for the bound of the test split: a number, or all, whatever time that takes;
+    by default as many as fit into a fifth of the time that the run trained, or 20 s."""
+    images: int | None = None
+    """At most so many images of each split are evaluated, whatever time that takes; by default as
+    many as fit, or 300 with --levels."""
     resize: bool = False
     """Cut and resize images of another size than the model's."""
     samples: FinalSamples = field(default_factory=FinalSamples)
@@ -91,20 +93,23 @@ class Report:
         self, run: RunDirectory, source: RunSource, device: torch.device
     ) -> Callable[[RunDirectory], dict[str, Any]]:
         """Load the model and its images; what then evaluates and writes, as its kind asks for."""
+        from nelbo.commands.training.allowance import allowed_seconds
         from nelbo.commands.training.autoencoder_run import AutoencoderRun, finish_autoencoder
         from nelbo.commands.training.latent_run import finish_latent
         from nelbo.commands.training.pixel_run import finish
+        from nelbo.commands.training.refinement import Asked
         from nelbo.diffusers_format import load
         from nelbo.evaluation import check_fits
         from nelbo.latent import LatentDiffusion
 
         common: dict[str, Any] = {
-            "images": self.images,
+            "asked": Asked(self.levels, self.images),
+            "seconds": allowed_seconds(run.notes()["trained"]["seconds"]),
             "seed": self.computing.seed,
             "table_to": results_to(self.computing.json),
         }
         if holds_autoencoder_alone(run.path):
-            if self.samples != FinalSamples():
+            if not self.samples.is_default:
                 raise NelboError(f"{run.path} is an autoencoder, which has no samples to draw")
             autoencoder = AutoencoderRun.load(run.path, device)
             train, test = _images(source, autoencoder, self.resize)
@@ -128,11 +133,10 @@ class Report:
                 model=model,
                 train=train,
                 test=test,
-                levels=self.levels,
                 guidance=settings.get("guidance", 1.0),
                 **common,
             )
-        return partial(finish, model=model, train=train, test=test, levels=self.levels, **common)
+        return partial(finish, model=model, train=train, test=test, **common)
 
 
 def _images(test: RunSource, model: ImageModel, resize: bool) -> tuple[ImageData, ImageData]:

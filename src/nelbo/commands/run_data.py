@@ -78,6 +78,11 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
     if source == remembered and is_path(source) and not is_local(source):
+        if not Path(source).is_absolute():  # as a copy that is to be shared records it
+            raise NelboError(
+                f"{run_path} was trained on a folder called {source} and does not record where it "
+                "is: give --data with its path"
+            )
         raise NelboError(
             f"{run_path} was trained on {source}, which is not there any more: give --data"
         )

@@ -17,6 +17,8 @@ def section(
     reference: float | None = None,
     reference_label: str = "test bound",
     unit: str = "bits/dim",
+    loss: str = "The objective that the optimiser lowered.",
+    held_out_alone: bool = False,
 ) -> str:
     """The bound and the loss against the step; empty without metrics.
 
@@ -27,35 +29,45 @@ def section(
         reference: a bound to compare with.
         reference_label: what to call it.
         unit: what to call bits per dimension.
+        loss: what the loss is.
+        held_out_alone: leave out the bound of the training batches, where it is next to all noise.
     """
     if not metrics:
         return ""
+    loss_panel = fragments.captioned(
+        to_inline_svg(
+            plots.training_curve(metrics, "loss"), "training-loss", "Loss against the step"
+        ),
+        loss,
+        "Loss",
+    )
+    is_validated = any(VALIDATION in row for row in metrics)
+    if held_out_alone and not is_validated:
+        return fragments.section("Training", "", loss_panel)
     about = bound
     if len(metrics) >= plots.SMOOTHED_FROM:
         about += " The bold line is its running median."
-    is_validated = any(VALIDATION in row for row in metrics)
-    if is_validated:
+    if held_out_alone:
+        about = "The bound of held-out images, read from the averaged weights, on the same levels "
+        about += "and noise each time."
+    elif is_validated:
         about += " The points are the bound of held-out images, read from the averaged weights."
+    of = "held-out images" if held_out_alone else "training batches"
     figure = plots.training_curve(
         metrics,
-        "bits_per_dim",
+        VALIDATION if held_out_alone else "bits_per_dim",
         reference=reference,
         reference_label=reference_label,
         unit=unit,
-        validation=VALIDATION if is_validated else None,
+        validation=VALIDATION if is_validated and not held_out_alone else None,
     )
     bits = fragments.captioned(
         to_inline_svg(
-            figure, "training-bits", "Bits per dimension of the training batches against the step"
+            figure,
+            "training-bits",
+            f"Bits per dimension of the {of} against the step",
         ),
         about,
         "Bits per dimension",
     )
-    loss = fragments.captioned(
-        to_inline_svg(
-            plots.training_curve(metrics, "loss"), "training-loss", "Loss against the step"
-        ),
-        "The objective that the optimiser lowered.",
-        "Loss",
-    )
-    return fragments.section("Training", "", fragments.pair(bits, loss))
+    return fragments.section("Training", "", fragments.pair(bits, loss_panel))

@@ -15,22 +15,23 @@ from torch import Tensor
 
 from nelbo.data.image_data import ImageData
 from nelbo.errors import NelboError
+from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.latent import LatentDiffusion
-from nelbo.latent_bound import LatentBound
+from nelbo.latent_bound import LatentBound, LatentBoundSummary
 from nelbo.report import curves, fragments, plots
 from nelbo.report.beside import file_bars, quality_section
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list, glossary
 from nelbo.report.page import page, write_html
-from nelbo.report.surprise import with_bits
+from nelbo.report.surprise import end_images, order_text, with_bits
 from nelbo.report.theme import to_inline_svg
 
 _GAP = 2
 _PROMPT_WIDTH = 132
 # How many of the least, and of the most, surprising images are shown.
-_EXTREMES = 8
+EXTREMES = 8
 _TERMS = (
     Entry(
         "Reconstruction",
@@ -63,8 +64,13 @@ class LatentReport:
         samples: pictures that the model drew, pixel levels, (n, C, H, W).
         prompts: what each of them was to show; empty for a model without text.
         beside: a held-out image of each prompt, pixel levels, (n, C, H, W), or None.
+        pairs: held-out images, each followed by its reconstruction by the autoencoder, pixel
+            levels, (2m, C, H, W), or None.
+        closer: the least and the most surprising images, evaluated anew; by default the bound
+            decides, and no place is stated.
         facts: names and values to tell at the top.
         metrics: rows of the training loop.
+        loss: what the loss of these rows is, a sentence with its unit.
         settings: nested mappings.
         files: what image files of the evaluated images take.
         reading: what the samples were found to be.
@@ -82,8 +88,11 @@ class LatentReport:
     samples: UInt8[Tensor, "n channels height width"]
     prompts: Sequence[str] = ()
     beside: UInt8[Tensor, "n channels height width"] | None = None
+    pairs: UInt8[Tensor, "pairs channels height width"] | None = None
+    closer: tuple[Extremes, Extremes] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
+    loss: str = "The objective that the optimiser lowered."
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: FileSizes | None = None
     reading: SampleReading | None = None
@@ -117,16 +126,12 @@ def render_latent(report: LatentReport) -> str:
         _header(report),
         _samples(report),
         quality_section(report.reading),
+        _reconstructions(report),
         _bound(report),
         _beside_files(report),
         _levels(report),
         _extremes(report),
-        curves.section(
-            report.metrics,
-            "The whole bound on pixels as training saw it: one random level of the prior an image, "
-            "averaged over the last steps.",
-            reference=bits,
-        ),
+        curves.section(report.metrics, "", reference=bits, loss=report.loss, held_out_alone=True),
         fragments.settings(report.settings),
         _words(),
     ]
@@ -198,21 +203,50 @@ def _samples(report: LatentReport) -> str:
     )
 
 
+def _reconstructions(report: LatentReport) -> str:
+    if report.pairs is None or not len(report.pairs):
+        return ""
+    half = max(2, 2 * -(-len(report.pairs) // 4))
+    panels = [
+        fragments.image_panel("", some, report.evaluated.levels, f"{len(some) // 2} pairs")
+        for some in report.pairs.split(half)
+    ]
+    return fragments.section(
+        "Reconstructions",
+        "Held-out images, each beside what the decoder makes of its mean latent: what the "
+        "autoencoder loses, no prior brings back.",
+        fragments.pair(*panels),
+    )
+
+
+def _floor(summary: LatentBoundSummary) -> str:
+    """Which part of the bound is the autoencoder's, in a sentence."""
+    floor, total = summary.floor_in_bits, summary.bits_per_dim
+    share = f"{100 * floor.mean / total.mean:.0f}%" if total.mean > 0 else "—"
+    return (
+        f"The autoencoder's floor is {number(floor.mean, 3)} bits/dim, {share} of the total: the "
+        "reconstruction of pixels, which no prior can lower. The other terms, "
+        f"{number(total.mean - floor.mean, 3)} bits/dim together, are what the latents cost."
+    )
+
+
 def _bound(report: LatentReport) -> str:
     if report.bound is None:
         return ""
     evaluated, possible = report.bound.levels.shape[1], report.model.prior.num_levels - 1
+    images = f"{len(report.bound):,} images."
     how = (
-        "Every level of the prior's chain, one noise draw each."
+        f"{images} Every level of the prior's chain, one noise draw each."
         if evaluated == possible
-        else f"{evaluated:,} of the {possible:,} levels of the prior's chain an image, drawn at "
-        "random and weighted so that the mean is unbiased."
+        else f"{images} {evaluated:,} draws of the {possible:,} levels of the prior's chain an "
+        "image, where a pilot found them to matter, weighted so that the mean is unbiased."
     )
     return fragments.section(
         "The bound on pixels, term by term",
         "Every term as a cost, which add up to the total: mean over images ± standard error. "
         "Those of the latents are densities and may be negative.",
         fragments.bound_rows({"test": report.bound.mean()}, density=False),
+        f'<p class="note">{escape(_floor(report.bound.mean()))}</p>',
         f'<p class="note">{escape(how)}</p>',
     )
 
@@ -251,21 +285,28 @@ def _levels(report: LatentReport) -> str:
 def _extremes(report: LatentReport) -> str:
     if report.bound is None:
         return ""
-    bits = report.bound.bits_per_dim.detach().cpu().nan_to_num(nan=math.inf)
-    order = bits.argsort()
-    count = min(_EXTREMES, max(1, len(order) // 2))
-    panels = [
-        f"<figure><h3>{title}</h3>{with_bits(report.evaluated, report.bound, chosen)}</figure>"
-        for title, chosen in (
-            ("Least surprising", order[:count]),
-            ("Most surprising", order.flip(0)[:count]),
-        )
-    ]
+    order = ""
+    if report.closer is not None:
+        panels = [end_images(end) for end in report.closer]
+        order = order_text(report.closer)
+    else:
+        bits = report.bound.bits_per_dim.detach().cpu().nan_to_num(nan=math.inf)
+        ranked = bits.argsort()
+        count = min(EXTREMES, max(1, len(ranked) // 2))
+        ends = ranked[:count], ranked.flip(0)[:count]
+        panels = [with_bits(report.evaluated, report.bound, chosen) for chosen in ends]
     return fragments.section(
         "Least and most surprising images",
         "The held-out images that cost the model least and most, in bits/dim ± their Monte Carlo "
-        "error.",
-        fragments.pair(*panels),
+        "error." + order,
+        fragments.pair(
+            *(
+                f"<figure><h3>{title}</h3>{panel}</figure>"
+                for title, panel in zip(
+                    ("Least surprising", "Most surprising"), panels, strict=True
+                )
+            )
+        ),
     )
 
 

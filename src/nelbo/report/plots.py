@@ -264,7 +264,8 @@ def training_curve(
     axes.xaxis.set_major_locator(_round_ticks(6))
     axes.xaxis.set_major_formatter(PLAIN)
     axes.set_xlabel("training time, seconds" if x == "seconds" else x)
-    axes.set_ylabel(unit if quantity == "bits_per_dim" else quantity.replace("_", " "))
+    is_bits = quantity.endswith("bits_per_dim")
+    axes.set_ylabel(unit if is_bits else quantity.replace("_", " "))
     return figure
 
 

@@ -16,6 +16,7 @@ from nelbo.data.image_data import ImageData
 from nelbo.diffusion.data_space import Continuous
 from nelbo.diffusion.model import Diffusion
 from nelbo.errors import NelboError
+from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.report import plots
@@ -42,8 +43,10 @@ class RunReport:
         reverse: the reverse process of a few samples.
         evaluated: the images of the headline's bound in its order, to show the least and the most
             surprising of them.
-        maps: the bound pixel by pixel of the images that `extremes` names, the least surprising
-            first.
+        closer: the least and the most surprising of them, evaluated anew; by default the bound
+            decides, and no place is stated.
+        maps: the bound pixel by pixel of the images of `closer`, or of those that `extremes` names,
+            the least surprising first.
         metrics: rows of the training loop: step, seconds, loss, bits_per_dim, ...
         settings: nested mappings or dataclasses.
         levels: how many levels the pixels of `real` and `samples` have; the model's by default.
@@ -66,6 +69,7 @@ class RunReport:
     forward: Strip | None = None
     reverse: Strip | None = None
     evaluated: ImageData | None = None
+    closer: tuple[Extremes, Extremes] | None = None
     maps: BoundMap | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

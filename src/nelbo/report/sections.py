@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from nelbo.report.beside import file_bars
 from nelbo.report.formatting import compact, number, setting
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
-from nelbo.report.surprise import map_colors, with_bits
+from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
 from nelbo.report.theme import to_inline_svg
 
 
@@ -114,10 +115,12 @@ def _how_evaluated(report: RunReport) -> str:
     for split, bound in report.bounds.items():
         evaluated, name = bound.levels.shape[1], split[:1].upper() + split[1:]
         if evaluated == possible:
-            sentences.append(f"{name}: every level of the chain, one noise draw each.")
+            sentences.append(
+                f"{name}: {len(bound):,} images, every level of the chain, one noise draw each."
+            )
         else:
             sentences.append(
-                f"{name}: {evaluated:,} of {possible:,} levels an image, drawn at random and "
+                f"{name}: {len(bound):,} images, {evaluated:,} draws of {possible:,} levels each, "
                 "weighted so that the mean is unbiased."
             )
     return " ".join(sentences)
@@ -251,19 +254,22 @@ def extremes(report: RunReport) -> str:
     )
     if data is None:
         return fragments.section("Cost of each image", "", histogram)
-    least, most = report.extremes()
     colors, scale = map_colors(report.maps)
-    groups = []
-    for title, chosen, start in [
-        ("Least surprising", least, 0),
-        ("Most surprising", most, len(least)),
-    ]:
-        under = None if colors is None else colors[start : start + len(chosen)]
-        images = with_bits(data, bound, chosen, under)
-        groups.append(f"<figure><h3>{title}</h3>{images}</figure>")
+    groups, order = [], ""
+    if report.closer is not None:
+        parts = colors.split([len(end.data) for end in report.closer]) if colors is not None else ()
+        images = [end_images(*pair) for pair in zip_longest(report.closer, parts)]
+        order = order_text(report.closer)
+    else:
+        least, most = report.extremes()
+        parts = colors.split([len(least), len(most)]) if colors is not None else ()
+        images = [with_bits(data, bound, *pair) for pair in zip_longest((least, most), parts)]
+    for title, panel in zip(("Least surprising", "Most surprising"), images, strict=True):
+        groups.append(f"<figure><h3>{title}</h3>{panel}</figure>")
     return fragments.section(
         "Least and most surprising images",
         f"The {report.headline} images that cost the model least and most, in {report.unit}."
+        + order
         + scale,
         fragments.pair(f'<div class="stack">{"".join(groups)}</div>', histogram),
     )

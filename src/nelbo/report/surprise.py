@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from nelbo.bound import Bound, BoundMap
 from nelbo.data.image_data import ImageData
+from nelbo.evidence.extremes import Extremes
 from nelbo.latent_bound import LatentBoundMap
 from nelbo.report import fragments, map_plots
 from nelbo.report.formatting import number
@@ -20,6 +23,7 @@ def with_bits(
     bound: Bound,
     chosen: Int[Tensor, " n"],
     under: Tensor | None = None,
+    places: Sequence[tuple[int, int]] | None = None,
     *,
     linked: bool = False,
 ) -> str:
@@ -32,6 +36,7 @@ def with_bits(
         bound: their bounds.
         chosen: which of them to show.
         under: a picture to go below each.
+        places: the first and the last place that each may have, to stand beside them, too.
         linked: link each to its file, where it has one.
     """
     shown = data.take(chosen)
@@ -42,6 +47,8 @@ def with_bits(
     names = [caption or name for caption, name in zip(captions, shown.names, strict=True)]
     labels = [(number(value, 2), name) for value, name in zip(bits, names, strict=True)]
     known = [f" ± {number(error, 2)}" if math.isfinite(error) else "" for error in errors]
+    if places is not None:
+        known = [f"{error}, {_place(*at)}" for error, at in zip(known, places, strict=True)]
     links = [_file_of(data, name) for name in shown.names] if linked else None
     return fragments.labelled_images(shown.images, shown.levels, labels, under, known, links)
 
@@ -52,6 +59,31 @@ def _file_of(data: ImageData, name: str) -> str | None:
     if not Path(data.source).is_dir() or not file.is_file():
         return None
     return file.resolve().as_uri()
+
+
+def end_images(end: Extremes, under: Tensor | None = None) -> str:
+    """The images at one end, from the outside in, each with the places that it may have."""
+    everyone = torch.arange(len(end.data))
+    return with_bits(end.data, end.bound, everyone, under, end.places)
+
+
+def order_text(ends: tuple[Extremes, Extremes]) -> str:
+    """A sentence on how far the order of the images at both ends is known."""
+    levels = ends[0].bound.levels.shape[1]
+    text = (
+        f" Candidates were evaluated anew, with {levels:,} draws of levels each, so that chance "
+        "does not count twice."
+    )
+    if all(end.in_order for end in ends):
+        return text + " Their order is certain beyond the error of each pair, 95% of the time."
+    return text + (
+        " Places a–b are those that an image may have: between them the errors of the candidates "
+        "overlap, and no order is known."
+    )
+
+
+def _place(first: int, last: int) -> str:
+    return f"place {first}" if first == last else f"places {first}–{last}"
 
 
 def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, str]:

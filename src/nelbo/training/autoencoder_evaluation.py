@@ -25,7 +25,7 @@ from nelbo.networks import AutoencoderKL
 # Pixels lie in [−1, 1].
 _PEAK = 2.0
 # Images that are enough to fit a scale.
-_FITTED = 256
+FITTED = 256
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class AutoencoderReading:
     warnings: tuple[str, ...] = ()
 
 
-def fit_scale(autoencoder: AutoencoderKL, data: ImageData) -> float:
-    """The σ under which 256 of the images are most likely, each given one draw of its latent.
+def fit_scale(autoencoder: AutoencoderKL, data: ImageData, images: int = FITTED) -> float:
+    """The σ under which some of the images are most likely, each given one draw of its latent.
 
     Drawn at random, since folders have one class after the other; the same ones every time.
     """
     generator = torch.Generator().manual_seed(0)
-    return reconstruction_scale(autoencoder, data.subset(_FITTED, seed=0), generator=generator)
+    return reconstruction_scale(autoencoder, data.subset(images, seed=0), generator=generator)
 
 
 @torch.no_grad()

@@ -71,8 +71,11 @@ class TrainingConfig:
     """Decoupled weight decay, on matrices and convolutions."""
     beta2: float = 0.99
     """AdamW's decay of second moments."""
-    warmup_steps: int = 50
-    """Steps of linear warm-up, after which the rate falls to zero on a cosine."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises linearly; all the while it falls to zero
+    on a cosine."""
+    warmup_steps: int | None = None
+    """Instead of --warmup, so many steps of linear warm-up."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     ema_decay: float = 0.99
@@ -101,8 +104,12 @@ class TrainingConfig:
                 *("warmup_steps", "weight_decay", "validate_every", "snapshot_every", "seed"),
                 *("input_perturbation", "balance_power"),
             ),
-            below_one=("ema_decay", "label_dropout", "beta2"),
+            below_one=("ema_decay", "label_dropout", "beta2", "warmup"),
         )
+        if self.warmup_steps is not None and self.warmup != TrainingConfig.warmup:
+            raise NelboError(
+                "--warmup is a share of the run and --warmup-steps a number of steps: give one"
+            )
         for name, known in (("precision", PRECISIONS), ("balance", BALANCES)):
             if (value := getattr(self, name)) not in known:
                 raise NelboError(unknown(option(name), value, known))

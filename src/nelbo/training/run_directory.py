@@ -8,6 +8,7 @@ config.yaml                            all settings, to train again with --confi
 training/                              checkpoints to resume from, snapshots
 level_profile.safetensors              what each level costs, once it has been fitted
 metrics.jsonl                          one line a logged step
+readings.jsonl                         bounds of held-out images, read now and then
 evaluation.json                        the bound of each evaluated split
 samples/                               image grids
 report.html                            the run as a page
@@ -35,9 +36,11 @@ from nelbo.errors import NelboError
 from nelbo.networks.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
 from nelbo.samplers import Sampler
 from nelbo.suggestions import directories_near
+from nelbo.training.checkpoints import VALIDATION
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+READINGS_FILE = "readings.jsonl"
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 SAMPLES = "samples"
@@ -50,6 +53,7 @@ _OWN = (
     CONFIG_FILE,
     PROFILE_FILE,
     METRICS_FILE,
+    READINGS_FILE,
     EVALUATION_FILE,
     REPORT_FILE,
     SAMPLES,
@@ -282,7 +286,14 @@ class RunDirectory:
         Raises:
             NelboError: it cannot be written.
         """
-        file = self.path / METRICS_FILE
+        self._append(METRICS_FILE, row)
+
+    def append_reading(self, row: Mapping[str, Any]) -> None:
+        """Add one line to readings.jsonl; errors as `append_metrics`."""
+        self._append(READINGS_FILE, row)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        file = self.path / name
         try:
             with file.open("a") as lines:
                 lines.write(to_json(row) + "\n")
@@ -294,21 +305,30 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; one that was cut short or damaged is left out."""
-        rows = []
-        for line in (self.path / METRICS_FILE).read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-        return rows
+        return _rows(self.path / METRICS_FILE)
+
+    def readings(self) -> list[dict[str, Any]]:
+        """All lines of readings.jsonl, likewise; none where there is no such file."""
+        file = self.path / READINGS_FILE
+        return _rows(file) if file.is_file() else []
+
+    def course(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, and the readings of held-out images among them, by step."""
+        readings = [
+            {"step": row["step"], "seconds": row.get("seconds"), VALIDATION: row["bits_per_dim"]}
+            for row in self.readings()
+            if "bits_per_dim" in row
+        ]
+        return sorted([*self.metrics(), *readings], key=lambda row: row["step"])
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that are taken again."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
-        with atomic_file(self.path / METRICS_FILE) as temporary:
-            temporary.write_text("".join(to_json(row) + "\n" for row in rows))
+        """Drop the lines of steps that are taken again, and the readings."""
+        for name, kept in ((METRICS_FILE, self.metrics()), (READINGS_FILE, self.readings())):
+            if not (self.path / name).is_file():
+                continue
+            rows = [row for row in kept if row["step"] <= step]
+            with atomic_file(self.path / name) as temporary:
+                temporary.write_text("".join(to_json(row) + "\n" for row in rows))
 
     def write_evaluation(self, content: Mapping[str, Any]) -> None:
         """Write evaluation.json."""
@@ -329,6 +349,18 @@ class RunDirectory:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in file.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
 
 
 def save_pipeline(

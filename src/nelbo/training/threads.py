@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 
 _REPEATS = 4
+# Seconds beside which what a first call takes more does not matter.
+_SLOW = 0.5
 # Measuring again may take this share of the time since the last measurement.
 _SHARE = 0.02
 
@@ -53,9 +55,14 @@ def use_fastest_threads(step: Callable[[], object], most: int | None = None) -> 
 
 
 def _time(step: Callable[[], object], threads: int) -> float:
+    """Seconds of a step; of one that is slow, its first call is enough."""
     torch.set_num_threads(threads)
+    start = time.perf_counter()
     step()
+    first = time.perf_counter() - start
+    if first > _SLOW:
+        return first
     start = time.perf_counter()
     for _ in range(_REPEATS):
         step()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / _REPEATS

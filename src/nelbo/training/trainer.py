@@ -46,6 +46,8 @@ from nelbo.training.task import Module, Terms, task_for
 _SMOOTHING = 0.98
 # Steps in a row that fp16 may skip: each halves the loss scale, from 2^16.
 _MOST_SKIPPED = 32
+# The share of the learning rate that a warm-up begins with, where it is not known by steps.
+_LEAST_RATE = 0.02
 # Images that show which precision is faster.
 _REHEARSED = 16
 
@@ -228,7 +230,7 @@ class Trainer(Generic[Module]):
         stopped = False
         while self.fraction < 1.0 and not stopped:
             rate = config.learning_rate * self.rate_scale
-            rate *= _rate_factor(self.step, self.fraction, config.warmup_steps)
+            rate *= _rate_factor(self.step, self.fraction, config)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, nats, norm, stopped, seconds = self._step(begun, stop)
@@ -431,10 +433,24 @@ class Trainer(Generic[Module]):
         return min(1.0, max(by_steps, by_time))
 
 
-def _rate_factor(step: int, fraction: float, warmup_steps: int) -> float:
-    """Linear warm-up in steps times a cosine to zero over the run."""
-    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
-    return warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+def _rate_factor(step: int, fraction: float, config: TrainingConfig) -> float:
+    """Linear warm-up, over a share of the run or some steps, times a cosine to zero over the run.
+
+    Args:
+        step: how many steps are done.
+        fraction: how much of the run is done.
+        config: how long the warm-up is.
+    """
+    if config.warmup_steps is not None:
+        warmup = (step + 1) / (config.warmup_steps + 1)
+    elif config.warmup == 0:
+        warmup = 1.0
+    else:
+        # Where the run is after this step; of the first one that is known by its steps alone.
+        first = 0.0 if config.steps is None else 1 / config.steps
+        after = fraction * (step + 1) / step if step else first
+        warmup = max(_LEAST_RATE, after / config.warmup)
+    return min(1.0, warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 def _load(state: dict[str, Tensor], kept: Mapping[str, Tensor]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from nelbo.commands.training.autoencoder_run import (
     AUTOENCODER,
@@ -18,6 +19,7 @@ from nelbo.commands.training.autoencoder_run import (
     finish_autoencoder,
 )
 from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE, write_json
 from nelbo.diffusers_format.data_space import data_config
@@ -95,22 +97,26 @@ class AutoencoderRecipe(Recipe):
 
     def validation(self, model: AutoencoderObjective) -> float:
         """The bound of a plain VAE, with the scale that suits these very images best."""
-        autoencoder = model.autoencoder
-        return evaluate_autoencoder(
-            autoencoder, self._few, fit_scale(autoencoder, self._few)
-        ).bits_per_dim
+        return self.reading(model, IMAGES).item()
 
-    def picture(self, model: AutoencoderObjective, seed: int) -> Image:
+    def reading(self, model: AutoencoderObjective, images: int) -> Tensor:
+        """As `validation`, the mean over some images, (1,)."""
+        autoencoder, few = model.autoencoder, self._few.take(slice(images))
+        scale = fit_scale(autoencoder, few)
+        return torch.tensor([evaluate_autoencoder(autoencoder, few, scale).bits_per_dim])
+
+    def picture(self, model: AutoencoderObjective, seed: int, calls: int | None = None) -> Image:
         """Validation images, each beside its reconstruction."""
-        pairs = beside_reconstructions(model.autoencoder, self._few.take(slice(SHOWN)))
+        shown = SHOWN if calls is None else max(COLUMNS // 2, min(SHOWN, calls))
+        pairs = beside_reconstructions(model.autoencoder, self._few.take(slice(shown)))
         return image_grid(pairs, self._few.levels, columns=COLUMNS)
 
     def finish(
         self,
         run: RunDirectory,
         *,
-        levels: int | Literal["all"],
-        images: int,
+        asked: Asked,
+        seconds: float,
         seed: int,
         device: torch.device,
         table_to: Console,
@@ -121,7 +127,8 @@ class AutoencoderRecipe(Recipe):
             train=self.images.train,
             for_fits=self.images.for_fits,
             test=self.images.test,
-            images=images,
+            asked=asked,
+            seconds=seconds,
             seed=seed,
             device=device,
             table_to=table_to,

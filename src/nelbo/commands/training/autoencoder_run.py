@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from nelbo.commands.common import mention_files
+from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
 from nelbo.diffusers_format import NELBO_FILE
 from nelbo.diffusers_format.data_space import parse_data_space
@@ -24,6 +26,7 @@ from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder
 from nelbo.report.grids import save_grid
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.training.autoencoder_evaluation import (
+    FITTED,
     AutoencoderReading,
     evaluate_autoencoder,
     fit_scale,
@@ -34,6 +37,10 @@ AUTOENCODER = "vae"
 # Originals, each beside its reconstruction.
 SHOWN, COLUMNS = 32, 8
 _LATENTS = 6
+# Images of each split that are evaluated where none were asked for; at least, whatever the time.
+_MOST_IMAGES, _FEWEST_IMAGES = 300, 8
+# How often as long as a reconstruction everything takes, for each image of either split.
+_PASSES = 8
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def finish_autoencoder(
     train: ImageData,
     for_fits: ImageData,
     test: ImageData,
-    images: int,
+    asked: Asked,
+    seconds: float,
     seed: int,
     device: torch.device,
     table_to: Console,
@@ -86,14 +94,17 @@ def finish_autoencoder(
         train: the images it was trained on.
         for_fits: the images that the scale of the decoder is fitted to.
         test: the images to report on.
-        images: how many images of each split at most.
-        seed: which of them.
+        asked: what of the evaluation was asked for by number: how many images of each split.
+        seconds: about how long all of it may take, beside what was asked for by number.
+        seed: which images.
         device: where to compute.
         table_to: where to print the figures.
     """
     held = AutoencoderRun.load(run.path, device)
     autoencoder = held.autoencoder
-    scale = fit_scale(autoencoder, for_fits)
+    affordable = int(seconds / (_PASSES * _image_seconds(autoencoder, train)))
+    images = asked.images or min(_MOST_IMAGES, max(_FEWEST_IMAGES, affordable))
+    scale = fit_scale(autoencoder, for_fits, min(FITTED, max(_FEWEST_IMAGES, affordable)))
     readings: dict[str, AutoencoderReading] = {}
     files: dict[str, FileSizes | None] = {}
     evaluation: dict[str, Any] = {"decoder_scale": scale}
@@ -103,10 +114,14 @@ def finish_autoencoder(
         files[split] = file_sizes(shown.images, shown.levels)
         evaluation[split] = {
             "examples": len(shown),
+            "images_of_split": len(data),
             **dataclasses.asdict(readings[split]),
             "files": sizes_json(files[split]),
         }
-        table_to.print(f"{split}: {reading_line(readings[split])}", soft_wrap=True)
+        table_to.print(
+            f"{split}, {len(shown):,} of {len(data):,} images: {reading_line(readings[split])}",
+            soft_wrap=True,
+        )
     table_to.print(f"scale of the decoder: {scale:.4f}, in images from −1 to 1", soft_wrap=True)
     mention_files(files, table_to)
     run.write_evaluation(evaluation)
@@ -114,7 +129,7 @@ def finish_autoencoder(
     pairs = beside_reconstructions(autoencoder, few)
     save_grid(pairs, run.samples / "final.png", test.levels, columns=COLUMNS)
     notes = run.notes()
-    trained, metrics = notes["trained"], run.metrics()
+    trained, metrics = notes["trained"], run.course()
     model = notes["settings"]["model"]
     report = AutoencoderReport(
         title=f"nelbo · {run.path.resolve().name}",
@@ -128,6 +143,7 @@ def finish_autoencoder(
             "likelihood": model["likelihood"],
             "weight of the divergence": model["kl_weight"],
             "scale of the decoder": f"{scale:.4f}",
+            "evaluated": f"{len(test.subset(images, seed)):,} of {len(test):,} test images",
             **training_facts(notes, metrics),
         },
         metrics=metrics,
@@ -156,6 +172,15 @@ def beside_reconstructions(autoencoder: AutoencoderKL, data: ImageData) -> Tenso
     x = pixels.to_network(data.images).to(next(autoencoder.parameters()).device)
     made = pixels.to_levels(autoencoder(x).clamp(-1, 1)).byte().cpu()
     return torch.stack([data.images, made], 1).flatten(0, 1)
+
+
+def _image_seconds(autoencoder: AutoencoderKL, data: ImageData) -> float:
+    """Seconds that the reconstruction of an image takes, measured on a few."""
+    few = data.take(slice(_FEWEST_IMAGES))
+    beside_reconstructions(autoencoder, few)
+    start = time.perf_counter()
+    beside_reconstructions(autoencoder, few)
+    return (time.perf_counter() - start) / len(few)
 
 
 @torch.no_grad()

@@ -82,10 +82,13 @@ class TrainCommand(ABC):
     channels: int | None = None
     """1 for grey or 3 for colour; by default what the pictures of a folder are."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluate_levels: int | Literal["all"] = 50
-    """Levels an image for the bound of the test split in the report: a number, or all."""
-    evaluate_images: int = 300
-    """At most so many images of each split are evaluated for the report."""
+    evaluate_levels: int | Literal["all"] | None = None
+    """Levels an image for the bound of the test split in the report: a number, or all, whatever
+    time that takes. By default as many as fit into what may follow training: evaluation, samples
+    and report together take a fifth of its time, or 20 s."""
+    evaluate_images: int | None = None
+    """At most so many images of each split are evaluated for the report, whatever time that takes;
+    by default as many as fit, or 300 with --evaluate-levels."""
     track: Literal["none", "tensorboard"] = "none"
     """Where to follow training, beside metrics.jsonl: tensorboard needs the extra `tracking`."""
     device: str = "auto"
@@ -202,18 +205,32 @@ class TrainCommand(ABC):
         )
         save_command(settings, run.config)
 
-    def finish(self, run: RunDirectory, session: TrainingSession) -> dict[str, Any]:
-        """Evaluate the finished run, as the first process does; the others do nothing."""
+    def finish(
+        self, run: RunDirectory, session: TrainingSession, share_of_least: float = 1.0
+    ) -> dict[str, Any]:
+        """Evaluate the finished run, as the first process does; the others do nothing.
+
+        Ctrl-C ends it with a word on where the weights are.
+
+        Args:
+            run: what was trained.
+            session: what trained it.
+            share_of_least: its part of the least time, for a run that is a stage of another.
+        """
         if not session.trainer.processes.is_main:
             return {}
-        return session.recipe.finish(
-            run,
-            levels=self.evaluate_levels,
-            images=self.evaluate_images,
-            seed=self.training.seed,
-            device=session.trainer.device,
-            table_to=results_to(self.json),
-        )
+        from nelbo.commands.training.allowance import allowed_seconds, told_where
+        from nelbo.commands.training.refinement import Asked
+
+        with told_where(run):
+            return session.recipe.finish(
+                run,
+                asked=Asked(self.evaluate_levels, self.evaluate_images),
+                seconds=allowed_seconds(session.trainer.seconds, share_of_least),
+                seed=self.training.seed,
+                device=session.trainer.device,
+                table_to=results_to(self.json),
+            )
 
     @abstractmethod
     def recipe(self, images: TrainingImages, device: torch.device) -> Recipe:

@@ -209,7 +209,7 @@ class TrainLatent(TrainCommand):
         session = prior.session(images, processes)
         session.train(run, track=self.track, title="Prior 2/2")
         processes.leave()
-        return run, summary | self.finish(run, session)
+        return run, summary | self.finish(run, session, 1 - AUTOENCODER_SHARE)
 
     def _train_autoencoder(
         self,
@@ -245,7 +245,7 @@ class TrainLatent(TrainCommand):
             command.save_settings(stage, images, session.recipe.settings)
             self.save_settings(run, images, model)
         session.train(stage, track=self.track, title="Autoencoder 1/2")
-        summary = command.finish(stage, session)
+        summary = command.finish(stage, session, AUTOENCODER_SHARE)
         processes.sum([0.0])  # the others wait for what the first one evaluates
         return summary
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.training.final_samples import FinalSamples
+from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.commands.training.latent_run import (
     SAMPLER,
     draw_samples,
+    error_of,
     finish_latent,
     held_out_prompts,
 )
-from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.recipe import Recipe, grid_of
+from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
 from nelbo.diffusers_format.pipelines import Model
@@ -39,6 +42,7 @@ from nelbo.training.latents import (
     unit_scale,
 )
 from nelbo.training.run_directory import RunDirectory, save_pipeline
+from nelbo.training.trainer import Step
 from nelbo.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -47,7 +51,6 @@ if TYPE_CHECKING:
     from nelbo.commands.training.session import TrainingImages
 
 CONDITIONS = ("auto", "text", "label", "none")
-_GRID = 16
 
 
 class LatentRecipe(Recipe):
@@ -109,18 +112,33 @@ class LatentRecipe(Recipe):
         """The bound on pixels of a few validation images with their captions or labels."""
         return self._validation(self.whole(model))
 
-    def picture(self, model: PriorObjective, seed: int) -> Image:
+    def progress(self, step: Step, objective: str) -> str:
+        """The loss alone: a bound from one level an image jumps too far to be followed."""
+        if objective != "simple":
+            return f"loss {step.running_loss:.4f}"
+        of = error_of(self._latent_model.prior.prediction)
+        return f"mean squared error of {of} {step.running_loss:.4f} per latent value"
+
+    def reading(self, model: PriorObjective, images: int) -> Tensor:
+        """As `validation`, of each of some images."""
+        return self._validation.each(self.whole(model), images)
+
+    def picture(self, model: PriorObjective, seed: int, calls: int | None = None) -> Image:
         """Samples, of the captions of held-out images or of every class."""
         guidance = self.settings.guidance
-        samples = draw_samples(self.whole(model), _GRID, self._shown, guidance=guidance, seed=seed)
+        whole = self.whole(model)
+        n, steps = grid_of(
+            None if calls is None else calls // 2, min(LATENT_STEPS, whole.prior.num_levels)
+        )
+        samples = draw_samples(whole, n, self._shown, steps=steps, guidance=guidance, seed=seed)
         return image_grid(samples, self.test.levels)
 
     def finish(
         self,
         run: RunDirectory,
         *,
-        levels: int | Literal["all"],
-        images: int,
+        asked: Asked,
+        seconds: float,
         seed: int,
         device: torch.device,
         table_to: Console,
@@ -133,8 +151,8 @@ class LatentRecipe(Recipe):
             model.to(device),
             train=self.train,
             test=self.test,
-            levels=levels,
-            images=images,
+            asked=asked,
+            seconds=seconds,
             samples=self.samples,
             guidance=self.settings.guidance,
             seed=seed,

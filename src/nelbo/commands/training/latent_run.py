@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from nelbo.commands.common import MESSAGES, mention_files
-from nelbo.commands.evaluation_progress import cost_json, evaluate_with_progress, levels_to_evaluate
+from nelbo.commands.common import MESSAGES, mention_files, say
 from nelbo.commands.sample import all_classes
+from nelbo.commands.training.allowance import EARLY, SOON, Allowance
+from nelbo.commands.training.autoencoder_run import beside_reconstructions
 from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
+from nelbo.commands.training.refinement import (
+    Asked,
+    evaluated_text,
+    evaluation_json,
+    refine,
+    sizes_of,
+)
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
+from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.latent import LatentDiffusion
-from nelbo.latent_bound import LatentBound
+from nelbo.latent_bound import LatentBound, LatentBoundSummary
 from nelbo.report.captions import prompt_grid
+from nelbo.report.formatting import duration, number
 from nelbo.report.grids import image_grid, save_image
-from nelbo.report.latent_report import LatentReport, write_latent_report
-from nelbo.report.tables import bound_json, bound_table
+from nelbo.report.latent_report import EXTREMES, LatentReport, write_latent_report
+from nelbo.report.tables import BITS_DECIMALS, bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.samplers import DDIM
 from nelbo.training.run_directory import RunDirectory
@@ -32,6 +42,10 @@ PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes.
 SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1)
 _SHOWN = 32
+# Held-out images that are shown with their reconstructions.
+_RECONSTRUCTED = 16
+# The part of the time that is left for each thing in turn.
+_BOUND, _SAMPLES, _EXTREMES = 0.5, 0.5, 0.8
 
 
 def finish_latent(
@@ -40,79 +54,184 @@ def finish_latent(
     *,
     train: ImageData,
     test: ImageData,
-    levels: int | Literal["all"],
-    images: int,
+    asked: Asked,
     samples: FinalSamples,
     guidance: float,
+    seconds: float,
     seed: int,
     table_to: Console,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/ and report.html.
+
+    Where that takes its time, a first report is written early.
 
     Args:
         run: where to.
         model: the trained model.
         train: the images it was trained on.
         test: images held out, with the captions or labels that the model is told.
-        levels: levels of the prior an image for the bound, or "all".
-        images: how many images at most.
+        asked: what of the bound was asked for by number.
         samples: what to draw.
         guidance: of the samples.
+        seconds: about how long all of it may take, beside what was asked for by number.
         seed: source of all noise.
         table_to: where to print the bound.
     """
-    shown = test.subset(images, seed)
-    bound = evaluate_with_progress(
+    allowance = Allowance(seconds)
+    splits = {"test": test}
+    end = _End(run, model, train, test, samples, guidance, seed)
+    first = Asked().of(model, "test", test, seed)
+    refine({"test": first}, 0.0)  # what a call takes
+    call = first.call_seconds
+    whole = first if asked == Asked() else asked.of(model, "test", test, seed)
+    if call * (whole.expected_calls + end.calls) > SOON:
+        refine({"test": first}, EARLY / 2 * seconds)
+        end.write(first, end.draw(EARLY / 2 * seconds / call))
+        say(
+            f"A first report is in {run.report}; to refine it may take "
+            f"{duration(round(allowance.left))} more"
+        )
+    refine({"test": whole}, _BOUND * allowance.left)
+    summary = whole.bound.mean()
+    assert isinstance(summary, LatentBoundSummary)
+    table_to.print(bound_table({"test": summary}))
+    table_to.print(evaluated_text({"test": whole}, splits), soft_wrap=True)
+    mention_files({"test": sizes_of(whole)}, table_to)
+    bits = summary.in_bits
+    table_to.print(
+        f"Of the total {number(summary.floor_in_bits.mean, BITS_DECIMALS)} bits/dim are the "
+        f"autoencoder's floor, the reconstruction of pixels, which no prior can lower; the latents "
+        f"cost {number(bits['total'].mean - summary.floor_in_bits.mean, BITS_DECIMALS)}.",
+        soft_wrap=True,
+    )
+    drawn = end.draw(_SAMPLES * allowance.left / whole.call_seconds)
+    closer = find_extremes(
         model,
-        shown,
-        "Evaluating test",
-        levels=levels_to_evaluate(levels, model),
+        whole.data,
+        whole.bound,
+        whole.proposal,
+        shown=EXTREMES,
+        seconds=_EXTREMES * allowance.left,
         seed=seed,
     )
-    assert isinstance(bound, LatentBound)
-    summary = bound.mean()
-    table_to.print(bound_table({"test": summary}))
-    files = file_sizes(shown.images, shown.levels)
-    mention_files({"test": files}, table_to)
-    evaluation: dict[str, Any] = {
-        "test": {**cost_json(bound, model), **bound_json(summary), "files": sizes_json(files)}
-    }
-    run.write_evaluation(evaluation)
-    prompts = held_out_prompts(test) if model.text is not None else []
-    with MESSAGES.status("Sampling"):
-        n, steps = samples.sample_images, samples.steps(LATENT_STEPS, model.prior.num_levels)
-        drawn = draw_samples(model, n, prompts, steps=steps, guidance=guidance, seed=seed)
-    asked = [prompts[i % len(prompts)] for i in range(n)] if prompts else []
-    grid = prompt_grid(drawn, asked, test.levels) if asked else image_grid(drawn, test.levels)
-    save_image(grid, run.samples / "final.png")
-    if asked:
-        (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
-    reading = read_samples(drawn, train, test, most=READ_AT_END, seed=seed)
-    if reading is not None:
-        evaluation["samples"] = {**reading.to_json(), "steps": steps, "guidance": guidance}
+    return {"evaluation": end.write(whole, drawn, closer), "report": str(run.report)}
+
+
+@dataclass
+class _End:
+    """Draws and writes what there is to see of a finished run."""
+
+    run: RunDirectory
+    model: LatentDiffusion
+    train: ImageData
+    test: ImageData
+    samples: FinalSamples
+    guidance: float
+    seed: int
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.prompts = held_out_prompts(self.test) if self.model.text is not None else []
+
+    @property
+    def calls(self) -> int:
+        """Network calls of all samples, where there is time."""
+        levels = self.model.prior.num_levels
+        return self._calls_of_a_step * self.samples.calls(LATENT_STEPS, levels)
+
+    @property
+    def _calls_of_a_step(self) -> int:
+        return 2 if self._is_guided else 1
+
+    @property
+    def _is_guided(self) -> bool:
+        return self.guidance != 1.0 and bool(self.prompts or self.model.num_classes)
+
+    def draw(self, calls: float) -> Tensor:
+        """Samples, pixel levels, in about so many network calls; kept in samples/."""
+        model, run = self.model, self.run
+        n, steps = self.samples.plan(
+            LATENT_STEPS, model.prior.num_levels, calls / self._calls_of_a_step
+        )
+        self.steps = steps
+        with MESSAGES.status("Sampling"):
+            drawn = draw_samples(
+                model, n, self.prompts, steps=steps, guidance=self.guidance, seed=self.seed
+            )
+        asked = self.asked(n)
+        levels = self.test.levels
+        grid = prompt_grid(drawn, asked, levels) if asked else image_grid(drawn, levels)
+        save_image(grid, run.samples / "final.png")
+        if asked:
+            (run.samples / PROMPTS_FILE).write_text("\n".join(asked) + "\n", encoding="utf-8")
+        return drawn
+
+    def asked(self, n: int) -> list[str]:
+        """The prompt of each of n samples; none for a model without text."""
+        return [self.prompts[i % len(self.prompts)] for i in range(n)] if self.prompts else []
+
+    def write(
+        self,
+        evaluated: TimedEvaluation,
+        drawn: Tensor,
+        closer: tuple[Extremes, Extremes] | None = None,
+    ) -> dict[str, Any]:
+        """evaluation.json, whose content is returned, and the report with what there is."""
+        run, model, test, bound = self.run, self.model, self.test, evaluated.bound
+        evaluation = evaluation_json({"test": evaluated}, {"test": test})
+        reading = None
+        if closer is not None:  # the first report does without
+            reading = read_samples(drawn, self.train, test, most=READ_AT_END, seed=self.seed)
+        if reading is not None:
+            drawn_as = {"steps": self.steps, "guidance": self.guidance}
+            evaluation["samples"] = {**reading.to_json(), **drawn_as}
         run.write_evaluation(evaluation)
-    notes = run.notes()
-    trained, metrics = notes["trained"], run.metrics()
-    told = {"guidance of the samples": guidance} if prompts or model.num_classes else {}
-    report = LatentReport(
-        title=f"nelbo · {run.path.resolve().name}",
-        subtitle=f"A latent diffusion model of {test.source}",
-        model=model,
-        bound=bound,
-        evaluated=shown,
-        samples=drawn[:_SHOWN],
-        prompts=asked[:_SHOWN],
-        beside=_images_of(test, asked[:_SHOWN]) if asked else None,
-        facts={**training_facts(notes, metrics), **told},
-        metrics=metrics,
-        settings=settings_that_apply(
-            {"run": {"source": notes["source"], **trained}, **notes.get("settings", {})}
-        ),
-        files=files,
-        reading=reading,
+        assert isinstance(bound, LatentBound)
+        asked = self.asked(len(drawn))
+        notes = run.notes()
+        told = {"guidance of the samples": self.guidance}
+        report = LatentReport(
+            title=f"nelbo · {run.path.resolve().name}",
+            subtitle=f"A latent diffusion model of {test.source}",
+            model=model,
+            bound=bound,
+            evaluated=evaluated.data,
+            samples=drawn[:_SHOWN],
+            prompts=asked[:_SHOWN],
+            beside=_images_of(test, asked[:_SHOWN]) if asked else None,
+            pairs=beside_reconstructions(model.autoencoder, test.subset(_RECONSTRUCTED, self.seed)),
+            closer=closer,
+            facts=training_facts(notes, run.course())
+            | (told if self.prompts or model.num_classes else {}),
+            metrics=run.course(),
+            loss=_loss(notes, model),
+            settings=settings_that_apply(
+                {
+                    "run": {"source": notes["source"], **notes["trained"]},
+                    **notes.get("settings", {}),
+                }
+            ),
+            files=sizes_of(evaluated),
+            reading=reading,
+        )
+        write_latent_report(report, run.report)
+        return evaluation
+
+
+def error_of(prediction: str) -> str:
+    """What the loss `simple` is a mean squared error of."""
+    return {"v_prediction": "v", "epsilon": "ε", "sample": "z_0"}.get(prediction, "the prediction")
+
+
+def _loss(notes: Mapping[str, Any], model: LatentDiffusion) -> str:
+    """What the loss of a run is, with its unit."""
+    objective = notes.get("settings", {}).get("training", {}).get("objective")
+    if objective != "simple":
+        return "The objective that the optimiser lowered."
+    return (
+        f"The objective that the optimiser lowered: the mean squared error of "
+        f"{error_of(model.prior.prediction)}, per latent value, over all levels alike."
     )
-    write_latent_report(report, run.report)
-    return {"evaluation": evaluation, "report": str(run.report)}
 
 
 def draw_samples(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from nelbo.commands.sample import all_classes
 from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.pixel_run import finish
-from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.recipe import Recipe, grid_of
+from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
 from nelbo.diffusers_format import load
 from nelbo.diffusers_format.pipelines import Model
@@ -20,7 +22,7 @@ from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evaluation import check_fits
 from nelbo.report.grids import image_grid
-from nelbo.samplers import DDIM
+from nelbo.samplers.default import default_sampler
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.processes import Processes
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
     from nelbo.commands.training.session import TrainingImages
 
-# Samples that are drawn along with each reading of the bound, and the steps that each takes.
-_GRID, _GRID_STEPS = 16, 50
+# Steps that a sample takes which is drawn while training.
+_GRID_STEPS = 25
 
 
 class PixelRecipe(Recipe):
@@ -83,15 +85,22 @@ class PixelRecipe(Recipe):
         """As `Validation`, of the chain."""
         return self._validation(_chain(model))
 
-    def picture(self, model: Diffusion | ContinuousDiffusion, seed: int) -> Image:
+    def reading(self, model: Diffusion | ContinuousDiffusion, images: int) -> Tensor:
+        """As `validation`, of each of some images."""
+        return self._validation.each(_chain(model), images)
+
+    def picture(
+        self, model: Diffusion | ContinuousDiffusion, seed: int, calls: int | None = None
+    ) -> Image:
         """Samples."""
         model = _chain(model)
         assert isinstance(model.data, Pixels)
-        condition = all_classes(model, _GRID)
+        n, steps = grid_of(calls, min(_GRID_STEPS, model.num_levels))
+        condition = all_classes(model, n)
         device = next(model.parameters()).device
         samples = model.sample(
-            _GRID,
-            DDIM(min(_GRID_STEPS, model.num_levels), spacing="trailing"),
+            n,
+            default_sampler(model.schedule, steps),
             condition=None if condition is None else condition.to(device),
             generator=torch.Generator().manual_seed(seed),
         )
@@ -101,8 +110,8 @@ class PixelRecipe(Recipe):
         self,
         run: RunDirectory,
         *,
-        levels: int | Literal["all"],
-        images: int,
+        asked: Asked,
+        seconds: float,
         seed: int,
         device: torch.device,
         table_to: Console,
@@ -115,8 +124,8 @@ class PixelRecipe(Recipe):
             model.to(device),
             train=self.data,
             test=self.test,
-            levels=levels,
-            images=images,
+            asked=asked,
+            seconds=seconds,
             samples=self.samples,
             seed=seed,
             table_to=table_to,

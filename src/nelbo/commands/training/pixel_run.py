@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from nelbo.bound import Bound, BoundMap
-from nelbo.commands.common import MESSAGES, mention_files
-from nelbo.commands.evaluation_progress import (
-    cost_json,
-    evaluate_with_progress,
-    levels_to_evaluate,
-    map_bits,
-)
+from nelbo.commands.common import MESSAGES, mention_files, say
+from nelbo.commands.evaluation_progress import MAP_LEVELS, map_bits
 from nelbo.commands.sample import all_classes, sample_with_progress
+from nelbo.commands.training.allowance import EARLY, SOON, Allowance
 from nelbo.commands.training.final_samples import PIXEL_STEPS, FinalSamples
+from nelbo.commands.training.refinement import (
+    Asked,
+    evaluated_text,
+    evaluation_json,
+    expected_calls,
+    refine,
+    sizes_of,
+)
 from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.evidence.file_sizes import file_sizes, sizes_json
-from nelbo.evidence.sample_reading import READ_AT_END, SampleReading, read_samples
+from nelbo.evidence.extremes import Extremes, find_extremes
+from nelbo.evidence.sample_reading import READ_AT_END, read_samples
+from nelbo.evidence.timed_evaluation import TimedEvaluation
+from nelbo.report.formatting import duration
 from nelbo.report.grids import save_grid
 from nelbo.report.page import RunReport, write_report
+from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
-from nelbo.report.tables import bound_json, bound_table
+from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
-from nelbo.samplers import DDPM
+from nelbo.samplers.default import default_sampler
 from nelbo.samplers.spacing import spaced_levels
 from nelbo.training.run_directory import RunDirectory
 
 STRIP_ROWS = 4
-# The bound of the training split is there to compare with: a few levels an image tell it well.
-_TRAIN_LEVELS = 25
+# Steps that a reverse process takes, at least and at most, to be looked at.
+_STRIP_STEPS, _MOST_STRIP_STEPS = 20, 250
+# Levels an image for maps, where there is time and where there is not.
+_FEWEST_MAP_LEVELS = 10
+# The part of the time that is left for each thing in turn.
+_BOUND, _SAMPLES, _EXTREMES, _MAPS = 0.45, 0.55, 0.4, 0.5
 
 
 def finish(
@@ -43,117 +55,172 @@ def finish(
     *,
     train: ImageData,
     test: ImageData,
-    levels: int | Literal["all"],
-    images: int,
+    asked: Asked,
     samples: FinalSamples,
+    seconds: float,
     seed: int,
     table_to: Console,
 ) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/final.png and report.html.
+
+    Where that takes its time, a first report is written early.
 
     Args:
         run: where to.
         model: the trained model.
         train: the images it was trained on.
         test: images held out.
-        levels: levels an image for the test bound, or "all".
-        images: how many images of each split at most.
+        asked: what of the bound was asked for by number.
         samples: what to draw.
+        seconds: about how long all of it may take, beside what was asked for by number.
         seed: source of all noise.
         table_to: where to print the bound.
     """
-    shown = {"train": train.subset(images, seed), "test": test.subset(images, seed)}
-    bounds = {
-        split: evaluate_with_progress(
-            model,
-            data,
-            f"Evaluating {split}",
-            levels=levels_to_evaluate(levels if split == "test" else _fewer(levels), model),
-            seed=seed,
+    allowance = Allowance(seconds)
+    splits = {"train": train, "test": test}
+    first = {split: Asked().of(model, split, data, seed) for split, data in splits.items()}
+    refine(first, 0.0)  # what a call takes
+    call = first["test"].call_seconds
+    whole = first
+    if asked != Asked():
+        whole = {split: asked.of(model, split, data, seed) for split, data in splits.items()}
+    end = _End(run, model, splits, samples, seed)
+    calls = expected_calls(whole) + samples.calls(PIXEL_STEPS, model.num_levels)
+    if call * calls > SOON:
+        refine(first, EARLY / 2 * seconds)
+        end.write(first, end.draw(EARLY / 2 * seconds / call))
+        say(
+            f"A first report is in {run.report}; to refine it may take "
+            f"{duration(round(allowance.left))} more"
         )
-        for split, data in shown.items()
-    }
-    summaries = {split: bound.mean() for split, bound in bounds.items()}
-    table_to.print(bound_table(summaries))
-    files = {split: file_sizes(data.images, data.levels) for split, data in shown.items()}
-    mention_files(files, table_to)
-    evaluation = {
-        split: {
-            **cost_json(bound, model),
-            **bound_json(summaries[split]),
-            "files": sizes_json(files[split]),
-        }
-        for split, bound in bounds.items()
-    }
-    run.write_evaluation(evaluation)
-
-    steps = samples.steps(PIXEL_STEPS, model.num_levels)
-    drawn = sample_with_progress(
+    refine(whole, _BOUND * allowance.left)
+    table_to.print(bound_table({split: e.bound.mean() for split, e in whole.items()}))
+    table_to.print(evaluated_text(whole, splits), soft_wrap=True)
+    mention_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
+    call = whole["test"].call_seconds
+    drawn = end.draw(_SAMPLES * allowance.left / call)
+    test_bound = whole["test"]
+    closer = find_extremes(
         model,
-        DDPM(steps, "trailing"),
-        samples.sample_images,
-        condition=all_classes(model, samples.sample_images),
+        test_bound.data,
+        test_bound.bound,
+        test_bound.proposal,
+        shown=EXTREMES,
+        seconds=_EXTREMES * allowance.left,
         seed=seed,
     )
-    assert isinstance(model.data, Pixels)
-    picture = model.data.to_levels(drawn).byte()
-    save_grid(picture, run.samples / "final.png", model.data.levels)
     with MESSAGES.status("Writing the report"):
-        reading = read_samples(picture, train, test, most=READ_AT_END, seed=seed)
-        if reading is not None:
-            evaluation["samples"] = {**reading.to_json(), "steps": steps}
-            run.write_evaluation(evaluation)
-        _report(run, model, shown, bounds, picture, steps, seed, reading)
+        levels = int(_MAPS * allowance.left / call / sum(len(end.data) for end in closer))
+        evaluation = end.write(
+            whole,
+            drawn,
+            closer=closer,
+            map_levels=min(MAP_LEVELS, max(_FEWEST_MAP_LEVELS, levels)),
+            strip_steps=max(_STRIP_STEPS, int(allowance.left / 2 / call / STRIP_ROWS)),
+        )
     return {"evaluation": evaluation, "report": str(run.report)}
 
 
-def _report(
-    run: RunDirectory,
-    model: Diffusion,
-    data: dict[str, ImageData],
-    bounds: dict[str, Bound],
-    samples: torch.Tensor,
-    steps: int,
-    seed: int,
-    reading: SampleReading | None,
-) -> None:
-    assert isinstance(model.data, Pixels)
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    test = data["test"]
-    rows = model.data.to_network(test.images[:STRIP_ROWS]).to(device)
-    condition = all_classes(model, STRIP_ROWS)
-    visited = spaced_levels(model.num_levels, steps, "trailing")
-    notes = run.notes()
-    trained, metrics = notes["trained"], run.metrics()
-    report = RunReport(
-        title=f"nelbo · {run.path.name}",
-        subtitle=f"A diffusion model of {test.source}",
-        model=model,
-        real=test.images[: len(samples)],
-        samples=samples,
-        bounds=bounds,
-        forward=forward_strip(model, rows, generator=generator),
-        reverse=_reverse_strip(
-            model.respace(visited),
-            visited,
-            generator,
-            None if condition is None else condition.to(device),
-        ),
-        evaluated=test,
-        metrics=metrics,
-        facts=training_facts(notes, metrics),
-        settings=settings_that_apply(
-            {"run": {"source": notes["source"], **trained}, **notes.get("settings", {})}
-        ),
-        names=_class_names(notes, all_classes(model, len(samples))),
-        real_names=_class_names(notes, test.condition() if model.num_classes else None),
-        files=file_sizes(test.images, test.levels),
-        reading=reading,
-    )
-    maps = map_bits(model, test.take(torch.cat(report.extremes())), seed)
-    assert isinstance(maps, BoundMap)
-    write_report(replace(report, maps=maps), run.report)
+@dataclass
+class _End:
+    """Draws and writes what there is to see of a finished run."""
+
+    run: RunDirectory
+    model: Diffusion
+    splits: Mapping[str, ImageData]
+    samples: FinalSamples
+    seed: int
+    steps: int = 0
+
+    def draw(self, calls: float) -> Tensor:
+        """Samples, pixel levels, in about so many network calls; kept as samples/final.png."""
+        model = self.model
+        assert isinstance(model.data, Pixels)
+        n, steps = self.samples.plan(PIXEL_STEPS, model.num_levels, calls)
+        self.steps = steps
+        drawn = sample_with_progress(
+            model,
+            default_sampler(model.schedule, steps),
+            n,
+            condition=all_classes(model, n),
+            seed=self.seed,
+        )
+        picture = model.data.to_levels(drawn).byte()
+        save_grid(picture, self.run.samples / "final.png", model.data.levels)
+        return picture
+
+    def write(
+        self,
+        evaluations: Mapping[str, TimedEvaluation],
+        samples: Tensor,
+        *,
+        closer: tuple[Extremes, Extremes] | None = None,
+        map_levels: int | None = None,
+        strip_steps: int | None = None,
+    ) -> dict[str, Any]:
+        """evaluation.json, whose content is returned, and the report with what there is."""
+        run, model = self.run, self.model
+        evaluation = evaluation_json(evaluations, self.splits)
+        reading = None
+        if closer is not None:  # the first report does without
+            train, held_out = self.splits["train"], self.splits["test"]
+            reading = read_samples(samples, train, held_out, most=READ_AT_END, seed=self.seed)
+        if reading is not None:
+            evaluation["samples"] = {**reading.to_json(), "steps": self.steps}
+        run.write_evaluation(evaluation)
+        assert isinstance(model.data, Pixels)
+        generator = torch.Generator().manual_seed(self.seed)
+        test = evaluations["test"].data
+        rows = model.data.to_network(test.images[:STRIP_ROWS])
+        notes = run.notes()
+        report = RunReport(
+            title=f"nelbo · {run.path.name}",
+            subtitle=f"A diffusion model of {test.source}",
+            model=model,
+            real=test.images[: len(samples)],
+            samples=samples,
+            bounds={split: e.bound for split, e in evaluations.items()},
+            forward=forward_strip(
+                model, rows.to(next(model.parameters()).device), generator=generator
+            ),
+            reverse=None if strip_steps is None else self._reverse(strip_steps, generator),
+            evaluated=test,
+            closer=closer,
+            metrics=run.course(),
+            facts=training_facts(notes, run.course()),
+            settings=settings_that_apply(
+                {
+                    "run": {"source": notes["source"], **notes["trained"]},
+                    **notes.get("settings", {}),
+                }
+            ),
+            names=_class_names(notes, all_classes(model, len(samples))),
+            real_names=_class_names(notes, test.condition() if model.num_classes else None)[
+                : len(samples)
+            ],
+            files=sizes_of(evaluations["test"]),
+            reading=reading,
+        )
+        maps: Any = None
+        if closer is not None and map_levels is not None:
+            shown = test.take(torch.cat([end.index for end in closer]))
+            maps = map_bits(model, shown, self.seed, levels=map_levels)
+        write_report(replace(report, maps=maps), run.report)
+        return evaluation
+
+    def _reverse(self, steps: int, generator: torch.Generator) -> Strip:
+        """The reverse process of a respaced chain, labelled with the levels of the whole one."""
+        model = self.model
+        visited = spaced_levels(
+            model.num_levels, min(steps, _MOST_STRIP_STEPS, model.num_levels), "trailing"
+        )
+        condition: Condition | None = all_classes(model, STRIP_ROWS)
+        if condition is not None:
+            condition = condition.to(next(model.parameters()).device)
+        strip = reverse_strip(
+            model.respace(visited), STRIP_ROWS, generator=generator, condition=condition
+        )
+        return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))
 
 
 def _class_names(notes: dict[str, Any], condition: Condition | None) -> list[str]:
@@ -165,15 +232,3 @@ def _class_names(notes: dict[str, Any], condition: Condition | None) -> list[str
     return [
         "" if label < 0 else names[label] if label < len(names) else str(label) for label in labels
     ]
-
-
-def _fewer(levels: int | Literal["all"]) -> int:
-    return _TRAIN_LEVELS if levels == "all" else min(levels, _TRAIN_LEVELS)
-
-
-def _reverse_strip(
-    chain: Diffusion, visited: list[int], generator: torch.Generator, condition: Condition | None
-) -> Strip:
-    """The reverse process along a respaced chain, labelled with the levels of the whole one."""
-    strip = reverse_strip(chain, STRIP_ROWS, generator=generator, condition=condition)
-    return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))

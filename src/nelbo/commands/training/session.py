@@ -8,27 +8,36 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from nelbo.commands.common import say, training_progress
+from nelbo.commands.common import Minutes, say, training_progress
+from nelbo.commands.training.outlook import advice, outlook_text
 from nelbo.commands.training.recipe import Recipe
+from nelbo.commands.training.run_facts import passes_text, verdict
+from nelbo.commands.training.watch import Watch
 from nelbo.data import ImageData, load_data
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
-from nelbo.data.sources import absolute
+from nelbo.data.sources import FIXED_SIZE, absolute
 from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
+from nelbo.report.formatting import duration
 from nelbo.report.grids import save_image
 from nelbo.training.config import TrainingConfig
 from nelbo.training.hardware import describe_hardware
+from nelbo.training.pace import Outlook, step_seconds
 from nelbo.training.processes import Processes
 from nelbo.training.run_directory import RunDirectory
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.threads import ThreadTuner
 from nelbo.training.tracking import TensorBoard
-from nelbo.training.trainer import Trainer
+from nelbo.training.trainer import Step, Trainer
+
+# Images that the number of threads is found on, where a step takes more than so many seconds.
+_TUNED_IMAGES, _SLOW_STEP = 16, 1.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class TrainingSession:
         self.threads = threads
         self.resume = resume
         self.accept_changed_data = accept_changed_data
+        self._begun = time.perf_counter()
         recipe.check_memory(training, processes)
         self.trainer: Trainer[Any] = Trainer(
             recipe.model,
@@ -138,7 +148,9 @@ class TrainingSession:
             processes=processes,
             weights=weights,
         )
+        begun = time.perf_counter()
         self.trainer.rehearse()
+        self._first_step = time.perf_counter() - begun
         if not resume:
             self.trainer.choose_precision()
 
@@ -159,7 +171,9 @@ class TrainingSession:
         tuner = None
         alone = trainer.processes.count == 1
         if trainer.device.type == "cpu" and self.threads is None and alone:
-            tuner = ThreadTuner(trainer.rehearse)
+            # Of a slow step, a few images tell enough.
+            some = _TUNED_IMAGES if self._first_step > _SLOW_STEP else None
+            tuner = ThreadTuner(partial(trainer.rehearse, None, some))
             if not self.resume:
                 tuner.tune()
         tracker = None
@@ -188,13 +202,6 @@ class TrainingSession:
                 after_save=tuner.tune_again if tuner else lambda: None,
                 held_out=self._held_out(),
             )
-            if is_main:
-                amount = f"{len(images)} images" if images.stream is None else "a stream"
-                say(
-                    f"Training on {amount} of {self.images.source}, shape "
-                    f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
-                    f"{_where(trainer)}"
-                )
             if self.resume:
                 notes = supervisor.resume(
                     same_threads=tuner is not None, accept_changed_data=self.accept_changed_data
@@ -204,29 +211,84 @@ class TrainingSession:
                         say(note.text)
                 if is_main:
                     say(f"Resumed at step {trainer.step}")
-            self._follow(supervisor, title)
+            if is_main:
+                amount = f"{len(images)} images" if images.stream is None else "a stream"
+                say(
+                    f"Training on {amount} of {self.images.source}, shape "
+                    f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
+                    f"{_where(trainer)}"
+                )
+            if trainer.fraction < 1.0:
+                self._follow(supervisor, title, self._watch(run, reads=not validates))
+            else:
+                list(supervisor.run())
         if not supervisor.finished:
             self._stopped(run, stop)
 
-    def _follow(self, supervisor: Supervisor, title: str) -> None:
-        """Show what happens."""
-        trainer = supervisor.trainer
-        pace = _Pace(trainer.step)
-        with training_progress(disable=not trainer.processes.is_main) as progress:
-            task = progress.add_task(title, total=1.0, loss="", bits="", step=0, pace="")
+    def _watch(self, run: RunDirectory, *, reads: bool) -> Watch:
+        """Time a few steps, say how far the run will get, and what looks at it meanwhile."""
+        trainer = self.trainer
+        own = step_seconds(trainer.rehearse)
+        # All processes go by what the first one measured.
+        each = trainer.processes.sum([own if trainer.processes.is_main else 0.0])[0]
+        outlook = Outlook.of(self.training, each, done=trainer.step, spent=trainer.seconds)
+        if trainer.processes.is_main:
+            say(outlook_text(outlook, self.training, self._examples))
+            if outlook.is_short and trainer.step == 0:
+                say(advice(outlook, self.training, sized=self.images.source not in FIXED_SIZE))
+        return Watch(
+            self.recipe,
+            trainer,
+            run,
+            seed=self.training.seed,
+            step_seconds=each,
+            whole_seconds=trainer.seconds + outlook.seconds,
+            begun=self._begun,
+            reads=reads,
+        )
+
+    def _follow(self, supervisor: Supervisor, title: str, watch: Watch) -> None:
+        """Show what happens: in a bar, or in a line a minute where no terminal shows it."""
+        trainer, objective = supervisor.trainer, self.training.objective
+        is_main = trainer.processes.is_main
+        pace, minutes, last = _Pace(trainer.step), Minutes(), None
+        with training_progress(disable=not is_main) as progress:
+            task = progress.add_task(title, total=1.0, figures="", step=0, pace="")
             for event in supervisor.run():
                 if isinstance(event, Note):
-                    if trainer.processes.is_main:
+                    if is_main:
                         say(event.text)
                     continue
+                last = event
+                watch.at(event)
+                figures, speed = self.recipe.progress(event, objective), pace.at(event.step)
+                if watch.bits_per_dim is not None:
+                    figures += f" · validation {watch.bits_per_dim:.3f} bits/dim"
                 progress.update(
-                    task,
-                    completed=event.fraction,
-                    step=event.step,
-                    loss=f"{event.running_loss:.3f}",
-                    bits=f"{event.bits_per_dim:.3f}",
-                    pace=pace.at(event.step),
+                    task, completed=event.fraction, step=event.step, figures=figures, pace=speed
                 )
+                if is_main and progress.disable and minutes.passed():
+                    left = event.seconds * (1 - event.fraction) / event.fraction
+                    say(f"step {event.step:,}: {figures}, {speed}, {duration(round(left))} left")
+            if last is not None and supervisor.finished and watch.bits_per_dim is not None:
+                watch.read(last)
+        if is_main and last is not None:
+            say(self._done_text(last, watch.run))
+
+    def _done_text(self, last: Step, run: RunDirectory) -> str:
+        """What a run has come to: its steps, its passes over the data, and its last figures."""
+        figures = self.recipe.progress(last, self.training.objective)
+        seen = passes_text(last.step, self.training.batch_size, self._examples)
+        done = f"{last.step:,} steps in {duration(last.seconds)}"
+        text = f"Trained {done}{f', {seen} over the data' if seen else ''}: {figures}"
+        found = verdict(run.readings())
+        return f"{text}; {found}" if found else text
+
+    @property
+    def _examples(self) -> int | None:
+        """How many images there are to train on; None for a stream."""
+        train = self.images.train
+        return len(train) if train.stream is None else None
 
     def _stopped(self, run: RunDirectory, stop: StopRequest) -> None:
         """Say where things are, and exit as one does on that signal."""

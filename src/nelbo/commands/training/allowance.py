@@ -1,0 +1,78 @@
+"""What may follow training, in time: the bound, the samples and the report of a run.
+
+A time budget is that of training. What follows may take a share of the training time more, and at
+least some seconds. What the user has asked for by number is done whatever it takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nelbo.commands.common import say
+
+if TYPE_CHECKING:
+    from nelbo.training.run_directory import RunDirectory
+
+# What follows training takes at most this share of its time, but may take so many seconds.
+SHARE, LEAST = 0.2, 20.0
+# A first report is worth writing where the whole one takes so many seconds; it takes this part of
+# the time.
+SOON, EARLY = 5.0, 0.15
+
+
+def allowed_seconds(trained: float, share_of_least: float = 1.0) -> float:
+    """Seconds for what follows after so many seconds of training.
+
+    Args:
+        trained: seconds of training.
+        share_of_least: the part of `LEAST` for a run that is one of the stages of another.
+    """
+    return max(SHARE * trained, share_of_least * LEAST)
+
+
+@contextmanager
+def told_where(run: RunDirectory) -> Iterator[None]:
+    """Where Ctrl-C ends what follows training, say where the model is and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        whole = run.whole.path
+        command = f"nelbo report {run.path}"
+        if run.path != whole:  # the first of two stages
+            command = f"nelbo train --resume --out {whole}"
+        say(
+            f"stopped while evaluating: the trained model is in {run.path}, and {command} makes "
+            "its report"
+        )
+        raise
+
+
+@dataclass
+class Allowance:
+    """Time that runs out.
+
+    Args:
+        seconds: how long there is, from now.
+        clock: what tells the time.
+    """
+
+    seconds: float
+    clock: Callable[[], float] = time.perf_counter
+    _begun: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._begun = self.clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return self.clock() - self._begun
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; never less than none."""
+        return max(0.0, self.seconds - self.spent)

@@ -1,0 +1,115 @@
+"""The evaluation at the end of a run: a first report early, then one that uses its time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from nelbo.commands.common import counting_progress
+from nelbo.commands.evaluation_progress import cost_json
+from nelbo.evaluation import chain_of
+from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
+from nelbo.evidence.timed_evaluation import TimedEvaluation
+from nelbo.report.tables import bound_json
+
+if TYPE_CHECKING:
+    from nelbo.data import ImageData
+    from nelbo.diffusion import Diffusion
+    from nelbo.latent import LatentDiffusion
+
+# Images of each split at most, where none were asked for; and where levels were asked for.
+MOST_IMAGES = {"train": 300, "validation": 300, "test": 1000}
+_IMAGES_OF_LEVELS = 300
+# The bound of the training split is there to compare with: a few levels an image tell it well.
+_TRAIN_LEVELS = 25
+# The part of the time that each split's bound takes.
+SHARES = {"test": 0.75, "train": 0.25}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of the evaluation was asked for by number.
+
+    Attributes:
+        levels: levels an image of the test split, or "all".
+        images: images of each split.
+    """
+
+    levels: int | Literal["all"] | None = None
+    images: int | None = None
+
+    def of(
+        self, model: Diffusion | LatentDiffusion, split: str, data: ImageData, seed: int
+    ) -> TimedEvaluation:
+        """The evaluation of one split."""
+        levels = self.levels
+        if levels is not None and split != "test":
+            levels = _TRAIN_LEVELS if levels == "all" else min(levels, _TRAIN_LEVELS)
+        most = MOST_IMAGES[split] if levels is None else _IMAGES_OF_LEVELS
+        return TimedEvaluation(
+            model,
+            data,
+            most=self.images or most,
+            levels=levels,
+            complete=self.images is not None,
+            seed=seed,
+        )
+
+
+def refine(evaluations: Mapping[str, TimedEvaluation], seconds: float) -> None:
+    """Refine the bounds of all splits for about so many seconds, behind progress bars."""
+    whole = sum(SHARES.get(split, 1.0) for split in evaluations)
+    for split, evaluation in evaluations.items():
+        if evaluation.is_settled:
+            continue
+        with counting_progress() as progress:
+            task = progress.add_task(f"Evaluating {split}", total=evaluation.most, status="")
+            for state in evaluation.refine(seconds * SHARES.get(split, 1.0) / whole):
+                bits = state.bound.mean().bits_per_dim
+                progress.update(
+                    task,
+                    completed=state.count,
+                    status=f"images · {bits.mean:.3f} ± {bits.standard_error:.3f} bits/dim",
+                )
+
+
+def evaluation_json(
+    evaluations: Mapping[str, TimedEvaluation], splits: Mapping[str, ImageData]
+) -> dict[str, Any]:
+    """The bound of each split and what it took, for evaluation.json."""
+    return {
+        split: {
+            **cost_json(evaluation.bound, evaluation.model, evaluation.calls),
+            "images_of_split": len(splits[split]),
+            **bound_json(evaluation.bound.mean()),
+            "files": sizes_json(sizes_of(evaluation)),
+        }
+        for split, evaluation in evaluations.items()
+    }
+
+
+def sizes_of(evaluation: TimedEvaluation) -> FileSizes | None:
+    """What image files of the evaluated images take."""
+    data = evaluation.data
+    return file_sizes(data.images, data.levels)
+
+
+def expected_calls(evaluations: Mapping[str, TimedEvaluation]) -> int:
+    """Network evaluations that all splits take, without rounds that there is time for."""
+    return sum(evaluation.expected_calls for evaluation in evaluations.values())
+
+
+def evaluated_text(
+    evaluations: Mapping[str, TimedEvaluation], splits: Mapping[str, ImageData]
+) -> str:
+    """How many images of each split were evaluated, and how many levels of each, in a line."""
+    parts = []
+    for split, evaluation in evaluations.items():
+        count, there = evaluation.count, len(splits[split])
+        images = f"{count:,} of {there:,} images" if count < there else f"all {there:,} images"
+        possible = chain_of(evaluation.model).num_levels - 1
+        levels = evaluation.bound.levels.shape[1]
+        at = f"{levels:,} draws of {possible:,} levels" if levels != possible else "every level"
+        parts.append(f"{split}: {images}, {at} each")
+    return f"Evaluated {'; '.join(parts)}."

@@ -1,0 +1,118 @@
+"""What is looked at while a run trains: samples and a bound of held-out images, now and then."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.commands.training.recipe import Recipe
+from nelbo.report.grids import save_image
+from nelbo.training.run_directory import RunDirectory
+from nelbo.training.trainer import Step, Trainer
+
+# The first look, seconds after the command began, or after this share of a short run.
+_FIRST_SECONDS, _FIRST_SHARE, _EARLIEST = 45.0, 0.1, 10.0
+# From one look to the next: at least so many seconds, this share of what has passed, and so many
+# times what the last one took.
+_EVERY, _GROWTH, _TIMES = 10.0, 0.1, 25.0
+# What a look may take, seconds: a share of the run within bounds; and the samples' part of it.
+_SHARE, _LEAST, _MOST, _SAMPLES = 0.03, 0.5, 15.0, 0.6
+# A step takes as long as three calls of the network on each of its images.
+_CALLS_OF_A_STEP = 3
+# Network calls of a reading, for each image.
+_READING_CALLS = 9
+_FEWEST_IMAGES, _MOST_IMAGES = 8, 64
+
+
+class Watch:
+    """Looks at a run now and then: draws samples and reads the bound of a few held-out images.
+
+    When is decided by the time that training has taken, which all processes agree on.
+
+    Args:
+        recipe: how to draw and read.
+        trainer: what trains.
+        run: where to.
+        seed: of the noise.
+        step_seconds: of a step.
+        whole_seconds: how long the run is expected to train.
+        begun: when the command began, by `time.perf_counter`.
+        reads: whether to read the bound.
+
+    Attributes:
+        bits_per_dim: the last reading, or None.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        trainer: Trainer[Any],
+        run: RunDirectory,
+        *,
+        seed: int,
+        step_seconds: float,
+        whole_seconds: float,
+        begun: float,
+        reads: bool = True,
+    ) -> None:
+        self.recipe, self.trainer, self.run = recipe, trainer, run
+        self.seed, self.reads = seed, reads
+        self.bits_per_dim: float | None = None
+        self._step_seconds = step_seconds
+        before = time.perf_counter() - begun
+        allowed = min(_MOST, max(_LEAST, _SHARE * whole_seconds))
+        calls = allowed * _CALLS_OF_A_STEP * trainer.config.batch_size / max(step_seconds, 1e-9)
+        self._calls = int(min(_SAMPLES * calls, 1e9))
+        images = int(min((1 - _SAMPLES) * calls / _READING_CALLS, _MOST_IMAGES))
+        self._images = max(_FEWEST_IMAGES, images)
+        first = max(_EARLIEST, min(_FIRST_SECONDS - before, _FIRST_SHARE * whole_seconds))
+        due = max(first, trainer.seconds + _EVERY) if trainer.step else first
+        # All processes go by the clock of the first one.
+        self._due = trainer.processes.sum([due if trainer.processes.is_main else 0.0])[0]
+        self._looked: float | None = None
+        self._last: Tensor | None = None
+        self._read_step = -1
+
+    def at(self, step: Step) -> None:
+        """Look, if it is time to; called after every step."""
+        if self._looked is not None:  # by the clock of the run, which all processes share
+            took = max(0.0, step.seconds - self._looked - self._step_seconds)
+            wait = max(_EVERY, _GROWTH * step.seconds, _TIMES * took)
+            self._due, self._looked = self._looked + wait, None
+        if step.seconds + self._step_seconds < self._due or step.fraction == 1.0:
+            return
+        self._looked = step.seconds
+        if self._takes_part:
+            grid = self.recipe.picture(self.trainer.average.model, self.seed, self._calls)
+            if self.trainer.processes.is_main:
+                save_image(grid, self.run.samples / f"step-{step.step:06d}.png")
+        self.read(step)
+
+    def read(self, step: Step) -> None:
+        """Read the bound, and keep how far it has changed since the last reading."""
+        if not (self.reads and self._takes_part) or self._read_step == step.step:
+            return
+        self._read_step = step.step
+        bits = self.recipe.reading(self.trainer.average.model, self._images)
+        row: dict[str, Any] = {
+            "step": step.step,
+            "seconds": step.seconds,
+            "fraction": step.fraction,
+            "bits_per_dim": float(bits.mean()),
+            "images": self._images,
+        }
+        if self._last is not None:
+            change = (bits - self._last).double()
+            row["change"] = float(change.mean())
+            if len(change) > 1:
+                row["change_error"] = float(change.std() / math.sqrt(len(change)))
+        self.bits_per_dim, self._last = row["bits_per_dim"], bits
+        if self.trainer.processes.is_main:
+            self.run.append_reading({k: v for k, v in row.items() if math.isfinite(v)})
+
+    @property
+    def _takes_part(self) -> bool:
+        return self.trainer.processes.is_main or self.trainer.processes.sharded

@@ -1,0 +1,106 @@
+"""Which images surprise most: evaluated anew, and in an order only where it is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import Bound
+from nelbo.evaluation import evaluate
+from nelbo.evidence.extremes import find_extremes, possible_places
+from tests.evidence.test_timed_evaluation import T, exact, images, model  # noqa: F401
+
+EVEN = torch.full((T - 1,), 1 / (T - 1), dtype=torch.float64)
+
+
+def places(values, errors) -> list[tuple[int, int]]:
+    return possible_places(
+        torch.tensor(values, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64)
+    )
+
+
+def test_places_by_hand():
+    assert places([5.0, 1.0, 3.0], [0.1, 0.1, 0.1]) == [(1, 1), (3, 3), (2, 2)]
+    # 5 and 4 differ by 1, less than 1.96 √(0.4² + 0.4²) = 1.11; both are clear of 1.
+    assert places([5.0, 4.0, 1.0], [0.4, 0.4, 0.4]) == [(1, 2), (1, 2), (3, 3)]
+    # Overlap is no chain: the ends are apart though each overlaps the middle.
+    assert places([5.0, 4.0, 3.0], [0.4, 0.4, 0.4]) == [(1, 2), (1, 3), (2, 3)]
+    # The border itself does not tell apart.
+    assert places([1.96, 0.0], [1.0, 0.0]) == [(1, 2), (1, 2)]
+    assert places([1.97, 0.0], [1.0, 0.0]) == [(1, 1), (2, 2)]
+    assert places([2.0, 2.0], [0.0, 0.0]) == [(1, 2), (1, 2)]
+    assert places([9.0, 1.0], [math.nan, 0.1]) == [(1, 2), (1, 2)]
+    assert places([1.0], [0.1]) == [(1, 1)]
+
+
+def test_the_places_hold_the_true_order(model):  # noqa: F811
+    """Where intervals of 95% say that two are apart, they are; the true place is nearly always in
+    the interval."""
+    data = images(30)
+    each = exact(model, data, 60)
+    true_place = {
+        name: 1 + int((each > value).sum()) for name, value in zip(data.names, each, strict=True)
+    }
+    inside = total = 0
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        first = Bound.cat(list(evaluate(model, data, levels=4, generator=generator)))
+        least, most = find_extremes(
+            model, data, first, EVEN, shown=4, seconds=0.0, seed=seed, clock=lambda: 0.0
+        )
+        for end, sign in ((most, 1), (least, -1)):
+            assert len(end.data) == 4
+            assert list(end.data.names) == [data.names[i] for i in end.index.tolist()]
+            bits = sign * end.bound.bits_per_dim
+            assert (bits.diff() <= 0).all()
+            # Places are among the candidates, of which the order by chance left some out.
+            place = [true_place[n] if sign > 0 else 31 - true_place[n] for n in end.data.names]
+            for (low, _), where in zip(end.places, place, strict=True):
+                inside += low <= where
+                total += 1
+    assert inside / total > 0.93
+
+
+def test_it_goes_on_until_the_order_is_known_or_the_time_is_spent(model):  # noqa: F811
+    data = images(12)
+    generator = torch.Generator().manual_seed(0)
+    first = Bound.cat(list(evaluate(model, data, levels=4, generator=generator)))
+    clock = model.network.clock
+    start = clock()
+    hasty = find_extremes(model, data, first, EVEN, shown=3, seconds=0.0, clock=clock)
+    assert clock() - start < 12 * 12 * 0.01 + 1e-9
+    long = find_extremes(model, data, first, EVEN, shown=3, seconds=1e6, clock=clock)
+    assert long[0].bound.levels.shape[1] > hasty[0].bound.levels.shape[1]
+    assert long[0].bound.levels.shape[1] <= 128
+
+    def width(ends) -> int:
+        return sum(last - low for end in ends for low, last in end.places)
+
+    assert width(long) <= width(hasty)
+
+
+def test_the_figures_are_not_those_that_chose_them(model):  # noqa: F811
+    """The most surprising by a noisy bound were partly lucky; their new figures are not."""
+    data = images(40)
+    each = exact(model, data, 60)
+    biases = []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        first = Bound.cat(list(evaluate(model, data, levels=1, generator=generator)))
+        _, most = find_extremes(
+            model, data, first, EVEN, shown=20, seconds=0.0, seed=seed, clock=lambda: 0.0
+        )
+        true = each[most.index]
+        biases.append(float((most.bound.bits_per_dim - true).mean()))
+    found = torch.tensor(biases)
+    assert abs(found.mean()) < 4 * found.std() / math.sqrt(len(found))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_images(model, n):  # noqa: F811
+    data = images(n)
+    first = Bound.cat(list(evaluate(model, data, levels=4)))
+    least, most = find_extremes(model, data, first, EVEN, shown=6, seconds=0.0)
+    assert len(least.data) == len(most.data) == 1

@@ -1,0 +1,36 @@
+"""The reading of held-out images while training: paired, and at the levels that cost most."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nelbo
+from nelbo import NoiseSchedule
+from nelbo.data import ImageData
+from nelbo.training.validation import Validation, unit_normal_costs
+from tests.diffusers_format import tiny
+from tests.oracles.gaussian import expected_terms
+
+
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule.linear(40, 0.005, 0.3), NoiseSchedule.cosine(30)]
+)
+def test_costs_of_a_unit_normal(schedule):
+    """Beside the closed form of its exact denoiser, in which the variances are fixed_small."""
+    _, _, expected = expected_terms(1.0, schedule.betas[1:], "fixed_small")
+    assert torch.allclose(unit_normal_costs(schedule), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_latent_models_are_read_on_the_same_noise_and_few_images_are_the_first_of_many(tmp_path):
+    tiny.unconditional(tmp_path)
+    model = nelbo.load(tmp_path)
+    model.decoder_scale = 0.5
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    read = Validation(ImageData("made", pixels, 256, tuple("abcdefghijkl")))
+    each = read.each(model)
+    assert len(each) == 12
+    assert torch.equal(each, read.each(model))
+    assert read(model) == pytest.approx(float(each.mean()))
+    assert len(read.each(model, 5)) == 5
