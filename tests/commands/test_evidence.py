@@ -68,7 +68,7 @@ def test_rank_puts_noise_before_digits(run_path, tmp_path, capsys):
     assert sum(bits) / 13 == pytest.approx(printed["bits_per_dim"], rel=1e-4)
     page = (out / "ranking.html").read_text()
     assert "noise.png" in page
-    assert page.count("its map") == 12  # six on each end
+    assert page.count('alt="where the bits of ') == 12  # six on each end
     assert model.num_levels == 20
 
 
