@@ -131,6 +131,8 @@ def options_of(command: type) -> dict[str, Option]:
             assert isinstance(hint, type)
             options |= options_of(hint)
             continue
+        if tyro.conf.Suppress in marks or tyro.conf.Fixed in marks:
+            continue  # no option of the command line
         name, aliases = field.name, ()
         for mark in marks:
             name = getattr(mark, "name", None) or name
