@@ -8,9 +8,9 @@ import warnings
 import pytest
 import torch
 
-from nelbo import Diffusion, NoiseSchedule
+from nelbo import Diffusion, NelboError, NoiseSchedule
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, angle_levels, default_sampler
 from tests.diffusion.test_model import SHAPE, Network
 
 # The chain of 256-level pictures: half of its levels hold much signal.
@@ -79,6 +79,28 @@ def test_the_defaults_start_at_the_end_of_the_chain(kind, steps, name):
         assert sampler.start_level(schedule).t == 1000
         assert sampler.timesteps(schedule)[0] == pytest.approx(999)
         quietly(lambda s=sampler: s.iterate(model_of(schedule), start()))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_levels_even_in_angle(name):
+    schedule = CHAINS[name]
+    levels = angle_levels(schedule, 25)
+    assert levels[-1] == 1000
+    angles = torch.arccos(schedule.alphas_cumprod.sqrt())
+    turns = angles[[0, *levels]].diff()
+    # To the width of the levels of the chain, which the geometric one has fewest of near the data.
+    assert turns.max() < float(angles[-1]) / 25 + 2 * float(angles.diff().max())
+    if name == "cosine":
+        # Its angle is even in the level, but for the offset of 8 levels at the data.
+        assert all(abs(a - b) <= 8 for a, b in zip(levels, DDPM(25).visited(schedule), strict=True))
+
+
+def test_the_default_asks_for_no_more_than_fifty_calls():
+    for schedule in (*CHAINS.values(), NoiseSchedule.cosine(20)):
+        calls = default_sampler(schedule).timesteps(schedule)
+        assert len(calls) <= min(50, schedule.num_levels)
+    with pytest.raises(NelboError, match=r"steps must lie in 1\.\.20"):
+        default_sampler(NoiseSchedule.cosine(20), 21)
 
 
 @pytest.mark.parametrize(

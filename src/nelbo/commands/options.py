@@ -101,6 +101,8 @@ class SamplerOptions:
                 raise NelboError(f"{option(field)} does not apply to the sampler {name}")
         if self.spacing is not None and "noise_levels" in own:
             given.setdefault("noise_levels", "spaced")
+        if {"spacing", "noise_levels"} & given.keys():
+            given["levels"] = None  # of a default that has its own
         schedule = load_schedule(run_path)
         if steps is None and (sampler.steps or 0) > schedule.num_levels:
             given["steps"] = schedule.num_levels
