@@ -29,8 +29,7 @@ import nelbo
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.sample_quality import frechet_with_error
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler
-from nelbo.samplers import angle_levels
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler, angle_levels
 from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.trainer import Trainer
