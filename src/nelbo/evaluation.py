@@ -371,13 +371,6 @@ def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condit
         return model.condition_on(data.captions or [None] * len(data))
 
 
-def told_of(model: Diffusion | LatentDiffusion, data: ImageData) -> str:
-    """What `condition_for` tells the model of each image: "the caption", "the class", or ""."""
-    if isinstance(model, LatentDiffusion) and model.text is not None:
-        return "the caption" if data.captions is not None else ""
-    return "the class" if model.num_classes and data.labels is not None else ""
-
-
 def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
     """The labels of the images for a class-conditional model, on its device; else None."""
     condition = data.condition() if model.num_classes else None

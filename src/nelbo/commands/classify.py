@@ -43,7 +43,9 @@ class Classify:
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
-    """Which images: train, test or all."""
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     prompt_file: Path | None = None
     """For a model of text, what may be said of an image, one prompt a line; by default the names of
     the classes of the images."""
@@ -80,7 +82,9 @@ class Classify:
 
         from nelbo.evaluation import chain_of
 
-        source = check_run(self.run_path, self.data, self.split)
+        source = check_run(
+            self.run_path, self.data, self.split, keep_duplicates=self.keep_duplicates
+        )
         device = choose_device(self.computing.device)
         model, data = load_with_data(
             source,
@@ -99,6 +103,8 @@ class Classify:
         known = classes.of_images >= 0
         right = (result.label == classes.of_images)[known].double()
         accuracy = float(right.mean()) if len(right) else None
+        reads = getattr(model, "text", None)
+        largest = _largest_share(classes.of_images[known])
         if self.computing.json:
             print_json(
                 {
@@ -110,6 +116,9 @@ class Classify:
                     "images_of_known_class": len(right),
                     "accuracy": accuracy,
                     "chance": 1 / count,
+                    "largest_class": largest,
+                    "conditioned_on": "class" if reads is None else "prompt",
+                    "duplicates_left_out": data.left_out,
                     "calls_per_image": calls,
                     "calls_for_all_classes_and_levels": count * T,
                     "certain": float((result.remaining.sum(1) == 1).double().mean()),
@@ -124,7 +133,8 @@ class Classify:
         if accuracy is not None:
             show(
                 f"{accuracy:.1%} of {len(right):,} images are classified as they are "
-                f"{classes.known_by}; chance is {1 / count:.1%}"
+                f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
+                f"{largest:.1%}"
             )
         show(
             f"{calls:,.1f} network evaluations an image; all {count} classes at all "
@@ -217,6 +227,11 @@ class Classify:
                 done.append(classifier(model.data.to_network(batch.images).to(device)))
                 progress.update(task, advance=len(batch))
         return Classification.cat(done)
+
+
+def _largest_share(labels: Tensor) -> float | None:
+    """The accuracy of always choosing the most frequent class; None without labels."""
+    return float(labels.bincount().max()) / len(labels) if len(labels) else None
 
 
 @dataclass(frozen=True)

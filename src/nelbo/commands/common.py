@@ -226,6 +226,14 @@ def mention_files(files: Mapping[str, FileSizes | None], to: Console) -> None:
             to.print(f"{split}: {sizes.line}", soft_wrap=True, highlight=False, markup=False)
 
 
+def mention_duplicates(data: ImageData) -> None:
+    """Say how many test images are in other splits as well, if any."""
+    from nelbo.data.duplicates import duplicates_line
+
+    if line := duplicates_line(data):
+        say(line)
+
+
 def say_first(title: str, lines: Sequence[str], shown: int) -> None:
     """A title, the first lines below it, and how many more there are."""
     say(title)

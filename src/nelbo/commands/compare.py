@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -38,7 +38,9 @@ class Compare:
     runs: tuple[str, str]
     """The two runs, diffusers pipeline directories or Hub ids to compare."""
     split: str = "test"
-    """Which images: train, test or all."""
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     levels: int = 50
     """Levels of the chain an image, of latents drawn where they matter; two models of one kind meet
     the same levels and noise."""
@@ -58,18 +60,24 @@ class Compare:
 
         import torch
 
-        from nelbo.evaluation import told_of
         from nelbo.evidence import compare
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
+        from nelbo.evidence.given import given_of
 
-        sources = [check_run(run, self.data, self.split) for run in self.runs]
+        sources = [
+            check_run(run, self.data, self.split, keep_duplicates=self.keep_duplicates)
+            for run in self.runs
+        ]
+        # What one of them was trained on is left out for the other, too.
+        own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
+        sources = [replace(source, own=own, validation=validation) for source in sources]
         device = choose_device(self.computing.device)
         # What one of them was trained on is cropped and resized as then for the other, too.
         resize = self.resize or any(source.own for source in sources)
         # Both, before the long work: the second may not be there.
         loaded = [self._load(source, device, resize) for source in sources]
         self._check_shapes([data.shape for _, data in loaded])
-        told = [told_of(model, data) for model, data in loaded]
+        given = [given_of(model, data) for model, data in loaded]
         levels = levels_to_compare(self.levels, loaded, self.computing.seed)
         bounds = [
             self._evaluate(run, *found, chosen)
@@ -87,6 +95,7 @@ class Compare:
                 {
                     "data": self.data,
                     "split": self.split,
+                    "duplicates_left_out": shown.left_out,
                     "images": len(result.difference),
                     "runs": [
                         {
@@ -94,8 +103,9 @@ class Compare:
                             "bits_per_dim": mean.mean,
                             "standard_error": mean.standard_error,
                             "interval": mean.interval(),
+                            **what.to_json(),
                         }
-                        for run, mean in zip(self.runs, means, strict=True)
+                        for run, mean, what in zip(self.runs, means, given, strict=True)
                     ],
                     "difference": result.mean.mean,
                     "standard_error": result.mean.standard_error,
@@ -109,8 +119,9 @@ class Compare:
             )
             return
         low, high = result.mean.interval()
-        for run, mean in zip(self.runs, means, strict=True):
-            show(f"{mean.mean:.3f} ± {mean.standard_error:.3f} bits/dim  {run}")
+        for run, mean, what in zip(self.runs, means, given, strict=True):
+            shown_mean = f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
+            show(f"{shown_mean} bits/dim{what.suffix}  {run}")
         if files is not None:
             show(files.line)
         show(
@@ -118,9 +129,9 @@ class Compare:
             f"95% interval {low:+.4f} to {high:+.4f}, "
             f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
         )
-        if told[0] != told[1]:
-            for run, what in zip(self.runs, told, strict=True):
-                show(f"{run} is told {what or 'nothing'} of each image")
+        if given[0].what != given[1].what:
+            for run, what in zip(self.runs, given, strict=True):
+                show(f"{run} is conditioned on {what.fact}")
         better = self.runs[0] if result.mean.mean < 0 else self.runs[1]
         share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
         if result.p_value < 0.05:

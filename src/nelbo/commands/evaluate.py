@@ -60,7 +60,9 @@ class Evaluate:
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
-    """Which images: train, test or all."""
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     error: float | None = None
     """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
     0.01 where neither this nor --levels is given."""
@@ -101,7 +103,9 @@ class Evaluate:
 
         if self._evaluate_autoencoder():
             return
-        source = check_run(self.run_path, self.data, self.split)
+        source = check_run(
+            self.run_path, self.data, self.split, keep_duplicates=self.keep_duplicates
+        )
         if self.levels == "optimal":
             check_optimal(self.run_path, self.steps)
         processes = join_processes(self.computing.device, self.out, self.precision)
@@ -181,6 +185,7 @@ class Evaluate:
             self.run_path,
             self.data,
             self.split,
+            keep_duplicates=self.keep_duplicates,
             images=self.images,
             seed=self.computing.seed,
             resize=self.resize,
@@ -234,6 +239,7 @@ class Evaluate:
         from nelbo.evaluation import chain_of
         from nelbo.evidence import write_ranking
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
+        from nelbo.evidence.given import given_of
         from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 
         processes.leave()
@@ -243,12 +249,15 @@ class Evaluate:
             write_ranking(self.out / IMAGES_FILE, data, bound, ranked=False)
         summary = bound.mean()
         density = not isinstance(model.data, Pixels)
+        given = given_of(model, data)
         files = None if density else file_sizes(data.images, data.levels)
         if self.computing.json:
             content: dict[str, Any] = {
                 "run": self.run_path,
                 "data": data.source,
                 "split": self.split,
+                **given.to_json(),
+                "duplicates_left_out": data.left_out,
                 **cost_json(bound, model, calls),
                 "calls_stored": stored,
                 "precision": str(dtype).removeprefix("torch."),
@@ -260,7 +269,9 @@ class Evaluate:
         else:
             table = bound_table({self.split: summary}, density=density)
             show(table)
-            show(result_line(summary, bits_unit(density)))
+            show(result_line(summary, bits_unit(density) + given.suffix))
+            if given.line:
+                show(given.line)
             if files is not None:
                 show(files.line)
             show(cost_line(len(bound), chain_of(model).num_levels, calls))
@@ -306,7 +317,8 @@ def choose_dtype(
     if len(data) < 2:
         return torch.float32, 0
     assert isinstance(model.data, Pixels)
-    few = data.take(slice(_TRIED_IMAGES))
+    # Not the first ones: folders have one class after the other.
+    few = data.subset(_TRIED_IMAGES, seed)
     x_0 = model.data.to_network(few.images).to(next(model.parameters()).device)
     trial = try_bfloat16(model, x_0, condition_for(model, few), seed=seed)
     dtype = trial.dtype(tolerance)

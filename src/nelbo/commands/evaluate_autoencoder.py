@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nelbo.commands.common import choose_device, mention_skipped, say, show
+from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, say, show
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.commands.training.autoencoder_run import AutoencoderRun
 from nelbo.errors import NelboError
@@ -26,6 +26,7 @@ def evaluate_autoencoder_run(
     source: str | None,
     split: str,
     *,
+    keep_duplicates: bool = False,
     images: int | None = None,
     seed: int = 0,
     resize: bool = False,
@@ -42,6 +43,7 @@ def evaluate_autoencoder_run(
         path: the run.
         source: images, by default what the run was trained on.
         split: which of them.
+        keep_duplicates: as in `nelbo evaluate`.
         images: at most so many, drawn at random.
         seed: which of them are drawn.
         resize: crop and resize images of another size.
@@ -52,7 +54,7 @@ def evaluate_autoencoder_run(
     Raises:
         NelboError: images that do not fit.
     """
-    found = check_data(path, source, split)
+    found = check_data(path, source, split, keep_duplicates=keep_duplicates)
     run = AutoencoderRun.load(path, choose_device(device))
     data = data_for_run(found, run, resize=resize, images=images, seed=seed)
     if data.levels != run.data.levels:
@@ -60,6 +62,7 @@ def evaluate_autoencoder_run(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
         )
     mention_skipped(data)
+    mention_duplicates(data)
     scale = RunDirectory(path).evaluation().get("decoder_scale")
     if scale is None:
         scale = fit_scale(run.autoencoder, for_fits_of(check_data(path, None, "train"), run))
@@ -76,6 +79,8 @@ def evaluate_autoencoder_run(
         "run": path,
         "data": data.source,
         "split": split,
+        "conditioned_on": None,
+        "duplicates_left_out": data.left_out,
         "examples": len(data),
         "decoder_scale": scale,
         **dataclasses.asdict(reading),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
-from nelbo.commands.run_data import check_run, load_with_data
+from nelbo.commands.run_data import RunSource, check_run, load_with_data
 from nelbo.errors import NelboError
 from nelbo.suggestions import directories_near
 
@@ -54,8 +54,9 @@ class Fit:
     empty. Checkpoints that ship with nelbo are fitted so."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
-    split: str = "train"
-    """Which images: train, test or all."""
+    split: str | None = None
+    """Which images: validation, the default where there are any, or train; never those for test,
+    on which figures are reported. Of other DATA than the run's, all as well."""
     images: int | None = 300
     """Measure on so many images, drawn at random; "None" takes all."""
     levels: int | None = 100
@@ -85,12 +86,13 @@ class Fit:
             check_not_shipped(self.run_path, "the profile")
 
         from nelbo.diffusion.profile import PROFILE_FILE
+        from nelbo.evidence.given import given_of
 
         if self.out is None:
             check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
-        source = check_run(self.run_path, self.data, self.split)
+        source = self._source()
         device = choose_device(self.computing.device)
-        model, data = load_with_data(source, device, resize=self.resize)
+        source, model, data = self._load(source, device)
         fit_missing_scale(self.run_path, model, data, self.computing.seed)
         profile, autoencoder, spread = self._measure(model, data)
         if self.out is not None:
@@ -105,7 +107,8 @@ class Fit:
                 {
                     "run": self.run_path,
                     "data": data.source,
-                    "split": self.split,
+                    "split": source.split,
+                    **given_of(model, data).to_json(),
                     "examples": profile.examples,
                     "levels_measured": len(profile.levels),
                     "bits_per_dim": bounds,
@@ -117,12 +120,44 @@ class Fit:
                 }
             )
         else:
-            _print_bounds(bounds, profile.examples, error.standard_error)
+            measured = f"{profile.examples:,} {source.split} images"
+            suffix = given_of(model, data).suffix
+            _print_bounds(bounds, measured, error.standard_error, suffix)
             warn_of(error)
             for doubt in doubts:
                 say(f"note: {doubt}")
             where = "" if self.out is None else f" {self.out}"
             show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
+
+    def _source(self) -> RunSource:
+        """The images to measure on: by default those for validation, else those to train on."""
+        if self.split not in (None, "validation", "train", "all"):
+            raise NelboError(
+                f"--split {self.split}: levels are fitted to validation or train images; those for "
+                "test are what figures are reported on"
+            )
+        source = check_run(self.run_path, self.data, self.split or "train")
+        if source.split == "all" and source.own:
+            raise NelboError(
+                "--split all holds the test images of the run, on which figures are reported: give "
+                "validation or train"
+            )
+        by_default = self.split is None and source.validation
+        return replace(source, split="validation") if by_default else source
+
+    def _load(
+        self, source: RunSource, device: torch.device
+    ) -> tuple[RunSource, Diffusion | LatentDiffusion, ImageData]:
+        """The model and the images; by default those to train on where none are for validation."""
+        from nelbo.data.splits import EmptySplitError
+
+        try:
+            return source, *load_with_data(source, device, resize=self.resize)
+        except EmptySplitError:
+            if self.split is not None:
+                raise
+        source = replace(source, split="train")
+        return source, *load_with_data(source, device, resize=self.resize)
 
     def _measure(
         self, model: Diffusion | LatentDiffusion, data: ImageData
@@ -255,12 +290,14 @@ def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[
     return doubts
 
 
-def _print_bounds(bounds: dict[str, dict[str, float]], images: int, error: float) -> None:
+def _print_bounds(
+    bounds: dict[str, dict[str, float]], images: str, error: float, suffix: str
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(
-        caption="expected bits/dim of shorter chains with the optimal variance",
+        caption=f"expected bits/dim{suffix} of shorter chains with the optimal variance",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -273,4 +310,4 @@ def _print_bounds(bounds: dict[str, dict[str, float]], images: int, error: float
     show(table)
     # One image has no spread.
     spread = f"each ± {error:.3f} over images" if math.isfinite(error) else "without an error"
-    show(f"These are of the {images:,} images that were fitted on, {spread}; evaluate others")
+    show(f"These are of the {images} that were fitted on, {spread}; evaluate others")

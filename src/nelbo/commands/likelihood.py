@@ -29,7 +29,9 @@ class Likelihood:
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
     split: str = "test"
-    """Which images: train, test or all."""
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     images: int = 32
     """At most so many images, drawn at random by the seed."""
     resize: bool = False
@@ -69,6 +71,7 @@ class Likelihood:
         from nelbo.estimate import Estimate
         from nelbo.evaluation import chain_of, check_fits, condition_for
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
+        from nelbo.evidence.given import given_of
         from nelbo.report.tables import likelihood_table
 
         if self.dequantization not in (None, *DEQUANTIZATIONS):
@@ -76,7 +79,9 @@ class Likelihood:
         if self.trace not in flow.TRACES:
             raise NelboError(unknown("--trace", self.trace, flow.TRACES))
         flow.check_draws(self.draws, self.trace)
-        source = check_run(self.run_path, self.data, self.split)
+        source = check_run(
+            self.run_path, self.data, self.split, keep_duplicates=self.keep_duplicates
+        )
         device = choose_device(self.computing.device)
         model, data = load_with_data(
             source,
@@ -123,9 +128,12 @@ class Likelihood:
             "bound": (bound.mean().bits_per_dim, float(bound.calls.double().mean())),
             "difference": (Estimate.of(torch.cat(bits) - bound.bits_per_dim), None),
         }
+        given = given_of(model, data)
         files = file_sizes(data.images, data.levels)
         if not self.computing.json:
-            show(likelihood_table(rows))
+            show(likelihood_table(rows, unit=f"bits/dim{given.suffix}"))
+            if given.line:
+                show(given.line)
             if files is not None:
                 show(files.line)
             return
@@ -134,6 +142,8 @@ class Likelihood:
                 "run": self.run_path,
                 "data": data.source,
                 "split": self.split,
+                **given.to_json(),
+                "duplicates_left_out": data.left_out,
                 "examples": len(data),
                 "dequantization": dequantization,
                 "trace": self.trace,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.evidence.file_sizes import FileSizes
+    from nelbo.evidence.given import Given
     from nelbo.latent import LatentDiffusion
     from nelbo.latent_bound import LatentBoundMap
 
@@ -34,7 +35,7 @@ _PRINTED = 10
 # Levels an image: of models of pixels, and of latents.
 _LEVELS = (50, 10)
 # What does not decide the bounds.
-_NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps")
+_NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps", "score")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,13 @@ class Rank:
     """Directory for ranking.csv and ranking.html; a ranking that was cut short goes on there."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
-    split: str = "all"
-    """Which images: train, test or all."""
+    split: str | None = None
+    """Which images: train, validation, test, or all, each marked with its split. By default those
+    for test of what the run was trained on, for what a model has seen surprises it less, and all of
+    other data."""
+    score: Literal["bits", "excess"] = "bits"
+    """Rank by bits/dim, or by their excess over a lossless image file of the same picture, so that
+    what is only busy or colourful is not odd."""
     images: int | None = None
     """Rank at most so many images, drawn at random by the seed; all by default."""
     levels: int | None = None
@@ -74,14 +80,17 @@ class Rank:
 
         import torch
 
-        from nelbo.evidence import rank, write_ranking
+        from nelbo.evidence import excess_bits, rank, write_ranking
         from nelbo.evidence.file_sizes import file_sizes
+        from nelbo.evidence.given import given_of
         from nelbo.evidence.identity import identify_profile
         from nelbo.latent import LatentDiffusion
         from nelbo.report.page import write_html
         from nelbo.report.ranking_page import RankingReport, ranking_page
 
-        source = check_run(self.run_path, self.data, self.split)
+        source = check_run(self.run_path, self.data, self.split or "all", keep_duplicates=True)
+        if self.split is None and source.own:
+            source = replace(source, split="test")
         processes = join_processes(self.computing.device, self.out)
         model, data = load_with_data(
             source,
@@ -97,6 +106,7 @@ class Rank:
         settings = {k: v for k, v in asdict(self).items() if k not in _NO_SETTINGS}
         levels = self.levels or _LEVELS[isinstance(model, LatentDiffusion)]
         settings |= {
+            "split": source.split,
             "seed": self.computing.seed,
             "levels": levels,
             "estimator": "importance",
@@ -123,8 +133,10 @@ class Rank:
         processes.leave()
         if not processes.is_main:
             return
-        order = rank(bound)
-        write_ranking(self.out / TABLE, data, bound)
+        scores = excess_bits(bound, data) if self.score == "excess" else None
+        given = given_of(model, data)
+        order = rank(bound, scores)
+        write_ranking(self.out / TABLE, data, bound, excess=scores)
         count = min(self.shown, max(1, len(order) // 2))
         most, least = order[:count], order.flip(0)[:count]
         shown = data.take(torch.cat([most, least]))
@@ -138,10 +150,12 @@ class Rank:
                 least=least,
                 maps=self._map(model, shown) if self.maps else None,
                 files=files,
+                scores=scores,
+                given=given,
             )
         )
         write_html(page, self.out / PAGE)
-        self._report(data, bound, order, files)
+        self._report(data, bound, order, scores, files, given, source.split)
 
     def _map(
         self, model: Diffusion | LatentDiffusion, shown: ImageData
@@ -150,14 +164,28 @@ class Rank:
             return map_bits(model, shown, self.computing.seed)
 
     def _report(
-        self, data: ImageData, bound: Bound, order: Tensor, files: FileSizes | None
+        self,
+        data: ImageData,
+        bound: Bound,
+        order: Tensor,
+        scores: Tensor | None,
+        files: FileSizes | None,
+        given: Given,
+        split: str,
     ) -> None:
         from nelbo.evidence.file_sizes import sizes_json
 
         bits = bound.bits_per_dim.tolist()
+        mixed = len(set(data.splits or ())) > 1
         captions = data.captions or (None,) * len(data)
         first = [
-            {"name": data.names[i], "caption": captions[i], "bits_per_dim": bits[i]}
+            {
+                "name": data.names[i],
+                "caption": captions[i],
+                "bits_per_dim": bits[i],
+                **({"split": data.splits[i]} if data.splits else {}),
+                **({} if scores is None else {"excess_bits_per_dim": float(scores[i])}),
+            }
             for i in order[:_PRINTED].tolist()
         ]
         if self.computing.json:
@@ -165,7 +193,10 @@ class Rank:
                 {
                     "run": self.run_path,
                     "data": data.source,
+                    "split": split,
                     "images": len(data),
+                    "score": self.score,
+                    **given.to_json(),
                     "bits_per_dim": bound.mean().bits_per_dim.mean,
                     "files": sizes_json(files),
                     "most_surprising": first,
@@ -177,10 +208,15 @@ class Rank:
             return
         for row in first:
             caption = f"  {row['caption']}" if row["caption"] else ""
-            show(f"{row['bits_per_dim']:8.3f} bits/dim  {row['name']}{caption}")
+            of = f"  ({row['split']})" if mixed else ""
+            excess = "" if scores is None else f" ({row['excess_bits_per_dim']:+.3f} over files)"
+            show(
+                f"{row['bits_per_dim']:8.3f} bits/dim{given.suffix}{excess}  "
+                f"{row['name']}{of}{caption}"
+            )
         if len(order) > len(first):
             show(f"     ... and {len(order) - len(first):,} more in {self.out / TABLE}")
-        show(f"{bound.mean().bits_per_dim.mean:8.3f} bits/dim  on average")
+        show(f"{bound.mean().bits_per_dim.mean:8.3f} bits/dim{given.suffix}  on average")
         if files is not None:
             show(files.line)
         show(f"Page: {(self.out / PAGE).resolve().as_uri()}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nelbo.commands.common import mention_skipped
+from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class RunSource:
         own: whether the run was trained on this source.
         validation: whether the source has a validation split; to a run that was trained before
             there was one, its images are for train.
+        keep_duplicates: keep test images that were trained on or chosen by under another name.
     """
 
     run_path: str
@@ -48,9 +49,12 @@ class RunSource:
     split: str
     own: bool
     validation: bool = True
+    keep_duplicates: bool = False
 
 
-def check_run(run_path: str, source: str | None, split: str) -> RunSource:
+def check_run(
+    run_path: str, source: str | None, split: str, *, keep_duplicates: bool = False
+) -> RunSource:
     """The source of the images to read a model on, before either is read.
 
     Raises:
@@ -59,10 +63,12 @@ def check_run(run_path: str, source: str | None, split: str) -> RunSource:
     from nelbo.diffusers_format.pipelines import read_pipeline
 
     read_pipeline(run_path)
-    return check_data(run_path, source, split)
+    return check_data(run_path, source, split, keep_duplicates=keep_duplicates)
 
 
-def check_data(run_path: str, source: str | None, split: str) -> RunSource:
+def check_data(
+    run_path: str, source: str | None, split: str, *, keep_duplicates: bool = False
+) -> RunSource:
     """The source of the images to read a model on: `source`, or what the run was trained on.
 
     Raises:
@@ -94,7 +100,7 @@ def check_data(run_path: str, source: str | None, split: str) -> RunSource:
             f"{run_path} was trained before there was a validation split, on the images that are "
             "one today: give --split test or train"
         )
-    return RunSource(run_path, source, split, own, validation)
+    return RunSource(run_path, source, split, own, validation, keep_duplicates)
 
 
 def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
@@ -140,6 +146,7 @@ def load_with_data(
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
     if not quiet:
         mention_skipped(data)
+        mention_duplicates(data)
     return model, data
 
 
@@ -179,7 +186,13 @@ def data_for_run(
     Raises:
         NelboError: images of another size than the model's without `resize`, or of other channels.
     """
+    from nelbo.data.duplicates import without_duplicates
+    from nelbo.data.splits import TEST
+
     data = _in_size(source, model, resize=resize)
+    if source.split == TEST and source.own:
+        seen = _seen(source, model)
+        data = without_duplicates(data, *seen, keep=source.keep_duplicates)
     return data if images is None else data.subset(images, seed)
 
 
@@ -195,6 +208,18 @@ def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -
         with contextlib.suppress(EmptySplitError):
             return data_for_run(replace(source, split=VALIDATION), model, resize=resize)
     return data_for_run(replace(source, split=TRAIN), model, resize=resize)
+
+
+def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
+    """What the run was trained on and chosen by, as the model takes it; of streams a part."""
+    from nelbo.data.splits import TRAIN, VALIDATION, EmptySplitError
+
+    seen = []
+    for split in (TRAIN, VALIDATION) if source.validation else (TRAIN,):
+        # A small set has no validation split, and broken files may leave none to train on.
+        with contextlib.suppress(EmptySplitError):
+            seen.append(_in_size(replace(source, split=split), model, resize=True))
+    return seen
 
 
 def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:

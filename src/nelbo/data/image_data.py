@@ -43,6 +43,8 @@ class ImageData:
         stream: what to train on instead, where these are only the first images of a set that is
             read as it is needed.
         splits: the split of each image, "train", "validation" or "test"; or None.
+        duplicates: how many images of a test split are in others as well; see `duplicates`.
+        left_out: how many of these were left out here.
         split_note: which images of the source make which split, where its own names do not tell.
 
     Raises:
@@ -65,6 +67,8 @@ class ImageData:
     notes: tuple[str, ...] = ()
     splits: tuple[str, ...] | None = None
     split_note: str | None = None
+    duplicates: int = 0
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:

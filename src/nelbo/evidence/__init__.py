@@ -2,7 +2,7 @@
 
 from nelbo.evidence.classification import Classification, Classifier, classify
 from nelbo.evidence.comparison import Comparison, compare
-from nelbo.evidence.ranking import rank, write_ranking
+from nelbo.evidence.ranking import excess_bits, rank, write_ranking
 
 __all__ = [
     "Classification",
@@ -10,6 +10,7 @@ __all__ = [
     "Comparison",
     "classify",
     "compare",
+    "excess_bits",
     "rank",
     "write_ranking",
 ]

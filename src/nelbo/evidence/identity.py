@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from nelbo.bound_store import fingerprint
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.evaluation import chain_of, told_of
+from nelbo.evaluation import chain_of
+from nelbo.evidence.given import given_of
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.guidance import GuidedNetwork
 from nelbo.text import TextEncoder
@@ -29,7 +30,9 @@ _AT_ONCE = 4096
 
 def identify(model: Diffusion | LatentDiffusion, data: ImageData) -> dict[str, Any]:
     """Everything that decides the bounds of a model on images, by what it is called in messages."""
-    return {**_of_images(data), **_of_model(model), "conditioned on": told_of(model, data) or "-"}
+    what = given_of(model, data).what
+    conditioned = f"the {what}" if what else "-"
+    return {**_of_images(data), **_of_model(model), "conditioned on": conditioned}
 
 
 def identify_profile(model: Diffusion | LatentDiffusion) -> str:

@@ -1,4 +1,10 @@
-"""Which images surprise a model: a table of their bounds, the most surprising first."""
+"""Which images surprise a model: a table of their bounds, the most surprising first.
+
+Images that are busy or colourful cost any model more than plain ones, odd or not. What a
+general-purpose lossless coder takes for the same picture tells how much of the cost is that;
+the excess over it is the score that is left (Serrà et al. 2020, "Input complexity and
+out-of-distribution detection with likelihood-based generative models", eq. 3).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +12,51 @@ import csv
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.bound import Bound
 from nelbo.data import ImageData
 from nelbo.errors import NelboError
+from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
 from nelbo.networks.files import atomic_file
 
 COLUMNS = ("rank", "name", "bits_per_dim", "monte_carlo_error", "label", "caption")
+# Which of the images' splits they are of, where that is known; and the score where it is another.
+_SPLIT, _EXCESS = "split", "excess_bits_per_dim"
 
 
-def rank(bound: Bound) -> Int[Tensor, " images"]:
-    """The indices of the images from the most surprising, by bits/dim, to the least.
+def excess_bits(bound: Bound, data: ImageData) -> Float[Tensor, " images"]:
+    """Bits/dim of each image above what the smaller of PNG and lossless WebP takes, headers aside.
+
+    Raises:
+        NelboError: images that are neither grey nor RGB.
+    """
+    files = torch.stack(
+        [sizes_of_each(data.images, data.levels, kind)[1] for kind in (PNG, WEBP)]
+    ).amin(0)
+    return bound.bits_per_dim.detach().cpu().double() - 8 * files / bound.dims
+
+
+def rank(bound: Bound, scores: Float[Tensor, " images"] | None = None) -> Int[Tensor, " images"]:
+    """The indices of the images from the most surprising to the least.
+
+    By bits/dim or, where given, by other scores of each, such as `excess_bits`.
 
     An image whose bound is not a number comes first: it is what a user should look at.
     """
-    bits = bound.bits_per_dim.detach().cpu().double()
+    bits = (bound.bits_per_dim if scores is None else scores).detach().cpu().double()
     return bits.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
 
 
-def write_ranking(path: Path, data: ImageData, bound: Bound, *, ranked: bool = True) -> None:
+def write_ranking(
+    path: Path,
+    data: ImageData,
+    bound: Bound,
+    *,
+    ranked: bool = True,
+    excess: Float[Tensor, " images"] | None = None,
+) -> None:
     """Write a CSV file with a row an image: its rank, name, bits/dim and Monte Carlo error.
 
     Args:
@@ -34,13 +64,14 @@ def write_ranking(path: Path, data: ImageData, bound: Bound, *, ranked: bool = T
         data: the images.
         bound: their bounds, in the same order.
         ranked: the most surprising first, or in the order of the data.
+        excess: `excess_bits` of each, to rank by instead, in a column of its own.
 
     Raises:
         NelboError: bounds of another number than images, or a file that cannot be written.
     """
     if len(data) != len(bound):
         raise NelboError(f"{len(bound)} bounds were given for {len(data)} images")
-    order = rank(bound)
+    order = rank(bound, excess)
     place = torch.empty_like(order)
     place[order] = torch.arange(1, len(order) + 1)
     bits = bound.bits_per_dim.detach().cpu().tolist()
@@ -53,7 +84,8 @@ def write_ranking(path: Path, data: ImageData, bound: Bound, *, ranked: bool = T
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            more = ([_SPLIT] if data.splits else []) + ([] if excess is None else [_EXCESS])
+            writer.writerow((*COLUMNS, *more))
             for i in rows:
                 writer.writerow(
                     (
@@ -63,6 +95,8 @@ def write_ranking(path: Path, data: ImageData, bound: Bound, *, ranked: bool = T
                         f"{error[i]:.3g}",
                         _label(data, i),
                         data.captions[i] or "" if data.captions is not None else "",
+                        *([data.splits[i]] if data.splits else []),
+                        *([] if excess is None else [f"{float(excess[i]):.6g}"]),
                     )
                 )
     except OSError as error_:

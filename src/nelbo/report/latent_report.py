@@ -17,6 +17,7 @@ from nelbo.data.image_data import ImageData
 from nelbo.errors import NelboError
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
+from nelbo.evidence.given import given_of
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.latent import LatentDiffusion
 from nelbo.latent_bound import LatentBound, LatentBoundSummary
@@ -144,19 +145,20 @@ def _header(report: LatentReport) -> str:
         summary = report.bound.mean()
         total, raw = summary.bits_per_dim, math.log2(report.evaluated.levels)
         costs = {name: cost for name, cost in summary.in_bits.items() if name != "total"}
-        told = "captions" if model.text is not None else "classes" if model.num_classes else ""
+        given = given_of(model, report.evaluated)
         meaning = (
             "What the model pays for one value of a held-out image: a bound on its code length, "
             "comparable with that of a diffusion model of pixels. Lower is better."
         )
-        if told:
-            meaning += f" The model is told the {told} of the images, which is not counted."
+        if given.what:
+            meaning += f" The model is conditioned on {given.fact}, which is not counted."
         spread = total.standard_error
         error = f"± {number(spread, 3)} " if math.isfinite(spread) else ""
         whole = raw, f"{number(raw, 2)}, the pixels as they are"
         headline = (
-            f'<p class="headline"><b>{number(total.mean, 3)}</b><span>{error}bits/dim, test bound'
-            f'</span></p><p class="meaning">{escape(meaning)}</p>'
+            f'<p class="headline"><b>{number(total.mean, 3)}</b>'
+            f"<span>{error}bits/dim{given.suffix}, test bound</span></p>"
+            f'<p class="meaning">{escape(meaning)}</p>'
             + fragments.cost_bar(costs, "bits/dim", whole)
         )
     facts: dict[str, Any] = {}

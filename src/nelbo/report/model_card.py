@@ -188,6 +188,8 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
     splits = measured_splits(evaluation)
     if not splits:
         return ""
+    given = evaluation[splits[0]].get("conditioned_on")
+    unit += f" given the {given}" if given else ""
     rows = [
         "| term | " + " | ".join(f"{split}, {unit}" for split in splits) + " |",
         "|---|" + "---:|" * len(splits),
@@ -197,10 +199,14 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
         cells = [_cell(evaluation[split]["bits_per_dim"][term]) for split in splits]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
+    told = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
+    left_out = sum(evaluation[split].get("duplicates_left_out", 0) for split in splits)
+    if left_out:
+        told += f" {left_out:,} test images that are training or validation images are left out."
     return "\n".join(
         [
             "The negative evidence lower bound by its terms, mean over images "
-            f"({counts}) ± standard error.",
+            f"({counts}) ± standard error.{told}",
             "",
             *rows,
             *(line for some in files_lines(evaluation) for line in ("", some)),

@@ -11,6 +11,7 @@ from torch import Tensor
 from nelbo.bound import Bound, BoundMap
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import FileSizes
+from nelbo.evidence.given import Given
 from nelbo.latent_bound import LatentBoundMap
 from nelbo.report import fragments, plots
 from nelbo.report.beside import file_bars
@@ -32,6 +33,8 @@ class RankingReport:
         least: indices of the least surprising ones, in order.
         maps: where the bits of `most` and then `least` go, if they are to be shown.
         files: what image files of them take.
+        scores: the excess of each over image files, where they are ranked by that.
+        given: what the bits are conditioned on.
     """
 
     model_name: str
@@ -41,21 +44,27 @@ class RankingReport:
     least: Int[Tensor, " least"]
     maps: BoundMap | LatentBoundMap | None = None
     files: FileSizes | None = None
+    scores: Tensor | None = None
+    given: Given | None = None
 
 
 def ranking_page(report: RankingReport) -> str:
     """The ranking as HTML."""
     summary = report.bound.mean().bits_per_dim
     title = f"What surprises {report.model_name}"
+    suffix = "" if report.given is None else report.given.suffix
+    ranked_by = ""
+    if report.scores is not None:
+        ranked_by = "; ranked by the excess over the smaller of PNG and lossless WebP"
     header = (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="subtitle">{len(report.data):,} images of {escape(report.data.source)}, '
-        f"{number(summary.mean, 3)} bits/dim on average</p></header>"
+        f"{number(summary.mean, 3)} bits/dim{suffix} on average{ranked_by}</p></header>"
     )
     colors, scale = map_colors(report.maps)
     half = len(report.most)
     most, least = (
-        with_bits(report.data, report.bound, chosen, under, linked=True)
+        with_bits(report.data, report.bound, chosen, under, linked=True, scores=report.scores)
         for chosen, under in (
             (report.most, None if colors is None else colors[:half]),
             (report.least, None if colors is None else colors[half:]),

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nelbo.evidence.given import Given, given_of
 from nelbo.report import curves, fragments, plots
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import compact, number, setting
@@ -44,11 +45,16 @@ def _headline(report: RunReport) -> str:
             f"{summary.dims:,} values of {report.pixel_levels} levels take "
             f"{number(raw * summary.dims, 0)} as they are. Lower is better."
         )
-    if report.model.num_classes:
-        meaning += " The model is told the class of each image, which is not counted."
+    if report.evaluated is None:
+        given = Given("class" if report.model.num_classes else "", 0, 0)
+    else:
+        given = given_of(report.model, report.evaluated)
+    if given.what:
+        meaning += f" The model is conditioned on {given.fact}, which is not counted."
     return (
         f'<p class="headline"><b>{number(bits.mean, 3)}</b>'
-        f"<span>{spread}{report.unit}, {escape(report.headline or '')} bound</span></p>"
+        f"<span>{spread}{report.unit}{given.suffix}, {escape(report.headline or '')} bound</span>"
+        "</p>"
         f'<p class="meaning">{escape(meaning)}</p>'
         f"{fragments.cost_bar(costs, report.unit, whole)}"
     )

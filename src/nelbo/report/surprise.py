@@ -26,6 +26,7 @@ def with_bits(
     places: Sequence[tuple[int, int]] | None = None,
     *,
     linked: bool = False,
+    scores: Tensor | None = None,
 ) -> str:
     """Some of the images in a row that wraps, with bits/dim and caption or name, and a map between.
 
@@ -38,13 +39,17 @@ def with_bits(
         under: a picture to go below each.
         places: the first and the last place that each may have, to stand beside them, too.
         linked: link each to its file, where it has one.
+        scores: what each was ranked by, to stand in place of bits/dim.
     """
     shown = data.take(chosen)
-    bits = bound.bits_per_dim.detach().cpu()[chosen].tolist()
+    values = bound.bits_per_dim if scores is None else scores
+    bits = values.detach().cpu()[chosen].tolist()
     variance = bound.monte_carlo_variance.detach().cpu()[chosen]
     errors = (variance.sqrt() / bound.nats_per_bit_per_dim).tolist()
     captions = shown.captions or [None] * len(shown)
     names = [caption or name for caption, name in zip(captions, shown.names, strict=True)]
+    if len(set(data.splits or ())) > 1 and shown.splits is not None:
+        names = [f"{name} ({split})" for name, split in zip(names, shown.splits, strict=True)]
     labels = [(number(value, 2), name) for value, name in zip(bits, names, strict=True)]
     known = [f" ± {number(error, 2)}" if math.isfinite(error) else "" for error in errors]
     if places is not None:

@@ -143,13 +143,15 @@ def error_line(estimate: Estimate, unit: str, decimals: int = BITS_DECIMALS) -> 
     )
 
 
-def likelihood_table(rows: Mapping[str, tuple[Estimate, float | None]]) -> Table:
+def likelihood_table(
+    rows: Mapping[str, tuple[Estimate, float | None]], unit: str = "bits/dim"
+) -> Table:
     """Bits per dimension by the flow and by the bound, with network evaluations an image."""
     table = Table(
         caption="mean over images ± standard error", caption_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("")
-    table.add_column("bits/dim", justify="right")
+    table.add_column(unit, justify="right")
     table.add_column("evaluations\nan image", justify="right")
     for name, (estimate, evaluations) in rows.items():
         calls = "" if evaluations is None else number(evaluations, 0)

@@ -126,7 +126,7 @@ class AutoencoderRecipe(Recipe):
             run,
             train=self.images.train,
             for_fits=self.images.for_fits,
-            test=self.images.test,
+            test=self.images.reported,
             asked=asked,
             seconds=seconds,
             seed=seed,

@@ -13,6 +13,7 @@ import tyro
 
 from nelbo.commands.common import (
     choose_device,
+    mention_duplicates,
     mention_skipped,
     print_json,
     results_to,
@@ -307,6 +308,7 @@ class TrainCommand(ABC):
         if self.start_from is not None:
             say(f"Training on from the model of {self.start_from} (--model {self.trains})")
         mention_skipped(images.train, images.validation, images.test)
+        mention_duplicates(images.reported)
         self._mention_splits(images)
         if self.kind == "auto" and self.trains == "pixel" and images.train.has_captions:
             say(

@@ -82,7 +82,7 @@ class LatentRecipe(Recipe):
     ) -> None:
         self.samples = samples
         self.settings = _found_again(settings)
-        self.train, self.test = images.train, images.test
+        self.train, self.test = images.train, images.reported
         self.label_names = images.train.label_names if latent_model.num_classes else ()
         self.data: LatentData = latents
         self._latent_model = latent_model
@@ -90,7 +90,7 @@ class LatentRecipe(Recipe):
             latent_model, condition_dropout=condition_dropout
         )
         self._validation = Validation(images.validation)
-        self._shown = held_out_prompts(images.test) if latent_model.text is not None else []
+        self._shown = held_out_prompts(self.test) if latent_model.text is not None else []
 
     def whole(self, trained: PriorObjective) -> LatentDiffusion:
         """The autoencoder with this prior and text encoder."""

@@ -25,6 +25,7 @@ from nelbo.commands.training.refinement import (
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.extremes import Extremes, find_extremes
+from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.latent import LatentDiffusion
@@ -95,6 +96,8 @@ def finish_latent(
     summary = whole.bound.mean()
     assert isinstance(summary, LatentBoundSummary)
     table_to.print(bound_table({"test": summary}))
+    if line := given_of(model, whole.data).line:
+        table_to.print(line, soft_wrap=True)
     table_to.print(evaluated_text({"test": whole}, splits), soft_wrap=True)
     mention_files({"test": sizes_of(whole)}, table_to)
     bits = summary.in_bits
@@ -202,6 +205,7 @@ class _End:
             pairs=beside_reconstructions(model.autoencoder, test.subset(_RECONSTRUCTED, self.seed)),
             closer=closer,
             facts=training_facts(notes, run.course())
+            | data_facts(model, evaluated.data)
             | (told if self.prompts or model.num_classes else {}),
             metrics=run.course(),
             loss=_loss(notes, model),

@@ -58,7 +58,7 @@ class PixelRecipe(Recipe):
         self.samples = samples
         self.model: Diffusion | ContinuousDiffusion = model
         self.data: ImageData = images.train
-        self.test = images.test
+        self.test = images.reported
         self.settings = settings
         self.label_names = images.train.label_names if _chain(model).num_classes else ()
         self._validation = Validation(images.validation)

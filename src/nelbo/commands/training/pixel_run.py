@@ -27,6 +27,7 @@ from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.extremes import Extremes, find_extremes
+from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.report.formatting import duration
@@ -95,6 +96,8 @@ def finish(
         )
     refine(whole, _BOUND * allowance.left)
     table_to.print(bound_table({split: e.bound.mean() for split, e in whole.items()}))
+    if line := given_of(model, whole["test"].data).line:
+        table_to.print(line, soft_wrap=True)
     table_to.print(evaluated_text(whole, splits), soft_wrap=True)
     mention_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
     call = whole["test"].call_seconds
@@ -187,7 +190,7 @@ class _End:
             evaluated=test,
             closer=closer,
             metrics=run.course(),
-            facts=training_facts(notes, run.course()),
+            facts=training_facts(notes, run.course()) | data_facts(model, test),
             settings=settings_that_apply(
                 {
                     "run": {"source": notes["source"], **notes["trained"]},

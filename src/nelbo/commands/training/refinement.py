@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nelbo.commands.common import counting_progress
 from nelbo.commands.evaluation_progress import cost_json
 from nelbo.evaluation import chain_of
+from nelbo.evidence.given import given_of
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.report.tables import bound_json
@@ -80,6 +81,8 @@ def evaluation_json(
     """The bound of each split and what it took, for evaluation.json."""
     return {
         split: {
+            **given_of(evaluation.model, evaluation.data).to_json(),
+            "duplicates_left_out": splits[split].left_out,
             **cost_json(evaluation.bound, evaluation.model, evaluation.calls),
             "images_of_split": len(splits[split]),
             **bound_json(evaluation.bound.mean()),

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from nelbo.commands.training.run_facts import passes_text, verdict
 from nelbo.commands.training.watch import Watch
 from nelbo.data import ImageData, load_data
 from nelbo.data.credits import ORIGIN
+from nelbo.data.duplicates import without_duplicates
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute
 from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
@@ -84,6 +85,12 @@ class TrainingImages:
         with contextlib.suppress(EmptySplitError):
             return cls(place, train, like(VALIDATION), test)
         return cls(place, train, train, test, TRAIN)
+
+    @cached_property
+    def reported(self) -> ImageData:
+        """The test images that are in no other split, which figures are reported on."""
+        seen = [self.train, self.validation] if self.watched == VALIDATION else [self.train]
+        return without_duplicates(self.test, *seen)
 
     @property
     def for_fits(self) -> ImageData:
