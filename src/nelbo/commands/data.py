@@ -105,6 +105,7 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
         "images": len(data),
         "splits": {name: len(split) for name, split in splits.items()},
         "split_note": data.split_note,
+        "test_duplicates": _test_duplicates(splits),
         "shape": {"channels": channels, "height": height, "width": width},
         "levels": data.levels,
         "labels": _labels(data, splits),
@@ -114,6 +115,14 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
         "notes": list(data.notes),
         "credit": data.credit,
     }
+
+
+def _test_duplicates(splits: dict[str, ImageData]) -> int:
+    """How many test images have the pixels of images of other splits."""
+    from nelbo.data.duplicates import is_among
+
+    others = [data for split, data in splits.items() if split != "test"]
+    return int(is_among(splits["test"], *others).sum()) if "test" in splits else 0
 
 
 def write_sheet(data: ImageData, path: Path, images: int) -> None:
@@ -193,6 +202,9 @@ def _facts(content: dict[str, Any]) -> Table:
         "source": content["source"],
         "images": f"{content['images']:,}" + (f" ({splits})" if splits else ""),
         "splits": content["split_note"],
+        "duplicates": f"{content['test_duplicates']:,} test images are in train or validation, too"
+        if content["test_duplicates"]
+        else None,
         "shape": f"{shape['channels']}×{shape['height']}×{shape['width']}",
         "levels": str(content["levels"]),
         "classes": str(len(content["labels"])) if content["labels"] else "none",

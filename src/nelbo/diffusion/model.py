@@ -308,6 +308,9 @@ class Diffusion(TractableMHVAE):
     ) -> Diffusion:
         """The model with classifier-free guidance; itself where the scale is 1.
 
+        Its bound is that of the guided chain, a valid MHVAE whose decoder is the guided network,
+        and not that of the model which was trained: guidance sharpens samples and costs bits.
+
         Args:
             guidance: the guidance scale, or a `Guidance` with an interval and rescale.
             unconditional: what to guide away from, for each example or, with batch size 1, for
