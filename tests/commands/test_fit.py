@@ -162,7 +162,7 @@ def test_the_table_has_an_error_and_says_whose_images_it_is_of(fitted, capsys):
     main(["fit", str(fitted), "--images", "40", "--levels", "None", "--json"])
     printed = json.loads(capsys.readouterr().out)
     error = printed["standard_error"]
-    assert "of the 40 images that were fitted on" in shown
+    assert "of the 40 validation images that were fitted on" in shown
     assert f"each ± {error:.3f} over images" in shown
     assert printed["of_the_images_fitted_on"] is True
     # The spread over more training images of the model's own bound, at every level.
