@@ -145,7 +145,7 @@ def test_rank_shows_captions_and_maps(run, on, tmp_path, capsys):
         row["caption"] for row in printed["most_surprising"]
     ]
     page = (out / "ranking.html").read_text()
-    assert page.count("its map") == 6
+    assert page.count('alt="where the bits of ') == 6
     assert rows[0]["caption"] in page
 
 
