@@ -61,15 +61,6 @@ def test_stable_diffusion_has_a_bound_on_captioned_images(stable, monkeypatch):
     prompts = ["red cat", "dog", "", "", "cat"]
     torch.testing.assert_close(torch.cat(text), model.text.encode(prompts))
     assert len(set(seeds)) == 3
-    # An exact bound on the same images and captions, with noise of its own, agrees.
-    with torch.no_grad():
-        x = model.data.to_network(data.images).repeat(40, 1, 1, 1)
-        condition = model.condition_on(prompts * 40)
-        many = whole(model, x, condition, generator=torch.Generator().manual_seed(7))
-    per_image, bits = many.bits_per_dim.view(40, 5).double(), again.bits_per_dim.double()
-    error = (again.monte_carlo_variance.double().sqrt() / again.nats_per_bit_per_dim).clamp(1e-3)
-    error = (error.square() + per_image.var(0) / 40).sqrt()
-    assert ((bits - per_image.mean(0)).abs() < 6 * error).all()
 
 
 def test_images_without_captions_are_told_the_empty_prompt(stable):
