@@ -217,7 +217,7 @@ def test_compare_a_model_of_latents_with_one_of_pixels(run, on, tmp_path, capsys
     assert first == pytest.approx(ranked["bits_per_dim"], rel=1e-5)
     main([str(argument) for argument in arguments])
     shown = capsys.readouterr().out
-    assert f"{run} is told the caption of each image" in shown
+    assert f"{run} is conditioned on the caption of each image" in shown
     assert "is told nothing of each image" in shown
 
 
