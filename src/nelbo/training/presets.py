@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nelbo.errors import NelboError
 from nelbo.suggestions import unknown
@@ -32,7 +32,7 @@ PRESETS = {
     "likelihood": Preset({"objective": "clipped"}, {"schedule": "geometric"}),
     "pictures": Preset({"objective": "min_snr"}, {"schedule": "cosine"}),
 }
-DEFAULT_PRESET = "both"
+DEFAULT_PRESET: Literal["both"] = "both"
 # Pixels of so few levels need no preset for the smallest noise, which a level is as wide as; where
 # none of preset, objective and schedule is given, they have the bound.
 FEW_LEVELS = 32
