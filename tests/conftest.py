@@ -27,6 +27,14 @@ def own_cache(tmp_path_factory) -> None:
     os.environ["NELBO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def little_time_after_training() -> None:
+    """Hundreds of runs of a few steps need not be evaluated as closely as users' runs are."""
+    from nelbo.commands.training import allowance
+
+    allowance.LEAST = 2.0
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

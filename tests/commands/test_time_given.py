@@ -35,6 +35,12 @@ BRIEF += ["--sample-steps", "2"]
 EXACT = ["--threads", "1", "--precision", "fp32"]
 
 
+@pytest.fixture(autouse=True)
+def usual_time(monkeypatch) -> None:
+    """What users have; see `little_time_after_training`."""
+    monkeypatch.setattr(allowance, "LEAST", 20.0)
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     """How many images each call of a UNet that is not learning has seen."""

@@ -34,6 +34,8 @@ _LARGEST_BATCH = 64
 _PILOT_SHARE = 0.2
 # A Monte Carlo error of this share of the whole error is no part of it to speak of: 0.5%.
 _NEGLIGIBLE = 0.1
+# Draws of levels of an image at most, or those of the whole chain where it is longer.
+_MOST_LEVELS = 128
 # A round that takes this much longer than expected is given up.
 _PATIENCE = 1.5
 
@@ -44,8 +46,9 @@ class TimedEvaluation:
     The images come in an order drawn at random, so that those that have been evaluated are a sample
     of all. Each is first evaluated at a few levels, drawn where a pilot finds them to matter
     (`Importance`). Once all have been, rounds over all of them add levels, up to where the Monte
-    Carlo error is a tenth of the whole error. With a spread :math:`\sigma` over images and a Monte
-    Carlo variance :math:`v / K` of each at K levels, n images have the variance
+    Carlo error is a tenth of the whole error, or each image has had as many draws as the chain has
+    levels, the price of reading every one, and at least 128. With a spread :math:`\sigma` over
+    images and a Monte Carlo variance :math:`v / K` of each at K levels, n images have the variance
     :math:`(\sigma^2 + v/K)/n` in n K calls: more images are worth more than more levels, as long
     as there are any.
 
@@ -155,7 +158,13 @@ class TimedEvaluation:
         bits = self.bound.mean().bits_per_dim
         if not math.isfinite(bits.standard_error):  # one image, or a bound that is not finite
             return True
+        if int(self.bound.level_calls[0]) >= self._most_levels:
+            return True
         return bits.monte_carlo_error <= _NEGLIGIBLE * bits.standard_error
+
+    @property
+    def _most_levels(self) -> int:
+        return max(_MOST_LEVELS, chain_of(self.model).num_levels)
 
     def refine(self, seconds: float) -> Iterator[TimedEvaluation]:
         """Evaluate more, for about so many seconds; itself after each batch.
@@ -251,6 +260,7 @@ class TimedEvaluation:
         left = (end - self._clock()) / (len(bound) * self._call_seconds)
         calls = min(2 * have, int(left))
         first, levels = _shared_out(bound, calls)
+        levels = min(levels, self._most_levels)
         if levels < 2:
             return False
         self._rounds += 1
