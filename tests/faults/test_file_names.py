@@ -15,6 +15,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.data.splits import share
 from tests.commands.conftest import TINY
+from tests.faults.conftest import BRIEF
 from tests.faults.test_mistakes import mistake
 
 LATIN = os.fsdecode(b"n\xe9e")
@@ -37,9 +38,15 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder) -> Path:
     out = folder.parent / "run"
-    options = ["--size", "8", "--class-conditional", "--evaluate-images", "4"]
+    options = ["--size", "8", "--class-conditional", *BRIEF]
     main(["train", str(folder), "--out", str(out), "--steps", "3", *options, *TINY])
     return out
+
+
+def names(table: Path) -> set[str]:
+    """The pictures that a table names."""
+    with table.open(encoding="utf-8", newline="") as opened:
+        return {row["name"] for row in csv.DictReader(opened)}
 
 
 def test_names_are_shown_in_ascii_and_split_as_they_are(folder):
@@ -67,10 +74,11 @@ def test_every_command_reads_and_writes_them(folder, run, tmp_path, capsys):
     main(["evaluate", str(run), *options, str(tmp_path / "bounds")])
     main(["rank", str(run), *options, str(tmp_path / "ranking")])
     main(["classify", str(run), "--split", "all", "--draws", "2", "--out", str(tmp_path / "c.csv")])
-    for file in (tmp_path / "ranking" / "ranking.csv", tmp_path / "c.csv"):
-        with file.open(encoding="utf-8", newline="") as opened:
-            names = {row["name"] for row in csv.DictReader(opened)}
-        assert r"c\xe9t/p\xff3.png" in names
+    everything = {rf"{kind}/p\xff{i}.png" for kind in (r"c\xe9t", "dog") for i in range(10)}
+    assert names(tmp_path / "c.csv") == everything
+    ranked = names(tmp_path / "ranking" / "ranking.csv")
+    assert ranked == set(load_data(str(folder), "test", size=8).names) & everything
+    assert r"c\xe9t/p\xff4.png" in ranked
     assert (tmp_path / "ranking" / "ranking.html").read_text("utf-8")
     assert (tmp_path / "bounds" / "images.csv").read_text("utf-8")
     main(["train", "--resume", "--out", str(run), "--steps", "4"])

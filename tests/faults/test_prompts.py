@@ -23,7 +23,8 @@ def stable(tmp_path_factory) -> Path:
 
 
 def draw(*arguments: object) -> None:
-    main(["sample", *map(str, arguments), "-n", "2", "--steps", "1"])
+    # Trailing, as the single step is to start where the noise is.
+    main(["sample", *map(str, arguments), "-n", "2", "--steps", "1", "--spacing", "trailing"])
 
 
 def test_of_a_long_prompt_what_is_dropped_is_shown_and_the_rest_is_drawn(stable, tmp_path, capsys):
