@@ -157,11 +157,14 @@ def test_images_are_drawn_at_random_by_the_seed(run_path, tmp_path, capsys):
     for seed in (0, 7):
         out = tmp_path / str(seed)
         seeded = [*common, "--seed", seed]
-        alone = run_json(capsys, "evaluate", run_path, *seeded, "--out", out)
+        run_json(capsys, "evaluate", run_path, *seeded, "--out", out)
         names = [row["name"] for row in table(out / "images.csv")]
         assert names == list(digits.subset(12, seed).names)
         assert names != list(digits.names[:12])
-        pair = run_json(capsys, "compare", "digits", "--runs", run_path, run_path, *seeded)
+        # Of every level, which no command draws otherwise than another.
+        every = ["--images", 12, "--seed", seed, "--levels"]
+        pair = run_json(capsys, "compare", "digits", "--runs", run_path, run_path, *every, 19)
+        alone = run_json(capsys, "evaluate", run_path, *every, "all")
         mean = alone["bits_per_dim"]["total"]["mean"]
         assert [run["bits_per_dim"] for run in pair["runs"]] == pytest.approx([mean, mean])
         flow = run_json(capsys, "likelihood", run_path, *seeded, "--tolerance", 0.1)

@@ -92,7 +92,11 @@ def test_animation_ends_in_the_grid_and_rests_there(run_path, tmp_path, suffix, 
     assert np.abs(first - last).max() > 50
 
 
-def test_results_go_to_standard_output_and_progress_to_standard_error(run_path, tmp_path, capsys):
+def test_results_go_to_standard_output_and_progress_to_standard_error(
+    run_path, tmp_path, capsys, monkeypatch
+):
+    # A file gets a line of progress a minute: every step takes one here.
+    monkeypatch.setattr("nelbo.commands.common._MINUTE", 0.0)
     arguments = [
         "sample",
         str(run_path),
@@ -107,7 +111,8 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(run_path, 
     shown = capsys.readouterr()
     assert shown.out.startswith("2 images in ")
     assert "images/s" in shown.out
-    assert "Sampling 2 images" in shown.err
+    assert "Sampling 2 images: 1 of " in shown.err
+    assert "Sampling 2 images" not in shown.out
     main([*arguments, "--json"])
     assert json.loads(capsys.readouterr().out)["images"] == 2
 

@@ -170,10 +170,11 @@ class Evaluate:
 
     def _evaluate_autoencoder(self) -> bool:
         """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
-        from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
-
         if not holds_autoencoder_alone(self.run_path):
             return False
+        # Which has the plots of a report with it.
+        from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
+
         for name in ("error", "levels", "steps", "out"):
             if getattr(self, name) is not None:
                 raise NelboError(

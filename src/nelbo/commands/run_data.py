@@ -76,10 +76,10 @@ def check_data(
     """
     from nelbo.data.sources import absolute, check_source, is_local, is_path
     from nelbo.data.splits import VALIDATION
-    from nelbo.training.run_directory import RunDirectory
+    from nelbo.training.run_directory import RunDirectory, predates_validation
 
-    run = RunDirectory(run_path)
-    remembered = run.notes().get("source")
+    notes = RunDirectory(run_path).notes()
+    remembered = notes.get("source")
     source = source or remembered
     if source is None:
         raise NelboError(f"{run_path} does not say what it was trained on: give --data")
@@ -94,7 +94,7 @@ def check_data(
         )
     check_source(source, split)
     own = remembered is not None and absolute(source) == absolute(remembered)
-    validation = not (own and run.predates_validation)
+    validation = not (own and predates_validation(notes))
     if split == VALIDATION and not validation:
         raise NelboError(
             f"{run_path} was trained before there was a validation split, on the images that are "

@@ -342,13 +342,17 @@ class RunDirectory:
     @property
     def predates_validation(self) -> bool:
         """Whether nelbo trained it before there was a validation split, on what is one today."""
-        notes = self.notes()
-        return "source" in notes and "splits" not in notes
+        return predates_validation(self.notes())
 
     def notes(self) -> dict[str, Any]:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
+
+
+def predates_validation(notes: Mapping[str, Any]) -> bool:
+    """Whether what nelbo.json says is from before there was a validation split."""
+    return "source" in notes and "splits" not in notes
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
