@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nelbo.cli import main
 from tests.commands.test_evidence import run_json, table
 from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
@@ -139,13 +140,37 @@ def _rank(place: Path):
     return ["rank", place / "model", "--split", "all", *common]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("command", [_evaluate, _rank])
-def test_what_was_evaluated_has_changed(command, change, original, tmp_path, capsys):
-    place = tmp_path / "place"
+@pytest.fixture(scope="module", params=[_evaluate, _rank])
+def evaluated(request, original, tmp_path_factory):
+    """A command, where its images were evaluated, and a copy of all of that."""
+    place = tmp_path_factory.mktemp("evaluated") / "place"
     shutil.copytree(original, place)
+    main([*map(str, request.param(place)), "--json"])
+    kept = place.with_name("kept")
+    shutil.copytree(place, kept)
+    return request.param, place, kept
+
+
+@pytest.fixture
+def command_and_place(evaluated):
+    command, place, kept = evaluated
+    shutil.rmtree(place)
+    shutil.copytree(kept, place)
+    return command, place
+
+
+def test_what_was_evaluated_is_the_same(command_and_place, capsys):
+    command, place = command_and_place
+    again = run_json(capsys, *command(place))
+    shutil.rmtree(place / "ev")
     first = run_json(capsys, *command(place))
-    assert run_json(capsys, *command(place)) | {"calls_stored": 0} == first | {"calls_stored": 0}
+    cost = {"calls": 0, "calls_per_image": 0, "calls_stored": 0}
+    assert again | cost == first | cost
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_evaluated_has_changed(change, command_and_place, capsys):
+    command, place = command_and_place
     CHANGES[change](place)
     message = mistake(capsys, *command(place))
     assert "holds an evaluation with" in message
@@ -182,11 +207,16 @@ def test_what_is_read_from_the_store_was_not_evaluated_again(original, tmp_path,
     shutil.copytree(original, place)
     first = run_json(capsys, *_evaluate(place, "--batch-size", "2"))
     assert first["calls_stored"] == 0
-    # Four images, twice at level 1 and at two levels above.
-    assert first["calls"] == 16
+    # Four images, twice at level 1 and at two levels above; the pilot, at each of the 19 above.
+    assert first["calls"] == 16 + 4 * 19
+    # No pilot where nothing is left to be drawn.
+    again = run_json(capsys, *_evaluate(place, "--batch-size", "2"))
+    assert again["calls_stored"] == again["calls"] == 16
+    assert again["bits_per_dim"] == first["bits_per_dim"]
     (place / "ev/bounds/00-000001.safetensors").unlink()
     again = run_json(capsys, *_evaluate(place, "--batch-size", "2"))
     assert again["calls_stored"] == 8
+    assert again["calls"] == first["calls"]
     assert again["bits_per_dim"] == first["bits_per_dim"]
 
 
