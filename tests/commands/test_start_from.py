@@ -205,7 +205,7 @@ def test_the_scale_of_the_decoder_is_that_of_the_new_images(latent, tmp_path):
     out = tmp_path / "out"
     main(["train", str(folder), "--start-from", str(latent), *MORE, *STILL, "--out", str(out)])
     model = nelbo.load(out)
-    expected = fit_scale(model.autoencoder, load_data(str(folder), "train", size=8))
+    expected = fit_scale(model.autoencoder, load_data(str(folder), "validation", size=8))
     assert model.decoder_scale == pytest.approx(expected, rel=1e-4)
     assert model.decoder_scale != pytest.approx(nelbo.load(latent).decoder_scale, rel=1e-2)
     # Also where the run was killed while its first model was written.

@@ -18,11 +18,13 @@ from nelbo import LatentDiffusion, model_directory
 from nelbo.cli import main
 from nelbo.commands.training.autoencoder_recipe import beside_reconstructions
 from nelbo.commands.training.latent_recipe import new_latent_model
+from nelbo.commands.training.session import TrainingImages
 from nelbo.data import load_data
-from nelbo.evaluation import evaluate
+from nelbo.estimators import Importance, proposal_from
+from nelbo.evaluation import evaluate, pilot
 from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM
-from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
+from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
 from nelbo.training.build_latent import build_autoencoder, build_latent_model
 from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import LatentSettings
@@ -38,7 +40,12 @@ AUTOENCODER = [
     *("--model", "autoencoder", "--widths", "8", "16", "--latent-channels", "2"),
     *("--mirrored", "0.5", "--recoloured", "0.5", *EXACT, *LITTLE),
 ]
-PRIOR = ["--model", "latent", "--widths", "8", "16", "--heads", "2", "--levels", "12"]
+# By number, so that they do not depend on the time there is.
+DRAWN = ["--sample-images", "16", "--sample-steps", "4"]
+PRIOR = [
+    *("--model", "latent", "--widths", "8", "16", "--heads", "2", "--levels", "12"),
+    *DRAWN,
+]
 LATENT = [
     *PRIOR,
     *("--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--vocabulary", "600"),
@@ -164,7 +171,7 @@ def test_report_of_a_latent_run(latent, tmp_path):
     out = tmp_path / "latent"
     shutil.copytree(latent, out)
     (out / "report.html").unlink()
-    main(["report", str(out), "--images", "12", "--levels", "2"])
+    main(["report", str(out), "--images", "12", "--levels", "2", *DRAWN])
     # The same bound of the same images; how closely others are looked at is a matter of time.
     assert json.loads((out / "evaluation.json").read_text()) == evaluation
     again = (out / "report.html").read_text()
@@ -250,8 +257,11 @@ def test_evaluate_reads_the_bound_with_captions(latent, pictures, capsys):
     main(["evaluate", str(latent), "--levels", "3", "--seed", "5", "--json"])
     printed = json.loads(capsys.readouterr().out)
     model, data = nelbo.load(latent), load_data(str(pictures), "test", size=8)
+    # Of the levels that a pilot finds to matter, as the library draws them.
+    square, _ = pilot(model, data, torch.Generator().manual_seed(5))
+    levels = Importance(3, proposal_from(square), reconstructions=2)
     generator = torch.Generator().manual_seed(5)
-    (bound,) = evaluate(model, data, levels=3, generator=generator)
+    (bound,) = evaluate(model, data, levels=levels, generator=generator)
     terms = printed["bits_per_dim"]
     assert terms["total"]["mean"] == pytest.approx(bound.mean().bits_per_dim.mean)
     parts = ["reconstruction", "entropy", "latent_reconstruction"]
@@ -264,15 +274,18 @@ def test_evaluate_reads_the_bound_with_captions(latent, pictures, capsys):
 
 
 def test_a_new_prior_encodes_each_image_once(pictures):
-    data = load_data(str(pictures), "train", size=8)
+    images = TrainingImages.load(str(pictures), 8, None)
+    data, validation = load_data(str(pictures), "train", size=8), images.validation
     network = build_autoencoder(data, latent_channels=2, widths=(8, 16))
     settings = LatentSettings(widths=(8, 16), heads=2, levels=12, text_width=16, text_heads=2)
     seen = []
     counting = network.encoder.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
-    model, latents = new_latent_model(settings, network, data)
+    model, latents = new_latent_model(settings, network, images)
     counting.remove()
-    # The scale of the decoder is fitted to the first 256, here all of them.
-    assert sum(seen) == 2 * len(data)
+    # The scale of the decoder is fitted to images for validation, here all of them.
+    assert 0 < len(validation) < 256
+    assert sum(seen) == len(data) + len(validation)
+    assert model.decoder_scale == pytest.approx(fit_scale(network, validation), rel=1e-6)
     # As in two passes: one for the scale, one for the latents at that scale.
     captions = list(data.captions)
     measured = build_latent_model(network, data, captions, widths=(8, 16), text=model.text)
@@ -397,9 +410,9 @@ def test_mistakes_are_explained(latent, autoencoder, pictures, tmp_path, capsys)
     assert "holds no autoencoder" in mistake(capsys, "train", pictures, *options, *out)
     options = ["--model", "latent", "--autoencoder", autoencoder, "--condition", "label"]
     assert "has no labels" in mistake(capsys, "train", pictures, *options, *out)
-    assert "--model must be one of auto, pixel, autoencoder, latent, got 'pixels'" in mistake(
-        capsys, "train", pictures, "--model", "pixels", *out
-    )
+    message = mistake(capsys, "train", pictures, "--model", "pixels", *out)
+    assert "unknown --model 'pixels' (did you mean pixel?)" in message
+    assert "expected one of auto, pixel, autoencoder, latent" in message
     message = mistake(capsys, "train", "--resume", "--out", latent, "--model", "pixel")
     assert "is of a model latent: leave --model out" in message
     message = mistake(capsys, "train", "--resume", "--out", latent, "--text-width", "32")

@@ -264,7 +264,9 @@ def test_mistakes_are_explained(run, pictures, tmp_path, capsys):
     options = ["--autoencoder", run / "autoencoder", "--autoencoder-steps", "3"]
     assert "leave them or --autoencoder out" in mistake(capsys, "train", *common, *options)
     # What does not fit the second stage is said before the first.
-    message = mistake(capsys, "train", *common, "--widths", "8", "16", "16", "16")
+    widths = STAGES.index("--widths") + 1
+    deep = [*STAGES[:widths], "8", "16", "16", "16", *STAGES[widths + 2 :]]
+    message = mistake(capsys, "train", pictures, *deep, "--out", tmp_path / "new")
     assert "latents are 4×4" in message
     assert not (tmp_path / "new").exists()
     message = mistake(capsys, "train", "--resume", "--out", run, "--autoencoder-steps", "5")
