@@ -174,13 +174,17 @@ def _with_preset(command: TrainCommand, asked: argparse.Namespace) -> TrainComma
     }
     left_to_data = tuple(name for name, is_left in left.items() if is_left)
     command = dataclasses.replace(command, left_to_data=left_to_data)
-    if asked.preset is None:
-        return command
-    preset = preset_of(asked.preset)
-    # A model that is there already keeps its chain.
-    model = command.model if asked.start_from is not None else ModelConfig(**preset.model)
-    training = TrainingConfig(**preset.training)
-    return dataclasses.replace(command, preset=asked.preset, training=training, model=model)
+    if asked.preset is not None:
+        preset = preset_of(asked.preset)
+        # A model that is there already keeps its chain.
+        model = command.model if asked.start_from is not None else ModelConfig(**preset.model)
+        training = TrainingConfig(**preset.training)
+        command = dataclasses.replace(command, preset=asked.preset, training=training, model=model)
+    if asked.schedule == "learned":
+        # It follows the bound, whatever the preset has; another objective that is given is refused.
+        training = dataclasses.replace(command.training, objective="bound")
+        command = dataclasses.replace(command, training=training)
+    return command
 
 
 def command_for(kind: Any, data: str | None = None) -> type[TrainCommand]:
