@@ -359,7 +359,12 @@ class TrainCommand(ABC):
         if not self.resume:
             return False
         run = RunDirectory(out)
-        return any(one.predates_validation for one in (run, run.stage(AUTOENCODER_RUN)))
+        try:
+            return any(one.predates_validation for one in (run, run.stage(AUTOENCODER_RUN)))
+        except NelboError:
+            # Its nelbo.json is damaged, which going on writes anew. Other images than those that
+            # its checkpoint has learned from are refused later.
+            return False
 
     def _check(self) -> tuple[Path, str]:
         from nelbo.training.run_directory import RunDirectory
