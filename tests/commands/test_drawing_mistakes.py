@@ -45,7 +45,8 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
     [
         (["--strength", "0"], "strength must lie in (0, 1], got 0.0"),
         (["--strength", "1.5"], "strength must lie in (0, 1], got 1.5"),
-        (["--strength", "0.01"], "leaves none of 20 steps"),
+        (["--strength", "0.01", "--sampler", "ddpm"], "leaves none of 20 steps"),
+        (["--strength", "0.01"], "leaves none of 10 steps"),  # the levels that the default takes
         (["--image", "nowhere.png"], "there is no picture nowhere.png"),
         (["--image", "text.png"], "text.png is no picture of a known format"),
         (
