@@ -115,7 +115,7 @@ def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  
     ("file", "field", "value", "message"),
     [
         ("model_index.json", "_class_name", "FluxPipeline", "FluxPipeline"),
-        ("scheduler/scheduler_config.json", "_class_name", "X", "_class_name is 'X'"),
+        ("model_index.json", "scheduler", ["diffusers", "X"], "scheduler is of class 'X'"),
         ("scheduler/scheduler_config.json", "prediction_type", "flow", "prediction_type is 'flow'"),
         ("scheduler/scheduler_config.json", "variance_type", "learned", "variance_type"),
         ("scheduler/scheduler_config.json", "variance_type", "fixed_small", "out_channels is 2"),
@@ -185,13 +185,13 @@ def test_settings_mistakes(tmp_path, capsys):
         ("--learning-rate", "-1", "--learning-rate must be positive"),
         ("--objective", "best", "unknown objective"),
         ("--schedule", "best", "unknown schedule"),
-        ("--widths", "0", "widths must be at least 2"),
-        ("--widths", "1", "widths must be at least 2"),
+        ("--widths", "0", "--widths must be at least 2 channels each, got [0]"),
+        ("--widths", "1", "--widths must be at least 2 channels each, got [1]"),
         ("--attention", "3", "attention at 3 pixels"),
         ("--seed", "-1", "--seed must not be negative"),
         ("--precision", "fp8", "unknown --precision"),
         ("--batch-size", "100000000", "GB are free on cpu"),
-        ("--levels", "0", "at least one level"),
+        ("--levels", "0", "--levels must be at least 1"),
         ("--widths", "8 16 24 32 40", "divisible by 16"),
     ):
         assert message in mistake(

@@ -52,7 +52,7 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
     channels, height, width = data.shape
     widths = resolve(config, data).widths
     if min(widths) < 2:
-        raise NelboError(f"widths must be at least 2 channels each, got {list(widths)}")
+        raise NelboError(f"--widths must be at least 2 channels each, got {list(widths)}")
     divisor = 2 ** (len(widths) - 1)
     if height % divisor or width % divisor:
         raise NelboError(

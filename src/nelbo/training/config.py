@@ -158,7 +158,7 @@ class ModelConfig:
         """Raise `NelboError` for a number that makes no sense, naming it."""
         check_numbers(
             self,
-            at_least_one=("levels", "widths", "layers", "attention"),
+            at_least_one=("levels", "layers", "attention"),  # widths: what the model is built with
             below_one=("dropout",),
         )
 
