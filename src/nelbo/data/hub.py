@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -36,13 +36,13 @@ import torch
 
 from nelbo.data.cache import Picture, cached, check_size
 from nelbo.data.credits import CREDITS
-from nelbo.data.crops import crop_names, settle_crops
+from nelbo.data.crops import base_of, crop_names, settle_crops
 from nelbo.data.declared import TEST_FOLDERS, VALIDATION_FOLDERS
 from nelbo.data.decode import Decoded, in_threads, read_crops
 from nelbo.data.image_data import ImageData
 from nelbo.data.labels import Label, as_label, class_names, index_labels, name_of
 from nelbo.data.size import Size
-from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
+from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
 from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.errors import MissingExtraError, NelboError
 
@@ -145,7 +145,13 @@ def load_table(
         data = load_table(kept, split, size, channels, validation=validation, resize=resize)
         if split != TRAIN:
             return data
-        stream = _streamed(table, size, channels, data.label_names, validation)
+        every = load_table(kept, ALL, size, channels, validation=validation, resize=resize)
+        held = {
+            base_of(name, table.crops)
+            for name, part in zip(every.names, every.splits or (), strict=True)
+            if part != TRAIN
+        }
+        stream = _streamed(table, size, channels, data.label_names, validation, held)
         return replace(data, stream=stream)
     extra: dict[str, Any] = {}
     exact = not resize and table.crops == 1
@@ -291,9 +297,15 @@ def _decoded(
 
 
 def _streamed(
-    table: Table, size: Size, channels: int, label_names: tuple[str, ...], validation: bool
+    table: Table,
+    size: Size,
+    channels: int,
+    label_names: tuple[str, ...],
+    validation: bool,
+    held: Collection[str],
 ) -> ImageStream:
-    """The rows to train on, epoch after epoch."""
+    """The rows to train on, epoch after epoch; without those held, such as a row of train that was
+    given to a split that would be empty."""
     kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
 
     def rows() -> Iterator[StreamedRow]:
@@ -303,14 +315,15 @@ def _streamed(
             columns = _columns(table, splits[parts.train])
             names = _class_names(splits[parts.train], columns)
             for i, row in enumerate(_undecoded(splits[parts.train], columns["image"])):
-                if parts.split_of(parts.train, i) != TRAIN:
+                called = f"{parts.train} #{i}"
+                if parts.split_of(parts.train, i) != TRAIN or called in held:
                     continue
                 label, _ = _label(row.get(columns.get("label", "")))
                 if names is None and label is not None:
                     label = index.get(name_of(label))
                 picture = row[columns["image"]]
                 yield StreamedRow(
-                    f"{parts.train} #{i}",
+                    called,
                     label if isinstance(label, int) else -1,
                     partial(_read_one, picture, size, channels),
                 )
