@@ -304,11 +304,11 @@ def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
 
 def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    monkeypatch.setattr(training, "bf16_pays", lambda steps: True)
+    monkeypatch.setattr(training, "bf16_pays", lambda steps, agreed: True)
     options = ["--threads", "1", *TINY, *BRIEF]
     main(["train", "digits", "--out", str(out), "--steps", "2", *options])
     assert "1 thread, bf16" in shown(capsys)
-    monkeypatch.setattr(training, "bf16_pays", lambda steps: False)
+    monkeypatch.setattr(training, "bf16_pays", lambda steps, agreed: False)
     main(["train", "--resume", "--out", str(out), "--steps", "3"])
     assert "1 thread, bf16" in shown(capsys)
     notes = json.loads((out / "nelbo.json").read_text())

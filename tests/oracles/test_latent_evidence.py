@@ -21,6 +21,7 @@ from nelbo import (
     Pixels,
 )
 from nelbo.data import ImageData
+from nelbo.estimate import DOMINANT_SHARE
 from nelbo.estimators import EveryLevel, Importance, Stratified, Uniform, proposal_from
 from nelbo.evaluation import evaluate_to_error
 from nelbo.evidence import classify
@@ -240,10 +241,12 @@ def test_evaluating_to_an_error_reaches_it_and_covers_the_truth(images):
             model, data, 0.06, score_matching_square=square, generator=generator
         )
         bits = last.bound.mean().bits_per_dim
-        assert bits.monte_carlo_error <= 0.06
+        # Where a single draw rules the error no more is added: docs/decisions/0008.
+        assert bits.monte_carlo_error <= 0.06 or bits.largest_draw_share > DOMINANT_SHARE
         inside += abs(bits.mean - exact) < 1.96 * bits.monte_carlo_error
     assert 0.88 < inside / 80 < 1
-    assert last.calls == last.planned == int(last.bound.calls.sum())
+    # Calls of the exploration, which the bound is not of, count too.
+    assert last.calls == last.planned > int(last.bound.calls.sum())
 
 
 class _Wide(Pixels):

@@ -15,17 +15,20 @@ _SECONDS, _STEPS = 0.5, 5
 FEW_STEPS = 100
 
 
-def step_seconds(step: Callable[[], object]) -> float:
+def step_seconds(step: Callable[[], object], agreed: Callable[[float], float] = float) -> float:
     """Seconds that a step takes, the mean of a few; of a slow one, of one.
 
     Args:
         step: the work of a step, such as `Trainer.rehearse`, once it has been done before.
+        agreed: what all processes that take the step go by, of what each has measured: see
+            `Processes.of_first`.
     """
-    start, done = time.perf_counter(), 0
-    while done < _STEPS and time.perf_counter() - start < _SECONDS:
+    start, done, spent = time.perf_counter(), 0, 0.0
+    while done < _STEPS and spent < _SECONDS:
         step()
         done += 1
-    return (time.perf_counter() - start) / done
+        spent = agreed(time.perf_counter() - start)
+    return spent / done
 
 
 def passes(steps: int, batch_size: int, examples: int) -> float:

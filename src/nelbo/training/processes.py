@@ -160,6 +160,17 @@ class Processes:
             distributed.all_reduce(numbers)
         return numbers.tolist()
 
+    def of_first(self, value: float) -> float:
+        """The number that the first process has; every process must ask for it.
+
+        What a clock measures differs between processes. Where it decides on what is computed next,
+        all of them go by the first one, or they wait for one another.
+
+        Raises:
+            LostProcessError: another process is gone.
+        """
+        return self.sum([value if self.is_main else 0.0])[0]
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Around what needs all processes: says so where one of them is gone."""

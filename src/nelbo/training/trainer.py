@@ -176,9 +176,10 @@ class Trainer(Generic[Module]):
             steps = {name: partial(self.rehearse, v, _REHEARSED) for name, v in variants.items()}
             # What is sharded takes all processes to be computed.
             takes_part = self.processes.is_main or self.processes.sharded
-            pays = takes_part and bf16_pays(steps)
+            agreed = self.processes.of_first if self.processes.sharded else float
+            pays = takes_part and bf16_pays(steps, agreed)
             # Every process goes by what the first one measured.
-            pays = bool(self.processes.sum([float(pays and self.processes.is_main)])[0])
+            pays = bool(self.processes.of_first(float(pays)))
             self.use_precision("bf16" if pays else "fp32")
         return self.precision
 

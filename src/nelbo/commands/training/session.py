@@ -235,9 +235,7 @@ class TrainingSession:
     def _watch(self, run: RunDirectory, *, reads: bool) -> Watch:
         """Time a few steps, say how far the run will get, and what looks at it meanwhile."""
         trainer = self.trainer
-        own = step_seconds(trainer.rehearse)
-        # All processes go by what the first one measured.
-        each = trainer.processes.sum([own if trainer.processes.is_main else 0.0])[0]
+        each = step_seconds(trainer.rehearse, trainer.processes.of_first)
         outlook = Outlook.of(self.training, each, done=trainer.step, spent=trainer.seconds)
         if trainer.processes.is_main:
             say(outlook_text(outlook, self.training, self._examples))

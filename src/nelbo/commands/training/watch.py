@@ -71,7 +71,7 @@ class Watch:
         first = max(_EARLIEST, min(_FIRST_SECONDS - before, _FIRST_SHARE * whole_seconds))
         due = max(first, trainer.seconds + _EVERY) if trainer.step else first
         # All processes go by the clock of the first one.
-        self._due = trainer.processes.sum([due if trainer.processes.is_main else 0.0])[0]
+        self._due = trainer.processes.of_first(due)
         self._looked: float | None = None
         self._last: Tensor | None = None
         self._read_step = -1
