@@ -10,7 +10,7 @@ icons-32   996 colour icons, 32×32: Oxygen by the Oxygen project, LGPL 3 (apt o
 flags      500 flags at 64×64: of countries, drawn by Panayiotis Lipiridis, MIT (npm flag-icons),
            and of regions of nine countries, Open Flags by RAD Labz, GPL 3 (pip open-flags). A flag
            that two places share is there once.
-photos     2,000 square patches at 64×64 of 43 photographs: lomiri-wallpapers, CC BY(-SA) 4.0 and
+photos     2,000 square patches at 64×64 of 42 photographs: lomiri-wallpapers, CC BY(-SA) 4.0 and
            CC0; mate-backgrounds, GPL 2; plasma-workspace-wallpapers, LGPL 3 and CC BY-SA 4.0 (apt);
            scikit-image and scikit-learn, public domain, CC0 and CC BY (pip). The authors stand in
            each package. All patches of one photograph are in the same one of train/, validation/
