@@ -40,7 +40,6 @@ def test_every_float_is_finite(kind, name, value):
         (ModelConfig, "dropout", -0.1, 0.0),
         (ModelConfig, "levels", 0, 1),
         (ModelConfig, "layers", 0, 1),
-        (ModelConfig, "widths", (8, 0), (8, 16)),
         (ModelConfig, "attention", (0,), (4,)),
         (AutoencoderSettings, "latent_channels", 0, 1),
         (AutoencoderSettings, "kl_weight", -1e-9, 0.0),
