@@ -255,8 +255,8 @@ def test_training_on_a_stream_goes_on_to_the_last_bit(tables, monkeypatch):
             break
     state = broken.state()
     assert "data" not in state.tensors
-    # Where it began: an epoch has no rows for validation.
-    assert state.progress["stream"] == [1, ROWS - 3]
+    # Where it began: an epoch has neither the rows for validation nor the one that is kept for it.
+    assert state.progress["stream"] == [1, ROWS - 4]
     resumed = trainer()
     resumed.rehearse()
     resumed.restore(state)
