@@ -34,8 +34,6 @@ from tests.diffusers_format import tiny
 from tests.faults.test_killed import start, wait_for
 from tests.faults.test_mistakes import mistake
 
-pytestmark = pytest.mark.usefixtures("brief_end")
-
 EXACT = ["--threads", "1", "--precision", "bf16", "--save-every", "0.05s"]
 LITTLE = ["--evaluate-images", "12", "--evaluate-levels", "2", "--batch-size", "8"]
 AUTOENCODER = [

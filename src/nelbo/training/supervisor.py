@@ -195,7 +195,7 @@ class Supervisor:
         model = self.trainer.average.model
         bits = self.validation(model) if self._is_main or self.trainer.processes.sharded else 0.0
         # Every process goes by what the first one read.
-        bits = self.trainer.processes.sum([bits if self._is_main else 0.0])[0]
+        bits = self.trainer.processes.of_first(bits)
         self._validated = step, bits
         if self.draw is not None and (self._is_main or self.trainer.processes.sharded):
             self.draw(model, step)
