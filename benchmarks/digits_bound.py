@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo import Diffusion, NoiseSchedule, Pixels
-from nelbo.bound import Bound
+from nelbo.chain.bound import Bound
 from nelbo.data import ImageData, load_data
-from nelbo.evaluation import evaluate
+from nelbo.evidence.evaluation import evaluate
 from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.trainer import Trainer

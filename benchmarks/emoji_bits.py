@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 import nelbo
-from nelbo.bound import Bound, BoundSummary
+from nelbo.chain.bound import Bound, BoundSummary
+from nelbo.chain.estimate import Estimate
 from nelbo.cli import main as nelbo_main
 from nelbo.data import ImageData, load_data
-from nelbo.estimate import Estimate
-from nelbo.evaluation import evaluate
+from nelbo.evidence.evaluation import evaluate
 from nelbo.evidence.file_sizes import PNG, WEBP, bits_per_dim, file_size, packed, picture
 from nelbo.report.tables import BITS_DECIMALS, bound_json, bound_table, estimate_text
 from nelbo.training.autoencoder_evaluation import AutoencoderReading, evaluate_autoencoder

@@ -32,11 +32,18 @@ from rich.table import Table
 from torch import Tensor
 
 import nelbo
-from nelbo.bound import Bound
+from nelbo.chain.bound import Bound
+from nelbo.chain.estimators import (
+    Estimator,
+    EveryLevel,
+    Importance,
+    Stratified,
+    Uniform,
+    proposal_from,
+)
 from nelbo.data import ImageData, load_data
 from nelbo.diffusion import Diffusion
-from nelbo.estimators import Estimator, EveryLevel, Importance, Stratified, Uniform, proposal_from
-from nelbo.evaluation import evaluate, evaluate_to_error, pilot
+from nelbo.evidence.evaluation import evaluate, evaluate_to_error, pilot
 
 CONSOLE = Console(width=110)
 WAYS = ["uniform", "stratified", "importance", "importance, antithetic", "error", "one noise"]

@@ -31,11 +31,11 @@ from rich.table import Table
 import nelbo
 from nelbo import Diffusion
 from nelbo.data import ImageData, load_data
-from nelbo.diffusers_format import usual_sampler
 from nelbo.diffusion import Pixels
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.file_sizes import sizes_of_each
 from nelbo.evidence.sample_quality import frechet_distance
+from nelbo.formats import usual_sampler
 from nelbo.report.grids import save_grid
 from nelbo.samplers import DDIM, DDPM, DPMSolver
 from nelbo.training.config import parse_duration

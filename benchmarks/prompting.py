@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--once", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not Path(arguments.run).exists():
-        from nelbo.model_directory import resolve  # the name of a checkpoint that ships
+        from nelbo.formats.model_directory import resolve  # the name of a checkpoint that ships
 
         arguments.run = str(resolve(arguments.run))
     if arguments.once:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from nelbo import Diffusion
 from nelbo.data import ImageData
-from nelbo.diffusers_format.scheduler import scheduler_config
+from nelbo.formats.scheduler import scheduler_config
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
 from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nelbo
+from nelbo.chain.estimate import Estimate
 from nelbo.data import load_data
-from nelbo.estimate import Estimate
 from nelbo.report.theme import new_figure
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
 from nelbo.samplers.spacing import spaced_levels

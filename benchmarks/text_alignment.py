@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nelbo
+from nelbo.chain.distributions import generator_for
 from nelbo.data import load_data
-from nelbo.diffusers_format.files import read_own
-from nelbo.distributions import generator_for
-from nelbo.model_directory import resolve
+from nelbo.formats.files import read_own
+from nelbo.formats.model_directory import resolve
 from nelbo.report.captions import prompt_grid
 from nelbo.report.grids import save_image
 from nelbo.samplers import Sampler

@@ -15,7 +15,7 @@ from _side_by_side import Timing, run, take_turns
 from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import TextUNetConfig, UNet
 
 TOKENS = 77

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from nelbo import Bound, NoiseSchedule
-from nelbo.bound import variance_of_mean
+from nelbo.chain.bound import variance_of_mean
+from nelbo.chain.estimators import as_estimator
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.estimators import as_estimator
 
 Draw = Callable[[tuple[int, ...], torch.Generator | None], Tensor]
 

@@ -14,11 +14,12 @@ from nelbo.version import __version__
 
 if TYPE_CHECKING:
     from nelbo import editing, samplers
-    from nelbo.bound import Bound, BoundMap, BoundSummary
-    from nelbo.calibration import fit_decoder_scale
+    from nelbo.base.errors import MissingExtraError, NelboError
+    from nelbo.chain.bound import Bound, BoundMap, BoundSummary
+    from nelbo.chain.conditioning import Condition
+    from nelbo.chain.distributions import DiscretizedNormal
+    from nelbo.chain.mhvae import MHVAE, TractableMHVAE
     from nelbo.checkpoints import pretrained
-    from nelbo.conditioning import Condition
-    from nelbo.diffusers_format import load, load_sampler, save
     from nelbo.diffusion import (
         Continuous,
         Diffusion,
@@ -30,11 +31,10 @@ if TYPE_CHECKING:
         level_profile,
         optimal_levels,
     )
-    from nelbo.distributions import DiscretizedNormal
-    from nelbo.errors import MissingExtraError, NelboError
+    from nelbo.evidence.calibration import fit_decoder_scale
+    from nelbo.formats import load, load_sampler, save
     from nelbo.latent import LatentDiffusion
-    from nelbo.latent_bound import LatentBound, LatentBoundMap
-    from nelbo.mhvae import MHVAE, TractableMHVAE
+    from nelbo.latent.bound import LatentBound, LatentBoundMap
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
     from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
@@ -42,39 +42,39 @@ if TYPE_CHECKING:
 # name -> the module that defines it
 _PUBLIC = {
     "AutoencoderKL": "nelbo.networks",
-    "Bound": "nelbo.bound",
-    "BoundMap": "nelbo.bound",
-    "BoundSummary": "nelbo.bound",
-    "Condition": "nelbo.conditioning",
+    "Bound": "nelbo.chain.bound",
+    "BoundMap": "nelbo.chain.bound",
+    "BoundSummary": "nelbo.chain.bound",
+    "Condition": "nelbo.chain.conditioning",
     "Continuous": "nelbo.diffusion",
     "ControlNet": "nelbo.networks",
     "Diffusion": "nelbo.diffusion",
-    "DiscretizedNormal": "nelbo.distributions",
-    "Estimate": "nelbo.estimate",
+    "DiscretizedNormal": "nelbo.chain.distributions",
+    "Estimate": "nelbo.chain.estimate",
     "Guidance": "nelbo.networks.guidance",
-    "LatentBound": "nelbo.latent_bound",
-    "LatentBoundMap": "nelbo.latent_bound",
-    "LatentDiffusion": "nelbo.latent",
+    "LatentBound": "nelbo.latent.bound",
+    "LatentBoundMap": "nelbo.latent.bound",
+    "LatentDiffusion": "nelbo.latent.model",
     "LevelProfile": "nelbo.diffusion",
-    "MHVAE": "nelbo.mhvae",
-    "MissingExtraError": "nelbo.errors",
-    "NelboError": "nelbo.errors",
+    "MHVAE": "nelbo.chain.mhvae",
+    "MissingExtraError": "nelbo.base.errors",
+    "NelboError": "nelbo.base.errors",
     "NoiseSchedule": "nelbo.diffusion",
     "Pixels": "nelbo.diffusion",
     "Prediction": "nelbo.diffusion",
-    "TextEncoder": "nelbo.text",
-    "TractableMHVAE": "nelbo.mhvae",
+    "TextEncoder": "nelbo.text.encoder",
+    "TractableMHVAE": "nelbo.chain.mhvae",
     "UNet": "nelbo.networks",
     "editing": "nelbo.editing",
-    "fit_decoder_scale": "nelbo.calibration",
+    "fit_decoder_scale": "nelbo.evidence.calibration",
     "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
-    "load": "nelbo.diffusers_format",
-    "load_sampler": "nelbo.diffusers_format",
+    "load": "nelbo.formats",
+    "load_sampler": "nelbo.formats",
     "optimal_levels": "nelbo.diffusion",
     "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
-    "save": "nelbo.diffusers_format",
+    "save": "nelbo.formats",
 }
 
 __all__ = [

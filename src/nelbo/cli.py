@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.arguments import check_arguments, check_command, options_of
 from nelbo.commands.classify import Classify
 from nelbo.commands.compare import Compare
@@ -26,8 +27,7 @@ from nelbo.commands.rank import Rank
 from nelbo.commands.report import Report
 from nelbo.commands.sample import Sample
 from nelbo.commands.train import Train, starting_point, train_options
-from nelbo.errors import NelboError
-from nelbo.model_directory import resolve
+from nelbo.formats.model_directory import resolve
 from nelbo.version import __version__
 
 MISTAKE = 2

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.cli import COMMANDS, main
 from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
 from nelbo.commands.options import ConditionOptions
 from nelbo.commands.train import train_options
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 OUT = ["--out", "nowhere/run"]
 

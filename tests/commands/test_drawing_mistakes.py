@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 
 @pytest.mark.parametrize(

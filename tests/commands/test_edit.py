@@ -11,7 +11,7 @@ from PIL import Image
 from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.report.grids import to_pil
-from tests.diffusers_format import tiny
+from tests.formats import tiny
 
 
 def pixels(path) -> np.ndarray:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 import nelbo
-from nelbo.bound_store import BoundStore
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.evaluation import evaluate
+from nelbo.evidence.bound_store import BoundStore
+from nelbo.evidence.evaluation import evaluate
 from tests.commands.conftest import TINY
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake

@@ -11,11 +11,11 @@ import torch
 from huggingface_hub import ModelCard
 
 import nelbo
-from nelbo import model_directory
 from nelbo.cli import main
+from nelbo.formats import model_directory
 from nelbo.samplers import DDIM
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 from tests.training.test_latents import text_model
 
 

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 import nelbo
-from nelbo import model_directory
+from nelbo.base.errors import NelboError
 from nelbo.cli import main
 from nelbo.commands.common import check_optimal
 from nelbo.commands.fit import _doubts
 from nelbo.data import load_data
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.errors import NelboError
+from nelbo.formats import model_directory
 from nelbo.networks import hub
 from tests.faults.test_mistakes import mistake, snapshot
 

@@ -15,16 +15,16 @@ from PIL import Image
 
 import nelbo
 from nelbo import Bound, LatentBound, LatentDiffusion
+from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.commands.common import MESSAGES
 from nelbo.commands.evaluation_progress import levels_that_matter, levels_to_compare
 from nelbo.data import load_data
-from nelbo.estimators import Importance, proposal_from
-from nelbo.evaluation import batch_generators, condition_for, evaluate, pilot
 from nelbo.evidence import classify
+from nelbo.evidence.evaluation import batch_generators, condition_for, evaluate, pilot
 from tests.commands.test_evidence import run_json, table
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
 
@@ -185,7 +185,7 @@ def test_a_complete_ranking_takes_no_pilot(run, on, tmp_path, capsys, monkeypatc
     rows = table(tmp_path / "out" / "ranking.csv")
     pilots = []
     monkeypatch.setattr(
-        "nelbo.evaluation.pilot", lambda *args: (pilots.append(args), pilot(*args))[1]
+        "nelbo.evidence.evaluation.pilot", lambda *args: (pilots.append(args), pilot(*args))[1]
     )
     assert run_json(capsys, *options) == first
     assert table(tmp_path / "out" / "ranking.csv") == rows
@@ -287,7 +287,7 @@ def test_likelihood_by_the_flow_of_the_prior(run, on, pictures, capsys):
     model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).subset(4, 3)
     x, condition = model.data.to_network(data.images), condition_for(model, data)
     generator = torch.Generator().manual_seed(3)
-    found = nelbo.latent_flow.log_likelihood(
+    found = nelbo.latent.flow.log_likelihood(
         model, x, condition, rtol=0.05, atol=0.05, generator=generator
     )
     bits = found.bits_per_dim.mean().item()

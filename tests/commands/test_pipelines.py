@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 import nelbo
+from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.estimators import Importance, proposal_from
-from nelbo.evaluation import batch_generators, pilot
-from tests.diffusers_format import tiny
+from nelbo.evidence.evaluation import batch_generators, pilot
+from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.data import load_data
-from nelbo.training.run_directory import RunDirectory
+from nelbo.runs.run_directory import RunDirectory
 
 
 def test_what_a_run_was_trained_on_is_read_once(run_path, monkeypatch):

@@ -12,14 +12,14 @@ from PIL import Image
 
 import nelbo
 from nelbo import Condition
+from nelbo.chain.distributions import generator_for
 from nelbo.cli import main
 from nelbo.commands.options import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
-from nelbo.distributions import generator_for
 from nelbo.report.captions import prompt_grid
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
-from tests.diffusers_format import tiny
 from tests.diffusion.test_model import make
+from tests.formats import tiny
 
 
 def pixels(path) -> np.ndarray:

@@ -12,16 +12,16 @@ import yaml
 from PIL import Image
 
 import nelbo
-from nelbo import model_directory
 from nelbo.cli import main
 from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.data import load_data
+from nelbo.formats import model_directory
+from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.autoencoder_evaluation import fit_scale
-from nelbo.training.checkpoints import Checkpoints
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 MORE = [*EXACT, *LITTLE]
 # A rate that leaves float32 weights where they are.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from nelbo.cli import main
 from tests.commands.test_evidence import run_json, table
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
 

@@ -14,25 +14,26 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import nelbo
-from nelbo import LatentDiffusion, model_directory
+from nelbo import LatentDiffusion
+from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.commands.training.autoencoder_recipe import beside_reconstructions
 from nelbo.commands.training.latent_recipe import new_latent_model
 from nelbo.commands.training.session import TrainingImages
 from nelbo.data import load_data
-from nelbo.estimators import Importance, proposal_from
-from nelbo.evaluation import evaluate, pilot
+from nelbo.evidence.evaluation import evaluate, pilot
+from nelbo.formats import model_directory
 from nelbo.networks import AutoencoderKL
+from nelbo.runs.checkpoints import Checkpoints
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
 from nelbo.training.build_latent import build_autoencoder, build_latent_model
-from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import LatentSettings
 from nelbo.training.latents import encode_data
 from tests.commands.squares import draw_squares
-from tests.diffusers_format import tiny
 from tests.faults.test_killed import start, wait_for
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 EXACT = ["--threads", "1", "--precision", "bf16", "--save-every", "0.05s"]
 LITTLE = ["--evaluate-images", "12", "--evaluate-levels", "2", "--batch-size", "8"]

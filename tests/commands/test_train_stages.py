@@ -16,11 +16,11 @@ from nelbo.cli import main
 from nelbo.commands.train import Train, TrainAutoencoder, TrainLatent, starting_point
 from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.data import ImageData
+from nelbo.runs.checkpoints import Checkpoints
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, build_latent_model
-from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
-from nelbo.training.run_directory import RunDirectory
 from nelbo.training.trainer import Trainer
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import EXACT, LATENT, assert_same

@@ -8,8 +8,8 @@ import pytest
 from emoji import EMOJI_DATA
 
 from nelbo import NelboError
+from nelbo.base.errors import MissingExtraError
 from nelbo.data import emoji, load_data
-from nelbo.errors import MissingExtraError
 
 COMBINATIONS = emoji.combinations()
 

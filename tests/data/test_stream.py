@@ -18,8 +18,8 @@ from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.data.stream import AHEAD, ImageStream, StreamedBatch, StreamedRow, shuffled
+from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.build import build_model
-from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import encode_data
 from nelbo.training.trainer import Trainer

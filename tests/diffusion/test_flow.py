@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from nelbo import Continuous, Diffusion, MissingExtraError, NelboError, NoiseSchedule, Pixels
+from nelbo.chain.distributions import DiscretizedNormal
 from nelbo.diffusion import flow
-from nelbo.distributions import DiscretizedNormal
 
 STD = 0.5
 SHAPE = (1, 2, 2)

@@ -13,8 +13,8 @@ from nelbo import Diffusion, NelboError, NoiseSchedule
 from nelbo.editing import ImageToImage
 from nelbo.editing.image_to_image import last_steps
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
-from tests.diffusers_format import tiny
 from tests.diffusion.test_model import SHAPE, Network, make
+from tests.formats import tiny
 
 
 @pytest.fixture(scope="module")

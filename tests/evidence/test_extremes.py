@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nelbo import Bound
-from nelbo.evaluation import evaluate
+from nelbo.evidence.evaluation import evaluate
 from nelbo.evidence.extremes import find_extremes, possible_places
 from tests.evidence.test_timed_evaluation import T, exact, images, model  # noqa: F401
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nelbo.base.errors import NelboError
 from nelbo.data import load_data
-from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import (
     JXL,
     PNG,

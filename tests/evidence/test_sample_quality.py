@@ -10,8 +10,8 @@ import pytest
 import scipy.linalg
 import torch
 
+from nelbo.base.errors import NelboError
 from nelbo.data import load_data
-from nelbo.errors import NelboError
 from nelbo.evidence.feature_spaces import (
     FeatureSpace,
     principal_components,

@@ -14,11 +14,11 @@ import torch
 from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
+from nelbo.runs.checkpoints import Checkpoints
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.build import build_model
-from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.order import changed_images
-from nelbo.training.run_directory import RunDirectory
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Supervisor
 from nelbo.training.trainer import Trainer

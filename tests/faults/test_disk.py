@@ -10,7 +10,7 @@ import pytest
 
 import nelbo
 from nelbo.cli import main
-from nelbo.training.checkpoints import Checkpoints
+from nelbo.runs.checkpoints import Checkpoints
 from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_killed import assert_same
 from tests.faults.test_mistakes import mistake

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 import nelbo
 from nelbo.cli import main
-from nelbo.training.checkpoints import Checkpoints
-from nelbo.training.run_directory import RunDirectory
+from nelbo.runs.checkpoints import Checkpoints
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.supervisor import Supervisor
 from tests.children import Child, command
 from tests.faults.conftest import COMMAND, STEPS

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import nelbo
 from nelbo import Diffusion, LatentDiffusion, NelboError, NoiseSchedule
+from nelbo.base.files import to_json
 from nelbo.diffusion import flow
 from nelbo.diffusion.profile import level_profile
-from nelbo.networks.files import to_json
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from nelbo.cli import main
 from tests.commands.conftest import TINY, run_path  # noqa: F401 - a fixture
-from tests.diffusers_format import tiny
 from tests.faults.test_mistakes import mistake
+from tests.formats import tiny
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-_LATENT = ("tests/test_latent.py", "tests/oracles/test_latent_bound.py")
+_LATENT = ("tests/latent/test_model.py", "tests/oracles/test_latent_bound.py")
 
 # Below src/nelbo.
 MODULES: dict[str, tuple[str, ...]] = {
-    "mhvae.py": (
-        "tests/test_mhvae.py",
-        "tests/test_tighter_bounds.py",
+    "chain/mhvae.py": (
+        "tests/chain/test_mhvae.py",
+        "tests/chain/test_tighter_bounds.py",
         "tests/oracles/test_gaussian_bound.py",
     ),
-    "bound.py": ("tests/test_bound.py", "tests/test_estimators.py"),
-    "distributions.py": ("tests/test_distributions.py", "tests/test_bound.py"),
-    "estimate.py": ("tests/test_estimate.py",),
-    "estimators.py": ("tests/test_estimators.py",),
-    "conditioning.py": ("tests/test_conditioning.py", "tests/networks/test_guidance.py"),
-    "calibration.py": ("tests/test_calibration.py",),
-    "evaluation.py": ("tests/test_latent_evaluation.py", "tests/commands/test_evidence.py"),
-    "latent.py": _LATENT,
-    "latent_bound.py": _LATENT,
-    "latent_flow.py": ("tests/oracles/test_latent_evidence.py",),
+    "chain/bound.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
+    "chain/distributions.py": ("tests/chain/test_distributions.py", "tests/chain/test_bound.py"),
+    "chain/estimate.py": ("tests/chain/test_estimate.py",),
+    "chain/estimators.py": ("tests/chain/test_estimators.py",),
+    "chain/conditioning.py": (
+        "tests/chain/test_conditioning.py",
+        "tests/networks/test_guidance.py",
+    ),
+    "evidence/calibration.py": ("tests/evidence/test_calibration.py",),
+    "evidence/evaluation.py": (
+        "tests/latent/test_evaluation.py",
+        "tests/commands/test_evidence.py",
+    ),
+    "latent/model.py": _LATENT,
+    "latent/bound.py": _LATENT,
+    "latent/flow.py": ("tests/oracles/test_latent_evidence.py",),
     "diffusion/continuous.py": (
         "tests/diffusion/test_continuous.py",
         "tests/diffusion/test_learned_schedule.py",
@@ -39,7 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion/profile.py": (
         "tests/diffusion/test_optimal_levels.py",
         "tests/oracles/test_optimal_variance.py",
-        "tests/diffusers_format/test_profile.py",
+        "tests/formats/test_profile.py",
     ),
     "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
     "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks import AutoencoderKL
 
 SMALL = {

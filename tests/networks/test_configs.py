@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks import (
     AutoencoderConfig,
     AutoencoderKL,

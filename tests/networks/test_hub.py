@@ -10,9 +10,9 @@ import huggingface_hub.errors
 import pytest
 import torch
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean, directories_near
 from nelbo.networks import UNet, hub, pretrained
-from nelbo.suggestions import did_you_mean, directories_near
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks import UNet, pretrained, weights
 
 SMALL = {

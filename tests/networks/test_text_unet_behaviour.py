@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nelbo.conditioning import Condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import Residuals, TextUNetConfig, UNet, UNetConfig
 from nelbo.networks.guidance import GuidedNetwork
 

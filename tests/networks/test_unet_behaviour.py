@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from nelbo.conditioning import Condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import UNet
 from nelbo.networks.resampling import convolve_doubled, nearest
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL as PeerAutoencoder
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks import AutoencoderKL, UNet, hub
 from nelbo.networks.weights import INDEX_FILE, RENAMED_LAYERS, WEIGHTS_FILE
 

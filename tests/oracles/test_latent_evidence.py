@@ -20,12 +20,12 @@ from nelbo import (
     NoiseSchedule,
     Pixels,
 )
+from nelbo.chain.estimate import DOMINANT_SHARE
+from nelbo.chain.estimators import EveryLevel, Importance, Stratified, Uniform, proposal_from
 from nelbo.data import ImageData
-from nelbo.estimate import DOMINANT_SHARE
-from nelbo.estimators import EveryLevel, Importance, Stratified, Uniform, proposal_from
-from nelbo.evaluation import evaluate_to_error
 from nelbo.evidence import classify
-from nelbo.latent_flow import log_likelihood
+from nelbo.evidence.evaluation import evaluate_to_error
+from nelbo.latent.flow import log_likelihood
 from tests.diffusion.test_flow import signal_at
 from tests.oracles.linear_autoencoder import (
     DIRECTION,

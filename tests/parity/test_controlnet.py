@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import ControlledUNet, ControlNet, UNet
 from tests.parity.same_files import assert_round_trip
 

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import nelbo
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet
 from nelbo.networks.weights import WEIGHTS_FILE
-from nelbo.tokenizer import train_tokenizer
-from tests.diffusers_format.tiny import SCHEDULER
+from nelbo.text.tokenizer import train_tokenizer
+from tests.formats.tiny import SCHEDULER
 from tests.parity.test_published_layouts import VAE
 
 PARAMETERS = 859_520_964

@@ -14,8 +14,8 @@ from PIL import Image
 import nelbo
 from nelbo import Continuous, Diffusion, LatentDiffusion, NelboError
 from nelbo.cli import main
-from nelbo.paired_text import PairedTextEncoder
-from tests.diffusers_format import tiny
+from nelbo.text.paired import PairedTextEncoder
+from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
 PROMPTS = ["a red cat", "dog"]

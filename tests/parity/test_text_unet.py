@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import TextUNetConfig, UNet
 from tests.parity.same_files import assert_round_trip
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
 from nelbo.networks import UNet
 
 TOLERANCE = 1e-10

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from nelbo.bound import Bound
+from nelbo.chain.bound import Bound
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
 
 

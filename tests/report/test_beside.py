@@ -8,8 +8,8 @@ import re
 import pytest
 import torch
 
+from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
-from nelbo.estimate import Estimate
 from nelbo.evidence.file_sizes import file_sizes
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
@@ -24,7 +24,7 @@ from nelbo.report.training_facts import (
     training_facts,
     validation_trend,
 )
-from nelbo.training.checkpoints import VALIDATION
+from nelbo.runs.checkpoints import VALIDATION
 from tests.report.examples import make_bound, make_images, make_model
 from tests.report.test_page import make_report, read
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.report.grids import film_strip, image_grid, page_scale, save_grid, to_bytes, to_pil
 from tests.report.examples import make_images
 

@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.errors import NelboError
 from nelbo.report.page import render, write_report
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import forward_strip, reverse_strip
-from nelbo.training.checkpoints import VALIDATION
+from nelbo.runs.checkpoints import VALIDATION
 from tests.report.examples import make_bound, make_images, make_metrics, make_model
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}

@@ -6,8 +6,8 @@ import matplotlib
 import pytest
 import torch
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion import NoiseSchedule
-from nelbo.errors import NelboError
 from nelbo.report import plots
 from nelbo.report.theme import COLORS, to_inline_svg, to_png, to_svg
 from tests.report.examples import make_bound, make_model

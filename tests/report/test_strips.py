@@ -3,10 +3,10 @@ import itertools
 import pytest
 import torch
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import draw
 from nelbo.diffusion import NoiseSchedule
-from nelbo.distributions import draw
-from nelbo.errors import NelboError
 from nelbo.report.grids import to_bytes
 from nelbo.report.strips import forward_strip, reverse_strip, shown_levels, to_picture
 from tests.report.examples import make_images, make_model

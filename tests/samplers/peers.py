@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from nelbo import Diffusion, NoiseSchedule
-from nelbo.diffusers_format.scheduler import scheduler_config
+from nelbo.formats.scheduler import scheduler_config
 from nelbo.samplers import Sampler
 from tests.diffusion.test_model import SHAPE, MixingNetwork
 

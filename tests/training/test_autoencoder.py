@@ -10,13 +10,13 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from nelbo import NelboError, Pixels
-from nelbo.calibration import most_likely_scale
-from nelbo.distributions import DiscretizedNormal
+from nelbo.chain.distributions import DiscretizedNormal
+from nelbo.evidence.calibration import most_likely_scale
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
 from nelbo.training.autoencoder import AutoencoderObjective, hinge_loss
-from tests.diffusers_format import tiny
+from tests.formats import tiny
 from tests.networks.test_perceptual import VGG, weights_of
 
 

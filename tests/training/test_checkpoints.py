@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from nelbo import NelboError
-from nelbo.training import trainer as trainer_module
-from nelbo.training.checkpoints import (
+from nelbo.runs.checkpoints import (
     MANIFEST,
     VALIDATION,
     Checkpoint,
     Checkpoints,
     DamagedCheckpointError,
 )
+from nelbo.training import trainer as trainer_module
 from nelbo.training.config import ModelConfig
 from nelbo.training.trainer import DivergedError
 from tests.training.test_trainer import trainer
@@ -140,7 +140,7 @@ def test_a_manifest_of_another_format_is_no_damage(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(a_checkpoint(1))
     file = checkpoints.path(1) / MANIFEST
-    from nelbo.training.checkpoints import _digest
+    from nelbo.runs.checkpoints import _digest
 
     content = json.loads(file.read_text()) | {"format": 9}
     del content["sha256"]

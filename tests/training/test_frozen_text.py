@@ -10,7 +10,7 @@ import nelbo
 from nelbo import NelboError
 from nelbo.text import TextEncoder
 from nelbo.training.latents import PriorObjective, encode_data
-from tests.diffusers_format import tiny
+from tests.formats import tiny
 from tests.training.test_latents import pictures, take_steps, text_model
 
 SEED = 3

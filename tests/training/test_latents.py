@@ -21,19 +21,19 @@ from nelbo import (
     TextEncoder,
     UNet,
 )
+from nelbo.chain.distributions import draw
 from nelbo.data import ImageData
 from nelbo.diffusion.level_samplers import shifted_probabilities
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.diffusion.weighting import MinSNR
-from nelbo.distributions import draw
 from nelbo.networks import TextUNetConfig
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data, unit_scale
 from nelbo.training.task import task_for
-from tests.diffusers_format import tiny
-from tests.test_latent import make
+from tests.formats import tiny
+from tests.latent.test_model import make
 from tests.training.test_autoencoder import autoencoder
 
 CAPTIONS = ["red square", "blue square", "red field", "blue field"]

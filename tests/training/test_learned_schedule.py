@@ -13,8 +13,8 @@ from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.diffusion.learned_schedule import LearnedSchedule
+from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.build import build_model
-from nelbo.training.checkpoints import Checkpoints
 from nelbo.training.config import ModelConfig
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from tests.training.test_trainer import trainer

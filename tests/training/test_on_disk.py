@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nelbo import NelboError
-from nelbo.diffusers_format import write_json
-from nelbo.networks.files import atomic_file
-from nelbo.training.checkpoints import Checkpoint, Checkpoints
+from nelbo.base.files import atomic_file
+from nelbo.formats import write_json
+from nelbo.runs.checkpoints import Checkpoint, Checkpoints
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_ends_no_training(tmp_path, mon
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nelbo.training.checkpoints.shutil.rmtree", refuse)
+    monkeypatch.setattr("nelbo.runs.checkpoints.shutil.rmtree", refuse)
     with pytest.warns(UserWarning, match="cannot remove older checkpoints .*Permission denied"):
         kept.save(checkpoint(2))
     assert kept.load(2).step == 2

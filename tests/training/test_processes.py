@@ -22,12 +22,12 @@ import torch
 from nelbo import NelboError
 from nelbo.cli import MISTAKE, main
 from nelbo.data import load_data
-from nelbo.diffusers_format import load
+from nelbo.formats import load
 from nelbo.networks.discriminator import PatchDiscriminator
+from nelbo.runs.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.samplers import DDIM
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.build import build_model
-from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
 from nelbo.training.processes import LostProcessError, Processes

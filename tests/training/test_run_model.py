@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import nelbo
 from nelbo.cli import main
-from nelbo.training.checkpoints import Checkpoints
+from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.run_model import checkpoint_model, with_weights
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from tests.commands.squares import draw_squares

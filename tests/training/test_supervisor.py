@@ -14,13 +14,13 @@ from PIL import Image
 from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.data import load_data
+from nelbo.runs.checkpoints import VALIDATION, Checkpoints
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training import memory
 from nelbo.training.build import build_model
-from nelbo.training.checkpoints import VALIDATION, Checkpoints
 from nelbo.training.config import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.memory import check_memory, estimate_memory
-from nelbo.training.run_directory import RunDirectory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor

@@ -9,7 +9,7 @@ import nelbo
 from nelbo import NoiseSchedule
 from nelbo.data import ImageData
 from nelbo.training.validation import Validation, unit_normal_costs
-from tests.diffusers_format import tiny
+from tests.formats import tiny
 from tests.oracles.gaussian import expected_terms
 
 

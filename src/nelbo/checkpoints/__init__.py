@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from nelbo.diffusers_format import load, save, write_json
-from nelbo.diffusers_format.pipelines import Model
-from nelbo.errors import NelboError
-from nelbo.model_directory import CARD_FILE, checkpoint_path
-from nelbo.networks.files import read_json
+from nelbo.base.errors import NelboError
+from nelbo.base.files import read_json
+from nelbo.formats import load, save, write_json
+from nelbo.formats.model_directory import CARD_FILE, checkpoint_path
+from nelbo.formats.pipelines import Model
 from nelbo.samplers import Sampler
 from nelbo.text import TEXT_ENCODER
 

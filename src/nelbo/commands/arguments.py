@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import did_you_mean, unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean, unknown
 
 # What other programs call these options, by the names that they have here; those that a command
 # has are suggested.

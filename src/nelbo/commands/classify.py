@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -18,13 +19,12 @@ from nelbo.commands.common import (
 from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.sample import all_classes
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from nelbo.conditioning import Condition
+    from nelbo.chain.conditioning import Condition
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.evidence import Classification
@@ -80,7 +80,7 @@ class Classify:
             raise NelboError(f"--template {self.template!r} has no {{}} for the class")
         prompts = self._prompts()
 
-        from nelbo.evaluation import chain_of
+        from nelbo.evidence.evaluation import chain_of
 
         source = check_run(
             self.run_path, self.data, self.split, keep_duplicates=self.keep_duplicates
@@ -173,7 +173,7 @@ class Classify:
         """
         import torch
 
-        from nelbo.evaluation import chain_of
+        from nelbo.evidence.evaluation import chain_of
         from nelbo.latent import LatentDiffusion
 
         text = model if isinstance(model, LatentDiffusion) and model.text is not None else None
@@ -205,9 +205,9 @@ class Classify:
         import torch
 
         from nelbo.diffusion import Pixels
-        from nelbo.evaluation import check_fits
         from nelbo.evidence import Classification, Classifier
         from nelbo.evidence.classification import images_at_once
+        from nelbo.evidence.evaluation import check_fits
 
         check_fits(model, data)
         assert isinstance(model.data, Pixels)
@@ -320,7 +320,7 @@ def _table(rows: list[_Found]) -> Table:
 
 
 def _write(path: Path, rows: list[_Found]) -> None:
-    from nelbo.networks.files import atomic_file
+    from nelbo.base.files import atomic_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

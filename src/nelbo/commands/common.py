@@ -22,15 +22,15 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from nelbo.errors import NelboError
-from nelbo.model_directory import ships
+from nelbo.base.errors import NelboError
+from nelbo.formats.model_directory import ships
 
 if TYPE_CHECKING:
     import torch
 
+    from nelbo.chain.estimate import Estimate
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
-    from nelbo.estimate import Estimate
     from nelbo.evidence.file_sizes import FileSizes
     from nelbo.latent import LatentDiffusion
 
@@ -203,7 +203,7 @@ def results_to(json: bool) -> Console:
 
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
-    from nelbo.networks.files import to_json
+    from nelbo.base.files import to_json
 
     print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))
 

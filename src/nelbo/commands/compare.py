@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
     choose_device,
     print_json,
@@ -17,15 +18,14 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.bound import Bound
+    from nelbo.chain.bound import Bound
+    from nelbo.chain.estimators import Estimator
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
-    from nelbo.estimators import Estimator
     from nelbo.latent import LatentDiffusion
 
 

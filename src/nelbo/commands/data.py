@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_skipped, print_json, say_first, show
 from nelbo.commands.options import at_least_one, check_out
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from rich.table import Table

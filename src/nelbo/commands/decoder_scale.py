@@ -26,7 +26,7 @@ def fit_missing_scale(
     """Give a latent model without a decoder scale the one that suits some of the images best."""
     import torch
 
-    from nelbo.calibration import fit_decoder_scale
+    from nelbo.evidence.calibration import fit_decoder_scale
     from nelbo.latent import LatentDiffusion
 
     if not isinstance(model, LatentDiffusion) or model.decoder_scale is not None:

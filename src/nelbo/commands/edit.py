@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import print_json, say, show
 from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, at_least_one
 from nelbo.commands.picture_model import (
@@ -19,7 +20,6 @@ from nelbo.commands.picture_model import (
     walk_with_progress,
 )
 from nelbo.commands.run_data import check_not_data
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
@@ -164,7 +164,7 @@ class Edit:
         Raises:
             NelboError: one that the edit cannot use.
         """
-        from nelbo.diffusers_format.pipelines import load_schedule
+        from nelbo.formats.pipelines import load_schedule
         from nelbo.samplers import DDPM
 
         if self.interpolate is not None:

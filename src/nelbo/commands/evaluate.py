@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
     check_optimal,
     optimal_chain,
@@ -28,16 +29,15 @@ from nelbo.commands.evaluation_progress import (
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
-from nelbo.errors import NelboError
-from nelbo.model_directory import holds_autoencoder_alone
+from nelbo.formats.model_directory import holds_autoencoder_alone
 
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.bound import Bound
-    from nelbo.bound_store import BoundStore
+    from nelbo.chain.bound import Bound
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.evidence.bound_store import BoundStore
     from nelbo.latent import LatentDiffusion
     from nelbo.training.processes import Processes
 
@@ -219,7 +219,7 @@ class Evaluate:
 
     def _stored_precision(self) -> str | None:
         """With --precision auto, that of the evaluation that goes on, whatever is faster now."""
-        from nelbo.bound_store import stored_settings
+        from nelbo.evidence.bound_store import stored_settings
 
         if self.out is None or self.precision != "auto":
             return None
@@ -237,8 +237,8 @@ class Evaluate:
         processes: Processes,
     ) -> None:
         from nelbo.diffusion import Pixels
-        from nelbo.evaluation import chain_of
         from nelbo.evidence import write_ranking
+        from nelbo.evidence.evaluation import chain_of
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
         from nelbo.evidence.given import given_of
         from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
@@ -284,7 +284,7 @@ class Evaluate:
 
     def _chain(self, model: Diffusion | LatentDiffusion) -> Diffusion | LatentDiffusion:
         """The chain to evaluate: the whole one, or a shorter one of its own bound."""
-        from nelbo.evaluation import chain_of
+        from nelbo.evidence.evaluation import chain_of
         from nelbo.samplers.spacing import spaced_levels
 
         if self.levels == "optimal":
@@ -309,8 +309,8 @@ def choose_dtype(
     import torch
 
     from nelbo.diffusion import Pixels
-    from nelbo.evaluation import check_fits, condition_for
-    from nelbo.precision import try_bfloat16
+    from nelbo.evidence.evaluation import check_fits, condition_for
+    from nelbo.evidence.precision import try_bfloat16
 
     if precision != "auto":
         return (torch.bfloat16 if precision == "bf16" else torch.float32), 0

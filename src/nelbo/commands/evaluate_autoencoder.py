@@ -8,17 +8,17 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, say, show
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.commands.training.autoencoder_run import AutoencoderRun
-from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.autoencoder_evaluation import (
     AutoencoderReading,
     evaluate_autoencoder,
     fit_scale,
 )
-from nelbo.training.run_directory import RunDirectory
 
 
 def evaluate_autoencoder_run(

@@ -11,13 +11,13 @@ from nelbo.commands.common import MESSAGES, counting_progress
 if TYPE_CHECKING:
     import torch
 
-    from nelbo.bound import Bound, BoundMap
-    from nelbo.bound_store import BoundStore
+    from nelbo.chain.bound import Bound, BoundMap
+    from nelbo.chain.estimators import Estimator
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
-    from nelbo.estimators import Estimator
+    from nelbo.evidence.bound_store import BoundStore
     from nelbo.latent import LatentDiffusion
-    from nelbo.latent_bound import LatentBoundMap
+    from nelbo.latent.bound import LatentBoundMap
 
 # Levels an image for maps, which are looked at and not read off.
 MAP_LEVELS = 100
@@ -27,7 +27,7 @@ def levels_to_evaluate(
     asked: int | Literal["all"], model: Diffusion | LatentDiffusion
 ) -> int | None:
     """How many levels to draw; None, each once, where as many are asked for as there are."""
-    from nelbo.evaluation import chain_of
+    from nelbo.evidence.evaluation import chain_of
 
     return None if asked == "all" or asked >= chain_of(model).num_levels - 1 else asked
 
@@ -72,8 +72,8 @@ def find_levels(
     """
     import torch
 
-    from nelbo.estimators import Importance, proposal_from
-    from nelbo.evaluation import chain_of
+    from nelbo.chain.estimators import Importance, proposal_from
+    from nelbo.evidence.evaluation import chain_of
 
     if levels_to_evaluate(count, model) is None:
         return None, 0
@@ -95,8 +95,8 @@ def levels_to_compare(
     """
     import torch
 
-    from nelbo.estimators import Importance, proposal_from
-    from nelbo.evaluation import chain_of
+    from nelbo.chain.estimators import Importance, proposal_from
+    from nelbo.evidence.evaluation import chain_of
     from nelbo.latent import LatentDiffusion
 
     squares: dict[int, list[torch.Tensor]] = {}
@@ -118,7 +118,7 @@ def _square(
     model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
 ) -> tuple[torch.Tensor, int]:
     """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
-    from nelbo.evaluation import check_fits, pilot
+    from nelbo.evidence.evaluation import check_fits, pilot
 
     check_fits(model, data)
     square = stored_proposal(model)
@@ -130,7 +130,7 @@ def _square(
 
 def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
     """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    from nelbo.evaluation import chain_of
+    from nelbo.evidence.evaluation import chain_of
 
     profile = model.profile
     if profile is None or profile.num_levels != chain_of(model).num_levels:
@@ -150,8 +150,8 @@ def evaluate_with_progress(
     store: BoundStore | None = None,
 ) -> Bound:
     """The bound of every image, behind a progress bar that shows the mean so far."""
-    from nelbo.bound import Bound
-    from nelbo.evaluation import calls_per_image, evaluate
+    from nelbo.chain.bound import Bound
+    from nelbo.evidence.evaluation import calls_per_image, evaluate
 
     generator = _generator(seed)
     bounds: list[Bound] = []
@@ -188,7 +188,7 @@ def evaluate_to_error_with_progress(
     store: BoundStore | None = None,
 ) -> tuple[Bound, int]:
     """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
-    from nelbo.evaluation import evaluate_to_error
+    from nelbo.evidence.evaluation import evaluate_to_error
 
     bound, calls, status = None, 0, ""
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
@@ -219,7 +219,7 @@ def map_bits(
     import torch
 
     from nelbo.diffusion import Pixels
-    from nelbo.evaluation import condition_for
+    from nelbo.evidence.evaluation import condition_for
 
     assert isinstance(model.data, Pixels)
     x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
@@ -242,7 +242,7 @@ def cost_json(
         model: the model it is of.
         calls: network evaluations, where a pilot took more than the bound tells.
     """
-    from nelbo.evaluation import chain_of
+    from nelbo.evidence.evaluation import chain_of
 
     T = chain_of(model).num_levels
     calls = int(bound.calls.sum()) if calls is None else calls

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import print_json, show
 from nelbo.commands.options import check_new
 from nelbo.data.credits import ORIGIN, licence_asked
-from nelbo.errors import NelboError
-from nelbo.model_directory import CARD_FILE, holds_autoencoder_alone
+from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone
 
 if TYPE_CHECKING:
-    from nelbo.diffusers_format.pipelines import Model
-    from nelbo.training.run_directory import RunDirectory
+    from nelbo.formats.pipelines import Model
+    from nelbo.runs.run_directory import RunDirectory
 
 # What of a run's notes goes with the pipeline.
 _KEPT = ("source", "training_images", "splits", "trained", "label_names", ORIGIN)
@@ -55,10 +55,10 @@ class Export:
         if self.checkpoint is not None and self.sigma_rel is not None:
             raise NelboError("give either --checkpoint or --sigma-rel")
 
-        from nelbo.diffusers_format import load_sampler, save
-        from nelbo.diffusers_format.files import read_index
-        from nelbo.networks.files import atomic_file
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.base.files import atomic_file
+        from nelbo.formats import load_sampler, save
+        from nelbo.formats.files import read_index
+        from nelbo.runs.run_directory import RunDirectory
 
         if holds_autoencoder_alone(self.run_path):
             raise NelboError(
@@ -85,7 +85,7 @@ class Export:
 
     def _model(self, run: RunDirectory) -> tuple[Model, dict[str, Any]]:
         """What to export, and what to note of its training where that is not what the run notes."""
-        from nelbo.diffusers_format import load
+        from nelbo.formats import load
         from nelbo.training.run_model import kept_checkpoint, with_weights
         from nelbo.training.snapshots import reconstruct_average, snapshot_files
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import directories_near
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -22,17 +24,15 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
-from nelbo.errors import NelboError
-from nelbo.suggestions import directories_near
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from nelbo.chain.estimate import Estimate
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion, LevelProfile
     from nelbo.diffusion.profile import LevelCost
-    from nelbo.estimate import Estimate
     from nelbo.latent import LatentDiffusion
 
 # Images encoded at a time.
@@ -165,9 +165,9 @@ class Fit:
         """The profile of the chain, what an image costs beside the chain, and the whole, nats."""
         import torch
 
+        from nelbo.chain.estimate import Estimate
         from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
-        from nelbo.estimate import Estimate
-        from nelbo.evaluation import chain_of, check_fits, condition_for
+        from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
 
         check_fits(model, data)
         generator = torch.Generator().manual_seed(self.computing.seed)

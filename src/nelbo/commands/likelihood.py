@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -16,8 +18,6 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.options import Computing, at_least_one
 from nelbo.commands.run_data import check_run, load_with_data
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Likelihood:
 
         import torch
 
-        from nelbo import latent_flow
-        from nelbo.bound import Bound
+        from nelbo.chain.bound import Bound
+        from nelbo.chain.estimate import Estimate
         from nelbo.commands.evaluation_progress import levels_that_matter
         from nelbo.diffusion import Diffusion, Pixels, flow
         from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
-        from nelbo.estimate import Estimate
-        from nelbo.evaluation import chain_of, check_fits, condition_for
+        from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
         from nelbo.evidence.given import given_of
+        from nelbo.latent import flow
         from nelbo.report.tables import likelihood_table
 
         if self.dequantization not in (None, *DEQUANTIZATIONS):

@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.options import check_new
-from nelbo.errors import NelboError
-from nelbo.model_directory import ships
+from nelbo.formats.model_directory import ships
 
 
 def copy_model(source: str | Path, out: Path) -> None:
@@ -23,7 +23,7 @@ def copy_model(source: str | Path, out: Path) -> None:
     Raises:
         NelboError: where nothing can be written.
     """
-    from nelbo.training.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
+    from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
 
     source = Path(source)
     # What of a run's directory is there to train on, not to use the model.

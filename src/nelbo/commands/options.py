@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.training.config import option
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class SamplerOptions:
             NelboError: an unknown sampler, an option that it does not have, or more steps than the
                 chain has levels.
         """
-        from nelbo.diffusers_format import load_sampler, usual_sampler
-        from nelbo.diffusers_format.pipelines import load_schedule
+        from nelbo.formats import load_sampler, usual_sampler
+        from nelbo.formats.pipelines import load_schedule
 
         steps = steps if self.steps is None else self.steps
         name = self.sampler or default

@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.commands.common import choose_device, counting_progress, say
 from nelbo.commands.options import ConditionOptions, at_least_one, check_out
 from nelbo.commands.run_data import check_uncontrolled
-from nelbo.errors import NelboError
-from nelbo.suggestions import did_you_mean, listed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from nelbo.conditioning import Condition
+    from nelbo.chain.conditioning import Condition
     from nelbo.diffusion import Diffusion
     from nelbo.latent import LatentDiffusion
     from nelbo.networks.guidance import Guidance
@@ -44,8 +44,8 @@ class PictureModel:
         Raises:
             NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
         """
-        from nelbo.diffusers_format import load
         from nelbo.diffusion import Pixels
+        from nelbo.formats import load
 
         on = choose_device(device)
         model = load(path)
@@ -156,7 +156,7 @@ class PictureModel:
     def _in_turn(self, labels: list[int], n: int) -> Condition | None:
         import torch
 
-        from nelbo.conditioning import Condition
+        from nelbo.chain.conditioning import Condition
 
         if not labels:
             return None
@@ -166,14 +166,14 @@ class PictureModel:
     @cached_property
     def _class_names(self) -> list[str]:
         """What its run calls the classes; empty where it does not say."""
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.runs.run_directory import RunDirectory
 
         names: list[str] = RunDirectory(self.path).notes().get("label_names", [])
         return names if len(names) == self.num_classes else []
 
     def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
         """The guidance asked for; with prompts, by default that of the run's own samples."""
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.runs.run_directory import RunDirectory
 
         if not prompted:
             return options.strength()
@@ -203,13 +203,13 @@ class PictureModel:
     @property
     def prior(self) -> Diffusion:
         """The chain, without guidance."""
-        from nelbo.evaluation import chain_of
+        from nelbo.evidence.evaluation import chain_of
 
         return chain_of(self.model)
 
     def to_pixels(self, pictures: Tensor) -> Tensor:
         """0..255 as the nearest of the model's pixel levels, uint8."""
-        from nelbo.distributions import to_levels
+        from nelbo.chain.distributions import to_levels
 
         return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
 
@@ -217,8 +217,8 @@ class PictureModel:
         """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
         import torch
 
+        from nelbo.chain.distributions import from_levels
         from nelbo.diffusion import Diffusion
-        from nelbo.distributions import from_levels
 
         x = from_levels(self.to_pixels(pictures), self.levels).to(self.device)
         if isinstance(self.model, Diffusion):
@@ -235,7 +235,7 @@ class PictureModel:
         """
         import torch
 
-        from nelbo.distributions import to_levels
+        from nelbo.chain.distributions import to_levels
 
         pictures = []
         for some in x.split(batch_size):
@@ -280,7 +280,7 @@ def walk_with_progress(
         repeat: how many images in a row take the same noise.
         watch: called with the number of each state from 0.
     """
-    from nelbo.distributions import generator_for
+    from nelbo.chain.distributions import generator_for
 
     with counting_progress() as progress:
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")

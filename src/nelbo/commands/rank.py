@@ -22,13 +22,13 @@ from nelbo.commands.shared_evaluation import join_processes, open_store
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.bound import Bound, BoundMap
+    from nelbo.chain.bound import Bound, BoundMap
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
     from nelbo.evidence.file_sizes import FileSizes
     from nelbo.evidence.given import Given
     from nelbo.latent import LatentDiffusion
-    from nelbo.latent_bound import LatentBoundMap
+    from nelbo.latent.bound import LatentBoundMap
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _PRINTED = 10

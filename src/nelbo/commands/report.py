@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
     choose_device,
     mention_skipped,
@@ -21,15 +22,14 @@ from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options import Computing, at_least_one, check_out
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.commands.training.final_samples import FinalSamples
-from nelbo.errors import NelboError
-from nelbo.model_directory import holds_autoencoder_alone
+from nelbo.formats.model_directory import holds_autoencoder_alone
 
 if TYPE_CHECKING:
     import torch
 
     from nelbo.commands.run_data import ImageModel, RunSource
     from nelbo.data import ImageData
-    from nelbo.training.run_directory import RunDirectory
+    from nelbo.runs.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Report:
         else:
             check_not_shipped(self.run_path, "the report")
 
-        from nelbo.training.run_directory import METRICS_FILE, RunDirectory
+        from nelbo.runs.run_directory import METRICS_FILE, RunDirectory
 
         run = RunDirectory.open(self.run_path)
         if self.out is None:
@@ -98,8 +98,8 @@ class Report:
         from nelbo.commands.training.latent_run import finish_latent
         from nelbo.commands.training.pixel_run import finish
         from nelbo.commands.training.refinement import Asked
-        from nelbo.diffusers_format import load
-        from nelbo.evaluation import check_fits
+        from nelbo.evidence.evaluation import check_fits
+        from nelbo.formats import load
         from nelbo.latent import LatentDiffusion
 
         common: dict[str, Any] = {

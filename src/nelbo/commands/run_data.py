@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_duplicates, mention_skipped
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def check_run(
     Raises:
         NelboError: there is no such model, or as `check_data`.
     """
-    from nelbo.diffusers_format.pipelines import read_pipeline
+    from nelbo.formats.pipelines import read_pipeline
 
     read_pipeline(run_path)
     return check_data(run_path, source, split, keep_duplicates=keep_duplicates)
@@ -76,7 +76,7 @@ def check_data(
     """
     from nelbo.data.sources import absolute, check_source, is_local, is_path
     from nelbo.data.splits import VALIDATION
-    from nelbo.training.run_directory import RunDirectory, predates_validation
+    from nelbo.runs.run_directory import RunDirectory, predates_validation
 
     notes = RunDirectory(run_path).notes()
     remembered = notes.get("source")
@@ -109,7 +109,7 @@ def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
     It would change the data: the run could not be resumed, nor its bound be read again.
     """
     from nelbo.data.sources import check_not_among
-    from nelbo.training.run_directory import RunDirectory
+    from nelbo.runs.run_directory import RunDirectory
 
     remembered = RunDirectory(run_path).notes().get("source")
     # A run remembers folders by absolute paths, so that a name is that of a data set.
@@ -139,7 +139,7 @@ def load_with_data(
     Raises:
         NelboError: a model that cannot be loaded, or as `data_for_run`.
     """
-    from nelbo.diffusers_format import load
+    from nelbo.formats import load
 
     model = load(source.run_path).to(device)
     check_uncontrolled(model, source.run_path)
@@ -152,7 +152,7 @@ def load_with_data(
 
 def check_uncontrolled(model: Diffusion | LatentDiffusion, path: str) -> None:
     """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
-    from nelbo.evaluation import chain_of
+    from nelbo.evidence.evaluation import chain_of
     from nelbo.networks import ControlledUNet
 
     if isinstance(chain_of(model).network, ControlledUNet):

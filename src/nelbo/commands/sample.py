@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import listed
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, say, show
 from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, check_out
 from nelbo.commands.picture_model import (
@@ -21,15 +23,13 @@ from nelbo.commands.picture_model import (
 )
 from nelbo.commands.run_data import check_not_data
 from nelbo.commands.sample_quality import Compared, QualityOptions
-from nelbo.errors import NelboError
-from nelbo.suggestions import listed
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
-    from nelbo.conditioning import Condition
+    from nelbo.chain.conditioning import Condition
     from nelbo.diffusion import Diffusion, NoiseSchedule
     from nelbo.evidence.sample_reading import SampleReading
     from nelbo.networks.guidance import Guidance
@@ -287,7 +287,7 @@ def all_classes(model: Diffusion, n: int) -> Condition | None:
     """Every class in turn for a class-conditional model; else None."""
     import torch
 
-    from nelbo.conditioning import Condition
+    from nelbo.chain.conditioning import Condition
 
     return Condition(label=torch.arange(n) % model.num_classes) if model.num_classes else None
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_skipped
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     import torch

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
-    from nelbo.bound_store import BoundStore
     from nelbo.data import ImageData
     from nelbo.diffusion import Diffusion
+    from nelbo.evidence.bound_store import BoundStore
     from nelbo.latent import LatentDiffusion
     from nelbo.training.processes import Processes
 
@@ -42,7 +42,7 @@ def open_store(
     processes: Processes,
 ) -> BoundStore:
     """Where the bounds of batches are kept, for this model, these images and these settings."""
-    from nelbo.bound_store import BoundStore
+    from nelbo.evidence.bound_store import BoundStore
     from nelbo.evidence.identity import identify
 
     decisive = {**settings, "data": data.source, **identify(model, data)}

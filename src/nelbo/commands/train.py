@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_h
 
 import tyro
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.commands.arguments import Option, options_of
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.latent_command import TrainLatent
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
 from nelbo.training.config import ModelConfig, TrainingConfig, option
 from nelbo.training.presets import DEFAULT_PRESET, PRESETS, preset_of
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from nelbo.commands.training.recipe import Recipe
     from nelbo.commands.training.session import TrainingImages
     from nelbo.data import ImageData
+    from nelbo.runs.run_directory import RunDirectory
     from nelbo.training.processes import Processes
-    from nelbo.training.run_directory import RunDirectory
 
 # The data sets that a model of latents suits best: pictures that come with a text each.
 _CAPTIONED = ("emoji",)
@@ -134,7 +134,7 @@ def _starting_point(asked: argparse.Namespace) -> TrainCommand:
         return command_for(named, asked.data)()
     # Only here, so that --help need not wait for torch.
     from nelbo.commands.training.settings import parse_command
-    from nelbo.training.settings_file import read_settings
+    from nelbo.runs.settings_file import read_settings
 
     content = read_settings(file)
     kind = command_for(content.get("kind", named), asked.data)

@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data.labels import Label, class_names, index_labels, name_of
 from nelbo.data.listing import CAPTIONS, Listing, stem_of
 from nelbo.data.metadata import Row, read_lines, rows
 from nelbo.data.names import Names, printable
-from nelbo.errors import NelboError
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
 from nelbo.data.splits import ALL, PARTS, TRAIN
-from nelbo.errors import NelboError
 
 try:
     import fcntl

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
@@ -34,7 +35,6 @@ from nelbo.data.emoji_captions import caption
 from nelbo.data.image_data import ImageData
 from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, split_by_name
-from nelbo.errors import MissingExtraError, NelboError
 
 LEVELS = 256
 ADDED = "OpenMoji extras"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from nelbo.base.errors import NelboError
 from nelbo.data.annotations import Annotations, read_annotations
 from nelbo.data.cache import Entry, Picture, cached, check_size
 from nelbo.data.crops import base_of, crop_names, settle_crops
@@ -21,7 +22,6 @@ from nelbo.data.names import printable
 from nelbo.data.reader import is_grey
 from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
-from nelbo.errors import NelboError
 
 LEVELS = 256
 

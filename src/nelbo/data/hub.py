@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.data.cache import Picture, cached, check_size
 from nelbo.data.credits import CREDITS
 from nelbo.data.crops import base_of, crop_names, settle_crops
@@ -44,7 +45,6 @@ from nelbo.data.labels import Label, as_label, class_names, index_labels, name_o
 from nelbo.data.size import Size
 from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
 from nelbo.data.stream import ImageStream, StreamedRow
-from nelbo.errors import MissingExtraError, NelboError
 
 LEVELS = 256
 # Of a set that is streamed, so many images of each split are kept to evaluate on.

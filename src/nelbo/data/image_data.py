@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.data.pixel_key import pixel_keys
 from nelbo.data.splits import name_key
 from nelbo.data.stream import ImageStream
-from nelbo.errors import NelboError
 
 _UINT8_LEVELS = 256
 

@@ -11,10 +11,10 @@ from jaxtyping import Bool, UInt8
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data.decode import prepare
 from nelbo.data.formats import remedy, suffix_of
 from nelbo.data.reader import Opened, open_picture, why
-from nelbo.errors import NelboError
 
 # From this level on, of 0..255, a mask says to paint.
 _WHITE = 128

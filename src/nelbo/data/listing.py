@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from nelbo.base.errors import NelboError
 from nelbo.data.formats import count_kinds, is_picture, remedy, suffix_of
-from nelbo.errors import NelboError
 
 # Tables of captions and labels, in any folder; captions for all, at the top; and the files that
 # hold the caption of one picture, called as it is.

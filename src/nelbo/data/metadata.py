@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nelbo.base.errors import NelboError
 from nelbo.data.labels import Label, as_label
-from nelbo.errors import NelboError
 
 CAPTION_FIELDS = ("text", "caption", "prompt")
 _DELIMITERS = (",", ";", "\t")

@@ -12,11 +12,11 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
+from nelbo.base.errors import MissingExtraError
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
 from nelbo.data.splits import TEST, TRAIN, VALIDATION
-from nelbo.errors import MissingExtraError
 
 LEVELS = 256
 SIDE = 28

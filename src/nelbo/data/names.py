@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 
 def printable(name: str) -> str:

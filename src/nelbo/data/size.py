@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 LARGEST = 8192
 # (height, width)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean, directories_near, unknown
 from nelbo.data.digits import load_digits
 from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
@@ -18,8 +20,6 @@ from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.data.size import Size, parse_size
 from nelbo.data.splits import SPLITS
-from nelbo.errors import NelboError
-from nelbo.suggestions import did_you_mean, directories_near, unknown
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {

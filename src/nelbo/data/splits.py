@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
 # In the order in which a set is stored.

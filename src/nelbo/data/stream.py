@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import generator_for
 from nelbo.data.read_ahead import ReadAhead
-from nelbo.distributions import generator_for
-from nelbo.errors import NelboError
 
 # Batches that are read and decoded ahead of the one in use.
 AHEAD = 2

@@ -30,8 +30,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.bound import Bound, variance_of_mean
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound, variance_of_mean
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import randn_like
+from nelbo.chain.estimators import as_estimator
+from nelbo.chain.mhvae import per_example
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.model import Diffusion
@@ -42,10 +46,6 @@ from nelbo.diffusion.objectives import (
     part_of_noise,
 )
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
-from nelbo.distributions import randn_like
-from nelbo.errors import NelboError
-from nelbo.estimators import as_estimator
-from nelbo.mhvae import per_example
 
 VARIANCES = ("learned_range", "fixed_large")
 # Adam learns as fast from a small gradient, and gradients are clipped together: that of the shape,

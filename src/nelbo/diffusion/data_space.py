@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.distributions import DiscretizedNormal, from_levels, normal, to_levels
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import DiscretizedNormal, from_levels, normal, to_levels
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import draw
+from nelbo.chain.mhvae import per_example
 from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.model import Diffusion
-from nelbo.distributions import draw
-from nelbo.errors import NelboError
-from nelbo.mhvae import per_example
 
 DEQUANTIZATIONS = ("decoder", "truncated_normal", "uniform", "none")
 

@@ -36,15 +36,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.conditioning import Condition, check_condition
+from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import randn_like
+from nelbo.chain.mhvae import per_example
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.distributions import randn_like
-from nelbo.errors import MissingExtraError, NelboError
-from nelbo.mhvae import per_example
-from nelbo.suggestions import unknown
 
 TRACES = ("rademacher", "normal", "exact")
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")

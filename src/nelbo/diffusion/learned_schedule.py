@@ -28,8 +28,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.errors import NelboError
 
 HIDDEN = 32
 # κ: no two levels of a chain have the same noise.

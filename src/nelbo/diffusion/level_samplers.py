@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 
 LEVEL_SAMPLERS = ("uniform", "low_discrepancy", "importance")
 

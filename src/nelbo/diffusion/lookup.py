@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nelbo.chain.mhvae import Level
 from nelbo.diffusion.schedule import Levels
-from nelbo.mhvae import Level
 
 
 class LevelLookup:

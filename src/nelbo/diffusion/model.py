@@ -22,7 +22,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.conditioning import Condition, check_condition
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
+from nelbo.chain.mhvae import Level, TractableMHVAE, per_example
 from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.lookup import LevelLookup
@@ -35,12 +39,8 @@ from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
 from nelbo.diffusion.weighting import Weighting
-from nelbo.distributions import DiscretizedNormal, Generators, normal
-from nelbo.errors import NelboError
-from nelbo.mhvae import Level, TractableMHVAE, per_example
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
-from nelbo.suggestions import unknown
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 

@@ -34,7 +34,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import randn_like
 from nelbo.diffusion.level_samplers import (
     LevelSampler,
     level_probabilities,
@@ -43,9 +46,6 @@ from nelbo.diffusion.level_samplers import (
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
-from nelbo.distributions import randn_like
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
 
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion

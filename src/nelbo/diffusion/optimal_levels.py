@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.profile import LevelProfile
-from nelbo.errors import NelboError
 
 COSTS = ("analytic", "fixed_small")
 

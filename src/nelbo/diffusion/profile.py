@@ -21,15 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nelbo.bound import variance_of_mean
-from nelbo.conditioning import Condition, check_condition
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
+from nelbo.chain.bound import variance_of_mean
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import randn_like
+from nelbo.chain.mhvae import VALUES_PER_CALL, per_example
 from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.rounding import fit_rounded_normal
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
-from nelbo.distributions import randn_like
-from nelbo.errors import NelboError
-from nelbo.mhvae import VALUES_PER_CALL, per_example
-from nelbo.networks.files import atomic_file
 
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion

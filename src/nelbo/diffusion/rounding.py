@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from nelbo.distributions import DiscretizedNormal
-from nelbo.golden_section import golden_section
+from nelbo.base.golden_section import golden_section
+from nelbo.chain.distributions import DiscretizedNormal
 
 # Enough to find the standard deviation to half a percent, which costs 10⁻⁴ nats a dimension less.
 _VALUES = 2**14

@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.noise_level import NoiseLevel
-from nelbo.errors import NelboError
 
 Levels = Float[Tensor, " levels"]
 

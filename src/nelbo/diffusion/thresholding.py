@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 
 @dataclass(frozen=True)

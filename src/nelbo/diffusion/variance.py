@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.diffusion.profile import MEASURED_LEVELS, LevelProfile, level_profile
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
-from nelbo.errors import NelboError
 
 if TYPE_CHECKING:
     from nelbo.diffusion.model import Diffusion

@@ -34,10 +34,10 @@ from typing import ClassVar
 
 import torch
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
-from nelbo.errors import NelboError
 
 # Beyond this log SNR nothing is left of the density of noise levels that `EDM` draws from.
 _FAR = 100.0

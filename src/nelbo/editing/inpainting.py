@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators, draw, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
-from nelbo.distributions import Generators, draw, randn_like
 from nelbo.editing.base import Edit, check_images
-from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import DDPM, State
 

@@ -22,16 +22,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.conditioning import Condition, check_condition
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.distributions import Generators, randn_like
 from nelbo.editing.base import Edit, check_images
 from nelbo.editing.image_to_image import check_strength, last_steps
 from nelbo.editing.inversion import Inversion
-from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import DDIM, Sampler, State
-from nelbo.suggestions import unknown
 
 ENCODERS = ("inversion", "diffusion")
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.distributions import Generators
 from nelbo.editing.base import Edit, check_images
-from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import DDIM, State
 

@@ -27,13 +27,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nelbo.conditioning import Condition, check_condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import draw, normal, randn_like
+from nelbo.chain.mhvae import VALUES_PER_CALL
 from nelbo.diffusion import Diffusion
-from nelbo.distributions import draw, normal, randn_like
-from nelbo.errors import NelboError
-from nelbo.evaluation import chain_of
+from nelbo.evidence.evaluation import chain_of
 from nelbo.latent import LatentDiffusion
-from nelbo.mhvae import VALUES_PER_CALL
 
 # Draws of a round, after each of which classes may leave the race.
 _ROUND = 4

@@ -27,9 +27,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import Bound
-from nelbo.errors import NelboError
-from nelbo.estimate import Estimate
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
+from nelbo.chain.estimate import Estimate
 
 LEVEL = 0.05
 # No p-value is smaller than one over one more than this.

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.bound import Bound
+from nelbo.chain.bound import Bound
+from nelbo.chain.distributions import generator_for
+from nelbo.chain.estimators import EveryLevel, Importance
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.distributions import generator_for
-from nelbo.estimators import EveryLevel, Importance
-from nelbo.evaluation import chain_of, evaluate
+from nelbo.evidence.evaluation import chain_of, evaluate
 from nelbo.latent import LatentDiffusion
 
 # Candidates for each image that is shown.
@@ -88,7 +88,7 @@ def find_extremes(
         model: the model.
         data: the images.
         bound: of each.
-        proposal: where to draw levels, (T−1,); see `nelbo.estimators.Importance`.
+        proposal: where to draw levels, (T−1,); see `nelbo.chain.estimators.Importance`.
         shown: how many to find at each end, at most half of all.
         seconds: about how long it may take.
         seed: of the noise.

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.errors import MissingExtraError, NelboError
+from nelbo.base.errors import MissingExtraError, NelboError
 
 COMPONENTS = 32
 _FITTED_ON = 2000

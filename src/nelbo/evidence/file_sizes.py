@@ -32,8 +32,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from nelbo.errors import NelboError
-from nelbo.estimate import Estimate
+from nelbo.base.errors import NelboError
+from nelbo.chain.estimate import Estimate
 
 PNG, WEBP, JXL = "PNG", "WebP", "JPEG XL"
 # How each is called beside a figure.

@@ -12,7 +12,7 @@ from typing import Any
 
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.evaluation import chain_of
+from nelbo.evidence.evaluation import chain_of
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.guidance import GuidedNetwork
 
@@ -75,7 +75,7 @@ def data_facts(model: Diffusion | LatentDiffusion, data: ImageData) -> dict[str,
 
 
 def given_of(model: Diffusion | LatentDiffusion, data: ImageData) -> Given:
-    """What `nelbo.evaluation.condition_for` conditions a model on, on these images."""
+    """What `nelbo.evidence.evaluation.condition_for` conditions a model on, on these images."""
     network = chain_of(model).network
     guidance = network.scale if isinstance(network, GuidedNetwork) else None
     if getattr(model, "text", None) is not None:

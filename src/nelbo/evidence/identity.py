@@ -2,7 +2,7 @@
 
 A bound depends on the weights, and as much on the pixels, on what the model is conditioned on, and
 on the chain: noise levels, variance, clipping, what the network predicts. Each is one line of the
-settings of a `nelbo.bound_store.BoundStore`, which names those that differ.
+settings of a `nelbo.evidence.bound_store.BoundStore`, which names those that differ.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.bound_store import fingerprint
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.evaluation import chain_of
+from nelbo.evidence.bound_store import fingerprint
+from nelbo.evidence.evaluation import chain_of
 from nelbo.evidence.given import given_of
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.guidance import GuidedNetwork

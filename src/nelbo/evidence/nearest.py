@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 # Training pictures that are searched at most, drawn at random; and held-out ones to compare with.
 MOST_SEARCHED = 20_000

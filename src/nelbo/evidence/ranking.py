@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.bound import Bound
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
+from nelbo.chain.bound import Bound
 from nelbo.data import ImageData
-from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
-from nelbo.networks.files import atomic_file
 
 COLUMNS = ("rank", "name", "bits_per_dim", "monte_carlo_error", "label", "caption")
 # Which of the images' splits they are of, where that is known; and the score where it is another.

@@ -27,8 +27,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from nelbo.errors import NelboError
-from nelbo.estimate import Estimate
+from nelbo.base.errors import NelboError
+from nelbo.chain.estimate import Estimate
 from nelbo.evidence.feature_spaces import (
     FeatureSpace,
     principal_components,

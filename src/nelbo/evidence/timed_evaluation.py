@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nelbo.bound import Bound, variance_over_images
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound, variance_over_images
+from nelbo.chain.distributions import generator_for
+from nelbo.chain.estimators import EveryLevel, Importance, proposal_from
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.distributions import generator_for
-from nelbo.errors import NelboError
-from nelbo.estimators import EveryLevel, Importance, proposal_from
-from nelbo.evaluation import (
+from nelbo.evidence.evaluation import (
     PILOT_IMAGES,
     chain_of,
     check_fits,

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks.attention import SpatialSelfAttention
 from nelbo.networks.autoencoder_config import (
     DECODER_STAGES,

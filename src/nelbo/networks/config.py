@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.conditioning import Condition, check_condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.networks.controlnet_config import ControlNetConfig, shared_fields
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet import UNet

@@ -8,7 +8,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 _SLOPE = 0.2
 

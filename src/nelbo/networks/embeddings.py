@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks.normalization import Activation, silu
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 # A larger weight has no finite square in float32, which every normalisation takes.
 LARGEST_WEIGHT = math.sqrt(torch.finfo(torch.float32).max)

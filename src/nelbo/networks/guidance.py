@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition, check_condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
 
 
 @dataclass(frozen=True)

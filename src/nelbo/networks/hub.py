@@ -15,8 +15,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import directories_near
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import directories_near
 
 # How long the Hub may take to answer at all. Its client would try for half a minute.
 _SECONDS_TO_ANSWER = 5.0

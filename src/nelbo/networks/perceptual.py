@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 # Mean and standard deviation of photographs, for images in [−1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)

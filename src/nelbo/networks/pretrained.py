@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file, read_json
 from nelbo.networks.config import NetworkConfig, unsupported
-from nelbo.networks.files import CONFIG_FILE, atomic_file, locate, read_json
+from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import (
     WEIGHTS_FILE,

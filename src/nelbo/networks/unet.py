@@ -13,8 +13,8 @@ from typing import Any
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.networks.normalization import ACTIVATIONS
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet_config import UNetConfig

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition, check_condition
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.networks.attention import SpatialSelfAttention
 from nelbo.networks.embeddings import (
     EmbeddingMLP,

@@ -16,14 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nelbo.errors import NelboError
-from nelbo.networks.files import (
-    CONFIG_FILE,
-    PICKLE_SUFFIXES,
-    locate,
-    pickle_refused,
-    read_json,
-)
+from nelbo.base.errors import NelboError
+from nelbo.base.files import read_json
+from nelbo.networks.files import CONFIG_FILE, PICKLE_SUFFIXES, locate, pickle_refused
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS_FILE = f"{STEM}.safetensors"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from nelbo.errors import NelboError
-from nelbo.networks.files import atomic_file
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
 
 FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 # Milliseconds that a frame stays, and the last one.

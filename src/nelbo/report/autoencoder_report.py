@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nelbo.estimate import Estimate
+from nelbo.chain.estimate import Estimate
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments

@@ -9,7 +9,7 @@ from html import escape
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nelbo.estimate import Estimate
+from nelbo.chain.estimate import Estimate
 from nelbo.evidence.file_sizes import TITLES, FileSizes
 from nelbo.evidence.sample_quality import SpaceQuality
 from nelbo.evidence.sample_reading import Pairs, SampleReading

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.report.grids import image_grid
 
 # The side that pictures are enlarged to where words stand beneath them, at least half of it.

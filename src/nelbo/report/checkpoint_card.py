@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nelbo.base.errors import NelboError
 from nelbo.data.credits import CREDITS, LICENCES
-from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.report.formatting import duration, number
 from nelbo.report.model_card import credit, describe_latent, files_lines, measured_splits

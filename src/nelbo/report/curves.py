@@ -7,7 +7,7 @@ from typing import Any
 
 from nelbo.report import fragments, plots
 from nelbo.report.theme import to_inline_svg
-from nelbo.training.checkpoints import VALIDATION
+from nelbo.runs.checkpoints import VALIDATION
 
 
 def section(

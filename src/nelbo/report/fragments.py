@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nelbo.bound import BoundSummary
-from nelbo.estimate import Estimate
+from nelbo.chain.bound import BoundSummary
+from nelbo.chain.estimate import Estimate
 from nelbo.report.formatting import SUPERSCRIPTS, flatten, number, setting
 from nelbo.report.grids import to_pil
 from nelbo.report.tables import (

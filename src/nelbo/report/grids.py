@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nelbo.errors import NelboError
-from nelbo.networks.files import atomic_file
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
 
 # The side of a page of images to look at, and the least and the largest that one is enlarged to.
 _PAGE_SIDE, _READABLE_SIDE, _LARGE_SIDE = 512, 48, 128

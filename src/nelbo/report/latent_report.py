@@ -13,14 +13,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data.image_data import ImageData
-from nelbo.errors import NelboError
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.given import given_of
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.latent import LatentDiffusion
-from nelbo.latent_bound import LatentBound, LatentBoundSummary
+from nelbo.latent.bound import LatentBound, LatentBoundSummary
 from nelbo.report import curves, fragments, plots
 from nelbo.report.beside import file_bars, quality_section
 from nelbo.report.formatting import number, setting

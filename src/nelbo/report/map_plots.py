@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from nelbo.bound import BoundMap
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import BoundMap
 from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.formatting import number
 from nelbo.report.theme import COLORS, new_figure

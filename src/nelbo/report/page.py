@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from nelbo.networks.files import atomic_file
+from nelbo.base.files import atomic_file
 from nelbo.report import fragments, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.glossary import glossary

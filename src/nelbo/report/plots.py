@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nelbo.bound import Bound
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.errors import NelboError
 from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.formatting import number
 from nelbo.report.theme import COLORS, new_figure

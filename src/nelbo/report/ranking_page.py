@@ -8,11 +8,11 @@ from html import escape
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.bound import Bound, BoundMap
+from nelbo.chain.bound import Bound, BoundMap
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.given import Given
-from nelbo.latent_bound import LatentBoundMap
+from nelbo.latent.bound import LatentBoundMap
 from nelbo.report import fragments, plots
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number

@@ -11,11 +11,11 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nelbo.bound import Bound, BoundMap, BoundSummary
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound, BoundMap, BoundSummary
 from nelbo.data.image_data import ImageData
 from nelbo.diffusion.data_space import Continuous
 from nelbo.diffusion.model import Diffusion
-from nelbo.errors import NelboError
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.sample_reading import SampleReading

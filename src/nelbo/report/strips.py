@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import draw, to_levels
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.distributions import draw, to_levels
-from nelbo.errors import NelboError
 
 FRAMES = 12
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.bound import Bound, BoundMap
+from nelbo.chain.bound import Bound, BoundMap
 from nelbo.data.image_data import ImageData
 from nelbo.evidence.extremes import Extremes
-from nelbo.latent_bound import LatentBoundMap
+from nelbo.latent.bound import LatentBoundMap
 from nelbo.report import fragments, map_plots
 from nelbo.report.formatting import number
 

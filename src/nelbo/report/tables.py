@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from nelbo.bound import BoundSummary
-from nelbo.estimate import CONFIDENCE, Estimate
+from nelbo.chain.bound import BoundSummary
+from nelbo.chain.estimate import CONFIDENCE, Estimate
 from nelbo.report.formatting import NOTHING, number
 
 TERMS = {

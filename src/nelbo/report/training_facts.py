@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nelbo.report.formatting import duration, number
-from nelbo.training.checkpoints import VALIDATION
+from nelbo.runs.checkpoints import VALIDATION
 
 # What the validation bound must change by, in bits/dim, to be seen as a change.
 _CHANGE = 0.005

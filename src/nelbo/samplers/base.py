@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators
 from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
-from nelbo.distributions import Generators
 from nelbo.networks.guidance import Guidance
 
 

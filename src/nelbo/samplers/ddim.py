@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule, Prediction
-from nelbo.distributions import Generators, randn_like
-from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels

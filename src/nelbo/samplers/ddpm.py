@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators, draw
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.distributions import Generators, draw
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels

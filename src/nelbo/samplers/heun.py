@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
-from nelbo.distributions import Generators, randn_like
-from nelbo.errors import NelboError
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.noise_levels import NO_NOISE, SigmaChain, noise_scales

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
 
 # Where a level has no signal, σ would be infinite: diffusers leaves it this much.
 _LEAST_SIGNAL_POWER = 2.0**-24

@@ -16,8 +16,8 @@ from operator import index
 
 import numpy as np
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 
 SPACINGS = ("leading", "linspace", "trailing")
 

@@ -36,14 +36,14 @@ from torch.distributions import Distribution, Laplace, Normal
 from torch.func import functional_call
 from torch.nn.functional import relu
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.chain.mhvae import per_example
 from nelbo.diffusion import Pixels
 from nelbo.diffusion.objectives import BatchPart, part_of_noise
-from nelbo.errors import NelboError
-from nelbo.mhvae import per_example
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
-from nelbo.suggestions import unknown
 
 LIKELIHOODS = ("normal", "laplace", "discretized")
 _LARGEST_BALANCE = 1e4

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.calibration import reconstruction_scale
+from nelbo.chain.distributions import draw
+from nelbo.chain.estimate import Estimate
+from nelbo.chain.mhvae import per_example
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.distributions import draw
-from nelbo.estimate import Estimate
-from nelbo.mhvae import per_example
+from nelbo.evidence.calibration import reconstruction_scale
 from nelbo.networks import AutoencoderKL
 
 # Pixels lie in [−1, 1].

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.errors import NelboError
 
 
 def balanced_weights(data: ImageData, by: str, power: float = 0.5) -> Float[Tensor, " n"] | None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.errors import NelboError
 from nelbo.networks import UNet
-from nelbo.suggestions import unknown
 from nelbo.training.config import SCHEDULES, ModelConfig
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
-from nelbo.errors import NelboError
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.text import TextEncoder

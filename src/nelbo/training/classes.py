@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.networks import UNet
 
 _TABLE = "class_embedding.weight"

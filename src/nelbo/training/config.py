@@ -9,8 +9,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.training.ranges import check_numbers, option
 
 DEFAULT_TIME_BUDGET = "10m"

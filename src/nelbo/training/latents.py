@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms, part_of_noise
 from nelbo.diffusion.weighting import Weighting
-from nelbo.errors import NelboError
-from nelbo.evaluation import check_fits
+from nelbo.evidence.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.text import PromptEncoder, TextEncoder
 from nelbo.training.memory import available_memory

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion
-from nelbo.errors import NelboError
 from nelbo.networks.attention import Attention
 from nelbo.networks.resnet import ResnetBlock
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.training.processes import assign, local, whole
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nelbo.distributions import generator_for
+from nelbo.chain.distributions import generator_for
 
 
 def changed_images(before: Int[Tensor, "n ..."], now: Int[Tensor, "m 2"]) -> str | None:

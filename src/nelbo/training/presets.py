@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nelbo.errors import NelboError
-from nelbo.suggestions import unknown
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import BatchPart
-from nelbo.errors import NelboError
 from nelbo.networks.attention import SpatialSelfAttention
 from nelbo.networks.resnet import ResnetBlock
 from nelbo.networks.transformer import SpatialTransformer

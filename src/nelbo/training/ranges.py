@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 
 
 def option(name: str) -> str:

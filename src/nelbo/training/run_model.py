@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nelbo.diffusers_format import load
-from nelbo.diffusers_format.pipelines import Model
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.learned_schedule import LearnedSchedule
-from nelbo.errors import NelboError
+from nelbo.formats import load
+from nelbo.formats.pipelines import Model
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.finite import check_finite_weights
-from nelbo.training.checkpoints import Checkpoint, Checkpoints
+from nelbo.runs.checkpoints import Checkpoint, Checkpoints
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.latents import PriorObjective
-from nelbo.training.run_directory import RunDirectory
 
 
 def kept_checkpoint(run: str | Path, step: int | None = None) -> Checkpoint:

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.data.splits import VALIDATION as FOR_VALIDATION
-from nelbo.errors import NelboError
-from nelbo.model_directory import holds_autoencoder_alone
-from nelbo.training.checkpoints import VALIDATION, Checkpoint, Checkpoints
+from nelbo.formats.model_directory import holds_autoencoder_alone
+from nelbo.runs.checkpoints import VALIDATION, Checkpoint, Checkpoints
+from nelbo.runs.run_directory import RunDirectory, save_pipeline
 from nelbo.training.config import parse_duration
 from nelbo.training.order import changed_images
-from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
 from nelbo.training.stopping import StopRequest
 from nelbo.training.tracking import TensorBoard

@@ -15,7 +15,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nelbo.conditioning import Condition
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import generator_for
 from nelbo.data import ImageData
 from nelbo.data.stream import ImageStream
 from nelbo.diffusion import Diffusion, Pixels
@@ -23,9 +25,7 @@ from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
 from nelbo.diffusion.objectives import BatchPart, check_objective, default_probabilities
 from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
-from nelbo.distributions import generator_for
-from nelbo.errors import NelboError
-from nelbo.evaluation import check_fits
+from nelbo.evidence.evaluation import check_fits
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.config import TrainingConfig, option
 from nelbo.training.latents import LatentData, PriorObjective

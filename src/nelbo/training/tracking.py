@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nelbo.errors import MissingExtraError
+from nelbo.base.errors import MissingExtraError
 
 # The other columns of a row say where on the axis it is.
 _AXES = ("step", "seconds", "fraction")

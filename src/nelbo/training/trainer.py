@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import generator_for
 from nelbo.data import ImageData
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms
-from nelbo.distributions import generator_for
-from nelbo.errors import NelboError
-from nelbo.training.checkpoints import Checkpoint
+from nelbo.runs.checkpoints import Checkpoint
 from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import LatentData
 from nelbo.training.loss_watch import EXPLOSION_FACTOR, ExplosionWatch, RunningMean

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.bound import Bound
+from nelbo.chain.bound import Bound
+from nelbo.chain.estimators import Estimator, Importance, proposal_from
 from nelbo.data import ImageData
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule
-from nelbo.estimators import Estimator, Importance, proposal_from
-from nelbo.evaluation import chain_of, evaluate
+from nelbo.evidence.evaluation import chain_of, evaluate
 from nelbo.latent import LatentDiffusion
 
 IMAGES = 64

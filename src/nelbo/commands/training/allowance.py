@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from nelbo.commands.common import say
 
 if TYPE_CHECKING:
-    from nelbo.training.run_directory import RunDirectory
+    from nelbo.runs.run_directory import RunDirectory
 
 # What follows training takes at most this share of its time, but may take so many seconds.
 SHARE, LEAST = 0.2, 20.0

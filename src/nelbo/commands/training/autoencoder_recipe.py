@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.training.autoencoder_run import (
     AUTOENCODER,
     COLUMNS,
@@ -21,19 +22,18 @@ from nelbo.commands.training.autoencoder_run import (
 from nelbo.commands.training.recipe import Recipe
 from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
-from nelbo.diffusers_format import NELBO_FILE, write_json
-from nelbo.diffusers_format.data_space import data_config
 from nelbo.diffusion import Pixels
-from nelbo.errors import NelboError
+from nelbo.formats import NELBO_FILE, write_json
+from nelbo.formats.data_space import data_config
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
 from nelbo.report.grids import image_grid
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
 from nelbo.training.build_latent import autoencoder_widths, build_autoencoder
 from nelbo.training.config import AutoencoderSettings
-from nelbo.training.run_directory import RunDirectory
 from nelbo.training.validation import IMAGES
 
 if TYPE_CHECKING:

@@ -12,26 +12,26 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_files
 from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
-from nelbo.diffusers_format import NELBO_FILE
-from nelbo.diffusers_format.data_space import parse_data_space
-from nelbo.diffusers_format.files import read_own
 from nelbo.diffusion import Pixels
-from nelbo.errors import NelboError
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
+from nelbo.formats import NELBO_FILE
+from nelbo.formats.data_space import parse_data_space
+from nelbo.formats.files import read_own
 from nelbo.networks import AutoencoderKL
 from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
 from nelbo.report.grids import save_grid
 from nelbo.report.training_facts import settings_that_apply, training_facts
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.autoencoder_evaluation import (
     FITTED,
     AutoencoderReading,
     evaluate_autoencoder,
     fit_scale,
 )
-from nelbo.training.run_directory import RunDirectory
 
 AUTOENCODER = "vae"
 # Originals, each beside its reconstruction.

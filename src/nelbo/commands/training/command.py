@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
     choose_device,
     mention_duplicates,
@@ -23,7 +24,6 @@ from nelbo.commands.common import (
 from nelbo.commands.options import at_least_one
 from nelbo.data.credits import ORIGIN
 from nelbo.data.splits import TEST, TRAIN, VALIDATION
-from nelbo.errors import NelboError
 from nelbo.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from nelbo.commands.training.session import TrainingImages, TrainingSession
     from nelbo.data import ImageData
     from nelbo.data.size import Size
+    from nelbo.runs.run_directory import RunDirectory
     from nelbo.training.processes import Processes
-    from nelbo.training.run_directory import RunDirectory
 
 
 Kind = Literal["pixel", "autoencoder", "latent"]
@@ -269,7 +269,7 @@ class TrainCommand(ABC):
     def _origin(self) -> dict[str, Any]:
         """What is remembered of the model that --start-from names."""
         from nelbo.commands.training.start_from import origin_of
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.runs.run_directory import RunDirectory
 
         assert self.start_from is not None
         if self.resume and self.out is not None:
@@ -354,7 +354,7 @@ class TrainCommand(ABC):
 
     def _predates_validation(self, out: Path) -> bool:
         """Whether the run to go on with was begun before there was a validation split."""
-        from nelbo.training.run_directory import AUTOENCODER_RUN, RunDirectory
+        from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
 
         if not self.resume:
             return False
@@ -367,7 +367,7 @@ class TrainCommand(ABC):
             return False
 
     def _check(self) -> tuple[Path, str]:
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.runs.run_directory import RunDirectory
 
         self.training.check()
         self.model.check()  # type: ignore[attr-defined]  # every kind has its own
@@ -405,8 +405,8 @@ class TrainCommand(ABC):
     def _check_unchanged(self, out: Path) -> None:
         from nelbo.commands.training.settings import check_unchanged, parse_command
         from nelbo.data.sources import absolute
-        from nelbo.training.run_directory import RunDirectory
-        from nelbo.training.settings_file import read_settings
+        from nelbo.runs.run_directory import RunDirectory
+        from nelbo.runs.settings_file import read_settings
 
         run = RunDirectory(out)
         before = parse_command(type(self), read_settings(run.config), run.config)
@@ -417,7 +417,7 @@ class TrainCommand(ABC):
 
     def _directory(self, out: Path, processes: Processes) -> RunDirectory:
         """The run directory, made or opened by the first process."""
-        from nelbo.training.run_directory import RunDirectory
+        from nelbo.runs.run_directory import RunDirectory
 
         run = None
         if processes.is_main and self.resume:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.common import say
 from nelbo.commands.options import at_least_one
 from nelbo.commands.training.autoencoder_command import TrainAutoencoder
 from nelbo.commands.training.command import Kind, TrainCommand
 from nelbo.commands.training.final_samples import FinalSamples
-from nelbo.errors import NelboError
 from nelbo.training.config import LatentSettings, TrainingConfig, parse_duration
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from nelbo.commands.training.session import TrainingImages
     from nelbo.data import ImageData
     from nelbo.latent import LatentDiffusion
+    from nelbo.runs.run_directory import RunDirectory
     from nelbo.training.latents import LatentData
     from nelbo.training.processes import Processes
-    from nelbo.training.run_directory import RunDirectory
 
 # The autoencoder's part of the steps or the time.
 AUTOENCODER_SHARE = 0.25
@@ -187,7 +187,7 @@ class TrainLatent(TrainCommand):
     ) -> tuple[RunDirectory, dict[str, Any]]:
         if self.autoencoder is not None or self.start_from is not None:
             return super()._train(out, images, processes)
-        from nelbo.training.run_directory import AUTOENCODER_RUN
+        from nelbo.runs.run_directory import AUTOENCODER_RUN
 
         # A run that is resumed has its settings as they were resolved.
         model = self.model if self.resume else self._rehearse_prior(images, processes)
@@ -219,7 +219,7 @@ class TrainLatent(TrainCommand):
         processes: Processes,
     ) -> dict[str, Any]:
         """The first stage, from its beginning or its last checkpoint, and what its end says."""
-        from nelbo.training.run_directory import AUTOENCODER_RUN
+        from nelbo.runs.run_directory import AUTOENCODER_RUN
 
         stage = run.stage(AUTOENCODER_RUN)
         resume = stage.has_model

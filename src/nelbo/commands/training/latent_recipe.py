@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.commands.common import MESSAGES
 from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.commands.training.latent_run import (
@@ -23,13 +25,12 @@ from nelbo.commands.training.latent_run import (
 from nelbo.commands.training.recipe import Recipe, grid_of
 from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
-from nelbo.diffusers_format import load
-from nelbo.diffusers_format.pipelines import Model
-from nelbo.errors import NelboError
+from nelbo.formats import load
+from nelbo.formats.pipelines import Model
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid
-from nelbo.suggestions import unknown
+from nelbo.runs.run_directory import RunDirectory, save_pipeline
 from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.autoencoder_evaluation import fit_scale
 from nelbo.training.build_latent import build_latent_model
@@ -41,7 +42,6 @@ from nelbo.training.latents import (
     encode_data,
     unit_scale,
 )
-from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.trainer import Step
 from nelbo.training.validation import Validation
 

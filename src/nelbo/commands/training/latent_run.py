@@ -29,15 +29,15 @@ from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.latent import LatentDiffusion
-from nelbo.latent_bound import LatentBound, LatentBoundSummary
+from nelbo.latent.bound import LatentBound, LatentBoundSummary
 from nelbo.report.captions import prompt_grid
 from nelbo.report.formatting import duration, number
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.latent_report import EXTREMES, LatentReport, write_latent_report
 from nelbo.report.tables import BITS_DECIMALS, bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import DDIM
-from nelbo.training.run_directory import RunDirectory
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes.

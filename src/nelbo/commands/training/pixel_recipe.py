@@ -16,17 +16,17 @@ from nelbo.commands.training.pixel_run import finish
 from nelbo.commands.training.recipe import Recipe, grid_of
 from nelbo.commands.training.refinement import Asked
 from nelbo.data import ImageData
-from nelbo.diffusers_format import load
-from nelbo.diffusers_format.pipelines import Model
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.evaluation import check_fits
+from nelbo.evidence.evaluation import check_fits
+from nelbo.formats import load
+from nelbo.formats.pipelines import Model
 from nelbo.report.grids import image_grid
+from nelbo.runs.run_directory import RunDirectory, save_pipeline
 from nelbo.samplers.default import default_sampler
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.processes import Processes
-from nelbo.training.run_directory import RunDirectory, save_pipeline
 from nelbo.training.validation import Validation
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import MESSAGES, mention_files, say
 from nelbo.commands.evaluation_progress import MAP_LEVELS, map_bits
 from nelbo.commands.sample import all_classes, sample_with_progress
@@ -23,7 +24,6 @@ from nelbo.commands.training.refinement import (
     refine,
     sizes_of,
 )
-from nelbo.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.extremes import Extremes, find_extremes
@@ -37,9 +37,9 @@ from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
 from nelbo.samplers.spacing import spaced_levels
-from nelbo.training.run_directory import RunDirectory
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from nelbo.commands.training.refinement import Asked
     from nelbo.data import ImageData
+    from nelbo.runs.run_directory import RunDirectory
     from nelbo.training.config import TrainingConfig
     from nelbo.training.latents import LatentData
     from nelbo.training.processes import Processes
-    from nelbo.training.run_directory import RunDirectory
     from nelbo.training.trainer import Step
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nelbo.commands.common import counting_progress
 from nelbo.commands.evaluation_progress import cost_json
-from nelbo.evaluation import chain_of
+from nelbo.evidence.evaluation import chain_of
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.timed_evaluation import TimedEvaluation

@@ -26,11 +26,11 @@ from nelbo.data.sources import FIXED_SIZE, absolute
 from nelbo.data.splits import PARTS, TEST, TRAIN, VALIDATION, EmptySplitError
 from nelbo.report.formatting import duration
 from nelbo.report.grids import save_image
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.config import TrainingConfig
 from nelbo.training.hardware import describe_hardware
 from nelbo.training.pace import Outlook, step_seconds
 from nelbo.training.processes import Processes
-from nelbo.training.run_directory import RunDirectory
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.threads import ThreadTuner

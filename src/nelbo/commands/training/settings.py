@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nelbo.errors import NelboError
-from nelbo.training.checkpoints import Checkpoints
+from nelbo.base.errors import NelboError
+from nelbo.runs.checkpoints import Checkpoints
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.runs.settings_file import from_mapping, plain, write_settings
 from nelbo.training.config import option
-from nelbo.training.run_directory import RunDirectory
-from nelbo.training.settings_file import from_mapping, plain, write_settings
 
 Command = TypeVar("Command")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nelbo.errors import NelboError
+from nelbo.base.errors import NelboError
 from nelbo.training.config import option
 
 if TYPE_CHECKING:
     from nelbo.data import ImageData
     from nelbo.data.size import Size
-    from nelbo.diffusers_format.pipelines import Model
+    from nelbo.formats.pipelines import Model
     from nelbo.networks import AutoencoderKL
 
 StartClasses = Literal["same", "new", "none"]
@@ -22,8 +22,8 @@ StartClasses = Literal["same", "new", "none"]
 
 def kind_at(path: str) -> str | None:
     """What kind of whole model a path, name or Hub id stands for; None where that is not known."""
-    from nelbo.diffusers_format.pipelines import is_of_latents, read_pipeline
-    from nelbo.model_directory import holds_autoencoder_alone, resolve
+    from nelbo.formats.model_directory import holds_autoencoder_alone, resolve
+    from nelbo.formats.pipelines import is_of_latents, read_pipeline
 
     if holds_autoencoder_alone(resolve(path)):
         return "autoencoder"
@@ -39,7 +39,7 @@ def starting_model(path: str, kind: str) -> Model:
     Raises:
         NelboError: as `nelbo.load`, another kind, or networks that `nelbo train` does not train.
     """
-    from nelbo.diffusers_format import load
+    from nelbo.formats import load
     from nelbo.latent import LatentDiffusion
     from nelbo.networks import UNet
 
@@ -75,9 +75,9 @@ def starting_autoencoder(path: str) -> AutoencoderKL:
     Raises:
         NelboError: there is none.
     """
-    from nelbo.diffusers_format import load
+    from nelbo.formats import load
+    from nelbo.formats.model_directory import resolve
     from nelbo.latent import LatentDiffusion
-    from nelbo.model_directory import resolve
 
     autoencoder = read_autoencoder(Path(resolve(path)))
     if autoencoder is not None:
@@ -111,8 +111,8 @@ def origin_of(path: str) -> dict[str, Any]:
     """What is to be remembered of a model that training begins with: whose images made it, and
     under which licence it stands."""
     from nelbo.data.credits import licence_asked, sources_of
-    from nelbo.diffusers_format.files import read_own
-    from nelbo.model_directory import CARD_FILE, resolve
+    from nelbo.formats.files import read_own
+    from nelbo.formats.model_directory import CARD_FILE, resolve
     from nelbo.report.model_card import licence_of
 
     own = read_own(resolve(path)) or {}
@@ -162,9 +162,9 @@ def fit_classes(path: str, model: Model, data: ImageData, choice: StartClasses) 
     Raises:
         NelboError: classes that differ, or images without classes for "new".
     """
-    from nelbo.diffusers_format.files import read_own
+    from nelbo.formats.files import read_own
+    from nelbo.formats.model_directory import resolve
     from nelbo.latent import LatentDiffusion
-    from nelbo.model_directory import resolve
     from nelbo.networks import UNet
     from nelbo.training.classes import with_classes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nelbo.commands.training.recipe import Recipe
 from nelbo.report.grids import save_image
-from nelbo.training.run_directory import RunDirectory
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.trainer import Step, Trainer
 
 # The first look, seconds after the command began, or after this share of a short run.

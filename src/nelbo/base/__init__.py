@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, suggestions, a search in one variable."""

@@ -1,0 +1,104 @@
+"""Files that are written whole or not at all, and JSON that every reader takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from nelbo.base.errors import NelboError
+
+# What `atomic_file` calls a file until it is whole, and what a killed process leaves of one.
+TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once the block succeeds.
+
+    It is on the disk before it does, so that a file is never there without its content.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner reads; a saved network is an ordinary file.
+        temporary.chmod(0o666 & ~_umask())
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # no such thing there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def reason(error: OSError | SafetensorError) -> str:
+    """Why a file could not be written, without what the library puts before it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error).rpartition(": ")[2]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise NelboError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise NelboError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:
+    """JSON text that every reader takes, and that `encoding` has all characters of.
+
+    Numbers that are not finite become null, for which JSON has no other name.
+
+    Args:
+        content: what to write.
+        encoding: of the file or stream that it is for; text that has others is escaped.
+        **options: those of `json.dumps`.
+    """
+    content = _finite(content)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(content, allow_nan=False, **options)
+    return text
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,173 @@
+r"""What `torch.distributions` lacks: a normal over pixel levels, and draws from a generator."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.distributions import Distribution, Normal, constraints
+from torch.distributions.utils import broadcast_all
+
+from nelbo.base.errors import NelboError
+
+# One source of noise for a whole batch, or one an example.
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def normal(mean: Tensor, stddev: Tensor | float) -> Normal:
+    """A `Normal` without argument checks, which would wait for the device at every step."""
+    return Normal(mean, stddev, validate_args=False)
+
+
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose seed is a hash of all the numbers, so that streams do not overlap."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
+
+
+def draw(distribution: Distribution, generator: Generators | None = None) -> Tensor:
+    """A reparameterised sample that takes its noise from `generator`.
+
+    A location-scale family is drawn as mean + stddev · noise with one `torch.randn`, so that runs
+    reproduce; anything else falls back on its own `rsample`, which knows no generator.
+    """
+    if isinstance(distribution, Normal):
+        mean = distribution.mean
+        return mean + distribution.stddev * randn_like(mean, generator)
+    return distribution.rsample()
+
+
+def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `x`, drawn where the generator is.
+
+    With one generator an example, the noise of each does not depend on the rest of the batch.
+
+    Raises:
+        NelboError: generators of another number than examples.
+    """
+    if isinstance(generator, Sequence):
+        if len(generator) != len(x):
+            raise NelboError(f"{len(generator)} generators were given for {len(x)} examples")
+        return torch.stack(
+            [randn_like(example, g) for example, g in zip(x, generator, strict=True)]
+        )
+    device = generator.device if generator is not None else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+class DiscretizedNormal(Distribution):
+    r"""A normal rounded to `levels` evenly spaced values between −1 and 1.
+
+    Level k stands for :math:`x = 2k/(L-1) - 1` and has the probability of its bin,
+
+    .. math::
+        P(x) = \Phi\!\left(\frac{x + h - \mu}{\sigma}\right)
+             - \Phi\!\left(\frac{x - h - \mu}{\sigma}\right), \qquad h = \frac{1}{L-1},
+
+    the first and last bins open to :math:`\mp\infty` (Ho et al. 2020, eq. 13).
+
+    `mean`, `stddev` and `variance` are those of the normal before it is rounded; a sample is
+    rounded. The log-probability is computed in float64 from logarithms of one-sided tails, so
+    that it neither underflows far from the mean nor cancels in narrow bins.
+
+    Args:
+        loc: mean of the normal, any shape.
+        scale: standard deviation, broadcast against `loc`.
+        levels: the number of levels L, at least 2.
+    """
+
+    arg_constraints = {  # noqa: RUF012 - the name and type are torch's
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    support = constraints.interval(-1.0, 1.0)
+    has_rsample = True
+
+    def __init__(
+        self, loc: Tensor, scale: Tensor | float, levels: int, validate_args: bool | None = False
+    ) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the normal before rounding."""
+        return self.loc
+
+    @property
+    def stddev(self) -> Tensor:
+        """Standard deviation of the normal before rounding."""
+        return self.scale
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the normal before rounding."""
+        return self.scale.square()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of the bin around each value, nats, in the dtype of `loc`."""
+        # Apple's devices have no float64.
+        wide = torch.float32 if self.loc.device.type == "mps" else torch.float64
+        loc, scale, value = self.loc.to(wide), self.scale.to(wide), value.to(wide)
+        half_width = 1.0 / (self.levels - 1)
+        from_mean = value - loc
+        # Mirror bins above the mean so that both bin edges lie in the lower tail, where log Φ is
+        # accurate; the bin is then [-d - h, -d + h].
+        is_above = from_mean > 0
+        distance = torch.where(is_above, from_mean, -from_mean)
+        inner = (half_width - distance) / scale
+        outer = (-half_width - distance) / scale
+        log_inner = torch.special.log_ndtr(inner)
+        interior = log_inner + _log1mexp(log_inner - torch.special.log_ndtr(outer))
+        # An edge bin that opens away from the mean is the tail up to its inner edge; one that
+        # opens across the mean is all but the tail beyond its other edge.
+        is_first = value < -1.0 + half_width
+        is_last = value > 1.0 - half_width
+        opens_away = (is_first & ~is_above) | (is_last & is_above)
+        across = torch.special.log_ndtr((half_width + distance) / scale)
+        edge = torch.where(opens_away, log_inner, across)
+        return torch.where(is_first | is_last, edge, interior).to(self.loc.dtype)
+
+    def log_probs(self) -> Float[Tensor, "*batch levels"]:
+        """Log-probability of every level, one more dimension of size `levels`."""
+        grid = torch.linspace(-1.0, 1.0, self.levels, dtype=torch.float64, device=self.loc.device)
+        wide = DiscretizedNormal(
+            self.loc[..., None].double(), self.scale[..., None].double(), self.levels
+        )
+        return wide.log_prob(grid)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """A draw rounded to its level; the gradient passes straight through the rounding."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        raw = self.loc + self.scale * noise
+        return raw + (nearest_level(raw, self.levels) - raw).detach()
+
+
+def nearest_level(x: Tensor, levels: int) -> Tensor:
+    """The value on the grid of `levels` between −1 and 1 that is nearest to `x`."""
+    return from_levels(to_levels(x, levels), levels).to(x.dtype)
+
+
+def to_levels(x: Float[Tensor, "..."], levels: int) -> Int[Tensor, "..."]:
+    """Integer level 0..L−1 nearest to each value of [−1, 1]; values outside are clamped."""
+    return ((x.clamp(-1.0, 1.0) + 1.0) * ((levels - 1) / 2)).round().long()
+
+
+def from_levels(k: Tensor, levels: int) -> Float[Tensor, "..."]:
+    """The value 2k/(L−1) − 1 of each integer level, float32."""
+    return k.float() * (2.0 / (levels - 1)) - 1.0
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 − exp(−x)) for x > 0 without cancellation (Mächler 2012)."""
+    return torch.where(
+        x < math.log(2.0),
+        torch.log(-torch.expm1(-x.clamp(max=1.0))),
+        torch.log1p(-torch.exp(-x.clamp(min=0.5))),
+    )

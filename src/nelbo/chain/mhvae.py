@@ -1,0 +1,402 @@
+r"""Markovian hierarchical VAEs: the chain, its bound by definition, and the theorem.
+
+A Markovian hierarchical VAE has latents :math:`x_1, \dots, x_T` over data :math:`x_0`, a decoder
+and an encoder that are both Markov chains:
+
+.. math::
+    p(x_{0:T}) &= p(x_T)\, p(x_0|x_1) \prod_{t=2}^{T} p(x_{t-1}|x_t) \\
+    q(x_{1:T}|x_0) &= q(x_1|x_0) \prod_{t=2}^{T} q(x_t|x_{t-1})
+
+`MHVAE` is any such model. Its evidence lower bound is estimated from whole paths of the encoder,
+
+.. math::
+    \mathrm{ELBO} = E_{q(x_{1:T}|x_0)}\left[\log \frac{p(x_{0:T})}{q(x_{1:T}|x_0)}\right].
+
+**Theorem.** By Bayes' rule and the Markov property
+:math:`q(x_t|x_{t-1}) = q(x_{t-1}|x_t, x_0)\, q(x_t|x_0) / q(x_{t-1}|x_0)`. Put this into the
+product for t ≥ 2: the marginals telescope to :math:`q(x_T|x_0) / q(x_1|x_0)`, and the bound splits
+into reconstruction, prior matching and score matching terms (see `nelbo.chain.bound`). Each term
+needs one level at a time, no path. `TractableMHVAE` is a model for which :math:`q(x_t|x_0)` and
+:math:`q(x_{t-1}|x_t, x_0)` are known, so that it can be evaluated this way.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound, BoundMap, variance_of_mean
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.distributions import Generators, draw
+from nelbo.chain.estimators import Estimator, as_estimator
+
+Level = int | Int[Tensor, " batch"]
+
+# Values of one stacked network call when many levels are evaluated: large enough to fill the
+# cores, small enough to stay in their caches.
+VALUES_PER_CALL = 2**16
+
+
+class MHVAE(nn.Module, ABC):
+    """A Markovian hierarchical VAE with `num_levels` latents of one shape.
+
+    Subclasses define the two chains; the bound by its definition and ancestral sampling follow.
+    A level `t` is an int or one int64 for each example, (B,).
+
+    Attributes:
+        num_levels: the number of latents T.
+        shape: shape of one example without the batch, or None where only sampling needs it.
+    """
+
+    num_levels: int
+    shape: tuple[int, ...] | None
+
+    @abstractmethod
+    def q_step(self, x_prev: Tensor, t: Level) -> Distribution:
+        """The encoder's step q(x_t | x_{t-1})."""
+
+    @abstractmethod
+    def p_prior(self, shape: tuple[int, ...]) -> Distribution:
+        """The prior p(x_T) for a batch of this shape."""
+
+    @abstractmethod
+    def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Distribution:
+        """The decoder's step p(x_{t-1} | x_t), 2 ≤ t ≤ T."""
+
+    @abstractmethod
+    def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Distribution:
+        """The decoder's last step p(x_0 | x_1)."""
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not data that this model gives a likelihood to."""
+
+    def path_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The bound by its definition: log p(x_{0:T}) − log q(x_{1:T}|x_0) of one encoder path.
+
+        Unbiased for the ELBO; nats per example, (B,). Costs T network calls.
+        """
+        self.check_data(x_0)
+        check_condition(condition, len(x_0))
+        q = self.q_step(x_0, 1)
+        x = draw(q, generator)
+        elbo = _log_prob(self.p_data(x, condition), x_0) - _log_prob(q, x)
+        for t in range(2, self.num_levels + 1):
+            q = self.q_step(x, t)
+            x_next = draw(q, generator)
+            elbo = elbo + _log_prob(self.p_step(x_next, t, condition), x) - _log_prob(q, x_next)
+            x = x_next
+        return elbo + _log_prob(self.p_prior(tuple(x.shape)), x)
+
+    def importance_weighted_elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        paths: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""A tighter bound from S whole paths (Burda et al. 2016, eq. 8), nats per example, (B,).
+
+        .. math::
+            E\left[\log \frac{1}{S} \sum_{s=1}^{S}
+                \frac{p(x_{0:T}^{(s)})}{q(x_{1:T}^{(s)}|x_0)}\right] \le \log p(x_0)
+
+        Its expectation is the ELBO for S = 1 and never falls with S. Costs S·T network calls an
+        example; paths are stacked as far as memory is bounded. Terms drawn apart for each level
+        give no bound (docs/tighter-bounds.md).
+
+        Raises:
+            NelboError: `paths` below one, or `x_0` that is not data of this model.
+        """
+        if paths < 1:
+            raise NelboError(f"paths must be at least 1, got {paths}")
+        check_condition(condition, len(x_0))
+        group = max(1, VALUES_PER_CALL // max(1, x_0.numel()))
+        total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
+        for start in range(0, paths, group):
+            repeat = min(group, paths - start)
+            log_weight = self.path_elbo(
+                x_0.repeat(repeat, *[1] * (x_0.ndim - 1)),
+                None if condition is None else condition.repeat(repeat),
+                generator=generator,
+            )
+            total = torch.logaddexp(total, log_weight.view(repeat, -1).logsumexp(0))
+        return total - math.log(paths)
+
+    def walk(
+        self,
+        x_T: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: Generators | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Walk the decoder from x_T down: yields (t, x_t) for t = T−1, ..., 1, then (0, x_0).
+
+        x_0 is the mean of p(x_0|x_1): no noise is drawn at the last step.
+        """
+        x = x_T
+        for t in range(self.num_levels, 1, -1):
+            x = draw(self.p_step(x, t, condition), generator)
+            yield t - 1, x
+        yield 0, self.p_data(x, condition).mean
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        x_T: Tensor | None = None,
+        generator: Generators | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """`n` examples from the decoder by ancestral sampling, from `x_T` if it is given."""
+        check_condition(condition, n)
+        x = self.start(n, x_T, generator)
+        for _, state in self.walk(x, condition, generator=generator):
+            x = state
+        return x
+
+    def start(
+        self, n: int, x_T: Tensor | None = None, generator: Generators | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """The state that sampling starts from: `x_T` checked, or `n` draws from the prior.
+
+        Raises:
+            NelboError: n below one, no `shape` to draw, or `x_T` of another batch or shape.
+        """
+        if n < 1:
+            raise NelboError(f"the number of samples must be at least 1, got {n}")
+        if x_T is None:
+            if self.shape is None:
+                raise NelboError(
+                    "sampling needs the shape of one example: pass shape=(C, H, W) to the model, "
+                    "or x_T to sample"
+                )
+            return draw(self.p_prior((n, *self.shape)), generator)
+        if len(x_T) != n or (self.shape is not None and tuple(x_T.shape[1:]) != self.shape):
+            expected = (n, *(self.shape or x_T.shape[1:]))
+            raise NelboError(f"x_T has shape {tuple(x_T.shape)}, expected {expected}")
+        return x_T
+
+
+class TractableMHVAE(MHVAE):
+    """An MHVAE whose encoder's marginals and posteriors are known: the theorem applies."""
+
+    @abstractmethod
+    def q_marginal(self, x_0: Tensor, t: Level) -> Distribution:
+        """The encoder's marginal q(x_t | x_0)."""
+
+    @abstractmethod
+    def q_posterior(self, x_t: Tensor, x_0: Tensor, t: Level) -> Distribution:
+        """The encoder's posterior q(x_{t-1} | x_t, x_0), 2 ≤ t ≤ T."""
+
+    def reconstruction(
+        self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The reconstruction term at one draw of x_1: log p(x_0|x_1), nats, (B,)."""
+        return per_example(self.reconstruction_map(x_0, x_1, condition))
+
+    def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
+        """The prior matching term KL(q(x_T|x_0) || p(x_T)), nats, (B,)."""
+        return per_example(self.prior_matching_map(x_0))
+
+    def score_matching(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The score matching term at level t ≥ 2 and one draw of x_t, nats, (B,)."""
+        return per_example(self.score_matching_map(x_0, x_t, t, condition))
+
+    # Each term is a sum over the values of an example, for every distribution here factorises.
+
+    def reconstruction_map(
+        self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The reconstruction term of each value, (B, ...)."""
+        return self.p_data(x_1, condition).log_prob(x_0)
+
+    def first_map(
+        self, x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """`reconstruction_map` as a term of level t = 1, for `draw_term`."""
+        return self.reconstruction_map(x_0, x_1, condition)
+
+    def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
+        """The prior matching term of each value, (B, ...)."""
+        q = self.q_marginal(x_0, self.num_levels)
+        return kl_divergence(q, self.p_prior(tuple(x_0.shape)))
+
+    def score_matching_map(
+        self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The score matching term of each value at level t ≥ 2, (B, ...)."""
+        q = self.q_posterior(x_t, x_0, t)
+        return kl_divergence(q, self.p_step(x_t, t, condition))
+
+    def elbo(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Bound:
+        """The bound of each example by the theorem, term by term.
+
+        Args:
+            x_0: data, (B, ...).
+            condition: what the model is told of each example.
+            levels: None evaluates every level 2..T once, which is exact but for one noise draw a
+                level. An int K evaluates K levels an example, one drawn from each of K equal
+                strata of 2..T, weighted so that the estimate is unbiased. Other ways to draw them
+                are in `nelbo.chain.estimators`.
+            generator: the source of all noise.
+
+        Raises:
+            NelboError: `levels` below one, or `x_0` that is not data of this model.
+        """
+        return self._evaluate(x_0, condition, levels, generator, map_values=False)[0]
+
+    def bound_map(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BoundMap:
+        """Where in each example the nats go, beside the bound of the same draws.
+
+        Arguments and errors are those of `elbo`; memory is bounded by the batch.
+        """
+        bound, nats = self._evaluate(x_0, condition, levels, generator, map_values=True)
+        assert nats is not None
+        return BoundMap(nats, bound)
+
+    def _evaluate(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None,
+        levels: int | Estimator | None,
+        generator: torch.Generator | None,
+        *,
+        map_values: bool,
+    ) -> tuple[Bound, Float[Tensor, "batch ..."] | None]:
+        """The bound of each example and, on request, what each of its values costs."""
+        self.check_data(x_0)
+        check_condition(condition, len(x_0))
+        estimator = as_estimator(levels)
+
+        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> Draws:
+            return self.draw_term(
+                term,
+                x_0,
+                chosen,
+                condition,
+                weights=weights if map_values else None,
+                antithetic=estimator.antithetic,
+                generator=generator,
+            )
+
+        count = estimator.reconstructions
+        first = torch.ones(len(x_0), count, dtype=torch.int64, device=x_0.device)
+        reconstructions = draws(self.first_map, first, x_0.new_full(first.shape, 1 / max(1, count)))
+        chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
+        chosen, weights = chosen.to(x_0.device), weights.to(x_0)
+        score_matching = draws(self.score_matching_map, chosen, weights)
+        prior_matching = self.prior_matching_map(x_0)
+        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1)
+        bound = Bound(
+            reconstruction=reconstructions.values.mean(1),
+            prior_matching=per_example(prior_matching),
+            score_matching=score_matching.values,
+            levels=chosen,
+            weights=weights,
+            dims=x_0[0].numel(),
+            reconstruction_variance=variance_of_mean(reconstructions.values.detach()),
+            reconstruction_calls=calls * count,
+            level_calls=calls * chosen.shape[1],
+        )
+        if reconstructions.total is None or score_matching.total is None:
+            return bound, None
+        return bound, score_matching.total + prior_matching - reconstructions.total
+
+    def draw_term(
+        self,
+        term: Callable[..., Tensor],
+        x_0: Tensor | Distribution,
+        levels: Int[Tensor, "batch columns"],
+        condition: Condition | None,
+        *,
+        weights: Float[Tensor, "batch columns"] | None,
+        antithetic: bool,
+        generator: torch.Generator | None,
+    ) -> Draws:
+        """A term at one draw of x_t, or a mirrored pair, for each level of each example.
+
+        Args:
+            term: of each value, given (x_0, x_t, t, condition): `first_map`, `score_matching_map`.
+            x_0: data, (B, ...), or a distribution of it, of which each level has a draw of its own.
+            levels: of each example, (B, K).
+            condition: what the model is told of each example.
+            weights: of each level, (B, K), for the sum by value.
+            antithetic: use the noise of x_t with both signs.
+            generator: the source of all noise.
+        """
+        like = x_0.mean if isinstance(x_0, Distribution) else x_0
+        batch, signs = len(like), 2 if antithetic else 1
+        # Several columns share a network call on (level, example) pairs.
+        group = max(1, VALUES_PER_CALL // max(1, signs * like.numel()))
+        found = [like.new_zeros(batch, 0)]
+        total = None if weights is None else torch.zeros_like(like)
+        for start in range(0, levels.shape[1], group):
+            columns = levels[:, start : start + group].unbind(1)
+            data, x_t, repeat = [], [], signs * len(columns)
+            for t in columns:
+                data.append(draw(x_0, generator) if isinstance(x_0, Distribution) else x_0)
+                q = self.q_marginal(data[-1], t)
+                x_t.append(draw(q, generator))
+                if antithetic:
+                    data.append(data[-1])
+                    x_t.append(2 * q.mean - x_t[-1])
+            costs = term(
+                torch.cat(data),
+                torch.cat(x_t),
+                torch.cat([t for t in columns for _ in range(signs)]),
+                None if condition is None else condition.repeat(repeat),
+            ).unflatten(0, (len(columns), signs, batch))
+            found.append(costs.flatten(3).sum(3).mean(1).T)
+            if total is not None and weights is not None:
+                share = weights[:, start : start + group].T
+                share = share.view(*share.shape, *[1] * (like.ndim - 1))
+                total = total + (share * costs.mean(1)).sum(0)
+        return Draws(torch.cat(found, 1), total)
+
+
+class Draws(NamedTuple):
+    """A term at several levels an example, (B, K), and its weighted sum by value, (B, ...)."""
+
+    values: Tensor
+    total: Tensor | None
+
+
+def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """The sum over everything but the batch."""
+    return x.flatten(1).sum(1)
+
+
+def _log_prob(distribution: Distribution, x: Tensor) -> Float[Tensor, " batch"]:
+    return per_example(distribution.log_prob(x))

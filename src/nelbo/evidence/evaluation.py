@@ -1,0 +1,391 @@
+"""Read the bound of a whole dataset, a batch at a time, or until its error is small enough."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound, variance_over_images
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import generator_for
+from nelbo.chain.estimate import DOMINANT_SHARE
+from nelbo.chain.estimators import (
+    ChosenLevels,
+    Estimator,
+    EveryLevel,
+    Importance,
+    as_estimator,
+    proposal_from,
+)
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence.bound_store import BoundStore
+from nelbo.latent import LatentDiffusion
+
+# The pilot that a proposal is learned from: this many images at this many levels.
+PILOT_IMAGES = 16
+PILOT_LEVELS = 24
+# The exploration begins with this many images, and goes on until it has taken this share of the
+# network evaluations that it plans.
+EXPLORED_IMAGES = 64
+_EXPLORED_SHARE = 0.15
+# Errors are estimated from at least this many pairs of draws.
+_LEAST_PAIRS = 32
+# Draws are planned for a little less than the target. Where that was too few and single draws rule
+# the error, at most this share is added to them.
+_MARGIN = 0.92
+_ADDED_SHARE = 0.5
+
+
+def evaluate(
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    *,
+    levels: int | Estimator | None = None,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
+    stage: int = 0,
+) -> Iterator[Bound]:
+    """The bound of every image in order, one `Bound` a batch, on the CPU.
+
+    A class-conditional model is told the labels, one of text the captions. Join the batches with
+    `Bound.cat`.
+
+    Args:
+        model: the model, evaluated where its weights are.
+        data: the images.
+        levels: levels an image, None for all of them, or an estimator; see `TractableMHVAE.elbo`.
+        batch_size: images at a time.
+        generator: the source of all noise.
+        dtype: torch.bfloat16 evaluates the network in mixed precision, by default it computes in
+            its own; `nelbo.evidence.precision.try_bfloat16` measures whether that pays and what
+            it changes.
+        store: keeps the bounds of batches on disk, so that an evaluation that was cut short goes
+            on and several processes share one; needs a seeded generator.
+        stage: of the evaluation, where the store is used for more than one.
+
+    Raises:
+        NelboError: images of another size or number of levels than the model's.
+    """
+    check_fits(model, data)
+    assert isinstance(model.data, Pixels)
+    device = next(model.parameters()).device
+    mixed = dtype not in (None, torch.float32)
+    noise = batch_generators(generator)
+
+    def bound_of(index: int) -> Bound:
+        assert isinstance(model.data, Pixels)
+        batch = data.take(slice(index * batch_size, (index + 1) * batch_size))
+        x_0 = model.data.to_network(batch.images).to(device)
+        condition = condition_for(model, batch)
+        # Not inference mode: its tensors could not be used in a later training step.
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
+            return model.elbo(x_0, condition, levels=levels, generator=noise(index)).to("cpu")
+
+    count = -(-len(data) // batch_size)
+    if store is None:
+        yield from map(bound_of, range(count))
+    else:
+        yield from store.collect(stage, count, bound_of)
+
+
+def batch_generators(
+    generator: torch.Generator | None,
+) -> Callable[[int], torch.Generator | None]:
+    """The source of noise of each batch of an evaluation, by its index.
+
+    Each batch has noise of its own, whoever evaluates it and whatever came before.
+    """
+    if generator is None:
+        return lambda index: None
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    return lambda index: generator_for(seed, index, device=device)
+
+
+def chain_of(model: Diffusion | LatentDiffusion) -> Diffusion:
+    """The chain whose levels are evaluated: the model of pixels, or the prior of latents."""
+    return model if isinstance(model, Diffusion) else model.prior
+
+
+def calls_per_image(model: Diffusion | LatentDiffusion, levels: int | Estimator | None) -> int:
+    """How many evaluations of the denoising network `evaluate` makes for each image."""
+    estimator = as_estimator(levels)
+    chosen, _ = estimator.choose(1, chain_of(model).num_levels)
+    return (estimator.reconstructions + chosen.shape[1]) * (2 if estimator.antithetic else 1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far `evaluate_to_error` is.
+
+    Attributes:
+        bound: of all images, from the reported stage; None before it is complete.
+        calls: network evaluations so far, those of the pilot and of the exploration included.
+        planned: how many there will be by the end of this stage.
+    """
+
+    bound: Bound | None
+    calls: int
+    planned: int
+
+
+def evaluate_to_error(
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    error: float,
+    *,
+    score_matching_square: Float[Tensor, " levels"] | None = None,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    store: BoundStore | None = None,
+) -> Iterator[Reading]:
+    """Evaluate every image to a Monte Carlo error of their mean of at most `error`.
+
+    Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`). An
+    exploration of a few images tells how noisy each term is; from that the number of draws is
+    planned, and all images are evaluated with draws that the plan has not seen. Only these are
+    reported: an estimate that is stopped when its own error looks small is biased, since where
+    costs are skewed a low mean and a small error come together (docs/decisions/0008).
+
+    The last reading holds the result. Its error exceeds `error` only where single draws rule it and
+    the plan was wrong by much; `Estimate.warnings` then tells of them. The error of a latent model
+    holds that of its draws of z_0 and of the reconstruction of pixels.
+
+    Args:
+        model: the model, evaluated where its weights are.
+        data: the images.
+        error: Monte Carlo standard error of the mean over the images, bits per dimension.
+        score_matching_square: E KL² at each level, (T+1,), from a `LevelProfile`; by default a
+            pilot measures it on at most 16 images at 24 levels, and its calls are counted.
+        batch_size: images at a time.
+        generator: the source of all noise.
+        dtype: see `evaluate`.
+        store: see `evaluate`.
+
+    Raises:
+        NelboError: an error that is not positive, images that do not fit the model, or a bound
+            that is not finite, so that no error is ever reached.
+    """
+    if not (error > 0 and math.isfinite(error)):
+        raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
+    check_fits(model, data)
+    T, n, calls, stages = chain_of(model).num_levels, len(data), 0, itertools.count()
+    if score_matching_square is None and T > 1:
+        score_matching_square, calls = pilot(model, data, generator)
+    proposal = proposal_from(
+        torch.zeros(T + 1) if score_matching_square is None else score_matching_square
+    )
+    nats = data.images[0].numel() * math.log(2.0)
+    least = _Draws.least(n, T)
+
+    def read(images: ImageData, draws: _Draws, found: list[Bound]) -> Iterator[int]:
+        """Evaluate images; yield the calls after each batch, and leave the bound in `found`."""
+        batches = []
+        for batch in evaluate(
+            model,
+            images,
+            levels=_estimator(draws, proposal),
+            batch_size=batch_size,
+            generator=generator,
+            dtype=dtype,
+            store=store,
+            stage=next(stages),
+        ):
+            batches.append(batch)
+            yield int(batch.calls.sum())
+        found.append(Bound.cat(batches))
+        if not math.isfinite(found[-1].mean().nelbo.monte_carlo_error):
+            raise NelboError(
+                f"the bound of {data.source} is not finite, so its error cannot be brought down to "
+                f"{error:g} bits/dim; evaluate all levels to see which term is not"
+            )
+
+    explored: list[Bound] = []
+    plan, missing = least, 0
+    while not explored or missing > 0:
+        count = min(n, max(EXPLORED_IMAGES, missing // least.calls))
+        images = data.take(_some(n, count, generator))
+        draws = _Draws.least(count, T).grown_to(missing / count)
+        expected = calls + count * draws.calls + n * plan.calls
+        for made in read(images, draws, explored):
+            calls += made
+            yield Reading(None, calls, expected)
+        plan = _plan(explored, n * (_MARGIN * error * nats) ** 2, least)
+        spent = sum(int(bound.calls.sum()) for bound in explored)
+        missing = math.ceil(_EXPLORED_SHARE * n * plan.calls - spent)
+
+    draws, allowance, reported = plan, math.floor(_ADDED_SHARE * plan.calls), list[Bound]()
+    while True:
+        planned = calls + n * draws.calls
+        for made in read(data, draws, reported):
+            calls += made
+            yield Reading(None, calls, planned)
+        bound = Bound.merge(reported)
+        bits = bound.mean().bits_per_dim
+        excess = bits.monte_carlo_error / error
+        draws = plan.more(excess)
+        # Where single draws rule the error, only a little is added: see docs/decisions/0008.
+        allowance -= draws.calls
+        if excess <= 1 or (allowance < 0 and bits.largest_draw_share > DOMINANT_SHARE):
+            break
+    yield Reading(bound, calls, calls)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Draws an image: of level 1, and of the others."""
+
+    first: int
+    levels: int
+
+    @classmethod
+    def least(cls, images: int, T: int) -> _Draws:
+        """As few as tell the error of a mean over so many images, by `_LEAST_PAIRS` of each."""
+        pairs = math.ceil(_LEAST_PAIRS / images)
+        return cls(1 + pairs, 0 if T == 1 else 2 * max(1, pairs))
+
+    @property
+    def calls(self) -> int:
+        return self.first + self.levels
+
+    def grown_to(self, calls: float) -> _Draws:
+        """So many times as many that they take about `calls`, or as many as they are."""
+        factor = max(1.0, calls / self.calls)
+        return _Draws(math.ceil(self.first * factor), math.ceil(self.levels * factor))
+
+    def more(self, excess: float) -> _Draws:
+        """What to add to so many, to bring their error down by the factor `excess`."""
+        share = max(0.0, (excess / _MARGIN) ** 2 - 1)
+        # Two draws at least, of which the error is known.
+        first, levels = (max(2, math.ceil(share * count)) for count in (self.first, self.levels))
+        return _Draws(first, levels if self.levels else 0)
+
+
+def _plan(explored: list[Bound], variance: float, least: _Draws) -> _Draws:
+    r"""The draws an image for which the mean over images has a Monte Carlo variance.
+
+    With R draws of x_1, or of z_0 and z_1, and K of levels the variance of one image is
+    A/R + C/K. The fewest calls R + K that make it V have
+    :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman allocation).
+
+    Args:
+        explored: bounds of images drawn at random, whose A and C are averaged by their draws.
+        variance: V, nats²: that of the mean times the number of images.
+        least: fewer are not planned.
+    """
+    sizes = [float(bound.calls.sum()) for bound in explored]
+    first = levels = 0.0
+    for bound, size in zip(explored, sizes, strict=True):
+        share = size / sum(sizes)
+        drawn = int(bound.reconstruction_calls[0]), int(bound.level_calls[0])
+        first += share * variance_over_images(bound.first_variance) * len(bound) * drawn[0]
+        score_matching = bound.mean().score_matching.monte_carlo_error
+        levels += share * score_matching**2 * len(bound) * drawn[1]
+    scale = (math.sqrt(first) + math.sqrt(levels)) / variance
+    return _Draws(
+        max(least.first, math.ceil(math.sqrt(first) * scale)),
+        max(least.levels, math.ceil(math.sqrt(levels) * scale)),
+    )
+
+
+def _some(n: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` of n images, drawn at random."""
+    device = generator.device if generator is not None else None
+    return torch.randperm(n, generator=generator, device=device)[:count].cpu()
+
+
+def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
+    if len(proposal) == 0:
+        return EveryLevel(reconstructions=draws.first)
+    return Importance(draws.levels, proposal, reconstructions=draws.first)
+
+
+def pilot(
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    generator: torch.Generator | None = None,
+    *,
+    images: int = PILOT_IMAGES,
+) -> tuple[Tensor, int]:
+    """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
+
+    For `nelbo.chain.estimators.proposal_from`. Between the measured levels its logarithm is
+    interpolated.
+
+    Args:
+        model: the model.
+        data: the images.
+        generator: the source of all draws.
+        images: at most so many of them.
+    """
+    assert isinstance(model.data, Pixels)
+    count = min(images, len(data))
+    chosen_images = data.take(_some(len(data), count, generator))
+    x_0 = model.data.to_network(chosen_images.images).to(next(model.parameters()).device)
+    with torch.no_grad():
+        bound = model.elbo(
+            x_0,
+            condition_for(model, chosen_images),
+            levels=_Pilot(reconstructions=0),
+            generator=generator,
+        )
+    square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
+    known, T = bound.levels[0].cpu(), chain_of(model).num_levels
+    filled = torch.zeros(T + 1, dtype=torch.float64)
+    between = np.interp(np.arange(2, T + 1), known.numpy(), square.log().numpy())
+    filled[2:] = torch.from_numpy(between).exp()
+    return filled, int(bound.calls.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pilot(Estimator):
+    """Levels spread over the chain, denser at its start, where costs can be steep; unweighted."""
+
+    def choose(
+        self, batch: int, num_levels: int, generator: torch.Generator | None = None
+    ) -> ChosenLevels:
+        evenly = torch.linspace(2, num_levels, PILOT_LEVELS - 4).round().long().tolist()
+        early = (t for t in (3, 5, 9, 17) if t <= num_levels)
+        levels = torch.tensor(sorted({*evenly, *early})).expand(batch, -1)
+        return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
+
+
+def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
+    """What the model is told of the images: their captions, or their labels, on its device.
+
+    Of an image without a caption, a model of text is told nothing: it is the unconditional one.
+    """
+    if isinstance(model, Diffusion) or model.text is None:
+        return labels_for(model, data)
+    with torch.no_grad():
+        return model.condition_on(data.captions or [None] * len(data))
+
+
+def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
+    """The labels of the images for a class-conditional model, on its device; else None."""
+    condition = data.condition() if model.num_classes else None
+    return None if condition is None else condition.to(next(model.parameters()).device)
+
+
+def check_fits(model: Diffusion | LatentDiffusion, data: ImageData) -> None:
+    """Raise `NelboError` unless the images have the model's levels, channels and size."""
+    if not isinstance(model.data, Pixels):
+        raise NelboError("the model has no pixel levels, so it gives images no probability")
+    if model.data.levels != data.levels:
+        raise NelboError(
+            f"{data.source} has {data.levels} pixel levels, the model has {model.data.levels}"
+        )
+    if model.shape != data.shape:
+        raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")

@@ -1,0 +1,104 @@
+"""Whether a network may be evaluated in bfloat16: only where that is faster and changes nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.estimate import t_quantile
+from nelbo.chain.estimators import Stratified
+from nelbo.diffusion import Diffusion
+from nelbo.latent import LatentDiffusion
+from nelbo.networks.finite import NotFiniteError
+
+# Mixed precision has to save at least this share of the time.
+_WORTHWHILE = 0.1
+_LEVELS = 8
+_REPEATS = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Both precisions on the same images and noise.
+
+    Attributes:
+        speedup: time in float32 over time in bfloat16.
+        shift: mean change of the bound in bfloat16, bits per dimension.
+        shift_error: its standard error, from the spread over the images.
+        calls: network evaluations that were made.
+        images: how many the error is from; 0 where that is not known, as for many.
+    """
+
+    speedup: float
+    shift: float
+    shift_error: float
+    calls: int
+    images: int = 0
+
+    def dtype(self, tolerance: float) -> torch.dtype:
+        """bfloat16 where it pays and moves the bound by at most `tolerance`, 95% sure."""
+        pays = self.speedup > 1 / (1 - _WORTHWHILE)
+        quantile = t_quantile(0.975, self.images - 1 if self.images else math.inf)
+        is_same = abs(self.shift) + quantile * self.shift_error <= tolerance
+        return torch.bfloat16 if pays and is_same else torch.float32
+
+
+@torch.no_grad()
+def try_bfloat16(
+    model: Diffusion | LatentDiffusion,
+    x_0: Tensor,
+    condition: Condition | None = None,
+    *,
+    seed: int = 0,
+) -> Trial:
+    """Evaluate a few levels of some images in both precisions, in turn, on the same noise.
+
+    Args:
+        model: the model, evaluated where `x_0` is.
+        x_0: at least two images, (B, C, H, W).
+        condition: what the model is told of each.
+        seed: of the noise.
+
+    Raises:
+        NelboError: fewer than two images, or predictions that are not finite in float32.
+    """
+    if len(x_0) < 2:
+        raise NelboError(f"comparing precisions needs at least 2 images, got {len(x_0)}")
+    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    bounds: dict[torch.dtype, Bound] = {}
+    calls = 0
+    for _ in range(_REPEATS):
+        for dtype in seconds:
+            generator = torch.Generator().manual_seed(seed)
+            start = time.perf_counter()
+            mixed = dtype != torch.float32
+            try:
+                with torch.autocast(x_0.device.type, dtype, enabled=mixed):
+                    bound = model.elbo(
+                        x_0, condition, levels=Stratified(_LEVELS), generator=generator
+                    )
+            except NotFiniteError:
+                if mixed:  # it overflows where float32 does not
+                    return Trial(0.0, math.inf, math.inf, calls)
+                raise
+            total = bound.elbo.sum().item()  # waits for the device
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
+            bounds[dtype] = bound
+            calls += int(bound.calls.sum())
+            if not math.isfinite(total):
+                return Trial(0.0, math.inf, math.inf, calls)
+    change = bounds[torch.bfloat16].bits_per_dim.double() - bounds[torch.float32].bits_per_dim
+    return Trial(
+        seconds[torch.float32] / seconds[torch.bfloat16],
+        change.mean().item(),
+        change.std().item() / math.sqrt(len(change)),
+        calls,
+        len(change),
+    )

@@ -1,0 +1,19 @@
+"""Pipelines on disk, as diffusers writes and reads them.
+
+A directory holds `model_index.json`, a folder for each part (`unet/`, `scheduler/`), and
+`nelbo.json` for what diffusers has no place for: the data's levels and the shape of an example.
+"""
+
+from nelbo.formats.files import write_json
+from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
+from nelbo.formats.pipelines import load, load_sampler, save, usual_sampler
+
+__all__ = [
+    "INDEX_FILE",
+    "NELBO_FILE",
+    "load",
+    "load_sampler",
+    "save",
+    "usual_sampler",
+    "write_json",
+]

@@ -1,0 +1,135 @@
+"""A chain on disk: the scheduler of a pipeline and what nelbo.json adds to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion import Diffusion
+from nelbo.diffusion.data_space import DataSpace
+from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+from nelbo.diffusion.variance import VARIANCES
+from nelbo.formats.data_space import data_config, read_shape
+from nelbo.formats.files import (
+    PipelineIndex,
+    part_folder,
+    read_own,
+    write_json,
+)
+from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.scheduler import (
+    PIPELINE_FIELDS,
+    SCHEDULER_FILE,
+    SchedulerConfig,
+    scheduler_config,
+)
+from nelbo.formats.scheduler_classes import CLIPPING, SCHEDULERS
+from nelbo.networks import ControlledUNet, UNet
+from nelbo.networks.files import locate
+from nelbo.samplers import Sampler
+from nelbo.version import __version__
+
+
+def read_scheduler(path: str | os.PathLike[str], index: PipelineIndex) -> SchedulerConfig:
+    """The scheduler of a pipeline, as the class of the pipeline uses it.
+
+    Its class is the one that the index names, whatever the config itself says, as in diffusers.
+    """
+    class_name = None
+    if "scheduler" in index.parts:
+        class_name = index.require("scheduler", *SCHEDULERS)
+    file = locate(path, part_folder(path, "scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
+    return SchedulerConfig.read(file, PIPELINE_FIELDS.get(index.class_name), class_name)
+
+
+def read_chain(
+    path: str | os.PathLike[str],
+    scheduler: SchedulerConfig,
+    network: UNet | ControlledUNet,
+    data: DataSpace,
+) -> Diffusion:
+    """The diffusion model of a pipeline, from its parts.
+
+    Raises:
+        NelboError: the network's channels or the level profile do not fit the chain.
+    """
+    options = scheduler.chain_options | _own_options(path)
+    shape = read_shape(path, network.config)
+    multiple = 2 if options["variance"] == "learned_range" else 1
+    if options["variance"] == "analytic" and network.config.out_channels == 2 * shape[0]:
+        multiple = 2  # a learned variance that is not used
+    for field, expected in (("in_channels", shape[0]), ("out_channels", shape[0] * multiple)):
+        found = getattr(network.config, field)
+        if found != expected:
+            raise NelboError(
+                f"{path}/unet/config.json: {field} is {found}, expected {expected} for {shape[0]} "
+                f"channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
+            )
+    profile = _read_profile(path)
+    try:
+        return Diffusion(
+            network, scheduler.schedule, data=data, shape=shape, profile=profile, **options
+        )
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
+
+
+def check_chain(model: Diffusion) -> None:
+    """Raise `NelboError` for a chain that the format has no place for."""
+    if not torch.equal(model.schedule.network_times[1:], torch.arange(model.num_levels)):
+        raise NelboError("a respaced chain cannot be saved: save the full one and respace it")
+
+
+def write_chain(
+    model: Diffusion, directory: Path, sampler: Sampler, notes: Mapping[str, Any]
+) -> str:
+    """Write the scheduler and nelbo.json; returns the class of the scheduler.
+
+    Raises:
+        NelboError: diffusers has no such sampler.
+    """
+    scheduler = scheduler_config(model, sampler)
+    write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
+    own: dict[str, Any] = {
+        "nelbo_version": __version__,
+        "data": data_config(model.data),
+        "shape": None if model.shape is None else list(model.shape),
+    }
+    if scheduler.get("variance_type") != model.variance:
+        own["variance"] = model.variance
+    if model.profile is None:
+        (directory / PROFILE_FILE).unlink(missing_ok=True)
+    else:
+        model.profile.save(directory / PROFILE_FILE)
+    if scheduler["_class_name"] not in CLIPPING:
+        own["clip_sample"] = model.clip_sample
+    write_json(directory / NELBO_FILE, own | dict(notes))
+    return scheduler["_class_name"]
+
+
+def _read_profile(path: str | os.PathLike[str]) -> LevelProfile | None:
+    try:
+        file = locate(path, None, PROFILE_FILE)
+    except NelboError:
+        return None
+    return LevelProfile.load(file)
+
+
+def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    # What the class of the scheduler has no field for; none has a name for "analytic".
+    own = read_own(path) or {}
+    if own.get("variance", "fixed_small") not in list(VARIANCES):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
+            f"{', '.join(VARIANCES)}"
+        )
+    if not isinstance(own.get("clip_sample", False), bool):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true or false"
+        )
+    return {name: own[name] for name in ("variance", "clip_sample") if name in own}

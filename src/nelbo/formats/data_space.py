@@ -1,0 +1,78 @@
+"""What the pixels of a pipeline are: diffusers does not say, nelbo.json does."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion import Continuous, Pixels
+from nelbo.diffusion.data_space import DataSpace
+from nelbo.formats.files import read_own
+from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.networks import TextUNetConfig, UNetConfig
+
+ASSUMED_LEVELS = 256
+
+
+def data_config(data: DataSpace) -> dict[str, Any]:
+    """The field `data` of nelbo.json."""
+    if isinstance(data, Pixels):
+        return {"kind": "pixels", "levels": data.levels}
+    return {"kind": "continuous"}
+
+
+def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
+    """The data space of a pipeline; 256 levels, with a note, where nothing says."""
+    own = read_own(path)
+    if own is None:
+        warnings.warn(
+            f"{path} does not say how many levels its pixels have: assuming {ASSUMED_LEVELS}",
+            stacklevel=4,
+        )
+        return Pixels(ASSUMED_LEVELS)
+    try:
+        return parse_data_space(own.get("data"), "data")
+    except NelboError as error:
+        raise NelboError(f"{path}/{error}") from error
+
+
+def parse_data_space(value: Any, field: str) -> DataSpace:
+    """What a field of nelbo.json says of data.
+
+    Raises:
+        NelboError: it is neither pixels of a number of levels nor continuous.
+    """
+    if isinstance(value, dict) and value.get("kind") == "continuous":
+        return Continuous()
+    if isinstance(value, dict) and value.get("kind") == "pixels" and _positive(value.get("levels")):
+        return Pixels(value["levels"])
+    raise NelboError(
+        f'{NELBO_FILE}: {field} is {value!r}, expected {{"kind": "pixels", "levels": L}} or '
+        '{"kind": "continuous"}'
+    )
+
+
+def read_shape(
+    path: str | os.PathLike[str], config: UNetConfig | TextUNetConfig
+) -> tuple[int, int, int]:
+    """Channels, height and width of what the network denoises."""
+    own: Mapping[str, Any] = read_own(path) or {}
+    size = config.sample_size
+    default = None
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        default = [config.in_channels, height, width]
+    shape = own.get("shape") or default
+    if not (isinstance(shape, list) and len(shape) == 3 and all(_positive(n) for n in shape)):
+        raise NelboError(
+            f"{path}/{NELBO_FILE}: shape is {shape!r}, expected [channels, height, width]"
+        )
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and value > 0

@@ -1,0 +1,247 @@
+"""Pipelines of latents: an autoencoder beside the UNet, and a text encoder and ControlNet.
+
+Parts that nelbo has no use for (safety_checker, feature_extractor, image_encoder) are ignored, and
+written as absent, which diffusers allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.errors import NelboError
+from nelbo.base.files import read_json
+from nelbo.diffusion import Continuous, Pixels
+from nelbo.formats.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.formats.data_space import data_config, parse_data_space
+from nelbo.formats.files import (
+    PipelineIndex,
+    part_folder,
+    read_own,
+    write_index,
+    write_json,
+)
+from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import (
+    AutoencoderConfig,
+    AutoencoderKL,
+    ControlledUNet,
+    ControlNet,
+    ControlNetConfig,
+    TextUNetConfig,
+    UNet,
+    UNetConfig,
+)
+from nelbo.networks.files import CONFIG_FILE
+from nelbo.samplers import DDIM, Sampler
+from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
+from nelbo.text.paired import (
+    SECOND_CLASS,
+    SECOND_TEXT_ENCODER,
+    SECOND_TOKENIZER,
+    PairedTextEncoder,
+)
+
+UNCONDITIONAL = "LDMPipeline"
+TEXT = "StableDiffusionPipeline"
+PAIRED_TEXT = "StableDiffusionXLPipeline"
+CONTROLLED = "StableDiffusionControlNetPipeline"
+# Pipelines that use the parts of one of these to edit pictures, which nelbo does with the same
+# model; they are written as it.
+EDITING = {
+    "StableDiffusionImg2ImgPipeline": TEXT,
+    "StableDiffusionInpaintPipeline": TEXT,
+    "StableDiffusionXLImg2ImgPipeline": PAIRED_TEXT,
+    "StableDiffusionXLInpaintPipeline": PAIRED_TEXT,
+    "StableDiffusionControlNetImg2ImgPipeline": CONTROLLED,
+    "StableDiffusionControlNetInpaintPipeline": CONTROLLED,
+}
+PIPELINES = (UNCONDITIONAL, TEXT, PAIRED_TEXT, CONTROLLED, *EDITING)
+
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+# Says that the unconditional half of an SDXL pipeline is told zeros.
+_ZEROS = "force_zeros_for_empty_prompt"
+# Says that one is told how pretty the picture is, which nelbo does not.
+_PRETTY = "requires_aesthetics_score"
+# What an untrained pipeline of Stable Diffusion is made with.
+_DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
+
+
+def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDiffusion:
+    """The model of one of the pipelines above."""
+    kind = EDITING.get(index.class_name, index.class_name)
+    slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
+    index.require(slot, AutoencoderConfig.class_name)
+    has_text = kind != UNCONDITIONAL
+    index.require("unet", (TextUNetConfig if has_text else UNetConfig).class_name)
+    if has_text:
+        index.require(TOKENIZER, *_TOKENIZERS)
+        index.require(TEXT_ENCODER, "CLIPTextModel")
+    if kind == PAIRED_TEXT:
+        index.require(SECOND_TOKENIZER, *_TOKENIZERS)
+        index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
+        if index.settings.get(_PRETTY):
+            raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo has no condition for")
+    if kind == CONTROLLED:
+        index.require("controlnet", ControlNetConfig.class_name)
+    scheduler = read_scheduler(path, index)
+    # Before the large parts, since transformers may be missing.
+    text = _read_text(path, index, kind) if has_text else None
+    unet = UNet.from_pretrained(path, part_folder(path, "unet", CONFIG_FILE))
+    _check_sees_latents_alone(index, unet)
+    network = _controlled(path, unet) if kind == CONTROLLED else unet
+    prior = read_chain(path, scheduler, network, Continuous())
+    autoencoder = AutoencoderKL.from_pretrained(path, part_folder(path, slot, CONFIG_FILE))
+    if kind == PAIRED_TEXT:
+        _check_unstandardised(path, autoencoder.config)
+    own = read_own(path) or {}
+    try:
+        return LatentDiffusion(
+            autoencoder,
+            prior,
+            text=text,
+            scale=autoencoder.config.scaling_factor,
+            data=parse_data_space(own["pixels"], "pixels") if "pixels" in own else Pixels(),
+            decoder_scale=_number(own, "decoder_scale"),
+        ).eval()
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
+
+
+def save_latent(
+    model: LatentDiffusion, directory: Path, sampler: Sampler | None, notes: Mapping[str, Any]
+) -> None:
+    """Write the pipeline that has the parts of the model."""
+    network = model.prior.network
+    controlled = isinstance(network, ControlledUNet)
+    unet = network.unet if isinstance(network, ControlledUNet) else network
+    if not isinstance(unet, UNet):
+        raise NelboError(f"only a UNet can be saved, found {type(unet).__name__}")
+    _check_text(model, unet, controlled)
+    check_chain(model.prior)
+    own = dict(notes)
+    if isinstance(network, ControlledUNet) and network.scale != 1:
+        own["control_scale"] = network.scale
+    own["pixels"] = data_config(model.data)
+    if model.decoder_scale is not None:
+        own["decoder_scale"] = model.decoder_scale
+    kind = write_chain(model.prior, directory, sampler or _DEFAULT_SAMPLER, own)
+    unet.save_pretrained(directory / "unet")
+    slot = "vqvae" if model.text is None else "vae"
+    _save_autoencoder(model, directory / slot)
+    parts: dict[str, Any] = {
+        "scheduler": ["diffusers", kind],
+        "unet": ["diffusers", unet.config.class_name],
+        slot: ["diffusers", AutoencoderConfig.class_name],
+    }
+    if isinstance(network, ControlledUNet):
+        network.controlnet.save_pretrained(directory / "controlnet")
+        parts["controlnet"] = ["diffusers", ControlNetConfig.class_name]
+    if model.text is not None:
+        model.text.save_pretrained(directory)
+        parts |= _text_parts(model.text)
+    write_index(directory, _class_name(model.text, controlled), parts)
+
+
+def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
+    """Only the pipeline of SDXL heeds these fields, and only where both are given."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        raise NelboError(
+            f"{path}/vae/{CONFIG_FILE}: latents_mean and latents_std are given, but nelbo scales "
+            "all channels of the latents of SDXL alike: expected neither"
+        )
+
+
+def _check_sees_latents_alone(index: PipelineIndex, unet: UNet) -> None:
+    """Raise `NelboError` for a network that is also told the mask and the masked picture."""
+    found, out = unet.config.in_channels, unet.config.out_channels
+    if index.class_name in EDITING and found > out:
+        raise NelboError(
+            f"{index.file.parent}/unet/{CONFIG_FILE}: in_channels is {found}, so the network of "
+            f"this {index.class_name} is told a mask or a picture beside the {out} channels that "
+            f"it denoises; nelbo edits with networks of {out} channels: expected in_channels {out}"
+        )
+
+
+def _read_text(path: str | os.PathLike[str], index: PipelineIndex, kind: str) -> PromptEncoder:
+    if kind != PAIRED_TEXT:
+        return TextEncoder.from_pretrained(path)
+    zeros = index.settings.get(_ZEROS, True)
+    if not isinstance(zeros, bool):
+        raise NelboError(f"{index.file}: {_ZEROS} is {zeros!r}, expected true or false")
+    return PairedTextEncoder.from_pretrained(path, zeros=zeros)
+
+
+def _text_parts(text: PromptEncoder) -> dict[str, Any]:
+    """What model_index.json says of a text encoder, and of the parts that go with it elsewhere."""
+    parts: dict[str, Any] = {
+        TOKENIZER: ["transformers", _TOKENIZERS[0]],
+        TEXT_ENCODER: ["transformers", "CLIPTextModel"],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    if isinstance(text, PairedTextEncoder):
+        return parts | {
+            SECOND_TOKENIZER: ["transformers", _TOKENIZERS[0]],
+            SECOND_TEXT_ENCODER: ["transformers", SECOND_CLASS],
+            _ZEROS: text.zeros,
+        }
+    return parts | {"safety_checker": [None, None], "requires_safety_checker": False}
+
+
+def _class_name(text: PromptEncoder | None, controlled: bool) -> str:
+    if text is None:
+        return UNCONDITIONAL
+    if isinstance(text, PairedTextEncoder):
+        return PAIRED_TEXT
+    return CONTROLLED if controlled else TEXT
+
+
+def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
+    model.autoencoder.save_pretrained(directory)
+    if model.scale != model.autoencoder.config.scaling_factor:
+        file = directory / CONFIG_FILE
+        write_json(file, read_json(file) | {"scaling_factor": model.scale})
+
+
+def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
+    attends = isinstance(unet.config, TextUNetConfig)
+    if attends != (model.text is not None) or (controlled and not attends):
+        raise NelboError(
+            f"diffusers has no pipeline of a {unet.config.class_name} "
+            f"{'with' if model.text is not None else 'without'} a text encoder"
+            f"{' and with a ControlNet' if controlled else ''}"
+        )
+    paired = isinstance(model.text, PairedTextEncoder)
+    if paired and controlled:
+        raise NelboError("nelbo saves no pipeline of SDXL with a ControlNet")
+    if isinstance(unet.config, TextUNetConfig):
+        kind = unet.config.addition_embed_type
+        if paired != (kind == "text_time"):
+            raise NelboError(
+                f"a UNet with addition_embed_type={kind!r} goes with "
+                f"{'one text encoder' if paired else 'two text encoders'}, not with "
+                f"{'two' if paired else 'one'}"
+            )
+
+
+def _controlled(path: str | os.PathLike[str], unet: UNet) -> ControlledUNet:
+    controlnet = ControlNet.from_pretrained(path, subfolder="controlnet")
+    try:
+        scale = _number(read_own(path) or {}, "control_scale")
+    except NelboError as error:
+        raise NelboError(f"{path}: {error}") from error
+    return ControlledUNet(unet, controlnet, 1.0 if scale is None else scale)
+
+
+def _number(own: Mapping[str, Any], name: str) -> float | None:
+    """A field of nelbo.json, if it is there."""
+    value = own.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise NelboError(f"{NELBO_FILE}: {name} is {value!r}, expected a number")
+    return float(value)

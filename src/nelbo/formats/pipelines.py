@@ -1,0 +1,151 @@
+"""Load and save whole pipelines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.formats import latent
+from nelbo.formats.chain import read_scheduler
+from nelbo.formats.files import PipelineIndex, read_index, read_own
+from nelbo.formats.model_directory import resolve
+from nelbo.formats.pixel import load_pixel, save_pixel
+from nelbo.latent import LatentDiffusion
+from nelbo.networks.finite import check_finite_weights
+from nelbo.samplers import DDPM, Sampler, default_sampler
+
+Model = Diffusion | LatentDiffusion
+
+_LOADERS: dict[str, Callable[[str | os.PathLike[str], PipelineIndex], Model]] = {
+    "DDPMPipeline": load_pixel,
+    "DDIMPipeline": load_pixel,
+    **dict.fromkeys(latent.PIPELINES, latent.load_latent),
+}
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """A model from a run or pipeline directory, or from the Hugging Face Hub.
+
+    The name of a checkpoint that ships with the package is as good as its directory.
+
+    Returns:
+        A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
+        LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline and
+        StableDiffusionControlNetPipeline, and those that edit pictures with the parts of one.
+
+    Raises:
+        NelboError: a file is missing or damaged, or says something that nelbo has no model for;
+            the message names the file and the field.
+        MissingExtraError: a pipeline with a text encoder, without transformers installed.
+    """
+    path = resolve(path)
+    index = read_pipeline(path)
+    return _LOADERS[index.class_name](path, index)
+
+
+def is_of_latents(index: PipelineIndex) -> bool:
+    """Whether `load` gives a `LatentDiffusion`."""
+    return _LOADERS[index.class_name] is latent.load_latent
+
+
+def load_sampler(
+    path: str | os.PathLike[str],
+    steps: int | None = None,
+    *,
+    kind: type[Sampler] | None = None,
+) -> Sampler:
+    """The sampler that the scheduler of a pipeline describes, or another for its chain.
+
+    Args:
+        path: a run or pipeline directory, the name of a checkpoint that ships, or a Hub id.
+        steps: number of network calls; None for all levels with DDPM and 50 with DDIM, which is
+            what pipelines of diffusers default to.
+        kind: the class of the sampler; None is the one described. One of another class visits its
+            own levels, which start where the noise is.
+
+    Raises:
+        NelboError: a field of the scheduler that changes the chain in a way that nelbo has no
+            model for; where it is only the solver that it lacks, the sampler is DDIM, with a note.
+    """
+    path = resolve(path)
+    sampler = read_scheduler(path, read_pipeline(path)).sampler(steps, kind)
+    if isinstance(sampler, DDPM) and sampler.spacing == "leading" and _is_trained_here(path):
+        # What runs wrote that never meant it: pure noise at a level that still holds signal.
+        return replace(sampler, spacing="trailing")
+    return sampler
+
+
+def usual_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Sampler:
+    """What draws from a pipeline where nobody asks for a sampler.
+
+    That is what suits the chain for a model of pixels that nelbo has trained, whose scheduler
+    describes what diffusers walks it with; else what its scheduler describes.
+
+    Args:
+        path: as `load_sampler`.
+        steps: number of steps; None for what suits the sampler.
+
+    Raises:
+        NelboError: as `load_sampler`, or more steps than the chain has levels.
+    """
+    path = resolve(path)
+    if _is_trained_here(path) and not is_of_latents(read_pipeline(path)):
+        return default_sampler(load_schedule(path), steps)
+    return load_sampler(path, steps)
+
+
+def _is_trained_here(path: str | os.PathLike[str]) -> bool:
+    return "trained" in (read_own(path) or {})
+
+
+def load_schedule(path: str | os.PathLike[str]) -> NoiseSchedule:
+    """The noise levels of a pipeline's chain, without its networks; as `load_sampler`."""
+    path = resolve(path)
+    return read_scheduler(path, read_pipeline(path)).schedule
+
+
+def save(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    sampler: Sampler | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model as a pipeline directory that diffusers reads; each file appears whole or not.
+
+    Args:
+        model: a diffusion model whose network is a `UNet`, or a latent one.
+        path: the directory, made if it does not exist.
+        sampler: what the scheduler is to describe; by default DDPM, and for latents the DDIM of
+            Stable Diffusion.
+        notes: what else to keep in nelbo.json, such as the data and settings of a run.
+
+    Raises:
+        NelboError: a network, sampler or respaced chain, which the format has no place for, or
+            weights that are not finite.
+    """
+    check_finite_weights(dict(model.named_parameters()), "the model to save")
+    if isinstance(model, LatentDiffusion):
+        latent.save_latent(model, Path(path), sampler, notes or {})
+    else:
+        save_pixel(model, Path(path), sampler, notes or {})
+
+
+def read_pipeline(path: str | os.PathLike[str]) -> PipelineIndex:
+    """What a pipeline says that it is.
+
+    Raises:
+        NelboError: there is none, or none that nelbo has a model for.
+    """
+    index = read_index(path)
+    if index.class_name not in _LOADERS:
+        raise NelboError(
+            f"{index.file}: _class_name is {index.class_name!r}, expected one of "
+            f"{', '.join(_LOADERS)}"
+        )
+    return index

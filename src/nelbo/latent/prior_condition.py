@@ -1,0 +1,144 @@
+"""What the prior of a latent model is told: prompts and control as its condition, and its guidance.
+
+A prompt becomes the vectors that the prior attends to; where its network is told the size of the
+picture as well, that of a whole one goes with it. The unconditional model is the empty prompt's, or
+what stands for it in SDXL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.diffusion import Diffusion
+from nelbo.networks import ControlledUNet, TextUNetConfig
+from nelbo.networks.guidance import Guidance
+from nelbo.text import PromptEncoder
+
+# One for all, or one each; None among these is no prompt, the unconditional model.
+Prompt = str | Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class PriorCondition:
+    """Makes conditions of what a user says.
+
+    Attributes:
+        prior: the diffusion model of latents.
+        text: what embeds prompts for it, if it reads any.
+        shape: (C, H, W) of a whole picture, where it is known.
+    """
+
+    prior: Diffusion
+    text: PromptEncoder | None
+    shape: tuple[int, ...] | None
+
+    def of_prompts(self, prompts: Sequence[str | None]) -> Condition:
+        """The condition of a batch with these prompts, one an example; None is no prompt.
+
+        Raises:
+            NelboError: a prior that reads none.
+        """
+        if self.text is None:
+            raise NelboError("a prompt was given to a model without a text encoder")
+        return self._with_size(self.text.condition(prompts))
+
+    def between(self, first: str | None, second: str | None, frames: int) -> Condition:
+        """The conditions on the straight way from one prompt to another, ends included.
+
+        Raises:
+            NelboError: fewer than two frames, or as `of_prompts`.
+        """
+        if frames < 2:
+            raise NelboError(f"an interpolation needs at least 2 frames, got {frames}")
+        ends = self.of_prompts([first, second])
+        return ends[:1].between(ends[1:], torch.linspace(0.0, 1.0, frames))
+
+    def guided(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        control: Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+    ) -> tuple[Diffusion, Condition | None]:
+        """The prior with its guidance, and the condition of `n` latents.
+
+        Args and errors as `LatentDiffusion.sample`.
+        """
+        check_condition(condition, n)
+        scale = guidance.scale if isinstance(guidance, Guidance) else guidance
+        has_goal = prompt is not None or condition is not None
+        unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
+        if condition is None:
+            condition = self._of(n, prompt, control)
+        elif prompt is not None or control is not None:
+            raise NelboError("give either a condition, or a prompt and control")
+        return self.prior.guided(guidance, unconditional), condition
+
+    def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
+        """What the prior is told of `n` images: `condition`, or without one nothing.
+
+        Raises:
+            NelboError: a condition of another number of examples.
+        """
+        if condition is None:
+            return self._embed(n, None, "prompt")
+        check_condition(condition, n)
+        return condition
+
+    def _of(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
+        if control is not None:
+            if not isinstance(self.prior.network, ControlledUNet):
+                raise NelboError("a control was given to a model without a ControlNet")
+            if not isinstance(control, Tensor) or control.ndim != 4:
+                found = tuple(control.shape) if isinstance(control, Tensor) else type(control)
+                raise NelboError(
+                    f"control is {found}, expected a tensor (n, C, H, W), or (1, C, H, W) for all"
+                )
+            if len(control) not in (1, n):
+                raise NelboError(f"control has a batch of {len(control)}, expected {n} or 1")
+            control = control.expand(n, *control.shape[1:])
+        condition = self._embed(n, prompt, "prompt")
+        return condition if control is None else replace(condition or Condition(), control=control)
+
+    def _unconditional(
+        self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float
+    ) -> Condition | None:
+        if guidance == 1.0:
+            if negative_prompt is not None:
+                raise NelboError("a negative prompt takes effect with guidance other than 1 only")
+            return None
+        if not has_goal:
+            raise NelboError(f"guidance {guidance} needs a prompt or label to guide towards")
+        # One for all is kept as one, so that the samples can be drawn in batches of any size.
+        of_all = negative_prompt is None or isinstance(negative_prompt, str)
+        return self._embed(1 if of_all else n, negative_prompt, "negative_prompt")
+
+    def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
+        if self.text is None and prompt is None:
+            return None
+        if prompt is None or isinstance(prompt, str):
+            return self.of_prompts([prompt] * n)
+        if len(prompt) != n:
+            raise NelboError(f"{name} lists {len(prompt)} prompts for {n} samples")
+        return self.of_prompts(prompt)
+
+    def _with_size(self, condition: Condition) -> Condition:
+        """With the size of a whole picture, where the network is told one."""
+        config = getattr(self.prior.network, "config", None)
+        if not isinstance(config, TextUNetConfig) or config.addition_embed_type != "text_time":
+            return condition
+        if self.shape is None:
+            raise NelboError("the prior has no shape, so its size is not known: give it shape=...")
+        _, height, width = self.shape
+        numbers = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+        device = next(self.prior.parameters()).device
+        return replace(condition, size=numbers.to(device).expand(condition.batch_size, -1))

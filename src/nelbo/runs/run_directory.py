@@ -1,0 +1,393 @@
+"""A run on disk: a diffusers pipeline with the record of its training beside it.
+
+model_index.json, unet/, scheduler/    the pipeline, with vae/ (vqvae/ without text), text_encoder/
+                                       and tokenizer/ of a latent one; an autoencoder's run has vae/
+                                       alone. They hold the averaged weights
+nelbo.json                             data levels, shape, data source, settings, versions
+config.yaml                            all settings, to train again with --config
+training/                              checkpoints to resume from, snapshots
+level_profile.safetensors              what each level costs, once it has been fitted
+metrics.jsonl                          one line a logged step
+readings.jsonl                         bounds of held-out images, read now and then
+evaluation.json                        the bound of each evaluated split
+samples/                               image grids
+report.html                            the run as a page
+autoencoder/                           the run of the first stage of a latent one that has two
+
+A run that is to replace another begins in a hidden directory inside of it and takes its place with
+its first checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from nelbo.base.errors import NelboError
+from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
+from nelbo.base.suggestions import directories_near
+from nelbo.diffusion.profile import PROFILE_FILE
+from nelbo.formats import INDEX_FILE, NELBO_FILE, save, write_json
+from nelbo.formats.pipelines import Model
+from nelbo.runs.checkpoints import VALIDATION
+from nelbo.samplers import Sampler
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+READINGS_FILE = "readings.jsonl"
+EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+SAMPLES = "samples"
+TRAINING = "training"
+TENSORBOARD = "tensorboard"
+AUTOENCODER_RUN = "autoencoder"
+_OWN = (
+    INDEX_FILE,
+    NELBO_FILE,
+    CONFIG_FILE,
+    PROFILE_FILE,
+    METRICS_FILE,
+    READINGS_FILE,
+    EVALUATION_FILE,
+    REPORT_FILE,
+    SAMPLES,
+    TRAINING,
+    TENSORBOARD,
+    "unet",
+    "scheduler",
+    "vae",
+    "vqvae",
+    "text_encoder",
+    "tokenizer",
+    AUTOENCODER_RUN,
+)
+# The stages of a run that replaces another: it grows, it has won, the old one is gone.
+_GROWING, _WINNING, _MOVING = ".new-run", ".new-run-complete", ".new-run-moving"
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: the directory; `create` makes it.
+        whole: the run that this one is a stage of, where `path` is within its directory.
+    """
+
+    def __init__(self, path: str | Path, whole: RunDirectory | None = None) -> None:
+        self._path = Path(path)
+        self._replaces: Path | None = None
+        self._whole = whole
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self._path if self._whole is None else self._whole.path / self._path
+
+    @property
+    def whole(self) -> RunDirectory:
+        """The run that this one is a stage of, or itself."""
+        return self if self._whole is None else self._whole
+
+    @classmethod
+    def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
+        """An empty run directory.
+
+        Args:
+            path: where.
+            overwrite: replace the run that is there once this one is `establish`ed; files that are
+                no part of a run stay.
+
+        Raises:
+            NelboError: a file, another run or other files are there, or the directory cannot be
+                written.
+        """
+        run = cls(path)
+        try:
+            _finish_replacing(run.path)
+            taken = cls.check_free(path, overwrite=overwrite)
+            run.path.mkdir(parents=True, exist_ok=True)
+            if taken:
+                run._replaces, run._path = run._path, run._path / _GROWING
+                run.path.mkdir()
+            run.samples.mkdir()
+            (run.path / METRICS_FILE).touch()
+        except OSError as error:
+            raise NelboError(f"cannot write to {path}: {error}") from error
+        return run
+
+    @staticmethod
+    def check_free(path: str | Path, *, overwrite: bool = False) -> list[str]:
+        """What of a run is in a directory that a new one may be made in, or replace with it.
+
+        Raises:
+            NelboError: as `create`, before anything is written.
+        """
+        where = Path(path)
+        try:
+            str(where.absolute()).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise NelboError(
+                f"{shown} is not UTF-8, and weights cannot be read back from such a path: give the "
+                "run another directory"
+            ) from error
+        if where.exists() and not where.is_dir():
+            raise NelboError(f"{path} is a file; give a new directory for the run")
+        ours = (_GROWING, _WINNING, _MOVING)
+        found = sorted(p.name for p in where.iterdir()) if where.is_dir() else []
+        found = [name for name in found if name not in ours]
+        taken = [name for name in _OWN if name in found]
+        if taken and not overwrite:
+            raise NelboError(
+                f"{path} already holds a run ({', '.join(taken[:3])}); go on with it with "
+                "--resume, choose another directory, or replace it with --overwrite"
+            )
+        if found and not taken:
+            raise NelboError(
+                f"{path} holds other files ({', '.join(found[:3])}); give a new or empty "
+                "directory for the run"
+            )
+        return taken
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The run that is in a directory, or its settings, where it is at its first stage.
+
+        Raises:
+            NelboError: there is none.
+        """
+        _finish_replacing(Path(path))
+        run = cls(path)
+        if not run.has_model and not run.stage(AUTOENCODER_RUN).path.is_dir():
+            near = "" if Path(path).is_dir() else directories_near(Path(path))
+            raise NelboError(f"{path} holds no run: there is no {NELBO_FILE}{near}")
+        return run
+
+    def stage(self, name: str) -> RunDirectory:
+        """A run of its own within this one; it is there once it is made."""
+        return RunDirectory(name, self)
+
+    def make_stage(self, name: str) -> RunDirectory:
+        """An empty stage, in place of what was there."""
+        run = self.stage(name)
+        try:
+            if run.path.exists():
+                shutil.rmtree(run.path)
+            run.samples.mkdir(parents=True)
+            (run.path / METRICS_FILE).touch()
+        except OSError as error:
+            raise NelboError(f"cannot write to {run.path}: {error}") from error
+        return run
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a checkpoint and a model have been saved."""
+        return (self.path / NELBO_FILE).is_file()
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> RunDirectory:
+        """The run that was begun in a directory, made ready to go on.
+
+        One that was killed may not have a model yet, and may have left half-written files.
+        """
+        run = cls(path)
+        _finish_replacing(run.path)
+        run.samples.mkdir(exist_ok=True)
+        (run.path / METRICS_FILE).touch()
+        folders = [run.path, *(run.path / name for name in _OWN if (run.path / name).is_dir())]
+        for folder in folders:
+            for file in folder.iterdir():
+                match = TEMPORARY_NAME.fullmatch(file.name)
+                if match and (folder != run.path or match[1] in _OWN):
+                    file.unlink()
+        return run
+
+    @classmethod
+    def join(cls, path: str | Path) -> RunDirectory:
+        """The run that the first process has made or opened in a directory; nothing is written."""
+        run = cls(path)
+        if (run.path / _GROWING).is_dir():
+            run._replaces, run._path = run.path, run.path / _GROWING
+        return run
+
+    @property
+    def replaces(self) -> Path | None:
+        """The directory whose run this one, or the whole, is to replace, until it has."""
+        return self.whole._replaces
+
+    def establish(self, *, move: bool = True) -> None:
+        """Take the place of the run that this one, or the whole, replaces, if any.
+
+        Args:
+            move: move the files, as one of several processes does.
+        """
+        whole = self.whole
+        if whole._replaces is None:
+            return
+        if move:
+            whole.path.rename(whole._replaces / _WINNING)
+            _finish_replacing(whole._replaces)
+        whole._path, whole._replaces = whole._replaces, None
+
+    def abandon(self) -> None:
+        """Leave the run that this one, or the whole, was to replace as it is."""
+        assert self.replaces is not None
+        shutil.rmtree(self.whole.path)
+
+    @property
+    def samples(self) -> Path:
+        """The folder of image grids."""
+        return self.path / SAMPLES
+
+    @property
+    def training(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / TRAINING
+
+    @property
+    def config(self) -> Path:
+        """The settings."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / TENSORBOARD
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / REPORT_FILE
+
+    def save_model(
+        self,
+        model: Any,
+        notes: Mapping[str, Any],
+        write: Callable[[Any, Path, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """Write the model with its notes, by default as a pipeline."""
+        try:
+            (write or save_pipeline)(model, self.path, notes)
+        except (OSError, SafetensorError) as error:
+            raise NelboError(
+                f"cannot save the model to {self.path}: {reason(error)}; --resume goes on from the "
+                "last checkpoint"
+            ) from error
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            NelboError: it cannot be written.
+        """
+        self._append(METRICS_FILE, row)
+
+    def append_reading(self, row: Mapping[str, Any]) -> None:
+        """Add one line to readings.jsonl; errors as `append_metrics`."""
+        self._append(READINGS_FILE, row)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        file = self.path / name
+        try:
+            with file.open("a") as lines:
+                lines.write(to_json(row) + "\n")
+        except OSError as error:
+            raise NelboError(
+                f"cannot write to {file}: {reason(error)}; --resume goes on from the "
+                "last checkpoint"
+            ) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; one that was cut short or damaged is left out."""
+        return _rows(self.path / METRICS_FILE)
+
+    def readings(self) -> list[dict[str, Any]]:
+        """All lines of readings.jsonl, likewise; none where there is no such file."""
+        file = self.path / READINGS_FILE
+        return _rows(file) if file.is_file() else []
+
+    def course(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, and the readings of held-out images among them, by step."""
+        readings = [
+            {"step": row["step"], "seconds": row.get("seconds"), VALIDATION: row["bits_per_dim"]}
+            for row in self.readings()
+            if "bits_per_dim" in row
+        ]
+        return sorted([*self.metrics(), *readings], key=lambda row: row["step"])
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that are taken again, and the readings."""
+        for name, kept in ((METRICS_FILE, self.metrics()), (READINGS_FILE, self.readings())):
+            if not (self.path / name).is_file():
+                continue
+            rows = [row for row in kept if row["step"] <= step]
+            with atomic_file(self.path / name) as temporary:
+                temporary.write_text("".join(to_json(row) + "\n" for row in rows))
+
+    def write_evaluation(self, content: Mapping[str, Any]) -> None:
+        """Write evaluation.json."""
+        write_json(self.path / EVALUATION_FILE, content)
+
+    def evaluation(self) -> dict[str, Any]:
+        """What evaluation.json says, by split; empty where there is none."""
+        file = self.path / EVALUATION_FILE
+        return read_json(file) if file.is_file() else {}
+
+    @property
+    def predates_validation(self) -> bool:
+        """Whether nelbo trained it before there was a validation split, on what is one today."""
+        return predates_validation(self.notes())
+
+    def notes(self) -> dict[str, Any]:
+        """What nelbo.json says; empty where there is none, as for a plain pipeline."""
+        file = self.path / NELBO_FILE
+        return read_json(file) if file.is_file() else {}
+
+
+def predates_validation(notes: Mapping[str, Any]) -> bool:
+    """Whether what nelbo.json says is from before there was a validation split."""
+    return "source" in notes and "splits" not in notes
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in file.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def save_pipeline(
+    model: Model, directory: Path, notes: Mapping[str, Any], sampler: Sampler | None = None
+) -> None:
+    """Write the pipeline; each of its files is replaced as a whole."""
+    save(model, directory, sampler=sampler, notes=notes)
+
+
+def _finish_replacing(path: Path) -> None:
+    """Bring a replacement that was cut short to its end; every stage can be done again.
+
+    A run that was still growing never was one: what is left of it is removed.
+    """
+    growing, winning, moving = (path / name for name in (_GROWING, _WINNING, _MOVING))
+    if growing.is_dir():
+        shutil.rmtree(growing)
+    if winning.is_dir():
+        for name in _OWN:
+            old = path / name
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        winning.rename(moving)
+    if moving.is_dir():
+        for new in moving.iterdir():
+            new.rename(path / new.name)
+        moving.rmdir()

@@ -1,0 +1,298 @@
+"""Prompts as what a network attends to: the CLIP text encoder of Stable Diffusion.
+
+It is loaded with its weights, or made anew in the same format for one's own captions and trained
+with the model that attends to it. Tokenizer and network are transformers', which is an optional
+extra and is imported when a text encoder is loaded or made. SDXL has two of them, see
+`nelbo.text.paired`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.networks.files import CONFIG_FILE, locate
+from nelbo.networks.finite import check_finite_weights
+from nelbo.text.tokenizer import train_tokenizer
+
+# A new text encoder reads at least so many, with those for the start and the end.
+LEAST_TOKENS = 16
+TOKENIZER = "tokenizer"
+TEXT_ENCODER = "text_encoder"
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
+)
+
+
+class PromptEncoder(nn.Module, ABC):
+    """What turns prompts into the condition of a network."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stays as it is while a prior is trained: no weight requires a gradient."""
+        return not any(weight.requires_grad for weight in self.parameters())
+
+    def condition(self, prompts: Sequence[str | None]) -> Condition:
+        """What a network is told of each prompt; None is no prompt, the unconditional model.
+
+        Raises:
+            NelboError: no prompts, or one that is not a string.
+        """
+        check_prompts(prompts, str | None)
+        distinct = list(dict.fromkeys(prompts))
+        place = {prompt: i for i, prompt in enumerate(distinct)}
+        return self.embed(distinct)[torch.tensor([place[prompt] for prompt in prompts])]
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """`condition` of distinct prompts, without gradient."""
+
+    @abstractmethod
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the folders of the encoder into a pipeline's directory."""
+
+
+class TextEncoder(PromptEncoder):
+    """Prompts to the last hidden states of a `CLIPTextModel`, one vector a token.
+
+    The empty prompt is the unconditional model.
+
+    Args:
+        tokenizer: a transformers `CLIPTokenizer`.
+        model: a transformers `CLIPTextModel`.
+    """
+
+    def __init__(self, tokenizer: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer: Any = tokenizer
+        self.model: Any = model
+        self.config: Any = model.config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tokenizer: str = TOKENIZER,
+        text_encoder: str = TEXT_ENCODER,
+        model_class: str = "CLIPTextModel",
+    ) -> TextEncoder:
+        """The text encoder of a pipeline: the folders `tokenizer/` and `text_encoder/`.
+
+        A directory that holds a CLIP model and its tokenizer by themselves does as well.
+
+        Args:
+            path: the pipeline's directory or Hub id.
+            tokenizer: the folder of the tokenizer.
+            text_encoder: the folder of the network.
+            model_class: the class of the network in transformers.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            NelboError: a part is missing or damaged, or its weights are a pickle.
+        """
+        transformers = _transformers()
+        root = Path(path)
+        if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
+            tokenizer = text_encoder = ""
+        locate(path, text_encoder, CONFIG_FILE)
+        weights = locate(path, text_encoder, *WEIGHTS_FILES)
+        variant = "fp16" if "fp16" in weights.name else None
+        part = tokenizer
+        try:
+            tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
+            part = text_encoder
+            with _no_progress_bar():
+                model = getattr(transformers, model_class).from_pretrained(
+                    path,
+                    subfolder=text_encoder,
+                    use_safetensors=True,
+                    variant=variant,
+                    # The config may name a type that is coarser than that of the weights. Newer
+                    # releases say dtype, and still know this.
+                    torch_dtype=torch.float32,
+                )
+        # The libraries below raise whatever they meet in a damaged file.
+        except Exception as error:
+            raise NelboError(f"{root / part} cannot be read: {error}") from error
+        check_finite_weights(dict(model.named_parameters()), weights)
+        return cls(tokens, model).eval()
+
+    @classmethod
+    def for_captions(
+        cls,
+        captions: Sequence[str],
+        *,
+        width: int = 256,
+        layers: int = 4,
+        heads: int = 4,
+        vocabulary: int = 2048,
+        max_tokens: int | None = None,
+    ) -> TextEncoder:
+        """A fresh text encoder to train, with a tokenizer of these captions.
+
+        Args:
+            captions: what it is to read.
+            width: D, a multiple of `heads`.
+            layers: transformer blocks.
+            heads: attention heads of each block.
+            vocabulary: the largest number of tokens; see `nelbo.text.tokenizer`.
+            max_tokens: N, by default as many as the longest caption needs, and room for prompts
+                that are longer than very short captions.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            NelboError: no captions, or numbers that do not fit.
+        """
+        transformers = _transformers()
+        if width < 1 or layers < 1 or heads < 1 or width % heads:
+            raise NelboError(
+                f"width {width}, layers {layers} and heads {heads} must be positive, and heads "
+                "divide width"
+            )
+        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        tokenizer = train_tokenizer(captions, vocabulary=vocabulary, **limit)
+        if max_tokens is None:
+            tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
+            tokenizer.model_max_length = max(LEAST_TOKENS, *map(len, tokens))
+        config = transformers.CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            # Of so few tokens, and trained in 16 bits on a CPU, faster than torch's own kernel.
+            attn_implementation="eager",
+        )
+        return cls(tokenizer, transformers.CLIPTextModel(config))
+
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tokenizer: str = TOKENIZER,
+        text_encoder: str = TEXT_ENCODER,
+    ) -> None:
+        """Write the folders `tokenizer/` and `text_encoder/` into a pipeline's directory."""
+        folder = Path(path) / tokenizer
+        self.tokenizer.save_pretrained(folder)
+        if not (folder / "vocab.json").exists():
+            # Newer releases of transformers write tokenizer.json alone, which older do not read.
+            self.tokenizer.backend_tokenizer.model.save(str(folder))
+        with _no_progress_bar():
+            self.model.save_pretrained(Path(path) / text_encoder)
+
+    @property
+    def max_tokens(self) -> int:
+        """N, how many tokens a prompt becomes, with those for its start and end."""
+        return min(self.tokenizer.model_max_length, self.config.max_position_embeddings)
+
+    def tokens(self, prompts: Sequence[str]) -> Int[Tensor, "prompts tokens"]:
+        """The tokens of each prompt, padded to N, (B, N) int64.
+
+        Of a longer prompt the rest is dropped, with a warning that shows it.
+
+        Raises:
+            NelboError: no prompts, or one that is not a string.
+        """
+        check_prompts(prompts)
+        self._mention_dropped(prompts)
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.max_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return tokens.input_ids
+
+    def forward(
+        self, tokens: Int[Tensor, "prompts tokens"]
+    ) -> Float[Tensor, "prompts tokens width"]:
+        """The last hidden states of tokens, (B, N, D), with a gradient to the weights."""
+        tokens = tokens.to(next(self.model.parameters()).device)
+        # Stable Diffusion 1 and 2 were trained with attention to the padding.
+        masked = getattr(self.config, "use_attention_mask", False)
+        return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts tokens width"]:
+        """What a network attends to, (B, N, D), without gradient; errors as `tokens`."""
+        return self(self.tokens(prompts))
+
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """`encode`, of the empty prompt where there is none."""
+        return Condition(text=self.encode([prompt or "" for prompt in prompts]))
+
+    def _mask(self, tokens: Tensor) -> Tensor:
+        """1 up to the end token of each prompt, 0 for the padding after it."""
+        end = (tokens == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
+        return (torch.arange(tokens.shape[1], device=tokens.device) <= end).long()
+
+    def _mention_dropped(self, prompts: Sequence[str]) -> None:
+        """Warn of what is cut off, once for all prompts that are too long."""
+        kept = self.max_tokens - 1  # the end token stays
+        dropped = []
+        for prompt in dict.fromkeys(prompts):
+            tokens = self.tokenizer(prompt, truncation=False, verbose=False).input_ids
+            if len(tokens) > self.max_tokens:
+                dropped.append((prompt, self.tokenizer.decode(tokens[kept:-1])))
+        if not dropped:
+            return
+        (prompt, rest), more = dropped[0], len(dropped) - 1
+        others = f" (and the end of {more} other{'s' * (more > 1)})" if more else ""
+        warnings.warn(
+            f"the prompt {shorten(prompt)!r} is longer than {self.max_tokens} tokens; dropped: "
+            f"{shorten(rest)!r}{others}",
+            stacklevel=4,
+        )
+
+
+def check_prompts(prompts: Sequence[str | None], kind: Any = str) -> None:
+    """Raise `NelboError` unless these are strings (or of another kind), at least one."""
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, kind) for p in prompts):
+        raise NelboError(f"prompts must be a list of strings, got {prompts!r}")
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """A text of at most so many letters, its end left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' bars, which would cut through those of training."""
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("a text encoder", "text") from error
+    return transformers

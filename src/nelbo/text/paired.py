@@ -1,0 +1,89 @@
+"""Prompts as SDXL reads them: by two text encoders side by side (Podell et al. 2023, section 2.1).
+
+Both give the hidden states before their last layer, joined token by token, and the second also one
+vector for the whole prompt, which the network is told beside them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.text.encoder import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
+
+SECOND_TOKENIZER = "tokenizer_2"
+SECOND_TEXT_ENCODER = "text_encoder_2"
+SECOND_CLASS = "CLIPTextModelWithProjection"
+
+_FIRST = {"tokenizer": TOKENIZER, "text_encoder": TEXT_ENCODER}
+_SECOND = {"tokenizer": SECOND_TOKENIZER, "text_encoder": SECOND_TEXT_ENCODER}
+
+
+class PairedTextEncoder(PromptEncoder):
+    """Prompts to the tokens of two CLIP text encoders and the pooled vector of the second.
+
+    Args:
+        first: of a transformers `CLIPTextModel`.
+        second: of a `CLIPTextModelWithProjection`.
+        zeros: the unconditional model is told zeros, as SDXL was trained; otherwise the empty
+            prompt. An empty prompt that is given is embedded either way, as in diffusers.
+
+    Raises:
+        NelboError: encoders of another number of tokens each.
+    """
+
+    def __init__(self, first: TextEncoder, second: TextEncoder, *, zeros: bool = True) -> None:
+        super().__init__()
+        if first.max_tokens != second.max_tokens:
+            raise NelboError(
+                f"the two text encoders must read as many tokens, found {first.max_tokens} and "
+                f"{second.max_tokens}"
+            )
+        self.first = first
+        self.second = second
+        self.zeros = zeros
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, zeros: bool = True
+    ) -> PairedTextEncoder:
+        """The text encoders of a pipeline, each with its tokenizer; errors as `TextEncoder`."""
+        return cls(
+            TextEncoder.from_pretrained(path, **_FIRST),
+            TextEncoder.from_pretrained(path, **_SECOND, model_class=SECOND_CLASS),
+            zeros=zeros,
+        )
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the four folders into a pipeline's directory."""
+        self.first.save_pretrained(path, **_FIRST)
+        self.second.save_pretrained(path, **_SECOND)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """The tokens (B, N, D₁ + D₂) and the pooled vector (B, D) of each prompt."""
+        texts = [prompt or "" for prompt in prompts]
+        first, second = (_read(encoder, texts) for encoder in (self.first, self.second))
+        tokens = torch.cat([_penultimate(first), _penultimate(second)], dim=-1)
+        pooled: Tensor = second.text_embeds
+        if self.zeros:
+            given = torch.tensor([prompt is not None for prompt in prompts], device=tokens.device)
+            tokens, pooled = tokens * given.view(-1, 1, 1), pooled * given.view(-1, 1)
+        return Condition(text=tokens, pooled_text=pooled)
+
+
+def _read(encoder: TextEncoder, texts: Sequence[str]) -> Any:
+    model = encoder.model
+    tokens = encoder.tokens(texts).to(next(model.parameters()).device)
+    return model(tokens, output_hidden_states=True)
+
+
+def _penultimate(output: Any) -> Float[Tensor, "prompts tokens width"]:
+    return output.hidden_states[-2]

@@ -1,0 +1,133 @@
+"""The discretised normal against high-precision arithmetic and numerical integration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from nelbo import DiscretizedNormal, NelboError
+from nelbo.chain.distributions import draw, from_levels, randn_like, to_levels
+
+
+def brute_force_log_prob(x: float, mean: float, std: float, levels: int) -> float:
+    """log of the bin's probability by tails from whichever side does not cancel."""
+    h = 1 / (levels - 1)
+    low = -math.inf if x < -1 + h else (x - h - mean) / std
+    high = math.inf if x > 1 - h else (x + h - mean) / std
+    if low > 0:  # the upper tail mirrored
+        low, high = -high, -low
+    a, b = special.log_ndtr(low), special.log_ndtr(high)
+    return float(b + np.log1p(-np.exp(a - b))) if math.isfinite(low) else float(b)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("std", [1e-3, 0.02, 0.5, 3.0])
+@pytest.mark.parametrize("mean", [-1.0, -0.31, 0.0, 0.9999, 1.7])
+def test_probabilities_of_all_levels_sum_to_one(levels, std, mean):
+    for dtype in (torch.float32, torch.float64):
+        p = DiscretizedNormal(torch.tensor([mean], dtype=dtype), std, levels).log_probs().exp()
+        assert abs(p.sum().item() - 1) < 1e-6
+
+
+@given(
+    st.floats(-1.5, 1.5), st.floats(1e-3, 2.0), st.sampled_from([2, 17, 256]), st.integers(0, 255)
+)
+@settings(max_examples=200, deadline=None)
+def test_matches_bin_integration(mean, std, levels, k):
+    x = 2 * (k % levels) / (levels - 1) - 1
+    expected = brute_force_log_prob(x, mean, std, levels)
+    normal = DiscretizedNormal(torch.tensor(mean, dtype=torch.float64), std, levels)
+    actual = normal.log_prob(torch.tensor(x, dtype=torch.float64)).item()
+    assert actual == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+def test_matches_numerical_integration_of_the_density():
+    mean, std, levels = 0.1, 0.07, 17
+    h = 1 / (levels - 1)
+    for k in range(1, levels - 1):
+        x = 2 * k / (levels - 1) - 1
+        area, _ = integrate.quad(stats.norm(mean, std).pdf, x - h, x + h, epsabs=1e-14)
+        actual = DiscretizedNormal(torch.tensor(mean).double(), std, levels)
+        assert actual.log_prob(torch.tensor(x).double()).exp().item() == pytest.approx(
+            area, rel=1e-6, abs=1e-13
+        )
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forty_standard_deviations_away(side, dtype):
+    """mpmath: log(Φ(−39.5) − Φ(−40.5)) for a bin of width σ centred 40σ from the mean."""
+    levels = 3  # bins of half-width 1/2 around −1, 0, 1
+    std = 1.0
+    mean = torch.tensor(side * 40.0, dtype=dtype, requires_grad=True)
+    log_prob = DiscretizedNormal(mean, std, levels).log_prob(torch.zeros((), dtype=dtype))
+    expected = stats.norm.logsf(39.5) + math.log1p(
+        -math.exp(stats.norm.logsf(40.5) - stats.norm.logsf(39.5))
+    )
+    assert log_prob.item() == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(log_prob, mean)
+    # d/dμ log P = (φ(low) − φ(high)) / (σ P), which is near 39.5 for the lower bin edge
+    density = stats.norm.logpdf(39.5) - expected
+    exact = -side * (math.exp(density) - math.exp(stats.norm.logpdf(40.5) - expected))
+    assert math.isfinite(gradient.item())
+    assert gradient.item() == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_gradients_are_finite_everywhere(levels):
+    grid = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    for std in (1e-4, 1e-2, 1.0):
+        mean = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None].requires_grad_()
+        scale = torch.tensor(std, dtype=torch.float64, requires_grad=True)
+        log_prob = DiscretizedNormal(mean.expand(-1, levels), scale, levels).log_prob(grid)
+        assert log_prob.isfinite().all()
+        for gradient in torch.autograd.grad(log_prob.sum(), [mean, scale]):
+            assert gradient.isfinite().all()
+
+
+def test_gradient_matches_finite_differences():
+    mean = torch.tensor([-1.2, -0.4, 0.03, 0.99], dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([0.3, 0.05, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    for value in (-1.0, 0.0, 1.0):
+        x = torch.full((4,), value, dtype=torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda m, s, x=x: DiscretizedNormal(m, s, 17).log_prob(x), (mean, scale)
+        )
+
+
+def test_samples_follow_the_probabilities():
+    torch.manual_seed(0)
+    normal = DiscretizedNormal(torch.tensor(0.2), 0.3, 5)
+    k = to_levels(normal.sample((40_000,)), 5)
+    frequency = torch.bincount(k, minlength=5) / len(k)
+    torch.testing.assert_close(frequency.double(), normal.log_probs().exp(), atol=0.01, rtol=0)
+
+
+def test_levels_round_trip():
+    for levels in (2, 17, 256):
+        k = torch.arange(levels)
+        assert torch.equal(to_levels(from_levels(k, levels), levels), k)
+
+
+def test_draw_uses_one_randn_of_the_generator():
+    normal = torch.distributions.Normal(torch.full((3, 2), 5.0), 2.0)
+    x = draw(normal, torch.Generator().manual_seed(7))
+    noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(x, 5 + 2 * noise)
+
+
+def test_one_generator_an_example_makes_noise_independent_of_the_batch() -> None:
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    noise = randn_like(torch.zeros(3, 2, 4), generators(0, 1, 2))
+    alone = randn_like(torch.zeros(1, 2, 4), generators(1))
+    assert torch.equal(noise[1:2], alone)
+    with pytest.raises(NelboError, match="2 generators were given for 3 examples"):
+        randn_like(torch.zeros(3, 2, 4), generators(0, 1))

@@ -1,0 +1,125 @@
+"""Latent diffusion: the scale, and clear errors for what a model has no use for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nelbo
+from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError, NoiseSchedule
+from nelbo.networks import AutoencoderKL
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
+from tests.diffusion.test_model import Network
+from tests.formats import tiny
+
+SHAPE = (4, 8, 8)
+
+
+def make(scale: float = 0.5, shape=SHAPE) -> LatentDiffusion:
+    fields = {name: value for name, value in tiny.LAYERS.items() if name != "layers_per_block"}
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **fields,
+    )
+    prior = Diffusion(
+        Network(dtype=torch.float32), NoiseSchedule.linear(20), data=Continuous(), shape=shape
+    )
+    return LatentDiffusion(autoencoder.eval(), prior, scale=scale)
+
+
+@pytest.fixture(scope="module")
+def stable(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stable")
+    tiny.stable_diffusion(path)
+    return nelbo.load(path / "pipeline")
+
+
+def test_the_prior_sees_scaled_latents(generator):
+    model = make(scale=0.5)
+    x = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
+    q, unscaled = model.encode(x), model.autoencoder.encode(x)
+    assert q.mean.shape == (2, *SHAPE)
+    torch.testing.assert_close(q.mean, 0.5 * unscaled.mean)
+    torch.testing.assert_close(q.variance, 0.25 * unscaled.variance)
+    torch.testing.assert_close(model.decode(q.mean), model.autoencoder(x))
+
+
+@pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5), DPMSolver(5, 3), Heun(5, churn=1.0)])
+def test_sampling_is_the_prior_and_then_the_decoder(sampler):
+    model = make()
+    x = model.sample(3, sampler, generator=torch.Generator().manual_seed(0))
+    z = model.prior.sample(3, sampler, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(x, model.decode(z).clamp(-1, 1))
+    assert x.shape == (3, 3, 16, 16)
+    assert x.abs().max() <= 1
+
+
+def test_guidance_takes_a_negative_condition_for_each_example_or_for_all():
+    model = Diffusion(Network(), NoiseSchedule.linear(5), shape=SHAPE)
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    condition = Condition(label=torch.tensor([3, 8]))
+    away = Condition(label=torch.tensor([1, 5]))
+    guided = model.guided(3.0, away).predict(x, 3, condition).epsilon
+    towards, from_ = (model.predict(x, 3, c).epsilon for c in (condition, away))
+    torch.testing.assert_close(guided, from_ + 3 * (towards - from_))
+    one = model.guided(3.0, away[:1]).predict(x, 3, condition).epsilon
+    torch.testing.assert_close(one[0], guided[0])
+    with pytest.raises(NelboError, match="batch of 2, expected 3"):
+        model.guided(3.0, away).predict(
+            torch.cat([x, x[:1]]), 3, Condition(label=torch.tensor([1, 2, 3]))
+        )
+
+
+def test_one_prompt_or_one_each(stable):
+    settings = {"guidance": 3.0, "x_T": torch.randn(2, *SHAPE)}
+    same = stable.sample(2, DDIM(2), prompt="cat", negative_prompt="dog", **settings)
+    listed = stable.sample(
+        2, DDIM(2), prompt=["cat", "cat"], negative_prompt=["dog", "dog"], **settings
+    )
+    torch.testing.assert_close(same, listed)
+    empty = stable.sample(2, DDIM(2), x_T=settings["x_T"])
+    torch.testing.assert_close(empty, stable.sample(2, DDIM(2), prompt="", x_T=settings["x_T"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt": ["cat"]}, "prompt lists 1 prompts for 2 samples"),
+        ({"prompt": "cat", "guidance": 2.0, "negative_prompt": ["a"]}, "negative_prompt lists 1"),
+        ({"prompt": "cat", "negative_prompt": "dog"}, "guidance other than 1"),
+        ({"guidance": 2.0}, "needs a prompt"),
+        ({"control": torch.zeros(2, 3, 16, 16)}, "without a ControlNet"),
+        ({"x_T": torch.zeros(2, 3, 8, 8)}, "x_T has shape"),
+    ],
+)
+def test_mistakes_with_text(stable, settings, message):
+    with pytest.raises(NelboError, match=message):
+        stable.sample(2, DDIM(2), **settings)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_condition_is_of_as_many_examples(stable, given, guidance):
+    condition = stable.condition_on(["cat"] * given)
+    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+        stable.sample(2, DDIM(2), condition=condition, guidance=guidance)
+    label = Condition(label=torch.zeros(given, dtype=torch.int64))
+    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+        make().prior.sample(2, DDIM(2), condition=label)
+
+
+def test_mistakes_without_text():
+    model = make()
+    with pytest.raises(NelboError, match="without a text encoder"):
+        model.sample(1, DDIM(2), prompt="cat")
+    label = Condition(label=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(NelboError, match="without a text encoder"):
+        model.sample(1, DDIM(2), condition=label, negative_prompt="cat", guidance=2.0)
+    with pytest.raises(NelboError, match="at least 1"):
+        model.sample(0)
+    with pytest.raises(NelboError, match="scale must be positive"):
+        make(scale=0.0)
+    with pytest.raises(NelboError, match="over 3 channels"):
+        make(shape=(3, 8, 8))
