@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from nelbo.chain.bound import Bound, BoundMap, BoundSummary
     from nelbo.chain.conditioning import Condition
     from nelbo.chain.distributions import DiscretizedNormal
+    from nelbo.chain.evidence import Evidence
     from nelbo.chain.mhvae import MHVAE, TractableMHVAE
+    from nelbo.chain.model import Model
     from nelbo.checkpoints import pretrained
     from nelbo.diffusion import (
         Continuous,
@@ -51,6 +53,7 @@ _PUBLIC = {
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.chain.distributions",
     "Estimate": "nelbo.chain.estimate",
+    "Evidence": "nelbo.chain.evidence",
     "Guidance": "nelbo.networks.guidance",
     "LatentBound": "nelbo.latent.bound",
     "LatentBoundMap": "nelbo.latent.bound",
@@ -58,6 +61,7 @@ _PUBLIC = {
     "LevelProfile": "nelbo.diffusion",
     "MHVAE": "nelbo.chain.mhvae",
     "MissingExtraError": "nelbo.base.errors",
+    "Model": "nelbo.chain.model",
     "NelboError": "nelbo.base.errors",
     "NoiseSchedule": "nelbo.diffusion",
     "Pixels": "nelbo.diffusion",
@@ -89,12 +93,14 @@ __all__ = [
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",
+    "Evidence",
     "Guidance",
     "LatentBound",
     "LatentBoundMap",
     "LatentDiffusion",
     "LevelProfile",
     "MissingExtraError",
+    "Model",
     "NelboError",
     "NoiseSchedule",
     "Pixels",

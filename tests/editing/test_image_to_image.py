@@ -56,7 +56,7 @@ def test_equals_diffusers_pipeline_on_latents(stable, strength, guidance):
         output_type="latent",
     ).images
     sampler = DDIM(10, spacing="leading", steps_offset=1, set_alpha_to_one=False)
-    prior, condition = model.told(2, prompt=["cat", "red"], guidance=guidance)
+    prior, condition = model.conditioned(2, prompt=["cat", "red"], guidance=guidance)
     ours = ImageToImage(sampler, strength).edit(
         prior, z, condition=condition, generator=torch.Generator().manual_seed(0)
     )
@@ -69,7 +69,7 @@ def test_a_latent_model_edits_images(stable):
     edit = ImageToImage(DDIM(10), 0.5)
     generator = torch.Generator().manual_seed(0)
     edited = model.edit(x, edit, prompt="cat", guidance=2.0, generator=generator)
-    prior, condition = model.told(2, prompt="cat", guidance=2.0)
+    prior, condition = model.conditioned(2, prompt="cat", guidance=2.0)
     with torch.no_grad():
         z = edit.edit(
             prior,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -25,12 +25,13 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.evidence import Summary
 
 BoundKind = TypeVar("BoundKind", bound="Bound")
 
 
 @dataclass(frozen=True)
-class BoundSummary:
+class BoundSummary(Summary):
     """Means over a dataset of the bound and of its terms, in nats per example.
 
     `in_bits` gives the same in bits per dimension, where every term is signed as a cost: the
@@ -43,16 +44,12 @@ class BoundSummary:
     elbo: Estimate
     examples: int
     dims: int
+    kind: str = field(default="bound", kw_only=True)
 
     @property
     def nelbo(self) -> Estimate:
         """The negative bound, nats per example."""
         return self.elbo * -1.0
-
-    @property
-    def bits_per_dim(self) -> Estimate:
-        """The negative bound in bits per dimension, nelbo / (dims · ln 2)."""
-        return self.nelbo * self._bits
 
     @property
     def costs(self) -> dict[str, Estimate]:
@@ -63,15 +60,6 @@ class BoundSummary:
             "score_matching": self.score_matching,
             "total": self.nelbo,
         }
-
-    @property
-    def in_bits(self) -> dict[str, Estimate]:
-        """Each term and the total as a cost in bits per dimension, by name."""
-        return {name: cost * self._bits for name, cost in self.costs.items()}
-
-    @property
-    def _bits(self) -> float:
-        return 1.0 / (self.dims * math.log(2.0))
 
 
 @dataclass(frozen=True)
@@ -117,6 +105,25 @@ class Bound:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    @property
+    def kind(self) -> str:
+        """A "bound" on −log p(x)."""
+        return "bound"
+
+    @property
+    def terms(self) -> dict[str, Float[Tensor, " batch"]]:
+        """Each term as a cost, by name, nats; they add up to `total`."""
+        return {
+            "reconstruction": -self.reconstruction,
+            "prior_matching": self.prior_matching,
+            "score_matching": self.total_score_matching,
+        }
+
+    @property
+    def total(self) -> Float[Tensor, " batch"]:
+        """The bound on −log p(x) of each example, nats: `nelbo`."""
+        return self.nelbo
 
     @property
     def calls(self) -> Int[Tensor, " batch"]:

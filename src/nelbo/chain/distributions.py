@@ -59,6 +59,32 @@ def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
+def rows(distribution: Distribution, chosen: Tensor) -> Distribution:
+    """A `Normal` or `Known` distribution of some of its examples."""
+    if isinstance(distribution, Normal):
+        return normal(distribution.mean[chosen], distribution.stddev[chosen])
+    return Known(distribution.mean[chosen])
+
+
+class Known(Distribution):
+    """All of the probability at one value of each example, which a draw takes no noise for."""
+
+    arg_constraints = {}  # noqa: RUF012 - the name and type are torch's
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+        super().__init__(value.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The value."""
+        return self._value
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """The value."""
+        return self._value.expand(self._extended_shape(torch.Size(sample_shape)))
+
+
 class DiscretizedNormal(Distribution):
     r"""A normal rounded to `levels` evenly spaced values between −1 and 1.
 

@@ -23,13 +23,13 @@ needs one level at a time, no path. `TractableMHVAE` is a model for which :math:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from nelbo.base.errors import NelboError
@@ -37,6 +37,8 @@ from nelbo.chain.bound import Bound, BoundMap, variance_of_mean
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, draw
 from nelbo.chain.estimators import Estimator, as_estimator
+from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import BaseModel
 
 Level = int | Int[Tensor, " batch"]
 
@@ -45,7 +47,7 @@ Level = int | Int[Tensor, " batch"]
 VALUES_PER_CALL = 2**16
 
 
-class MHVAE(nn.Module, ABC):
+class MHVAE(BaseModel):
     """A Markovian hierarchical VAE with `num_levels` latents of one shape.
 
     Subclasses define the two chains; the bound by its definition and ancestral sampling follow.
@@ -53,11 +55,9 @@ class MHVAE(nn.Module, ABC):
 
     Attributes:
         num_levels: the number of latents T.
-        shape: shape of one example without the batch, or None where only sampling needs it.
     """
 
     num_levels: int
-    shape: tuple[int, ...] | None
 
     @abstractmethod
     def q_step(self, x_prev: Tensor, t: Level) -> Distribution:
@@ -75,8 +75,18 @@ class MHVAE(nn.Module, ABC):
     def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Distribution:
         """The decoder's last step p(x_0 | x_1)."""
 
-    def check_data(self, x_0: Tensor) -> None:
-        """Raise `NelboError` where `x_0` is not data that this model gives a likelihood to."""
+    def evidence(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Evidence:
+        """The bound of one encoder path, which takes every level; see `path_elbo`."""
+        cost = -self.path_elbo(x_0, condition, generator=generator)
+        calls = torch.full((len(x_0),), self.num_levels, device=x_0.device)
+        return Costs("bound", {"path": cost}, x_0[0].numel(), calls)
 
     def path_elbo(
         self,
@@ -158,6 +168,7 @@ class MHVAE(nn.Module, ABC):
     def sample(
         self,
         n: int,
+        sampler: Any = None,
         *,
         condition: Condition | None = None,
         x_T: Tensor | None = None,
@@ -195,6 +206,22 @@ class MHVAE(nn.Module, ABC):
 
 class TractableMHVAE(MHVAE):
     """An MHVAE whose encoder's marginals and posteriors are known: the theorem applies."""
+
+    @property
+    def chain(self) -> Self:
+        """The model itself."""
+        return self
+
+    def evidence(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Bound:
+        """The bound of each example, term by term: `elbo`."""
+        return self.elbo(x_0, condition, levels=levels, generator=generator)
 
     @abstractmethod
     def q_marginal(self, x_0: Tensor, t: Level) -> Distribution:

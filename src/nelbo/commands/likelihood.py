@@ -71,7 +71,7 @@ class Likelihood:
         from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
         from nelbo.evidence.file_sizes import file_sizes, sizes_json
         from nelbo.evidence.given import given_of
-        from nelbo.latent import flow
+        from nelbo.latent import flow as latent_flow
         from nelbo.report.tables import likelihood_table
 
         if self.dequantization not in (None, *DEQUANTIZATIONS):

@@ -98,7 +98,7 @@ class PictureModel:
         condition = self._in_turn(labels, n)
         if isinstance(self.model, Diffusion):
             return self.model.guided(options.strength()), condition
-        return self.model.told(
+        return self.model.conditioned(
             n,
             condition=condition,
             prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
@@ -122,7 +122,7 @@ class PictureModel:
                 f"--interpolate leads from one prompt to another: expected 2, got {len(prompts)}"
             )
         assert not isinstance(self.model, Diffusion)  # which reads no prompts
-        return self.model.told(
+        return self.model.conditioned(
             frames,
             condition=self.model.condition_between(prompts[0], prompts[1], frames),
             negative_prompt=options.negative,

@@ -1,7 +1,7 @@
 """Diffusion models as Markovian hierarchical VAEs with a fixed linear-Gaussian encoder."""
 
+from nelbo.chain.data_space import Continuous, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.diffusion.data_space import Continuous, Pixels
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.noise_level import NoiseLevel

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.data_space import Pixels
 from nelbo.chain.distributions import draw
 from nelbo.chain.mhvae import per_example
-from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.model import Diffusion
 
 DEQUANTIZATIONS = ("decoder", "truncated_normal", "uniform", "none")

@@ -15,19 +15,20 @@ sampling and evaluating both read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.digest import config_digest, digest
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
 from nelbo.chain.mhvae import Level, TractableMHVAE, per_example
-from nelbo.diffusion.data_space import DataSpace, Pixels
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
@@ -39,10 +40,14 @@ from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
 from nelbo.diffusion.weighting import Weighting
+from nelbo.networks.controlnet import ControlledUNet
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
+
+# Stable Diffusion's, where a config says nothing of the size of latents.
+_UNKNOWN_SHAPE = (4, 64, 64)
 
 
 class Sampler(Protocol):
@@ -210,6 +215,77 @@ class Diffusion(TractableMHVAE):
         """How many classes the network is told of; 0 for an unconditional one."""
         return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
 
+    # What is asked of any model; see `nelbo.chain.model`
+
+    @property
+    def control_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the control that a ControlNet reads; None without one."""
+        if not isinstance(self.network, ControlledUNet):
+            return None
+        config = self.network.controlnet.config
+        _, height, width = self.shape or _UNKNOWN_SHAPE
+        return config.conditioning_channels, config.downscale * height, config.downscale * width
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the guidance of the network; None for one that is not guided."""
+        return self.network.scale if isinstance(self.network, GuidedNetwork) else None
+
+    def conditioned(
+        self, n: int, *, guidance: float | Guidance = 1.0, **given: Any
+    ) -> tuple[Diffusion, Condition | None]:
+        """The model with its guidance, and the condition of `n` examples, for any sampler or edit.
+
+        Arguments are as `BaseModel.conditioned`.
+        """
+        _, condition = super().conditioned(n, **given)
+        return self.guided(guidance), condition
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bound beside the weights, by its name in messages."""
+        schedule, network = self.schedule, self.network
+        found: dict[str, Any] = {
+            "network configuration": config_digest(network),
+            "noise levels": (
+                f"{schedule.num_levels}, with alphas_cumprod from "
+                f"{float(schedule.alphas_cumprod[1]):.6g} to "
+                f"{float(schedule.alphas_cumprod[-1]):.6g}, "
+                + digest([schedule.alphas_cumprod, schedule.network_times])
+            ),
+            "prediction": self.prediction,
+            "variance": self.variance,
+            "clip_sample": self.clip_sample,
+            "thresholding": "-" if self.thresholding is None else repr(self.thresholding),
+            "pixel levels": repr(self.data),
+            "guidance": network.identity() if isinstance(network, GuidedNetwork) else "-",
+        }
+        if self.variance == "analytic" and self.profile is not None:
+            found["level profile"] = self.profile.digest()
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the model is, name by name, for people."""
+        found = super().facts()
+        parameters = found.pop("parameters", None)
+        found["chain"] = f"{self.num_levels:,} levels"
+        if parameters:
+            found["parameters"] = parameters
+        names = {"prediction": self.prediction, "variance": self.variance}
+        return found | {name: value.replace("_", " ") for name, value in names.items()}
+
+    def description(self) -> str:
+        """What the model is, in a sentence without its full stop."""
+        kind = "An unconditional diffusion model"
+        if self.num_classes:
+            kind = f"A diffusion model of {self.num_classes} classes"
+        channels, height, width = self.shape or _UNKNOWN_SHAPE
+        pixels = "" if self.data.is_density else f" with {self.data.shown_levels} levels"
+        return (
+            f"{kind} of {height}×{width} images, {channels} channel{'s' * (channels > 1)}{pixels}: "
+            f"a chain of {self.num_levels:,} levels, {self.prediction} network, {self.variance} "
+            "variance"
+        )
+
     def p_prior(self, shape: Sequence[int]) -> Normal:
         """The prior p(x_T) = N(0, I), on the device of the network."""
         parameter = next(self.parameters(), torch.empty(0))
@@ -230,14 +306,6 @@ class Diffusion(TractableMHVAE):
         return self._likelihood(self.predict(x_1, 1, condition))
 
     # The bound
-
-    def check_data(self, x_0: Tensor) -> None:
-        """Raise `NelboError` where `x_0` is not data of this model's shape and space."""
-        if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
-            raise NelboError(
-                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
-            )
-        self.data.check(x_0)
 
     def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
         """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, 1)) of each value, nats, (B, ...)."""

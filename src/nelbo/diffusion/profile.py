@@ -8,6 +8,7 @@ the variances that make it best, and which levels to keep: see `nelbo.diffusion.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -21,13 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.data_space import Pixels
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.mhvae import VALUES_PER_CALL, per_example
-from nelbo.diffusion.data_space import Pixels
 from nelbo.diffusion.rounding import fit_rounded_normal
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 
@@ -120,6 +122,10 @@ class LevelProfile:
                 f"{path} is not a level profile: {error}; measure it again with nelbo fit"
             ) from error
         return cls(schedule, **numbers, **tensors)
+
+    def digest(self) -> str:
+        """A hash of what decides where levels are drawn."""
+        return digest([json.dumps(self.levels.tolist()), self.score_matching_square])
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
-from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.formats.data_space import data_config, read_shape

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Continuous, Pixels
-from nelbo.diffusion.data_space import DataSpace
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.networks import TextUNetConfig, UNetConfig

@@ -85,6 +85,17 @@ class LatentBound(Bound):
     )
 
     @property
+    def terms(self) -> dict[str, Float[Tensor, " batch"]]:
+        """Each term as a cost, by name, nats; they add up to `total`."""
+        chain = super().terms
+        return {
+            "reconstruction": chain.pop("reconstruction"),
+            "entropy": -self.entropy,
+            "latent_reconstruction": -self.latent_reconstruction,
+            **chain,
+        }
+
+    @property
     def first_variance(self) -> Float[Tensor, " batch"]:
         """Monte Carlo variance of both reconstructions together, nats², (B,)."""
         return self.joint_variance

@@ -17,20 +17,22 @@ whose first encoder step is learned and whose others are the prior's. Level t of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.digest import config_digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.chain.estimators import Estimator, as_estimator
 from nelbo.chain.mhvae import MHVAE, Level, per_example
 from nelbo.diffusion import Continuous, Diffusion, LevelProfile, Pixels
-from nelbo.diffusion.data_space import DataSpace
 from nelbo.diffusion.model import Sampler
 from nelbo.editing import Edit
 from nelbo.latent.bound import LatentBound, LatentBoundMap
@@ -90,10 +92,126 @@ class LatentDiffusion(MHVAE):
         self.num_levels = prior.num_levels + 1
         self.shape = _image_shape(autoencoder, prior)
 
+    # What is asked of any model; see `nelbo.chain.model`
+
+    @property
+    def chain(self) -> Diffusion:
+        """The prior, whose levels are evaluated and walked."""
+        return self.prior
+
     @property
     def num_classes(self) -> int:
-        """How many classes the prior is told of; 0 for one without labels."""
+        """How many classes the prior can be conditioned on; 0 for one without labels."""
         return self.prior.num_classes
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model has a text encoder."""
+        return self.text is not None
+
+    @property
+    def control_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the control that a ControlNet of the prior reads; None without one."""
+        return self.prior.control_shape
+
+    @property
+    def few_levels_matter(self) -> bool:
+        """Yes: the bound of latents varies at few levels of their chain."""
+        return True
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether `decoder_scale`, which the bound needs, is still to be fitted."""
+        return self.decoder_scale is None
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the guidance of the prior; None for one that is not guided."""
+        return self.prior.guidance
+
+    def evidence(
+        self,
+        x_0: Float[Tensor, "batch channels height width"],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LatentBound:
+        """The bound of each image on its pixels, term by term: `elbo`."""
+        return self.elbo(x_0, condition, levels=levels, generator=generator)
+
+    def condition_for(
+        self, n: int, labels: Tensor | None = None, captions: Sequence[str | None] | None = None
+    ) -> Condition | None:
+        """The captions for a model of text, else the labels, as `BaseModel.condition_for`."""
+        if self.text is None:
+            return super().condition_for(n, labels)
+        with torch.no_grad():
+            return self.condition_on(captions or [None] * n)
+
+    def to_chain(
+        self, x_0: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """A draw z_0 of q(z_0|x), and −log p(x|z_0) − H[q(z_0|x)] of each image, nats, (B,).
+
+        Raises:
+            NelboError: no `decoder_scale`.
+        """
+        return self.autoencoder_cost(x_0, self.encode(x_0), generator)
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bound beside the weights, by its name in messages."""
+        return self.prior.identity() | {
+            "pixel levels": repr(self.data),
+            "autoencoder configuration": config_digest(self.autoencoder),
+            "scale of the latents": self.scale,
+            "decoder_scale": self.decoder_scale,
+            "text encoder": "-" if self.text is None else self.text.identity(),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the model is, name by name, for people."""
+        found: dict[str, Any] = {}
+        for name, shape in (("image", self.shape), ("latents", self.prior.shape)):
+            if shape is not None:
+                found[name] = " × ".join(str(side) for side in (*shape[1:], shape[0]))
+        found["chain of the prior"] = f"{self.prior.num_levels:,} levels"
+        parts = {"prior": self.prior, "autoencoder": self.autoencoder, "text encoder": self.text}
+        found["parameters"] = ", ".join(
+            f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f}M {name}"
+            for name, part in parts.items()
+            if part is not None
+        )
+        if self.decoder_scale is not None:
+            found["scale of the decoder"] = f"{self.decoder_scale:.3f}"
+        return found
+
+    def description(self) -> str:
+        """What the model is made of, in a sentence without its full stop."""
+        prior = self.prior
+        return (
+            f"{self.parts_description()}. Its chain has {prior.num_levels:,} levels, a network of "
+            f"{prior.prediction} and {prior.variance} variance"
+        )
+
+    def parts_description(self) -> str:
+        """What the model is made of, and how large it is."""
+        size, latents = (
+            "×".join(str(side) for side in sides)
+            for sides in ((self.shape or ())[1:], self.prior.shape or ())
+        )
+        kind, and_text = "Pictures", f" and a diffusion model of its latents ({latents})"
+        if self.num_classes:
+            kind = f"Pictures of {self.num_classes} classes"
+        if self.text is not None:
+            kind = "Text to pictures"
+            and_text = (
+                f", a diffusion model of its latents ({latents}) and a text encoder of the captions"
+            )
+        parameters = sum(p.numel() for p in self.parameters())
+        return (
+            f"{kind} of {size} pixels: an autoencoder{and_text}, {parameters / 1e6:.1f}M parameters"
+        )
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
         """q(z_0|x) of images in [−1, 1], over the scaled latents that the prior is of."""
@@ -190,14 +308,6 @@ class LatentDiffusion(MHVAE):
         return self.prior.start(n, x_T, generator)
 
     # The bound
-
-    def check_data(self, x_0: Tensor) -> None:
-        """Raise `NelboError` where `x_0` is not an image of this model's shape and levels."""
-        if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
-            raise NelboError(
-                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
-            )
-        self.data.check(x_0)
 
     def condition_on(self, prompts: Sequence[str | None]) -> Condition:
         """The condition of a batch with these prompts or captions, one an example.
@@ -375,7 +485,7 @@ class LatentDiffusion(MHVAE):
                 or list of prompts of another number than `n`.
         """
         start = self.prior.start(n, x_T, generator)
-        prior, condition = self.told(
+        prior, condition = self.conditioned(
             n,
             condition=condition,
             prompt=prompt,
@@ -413,7 +523,7 @@ class LatentDiffusion(MHVAE):
             NelboError: as `sample`, or images that do not fit the model or the edit.
         """
         z = self.encode(x).mean
-        prior, condition = self.told(
+        prior, condition = self.conditioned(
             edit.outputs(len(x)),
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -424,7 +534,7 @@ class LatentDiffusion(MHVAE):
         edited = of_latents.edit(prior, z, condition=condition, generator=generator)
         return edit.keep(x, self.decode(edited).clamp(-1.0, 1.0))
 
-    def told(
+    def conditioned(
         self,
         n: int,
         *,

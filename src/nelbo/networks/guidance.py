@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 
@@ -100,6 +101,12 @@ class GuidedNetwork(nn.Module):
     def config(self) -> Any:
         """That of the network, if it has one."""
         return getattr(self.network, "config", None)
+
+    def identity(self) -> str:
+        """All that guides, in a line: scale, interval, rescale, and what to guide away from."""
+        away = self.unconditional
+        parts = [] if away is None else [v for v in vars(away).values() if v is not None]
+        return f"{self.scale:g}, {self.times}, {self.rescale:g}, {digest(parts)}"
 
     def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""

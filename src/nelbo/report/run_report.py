@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound, BoundMap, BoundSummary
+from nelbo.chain.data_space import Continuous
 from nelbo.data.image_data import ImageData
-from nelbo.diffusion.data_space import Continuous
 from nelbo.diffusion.model import Diffusion
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes

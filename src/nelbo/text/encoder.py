@@ -8,6 +8,7 @@ extra and is imported when a text encoder is loaded or made. SDXL has two of the
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nelbo.base.digest import digest
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.networks.files import CONFIG_FILE, locate
@@ -56,6 +58,17 @@ class PromptEncoder(nn.Module, ABC):
         distinct = list(dict.fromkeys(prompts))
         place = {prompt: i for i, prompt in enumerate(distinct)}
         return self.embed(distinct)[torch.tensor([place[prompt] for prompt in prompts])]
+
+    def identity(self) -> str:
+        """A hash of the configurations and the tokenizers, whose values are no weights."""
+        encoders = [part for part in self.modules() if isinstance(part, TextEncoder)]
+        return digest(
+            [
+                repr(getattr(self, "zeros", None)),
+                *(json.dumps(e.config.to_dict(), sort_keys=True, default=str) for e in encoders),
+                *(_vocabulary(each.tokenizer) for each in encoders),
+            ]
+        )
 
     @abstractmethod
     def embed(self, prompts: Sequence[str | None]) -> Condition:
@@ -275,6 +288,13 @@ def check_prompts(prompts: Sequence[str | None], kind: Any = str) -> None:
 def shorten(text: str, most: int = 40) -> str:
     """A text of at most so many letters, its end left out."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    whole = getattr(tokenizer, "backend_tokenizer", None)
+    # With the merges, which the words do not tell, where the tokenizer can be written down.
+    return f"{words}{tokenizer.model_max_length}{'' if whole is None else whole.to_str()}"
 
 
 @contextmanager

@@ -1,8 +1,12 @@
-r"""What x_0 is: integer pixel levels with probabilities, or real numbers with a density."""
+r"""What x_0 is: integer pixel levels with probabilities, or real numbers with a density.
+
+Both answer the same questions, so that nothing asks which of the two a model has.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
@@ -10,6 +14,9 @@ from torch.distributions import Normal
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import DiscretizedNormal, from_levels, normal, to_levels
+
+# How many levels the pixels of real numbers are shown with.
+_SHOWN_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,18 @@ class Pixels:
     compares with published bits/dim. 256 levels are the convention of Ho et al. 2020.
     """
 
+    is_density: ClassVar[bool] = False
+
     levels: int = 256
 
     def __post_init__(self) -> None:
         if self.levels < 2:
             raise NelboError(f"pixels need at least 2 levels, got {self.levels}")
+
+    @property
+    def shown_levels(self) -> int:
+        """How many levels the pixels of a picture have."""
+        return self.levels
 
     def to_network(self, k: Integer[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Network space of integer levels, float32.
@@ -59,10 +73,30 @@ class Pixels:
                 "to_network on integer levels, or declare the number of levels of this data"
             )
 
+    def check_levels(self, levels: int, source: str) -> None:
+        """Raise `NelboError` unless images of `source`, of so many levels, have a probability."""
+        if levels != self.levels:
+            raise NelboError(f"{source} has {levels} pixel levels, the model has {self.levels}")
+
 
 @dataclass(frozen=True)
 class Continuous:
     """Real numbers: p(x_0|x_1) is a normal, and the bound is one on a log-density."""
+
+    is_density: ClassVar[bool] = True
+    shown_levels: ClassVar[int] = _SHOWN_LEVELS
+
+    def to_network(self, k: Integer[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Refuse pixel levels, which have no density.
+
+        Raises:
+            NelboError: always.
+        """
+        raise NelboError("the model has no pixel levels, so it gives images no probability")
+
+    def to_levels(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """The nearest of 256 levels between −1 and 1 of each value, to be looked at; int64."""
+        return to_levels(x, self.shown_levels)
 
     def likelihood(self, mean: Tensor, stddev: Tensor) -> Normal:
         """The normal itself."""
@@ -72,6 +106,10 @@ class Continuous:
         """Raise `NelboError` where a value is not finite."""
         if not x.isfinite().all():
             raise NelboError("data holds values that are not finite")
+
+    def check_levels(self, levels: int, source: str) -> None:
+        """Raise `NelboError`: pixel levels have no density."""
+        raise NelboError("the model has no pixel levels, so it gives images no probability")
 
 
 DataSpace = Pixels | Continuous

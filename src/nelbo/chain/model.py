@@ -1,0 +1,341 @@
+r"""What commands, reports, evaluations, pages and coders ask of a model: they ask, never its type.
+
+A model has data of one shape, gives each example the named costs of its `Evidence`, and samples.
+Where it is, or holds, a chain of latents, `chain` is that chain, whose levels are then evaluated
+and walked; a model without one is evaluated and sampled in one call.
+
+`Model` is the protocol. `BaseModel` answers it for a model without chain, classes, prompts or
+control, so that a family of models writes `evidence` and `sample` and what else it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition, check_condition
+from nelbo.chain.data_space import Continuous, DataSpace
+from nelbo.chain.distributions import Generators, Known, draw
+from nelbo.chain.estimators import Estimator
+from nelbo.chain.evidence import Evidence
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A generative model; `BaseModel` documents each member and has the usual answers."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of one example; None where only sampling needs it."""
+
+    @property
+    def data(self) -> DataSpace:
+        """`Pixels(levels)` or `Continuous()`."""
+
+    @property
+    def chain(self) -> Any:
+        """The `Diffusion` inside: itself, the prior of a latent model, or None."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it can be conditioned on; 0 for none."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it can be conditioned on prompts and captions."""
+
+    @property
+    def control_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the spatial control that it needs, as with a ControlNet; None for none."""
+
+    @property
+    def few_levels_matter(self) -> bool:
+        """Whether its bound varies at few levels of the chain, where these are best drawn."""
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether its likelihood lacks the scale of a decoder, to be fitted to images."""
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the guidance of its chain; None for a chain that is not guided."""
+
+    def evidence(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Evidence:
+        """What each example costs, term by term."""
+
+    def bound_map(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """Where in each example the nats go; None for a model that does not tell."""
+
+    def sample(
+        self,
+        n: int,
+        sampler: Any = None,
+        *,
+        condition: Condition | None = None,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        """`n` examples, (n, C, H, W)."""
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not data of this model."""
+
+    def condition_for(
+        self, n: int, labels: Tensor | None = None, captions: Sequence[str | None] | None = None
+    ) -> Condition | None:
+        """The condition of `n` examples with these labels and captions."""
+
+    def conditioned(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        prompt: Any = None,
+        negative_prompt: Any = None,
+        control: Tensor | None = None,
+        guidance: Any = 1.0,
+    ) -> tuple[Any, Condition | None]:
+        """The chain with its guidance, and the condition of `n` of its states."""
+
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z_0|x): of which states of the chain examples are made."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The examples that states of the chain stand for."""
+
+    def to_chain(
+        self, x_0: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A draw of the state of each example, and what that costs beside the chain, (B,) nats."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides its evidence beside the weights, by its name in messages."""
+
+    def facts(self) -> dict[str, Any]:
+        """What it is, name by name, for people."""
+
+    def description(self) -> str:
+        """What it is, in a sentence without its full stop."""
+
+    def to(self, device: Any) -> Self:
+        """The model on a device, as `torch.nn.Module.to`."""
+
+    def eval(self) -> Self:
+        """The model in evaluation mode, as `torch.nn.Module.eval`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights, as `torch.nn.Module.parameters`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights and buffers by name, as `torch.nn.Module.state_dict`."""
+
+
+class BaseModel(nn.Module, ABC):
+    """A `Model` without chain, classes, prompts or control.
+
+    Attributes:
+        shape: (C, H, W) of one example, or None where only sampling needs it.
+        data: what the values of an example are; by default real numbers.
+    """
+
+    shape: tuple[int, ...] | None = None
+    data: DataSpace = Continuous()
+
+    @property
+    def chain(self) -> Any:
+        """The `Diffusion` inside whose levels are evaluated and walked; None without one."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a model without any."""
+        return next(self.parameters(), torch.empty(0)).device
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the model can be conditioned on; 0 for none."""
+        return 0
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model can be conditioned on prompts and captions."""
+        return False
+
+    @property
+    def control_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the spatial control that the model needs, as with a ControlNet."""
+        return None
+
+    @property
+    def few_levels_matter(self) -> bool:
+        """Whether the bound varies at few levels of the chain, where these are best drawn."""
+        return False
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether the likelihood lacks the scale of a decoder, to be fitted to images."""
+        return False
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the guidance of the chain; None for a chain that is not guided."""
+        return None
+
+    @abstractmethod
+    def evidence(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Evidence:
+        """What each example costs, term by term, in nats.
+
+        Args:
+            x_0: data, (B, C, H, W).
+            condition: what the model is conditioned on for each example.
+            levels: of the chain, as `TractableMHVAE.elbo`; a model without a chain ignores them.
+            generator: the source of all noise.
+
+        Raises:
+            NelboError: `x_0` that is not data of this model.
+        """
+
+    def bound_map(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """Where in each example the nats go, a `BoundMap`; None where the model does not tell."""
+        return None
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        sampler: Any = None,
+        *,
+        condition: Condition | None = None,
+        generator: Generators | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """`n` examples, (n, C, H, W).
+
+        Args:
+            n: how many.
+            sampler: how to walk the chain, for a model that has one.
+            condition: what to sample, one entry an example.
+            generator: the source of all noise, or one an example.
+        """
+
+    def check_data(self, x_0: Float[Tensor, "batch ..."]) -> None:
+        """Raise `NelboError` where `x_0` is not data of this model's shape and space."""
+        if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
+            raise NelboError(
+                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
+            )
+        self.data.check(x_0)
+
+    def condition_for(
+        self,
+        n: int,
+        labels: Int[Tensor, " batch"] | None = None,
+        captions: Sequence[str | None] | None = None,
+    ) -> Condition | None:
+        """The condition of `n` examples, on the device of the model; None for none.
+
+        A class-conditional model is conditioned on the labels, one of text on the captions, and
+        on no caption where an example has none, which is the unconditional model.
+
+        Args:
+            n: how many examples.
+            labels: class of each, −1 for no label; or None.
+            captions: of each, None for no caption; or None.
+        """
+        if not self.num_classes or labels is None:
+            return None
+        return Condition(label=labels).to(self.device)
+
+    def conditioned(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        prompt: Any = None,
+        negative_prompt: Any = None,
+        control: Tensor | None = None,
+        guidance: Any = 1.0,
+    ) -> tuple[Any, Condition | None]:
+        """The chain with its guidance, and the condition of `n` of its states, for any sampler.
+
+        Arguments are as `LatentDiffusion.sample`.
+
+        Raises:
+            NelboError: a prompt or control, of which this model reads none, or a condition of
+                another number.
+        """
+        check_condition(condition, n)
+        given = {"prompt": prompt, "negative_prompt": negative_prompt, "control": control}
+        for name, value in given.items():
+            if value is not None:
+                raise NelboError(f"{name} was given to a model that reads none")
+        return self.chain, condition
+
+    def encode(self, x: Float[Tensor, "batch ..."]) -> Distribution:
+        """q(z_0|x): of which states of the chain examples are made, all mass at `x` itself."""
+        return Known(x)
+
+    def decode(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """The examples that states of the chain stand for: the states themselves."""
+        return z
+
+    def to_chain(
+        self, x_0: Float[Tensor, "batch ..."], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """A draw of the state of each example, and what that costs beside the chain, (B,) nats."""
+        return draw(self.encode(x_0), generator), x_0.new_zeros(len(x_0))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the evidence beside the weights, by its name in messages."""
+        return {"model": type(self).__name__, "pixel levels": repr(self.data)}
+
+    def facts(self) -> dict[str, Any]:
+        """What the model is, name by name, for people."""
+        found: dict[str, Any] = {}
+        if self.shape is not None:
+            found["image"] = " × ".join(str(side) for side in (*self.shape[1:], self.shape[0]))
+        if not self.data.is_density:
+            found["pixel levels"] = self.data.shown_levels
+        parameters = sum(p.numel() for p in self.parameters())
+        return found | ({"parameters": f"{parameters:,}"} if parameters else {})
+
+    def description(self) -> str:
+        """What the model is, in a sentence without its full stop."""
+        return f"A model of the kind {type(self).__name__} of images of {self.shape}"
