@@ -29,7 +29,7 @@ import nelbo
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.sample_quality import frechet_with_error
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler, angle_levels
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler
 from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.trainer import Trainer
@@ -43,7 +43,7 @@ BATCH = 64
 
 def candidates(schedule: nelbo.NoiseSchedule) -> dict[str, Sampler]:
     """The samplers, by what the table calls them."""
-    even = angle_levels(schedule, 50)
+    even = schedule.even_in_angle(50)
     log_snr = log_snr_levels(schedule, 50)
     return {
         "DDPM 50, trailing": DDPM(50),
@@ -57,7 +57,7 @@ def candidates(schedule: nelbo.NoiseSchedule) -> dict[str, Sampler]:
         "DPM-Solver 25, trailing": DPMSolver(25, spacing="trailing"),
         "DPM-Solver 25, log-SNR": DPMSolver(25),
         "DPM-Solver 50, log-SNR": DPMSolver(50),
-        "DPM-Solver 25, even in angle": DPMSolver(levels=angle_levels(schedule, 25)),
+        "DPM-Solver 25, even in angle": DPMSolver(levels=schedule.even_in_angle(25)),
         "DPM-Solver SDE 50, log-SNR": DPMSolver(50, stochastic=True),
         "DPM-Solver SDE 50, even in angle": DPMSolver(levels=even, stochastic=True),
     }

@@ -160,7 +160,7 @@ def test_an_interval_leaves_out_its_lower_end_and_holds_its_upper_one(first, las
     network = Counting()
     model = make(network)
     noise = ((1 - model.schedule.alphas_cumprod) / model.schedule.alphas_cumprod).sqrt()
-    low, high = (float(model.schedule.snr[t].rsqrt()) for t in (first, last))
+    low, high = (float(model.schedule.sigmas[t]) for t in (first, last))
     assert (low, high) == pytest.approx(noise[[first, last]].tolist())
     model.sample(2, condition=LABELS, guidance=Guidance(3.0, (low, high)))
     expected = {t: 4 if first < t <= last else 2 for t in range(1, T + 1)}
@@ -169,7 +169,7 @@ def test_an_interval_leaves_out_its_lower_end_and_holds_its_upper_one(first, las
 
 def test_an_interval_of_one_point_holds_no_level():
     model = make()
-    tie = float(model.schedule.snr[5].rsqrt())
+    tie = float(model.schedule.sigmas[5])
     with pytest.raises(NelboError, match="no level of the chain has noise"):
         model.guided(Guidance(3.0, (tie, math.nextafter(tie, math.inf))))
     model.guided(Guidance(3.0, (math.nextafter(tie, 0.0), tie)))

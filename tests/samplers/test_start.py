@@ -10,7 +10,7 @@ import torch
 
 from nelbo import Diffusion, NelboError, NoiseSchedule
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, angle_levels, default_sampler
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import SHAPE, Network
 
 # The chain of 256-level pictures: half of its levels hold much signal.
@@ -84,7 +84,7 @@ def test_the_defaults_start_at_the_end_of_the_chain(kind, steps, name):
 @pytest.mark.parametrize("name", CHAINS)
 def test_levels_even_in_angle(name):
     schedule = CHAINS[name]
-    levels = angle_levels(schedule, 25)
+    levels = schedule.even_in_angle(25)
     assert levels[-1] == 1000
     angles = torch.arccos(schedule.alphas_cumprod.sqrt())
     turns = angles[[0, *levels]].diff()

@@ -512,15 +512,15 @@ class Diffusion(TractableMHVAE):
         )
 
     def _times_within(self, low: float, high: float) -> tuple[int, int]:
-        """First and last network time whose noise level √((1 − ᾱ_t)/ᾱ_t) lies in (low, high]."""
-        sigma = self.schedule.snr[1:].rsqrt()
-        within = self.schedule.network_times[1:][(sigma > low) & (sigma <= high)]
-        if len(within) == 0:
+        """The first and last network time to guide at."""
+        times = self.schedule.times_within(low, high)
+        if times is None:
+            sigma = self.schedule.sigmas
             raise NelboError(
                 f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
-                f"noise levels lie in {sigma[0]:.4g}..{sigma[-1]:.4g}"
+                f"noise levels lie in {sigma[1]:.4g}..{sigma[-1]:.4g}"
             )
-        return int(within[0]), int(within[-1])
+        return times
 
     def _network_time(self, t: Level, x_t: Tensor) -> Tensor:
         times = self._times.get(x_t.device)

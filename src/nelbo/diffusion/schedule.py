@@ -23,26 +23,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.diffusion.noise_level import NoiseLevel
-
-Levels = Float[Tensor, " levels"]
+from nelbo.diffusion.level_map import LevelMap, Levels
 
 # Of the interval of log SNR that a level of `mixed` is sought in: to the last bit of float64.
 _HALVINGS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSchedule:
-    """The noise levels 0..T of a chain; build one with the class methods.
+class NoiseSchedule(LevelMap):
+    """The noise levels 0..T of a chain and its steps; build one with the class methods.
+
+    What lies at a level or between two is in `LevelMap`.
 
     Attributes:
         alphas_cumprod: the signal power ᾱ_t, (T+1,) float64 from ᾱ_0 = 1, decreasing.
-        network_times: what the network is told at each level, (T+1,) int64: t − 1 for a chain of
-            its own, the parent's value for a respaced one.
+        network_times: what the network is called with at each level, (T+1,) int64: t − 1 for a
+            chain of its own, the parent's value for a respaced one.
         betas: the noise added by each step, (T+1,) float64; β_0 = 0.
         config: the fields of a diffusers scheduler config that rebuild the chain, or None
             where only its betas do.
@@ -223,7 +223,7 @@ class NoiseSchedule:
     def respace(self, levels: Sequence[int] | Int[Tensor, " K"]) -> NoiseSchedule:
         """The chain through these levels only, increasing; the last becomes its x_T.
 
-        It has its own β and β̃, and the network is still told the parent's time.
+        It has its own β and β̃, and the network is still called with the parent's time.
 
         Raises:
             NelboError: no levels, levels outside 1..T, or not increasing.
@@ -263,20 +263,6 @@ class NoiseSchedule:
         return replace(self._from_signal(signal, self.network_times), config=config)
 
     @property
-    def num_levels(self) -> int:
-        """The number of latents T."""
-        return len(self.alphas_cumprod) - 1
-
-    def noise_level(self, t: int) -> NoiseLevel:
-        """Level t as a noise level."""
-        signal, noise = float(self.signal_scale[t]), float(self.noise_scale[t])
-        return NoiseLevel(signal, noise, int(self.network_times[t]), t)
-
-    def level_of(self, network_time: float) -> int:
-        """The level that a network is told this time at; the one above for a time between two."""
-        return int(torch.searchsorted(self.network_times[1:], network_time)) + 1
-
-    @property
     def alphas(self) -> Levels:
         """α_t = 1 − β_t."""
         return 1 - self.betas
@@ -285,26 +271,6 @@ class NoiseSchedule:
     def noise_power(self) -> Levels:
         """1 − ᾱ_t, without cancellation near ᾱ = 1: |expm1(Σ log α_s)|."""
         return torch.expm1(torch.log1p(-self.betas).cumsum(0)).abs()
-
-    @cached_property
-    def signal_scale(self) -> Levels:
-        """√ᾱ_t, the weight of x_0 in x_t."""
-        return self.alphas_cumprod.sqrt()
-
-    @cached_property
-    def noise_scale(self) -> Levels:
-        """√(1 − ᾱ_t), the weight of the noise in x_t."""
-        return self.noise_power.sqrt()
-
-    @property
-    def snr(self) -> Levels:
-        """The signal-to-noise ratio ᾱ_t / (1 − ᾱ_t); infinite at level 0."""
-        return self.alphas_cumprod / self.noise_power
-
-    @property
-    def log_snr(self) -> Levels:
-        """log SNR_t."""
-        return self.alphas_cumprod.log() - self.noise_power.log()
 
     @cached_property
     def posterior_variance(self) -> Levels:

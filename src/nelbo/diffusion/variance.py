@@ -155,13 +155,13 @@ def profile_levels(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:
     found = difference(schedule, profile)
     if found is not None:
         raise NelboError(f"the level profile is of another chain ({found}): measure it again")
-    return _parents(schedule, profile)
+    return profile.schedule.levels_of(schedule)
 
 
 def difference(schedule: NoiseSchedule, profile: LevelProfile) -> str | None:
     """How a chain differs from what a profile was measured on, in words; None where it is of it."""
-    parent = _parents(schedule, profile)
     chain = profile.schedule
+    parent = chain.levels_of(schedule)
     strange = chain.network_times[parent] != schedule.network_times
     if strange.any():
         t = int(strange.nonzero()[0])
@@ -179,11 +179,6 @@ def difference(schedule: NoiseSchedule, profile: LevelProfile) -> str | None:
             f"model and {float(measured[t]):.6g} where the profile was measured"
         )
     return None
-
-
-def _parents(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:
-    times = profile.schedule.network_times
-    return torch.searchsorted(times, schedule.network_times).clamp(max=profile.num_levels)
 
 
 def _positive_posterior_variance(schedule: NoiseSchedule) -> Levels:

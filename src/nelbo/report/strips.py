@@ -109,12 +109,11 @@ def shown_levels(schedule: NoiseSchedule, frames: int) -> list[int]:
     if frames < 2:
         raise NelboError(f"a film strip needs at least 2 frames, got {frames}")
     T = schedule.num_levels
-    angles = torch.atan2(schedule.noise_scale, schedule.signal_scale)
     frames = min(frames, T + 1)
-    targets = torch.linspace(0.0, float(angles[-1]), frames, dtype=torch.float64)
+    targets = torch.linspace(0.0, float(schedule.angles[-1]), frames, dtype=torch.float64)
     levels = [0]
     for k, target in enumerate(targets[1:].tolist(), start=1):
-        nearest = int((angles - target).abs().argmin())
+        nearest = int((schedule.angles - target).abs().argmin())
         # Levels must differ, with one left for each frame still to come.
         levels.append(min(max(nearest, levels[-1] + 1), T - (frames - 1 - k)))
     return levels

@@ -3,7 +3,7 @@
 from nelbo.samplers.base import Sampler, State
 from nelbo.samplers.ddim import DDIM
 from nelbo.samplers.ddpm import DDPM
-from nelbo.samplers.default import angle_levels, default_sampler
+from nelbo.samplers.default import default_sampler
 from nelbo.samplers.dpm_solver import DPMSolver
 from nelbo.samplers.heun import Euler, Heun
 
@@ -15,6 +15,5 @@ __all__ = [
     "Heun",
     "Sampler",
     "State",
-    "angle_levels",
     "default_sampler",
 ]

@@ -1,0 +1,138 @@
+r"""One map between the levels of a chain, what its network is called with, and noise.
+
+A state :math:`x = a x_0 + s \epsilon` with a² + s² = 1 is placed by its level t, by the network's
+time, by the noise scale :math:`\sigma = s / a` of Karras et al. 2022, by
+:math:`\log \mathrm{SNR} = -2 \log\sigma`, or by the angle :math:`\varphi = \arctan\sigma`, as
+:math:`x = \cos\varphi\, x_0 + \sin\varphi\, \epsilon`. A chain fixes these at its levels; between
+two of them the network's time is linear in log σ, as in diffusers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nelbo.diffusion.noise_level import NoiseLevel
+
+Levels = Float[Tensor, " levels"]
+
+# Where a level has no signal, σ would be infinite: diffusers leaves it this much.
+_LEAST_SIGNAL_POWER = 2.0**-24
+
+
+class LevelMap:
+    """The places of the levels 0..T of a chain, level 0 being the data, and what lies between.
+
+    Attributes:
+        alphas_cumprod: the signal power ᾱ_t = a², (T+1,) float64.
+        noise_power: 1 − ᾱ_t = s², (T+1,) float64.
+        network_times: what the network is called with at each level, (T+1,).
+    """
+
+    alphas_cumprod: Levels
+    network_times: Int[Tensor, " levels"]
+
+    @property
+    def noise_power(self) -> Levels:
+        """1 − ᾱ_t."""
+        raise NotImplementedError
+
+    @property
+    def num_levels(self) -> int:
+        """The number of latents T."""
+        return len(self.alphas_cumprod) - 1
+
+    @cached_property
+    def signal_scale(self) -> Levels:
+        """√ᾱ_t, the weight of x_0 in x_t."""
+        return self.alphas_cumprod.sqrt()
+
+    @cached_property
+    def noise_scale(self) -> Levels:
+        """√(1 − ᾱ_t), the weight of the noise in x_t."""
+        return self.noise_power.sqrt()
+
+    @property
+    def snr(self) -> Levels:
+        """The signal-to-noise ratio ᾱ_t / (1 − ᾱ_t); infinite at level 0."""
+        return self.alphas_cumprod / self.noise_power
+
+    @property
+    def log_snr(self) -> Levels:
+        """log SNR_t."""
+        return self.alphas_cumprod.log() - self.noise_power.log()
+
+    @cached_property
+    def sigmas(self) -> Levels:
+        """σ_t, from 0 at the data; finite, since a level without signal counts as ᾱ = 2⁻²⁴."""
+        return (self.noise_power / self.alphas_cumprod.clamp(min=_LEAST_SIGNAL_POWER)).sqrt()
+
+    @cached_property
+    def angles(self) -> Levels:
+        """φ_t, from 0 at the data to at most π/2."""
+        return torch.atan2(self.noise_scale, self.signal_scale)
+
+    def noise_level(self, t: int) -> NoiseLevel:
+        """Level t as a noise level."""
+        signal, noise = float(self.signal_scale[t]), float(self.noise_scale[t])
+        return NoiseLevel(signal, noise, int(self.network_times[t]), t)
+
+    def at_level(self, t: float) -> NoiseLevel:
+        """The noise level at t in 1..T; between two levels σ and network time are linear in t.
+
+        So diffusers' schedulers in σ read "linspace" levels. The σ is that of `sigmas`, and the
+        network's time is an integer where t is a level of the chain.
+        """
+        levels = np.arange(self.num_levels + 1)
+        sigma = float(np.interp(t, levels, self.sigmas.numpy()))
+        time = float(np.interp(t, levels, self.network_times.numpy()))
+        return NoiseLevel.from_sigma(sigma, int(time) if t == int(t) else time, round(t))
+
+    def at_sigma(self, sigma: float, *, nearest: bool = False) -> NoiseLevel:
+        """The noise level of this σ; beyond the chain the network's time is that of its end.
+
+        Args:
+            sigma: σ > 0.
+            nearest: the network's time is that of the nearest level, an integer.
+        """
+        place = np.interp(np.log(sigma), self._log_sigmas, np.arange(self.num_levels))
+        t = round(float(place)) + 1
+        if nearest:
+            return NoiseLevel.from_sigma(sigma, int(self.network_times[t]), t)
+        times = self.network_times[1:].numpy()
+        time = float(np.interp(place, np.arange(self.num_levels), times))
+        return NoiseLevel.from_sigma(sigma, time, t)
+
+    def level_of(self, network_time: float) -> int:
+        """The level of this network time; the one above for a time between two."""
+        return int(torch.searchsorted(self.network_times, network_time))
+
+    def levels_of(self, respaced: LevelMap) -> Int[Tensor, " levels"]:
+        """Which level of this chain each level of one respaced from it is, (K+1,) int64."""
+        found = torch.searchsorted(self.network_times, respaced.network_times)
+        return found.clamp(max=self.num_levels)
+
+    def times_within(self, low: float, high: float) -> tuple[int, int] | None:
+        """The first and last network time of the levels with σ in (low, high]; None without any."""
+        within = self.network_times[(self.sigmas > low) & (self.sigmas <= high)]
+        return (int(within[0]), int(within[-1])) if len(within) > 0 else None
+
+    def even_in_angle(self, n: int) -> list[int]:
+        """Levels that divide the way from the data to level T evenly in φ, increasing.
+
+        A picture changes by about the same amount from each to the next. Of each of `n` equal
+        parts of the way the first level at or above its end is taken, so that the last is T; where
+        the chain has fewer levels than that somewhere, there are fewer than `n`.
+        """
+        ends = torch.linspace(0.0, float(self.angles[-1]), n + 1, dtype=torch.float64)[1:]
+        found = torch.searchsorted(self.angles[1:], ends).clamp(max=self.num_levels - 1) + 1
+        return sorted(set(found.tolist()))
+
+    @cached_property
+    def _log_sigmas(self) -> np.ndarray:
+        """log σ of the levels 1..T."""
+        return np.log(self.sigmas[1:].numpy())

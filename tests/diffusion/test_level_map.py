@@ -1,0 +1,94 @@
+"""The map between level, network time, σ and angle against its definition."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.scaled_linear(1000)
+SHORT = SCHEDULE.respace([1, 3, 11, 500, 1000])
+
+
+def sigma_at(t: int) -> float:
+    signal = float(SCHEDULE.alphas_cumprod[t])
+    return math.sqrt((1 - signal) / signal)
+
+
+@pytest.mark.parametrize("t", [1, 2, 480, 1000])
+def test_a_level_is_found_by_its_level_its_sigma_and_its_time(t):
+    exact = SCHEDULE.noise_level(t)
+    for found in (
+        SCHEDULE.at_level(t),
+        SCHEDULE.at_sigma(sigma_at(t)),
+        SCHEDULE.at_sigma(sigma_at(t) * 1.0001, nearest=True),
+    ):
+        assert found == pytest.approx(exact, rel=2e-4)
+        assert found.t == SCHEDULE.level_of(exact.network_time) == t
+    assert isinstance(SCHEDULE.at_level(t).network_time, int)
+    assert exact.sigma == pytest.approx(sigma_at(t))
+    assert float(SCHEDULE.angles[t]) == pytest.approx(math.atan(sigma_at(t)))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_between_two_levels_the_time_is_linear_in_log_sigma(share):
+    # Levels 3 and 4 of the short chain are the levels 11 and 500, which have the times 10 and 499.
+    sigma = sigma_at(11) ** (1 - share) * sigma_at(500) ** share
+    level = SHORT.at_sigma(sigma)
+    assert level.network_time == pytest.approx(10 + share * 489)
+    assert level.t == (3 if share < 0.5 else 4)
+    assert SHORT.at_sigma(sigma, nearest=True).network_time == (10 if share < 0.5 else 499)
+    assert level.signal_scale**2 == pytest.approx(1 / (1 + sigma**2))
+    assert level.noise_scale**2 == pytest.approx(sigma**2 / (1 + sigma**2))
+
+
+def test_beyond_the_chain_the_time_is_that_of_its_end():
+    assert SHORT.at_sigma(1e-9).network_time == 0
+    assert SHORT.at_sigma(1e9).network_time == 999
+    assert SHORT.at_sigma(1e9).sigma == pytest.approx(1e9)
+
+
+def test_a_level_between_two_has_the_sigma_between_theirs():
+    level = SHORT.at_level(3.25)
+    assert level.sigma == pytest.approx(0.75 * sigma_at(11) + 0.25 * sigma_at(500))
+    assert level.network_time == pytest.approx(10 + 0.25 * 489)
+    assert level.t == 3
+
+
+def test_a_level_without_signal_has_a_finite_sigma():
+    schedule = SCHEDULE.with_zero_terminal_snr()
+    assert schedule.sigmas[-1] == pytest.approx(math.sqrt(2.0**24))
+    assert schedule.at_sigma(1e6).t == 1000
+    assert schedule.angles[-1] == pytest.approx(math.pi / 2)
+
+
+def test_levels_of_times_and_of_a_respaced_chain():
+    assert [SHORT.level_of(time) for time in (-1, 0, 2, 3, 10, 499, 700.5, 999)] == [
+        *(0, 1, 2, 3, 3, 4, 5, 5)
+    ]
+    assert SCHEDULE.levels_of(SHORT).tolist() == [0, 1, 3, 11, 500, 1000]
+
+
+def test_times_of_an_interval_of_sigma():
+    assert SHORT.times_within(sigma_at(3), sigma_at(500)) == (10, 499)
+    assert SHORT.times_within(0.0, 1e9) == (0, 999)
+    assert SHORT.times_within(sigma_at(3), sigma_at(10)) is None
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 50, 1000])
+@pytest.mark.parametrize("n", [1, 2, 11])
+@pytest.mark.parametrize("make", [NoiseSchedule.cosine, NoiseSchedule.geometric])
+def test_levels_even_in_angle(T, n, make):
+    schedule = make(T)
+    levels = schedule.even_in_angle(n)
+    assert levels == sorted(set(levels))
+    assert levels[-1] == T
+    assert levels[0] >= 1
+    assert len(levels) <= min(n, T)
+    angles = torch.arcsin((1 - schedule.alphas_cumprod).sqrt())
+    # Even to the width of the levels of the chain.
+    turns = angles[[0, *levels]].diff()
+    assert turns.max() < float(angles[-1]) / n + float(angles.diff().max()) + 1e-12
