@@ -1,11 +1,21 @@
-"""The command line: `nelbo COMMAND`, one module of `nelbo.commands` each."""
+"""The command line: the first word names a command, and that one alone is imported.
+
+A command is two modules of its name: `nelbo.commands.options.NAME` holds a dataclass called Name,
+its options with their help and a `check` of them, and imports nothing heavy; `nelbo.commands.NAME`
+has `run(options)`. So help and usage errors answer at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
+import pkgutil
+import shutil
 import sys
+import textwrap
 import warnings
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import tyro
@@ -13,41 +23,17 @@ from rich.console import Console
 from rich.text import Text
 
 from nelbo.base.errors import NelboError
+from nelbo.commands import options
 from nelbo.commands.arguments import check_arguments, check_command, options_of
-from nelbo.commands.classify import Classify
-from nelbo.commands.compare import Compare
-from nelbo.commands.data import Data
-from nelbo.commands.edit import Edit
-from nelbo.commands.evaluate import Evaluate
-from nelbo.commands.export import Export
-from nelbo.commands.fit import Fit
-from nelbo.commands.likelihood import Likelihood
 from nelbo.commands.printing import make_printable
-from nelbo.commands.rank import Rank
-from nelbo.commands.report import Report
-from nelbo.commands.sample import Sample
-from nelbo.commands.train import Train, starting_point, train_options
-from nelbo.formats.model_directory import resolve
 from nelbo.version import __version__
 
 MISTAKE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-COMMANDS = {
-    "train": Train,
-    "sample": Sample,
-    "edit": Edit,
-    "evaluate": Evaluate,
-    "likelihood": Likelihood,
-    "rank": Rank,
-    "classify": Classify,
-    "compare": Compare,
-    "fit": Fit,
-    "data": Data,
-    "report": Report,
-    "export": Export,
-}
+# What a newcomer needs comes first in the help.
+_FIRST = ("train", "sample", "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,29 +45,10 @@ def main(arguments: list[str] | None = None) -> None:
         make_printable(sys.stdout, sys.stderr)
         if arguments == ["--version"]:
             print(f"nelbo {__version__}")
-            return
-        if arguments[:1] == ["train"]:
-            # Its defaults may come from the settings of a run.
-            options = arguments[1:]
-            check_arguments("train", train_options(), options)
-            default = starting_point(options)
-            tyro.cli(
-                type(default),
-                prog="nelbo train",
-                default=default,
-                args=options,
-                config=(tyro.conf.OmitArgPrefixes,),
-            ).run()
-            return
-        _check(arguments)
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,  # type: ignore[arg-type]  # tyro builds the dataclasses
-            prog="nelbo",
-            description="Diffusion models with their evidence: train, sample, and read the bound.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        _resolved(command).run()
+        elif arguments[:1] in (["--help"], ["-h"]):
+            print(overview())
+        else:
+            _run(arguments)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
@@ -94,24 +61,76 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
 
 
-def _check(arguments: list[str]) -> None:
-    """Raise `NelboError` for what is misspelt."""
+def commands() -> list[str]:
+    """The names of the commands, in the order of the help."""
+    found = sorted(module.name for module in pkgutil.iter_modules(options.__path__))
+    return [*_FIRST, *(name for name in found if name not in _FIRST)]
+
+
+def options_class(command: str) -> type[Any]:
+    """The dataclass of a command's options."""
+    module = importlib.import_module(f"{options.__name__}.{command}")
+    return getattr(module, command.capitalize())
+
+
+def overview() -> str:
+    """What `nelbo --help` prints."""
+    width = shutil.get_terminal_size().columns
+    lines = ["usage: nelbo COMMAND ...", ""]
+    lines += ["Diffusion models with their evidence: train, sample, and read the bound.", ""]
+    for name in commands():
+        summary = " ".join((options_class(name).__doc__ or "").split())
+        indent = " " * 14
+        lines.append(
+            textwrap.fill(summary, width, initial_indent=f"  {name:12}", subsequent_indent=indent)
+        )
+    lines += ["", "nelbo COMMAND --help shows its options, and nelbo --version the version."]
+    return "\n".join(lines)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Parse the arguments and run the command that they name."""
     if not arguments:
-        return
-    name = arguments[0]
-    check_command(name, COMMANDS)
-    if name in COMMANDS:
-        check_arguments(name, options_of(COMMANDS[name]), arguments[1:])
+        raise NelboError(f"give a command, one of {', '.join(commands())}; see nelbo --help")
+    name, rest = arguments[0], arguments[1:]
+    check_command(name, commands())
+    asked = _parse(name, rest)
+    asked.check()
+    importlib.import_module(f"nelbo.commands.{name}").run(_resolved(asked))
 
 
-def _resolved(command: Any) -> Any:
-    """The command on the directories of checkpoints that ship with nelbo, where they were named."""
+def _parse(name: str, arguments: Sequence[str]) -> Any:
+    """The options of a command, as they were given.
+
+    Raises:
+        NelboError: what is misspelt.
+    """
+    kind, start = options_class(name), {}
+    if name == "train":
+        # Its options depend on the kind of model, and its defaults on presets and other runs.
+        from nelbo.commands.training.starting_point import starting_point, train_options
+
+        check_arguments(name, train_options(), arguments)
+        start = {"default": starting_point(arguments)}
+        kind = type(start["default"])
+    else:
+        check_arguments(name, options_of(kind), arguments)
+    parse: Any = tyro.cli
+    return parse(
+        kind, prog=f"nelbo {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **start
+    )
+
+
+def _resolved(asked: Any) -> Any:
+    """The options on the directories of checkpoints that ship with nelbo, where they were named."""
+    from nelbo.formats.model_directory import resolve
+
     found: dict[str, Any] = {}
-    if isinstance(getattr(command, "run_path", None), str):
-        found["run_path"] = resolve(command.run_path)
-    if isinstance(getattr(command, "runs", None), tuple):
-        found["runs"] = tuple(resolve(run) for run in command.runs)
-    return dataclasses.replace(command, **found) if found else command
+    if isinstance(getattr(asked, "run_path", None), str):
+        found["run_path"] = resolve(asked.run_path)
+    if isinstance(getattr(asked, "runs", None), tuple):
+        found["runs"] = tuple(resolve(run) for run in asked.runs)
+    return dataclasses.replace(asked, **found) if found else asked
 
 
 def _show_warning(

@@ -11,10 +11,10 @@ import pytest
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
-from nelbo.cli import COMMANDS, main
+from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
-from nelbo.commands.options import ConditionOptions
-from nelbo.commands.train import train_options
+from nelbo.commands.groups import ConditionOptions
+from nelbo.commands.training.starting_point import train_options
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -63,10 +63,10 @@ def test_names_of_samplers(name, run_path, tmp_path, capsys):
     assert "ddpm, ddim" in message
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "train"])
+@pytest.mark.parametrize("command", commands())
 def test_every_option_of_every_command_is_known(command):
     """What --help lists passes, with a dash or an underscore."""
-    options = train_options() if command == "train" else options_of(COMMANDS[command])
+    options = train_options() if command == "train" else options_of(options_class(command))
     for name, option in options.items():
         if option.positional:
             continue
@@ -82,12 +82,12 @@ def test_help_lists_the_options_that_are_known(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         words = set(capsys.readouterr().out.replace(",", " ").split())
-        options = options_of(COMMANDS[command])
+        options = options_of(options_class(command))
         assert {f"--{n}" for n, o in options.items() if not o.positional and len(n) > 1} <= words
 
 
 def test_values_are_not_taken_for_options():
-    options = options_of(COMMANDS["sample"])
+    options = options_of(options_class("sample"))
     for typed in (
         ["run", "-n16"],
         ["run", "-n", "-3"],
@@ -101,7 +101,8 @@ def test_values_are_not_taken_for_options():
 
 def test_synonyms_lead_to_options():
     """Each leads to an option of some command, and none is one."""
-    known = set().union(train_options(), *(options_of(c) for c in COMMANDS.values()))
+    own = (options_of(options_class(name)) for name in commands())
+    known = set().union(train_options(), *own)
     for names in SYNONYMS.values():
         assert known >= set(names)
 
@@ -124,7 +125,7 @@ def test_synonyms_lead_to_options():
     ],
 )
 def test_numbers_are_finite(command, option, value, capsys):
-    options = train_options() if command == "train" else options_of(COMMANDS[command])
+    options = train_options() if command == "train" else options_of(options_class(command))
     for typed in ([f"{option}={value}"], [option, value]):
         if typed[-1] != "-inf":  # which is none to argparse either
             with pytest.raises(NelboError, match=f"{option} must be a finite number, got"):
@@ -132,7 +133,7 @@ def test_numbers_are_finite(command, option, value, capsys):
 
 
 def test_both_of_a_pair_are_finite():
-    options = options_of(COMMANDS["sample"])
+    options = options_of(options_class("sample"))
     with pytest.raises(NelboError, match="--guidance-interval must be a finite number, got nan"):
         check_arguments("sample", options, ["--guidance-interval", "0", "nan"])
 

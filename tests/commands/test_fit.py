@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import shutil
@@ -15,8 +14,8 @@ from PIL import Image
 import nelbo
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
+from nelbo.commands import fit
 from nelbo.commands.common import check_optimal
-from nelbo.commands.fit import _doubts
 from nelbo.data import load_data
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import model_directory
@@ -146,15 +145,13 @@ def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
         "even": dict.fromkeys(lengths, 2.0),
         "optimal": {"5": 1.9999, "10": 1.9998},
     }
-    assert "gain at most 0.0002 bits/dim" in " ".join(_doubts(profile, bounds))
+    assert "gain at most 0.0002 bits/dim" in " ".join(fit._doubts(profile, bounds))
     bounds["optimal"]["5"] = 1.5
-    assert not any("gain" in doubt for doubt in _doubts(profile, bounds))
-    # Not by attribute: the package has a function of the module's name.
-    module = importlib.import_module("nelbo.diffusion.optimal_levels")
+    assert not any("gain" in doubt for doubt in fit._doubts(profile, bounds))
     bounds = {"even": {"3": 2.0}, "optimal": {"3": 1.0}}
     for levels, doubted in (([1, T - 1, T], True), ([1, T // 2, T], False)):
-        monkeypatch.setattr(module, "optimal_levels", lambda profile, K, of=levels: of)
-        assert bool(_doubts(profile, bounds)) == doubted
+        monkeypatch.setattr(fit, "optimal_levels", lambda profile, K, of=levels: of)
+        assert bool(fit._doubts(profile, bounds)) == doubted
 
 
 def test_the_table_has_an_error_and_says_whose_images_it_is_of(fitted, capsys):

@@ -185,7 +185,8 @@ def test_a_complete_ranking_takes_no_pilot(run, on, tmp_path, capsys, monkeypatc
     rows = table(tmp_path / "out" / "ranking.csv")
     pilots = []
     monkeypatch.setattr(
-        "nelbo.evidence.evaluation.pilot", lambda *args: (pilots.append(args), pilot(*args))[1]
+        "nelbo.commands.evaluation_progress.pilot",
+        lambda *args: (pilots.append(args), pilot(*args))[1],
     )
     assert run_json(capsys, *options) == first
     assert table(tmp_path / "out" / "ranking.csv") == rows

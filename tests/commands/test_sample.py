@@ -14,8 +14,9 @@ import nelbo
 from nelbo import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.cli import main
-from nelbo.commands.options import ConditionOptions, SamplerOptions
+from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
+from nelbo.commands.sampling import build_sampler, guidance_of
 from nelbo.report.captions import prompt_grid
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import make
@@ -308,13 +309,13 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
     schedule = nelbo.load(run_path).schedule
-    assert SamplerOptions().build(str(run_path)) == default_sampler(schedule)
-    assert SamplerOptions(steps=7).build(str(run_path)) == default_sampler(schedule, 7)
+    assert build_sampler(SamplerOptions(), str(run_path)) == default_sampler(schedule)
+    assert build_sampler(SamplerOptions(steps=7), str(run_path)) == default_sampler(schedule, 7)
     # 50 steps, or as many as the chain has
-    assert SamplerOptions(sampler="ddim").build(str(run_path)).steps == 20
-    assert SamplerOptions(sampler="ddim").build(str(stable)).steps == 50
+    assert build_sampler(SamplerOptions(sampler="ddim"), str(run_path)).steps == 20
+    assert build_sampler(SamplerOptions(sampler="ddim"), str(stable)).steps == 50
     stable_ddim = DDIM(50, spacing="leading", steps_offset=1, set_alpha_to_one=False)
-    assert SamplerOptions().build(str(stable)) == stable_ddim
+    assert build_sampler(SamplerOptions(), str(stable)) == stable_ddim
 
 
 def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
@@ -322,7 +323,7 @@ def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
     for path, last in ((stable, {"set_alpha_to_one": False}), (run_path, {})):
 
         def build(path=path, **options):
-            return SamplerOptions(steps=9, **options).build(str(path))
+            return build_sampler(SamplerOptions(steps=9, **options), str(path))
 
         assert build(sampler="ddpm") == DDPM(9, "trailing")
         assert build(sampler="heun") == Heun(9)
@@ -332,7 +333,7 @@ def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
         spaced = DPMSolver(9, spacing="linspace", noise_levels="spaced", **last)
         assert build(sampler="dpm_solver", spacing="linspace") == spaced
         assert build(sampler="heun", noise_levels="log_snr") == Heun(9, noise_levels="log_snr")
-    assert SamplerOptions(sampler="ddim", steps=9).build(str(run_path)) == DDIM(9)
+    assert build_sampler(SamplerOptions(sampler="ddim", steps=9), str(run_path)) == DDIM(9)
 
 
 @pytest.mark.parametrize("sampler", [None, "ddpm", "ddim", "dpm_solver", "euler", "heun"])
@@ -345,7 +346,7 @@ def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, r
     assert written["timestep_spacing"] == "trailing"
     file.write_text(json.dumps(written | {"timestep_spacing": "leading"}))
     schedule = nelbo.load(old).schedule
-    built = SamplerOptions(sampler=sampler, steps=5).build(str(old))
+    built = build_sampler(SamplerOptions(sampler=sampler, steps=5), str(old))
     assert built.start_level(schedule).t == schedule.num_levels
     assert nelbo.load_sampler(old, 5) == DDPM(5, "trailing")
     options = [] if sampler is None else ["--sampler", sampler]
@@ -368,7 +369,7 @@ def test_starting_where_there_is_signal_is_said_in_one_line(run_path, tmp_path, 
 
 def test_guidance_of_a_pixel_model():
     options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
-    assert options.strength() == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
+    assert guidance_of(options) == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
     chain, condition = PictureModel("run", make()).told(options, 2)
     assert condition is None
     assert chain.network.scale == 2.0

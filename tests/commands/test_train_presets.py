@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from nelbo.cli import main
-from nelbo.commands.train import Train, starting_point
+from nelbo.commands.options.train import Train
+from nelbo.commands.training.starting_point import starting_point
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.presets import DEFAULT_PRESET, PRESETS
 

@@ -13,8 +13,10 @@ import yaml
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.train import Train, TrainAutoencoder, TrainLatent, starting_point
+from nelbo.commands.options.train import Train, TrainAutoencoder, TrainLatent
+from nelbo.commands.training.latent_command import TrainLatentCommand
 from nelbo.commands.training.start_from import read_autoencoder
+from nelbo.commands.training.starting_point import starting_point
 from nelbo.data import ImageData
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
@@ -223,10 +225,11 @@ def test_what_is_chosen_is_said(pictures, tmp_path, capsys):
 def test_the_length_is_divided(asked, first, second, tmp_path):
     length = {k: v for k, v in asked.items() if k in ("steps", "time_budget")}
     own = {k: v for k, v in asked.items() if k not in length}
-    command = TrainLatent(training=TrainingConfig(**length), **own)
+    options = TrainLatent(training=TrainingConfig(**length), **own)
     done = RunDirectory(tmp_path)
     (tmp_path / "nelbo.json").write_text('{"trained": {"steps": 25, "seconds": 70.0}}')
-    for stage, expected in ((command.first_stage(), first), (command.second_stage(done), second)):
+    rest = TrainLatentCommand(options).second_stage(done)
+    for stage, expected in ((options.first_stage(), first), (rest, second)):
         assert (stage.steps, stage.seconds) == expected
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
-from nelbo.commands.options import check_out
+from nelbo.commands.groups import check_out
 from tests.commands.conftest import run_path  # noqa: F401 - a fixture
 from tests.faults.test_mistakes import mistake, snapshot
 
@@ -28,7 +28,7 @@ def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch): 
     def too_late(*args, **kwargs):
         raise AssertionError("the model was loaded before the output was looked at")
 
-    monkeypatch.setattr("nelbo.formats.load", too_late)
+    monkeypatch.setattr("nelbo.networks.UNet.from_pretrained", too_late)
     file = tmp_path / "file"
     file.write_text("mine")
     for command, option in (
@@ -106,7 +106,7 @@ def test_what_can_be_told_before_the_model_is_loaded(
     def too_late(*args, **kwargs):
         raise AssertionError("the model was loaded before this was looked at")
 
-    monkeypatch.setattr("nelbo.formats.load", too_late)
+    monkeypatch.setattr("nelbo.networks.UNet.from_pretrained", too_late)
     monkeypatch.chdir(tmp_path)
     Path("twice.txt").write_text("cat\ndog\ncat\n")
     Path("one.txt").write_text("cat\n")

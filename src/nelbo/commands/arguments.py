@@ -147,6 +147,58 @@ def options_of(command: type) -> dict[str, Option]:
     return options
 
 
+@dataclass(frozen=True)
+class Given:
+    """What was typed after the name of a command.
+
+    Attributes:
+        positional: what is the value of no option, in order.
+        values: the values of each option, by its name with dashes; none for a flag.
+    """
+
+    positional: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+
+    def __contains__(self, option: str) -> bool:
+        return option in self.values
+
+    def value(self, option: str) -> str | None:
+        """The first value of an option; None without one."""
+        return next(iter(self.values.get(option, ())), None)
+
+
+def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> Given:
+    """What was typed, by the options that there are; nothing is checked.
+
+    Args:
+        arguments: what was typed after the name of the command.
+        options: see `options_of`.
+    """
+    positional: list[str] = []
+    values: dict[str, tuple[str, ...]] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--" or not _looks_like_option(argument):
+            positional += rest if argument == "--" else [argument]
+            rest = [] if argument == "--" else rest
+            continue
+        typed, equals, value = argument.lstrip("-").partition("=")
+        name = typed.replace("_", "-")
+        flag = name.removeprefix("no-")
+        hint = options[name].hint if name in options else None
+        if flag in options and options[flag].hint is bool:
+            values[flag] = ()
+        elif equals:
+            values[name] = (value,)
+        else:
+            several = any(get_origin(member) is tuple for member in _members(hint))
+            taken = _values_after(rest, -1)[: None if several else 1]
+            values[name] = tuple(taken)
+            rest = rest[len(taken) :]
+    return Given(tuple(positional), values)
+
+
 def check_arguments(
     command: str,
     options: Mapping[str, Option],
@@ -190,7 +242,9 @@ def check_arguments(
 def check_command(name: str, known: Iterable[str]) -> None:
     """Raise `NelboError` for the name of no command."""
     known = list(known)
-    if not name.startswith("-") and name not in known:
+    if name.startswith("-"):
+        raise NelboError(f"nelbo has no option {name}; nelbo --help lists the commands")
+    if name not in known:
         raise NelboError(unknown("command", name, known))
 
 

@@ -3,230 +3,181 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import tyro
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
+from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
     print_json,
     show,
 )
-from nelbo.commands.options import Computing, ConditionOptions, at_least_one, check_out
+from nelbo.commands.groups import ConditionOptions
+from nelbo.commands.options.classify import Classify
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.sample import all_classes
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from torch import Tensor
-
-    from nelbo.chain.conditioning import Condition
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.evidence import Classification
-    from nelbo.latent import LatentDiffusion
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence import Classification, Classifier
+from nelbo.evidence.classification import images_at_once
+from nelbo.evidence.evaluation import chain_of, check_fits
+from nelbo.latent import LatentDiffusion
+from nelbo.text import shorten
 
 # Images whose class is printed; --out and --json have those of all.
 _PRINTED = 10
 
 
-@dataclass(frozen=True)
-class Classify:
-    """Classify images by the bound of a class- or text-conditional model, without a classifier."""
+def run(options: Classify) -> None:
+    """Classify, print the accuracy where labels are known, and the cost."""
+    prompts = _prompts(options)
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run or diffusers pipeline directory of a conditional model, or a Hub id."""
-    data: str | None = None
-    """As in `nelbo train`; by default what the run was trained on."""
-    split: str = "test"
-    """Which images: train, validation, test or all."""
-    keep_duplicates: bool = False
-    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
-    prompt_file: Path | None = None
-    """For a model of text, what may be said of an image, one prompt a line; by default the names of
-    the classes of the images."""
-    template: str = "{}"
-    """What the name of a class is said in, such as "a photo of a {}"."""
-    images: int | None = None
-    """Classify at most so many images, drawn at random by the seed; all by default."""
-    margin: float = 3.0
-    """Standard errors that a class must be behind before it is dropped: larger is surer and costs
-    more network evaluations."""
-    draws: int = 64
-    """At most so many draws of a level and noise an image."""
-    out: Path | None = None
-    """CSV file for the class of each image; the first are printed in any case."""
-    resize: bool = False
-    """Crop and resize images of another size than the model's."""
-    batch_size: int = 64
-    """Images at a time."""
-    computing: Computing = field(default_factory=Computing)
-
-    def run(self) -> None:
-        """Classify, print the accuracy where labels are known, and the cost."""
-        self.computing.check()
-        if self.out is not None:
-            check_out(self.out)
-        at_least_one(images=self.images, batch_size=self.batch_size)
-        if not self.margin > 0:
-            raise NelboError(f"--margin must be a positive number, got {self.margin:g}")
-        if self.draws < 2:
-            raise NelboError(f"--draws must be at least 2, got {self.draws}")
-        if "{}" not in self.template:
-            raise NelboError(f"--template {self.template!r} has no {{}} for the class")
-        prompts = self._prompts()
-
-        from nelbo.evidence.evaluation import chain_of
-
-        source = check_run(
-            self.run_path, self.data, self.split, keep_duplicates=self.keep_duplicates
+    source = check_run(
+        options.run_path, options.data, options.split, keep_duplicates=options.keep_duplicates
+    )
+    device = choose_device(options.computing.device)
+    model, data = load_with_data(
+        source,
+        device,
+        resize=options.resize,
+        images=options.images,
+        seed=options.computing.seed,
+    )
+    classes = _classes(options, model, data, prompts)
+    result = _classify(options, model, data, classes)
+    found = _found(data, result, classes.names)
+    if options.out is not None:
+        _write(options.out, found)
+    calls = float(result.calls.double().mean())
+    count, T = classes.condition.batch_size, chain_of(model).num_levels
+    known = classes.of_images >= 0
+    right = (result.label == classes.of_images)[known].double()
+    accuracy = float(right.mean()) if len(right) else None
+    reads = getattr(model, "text", None)
+    largest = _largest_share(classes.of_images[known])
+    if options.computing.json:
+        print_json(
+            {
+                "run": options.run_path,
+                "data": data.source,
+                "split": options.split,
+                "images": len(data),
+                "classes": count,
+                "images_of_known_class": len(right),
+                "accuracy": accuracy,
+                "chance": 1 / count,
+                "largest_class": largest,
+                "conditioned_on": "class" if reads is None else "prompt",
+                "duplicates_left_out": data.left_out,
+                "calls_per_image": calls,
+                "calls_for_all_classes_and_levels": count * T,
+                "certain": float((result.remaining.sum(1) == 1).double().mean()),
+                "classified": [row.plain for row in found],
+            }
         )
-        device = choose_device(self.computing.device)
-        model, data = load_with_data(
-            source,
-            device,
-            resize=self.resize,
-            images=self.images,
-            seed=self.computing.seed,
-        )
-        classes = self._classes(model, data, prompts)
-        result = self._classify(model, data, classes)
-        found = _found(data, result, classes.names)
-        if self.out is not None:
-            _write(self.out, found)
-        calls = float(result.calls.double().mean())
-        count, T = classes.condition.batch_size, chain_of(model).num_levels
-        known = classes.of_images >= 0
-        right = (result.label == classes.of_images)[known].double()
-        accuracy = float(right.mean()) if len(right) else None
-        reads = getattr(model, "text", None)
-        largest = _largest_share(classes.of_images[known])
-        if self.computing.json:
-            print_json(
-                {
-                    "run": self.run_path,
-                    "data": data.source,
-                    "split": self.split,
-                    "images": len(data),
-                    "classes": count,
-                    "images_of_known_class": len(right),
-                    "accuracy": accuracy,
-                    "chance": 1 / count,
-                    "largest_class": largest,
-                    "conditioned_on": "class" if reads is None else "prompt",
-                    "duplicates_left_out": data.left_out,
-                    "calls_per_image": calls,
-                    "calls_for_all_classes_and_levels": count * T,
-                    "certain": float((result.remaining.sum(1) == 1).double().mean()),
-                    "classified": [row.plain for row in found],
-                }
-            )
-            return
-        show(_table(found[:_PRINTED]))
-        if len(found) > _PRINTED:
-            where = "--out FILE writes all" if self.out is None else f"all are in {self.out}"
-            show(f"... and {len(found) - _PRINTED:,} more; {where}")
-        if accuracy is not None:
-            show(
-                f"{accuracy:.1%} of {len(right):,} images are classified as they are "
-                f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
-                f"{largest:.1%}"
-            )
+        return
+    show(_table(found[:_PRINTED]))
+    if len(found) > _PRINTED:
+        where = "--out FILE writes all" if options.out is None else f"all are in {options.out}"
+        show(f"... and {len(found) - _PRINTED:,} more; {where}")
+    if accuracy is not None:
         show(
-            f"{calls:,.1f} network evaluations an image; all {count} classes at all "
-            f"{T:,} levels would be {count * T:,}"
+            f"{accuracy:.1%} of {len(right):,} images are classified as they are "
+            f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
+            f"{largest:.1%}"
         )
-        if self.out is not None:
-            show(f"Each image: {self.out}")
+    show(
+        f"{calls:,.1f} network evaluations an image; all {count} classes at all "
+        f"{T:,} levels would be {count * T:,}"
+    )
+    if options.out is not None:
+        show(f"Each image: {options.out}")
 
-    def _prompts(self) -> tuple[str, ...]:
-        """The prompts of --prompt-file, none without it.
 
-        Raises:
-            NelboError: fewer than two of them, or one twice.
-        """
-        if self.prompt_file is None:
-            return ()
-        prompts = ConditionOptions(prompt_file=self.prompt_file).prompts()
-        for i, prompt in enumerate(prompts):
-            if prompt in prompts[:i]:
-                raise NelboError(f"--prompt-file {self.prompt_file} holds {prompt!r} twice")
-        if len(prompts) < 2:
-            raise NelboError(
-                f"classification needs at least 2 prompts, found {len(prompts)} in --prompt-file "
-                f"{self.prompt_file}"
-            )
-        return prompts
+def _prompts(options: Classify) -> tuple[str, ...]:
+    """The prompts of --prompt-file, none without it.
 
-    def _classes(
-        self, model: Diffusion | LatentDiffusion, data: ImageData, prompts: tuple[str, ...]
-    ) -> _Classes:
-        """The classes of a class-conditional model, or prompts for one of text.
+    Raises:
+        NelboError: fewer than two of them, or one twice.
+    """
+    if options.prompt_file is None:
+        return ()
+    prompts = ConditionOptions(prompt_file=options.prompt_file).prompts()
+    for i, prompt in enumerate(prompts):
+        if prompt in prompts[:i]:
+            raise NelboError(f"--prompt-file {options.prompt_file} holds {prompt!r} twice")
+    if len(prompts) < 2:
+        raise NelboError(
+            f"classification needs at least 2 prompts, found {len(prompts)} in --prompt-file "
+            f"{options.prompt_file}"
+        )
+    return prompts
 
-        Raises:
-            NelboError: a model that is told nothing, prompts for one without text, or images
-                without classes.
-        """
-        import torch
 
-        from nelbo.evidence.evaluation import chain_of
-        from nelbo.latent import LatentDiffusion
+def _classes(
+    options: Classify, model: Diffusion | LatentDiffusion, data: ImageData, prompts: tuple[str, ...]
+) -> _Classes:
+    """The classes of a class-conditional model, or prompts for one of text.
 
-        text = model if isinstance(model, LatentDiffusion) and model.text is not None else None
-        unknown = torch.full((len(data),), -1)
-        of_images = unknown if data.labels is None else data.labels
-        if text is None:
-            if prompts:
-                raise NelboError(f"--prompt-file: {self.run_path} has no text encoder")
-            condition = all_classes(chain_of(model), model.num_classes)
-            if condition is None or model.num_classes < 2:
-                raise NelboError(f"{self.run_path} is not class-conditional: it has no classes")
-            return _Classes(condition, data.label_names, of_images, "labelled")
-        known_by = "labelled"
+    Raises:
+        NelboError: a model that is told nothing, prompts for one without text, or images
+            without classes.
+    """
+    text = model if isinstance(model, LatentDiffusion) and model.text is not None else None
+    unknown = torch.full((len(data),), -1)
+    of_images = unknown if data.labels is None else data.labels
+    if text is None:
         if prompts:
-            place = {prompt: i for i, prompt in enumerate(prompts)}
-            captions = data.captions or [None] * len(data)
-            of_images = torch.tensor([place.get(caption or "", -1) for caption in captions])
-            known_by = "captioned"
-        elif data.num_classes > 1:
-            prompts = tuple(self.template.replace("{}", name) for name in data.label_names)
-        else:
-            raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
-        with torch.no_grad():
-            return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
+            raise NelboError(f"--prompt-file: {options.run_path} has no text encoder")
+        condition = all_classes(chain_of(model), model.num_classes)
+        if condition is None or model.num_classes < 2:
+            raise NelboError(f"{options.run_path} is not class-conditional: it has no classes")
+        return _Classes(condition, data.label_names, of_images, "labelled")
+    known_by = "labelled"
+    if prompts:
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        captions = data.captions or [None] * len(data)
+        of_images = torch.tensor([place.get(caption or "", -1) for caption in captions])
+        known_by = "captioned"
+    elif data.num_classes > 1:
+        prompts = tuple(options.template.replace("{}", name) for name in data.label_names)
+    else:
+        raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
+    with torch.no_grad():
+        return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
 
-    def _classify(
-        self, model: Diffusion | LatentDiffusion, data: ImageData, classes: _Classes
-    ) -> Classification:
-        import torch
 
-        from nelbo.diffusion import Pixels
-        from nelbo.evidence import Classification, Classifier
-        from nelbo.evidence.classification import images_at_once
-        from nelbo.evidence.evaluation import check_fits
+def _classify(
+    options: Classify, model: Diffusion | LatentDiffusion, data: ImageData, classes: _Classes
+) -> Classification:
 
-        check_fits(model, data)
-        assert isinstance(model.data, Pixels)
-        device = next(model.parameters()).device
-        classifier = Classifier(
-            model,
-            classes.condition.to(device),
-            margin=self.margin,
-            draws=self.draws,
-            generator=torch.Generator().manual_seed(self.computing.seed),
-        )
-        done = []
-        size = min(self.batch_size, images_at_once(classes.condition.batch_size))
-        with counting_progress() as progress:
-            task = progress.add_task(f"Classifying {data.source}", total=len(data), status="")
-            for batch in data.batches(size):
-                done.append(classifier(model.data.to_network(batch.images).to(device)))
-                progress.update(task, advance=len(batch))
-        return Classification.cat(done)
+    check_fits(model, data)
+    assert isinstance(model.data, Pixels)
+    device = next(model.parameters()).device
+    classifier = Classifier(
+        model,
+        classes.condition.to(device),
+        margin=options.margin,
+        draws=options.draws,
+        generator=torch.Generator().manual_seed(options.computing.seed),
+    )
+    done = []
+    size = min(options.batch_size, images_at_once(classes.condition.batch_size))
+    with counting_progress() as progress:
+        task = progress.add_task(f"Classifying {data.source}", total=len(data), status="")
+        for batch in data.batches(size):
+            done.append(classifier(model.data.to_network(batch.images).to(device)))
+            progress.update(task, advance=len(batch))
+    return Classification.cat(done)
 
 
 def _largest_share(labels: Tensor) -> float | None:
@@ -299,12 +250,6 @@ def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> l
 
 def _table(rows: list[_Found]) -> Table:
     """Each image and its best class, with a question mark where others are near."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from nelbo.text import shorten
-
     captioned = any(row.caption for row in rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("image", *(["caption"] if captioned else []), "class"):
@@ -320,7 +265,6 @@ def _table(rows: list[_Found]) -> Table:
 
 
 def _write(path: Path, rows: list[_Found]) -> None:
-    from nelbo.base.files import atomic_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

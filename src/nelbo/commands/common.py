@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import torch
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -23,16 +24,16 @@ from rich.progress import (
 from rich.table import Column
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import to_json
+from nelbo.chain.estimate import Estimate
+from nelbo.data import ImageData
+from nelbo.data.duplicates import duplicates_line
+from nelbo.diffusion import Diffusion, optimal_levels
+from nelbo.diffusion.profile import PROFILE_FILE
+from nelbo.evidence.file_sizes import FileSizes
 from nelbo.formats.model_directory import ships
-
-if TYPE_CHECKING:
-    import torch
-
-    from nelbo.chain.estimate import Estimate
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.evidence.file_sizes import FileSizes
-    from nelbo.latent import LatentDiffusion
+from nelbo.latent import LatentDiffusion
+from nelbo.networks.files import locate
 
 Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
 
@@ -52,8 +53,6 @@ def choose_device(name: str) -> torch.device:
     Raises:
         NelboError: no such device here.
     """
-    import torch
-
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -72,9 +71,6 @@ def check_optimal(run_path: str, steps: int | None) -> None:
 
     What the Hub says of a model that is not here is said as it is.
     """
-    from nelbo.diffusion.profile import PROFILE_FILE
-    from nelbo.networks.files import locate
-
     if steps is None:
         raise NelboError("--levels optimal needs --steps, how many levels to keep")
     if not Path(run_path).is_dir():
@@ -92,8 +88,6 @@ def optimal_chain(model: Model, steps: int | None) -> Model:
     Raises:
         NelboError: as many steps as the chain does not have.
     """
-    from nelbo.diffusion import optimal_levels
-
     assert steps is not None  # see check_optimal
     assert model.profile is not None
     fitted: Any = model.with_profile(model.profile, variance="analytic")
@@ -203,8 +197,6 @@ def results_to(json: bool) -> Console:
 
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
-    from nelbo.base.files import to_json
-
     print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))
 
 
@@ -228,8 +220,6 @@ def mention_files(files: Mapping[str, FileSizes | None], to: Console) -> None:
 
 def mention_duplicates(data: ImageData) -> None:
     """Say how many test images are in other splits as well, if any."""
-    from nelbo.data.duplicates import duplicates_line
-
     if line := duplicates_line(data):
         say(line)
 

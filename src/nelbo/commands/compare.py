@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
 
-import tyro
+import torch
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
+from nelbo.chain.estimators import Estimator
 from nelbo.commands.common import (
     choose_device,
     print_json,
@@ -16,168 +17,133 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
-from nelbo.commands.options import Computing, at_least_one
+from nelbo.commands.options.compare import Compare
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
-
-if TYPE_CHECKING:
-    import torch
-
-    from nelbo.chain.bound import Bound
-    from nelbo.chain.estimators import Estimator
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion
+from nelbo.evidence import compare
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.given import given_of
+from nelbo.latent import LatentDiffusion
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Compare two models, of pixels or of latents, on the same images by a paired test."""
-
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """As in `nelbo train`."""
-    runs: tuple[str, str]
-    """The two runs, diffusers pipeline directories or Hub ids to compare."""
-    split: str = "test"
-    """Which images: train, validation, test or all."""
-    keep_duplicates: bool = False
-    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
-    levels: int = 50
-    """Levels of the chain an image, of latents drawn where they matter; two models of one kind meet
-    the same levels and noise."""
-    images: int | None = None
-    """Compare on at most so many images, drawn at random by the seed; all by default."""
-    resize: bool = False
-    """Crop and resize images of another size than the models'; not needed for those that one of the
-    two was trained on."""
-    batch_size: int = 64
-    """Images at a time."""
-    computing: Computing = field(default_factory=Computing)
-
-    def run(self) -> None:
-        """Evaluate both, compare, print."""
-        self.computing.check()
-        at_least_one(levels=self.levels, images=self.images, batch_size=self.batch_size)
-
-        import torch
-
-        from nelbo.evidence import compare
-        from nelbo.evidence.file_sizes import file_sizes, sizes_json
-        from nelbo.evidence.given import given_of
-
-        sources = [
-            check_run(run, self.data, self.split, keep_duplicates=self.keep_duplicates)
-            for run in self.runs
-        ]
-        # What one of them was trained on is left out for the other, too.
-        own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
-        sources = [replace(source, own=own, validation=validation) for source in sources]
-        device = choose_device(self.computing.device)
-        # What one of them was trained on is cropped and resized as then for the other, too.
-        resize = self.resize or any(source.own for source in sources)
-        # Both, before the long work: the second may not be there.
-        loaded = [self._load(source, device, resize) for source in sources]
-        self._check_shapes([data.shape for _, data in loaded])
-        given = [given_of(model, data) for model, data in loaded]
-        levels = levels_to_compare(self.levels, loaded, self.computing.seed)
-        bounds = [
-            self._evaluate(run, *found, chosen)
-            for run, found, chosen in zip(self.runs, loaded, levels, strict=True)
-        ]
-        first, second = bounds
-        result = compare(
-            first, second, generator=torch.Generator().manual_seed(self.computing.seed)
+def run(options: Compare) -> None:
+    """Evaluate both, compare, print."""
+    sources = [
+        check_run(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
+        for run in options.runs
+    ]
+    # What one of them was trained on is left out for the other, too.
+    own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
+    sources = [replace(source, own=own, validation=validation) for source in sources]
+    device = choose_device(options.computing.device)
+    # What one of them was trained on is cropped and resized as then for the other, too.
+    resize = options.resize or any(source.own for source in sources)
+    # Both, before the long work: the second may not be there.
+    loaded = [_load(options, source, device, resize) for source in sources]
+    _check_shapes(options, [data.shape for _, data in loaded])
+    given = [given_of(model, data) for model, data in loaded]
+    levels = levels_to_compare(options.levels, loaded, options.computing.seed)
+    bounds = [
+        _evaluate(options, run, *found, chosen)
+        for run, found, chosen in zip(options.runs, loaded, levels, strict=True)
+    ]
+    first, second = bounds
+    result = compare(first, second, generator=torch.Generator().manual_seed(options.computing.seed))
+    means = [bound.mean().bits_per_dim for bound in bounds]
+    shown = loaded[0][1]
+    files = file_sizes(shown.images, shown.levels)
+    if options.computing.json:
+        print_json(
+            {
+                "data": options.data,
+                "split": options.split,
+                "duplicates_left_out": shown.left_out,
+                "images": len(result.difference),
+                "runs": [
+                    {
+                        "run": run,
+                        "bits_per_dim": mean.mean,
+                        "standard_error": mean.standard_error,
+                        "interval": mean.interval(),
+                        **what.to_json(),
+                    }
+                    for run, mean, what in zip(options.runs, means, given, strict=True)
+                ],
+                "difference": result.mean.mean,
+                "standard_error": result.mean.standard_error,
+                "interval": result.mean.interval(),
+                "p_value": result.p_value,
+                "first_wins": result.first_wins,
+                "files": sizes_json(files),
+                "skewness": result.skewness,
+                "warnings": result.warnings(loaded[0][1].names),
+            }
         )
-        means = [bound.mean().bits_per_dim for bound in bounds]
-        shown = loaded[0][1]
-        files = file_sizes(shown.images, shown.levels)
-        if self.computing.json:
-            print_json(
-                {
-                    "data": self.data,
-                    "split": self.split,
-                    "duplicates_left_out": shown.left_out,
-                    "images": len(result.difference),
-                    "runs": [
-                        {
-                            "run": run,
-                            "bits_per_dim": mean.mean,
-                            "standard_error": mean.standard_error,
-                            "interval": mean.interval(),
-                            **what.to_json(),
-                        }
-                        for run, mean, what in zip(self.runs, means, given, strict=True)
-                    ],
-                    "difference": result.mean.mean,
-                    "standard_error": result.mean.standard_error,
-                    "interval": result.mean.interval(),
-                    "p_value": result.p_value,
-                    "first_wins": result.first_wins,
-                    "files": sizes_json(files),
-                    "skewness": result.skewness,
-                    "warnings": result.warnings(loaded[0][1].names),
-                }
-            )
-            return
-        low, high = result.mean.interval()
-        for run, mean, what in zip(self.runs, means, given, strict=True):
-            shown_mean = f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
-            show(f"{shown_mean} bits/dim{what.suffix}  {run}")
-        if files is not None:
-            show(files.line)
-        show(
-            f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
-            f"95% interval {low:+.4f} to {high:+.4f}, "
-            f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
-        )
-        if given[0].what != given[1].what:
-            for run, what in zip(self.runs, given, strict=True):
-                show(f"{run} is conditioned on {what.fact}")
-        better = self.runs[0] if result.mean.mean < 0 else self.runs[1]
-        share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
-        if result.p_value < 0.05:
-            show(f"{better} explains the images better, {share:.0%} of them one by one")
-        else:
-            show("These images do not tell the two models apart")
-        for warning in result.warnings(loaded[0][1].names):
-            say(f"warning: {warning}")
+        return
+    low, high = result.mean.interval()
+    for run, mean, what in zip(options.runs, means, given, strict=True):
+        shown_mean = f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
+        show(f"{shown_mean} bits/dim{what.suffix}  {run}")
+    if files is not None:
+        show(files.line)
+    show(
+        f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+        f"95% interval {low:+.4f} to {high:+.4f}, "
+        f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
+    )
+    if given[0].what != given[1].what:
+        for run, what in zip(options.runs, given, strict=True):
+            show(f"{run} is conditioned on {what.fact}")
+    better = options.runs[0] if result.mean.mean < 0 else options.runs[1]
+    share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
+    if result.p_value < 0.05:
+        show(f"{better} explains the images better, {share:.0%} of them one by one")
+    else:
+        show("These images do not tell the two models apart")
+    for warning in result.warnings(loaded[0][1].names):
+        say(f"warning: {warning}")
 
-    def _check_shapes(self, shapes: list[tuple[int, int, int]]) -> None:
-        if shapes[0] != shapes[1]:
-            takes = " and ".join(
-                f"{run} takes {'×'.join(map(str, shape))}"
-                for run, shape in zip(self.runs, shapes, strict=True)
-            )
-            raise NelboError(f"a paired comparison needs models of images of one size: {takes}")
 
-    def _load(
-        self, source: RunSource, device: torch.device, resize: bool
-    ) -> tuple[Diffusion | LatentDiffusion, ImageData]:
-        """The model of a run and the images in its size."""
-        # The seed draws the same images for both.
-        model, data = load_with_data(
-            source,
-            device,
-            resize=resize,
-            images=self.images,
-            seed=self.computing.seed,
+def _check_shapes(options: Compare, shapes: list[tuple[int, int, int]]) -> None:
+    if shapes[0] != shapes[1]:
+        takes = " and ".join(
+            f"{run} takes {'×'.join(map(str, shape))}"
+            for run, shape in zip(options.runs, shapes, strict=True)
         )
-        if len(data) < 2:
-            raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
-        fit_missing_scale(source.run_path, model, data, self.computing.seed)
-        return model, data
+        raise NelboError(f"a paired comparison needs models of images of one size: {takes}")
 
-    def _evaluate(
-        self,
-        run: str,
-        model: Diffusion | LatentDiffusion,
-        data: ImageData,
-        levels: int | Estimator | None,
-    ) -> Bound:
-        return evaluate_with_progress(
-            model,
-            data,
-            f"Evaluating {run}",
-            levels=levels,
-            batch_size=self.batch_size,
-            seed=self.computing.seed,
-        )
+
+def _load(
+    options: Compare, source: RunSource, device: torch.device, resize: bool
+) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+    """The model of a run and the images in its size."""
+    # The seed draws the same images for both.
+    model, data = load_with_data(
+        source,
+        device,
+        resize=resize,
+        images=options.images,
+        seed=options.computing.seed,
+    )
+    if len(data) < 2:
+        raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
+    fit_missing_scale(source.run_path, model, data, options.computing.seed)
+    return model, data
+
+
+def _evaluate(
+    options: Compare,
+    run: str,
+    model: Diffusion | LatentDiffusion,
+    data: ImageData,
+    levels: int | Estimator | None,
+) -> Bound:
+    return evaluate_with_progress(
+        model,
+        data,
+        f"Evaluating {run}",
+        levels=levels,
+        batch_size=options.batch_size,
+        seed=options.computing.seed,
+    )

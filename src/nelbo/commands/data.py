@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import tyro
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_skipped, print_json, say_first, show
-from nelbo.commands.options import at_least_one, check_out
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from nelbo.data import ImageData
+from nelbo.commands.options.data import Data
+from nelbo.data import ImageData, load_data
+from nelbo.data.duplicates import is_among
+from nelbo.data.sources import check_not_among, with_crops
+from nelbo.data.splits import PARTS, EmptySplitError
+from nelbo.report.grids import save_grid
 
 # Captions shown, and the length that the table cuts them to.
 _CAPTIONS = 5
@@ -26,70 +28,42 @@ _CAPTION_LENGTH = 70
 _BROKEN = 20
 
 
-@dataclass(frozen=True)
-class Data:
-    """Show what a source of images holds: splits, sizes, labels, captions, broken files."""
+def run(options: Data) -> None:
+    """Print it, and write the sheet."""
+    if options.crops is not None:
+        run(replace(options, data=with_crops(options.data, options.crops), crops=None))
+        return
+    if options.sheet is not None:
+        check_not_among(options.data, options.sheet, "--sheet")
+    data = load_data(
+        options.data, "all", size=options.size, channels=options.channels, strict=False
+    )
+    content = describe(data, _splits(options, data))
+    if options.sheet is not None:
+        write_sheet(data, options.sheet, options.sheet_images)
+        content["sheet"] = str(options.sheet)
+    if options.json:
+        print_json(content)
+        return
+    _print(content)
+    mention_skipped(data, shown=_BROKEN)
+    _mention_unmatched(data)
+    if options.sheet is not None:
+        show(f"Contact sheet: {options.sheet}")
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """As in `nelbo train`."""
-    size: int | str | None = None
-    """What to cut pictures to, 32, or 16x24, height × width; 32 by default, or what the data set
-    has."""
-    channels: int | None = None
-    """1 for grey or 3 for colour; by default what the pictures are."""
-    crops: int | None = None
-    """How many crops at random places each picture gives, as in `nelbo train`."""
-    sheet: Path | None = None
-    """A contact sheet to write, PNG."""
-    sheet_images: int = 100
-    """How many images the contact sheet shows, evenly spaced through all splits."""
-    json: bool = False
-    """Print the result as JSON."""
 
-    def run(self) -> None:
-        """Print it, and write the sheet."""
-        from nelbo.data.sources import with_crops
+def _splits(options: Data, data: ImageData) -> dict[str, ImageData]:
 
-        if self.crops is not None:
-            replace(self, data=with_crops(self.data, self.crops), crops=None).run()
-            return
-        from nelbo.data import load_data
-        from nelbo.data.sources import check_not_among
-
-        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
-            raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
-        if self.sheet is not None:
-            check_out(self.sheet, "--sheet")
-            check_not_among(self.data, self.sheet, "--sheet")
-        at_least_one(sheet_images=self.sheet_images)
-        data = load_data(self.data, "all", size=self.size, channels=self.channels, strict=False)
-        content = describe(data, self._splits(data))
-        if self.sheet is not None:
-            write_sheet(data, self.sheet, self.sheet_images)
-            content["sheet"] = str(self.sheet)
-        if self.json:
-            print_json(content)
-            return
-        _print(content)
-        mention_skipped(data, shown=_BROKEN)
-        _mention_unmatched(data)
-        if self.sheet is not None:
-            show(f"Contact sheet: {self.sheet}")
-
-    def _splits(self, data: ImageData) -> dict[str, ImageData]:
-        from nelbo.data import load_data
-        from nelbo.data.splits import PARTS, EmptySplitError
-
-        if len(data) < 2:
-            return {}  # there is nothing to split
-        found = {}
-        for split in PARTS:
-            # A small set may lack one.
-            with contextlib.suppress(EmptySplitError):
-                found[split] = load_data(
-                    self.data, split, size=self.size, channels=data.shape[0], strict=False
-                )
-        return found
+    if len(data) < 2:
+        return {}  # there is nothing to split
+    found = {}
+    for split in PARTS:
+        # A small set may lack one.
+        with contextlib.suppress(EmptySplitError):
+            found[split] = load_data(
+                options.data, split, size=options.size, channels=data.shape[0], strict=False
+            )
+    return found
 
 
 def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
@@ -119,18 +93,12 @@ def describe(data: ImageData, splits: dict[str, ImageData]) -> dict[str, Any]:
 
 def _test_duplicates(splits: dict[str, ImageData]) -> int:
     """How many test images have the pixels of images of other splits."""
-    from nelbo.data.duplicates import is_among
-
     others = [data for split, data in splits.items() if split != "test"]
     return int(is_among(splits["test"], *others).sum()) if "test" in splits else 0
 
 
 def write_sheet(data: ImageData, path: Path, images: int) -> None:
     """A contact sheet of at most so many images, evenly spaced."""
-    import torch
-
-    from nelbo.report.grids import save_grid
-
     count = min(images, len(data))
     index = torch.arange(count) * len(data) // count
     save_grid(data.images[index], path, data.levels)
@@ -193,8 +161,6 @@ def _lines_of_none(lines: Sequence[str]) -> str:
 
 
 def _facts(content: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
 
     shape, captions = content["shape"], content["captions"]
     splits = ", ".join(f"{count:,} {name}" for name, count in content["splits"].items())
@@ -224,9 +190,6 @@ def _facts(content: dict[str, Any]) -> Table:
 
 
 def _label_table(labels: dict[str, dict[str, int]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from nelbo.commands.common import say
-
-if TYPE_CHECKING:
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion
+from nelbo.evidence.calibration import fit_decoder_scale
+from nelbo.latent import LatentDiffusion
 
 # Images that a scale is fitted to.
 _IMAGES = 256
@@ -24,10 +23,6 @@ def fit_missing_scale(
     quiet: bool = False,
 ) -> None:
     """Give a latent model without a decoder scale the one that suits some of the images best."""
-    import torch
-
-    from nelbo.evidence.calibration import fit_decoder_scale
-    from nelbo.latent import LatentDiffusion
 
     if not isinstance(model, LatentDiffusion) or model.decoder_scale is not None:
         return

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+
+from nelbo.chain.bound import Bound, BoundMap
+from nelbo.chain.estimators import Estimator, Importance, proposal_from
 from nelbo.commands.common import MESSAGES, counting_progress
-
-if TYPE_CHECKING:
-    import torch
-
-    from nelbo.chain.bound import Bound, BoundMap
-    from nelbo.chain.estimators import Estimator
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.evidence.bound_store import BoundStore
-    from nelbo.latent import LatentDiffusion
-    from nelbo.latent.bound import LatentBoundMap
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence.bound_store import BoundStore
+from nelbo.evidence.evaluation import (
+    calls_per_image,
+    chain_of,
+    check_fits,
+    condition_for,
+    evaluate,
+    evaluate_to_error,
+    pilot,
+)
+from nelbo.latent import LatentDiffusion
+from nelbo.latent.bound import LatentBoundMap
 
 # Levels an image for maps, which are looked at and not read off.
 MAP_LEVELS = 100
@@ -27,8 +34,6 @@ def levels_to_evaluate(
     asked: int | Literal["all"], model: Diffusion | LatentDiffusion
 ) -> int | None:
     """How many levels to draw; None, each once, where as many are asked for as there are."""
-    from nelbo.evidence.evaluation import chain_of
-
     return None if asked == "all" or asked >= chain_of(model).num_levels - 1 else asked
 
 
@@ -70,10 +75,6 @@ def find_levels(
         quiet: show nothing.
         drawn: whether any level is still to be drawn; where not, there is no pilot.
     """
-    import torch
-
-    from nelbo.chain.estimators import Importance, proposal_from
-    from nelbo.evidence.evaluation import chain_of
 
     if levels_to_evaluate(count, model) is None:
         return None, 0
@@ -93,11 +94,6 @@ def levels_to_compare(
     Those of pixels are spread evenly. The bound of latents varies at few levels: there they are
     drawn where that of the models, together where their chains are of one length, varies.
     """
-    import torch
-
-    from nelbo.chain.estimators import Importance, proposal_from
-    from nelbo.evidence.evaluation import chain_of
-    from nelbo.latent import LatentDiffusion
 
     squares: dict[int, list[torch.Tensor]] = {}
     for model, data in loaded:
@@ -118,8 +114,6 @@ def _square(
     model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
 ) -> tuple[torch.Tensor, int]:
     """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
-    from nelbo.evidence.evaluation import check_fits, pilot
-
     check_fits(model, data)
     square = stored_proposal(model)
     if square is not None:
@@ -130,8 +124,6 @@ def _square(
 
 def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
     """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    from nelbo.evidence.evaluation import chain_of
-
     profile = model.profile
     if profile is None or profile.num_levels != chain_of(model).num_levels:
         return None
@@ -150,9 +142,6 @@ def evaluate_with_progress(
     store: BoundStore | None = None,
 ) -> Bound:
     """The bound of every image, behind a progress bar that shows the mean so far."""
-    from nelbo.chain.bound import Bound
-    from nelbo.evidence.evaluation import calls_per_image, evaluate
-
     generator = _generator(seed)
     bounds: list[Bound] = []
     bits, images = 0.0, 0
@@ -188,8 +177,6 @@ def evaluate_to_error_with_progress(
     store: BoundStore | None = None,
 ) -> tuple[Bound, int]:
     """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
-    from nelbo.evidence.evaluation import evaluate_to_error
-
     bound, calls, status = None, 0, ""
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
         task = progress.add_task(description, total=None, status="calls")
@@ -216,10 +203,6 @@ def map_bits(
     model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, levels: int = MAP_LEVELS
 ) -> BoundMap | LatentBoundMap:
     """Where in each of a few images the bits go, from so many levels an image."""
-    import torch
-
-    from nelbo.diffusion import Pixels
-    from nelbo.evidence.evaluation import condition_for
 
     assert isinstance(model.data, Pixels)
     x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
@@ -242,7 +225,6 @@ def cost_json(
         model: the model it is of.
         calls: network evaluations, where a pilot took more than the bound tells.
     """
-    from nelbo.evidence.evaluation import chain_of
 
     T = chain_of(model).num_levels
     calls = int(bound.calls.sum()) if calls is None else calls
@@ -264,6 +246,5 @@ def cost_line(images: int, T: int, calls: int) -> str:
 
 
 def _generator(seed: int) -> torch.Generator:
-    import torch
 
     return torch.Generator().manual_seed(seed)

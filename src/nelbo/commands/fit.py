@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import tyro
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
+from nelbo.chain.estimate import Estimate
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -21,19 +24,25 @@ from nelbo.commands.common import (
     warn_of,
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
+from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
-from nelbo.commands.options import Computing, at_least_one, check_out
+from nelbo.commands.options.fit import Fit
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from nelbo.chain.estimate import Estimate
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion, LevelProfile
-    from nelbo.diffusion.profile import LevelCost
-    from nelbo.latent import LatentDiffusion
+from nelbo.data import ImageData
+from nelbo.data.splits import EmptySplitError
+from nelbo.diffusion import Diffusion, LevelProfile, Pixels
+from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
+from nelbo.diffusion.profile import (
+    PROFILE_FILE,
+    LevelCost,
+    collect_levels,
+    levels_to_measure,
+    measure_levels,
+)
+from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
+from nelbo.evidence.given import given_of
+from nelbo.latent import LatentDiffusion
+from nelbo.samplers.spacing import spaced_levels
 
 # Images encoded at a time.
 _ENCODED = 64
@@ -42,158 +51,119 @@ _NOISIEST, _NO_GAIN = 0.1, 0.0005
 _SHOWN = (5, 10, 25, 50, 100)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Measure each level of a run's chain once, for optimal variances and levels."""
-
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run or diffusers pipeline directory; level_profile.safetensors is written into it, unless
-    --out names another place."""
-    out: Path | None = None
-    """Directory for a copy of the model with the profile, which stays out of RUN; it must be new or
-    empty. Checkpoints that ship with nelbo are fitted so."""
-    data: str | None = None
-    """As in `nelbo train`; by default what the run was trained on."""
-    split: str | None = None
-    """Which images: validation, the default where there are any, or train; never those for test,
-    on which figures are reported. Of other DATA than the run's, all as well."""
-    images: int | None = 300
-    """Measure on so many images, drawn at random; "None" takes all."""
-    levels: int | None = 100
-    """About how many levels to measure, the others interpolated; "None" measures all."""
-    draws: int = 1
-    """Draws of noise an image."""
-    resize: bool = False
-    """Crop and resize images of another size than the model's."""
-    batch_size: int | None = None
-    """Images at a time; by default as many as suit their size."""
-    computing: Computing = field(default_factory=Computing)
-
-    def run(self) -> None:
-        """Measure, store, and print the bounds that short chains will have."""
-        self.computing.check()
-        at_least_one(
-            images=self.images, levels=self.levels, draws=self.draws, batch_size=self.batch_size
+def run(options: Fit) -> None:
+    """Measure, store, and print the bounds that short chains will have."""
+    if not Path(options.run_path).is_dir():
+        raise NelboError(
+            f"{options.run_path} is no directory{directories_near(Path(options.run_path))}: the "
+            "profile is stored in the run's"
         )
-        if not Path(self.run_path).is_dir():
-            raise NelboError(
-                f"{self.run_path} is no directory{directories_near(Path(self.run_path))}: the "
-                "profile is stored in the run's"
-            )
-        if self.out is not None:
-            check_copy(self.run_path, self.out)
-        else:
-            check_not_shipped(self.run_path, "the profile")
+    if options.out is not None:
+        check_copy(options.run_path, options.out)
+    else:
+        check_not_shipped(options.run_path, "the profile")
 
-        from nelbo.diffusion.profile import PROFILE_FILE
-        from nelbo.evidence.given import given_of
-
-        if self.out is None:
-            check_out(Path(self.run_path) / PROFILE_FILE, "RUN")
-        source = self._source()
-        device = choose_device(self.computing.device)
-        source, model, data = self._load(source, device)
-        fit_missing_scale(self.run_path, model, data, self.computing.seed)
-        profile, autoencoder, spread = self._measure(model, data)
-        if self.out is not None:
-            copy_model(self.run_path, self.out)
-        file = (self.out or Path(self.run_path)) / PROFILE_FILE
-        profile.save(file)
-        bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
-        error = spread * (1 / (math.prod(data.shape) * math.log(2)))
-        doubts = _doubts(profile, bounds)
-        if self.computing.json:
-            print_json(
-                {
-                    "run": self.run_path,
-                    "data": data.source,
-                    "split": source.split,
-                    **given_of(model, data).to_json(),
-                    "examples": profile.examples,
-                    "levels_measured": len(profile.levels),
-                    "bits_per_dim": bounds,
-                    "standard_error": None if profile.examples < 2 else error.standard_error,
-                    "of_the_images_fitted_on": True,
-                    "warnings": error.warnings(),
-                    "doubts": doubts,
-                    "out": str(file),
-                }
-            )
-        else:
-            measured = f"{profile.examples:,} {source.split} images"
-            suffix = given_of(model, data).suffix
-            _print_bounds(bounds, measured, error.standard_error, suffix)
-            warn_of(error)
-            for doubt in doubts:
-                say(f"note: {doubt}")
-            where = "" if self.out is None else f" {self.out}"
-            show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
-
-    def _source(self) -> RunSource:
-        """The images to measure on: by default those for validation, else those to train on."""
-        if self.split not in (None, "validation", "train", "all"):
-            raise NelboError(
-                f"--split {self.split}: levels are fitted to validation or train images; those for "
-                "test are what figures are reported on"
-            )
-        source = check_run(self.run_path, self.data, self.split or "train")
-        if source.split == "all" and source.own:
-            raise NelboError(
-                "--split all holds the test images of the run, on which figures are reported: give "
-                "validation or train"
-            )
-        by_default = self.split is None and source.validation
-        return replace(source, split="validation") if by_default else source
-
-    def _load(
-        self, source: RunSource, device: torch.device
-    ) -> tuple[RunSource, Diffusion | LatentDiffusion, ImageData]:
-        """The model and the images; by default those to train on where none are for validation."""
-        from nelbo.data.splits import EmptySplitError
-
-        try:
-            return source, *load_with_data(source, device, resize=self.resize)
-        except EmptySplitError:
-            if self.split is not None:
-                raise
-        source = replace(source, split="train")
-        return source, *load_with_data(source, device, resize=self.resize)
-
-    def _measure(
-        self, model: Diffusion | LatentDiffusion, data: ImageData
-    ) -> tuple[LevelProfile, float, Estimate]:
-        """The profile of the chain, what an image costs beside the chain, and the whole, nats."""
-        import torch
-
-        from nelbo.chain.estimate import Estimate
-        from nelbo.diffusion.profile import collect_levels, levels_to_measure, measure_levels
-        from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
-
-        check_fits(model, data)
-        generator = torch.Generator().manual_seed(self.computing.seed)
-        if self.images is not None and self.images < len(data):
-            data = data.take(torch.randperm(len(data), generator=generator)[: self.images])
-        x_0, autoencoder = _states(model, data, generator)
-        chain = chain_of(model)
-        steps = measure_levels(
-            chain,
-            x_0,
-            condition_for(model, data),
-            levels=self.levels,
-            draws=self.draws,
-            batch_size=self.batch_size,
-            generator=generator,
+    if options.out is None:
+        check_out(Path(options.run_path) / PROFILE_FILE, "RUN")
+    source = _source(options)
+    device = choose_device(options.computing.device)
+    source, model, data = _load(options, source, device)
+    fit_missing_scale(options.run_path, model, data, options.computing.seed)
+    profile, autoencoder, spread = _measure(options, model, data)
+    if options.out is not None:
+        copy_model(options.run_path, options.out)
+    file = (options.out or Path(options.run_path)) / PROFILE_FILE
+    profile.save(file)
+    bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
+    error = spread * (1 / (math.prod(data.shape) * math.log(2)))
+    doubts = _doubts(profile, bounds)
+    if options.computing.json:
+        print_json(
+            {
+                "run": options.run_path,
+                "data": data.source,
+                "split": source.split,
+                **given_of(model, data).to_json(),
+                "examples": profile.examples,
+                "levels_measured": len(profile.levels),
+                "bits_per_dim": bounds,
+                "standard_error": None if profile.examples < 2 else error.standard_error,
+                "of_the_images_fitted_on": True,
+                "warnings": error.warnings(),
+                "doubts": doubts,
+                "out": str(file),
+            }
         )
-        costs = []
-        with counting_progress() as progress:
-            total = len(levels_to_measure(chain.schedule, self.levels))
-            task = progress.add_task("Measuring levels", total=total, status="")
-            for cost in steps:
-                costs.append(cost)
-                progress.update(task, advance=1, status=f"level {cost.t}")
-        profile = collect_levels(chain, x_0, iter(costs), draws=self.draws)
-        spread = Estimate.of(autoencoder + _costs_of_images(costs, profile))
-        return profile, autoencoder.mean().item(), spread
+    else:
+        measured = f"{profile.examples:,} {source.split} images"
+        suffix = given_of(model, data).suffix
+        _print_bounds(bounds, measured, error.standard_error, suffix)
+        warn_of(error)
+        for doubt in doubts:
+            say(f"note: {doubt}")
+        where = "" if options.out is None else f" {options.out}"
+        show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
+
+
+def _source(options: Fit) -> RunSource:
+    """The images to measure on: by default those for validation, else those to train on."""
+    if options.split not in (None, "validation", "train", "all"):
+        raise NelboError(
+            f"--split {options.split}: levels are fitted to validation or train images; those for "
+            "test are what figures are reported on"
+        )
+    source = check_run(options.run_path, options.data, options.split or "train")
+    if source.split == "all" and source.own:
+        raise NelboError(
+            "--split all holds the test images of the run, on which figures are reported: give "
+            "validation or train"
+        )
+    by_default = options.split is None and source.validation
+    return replace(source, split="validation") if by_default else source
+
+
+def _load(
+    options: Fit, source: RunSource, device: torch.device
+) -> tuple[RunSource, Diffusion | LatentDiffusion, ImageData]:
+    """The model and the images; by default those to train on where none are for validation."""
+    try:
+        return source, *load_with_data(source, device, resize=options.resize)
+    except EmptySplitError:
+        if options.split is not None:
+            raise
+    source = replace(source, split="train")
+    return source, *load_with_data(source, device, resize=options.resize)
+
+
+def _measure(
+    options: Fit, model: Diffusion | LatentDiffusion, data: ImageData
+) -> tuple[LevelProfile, float, Estimate]:
+    """The profile of the chain, what an image costs beside the chain, and the whole, nats."""
+    check_fits(model, data)
+    generator = torch.Generator().manual_seed(options.computing.seed)
+    if options.images is not None and options.images < len(data):
+        data = data.take(torch.randperm(len(data), generator=generator)[: options.images])
+    x_0, autoencoder = _states(model, data, generator)
+    chain = chain_of(model)
+    steps = measure_levels(
+        chain,
+        x_0,
+        condition_for(model, data),
+        levels=options.levels,
+        draws=options.draws,
+        batch_size=options.batch_size,
+        generator=generator,
+    )
+    costs = []
+    with counting_progress() as progress:
+        total = len(levels_to_measure(chain.schedule, options.levels))
+        task = progress.add_task("Measuring levels", total=total, status="")
+        for cost in steps:
+            costs.append(cost)
+            progress.update(task, advance=1, status=f"level {cost.t}")
+    profile = collect_levels(chain, x_0, iter(costs), draws=options.draws)
+    spread = Estimate.of(autoencoder + _costs_of_images(costs, profile))
+    return profile, autoencoder.mean().item(), spread
 
 
 def _costs_of_images(costs: Sequence[LevelCost], profile: LevelProfile) -> Tensor:
@@ -202,8 +172,6 @@ def _costs_of_images(costs: Sequence[LevelCost], profile: LevelProfile) -> Tenso
     At a level that was not measured an image costs as much more or less than the mean as at the
     measured level next to it.
     """
-    import torch
-
     total = costs[0].reconstruction.double().cpu()
     measured = [cost for cost in costs if cost.t >= 2]
     if not measured:
@@ -222,10 +190,6 @@ def _states(
     model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """What the chain is of: pixels, or latents beside what each image costs in the autoencoder."""
-    import torch
-
-    from nelbo.diffusion import Diffusion, Pixels
-
     assert isinstance(model.data, Pixels)
     device = next(model.parameters()).device
     if isinstance(model, Diffusion):
@@ -251,8 +215,6 @@ def _expected_bounds(
         dims: number of dimensions of an image.
         autoencoder: what an image costs beside the chain, nats.
     """
-    from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
-    from nelbo.samplers.spacing import spaced_levels
 
     T, unit = profile.num_levels, dims * math.log(2)
     lengths = [K for K in _SHOWN if K < T]
@@ -267,7 +229,6 @@ def _expected_bounds(
 
 def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[str]:
     """Why optimal levels may be of no use, as they are for a model that is barely trained."""
-    from nelbo.diffusion.optimal_levels import optimal_levels
 
     T = profile.num_levels
     lengths = [int(K) for K in bounds["optimal"] if int(K) < T]
@@ -293,8 +254,6 @@ def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[
 def _print_bounds(
     bounds: dict[str, dict[str, float]], images: str, error: float, suffix: str
 ) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
     table = Table(
         caption=f"expected bits/dim{suffix} of shorter chains with the optimal variance",

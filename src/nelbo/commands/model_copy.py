@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.options import check_new
+from nelbo.commands.groups import check_new
 from nelbo.formats.model_directory import ships
+from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
 
 
 def copy_model(source: str | Path, out: Path) -> None:
@@ -23,8 +24,6 @@ def copy_model(source: str | Path, out: Path) -> None:
     Raises:
         NelboError: where nothing can be written.
     """
-    from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
-
     source = Path(source)
     # What of a run's directory is there to train on, not to use the model.
     to_train_on = (TRAINING, TENSORBOARD, AUTOENCODER_RUN)

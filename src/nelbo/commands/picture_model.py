@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import from_levels, generator_for, to_levels
 from nelbo.commands.common import choose_device, counting_progress, say
-from nelbo.commands.options import ConditionOptions, at_least_one, check_out
+from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.run_data import check_uncontrolled
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from nelbo.chain.conditioning import Condition
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
-    from nelbo.networks.guidance import Guidance
-    from nelbo.samplers import State
+from nelbo.commands.sampling import guidance_of
+from nelbo.diffusion import Diffusion, Pixels
+from nelbo.evidence.evaluation import chain_of
+from nelbo.formats import load
+from nelbo.latent import LatentDiffusion
+from nelbo.networks.guidance import Guidance
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.samplers import State
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,6 @@ class PictureModel:
         Raises:
             NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
         """
-        from nelbo.diffusion import Pixels
-        from nelbo.formats import load
-
         on = choose_device(device)
         model = load(path)
         if not isinstance(model.data, Pixels):
@@ -62,15 +60,12 @@ class PictureModel:
     @property
     def levels(self) -> int:
         """How many levels a pixel has."""
-        from nelbo.diffusion import Pixels
-
         assert isinstance(self.model.data, Pixels)
         return self.model.data.levels
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of a picture."""
-
         shape = self.model.shape
         assert shape is not None
         return shape
@@ -89,15 +84,13 @@ class PictureModel:
             NelboError: a label or prompt for a model that takes none, or a label that is none of
                 its classes.
         """
-        from nelbo.diffusion import Diffusion
-
         prompts = self._prompts(options)
         labels = self._labels(options)
         if every_class and not labels:
             labels = list(range(self.num_classes))
         condition = self._in_turn(labels, n)
         if isinstance(self.model, Diffusion):
-            return self.model.guided(options.strength()), condition
+            return self.model.guided(guidance_of(options)), condition
         return self.model.conditioned(
             n,
             condition=condition,
@@ -114,8 +107,6 @@ class PictureModel:
         Raises:
             NelboError: another number of prompts than two, or a model without text.
         """
-        from nelbo.diffusion import Diffusion
-
         prompts = self._prompts(options)
         if len(prompts) != 2:
             raise NelboError(
@@ -154,9 +145,6 @@ class PictureModel:
         raise NelboError(f"--label must be {expected}, got {asked}{did_you_mean(asked, names)}")
 
     def _in_turn(self, labels: list[int], n: int) -> Condition | None:
-        import torch
-
-        from nelbo.chain.conditioning import Condition
 
         if not labels:
             return None
@@ -166,19 +154,15 @@ class PictureModel:
     @cached_property
     def _class_names(self) -> list[str]:
         """What its run calls the classes; empty where it does not say."""
-        from nelbo.runs.run_directory import RunDirectory
-
         names: list[str] = RunDirectory(self.path).notes().get("label_names", [])
         return names if len(names) == self.num_classes else []
 
     def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
         """The guidance asked for; with prompts, by default that of the run's own samples."""
-        from nelbo.runs.run_directory import RunDirectory
-
         if not prompted:
-            return options.strength()
+            return guidance_of(options)
         settings = RunDirectory(self.path).notes().get("settings", {})
-        return options.strength(settings.get("model", {}).get("guidance", 1.0))
+        return guidance_of(options, settings.get("model", {}).get("guidance", 1.0))
 
     @property
     def _reads_text(self) -> bool:
@@ -203,22 +187,14 @@ class PictureModel:
     @property
     def prior(self) -> Diffusion:
         """The chain, without guidance."""
-        from nelbo.evidence.evaluation import chain_of
-
         return chain_of(self.model)
 
     def to_pixels(self, pictures: Tensor) -> Tensor:
         """0..255 as the nearest of the model's pixel levels, uint8."""
-        from nelbo.chain.distributions import to_levels
-
         return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
 
     def to_states(self, pictures: Tensor) -> Tensor:
         """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
-        import torch
-
-        from nelbo.chain.distributions import from_levels
-        from nelbo.diffusion import Diffusion
 
         x = from_levels(self.to_pixels(pictures), self.levels).to(self.device)
         if isinstance(self.model, Diffusion):
@@ -233,9 +209,6 @@ class PictureModel:
             x: the last states of walks.
             batch_size: states at a time.
         """
-        import torch
-
-        from nelbo.chain.distributions import to_levels
 
         pictures = []
         for some in x.split(batch_size):
@@ -244,9 +217,6 @@ class PictureModel:
         return torch.cat(pictures)
 
     def _decode(self, x: Tensor) -> Tensor:
-        import torch
-
-        from nelbo.diffusion import Diffusion
 
         if isinstance(self.model, Diffusion):
             return x
@@ -280,8 +250,6 @@ def walk_with_progress(
         repeat: how many images in a row take the same noise.
         watch: called with the number of each state from 0.
     """
-    from nelbo.chain.distributions import generator_for
-
     with counting_progress() as progress:
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
         for start in range(0, n, batch_size):
@@ -295,17 +263,3 @@ def walk_with_progress(
                 progress.advance(task)
             assert last is not None
             yield last.x
-
-
-def check_counts(n: int, batch_size: int) -> None:
-    """Raise `NelboError` unless there is something to draw."""
-    if n < 1:
-        raise NelboError(f"-n must be at least 1, got {n}")
-    at_least_one(batch_size=batch_size)
-
-
-def check_png(out: Path) -> None:
-    """Raise `NelboError` unless a path names a PNG file that can be written."""
-    if out.suffix.lower() != ".png":
-        raise NelboError(f"--out must name a .png file, got {out}")
-    check_out(out)

@@ -5,17 +5,32 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_duplicates, mention_skipped
-
-if TYPE_CHECKING:
-    import torch
-
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
+from nelbo.data import ImageData, load_data
+from nelbo.data.duplicates import without_duplicates
+from nelbo.data.folder import LEVELS
+from nelbo.data.sources import (
+    FIXED_SIZE,
+    OWN_CHANNELS,
+    absolute,
+    check_not_among,
+    check_source,
+    is_local,
+    is_path,
+)
+from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
+from nelbo.diffusion import Diffusion
+from nelbo.evidence.evaluation import chain_of
+from nelbo.formats import load
+from nelbo.formats.pipelines import read_pipeline
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import ControlledUNet
+from nelbo.runs.run_directory import RunDirectory, predates_validation
 
 
 class ImageModel(Protocol):
@@ -60,8 +75,6 @@ def check_run(
     Raises:
         NelboError: there is no such model, or as `check_data`.
     """
-    from nelbo.formats.pipelines import read_pipeline
-
     read_pipeline(run_path)
     return check_data(run_path, source, split, keep_duplicates=keep_duplicates)
 
@@ -74,10 +87,6 @@ def check_data(
     Raises:
         NelboError: there is none, or no such split.
     """
-    from nelbo.data.sources import absolute, check_source, is_local, is_path
-    from nelbo.data.splits import VALIDATION
-    from nelbo.runs.run_directory import RunDirectory, predates_validation
-
     notes = RunDirectory(run_path).notes()
     remembered = notes.get("source")
     source = source or remembered
@@ -108,9 +117,6 @@ def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
 
     It would change the data: the run could not be resumed, nor its bound be read again.
     """
-    from nelbo.data.sources import check_not_among
-    from nelbo.runs.run_directory import RunDirectory
-
     remembered = RunDirectory(run_path).notes().get("source")
     # A run remembers folders by absolute paths, so that a name is that of a data set.
     if remembered is not None and Path(remembered).is_absolute():
@@ -139,8 +145,6 @@ def load_with_data(
     Raises:
         NelboError: a model that cannot be loaded, or as `data_for_run`.
     """
-    from nelbo.formats import load
-
     model = load(source.run_path).to(device)
     check_uncontrolled(model, source.run_path)
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
@@ -152,9 +156,6 @@ def load_with_data(
 
 def check_uncontrolled(model: Diffusion | LatentDiffusion, path: str) -> None:
     """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
-    from nelbo.evidence.evaluation import chain_of
-    from nelbo.networks import ControlledUNet
-
     if isinstance(chain_of(model).network, ControlledUNet):
         raise NelboError(
             f"{path} has a ControlNet, and the command line has no option for its control: use it "
@@ -186,9 +187,6 @@ def data_for_run(
     Raises:
         NelboError: images of another size than the model's without `resize`, or of other channels.
     """
-    from nelbo.data.duplicates import without_duplicates
-    from nelbo.data.splits import TEST
-
     data = _in_size(source, model, resize=resize)
     if source.split == TEST and source.own:
         seen = _seen(source, model)
@@ -202,8 +200,6 @@ def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -
     The validation images of the source; in a set that has none, and for a run from before there was
     such a split, those to train on. Errors as `data_for_run`.
     """
-    from nelbo.data.splits import TRAIN, VALIDATION, EmptySplitError
-
     if source.validation:
         with contextlib.suppress(EmptySplitError):
             return data_for_run(replace(source, split=VALIDATION), model, resize=resize)
@@ -212,8 +208,6 @@ def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -
 
 def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
     """What the run was trained on and chosen by, as the model takes it; of streams a part."""
-    from nelbo.data.splits import TRAIN, VALIDATION, EmptySplitError
-
     seen = []
     for split in (TRAIN, VALIDATION) if source.validation else (TRAIN,):
         # A small set has no validation split, and broken files may leave none to train on.
@@ -224,10 +218,6 @@ def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
 
 def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     """All the images, as the model takes them."""
-    from nelbo.data import load_data
-    from nelbo.data.folder import LEVELS
-    from nelbo.data.sources import FIXED_SIZE, OWN_CHANNELS, is_local
-
     source, split, run_path = asked.name, asked.split, asked.run_path
     assert model.shape is not None
     channels, height, width = model.shape

@@ -2,246 +2,159 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import replace
 
-import tyro
+import torch
+from PIL import Image
+from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import listed
+from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, say, show
-from nelbo.commands.options import Computing, ConditionOptions, SamplerOptions, check_out
+from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import (
     PictureModel,
-    check_counts,
-    check_png,
     walk_with_progress,
 )
-from nelbo.commands.run_data import check_not_data
-from nelbo.commands.sample_quality import Compared, QualityOptions
+from nelbo.commands.run_data import check_data, check_not_data
+from nelbo.commands.sample_quality import Compared
+from nelbo.commands.sampling import build_sampler, check_guidance
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.evidence.sample_reading import SampleReading
+from nelbo.networks.guidance import Guidance
+from nelbo.report.animation import check_animation, save_animation
+from nelbo.report.captions import interpolation_grid, prompt_grid
+from nelbo.report.grids import image_grid, save_image, to_pil
+from nelbo.samplers import DDPM, Sampler, State
 
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-    from torch import Tensor
-
-    from nelbo.chain.conditioning import Condition
-    from nelbo.diffusion import Diffusion, NoiseSchedule
-    from nelbo.evidence.sample_reading import SampleReading
-    from nelbo.networks.guidance import Guidance
-    from nelbo.samplers import Sampler, State
-
-_IMAGES, _OF_ONE_PROMPT = 16, 4
-_LARGEST_SCALE = 64
-# What --files calls a picture.
-_NAME = re.compile(r"\d{5}\.png")
-# Images that --quality needs at least.
-LEAST_JUDGED = 2
 # Frames of an animation at most: some four seconds.
 _FRAMES = 48
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Sample images from a model: a grid, single files, an animation."""
+def run(options: Sample) -> None:
+    """Write what was asked for."""
+    n = options.images()
+    check_guidance(options.condition)
+    if options.animation is not None:
+        check_animation(options.animation)
+        check_not_data(options.run_path, options.animation, "--animation")
+    check_not_data(options.run_path, options.out)
+    if options.files is not None:
+        check_not_data(options.run_path, options.file(0), "--files")
+    source = None
+    if options.judged.quality:
+        source = check_data(options.run_path, options.judged.data, "train")
+    sampler = _sampler(options)
+    pictures = PictureModel.load(options.run_path, options.computing.device)
+    compared = None
+    if source is not None:
+        compared = Compared.load(source, pictures.model, options.judged.features)
+    chain, condition = _told(options, pictures, n, compared)
+    if options.levels == "optimal":
+        chain = optimal_chain(chain, options.sampling.steps)
+    film = None
+    if options.animation is not None:
+        film = Film(sampler, chain.schedule, options.animate)
+    start = time.perf_counter()
+    samples = pictures.to_pictures(
+        sample_with_progress(
+            chain,
+            sampler,
+            n,
+            condition=condition,
+            batch_size=options.batch_size,
+            seed=options.computing.seed,
+            repeat=options.interpolate or 1,
+            film=film,
+        ),
+        options.batch_size,
+    )
+    seconds = time.perf_counter() - start
+    save_image(_page(options, samples, pictures.levels), options.out)
+    if options.files is not None:
+        for i, image in enumerate(samples):
+            save_image(to_pil(image, pictures.levels), options.file(i))
+    if film is not None and options.animation is not None:
+        frames = [pictures.to_pictures(frame, options.batch_size) for frame in film.frames()]
+        save_animation([_page(options, f, pictures.levels) for f in frames], options.animation)
+    seed = options.computing.seed
+    _report(options, n, seconds, None if compared is None else compared.read(samples, seed))
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run, a diffusers pipeline directory, or a Hub id."""
-    out: Path = Path("samples.png")
-    """The grid to write, PNG."""
-    files: Path | None = None
-    """Directory to also write each image to, a PNG of its own size."""
-    animation: Path | None = None
-    """Animation of the walk to write as well, .gif or .webp."""
-    animate: Literal["x_t", "x_0"] = "x_t"
-    """What the animation shows: the state, or the data predicted from it."""
-    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    """How many images, image i of a seed being always the same; by default one for each of several
-    labels or prompts, 4 of one prompt, else 16. With --interpolate how many rows, 1 by default."""
-    scale: int | None = None
-    """Whole factor to enlarge the pictures of the grid and animation by, each pixel a block; by
-    default what makes small ones easy to see. 1 leaves them as they are; --files always are."""
-    interpolate: int | None = None
-    """Images a row on the straight way from the first --prompt to the second, with one noise."""
-    levels: Literal["spaced", "optimal"] = "spaced"
-    """Which levels fewer steps visit: by `spacing`, or those of the best bound with the optimal
-    variance, once `nelbo fit` has measured the run."""
-    sampling: SamplerOptions = field(default_factory=SamplerOptions)
-    condition: ConditionOptions = field(default_factory=ConditionOptions)
-    judged: QualityOptions = field(default_factory=QualityOptions)
-    batch_size: int = 64
-    """Images at a time; the images do not depend on it."""
-    computing: Computing = field(default_factory=Computing)
 
-    def run(self) -> None:
-        """Write what was asked for."""
-        self.computing.check()
-        self.condition.check()
-        if self.interpolate is not None and self.interpolate < 2:
-            raise NelboError(f"--interpolate must be at least 2, got {self.interpolate}")
-        n = self._images()
-        check_counts(n, self.batch_size)
-        if self.interpolate is None:
-            self.condition.check_count(n)
-        if self.scale is not None and not 1 <= self.scale <= _LARGEST_SCALE:
-            raise NelboError(f"--scale must lie in 1..{_LARGEST_SCALE}, got {self.scale}")
-        check_png(self.out)
-        if self.files is not None:
-            check_out(self.files, "--files", directory=True)
-            self._check_no_others(n)
+def _told(
+    options: Sample, pictures: PictureModel, n: int, compared: Compared | None
+) -> tuple[Diffusion, Condition | None]:
+    """The chain with its guidance, and what it is told of each image.
 
-        from nelbo.report.animation import check_animation, save_animation
-        from nelbo.report.grids import save_image, to_pil
+    Images to compare are of the classes as often as those they are compared with.
+    """
+    if options.interpolate is not None:
+        chain, condition = pictures.told_between(options.condition, options.interpolate)
+        return chain, condition and condition.repeat(n // options.interpolate)
+    chain, condition = pictures.told(options.condition, n, every_class=True)
+    if compared is not None and condition is not None and not options.condition.labels():
+        labels = compared.labels(n, pictures.num_classes, options.computing.seed)
+        if labels is not None:
+            condition = replace(condition, label=labels)
+    return chain, condition
 
-        self.condition.check_guidance()
-        if self.animation is not None:
-            check_animation(self.animation)
-            check_not_data(self.run_path, self.animation, "--animation")
-        check_not_data(self.run_path, self.out)
-        if self.files is not None:
-            check_not_data(self.run_path, self._file(0), "--files")
-        source = self.judged.check(self.run_path)
-        if source is not None and n < LEAST_JUDGED:
-            raise NelboError(f"--quality needs at least {LEAST_JUDGED} images, got -n {n}")
-        sampler = self._sampler()
-        pictures = PictureModel.load(self.run_path, self.computing.device)
-        compared = None
-        if source is not None:
-            compared = Compared.load(source, pictures.model, self.judged.features)
-        chain, condition = self._told(pictures, n, compared)
-        if self.levels == "optimal":
-            chain = optimal_chain(chain, self.sampling.steps)
-        film = None
-        if self.animation is not None:
-            film = Film(sampler, chain.schedule, self.animate)
-        start = time.perf_counter()
-        samples = pictures.to_pictures(
-            sample_with_progress(
-                chain,
-                sampler,
-                n,
-                condition=condition,
-                batch_size=self.batch_size,
-                seed=self.computing.seed,
-                repeat=self.interpolate or 1,
-                film=film,
-            ),
-            self.batch_size,
+
+def _page(options: Sample, images: Tensor, levels: int) -> Image.Image:
+    """The grid, with the prompts where there are several."""
+    prompts, scale = options.condition.prompts(), options.scale
+    if options.interpolate is not None:
+        frames = options.interpolate
+        return interpolation_grid(images, prompts[0], prompts[1], frames, levels, scale=scale)
+    if len(prompts) > 1:
+        return prompt_grid(images, prompts, levels, scale=scale)
+    return image_grid(images, levels, scale=scale)
+
+
+def _sampler(options: Sample) -> Sampler:
+    """What walks the chain: for optimal levels, all of the chain that they make."""
+    if options.levels != "optimal":
+        return build_sampler(options.sampling, options.run_path)
+    if options.sampling.sampler not in (None, "ddpm"):
+        raise NelboError(
+            f"--levels optimal makes a chain for ddpm, not for {options.sampling.sampler}"
         )
-        seconds = time.perf_counter() - start
-        save_image(self._page(samples, pictures.levels), self.out)
-        if self.files is not None:
-            for i, image in enumerate(samples):
-                save_image(to_pil(image, pictures.levels), self._file(i))
-        if film is not None and self.animation is not None:
-            frames = [pictures.to_pictures(frame, self.batch_size) for frame in film.frames()]
-            save_animation([self._page(f, pictures.levels) for f in frames], self.animation)
-        seed = self.computing.seed
-        self._report(n, seconds, None if compared is None else compared.read(samples, seed))
+    if options.sampling.spacing is not None:
+        raise NelboError("give either --spacing or --levels optimal")
+    check_optimal(options.run_path, options.sampling.steps)
+    return DDPM()
 
-    def _check_no_others(self, n: int) -> None:
-        """Raise `NelboError` where pictures of an earlier call would stay beside the new ones."""
-        assert self.files is not None
-        made = [path for path in self.files.glob("*.png") if _NAME.fullmatch(path.name)]
-        others = sorted(path.name for path in made if int(path.stem) >= n)
-        if others:
-            raise NelboError(
-                f"--files {self.files} holds {len(others)} of the pictures of an earlier call that "
-                f"these {n} would not replace ({listed(others)}): remove them, or give another "
-                "directory"
-            )
 
-    def _file(self, i: int) -> Path:
-        """Where image i is written on its own."""
-        assert self.files is not None
-        return self.files / f"{i:05d}.png"
-
-    def _told(
-        self, pictures: PictureModel, n: int, compared: Compared | None
-    ) -> tuple[Diffusion, Condition | None]:
-        """The chain with its guidance, and what it is told of each image.
-
-        Images to compare are of the classes as often as those they are compared with.
-        """
-        if self.interpolate is not None:
-            chain, condition = pictures.told_between(self.condition, self.interpolate)
-            return chain, condition and condition.repeat(n // self.interpolate)
-        chain, condition = pictures.told(self.condition, n, every_class=True)
-        if compared is not None and condition is not None and not self.condition.labels():
-            labels = compared.labels(n, pictures.num_classes, self.computing.seed)
-            if labels is not None:
-                condition = replace(condition, label=labels)
-        return chain, condition
-
-    def _page(self, images: Tensor, levels: int) -> Image.Image:
-        """The grid, with the prompts where there are several."""
-        from nelbo.report.captions import interpolation_grid, prompt_grid
-        from nelbo.report.grids import image_grid
-
-        prompts, scale = self.condition.prompts(), self.scale
-        if self.interpolate is not None:
-            frames = self.interpolate
-            return interpolation_grid(images, prompts[0], prompts[1], frames, levels, scale=scale)
-        if len(prompts) > 1:
-            return prompt_grid(images, prompts, levels, scale=scale)
-        return image_grid(images, levels, scale=scale)
-
-    def _images(self) -> int:
-        if self.interpolate is not None:
-            return (1 if self.n is None else self.n) * self.interpolate
-        if self.n is not None:
-            return self.n
-        labels, prompts = len(self.condition.labels()), len(self.condition.prompts())
-        if prompts == 1:
-            return _OF_ONE_PROMPT
-        return max(labels, prompts) if max(labels, prompts) > 1 else _IMAGES
-
-    def _sampler(self) -> Sampler:
-        """What walks the chain: for optimal levels, all of the chain that they make."""
-        from nelbo.samplers import DDPM
-
-        if self.levels != "optimal":
-            return self.sampling.build(self.run_path)
-        if self.sampling.sampler not in (None, "ddpm"):
-            raise NelboError(
-                f"--levels optimal makes a chain for ddpm, not for {self.sampling.sampler}"
-            )
-        if self.sampling.spacing is not None:
-            raise NelboError("give either --spacing or --levels optimal")
-        check_optimal(self.run_path, self.sampling.steps)
-        return DDPM()
-
-    def _report(self, n: int, seconds: float, reading: SampleReading | None) -> None:
-        if self.computing.json:
-            quality = {} if reading is None else {"quality": reading.to_json()}
-            print_json(
-                {
-                    "run": self.run_path,
-                    "out": str(self.out),
-                    "files": None if self.files is None else str(self.files),
-                    "animation": None if self.animation is None else str(self.animation),
-                    "images": n,
-                    "seconds": round(seconds, 3),
-                    "images_per_second": round(n / seconds, 3),
-                    **quality,
-                }
-            )
-            return
-        written = [str(path) for path in (self.out, self.files, self.animation) if path is not None]
-        show(
-            f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → "
-            f"{', '.join(written)}"
+def _report(options: Sample, n: int, seconds: float, reading: SampleReading | None) -> None:
+    if options.computing.json:
+        quality = {} if reading is None else {"quality": reading.to_json()}
+        print_json(
+            {
+                "run": options.run_path,
+                "out": str(options.out),
+                "files": None if options.files is None else str(options.files),
+                "animation": None if options.animation is None else str(options.animation),
+                "images": n,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(n / seconds, 3),
+                **quality,
+            }
         )
-        if reading is not None:
-            from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
+        return
+    written = [
+        str(path) for path in (options.out, options.files, options.animation) if path is not None
+    ]
+    show(
+        f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → "
+        f"{', '.join(written)}"
+    )
+    if reading is not None:
+        from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
 
-            show(quality_table(reading))
-            show(nearest_line(reading))
-            say(ABOUT_FEATURES)
+        show(quality_table(reading))
+        show(nearest_line(reading))
+        say(ABOUT_FEATURES)
 
 
 class Film:
@@ -257,7 +170,6 @@ class Film:
     def __init__(
         self, sampler: Sampler, schedule: NoiseSchedule, shows: str, frames: int = _FRAMES
     ) -> None:
-        import torch
 
         levels = torch.searchsorted(
             schedule.network_times[1:], torch.tensor(sampler.state_times(schedule))
@@ -277,7 +189,6 @@ class Film:
 
     def frames(self) -> Iterator[Tensor]:
         """What was kept, of all batches, (N, C, H, W) a frame."""
-        import torch
 
         for batches in self._batches.values():
             yield torch.cat(batches)
@@ -285,10 +196,6 @@ class Film:
 
 def all_classes(model: Diffusion, n: int) -> Condition | None:
     """Every class in turn for a class-conditional model; else None."""
-    import torch
-
-    from nelbo.chain.conditioning import Condition
-
     return Condition(label=torch.arange(n) % model.num_classes) if model.num_classes else None
 
 
@@ -308,8 +215,6 @@ def sample_with_progress(
 
     Arguments as `Diffusion.sample` and `walk_with_progress`.
     """
-    import torch
-
     device = next(model.parameters()).device
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:

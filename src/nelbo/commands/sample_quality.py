@@ -4,49 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import mention_skipped
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from nelbo.commands.run_data import ImageModel, RunSource
-    from nelbo.data import ImageData
-    from nelbo.evidence.sample_reading import SampleReading
-
-
-@dataclass(frozen=True)
-class QualityOptions:
-    """What to compare drawn images with."""
-
-    quality: bool = False
-    """Report how much the images look like those that the run was trained on: Fréchet and kernel
-    distance, precision, recall, density and coverage, beside real images, and whether they are
-    copies. Some hundred images (-n) tell more than a few."""
-    features: Path | None = None
-    """With --quality, also compare in the features of a vision model: a directory with config.json
-    and model.safetensors that transformers reads, such as DINOv2's."""
-    data: str | None = None
-    """With --quality, the images to compare with, as in `nelbo train`; by default what the run was
-    trained on."""
-
-    def check(self, run_path: str) -> RunSource | None:
-        """Where the images to compare with come from; None where nothing is to be compared.
-
-        Raises:
-            NelboError: options without --quality, or as `check_data`.
-        """
-        from nelbo.commands.run_data import check_data
-
-        if self.quality:
-            return check_data(run_path, self.data, "train")
-        for name in ("features", "data"):
-            if getattr(self, name) is not None:
-                raise NelboError(f"--{name} is for --quality: give that as well")
-        return None
+from nelbo.commands.run_data import ImageModel, RunSource, data_for_run
+from nelbo.data import ImageData
+from nelbo.data.splits import EmptySplitError
+from nelbo.evidence.feature_spaces import check_vision_model
+from nelbo.evidence.sample_reading import LEAST_REAL, SampleReading, read_samples
 
 
 @dataclass(frozen=True)
@@ -70,11 +38,6 @@ class Compared:
         Raises:
             NelboError: too few images, or as `data_for_run`.
         """
-        from nelbo.commands.run_data import data_for_run
-        from nelbo.data.splits import EmptySplitError
-        from nelbo.evidence.feature_spaces import check_vision_model
-        from nelbo.evidence.sample_reading import LEAST_REAL
-
         if features is not None:
             check_vision_model(features)
         train = data_for_run(source, model, resize=True)
@@ -92,8 +55,6 @@ class Compared:
 
     def labels(self, n: int, classes: int, seed: int) -> Tensor | None:
         """Classes to draw, as often as the images have them; None where they have none."""
-        import torch
-
         labels = self.train.labels
         if labels is None or not classes:
             return None
@@ -105,8 +66,6 @@ class Compared:
 
     def read(self, samples: torch.Tensor, seed: int) -> SampleReading:
         """What the samples, at least two, are found to be."""
-        from nelbo.evidence.sample_reading import read_samples
-
         reading = read_samples(
             samples, self.train, self.held_out, features=self.features, seed=seed
         )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device
-
-if TYPE_CHECKING:
-    from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.evidence.bound_store import BoundStore
-    from nelbo.latent import LatentDiffusion
-    from nelbo.training.processes import Processes
+from nelbo.data import ImageData
+from nelbo.diffusion import Diffusion
+from nelbo.evidence.bound_store import BoundStore
+from nelbo.evidence.identity import identify
+from nelbo.latent import LatentDiffusion
+from nelbo.training.processes import Processes
 
 
 def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
@@ -24,8 +23,6 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
         NelboError: several processes without a directory to share, or that might each choose
             another precision.
     """
-    from nelbo.training.processes import Processes
-
     if Processes.launched():
         if out is None:
             raise NelboError("several processes need a directory to share their bounds in: --out")
@@ -42,9 +39,6 @@ def open_store(
     processes: Processes,
 ) -> BoundStore:
     """Where the bounds of batches are kept, for this model, these images and these settings."""
-    from nelbo.evidence.bound_store import BoundStore
-    from nelbo.evidence.identity import identify
-
     decisive = {**settings, "data": data.source, **identify(model, data)}
     # As JSON will give them back.
     decisive = json.loads(json.dumps(decisive, default=str))

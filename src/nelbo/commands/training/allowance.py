@@ -10,12 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from nelbo.commands.common import say
-
-if TYPE_CHECKING:
-    from nelbo.runs.run_directory import RunDirectory
+from nelbo.runs.run_directory import RunDirectory
 
 # What follows training takes at most this share of its time, but may take so many seconds.
 SHARE, LEAST = 0.2, 20.0

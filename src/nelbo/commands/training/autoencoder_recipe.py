@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from nelbo.commands.training.autoencoder_run import (
 )
 from nelbo.commands.training.recipe import Recipe
 from nelbo.commands.training.refinement import Asked
+from nelbo.commands.training.session import TrainingImages
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.formats import NELBO_FILE, write_json
@@ -35,11 +37,6 @@ from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scal
 from nelbo.training.build_latent import autoencoder_widths, build_autoencoder
 from nelbo.training.config import AutoencoderSettings
 from nelbo.training.validation import IMAGES
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from nelbo.commands.training.session import TrainingImages
 
 
 class AutoencoderRecipe(Recipe):

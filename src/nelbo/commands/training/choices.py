@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from nelbo.commands.common import say
+from nelbo.commands.options.train import Train
+from nelbo.commands.training.session import TrainingImages
 from nelbo.training.mirroring import mirrors_suit
 from nelbo.training.network_size import choose_network
 from nelbo.training.presets import FEW_LEVELS, FEW_LEVELS_PRESET
-
-if TYPE_CHECKING:
-    from nelbo.commands.train import Train
-    from nelbo.commands.training.session import TrainingImages
-    from nelbo.training.processes import Processes
+from nelbo.training.processes import Processes
 
 
 def with_choices(command: Train, images: TrainingImages, processes: Processes) -> Train:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from nelbo.commands.training.latent_run import (
 )
 from nelbo.commands.training.recipe import Recipe, grid_of
 from nelbo.commands.training.refinement import Asked
+from nelbo.commands.training.session import TrainingImages
 from nelbo.data import ImageData
 from nelbo.formats import load
 from nelbo.formats.pipelines import Model
@@ -44,11 +46,6 @@ from nelbo.training.latents import (
 )
 from nelbo.training.trainer import Step
 from nelbo.training.validation import Validation
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from nelbo.commands.training.session import TrainingImages
 
 CONDITIONS = ("auto", "text", "label", "none")
 

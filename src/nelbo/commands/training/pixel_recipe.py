@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.pixel_run import finish
 from nelbo.commands.training.recipe import Recipe, grid_of
 from nelbo.commands.training.refinement import Asked
+from nelbo.commands.training.session import TrainingImages
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
@@ -28,11 +30,6 @@ from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.processes import Processes
 from nelbo.training.validation import Validation
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from nelbo.commands.training.session import TrainingImages
 
 # Steps that a sample takes which is drawn while training.
 _GRID_STEPS = 25

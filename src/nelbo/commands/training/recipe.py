@@ -5,22 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
-    from rich.console import Console
-    from torch import Tensor, nn
+import torch
+from PIL.Image import Image
+from rich.console import Console
+from torch import Tensor, nn
 
-    from nelbo.commands.training.refinement import Asked
-    from nelbo.data import ImageData
-    from nelbo.runs.run_directory import RunDirectory
-    from nelbo.training.config import TrainingConfig
-    from nelbo.training.latents import LatentData
-    from nelbo.training.processes import Processes
-    from nelbo.training.trainer import Step
-
+from nelbo.commands.training.refinement import Asked
+from nelbo.data import ImageData
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.config import TrainingConfig
+from nelbo.training.latents import LatentData
+from nelbo.training.processes import Processes
+from nelbo.training.trainer import Step
 
 # Samples of a grid that is drawn while training: as many as there is time for, at so many steps.
 _GRIDS, _STEPS = (16, 9, 4), 12

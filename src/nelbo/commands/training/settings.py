@@ -13,7 +13,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.runs.settings_file import from_mapping, plain, write_settings
 from nelbo.training.config import option
 
-Command = TypeVar("Command")
+Options = TypeVar("Options")
 
 # Fields that say what to do now rather than how to train.
 NOT_SAVED = (
@@ -34,14 +34,14 @@ _MAY_CHANGE = {
 }
 
 
-def save_command(command: Any, path: Path) -> None:
-    """Write the settings of a command, to be read by --config and --resume."""
-    names = [f.name for f in dataclasses.fields(command) if f.name not in NOT_SAVED]
-    write_settings(path, {name: getattr(command, name) for name in names})
+def save_options(options: Any, path: Path) -> None:
+    """Write the options of a command, to be read by --config and --resume."""
+    names = [f.name for f in dataclasses.fields(options) if f.name not in NOT_SAVED]
+    write_settings(path, {name: getattr(options, name) for name in names})
 
 
-def parse_command(kind: type[Command], content: Mapping[str, Any], file: Path) -> Command:
-    """The command of a kind from the settings in a file.
+def parse_options(kind: type[Options], content: Mapping[str, Any], file: Path) -> Options:
+    """The options of a kind from the settings in a file.
 
     Raises:
         NelboError: a field that there is not, that is not to be saved, or of another type.
@@ -58,19 +58,19 @@ def parse_command(kind: type[Command], content: Mapping[str, Any], file: Path) -
     return from_mapping(kind, content, str(file), hidden=NOT_SAVED)
 
 
-def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
+def check_unchanged(options: Any, before: Any, run: RunDirectory) -> None:
     """A run cannot go on with settings that would make it another run.
 
     Raises:
         NelboError: one that did change, or fewer steps than it has taken.
     """
     done = max(Checkpoints(run.training).steps(), default=0)
-    if command.training.steps is not None and command.training.steps < done:
+    if options.training.steps is not None and options.training.steps < done:
         raise NelboError(
             f"the run in {run.path} has taken {done} steps already, which is more than --steps "
-            f"{command.training.steps}"
+            f"{options.training.steps}"
         )
-    for name, value, old in _pairs(command, before):
+    for name, value, old in _pairs(options, before):
         if value != old:
             called = "DATA" if name == "data" else option(name)
             raise NelboError(
@@ -79,10 +79,10 @@ def check_unchanged(command: Any, before: Any, run: RunDirectory) -> None:
             )
 
 
-def _pairs(command: Any, before: Any) -> Iterator[tuple[str, Any, Any]]:
+def _pairs(options: Any, before: Any) -> Iterator[tuple[str, Any, Any]]:
     """Each setting that must not change, by name, now and before."""
-    groups = [(command, before)]
-    groups += [(getattr(command, name), getattr(before, name)) for name in ("training", "model")]
+    groups = [(options, before)]
+    groups += [(getattr(options, name), getattr(before, name)) for name in ("training", "model")]
     for mine, kept in groups:
         for name in (f.name for f in dataclasses.fields(mine)):
             value = getattr(mine, name)

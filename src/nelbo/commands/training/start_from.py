@@ -6,25 +6,27 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from nelbo.base.errors import NelboError
+from nelbo.data import ImageData
+from nelbo.data.credits import licence_asked, sources_of
+from nelbo.data.size import Size
+from nelbo.formats import load
+from nelbo.formats.files import read_own
+from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone, resolve
+from nelbo.formats.pipelines import Model, is_of_latents, read_pipeline
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import AutoencoderKL, UNet
+from nelbo.report.model_card import licence_of
+from nelbo.training.classes import with_classes
 from nelbo.training.config import option
-
-if TYPE_CHECKING:
-    from nelbo.data import ImageData
-    from nelbo.data.size import Size
-    from nelbo.formats.pipelines import Model
-    from nelbo.networks import AutoencoderKL
 
 StartClasses = Literal["same", "new", "none"]
 
 
 def kind_at(path: str) -> str | None:
     """What kind of whole model a path, name or Hub id stands for; None where that is not known."""
-    from nelbo.formats.model_directory import holds_autoencoder_alone, resolve
-    from nelbo.formats.pipelines import is_of_latents, read_pipeline
-
     if holds_autoencoder_alone(resolve(path)):
         return "autoencoder"
     try:  # a pipeline's index is written last
@@ -39,10 +41,6 @@ def starting_model(path: str, kind: str) -> Model:
     Raises:
         NelboError: as `nelbo.load`, another kind, or networks that `nelbo train` does not train.
     """
-    from nelbo.formats import load
-    from nelbo.latent import LatentDiffusion
-    from nelbo.networks import UNet
-
     found = kind_at(path)
     if found == "autoencoder":
         raise NelboError(
@@ -75,10 +73,6 @@ def starting_autoencoder(path: str) -> AutoencoderKL:
     Raises:
         NelboError: there is none.
     """
-    from nelbo.formats import load
-    from nelbo.formats.model_directory import resolve
-    from nelbo.latent import LatentDiffusion
-
     autoencoder = read_autoencoder(Path(resolve(path)))
     if autoencoder is not None:
         return autoencoder
@@ -94,8 +88,6 @@ def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:
     Raises:
         NelboError: it has other channels, or sides that it cannot halve so often.
     """
-    from nelbo.networks import AutoencoderKL
-
     config, (channels, height, width) = autoencoder.config, image
     if config.in_channels != channels or height % config.downscale or width % config.downscale:
         raise NelboError(
@@ -110,11 +102,6 @@ def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:
 def origin_of(path: str) -> dict[str, Any]:
     """What is to be remembered of a model that training begins with: whose images made it, and
     under which licence it stands."""
-    from nelbo.data.credits import licence_asked, sources_of
-    from nelbo.formats.files import read_own
-    from nelbo.formats.model_directory import CARD_FILE, resolve
-    from nelbo.report.model_card import licence_of
-
     own = read_own(resolve(path)) or {}
     card = Path(resolve(path)) / CARD_FILE
     named = licence_of(card.read_text(errors="replace")) if card.is_file() else None
@@ -127,8 +114,6 @@ def origin_of(path: str) -> dict[str, Any]:
 
 def frame_of(model: Model | AutoencoderKL) -> tuple[Size | None, int | None]:
     """The size and channels of the images that a model is of; None where it does not say."""
-    from nelbo.networks import AutoencoderKL
-
     if isinstance(model, AutoencoderKL):
         size = model.config.sample_size
         square = (size, size) if isinstance(size, int) else size
@@ -141,8 +126,6 @@ def frame_of(model: Model | AutoencoderKL) -> tuple[Size | None, int | None]:
 
 def read_autoencoder(path: Path) -> AutoencoderKL | None:
     """The autoencoder of a run or pipeline, or one by itself; None where there is none."""
-    from nelbo.networks import AutoencoderKL
-
     for folder in ("vae", "vqvae", ""):
         if (path / folder / "config.json").is_file():
             return AutoencoderKL.from_pretrained(path, folder or None)
@@ -162,12 +145,6 @@ def fit_classes(path: str, model: Model, data: ImageData, choice: StartClasses) 
     Raises:
         NelboError: classes that differ, or images without classes for "new".
     """
-    from nelbo.formats.files import read_own
-    from nelbo.formats.model_directory import resolve
-    from nelbo.latent import LatentDiffusion
-    from nelbo.networks import UNet
-    from nelbo.training.classes import with_classes
-
     noted = (read_own(resolve(path)) or {}).get("label_names") or ()
     names = noted if len(noted) == model.num_classes else ()
     if choice == "same":
@@ -225,8 +202,6 @@ def check_settings(settings: Any, usual: Any, free: Sequence[str]) -> None:
 
 def _unfitted(model: Model) -> Model:
     """Without what was measured of its weights, which are going to change."""
-    from nelbo.latent import LatentDiffusion
-
     chain = model.prior if isinstance(model, LatentDiffusion) else model
     if chain.profile is None:
         return model

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.training.config import option
-
-if TYPE_CHECKING:
-    from nelbo.networks.guidance import Guidance
-    from nelbo.samplers import Sampler
 
 # What --sampler calls the classes of nelbo.samplers.
 SAMPLERS = {
@@ -25,11 +21,10 @@ SAMPLERS = {
     "euler": "Euler",
     "heun": "Heun",
 }
-_NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
 
 _LARGEST_SEED = 2**63 - 1
-# To check the other options of guidance by, where its scale is not yet known.
-_SOME_GUIDANCE = 2.0
+# Images that --quality needs at least.
+_LEAST_JUDGED = 2
 
 
 @dataclass(frozen=True)
@@ -68,47 +63,10 @@ class SamplerOptions:
     noise_levels: str | None = None
     """Noise levels of dpm_solver, euler and heun: spaced, karras or log_snr."""
 
-    def build(
-        self, run_path: str, default: str | None = None, *, steps: int | None = None
-    ) -> Sampler:
-        """The sampler; what is not asked for is as the scheduler of the pipeline says.
-
-        Args:
-            run_path: the pipeline.
-            default: name of the sampler where none is asked for; None is the scheduler's.
-            steps: how many where no number is asked for.
-
-        Raises:
-            NelboError: an unknown sampler, an option that it does not have, or more steps than the
-                chain has levels.
-        """
-        from nelbo.formats import load_sampler, usual_sampler
-        from nelbo.formats.pipelines import load_schedule
-
-        steps = steps if self.steps is None else self.steps
-        name = self.sampler or default
-        sampler: Any
-        if name is None:
-            sampler = usual_sampler(run_path, steps)
-            name = _NAMES[type(sampler).__name__]
-        else:
-            sampler = load_sampler(run_path, steps, kind=_kind(name))
-        own = {field.name for field in fields(sampler)}
-        asked = {name: getattr(self, name) for name in ("spacing", "eta", "order", "noise_levels")}
-        given = {field: value for field, value in asked.items() if value is not None}
-        for field in given:
-            if field not in own:
-                raise NelboError(f"{option(field)} does not apply to the sampler {name}")
-        if self.spacing is not None and "noise_levels" in own:
-            given.setdefault("noise_levels", "spaced")
-        if {"spacing", "noise_levels"} & given.keys():
-            given["levels"] = None  # of a default that has its own
-        schedule = load_schedule(run_path)
-        if steps is None and (sampler.steps or 0) > schedule.num_levels:
-            given["steps"] = schedule.num_levels
-        sampler = replace(sampler, **given)
-        sampler.state_times(schedule)  # which checks that there are so many
-        return sampler
+    def check(self) -> None:
+        """Raise `NelboError` for an unknown sampler."""
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            raise NelboError(unknown("--sampler", self.sampler, SAMPLERS))
 
 
 @dataclass(frozen=True)
@@ -140,10 +98,6 @@ class ConditionOptions:
         if self.labels() and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
 
-    def check_guidance(self) -> None:
-        """Raise `NelboError` for options of guidance that are out of range or need another."""
-        self.strength(_SOME_GUIDANCE)
-
     def check_count(self, n: int) -> None:
         """Raise `NelboError` where some of several labels or prompts would not be drawn."""
         for kind, asked in (("labels", self.labels()), ("prompts", self.prompts())):
@@ -152,23 +106,8 @@ class ConditionOptions:
                     f"-n {n} draws {n} of {len(asked)} {kind}: give -n {len(asked)} or more"
                 )
 
-    def strength(self, usual: float = 1.0) -> Guidance:
-        """The guidance asked for.
-
-        Args:
-            usual: its scale where none is asked for.
-
-        Raises:
-            NelboError: an option of guidance without any.
-        """
-        from nelbo.networks.guidance import Guidance
-
-        scale = usual if self.guidance is None else self.guidance
-        if scale == 1.0:
-            self._check_unguided()
-        return Guidance(scale, self.guidance_interval, self.guidance_rescale)
-
-    def _check_unguided(self) -> None:
+    def check_unguided(self) -> None:
+        """Raise `NelboError` for options of guidance that are given without any."""
         for name, given in (
             ("--guidance-interval", self.guidance_interval is not None),
             ("--guidance-rescale", self.guidance_rescale != 0),
@@ -200,6 +139,30 @@ class ConditionOptions:
         return prompts
 
 
+@dataclass(frozen=True)
+class QualityOptions:
+    """What to compare drawn images with."""
+
+    quality: bool = False
+    """Report how much the images look like those that the run was trained on: Fréchet and kernel
+    distance, precision, recall, density and coverage, beside real images, and whether they are
+    copies. Some hundred images (-n) tell more than a few."""
+    features: Path | None = None
+    """With --quality, also compare in the features of a vision model: a directory with config.json
+    and model.safetensors that transformers reads, such as DINOv2's."""
+    data: str | None = None
+    """With --quality, the images to compare with, as in `nelbo train`; by default what the run was
+    trained on."""
+
+    def check_options(self, n: int) -> None:
+        """Raise `NelboError` for options without --quality, or too few images for it."""
+        if self.quality and n < _LEAST_JUDGED:
+            raise NelboError(f"--quality needs at least {_LEAST_JUDGED} images, got -n {n}")
+        for name in ("features", "data"):
+            if not self.quality and getattr(self, name) is not None:
+                raise NelboError(f"--{name} is for --quality: give that as well")
+
+
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:
     """Raise `NelboError` unless a file, or a directory, can be made at a path; makes nothing."""
     if path.exists() and path.is_dir() != directory:
@@ -228,10 +191,15 @@ def at_least_one(**counts: int | None) -> None:
             raise NelboError(f"{option(name)} must be at least 1, got {value}")
 
 
-def _kind(name: str) -> Any:
-    """The class of the sampler called `name`."""
-    from nelbo import samplers
+def check_counts(n: int, batch_size: int) -> None:
+    """Raise `NelboError` unless there is something to draw."""
+    if n < 1:
+        raise NelboError(f"-n must be at least 1, got {n}")
+    at_least_one(batch_size=batch_size)
 
-    if name not in SAMPLERS:
-        raise NelboError(unknown("--sampler", name, SAMPLERS))
-    return getattr(samplers, SAMPLERS[name])
+
+def check_png(out: Path) -> None:
+    """Raise `NelboError` unless a path names a PNG file that can be written."""
+    if out.suffix.lower() != ".png":
+        raise NelboError(f"--out must name a .png file, got {out}")
+    check_out(out)

@@ -1,0 +1,1 @@
+"""What each command asks for: one module a command, of its name, without anything heavy."""

@@ -1,0 +1,85 @@
+"""What `nelbo edit` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nelbo.base.errors import NelboError
+from nelbo.commands.groups import (
+    Computing,
+    ConditionOptions,
+    SamplerOptions,
+    at_least_one,
+    check_counts,
+    check_png,
+)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Edit a picture: redraw its details, paint a part of it, or go over into another one."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    image: Path
+    """The picture to edit."""
+    out: Path = Path("edited.png")
+    """The picture to write, PNG; a grid for several."""
+    mask: Path | None = None
+    """Paint where this picture is white, and keep where it is black or transparent."""
+    interpolate: Path | None = None
+    """Go over into this picture."""
+    strength: float | None = None
+    """Share of the steps that are taken, in (0, 1]: how little of the picture is kept. By default
+    0.6, and 1 to interpolate."""
+    frames: int | None = None
+    """Pictures of an interpolation, 8 by default."""
+    encoder: str | None = None
+    """How to interpolate: by inversion of ddim, the default, or by diffusion with shared noise."""
+    jump_length: int | None = None
+    """Levels that inpainting goes back up at a time, 10 by default."""
+    jump_n_sample: int | None = None
+    """How often inpainting walks each stretch, 10 by default; less is faster and fits less well."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """How many different results, result i of a seed being always the same; interpolation has
+    one."""
+    resize: bool = True
+    """Cut pictures of another size than the model's in the middle, and scale them; --no-resize
+    refuses them."""
+    sampling: SamplerOptions = field(default_factory=SamplerOptions)
+    condition: ConditionOptions = field(default_factory=ConditionOptions)
+    batch_size: int = 64
+    """Images at a time; the images do not depend on it."""
+    computing: Computing = field(default_factory=Computing)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        self.computing.check()
+        self.condition.check()
+        self.sampling.check()
+        check_counts(self.n, self.batch_size)
+        check_png(self.out)
+        if self.interpolate is None:
+            self.condition.check_count(self.n)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        inpaints, interpolates = self.mask is not None, self.interpolate is not None
+        if inpaints and interpolates:
+            raise NelboError("give either --mask or --interpolate")
+        if interpolates and self.n != 1:
+            raise NelboError("an interpolation has one result: leave out -n, or give --frames")
+        for option, value, applies, where in (
+            ("--strength", self.strength, not inpaints, "without --mask"),
+            ("--jump-length", self.jump_length, inpaints, "with --mask"),
+            ("--jump-n-sample", self.jump_n_sample, inpaints, "with --mask"),
+            ("--frames", self.frames, interpolates, "with --interpolate"),
+            ("--encoder", self.encoder, interpolates, "with --interpolate"),
+        ):
+            if value is not None and not applies:
+                raise NelboError(f"{option} takes effect {where} only")
+        at_least_one(jump_length=self.jump_length, jump_n_sample=self.jump_n_sample)

@@ -1,0 +1,68 @@
+"""What `nelbo evaluate` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nelbo.base.errors import NelboError
+from nelbo.commands.groups import (
+    Computing,
+    at_least_one,
+    check_out,
+)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the bound of a model on images, term by term."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id; a run of an autoencoder alone is read as
+    a plain VAE, with its PSNR."""
+    data: str | None = None
+    """As in `nelbo train`; by default what the run was trained on."""
+    split: str = "test"
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
+    error: float | None = None
+    """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
+    0.01 where neither this nor --levels is given."""
+    levels: int | Literal["all", "optimal"] | None = None
+    """Instead, levels of the chain an image: all, or a number, drawn where they matter (as a pilot,
+    or the profile of `nelbo fit`, finds) and weighted without bias. With --steps, "optimal" keeps
+    the levels of the best bound, with the optimal variance."""
+    steps: int | None = None
+    """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
+    images: int | None = None
+    """Evaluate at most so many images, drawn at random by the seed; all by default."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
+    batch_size: int = 64
+    """Images at a time."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16 evaluates the network in mixed precision; auto does where that is faster and, on a few
+    images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
+    out: Path | None = None
+    """Directory for the bound of each image, images.csv, and of each batch: an evaluation that was
+    cut short goes on there, and the processes of `accelerate launch` or torchrun share it."""
+    computing: Computing = field(default_factory=Computing)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        self.computing.check()
+        if self.out is not None:
+            check_out(self.out, directory=True)
+        at_least_one(images=self.images, steps=self.steps, batch_size=self.batch_size)
+        if self.levels not in (None, "optimal") and self.error is not None:
+            raise NelboError("--error chooses the number of levels: give it or --levels, not both")
+        # The whole of the best short chain is evaluated, in as many calls as that needs.
+        levels = None if self.levels == "optimal" else self.levels
+        if levels not in (None, "all") and int(levels) < 1:
+            raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
+        if self.error is not None and not self.error > 0:
+            raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")

@@ -1,0 +1,44 @@
+"""What `nelbo report` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nelbo.commands.groups import (
+    Computing,
+    at_least_one,
+)
+from nelbo.commands.training.final_samples import FinalSamples
+
+
+@dataclass(frozen=True)
+class Report:
+    """Evaluate a run, sample, and write its report, as at the end of training."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run directory, finished or interrupted."""
+    out: Path | None = None
+    """Directory for a copy of the model with the report, instead of writing into RUN; it must be
+    new or empty. Checkpoints that ship with nelbo are reported so."""
+    data: str | None = None
+    """As in `nelbo train`; by default what the run was trained on."""
+    levels: int | Literal["all"] | None = None
+    """Levels an image for the bound of the test split: a number, or all, whatever time that takes;
+    by default as many as fit into a fifth of the time that the run trained, or 20 s."""
+    images: int | None = None
+    """At most so many images of each split are evaluated, whatever time that takes; by default as
+    many as fit, or 300 with --levels."""
+    resize: bool = False
+    """Cut and resize images of another size than the model's."""
+    samples: FinalSamples = field(default_factory=FinalSamples)
+    computing: Computing = field(default_factory=Computing)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        self.computing.check()
+        at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
+        self.samples.check()

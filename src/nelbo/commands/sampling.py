@@ -1,0 +1,81 @@
+"""What the options of sampling ask for, as objects: the sampler, and the strength of guidance."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from nelbo import samplers
+from nelbo.base.errors import NelboError
+from nelbo.commands.groups import SAMPLERS, ConditionOptions, SamplerOptions
+from nelbo.formats import load_sampler, usual_sampler
+from nelbo.formats.pipelines import load_schedule
+from nelbo.networks.guidance import Guidance
+from nelbo.samplers import Sampler
+from nelbo.training.config import option
+
+_NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
+# To check the other options of guidance by, where its scale is not yet known.
+_SOME_GUIDANCE = 2.0
+
+
+def build_sampler(
+    options: SamplerOptions, run_path: str, default: str | None = None, *, steps: int | None = None
+) -> Sampler:
+    """The sampler; what is not asked for is as the scheduler of the pipeline says.
+
+    Args:
+        options: what was asked for.
+        run_path: the pipeline.
+        default: name of the sampler where none is asked for; None is the scheduler's.
+        steps: how many where no number is asked for.
+
+    Raises:
+        NelboError: an option that the sampler does not have, or more steps than the chain has
+            levels.
+    """
+    steps = steps if options.steps is None else options.steps
+    name = options.sampler or default
+    sampler: Any
+    if name is None:
+        sampler = usual_sampler(run_path, steps)
+        name = _NAMES[type(sampler).__name__]
+    else:
+        sampler = load_sampler(run_path, steps, kind=getattr(samplers, SAMPLERS[name]))
+    own = {field.name for field in fields(sampler)}
+    asked = {name: getattr(options, name) for name in ("spacing", "eta", "order", "noise_levels")}
+    given = {field: value for field, value in asked.items() if value is not None}
+    for field in given:
+        if field not in own:
+            raise NelboError(f"{option(field)} does not apply to the sampler {name}")
+    if options.spacing is not None and "noise_levels" in own:
+        given.setdefault("noise_levels", "spaced")
+    if {"spacing", "noise_levels"} & given.keys():
+        given["levels"] = None  # of a default that has its own
+    schedule = load_schedule(run_path)
+    if steps is None and (sampler.steps or 0) > schedule.num_levels:
+        given["steps"] = schedule.num_levels
+    sampler = replace(sampler, **given)
+    sampler.state_times(schedule)  # which checks that there are so many
+    return sampler
+
+
+def guidance_of(options: ConditionOptions, usual: float = 1.0) -> Guidance:
+    """The guidance asked for.
+
+    Args:
+        options: what was asked for.
+        usual: its scale where none is asked for.
+
+    Raises:
+        NelboError: an option of guidance that is out of range, or given without any.
+    """
+    scale = usual if options.guidance is None else options.guidance
+    if scale == 1.0:
+        options.check_unguided()
+    return Guidance(scale, options.guidance_interval, options.guidance_rescale)
+
+
+def check_guidance(options: ConditionOptions) -> None:
+    """Raise `NelboError` for options of guidance that are out of range or need another."""
+    guidance_of(options, _SOME_GUIDANCE)
