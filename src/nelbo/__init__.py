@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import editing, samplers
+    from nelbo import editing, families, samplers
     from nelbo.base.errors import MissingExtraError, NelboError
     from nelbo.chain.bound import Bound, BoundMap, BoundSummary
     from nelbo.chain.conditioning import Condition
@@ -70,6 +70,7 @@ _PUBLIC = {
     "TractableMHVAE": "nelbo.chain.mhvae",
     "UNet": "nelbo.networks",
     "editing": "nelbo.editing",
+    "families": "nelbo.families",
     "fit_decoder_scale": "nelbo.evidence.calibration",
     "fit_variance": "nelbo.diffusion",
     "level_profile": "nelbo.diffusion",
@@ -110,6 +111,7 @@ __all__ = [
     "UNet",
     "__version__",
     "editing",
+    "families",
     "fit_decoder_scale",
     "fit_variance",
     "level_profile",

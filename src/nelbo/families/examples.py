@@ -1,0 +1,114 @@
+r"""What a family is fitted to: images in network space, with a part held out for choices.
+
+An `ImageData` brings its pixel levels; a tensor is real numbers unless a data space is given with
+it. Choices (smoothing, early stopping) are made on held-out images: those of the validation split
+where the data name one, else a tenth drawn at random. Test images are never used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.data_space import Continuous, DataSpace, Pixels
+from nelbo.data import ImageData
+from nelbo.data.splits import HELD_OUT, TEST, TRAIN, VALIDATION
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images to fit, in network space.
+
+    Attributes:
+        train: what parameters are fitted to, (N, C, H, W).
+        held_out: what choices are made on, (M, C, H, W); the same as `train` for a single image.
+        space: what the values are.
+        source: what to call the data in messages.
+    """
+
+    train: Float[Tensor, "n channels height width"]
+    held_out: Float[Tensor, "m channels height width"]
+    space: DataSpace
+    source: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+    @property
+    def all(self) -> Float[Tensor, "n channels height width"]:
+        """Every image, for a last fit once the choices are made."""
+        return self.train if self.held_out is self.train else torch.cat([self.train, self.held_out])
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+
+def prepare(
+    images: ImageData | Tensor, space: DataSpace | None, seed: int, *, missing: bool = False
+) -> Examples:
+    """Images in network space, split into those to fit and those to choose by.
+
+    Args:
+        images: integer pixel levels as `ImageData`, or (N, C, H, W) in [−1, 1].
+        space: of a tensor; `Continuous()` by default.
+        seed: of the images that are held out where the data do not name them.
+        missing: allow nan, for values that are not known.
+
+    Raises:
+        NelboError: a tensor of another shape, no images, values that do not fit the data space, or
+            a data space that contradicts that of the `ImageData`.
+    """
+    if isinstance(images, ImageData):
+        own = Pixels(images.levels)
+        if space not in (None, own):
+            raise NelboError(
+                f"{images.source} has {images.levels} pixel levels, but data={space}: leave data "
+                "out, which is for tensors"
+            )
+        x, space, source = own.to_network(images.images), own, images.source
+        splits = images.splits
+    elif isinstance(images, Tensor):
+        x, source, splits = images, "the tensor", None
+        space = Continuous() if space is None else space
+        _check(x, space, missing)
+    else:
+        raise NelboError(
+            f"fit takes ImageData or a tensor (N, C, H, W), got {type(images).__name__}"
+        )
+    if splits is not None and {TRAIN, VALIDATION} <= set(splits):
+        train, held_out = (
+            x[torch.tensor([split == part for split in splits])] for part in (TRAIN, VALIDATION)
+        )
+        return Examples(train, held_out, space, source)
+    if splits is not None and TRAIN in splits and TEST in splits:
+        x = x[torch.tensor([split != TEST for split in splits])]
+    return Examples(*hold_out(x, seed), space, source)
+
+
+def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """A random nine tenths of the examples and the others; both the same for one example."""
+    count = min(len(x) - 1, max(1, round(HELD_OUT * len(x))))
+    if count < 1:
+        return x, x
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return x[order[count:].sort().values], x[order[:count].sort().values]
+
+
+def _check(x: Tensor, space: DataSpace, missing: bool) -> None:
+    if x.ndim != 4 or not x.is_floating_point():
+        raise NelboError(
+            f"fit takes floats of shape (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if x.numel() == 0:
+        raise NelboError(f"there are no images in a tensor of shape {tuple(x.shape)}")
+    known = x[~x.isnan()] if missing else x
+    if known.numel() == 0:
+        raise NelboError("every value is missing")
+    space.check(known)

@@ -1,0 +1,360 @@
+r"""The frame of every family: fit, evidence, sample, save.
+
+A family's author writes `build`, `fitting`, `costs` and `draws`; checks of shapes, values and
+arguments, seeds, time and files are here. A new family is one file with a subclass of `Family` and
+one line in `nelbo.families`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file, read_json, to_json
+from nelbo.base.suggestions import unknown
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.data_space import Continuous, DataSpace, Pixels
+from nelbo.chain.distributions import Generators
+from nelbo.chain.estimators import Estimator
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import BaseModel
+from nelbo.data import ImageData
+from nelbo.families.examples import Examples, prepare
+from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.networks.files import CONFIG_FILE, locate
+from nelbo.networks.finite import check_finite_weights
+from nelbo.networks.weights import check_weights, read_weights
+
+WEIGHTS_FILE = "model.safetensors"
+
+# Every family by the name of its class.
+FAMILIES: dict[str, type[Family]] = {}
+
+
+class Family(BaseModel):
+    """A model of images that is fitted in one call.
+
+    Subclasses pass every argument of their own constructor on to this one by name: they are what
+    config.json holds.
+
+    Args:
+        data: what the values are, where that is known before `fit`.
+        **options: the arguments of the subclass.
+
+    Attributes:
+        shape: (C, H, W) of one image; None until the model is fitted.
+        data: what the values are; until the model is fitted those given, or `Continuous()`.
+        options: the arguments of the constructor, by name.
+        last_step: the last step of the last fit, or None.
+        spaces: the data spaces that the family has a likelihood for.
+    """
+
+    shape: tuple[int, ...] | None
+    data: DataSpace
+    spaces: ClassVar[tuple[type, ...]] = (Pixels, Continuous)
+
+    def __init__(self, data: DataSpace | None = None, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.last_step: FitStep | None = None
+        self.shape = None
+        self.data = Continuous() if data is None else data
+        self._given_space = data
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+            FAMILIES[cls.__name__] = cls
+
+    # What an author writes.
+
+    @abstractmethod
+    def build(self) -> None:
+        """Register the parameters and buffers, whose shapes follow from shape, data and options.
+
+        Raises:
+            NelboError: images too large for this family, or of a kind that it has no model for.
+        """
+
+    @abstractmethod
+    def fitting(self, examples: Examples, budget: Budget, generator: torch.Generator) -> Steps:
+        """Fit to the examples; after each yielded step the model can be used."""
+
+    @abstractmethod
+    def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Evidence:
+        """The evidence of images that were checked."""
+
+    @abstractmethod
+    def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """`n` images in network space; of pixels, on their levels."""
+
+    # What follows for every family.
+
+    @property
+    def name(self) -> str:
+        """The name of the family."""
+        return type(self).__name__
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image.
+
+        Raises:
+            NelboError: the model is not fitted.
+        """
+        if self.shape is None:
+            raise NelboError(f"{self.name} is not fitted yet: call fit first, or nelbo.load one")
+        channels, height, width = self.shape
+        return channels, height, width
+
+    @property
+    def dims(self) -> int:
+        """The number of values of one image."""
+        return math.prod(self.image_shape)
+
+    @property
+    def allows_missing(self) -> bool:
+        """Whether `fit` takes nan for values that are not known."""
+        return False
+
+    def fit(
+        self,
+        images: ImageData | Tensor,
+        /,
+        *,
+        data: DataSpace | None = None,
+        time_budget: float | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Fit the model, from the beginning if it was fitted before.
+
+        Args:
+            images: `ImageData`, or a tensor (N, C, H, W) in [−1, 1].
+            data: what the values of a tensor are, by default what the constructor was given, else
+                `Continuous()`.
+            time_budget: seconds of wall-clock time after which no step is begun; at least one step
+                is made. None fits until the held-out images no longer improve.
+            seed: of everything that is drawn.
+
+        Raises:
+            NelboError: images that this family has no model for; the message says what to do.
+        """
+        for _ in self.fit_steps(images, data=data, time_budget=time_budget, seed=seed):
+            pass
+        return self
+
+    def fit_steps(
+        self,
+        images: ImageData | Tensor,
+        /,
+        *,
+        data: DataSpace | None = None,
+        time_budget: float | None = None,
+        seed: int = 0,
+    ) -> Steps:
+        """`fit` one step at a time, for a progress bar; the model can be used after each."""
+        if time_budget is not None and not time_budget > 0:
+            raise NelboError(f"time_budget must be positive seconds, got {time_budget}")
+        budget = Budget(time_budget)
+        examples = prepare(images, data or self._given_space, seed, missing=self.allows_missing)
+        steps = self.fitting(examples, budget, torch.Generator().manual_seed(seed))
+        # Initial weights and dropout know no generator: they have a global state of their own.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.allocate(examples.shape, examples.space)
+            state = torch.get_rng_state()
+        self.train()
+        try:
+            while True:
+                with torch.random.fork_rng():
+                    torch.set_rng_state(state)
+                    step = next(steps, None)
+                    state = torch.get_rng_state()
+                if step is None:
+                    return
+                self.last_step = step
+                yield step
+        finally:
+            steps.close()
+            self.eval()
+
+    def allocate(self, shape: tuple[int, int, int], space: DataSpace) -> None:
+        """Make room for the parameters of images of this shape.
+
+        Raises:
+            NelboError: images that this family has no model for.
+        """
+        if not isinstance(space, self.spaces):
+            names = " or ".join(kind.__name__ for kind in self.spaces)
+            raise NelboError(
+                f"{self.name} models {names} data, not {type(space).__name__}: give an ImageData, "
+                "or a tensor with data=Pixels(levels)"
+            )
+        self.shape, self.data = shape, space
+        self._parameters.clear()
+        self._buffers.clear()
+        self._modules.clear()
+        self.build()
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Raise `NelboError` where `x_0` is not a batch of images of this model."""
+        shape = self.image_shape
+        if tuple(x_0.shape[1:]) != shape:
+            raise NelboError(
+                f"{self.name} was fitted to images of shape {shape}, got a batch of shape "
+                f"{tuple(x_0.shape)}; expected (B, {', '.join(map(str, shape))})"
+            )
+        if len(x_0):
+            self.data.check(x_0)
+
+    def evidence(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Evidence:
+        """What each image costs, term by term, in nats.
+
+        Args:
+            x_0: images in network space, (B, C, H, W).
+            condition: must be None: families are not conditional.
+            levels: of a chain, which this model has not; ignored.
+            generator: the source of noise where the evidence is estimated.
+
+        Raises:
+            NelboError: the model is not fitted, or images that are not data of this model.
+        """
+        self.check_data(x_0)
+        self._refuse({"condition": condition})
+        return self.costs(x_0, generator)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        sampler: Any = None,
+        *,
+        generator: Generators | None = None,
+        **options: Any,
+    ) -> Float[Tensor, "n channels height width"]:
+        """`n` images in network space, float32.
+
+        Args:
+            n: how many.
+            sampler: must be None: there is no chain to walk.
+            generator: the source of noise, or one an image.
+            options: those of models with a chain, left at their defaults.
+
+        Raises:
+            NelboError: the model is not fitted, n below one, or an option that it has not.
+        """
+        shape = self.image_shape
+        if n < 1:
+            raise NelboError(f"the number of samples must be at least 1, got {n}")
+        self._refuse({"sampler": sampler} | options)
+        if isinstance(generator, Sequence):
+            images = torch.cat([self.draws(1, each) for each in generator])
+        else:
+            images = self.draws(n, generator)
+        return images.reshape(n, *shape).float()
+
+    def _refuse(self, options: Mapping[str, Any]) -> None:
+        """Raise `NelboError` for options of models with a chain or a condition."""
+        for option, value in options.items():
+            if value is not None and not (option == "guidance" and value == 1.0):
+                raise NelboError(
+                    f"{self.name} has neither a chain nor a condition: leave {option} out"
+                )
+
+    # On disk: config.json and model.safetensors.
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: the class, its arguments, the shape and the data space."""
+        levels = self.data.levels if isinstance(self.data, Pixels) else None
+        return {
+            "_class_name": self.name,
+            "options": self.options,
+            "shape": list(self.image_shape),
+            "pixel_levels": levels,
+        }
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors; each appears whole or not at all.
+
+        Raises:
+            NelboError: the model is not fitted, or its numbers are not finite.
+        """
+        config = self.config()
+        directory = Path(path)
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        check_finite_weights(weights, f"the {self.name} to save")
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_file(directory / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        with atomic_file(directory / CONFIG_FILE) as temporary:
+            temporary.write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Family:
+        """A model with room for its parameters, from the contents of a config.json.
+
+        Raises:
+            NelboError: a field that is missing, unknown or damaged, by name.
+        """
+        name = config.get("_class_name")
+        if name not in FAMILIES:
+            raise NelboError(f"_class_name: {unknown('family', str(name), FAMILIES)}")
+        family, options = FAMILIES[name], config.get("options")
+        known = inspect.signature(family).parameters
+        if not isinstance(options, dict) or not options.keys() <= known.keys():
+            raise NelboError(f"options is {options!r}, expected arguments of {name}")
+        shape, levels = config.get("shape"), config.get("pixel_levels")
+        if not (
+            isinstance(shape, list)
+            and len(shape) == 3
+            and all(type(size) is int and size > 0 for size in shape)
+        ):
+            raise NelboError(f"shape is {shape!r}, expected [channels, height, width]")
+        if not (levels is None or type(levels) is int):
+            raise NelboError(f"pixel_levels is {levels!r}, expected a number or null")
+        model = family(**options)
+        channels, height, width = shape
+        model.allocate(
+            (channels, height, width), Continuous() if levels is None else Pixels(levels)
+        )
+        return model
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+        """The model that `save_pretrained` wrote into a directory, or on the Hub.
+
+        Raises:
+            NelboError: a file is missing or damaged, or is of another family than this class.
+        """
+        file = locate(path, None, CONFIG_FILE)
+        content = read_json(file)
+        try:
+            model = cls.from_config(content)
+        except (NelboError, TypeError) as error:
+            raise NelboError(f"{file}: {error}") from error
+        if not isinstance(model, cls):
+            raise NelboError(f"{file} is of a {model.name}, not of a {cls.__name__}")
+        weights_file = locate(path, None, WEIGHTS_FILE)
+        weights = read_weights(path, None, weights_file)
+        check_weights(weights, model.state_dict(), weights_file)
+        check_finite_weights(weights, weights_file)
+        model.load_state_dict(weights)
+        return model.eval()

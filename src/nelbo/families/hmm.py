@@ -1,0 +1,278 @@
+r"""A hidden Markov model of the rows of an image, or of its pixels in raster order.
+
+.. math::
+    p(x, s) = \pi_{s_1}\, p(x_1|s_1) \prod_{t=2}^{T} A_{s_{t-1} s_t}\, p(x_t|s_t),
+
+with the emissions of `nelbo.families.emissions` (Rabiner 1989). It is fitted by EM (Baum et al.
+1970): the E-step is `nelbo.families.hmm_inference.hmm_smoother`, the M-step takes expected
+frequencies. EM ends where the held-out images no longer improve; then a pseudocount of the
+emissions is chosen on them, and the last M-step is made on all images.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.base.golden_section import golden_section
+from nelbo.base.suggestions import unknown
+from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.evidence import Costs, Evidence
+from nelbo.families.emissions import EMISSIONS, Emission
+from nelbo.families.examples import Examples
+from nelbo.families.family import Family
+from nelbo.families.fitting import Budget, FitStep, Patience, Steps
+from nelbo.families.hmm_inference import hmm_filter, hmm_smoother
+from nelbo.families.raster import from_rows, to_rows
+
+# Values of one block of log-likelihoods and states, so that memory is bounded.
+_VALUES = 2**22
+_LARGEST_EMISSION = 2**24
+# Of the states that start a run of EM: rounds of k-means.
+_ROUNDS = 5
+# The pseudocounts, in images' worth of rows, that are searched, and how often they are cut.
+_LOG_PSEUDOCOUNT = (math.log(1e-3), math.log(1e3))
+_CUTS = 12
+# While EM runs: without it a level not yet seen in any image would end the reading.
+_SMALL = 0.1
+
+
+class Chain(NamedTuple):
+    """The parameters of a hidden Markov model, float64.
+
+    Attributes:
+        initial: π, (S,).
+        transition: A, (S, S), rows sum to one.
+        emission: those of the `Emission`.
+    """
+
+    initial: Float[Tensor, " states"]
+    transition: Float[Tensor, "states states"]
+    emission: Tensor
+
+
+class Expected(NamedTuple):
+    """What the E-step hands to the M-step; of several batches the sums.
+
+    Attributes:
+        initial: how many sequences start in each state.
+        transitions: how often each transition is made.
+        moments: those of the `Emission`.
+        log_likelihood: log p of all sequences, nats.
+        sequences: how many there are.
+    """
+
+    initial: Tensor
+    transitions: Tensor
+    moments: Tensor
+    log_likelihood: Tensor
+    sequences: int
+
+    def plus(self, other: Expected) -> Expected:
+        """Those of both batches."""
+        return Expected(
+            self.initial + other.initial,
+            self.transitions + other.transitions,
+            self.moments + other.moments,
+            self.log_likelihood + other.log_likelihood,
+            self.sequences + other.sequences,
+        )
+
+
+def expect(p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]) -> Expected:
+    """The E-step, a bounded number of sequences at a time."""
+    total: Expected | None = None
+    for part in x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2]))):
+        found = hmm_smoother(p.initial, p.transition, emission.log_density(p.emission, part))
+        sums = Expected(
+            found.states[:, 0].sum(0),
+            found.transitions,
+            emission.moments(part, found.states),
+            found.log_likelihood.sum(),
+            len(part),
+        )
+        total = sums if total is None else total.plus(sums)
+    assert total is not None
+    return total
+
+
+def maximise(expected: Expected, emission: Emission, pseudocount: float = 0.0) -> Chain:
+    """The M-step: with no pseudocount EM never lowers the likelihood."""
+    states = len(expected.initial)
+    even = max(pseudocount, 1e-12) / states
+    initial, transitions = expected.initial + even, expected.transitions + even
+    return Chain(
+        initial / initial.sum(),
+        transitions / transitions.sum(1, keepdim=True),
+        emission.maximise(expected.moments, pseudocount),
+    )
+
+
+def log_likelihood(
+    p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]
+) -> Float[Tensor, " batch"]:
+    """log p(x) of each sequence, nats."""
+    parts = x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2])))
+    return torch.cat(
+        [
+            hmm_filter(
+                p.initial, p.transition, emission.log_likelihood(p.emission, part)
+            ).log_likelihood
+            for part in parts
+        ]
+    )
+
+
+class HMM(Family):
+    """A hidden Markov model, exact.
+
+    Args:
+        states: the number S of hidden states.
+        emission: "categorical" for pixel levels; "gaussian", which of pixels is rounded to them.
+            By default the first for pixels and the second for continuous data.
+        by: "row", each a vector of values that are independent given the state, or "pixel" in
+            raster order.
+        tolerance: EM ends where the held-out images gain less than this many nats a value.
+        data: what the values of a tensor are; see `Family.fit`.
+    """
+
+    initial: Tensor
+    transition: Tensor
+    emission_parameters: Tensor
+
+    def __init__(
+        self,
+        states: int,
+        *,
+        emission: str | None = None,
+        by: str = "row",
+        tolerance: float = 1e-4,
+        data: DataSpace | None = None,
+    ) -> None:
+        super().__init__(data, states=states, emission=emission, by=by, tolerance=tolerance)
+        if states < 1:
+            raise NelboError(f"states must be at least 1, got {states}")
+        if emission is not None and emission not in EMISSIONS:
+            raise NelboError(unknown("emission", emission, EMISSIONS))
+        if by not in ("row", "pixel"):
+            raise NelboError(f"by is {by!r}, expected 'row' or 'pixel'")
+        self.states, self.by, self.tolerance = states, by, tolerance
+        self.emission_name = emission
+
+    @property
+    def emission(self) -> Emission:
+        """What a state emits."""
+        usual = "categorical" if isinstance(self.data, Pixels) else "gaussian"
+        return EMISSIONS[self.emission_name or usual](self.data)
+
+    @property
+    def chain_parameters(self) -> Chain:
+        """π, A and the parameters of the emission."""
+        return Chain(self.initial, self.transition, self.emission_parameters)
+
+    def build(self) -> None:
+        """π, A and the emission, float64."""
+        if self.emission_name == "categorical" and not isinstance(self.data, Pixels):
+            raise NelboError(
+                "categorical emissions are of pixel levels: use emission='gaussian' for continuous "
+                "data, or give an ImageData"
+            )
+        channels, _, width = self.image_shape
+        values = channels * (width if self.by == "row" else 1)
+        shape = self.emission.shapes(self.states, values)
+        if math.prod(shape) > _LARGEST_EMISSION:
+            raise NelboError(
+                f"{self.states} states with emissions of {math.prod(shape[1:]):,} numbers are more "
+                f"than {_LARGEST_EMISSION:,}: use fewer states, by='pixel', emission='gaussian' or "
+                "smaller images"
+            )
+        wide = torch.float64
+        self.register_buffer("initial", torch.full((self.states,), 1 / self.states, dtype=wide))
+        self.register_buffer(
+            "transition", torch.full((self.states, self.states), 1 / self.states, dtype=wide)
+        )
+        self.register_buffer("emission_parameters", torch.ones(shape, dtype=wide))
+
+    def fitting(self, examples: Examples, budget: Budget, generator: torch.Generator) -> Steps:
+        """The iterations of EM."""
+        train, held_out = self._sequences(examples.train), self._sequences(examples.held_out)
+        emission = self.emission
+        expected = self._start(train, emission, generator)
+        patience, number = Patience(self.tolerance * self.dims), 0
+        while True:
+            number += 1
+            self._set(maximise(expected, emission, _SMALL))
+            held = -float(log_likelihood(self.chain_parameters, emission, held_out).mean())
+            expected = expect(self.chain_parameters, emission, train)
+            nats = -float(expected.log_likelihood) / expected.sequences
+            last = budget.is_over or patience.is_over(held)
+            if last:
+                self._finish(expected, emission, self._sequences(examples.all), held_out)
+            yield FitStep(number, float(number), nats, held)
+            if last:
+                return
+
+    def _start(self, x: Tensor, emission: Emission, generator: torch.Generator) -> Expected:
+        """Sums for the first M-step, from states that are clusters of observations."""
+        flat = x.flatten(0, 1)
+        order = torch.randperm(len(flat), generator=generator)[: self.states]
+        centres = flat[order.repeat(self.states)[: self.states]]
+        for _ in range(_ROUNDS):
+            nearest = torch.cat([torch.cdist(p, centres).argmin(1) for p in flat.split(2**16)])
+            counts = torch.bincount(nearest, minlength=self.states)[:, None]
+            sums = torch.zeros_like(centres).index_add_(0, nearest, flat)
+            centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+        states = torch.nn.functional.one_hot(nearest, self.states).to(x.dtype)
+        states = states.unflatten(0, x.shape[:2])
+        moved = torch.einsum("btr,bts->rs", states[:, :-1], states[:, 1:])
+        zero = x.new_zeros(())
+        return Expected(states[:, 0].sum(0), moved, emission.moments(x, states), zero, len(x))
+
+    def _finish(
+        self, expected: Expected, emission: Emission, every: Tensor, held_out: Tensor
+    ) -> None:
+        """Choose the pseudocount on the held-out images, then take the last M-step on all."""
+
+        def cost(log_pseudocount: float) -> float:
+            p = maximise(expected, emission, math.exp(log_pseudocount))
+            return -float(log_likelihood(p, emission, held_out).mean())
+
+        pseudocount = math.exp(golden_section(cost, *_LOG_PSEUDOCOUNT, steps=_CUTS))
+        sums = expect(maximise(expected, emission, pseudocount), emission, every)
+        self._set(maximise(sums, emission, pseudocount))
+
+    def _set(self, p: Chain) -> None:
+        self.initial.copy_(p.initial)
+        self.transition.copy_(p.transition)
+        self.emission_parameters.copy_(p.emission)
+
+    def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Evidence:
+        """−log p(x), exact."""
+        found = log_likelihood(self.chain_parameters, self.emission, self._sequences(x_0))
+        return Costs.of("exact", {"likelihood": -found}, x_0)
+
+    def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """The states one after the other, and what each emits."""
+        p, emission = self.chain_parameters, self.emission
+        length = self._length()
+        state = torch.multinomial(p.initial, n, replacement=True, generator=generator)
+        rows = []
+        for t in range(length):
+            if t:
+                state = torch.multinomial(p.transition[state], 1, generator=generator)[:, 0]
+            rows.append(emission.draw(p.emission, state, generator))
+        return from_rows(torch.stack(rows, 1).reshape(n, self.image_shape[1], -1), self.image_shape)
+
+    def _length(self) -> int:
+        _, height, width = self.image_shape
+        return height if self.by == "row" else height * width
+
+    def _sequences(self, x: Tensor) -> Tensor:
+        """(B, T, M): rows, or pixels in raster order."""
+        rows = to_rows(x.double())
+        return rows if self.by == "row" else rows.reshape(len(x), self._length(), -1)

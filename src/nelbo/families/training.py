@@ -1,0 +1,131 @@
+"""One loop for every family that is a network: Adam, readings of held-out images, early stopping.
+
+The loss is read on held-out images once a pass. With a time budget the learning rate falls along a
+cosine to its end. Without one it stays until the held-out images have not improved for some
+readings; training then goes back to the best weights at a third of the rate, and ends where that
+does not help either. Either way the best weights that were read are kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.families.examples import Examples
+from nelbo.families.fitting import Budget, FitStep, Steps
+
+# −log p(x) of each image or what stands for it, nats, given the source of noise.
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+
+_CLIP = 1.0
+_SLOWER = 3.0
+# A pass over a small set is short: read it no more often than after so many steps.
+_LEAST_STEPS = 20
+# Held-out images that are read, at most.
+_READ = 1024
+_BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        learning_rate: of Adam.
+        batch_size: images a step.
+        patience: readings without an improvement before the rate falls.
+        decays: how often it falls before the end.
+    """
+
+    learning_rate: float = 2e-3
+    batch_size: int = 64
+    patience: int = 4
+    decays: int = 2
+
+
+def train(
+    network: nn.Module,
+    loss: Loss,
+    cost: Loss,
+    examples: Examples,
+    recipe: Recipe,
+    budget: Budget,
+    generator: torch.Generator,
+) -> Steps:
+    """Train a network, a step at a time; at the end it has the best weights that were read.
+
+    Args:
+        network: whose parameters are trained.
+        loss: what is minimised on training images.
+        cost: what is read on held-out images.
+        examples: the images.
+        recipe: how.
+        budget: when the time is over.
+        generator: of the order of images and of all noise.
+    """
+    adam = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=_BETAS)
+    batches = shuffled(len(examples), recipe.batch_size, generator)
+    a_pass = math.ceil(len(examples) / recipe.batch_size)
+    every = max(_LEAST_STEPS, a_pass)
+    best, weights, since, decays = math.inf, copy.deepcopy(network.state_dict()), 0, 0
+    try:
+        for number in itertools.count(1):
+            _slow_down(adam, recipe, budget, decays)
+            value = step(adam, loss(examples.train[next(batches)], generator).mean())
+            over, held = budget.is_over, math.nan
+            if over or number % every == 0:
+                held = read(network, cost, examples.held_out, recipe.batch_size)
+                since = 0 if held < best else since + 1
+                if held < best:
+                    best, weights = held, copy.deepcopy(network.state_dict())
+                if since >= recipe.patience:
+                    since, decays = 0, decays + 1
+                    network.load_state_dict(weights)
+            over = over or decays > recipe.decays
+            if over:
+                network.load_state_dict(weights)
+            yield FitStep(number, number / a_pass, value, held)
+            if over:
+                return
+    finally:
+        if best < math.inf:
+            network.load_state_dict(weights)
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One update of the weights, its gradient clipped; the value of the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, _CLIP * max(1.0, abs(loss.item())))
+    optimizer.step()
+    return loss.item()
+
+
+def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The indices of one batch after another, each pass in an order of its own."""
+    while True:
+        yield from torch.randperm(count, generator=generator).split(size)
+
+
+@torch.no_grad()
+def read(network: nn.Module, cost: Loss, images: Tensor, size: int) -> float:
+    """The mean cost of images, with the same noise every time."""
+    was_training = network.training
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    total = sum(float(cost(part, generator).sum()) for part in images[:_READ].split(size))
+    network.train(was_training)
+    return total / len(images[:_READ])
+
+
+def _slow_down(adam: torch.optim.Optimizer, recipe: Recipe, budget: Budget, decays: int) -> None:
+    share = 0.5 * (1 + math.cos(math.pi * min(1.0, budget.used)))
+    for group in adam.param_groups:
+        group["lr"] = recipe.learning_rate * share / _SLOWER**decays

@@ -1,0 +1,153 @@
+"""RNN and SSM: exact, causal, and the same in both modes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from nelbo import NelboError, Pixels
+from nelbo.families import RNN, SSM
+from nelbo.families.state_space import DiagonalLayer, SelectiveLayer
+from tests.families.brute_force import total_probability
+from tests.families.contract import check_contract
+
+SMALL = [
+    RNN(width=8, layers=1),
+    RNN("lstm", width=8),
+    SSM(width=8, layers=2, states=4),
+    SSM(width=8, layers=2, states=4, selective=True),
+]
+IDS = ["gru", "lstm", "s4d", "selective"]
+
+
+def fresh(family, shape, space):
+    """An untrained copy, with weights larger than those at first."""
+    model = type(family)(**family.options)
+    torch.manual_seed(0)
+    model.allocate(shape, space)
+    with torch.no_grad():
+        for p in model.head.parameters():
+            p.mul_(3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", SMALL, ids=IDS)
+def test_probabilities_of_all_images_sum_to_one(family):
+    model = fresh(family, (3, 1, 2), Pixels(2)).double()
+    assert total_probability(model, 2) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("family", SMALL, ids=IDS)
+def test_steps_equal_whole_sequences(family, generator):
+    model = fresh(family, (2, 3, 3), Pixels(4)).double()
+    x = Pixels(4).to_network(torch.randint(0, 4, (3, 18), generator=generator)).double()
+    with torch.no_grad():
+        whole = model.sequence(model.neighbours.of_sequence(x))
+        state = None
+        for i in range(18):
+            known = x.clone()
+            known[:, i:] = math.nan  # what is not yet known has no part in it
+            features, state = model.sequence.step(model.neighbours.at(known, i), state)
+            torch.testing.assert_close(features, whole[:, i], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("layer", [DiagonalLayer, SelectiveLayer])
+def test_both_modes_of_a_state_space_agree(layer, dtype, error, generator):
+    torch.manual_seed(0)
+    ssm = layer(6, 8).to(dtype)
+    u = torch.randn(2, 100, 6, generator=generator).to(dtype)
+    with torch.no_grad():
+        whole, h = ssm(u), None
+        for i in range(100):
+            y, h = ssm.step(u[:, i], h)
+            assert (whole[:, i] - y).abs().max() <= error * whole.abs().max()
+
+
+def test_a_state_space_is_the_solution_of_its_differential_equation():
+    """A constant input held over 50 steps, against 2,000 by the midpoint rule."""
+    torch.manual_seed(0)
+    ssm = DiagonalLayer(1, 3).double()
+    y, h = None, None
+    for _ in range(50):
+        y, h = ssm.step(torch.ones(1, 1, dtype=torch.float64), h)
+    a = torch.complex(-ssm.log_decay.exp(), ssm.frequency)[0]
+    c = torch.view_as_complex(ssm.c)[0]
+    fine, state = 2_000, torch.zeros_like(a)
+    dt = 50 * ssm.log_step.exp().item() / fine
+    for _ in range(fine):
+        middle = state + dt / 2 * (a * state + 1)
+        state = state + dt * (a * middle + 1)
+    expected = 2 * (c * state).sum().real + ssm.d
+    torch.testing.assert_close(y.flatten(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", SMALL, ids=IDS)
+def test_learns_a_rule_that_needs_the_pixel_above(family, generator):
+    """Rows that repeat the first: one bit for each of its values, none for the others."""
+    first = torch.randint(0, 2, (600, 1, 1, 4), generator=generator)
+    x = Pixels(2).to_network(first.expand(-1, 1, 3, 4))
+    model = type(family)(**family.options | {"width": 16, "dropout": 0.0})
+    steps = model.fit_steps(x, data=Pixels(2))
+    for _ in itertools.islice(steps, 200):
+        pass
+    steps.close()
+    bits = model.evidence(x).bits_per_dim.mean().item()
+    assert 1 / 3 - 0.02 < bits < 1 / 3 + 0.12
+    drawn = model.sample(50, generator=generator)
+    assert (drawn == drawn[:, :, :1]).all(3).float().mean() > 0.8
+
+
+def test_the_best_weights_on_held_out_images_are_kept(generator):
+    """Noise can only be learnt by heart: what is kept is near the uniform distribution."""
+    x = Pixels(4).to_network(torch.randint(0, 4, (40, 1, 2, 2), generator=generator))
+    model = RNN(width=32, layers=1, dropout=0.0)
+    steps = list(model.fit_steps(x, data=Pixels(4)))
+    read = [step.held_out for step in steps if not math.isnan(step.held_out)]
+    assert read[-1] > min(read)
+    held_out = x[torch.randperm(40, generator=torch.Generator().manual_seed(0))[:4].sort().values]
+    kept = model.evidence(held_out).total.mean().item()
+    assert kept == pytest.approx(min(read), abs=1e-4)
+    assert steps[-1] == model.last_step
+
+
+def test_a_fit_is_seeded_and_may_be_left_early():
+    x = Pixels(3).to_network(torch.randint(0, 3, (30, 1, 2, 2)))
+
+    def two_steps():
+        model = RNN(width=8, layers=1)
+        steps = model.fit_steps(x, data=Pixels(3), seed=4)
+        found = [next(steps).nats, next(steps).nats]
+        steps.close()
+        return found, model
+
+    (first, model), (second, _) = two_steps(), two_steps()
+    assert first == second
+    assert not model.training
+    assert model.evidence(x).total.isfinite().all()
+
+
+@pytest.mark.parametrize("family", SMALL, ids=IDS)
+@pytest.mark.parametrize("space", [Pixels(3), Pixels(256)], ids=["softmax", "mixture"])
+def test_contract(family, space, tmp_path):
+    x = space.to_network(torch.randint(0, 3, (8, 3, 2, 2)))
+    check_contract(type(family)(**family.options).fit(x, data=space, time_budget=0.1), x, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RNN("elman"), "unknown cell"),
+        (lambda: RNN(layers=0), "layers must be at least 1"),
+        (lambda: SSM(width=0), "width must be at least 1"),
+        (lambda: RNN(dropout=1.0), "dropout"),
+        (lambda: RNN().fit(torch.zeros(2, 3, 64, 64)), "smaller images"),
+        (lambda: RNN().fit(torch.zeros(2, 1, 2, 2), time_budget=0), "time_budget"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(NelboError, match=message):
+        make()
