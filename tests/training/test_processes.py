@@ -115,10 +115,9 @@ def test_two_processes_learn_as_one(alone, tmp_path, fsdp):
     assert read[0] == pytest.approx(read[1], rel=2e-4)
 
 
-def kinds(processes: Processes | None) -> dict[str, Trainer]:
-    """A trainer for each kind of model."""
+def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
+    """A trainer for each kind of model, or for those that are named."""
     options = {"steps": STEPS, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
-    torch.manual_seed(0)
     digits, small = load_data("digits", "train"), replace(SMALL, dropout=0.0, levels=6)
 
     def of_pixels(model: ModelConfig) -> Trainer:
@@ -140,14 +139,20 @@ def kinds(processes: Processes | None) -> dict[str, Trainer]:
             PriorObjective(model, condition_dropout=0.5), latents, config, processes=processes
         )
 
-    return {
-        "pixel": of_pixels(small),
-        "learned schedule": of_pixels(replace(small, schedule="learned")),
-        "autoencoder": of_images(mirrored=0.5),
-        ADVERSARIAL: of_images(discriminator=PatchDiscriminator(3)),
-        "prior": of_latents(replace(config, gradient_accumulation=2, checkpoint_activations=True)),
-        "prior of frozen text": of_latents(config, frozen=True),
+    parts = replace(config, gradient_accumulation=2, checkpoint_activations=True)
+    made: dict[str, Callable[[], Trainer]] = {
+        "pixel": lambda: of_pixels(small),
+        "learned schedule": lambda: of_pixels(replace(small, schedule="learned")),
+        "autoencoder": lambda: of_images(mirrored=0.5),
+        ADVERSARIAL: lambda: of_images(discriminator=PatchDiscriminator(3)),
+        "prior": lambda: of_latents(parts),
+        "prior of frozen text": lambda: of_latents(config, frozen=True),
     }
+    trainers = {}
+    for kind in only or made:
+        torch.manual_seed(0)
+        trainers[kind] = made[kind]()
+    return trainers
 
 
 def losses(trainers: dict[str, Trainer]) -> dict[str, list[list[float]]]:

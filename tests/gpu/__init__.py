@@ -1,0 +1,1 @@
+"""Checks on a GPU: the same numbers as on the CPU, and speed and memory beside diffusers."""
