@@ -21,7 +21,7 @@ import nelbo
 from nelbo import Diffusion
 from nelbo.data import load_data
 from nelbo.diffusion.level_samplers import HISTORY, LEVEL_SAMPLERS, make_level_sampler
-from nelbo.diffusion.objectives import OBJECTIVES, TrainingTerms, default_probabilities
+from nelbo.diffusion.objectives import OBJECTIVES, Objective, TrainingTerms, default_probabilities
 from nelbo.samplers import DDIM
 from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig, TrainingConfig
@@ -69,7 +69,7 @@ def spread(model: Diffusion, objective: str, name: str, batches: int) -> tuple[f
 
     def terms() -> TrainingTerms:
         x_0 = images[torch.randint(len(images), (64,), generator=generator)]
-        return model(x_0, objective=objective, generator=generator, level_sampler=sampler)
+        return Objective(objective, sampler)(model, x_0, generator=generator)
 
     while sampler.learns and int(sampler.state()["seen"].min()) < HISTORY:
         batch = terms()

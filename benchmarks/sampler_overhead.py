@@ -112,7 +112,7 @@ def milliseconds(function: Callable[[], None]) -> float:
 def measure(seconds: float) -> tuple[float, list[Overhead]]:
     """Milliseconds of a network call, and the overhead of each sampler."""
     true = true_model()
-    instant = true._with(network=Instant(SHAPE[0] * true.output_multiple))
+    instant = true.replace(network=Instant(SHAPE[0] * true.output_multiple))
     x = torch.randn(BATCH, *SHAPE)
 
     def call() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         level_profile,
         optimal_levels,
     )
+    from nelbo.diffusion.objectives import loss
     from nelbo.evidence.calibration import fit_decoder_scale
     from nelbo.formats import load, load_sampler, save
     from nelbo.latent import LatentDiffusion
@@ -76,6 +77,7 @@ _PUBLIC = {
     "level_profile": "nelbo.diffusion",
     "load": "nelbo.formats",
     "load_sampler": "nelbo.formats",
+    "loss": "nelbo.diffusion.objectives",
     "optimal_levels": "nelbo.diffusion",
     "pretrained": "nelbo.checkpoints",
     "samplers": "nelbo.samplers",
@@ -117,6 +119,7 @@ __all__ = [
     "level_profile",
     "load",
     "load_sampler",
+    "loss",
     "optimal_levels",
     "pretrained",
     "samplers",

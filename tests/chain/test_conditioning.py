@@ -9,7 +9,7 @@ import torch
 import nelbo
 from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
 from nelbo.diffusion import flow
-from nelbo.diffusion.profile import level_profile
+from nelbo.diffusion.measurement import level_profile
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.evidence import Classifier
 from nelbo.evidence.precision import try_bfloat16
@@ -58,8 +58,7 @@ CALLS = {
     "path_elbo": lambda m, c: m.path_elbo(X, c),
     "importance_weighted_elbo": lambda m, c: m.importance_weighted_elbo(X, c, paths=2),
     "walk": lambda m, c: list(m.walk(X, c)),
-    "loss": lambda m, c: m.loss(X, c),
-    "forward": lambda m, c: m(X, c),
+    "loss": lambda m, c: nelbo.loss(m, X, c),
     "predict": lambda m, c: m.predict(X, 2, c),
     "p_step": lambda m, c: m.p_step(X, 2, c),
     "p_data": lambda m, c: m.p_data(X, c),

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
+import nelbo
 from nelbo import NelboError
 from nelbo.diffusion.level_samplers import (
     LevelSampler,
     level_probabilities,
     shifted_probabilities,
 )
-from nelbo.diffusion.objectives import HYBRID_WEIGHT
+from nelbo.diffusion.objectives import HYBRID_WEIGHT, Objective
 from nelbo.diffusion.weighting import EDM
 from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, T, make, pixels
 
@@ -25,7 +26,7 @@ def test_reading_of_the_bound_is_unbiased(objective, variance, generator):
     x_0 = pixels(1).expand(40_000, *SHAPE)
     with torch.no_grad():
         exact = model.elbo(x_0[:10_000], generator=generator).nelbo
-        nelbo = model(x_0, objective=objective, generator=generator).nelbo
+        nelbo = Objective(objective)(model, x_0, generator=generator).nelbo
     error = math.sqrt(exact.var() / len(exact) + nelbo.var() / len(nelbo))
     assert abs(exact.mean() - nelbo.mean()) < 3 * error
 
@@ -34,7 +35,7 @@ def test_reading_of_the_bound_is_unbiased(objective, variance, generator):
 def test_simple_is_the_squared_error_of_what_the_network_predicts(prediction):
     model = make(prediction, clip_sample=True)
     x_0 = pixels(6)
-    loss = model.loss(x_0, generator=torch.Generator().manual_seed(4))
+    loss = nelbo.loss(model, x_0, generator=torch.Generator().manual_seed(4))
     g = torch.Generator().manual_seed(4)
     t, _ = LevelSampler(level_probabilities(T)).draw(6, g)
     noise = torch.randn(6, *SHAPE, generator=g, dtype=torch.float64)
@@ -51,9 +52,9 @@ def test_clipped_is_the_error_in_v_of_what_the_model_makes_of_the_output(predict
     model = make(prediction, clip_sample=clip_sample)
     network = model.network
     # So that all predictions leave the range.
-    model = model._with(network=lambda x, time, condition=None: 3 * network(x, time))
+    model = model.replace(network=lambda x, time, condition=None: 3 * network(x, time))
     x_0 = pixels(40)
-    terms = model(x_0, objective="clipped", generator=torch.Generator().manual_seed(4))
+    terms = Objective("clipped")(model, x_0, generator=torch.Generator().manual_seed(4))
     g = torch.Generator().manual_seed(4)
     t, weight = LevelSampler(level_probabilities(T, 0.1)).draw(40, g)
     assert (t == 1).sum() == 4
@@ -90,12 +91,12 @@ def test_clipped_has_no_gradient_where_the_clip_makes_the_prediction_right():
         model.network.scale.fill_(0.0)
     shift = torch.full((), 5.0, dtype=torch.float64, requires_grad=True)
     network = model.network
-    model = model._with(network=lambda x, time, condition=None: network(x, time) + shift)
+    model = model.replace(network=lambda x, time, condition=None: network(x, time) + shift)
 
     def gradient(objective):
         beyond_level_1 = LevelSampler(level_probabilities(T, 1e-9))
         g = torch.Generator().manual_seed(1)
-        terms = model(white, objective=objective, generator=g, level_sampler=beyond_level_1)
+        terms = Objective(objective, beyond_level_1)(model, white, generator=g)
         assert (terms.levels > 1).all()
         return torch.autograd.grad(terms.loss, shift)[0].item()
 
@@ -113,11 +114,11 @@ def test_shifted_levels_count_as_often_as_they_are_drawn(objective, generator):
     for t, share in enumerate(shifted_probabilities(T, 3.0).tolist(), 1):
         output = model.predict(model.diffuse(x_0, noise, t), t).output
         expected += share * (output - noise).square().mean()
-    options = {"objective": objective, "level_shift": 3.0, "generator": generator}
     uniform = LevelSampler(level_probabilities(T))
     for sampler in (None, uniform):
+        shifted = Objective(objective, sampler, level_shift=3.0)
         with torch.no_grad():
-            terms = [model(x_0[:4000], level_sampler=sampler, **options) for _ in range(30)]
+            terms = [shifted(model, x_0[:4000], generator=generator) for _ in range(30)]
         losses = torch.stack([term.loss for term in terms])
         if objective == "hybrid":
             share = HYBRID_WEIGHT / (18 * math.log(2))
@@ -133,7 +134,7 @@ def test_shifted_levels_count_as_often_as_they_are_drawn(objective, generator):
 def test_an_objective_with_weights_of_its_own_is_not_shifted():
     for objective in ("bound", "sigmoid", EDM(data_std=0.3)):
         with pytest.raises(NelboError, match="a shift of levels is for the objectives simple"):
-            make()(pixels(2), objective=objective, level_shift=2.0)
+            Objective(objective, level_shift=2.0)
 
 
 def test_hybrid_adds_the_bound_and_teaches_only_the_variance_by_it():
@@ -141,7 +142,8 @@ def test_hybrid_adds_the_bound_and_teaches_only_the_variance_by_it():
     x_0 = pixels(64)
 
     def terms(objective):
-        return model(x_0, objective=objective, generator=torch.Generator().manual_seed(2))
+        g = torch.Generator().manual_seed(2)
+        return Objective(objective)(model, x_0, generator=g)
 
     simple, hybrid = terms("simple"), terms("hybrid")
     bits = hybrid.nelbo.mean() / (18 * math.log(2))
@@ -150,8 +152,8 @@ def test_hybrid_adds_the_bound_and_teaches_only_the_variance_by_it():
     # With the mean's half of the output made constant, the bound's gradient must vanish where
     # the variance does not depend on the parameter either.
     fixed = make(variance="fixed_small")
-    both = fixed.loss(x_0, objective="hybrid", generator=torch.Generator().manual_seed(2))
-    alone = fixed.loss(x_0, objective="simple", generator=torch.Generator().manual_seed(2))
+    both = nelbo.loss(fixed, x_0, objective="hybrid", generator=torch.Generator().manual_seed(2))
+    alone = nelbo.loss(fixed, x_0, objective="simple", generator=torch.Generator().manual_seed(2))
     (g_both,) = torch.autograd.grad(both, fixed.network.scale)
     (g_alone,) = torch.autograd.grad(alone, fixed.network.scale)
     torch.testing.assert_close(g_both, g_alone)
@@ -162,7 +164,7 @@ def test_gradient_of_the_bound_matches_finite_differences():
     x_0 = pixels(64)
 
     def value():
-        return model.loss(x_0, objective="bound", generator=torch.Generator().manual_seed(9))
+        return nelbo.loss(model, x_0, objective="bound", generator=torch.Generator().manual_seed(9))
 
     (gradient,) = torch.autograd.grad(value(), model.network.scale)
     step = 1e-6

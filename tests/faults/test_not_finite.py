@@ -17,7 +17,7 @@ import nelbo
 from nelbo import Diffusion, LatentDiffusion, NelboError, NoiseSchedule
 from nelbo.base.files import to_json
 from nelbo.diffusion import flow
-from nelbo.diffusion.profile import level_profile
+from nelbo.diffusion.measurement import level_profile
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny

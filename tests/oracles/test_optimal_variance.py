@@ -213,11 +213,11 @@ def test_a_profile_is_dropped_where_the_schedule_changes_and_kept_where_it_does_
     profile = exact_profile(STD, SCHEDULE)
     model = gaussian_model(STD, SCHEDULE, "fixed_large").with_profile(profile)
     assert model.respace([2, 5, 30]).profile is profile
-    changed = model._with(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
+    changed = model.replace(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
     assert changed.profile is None
     # The analytic variance cannot do without, and says what differs.
     fitted = fit_variance(model, profile)
     with pytest.raises(NelboError, match=r"signal power ᾱ at level \d+ is 0\.\d+ in the model and"):
-        fitted._with(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
+        fitted.replace(schedule=NoiseSchedule.linear(T, 0.01, 0.5))
     with pytest.raises(NelboError, match="30 levels, none of which has the network time 30"):
-        fitted._with(schedule=NoiseSchedule.linear(T + 5, 0.01, 0.5))
+        fitted.replace(schedule=NoiseSchedule.linear(T + 5, 0.01, 0.5))

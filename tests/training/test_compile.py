@@ -59,7 +59,7 @@ def test_a_compiled_network_in_16_bits_takes_the_place_of_the_network():
     # It has no length, and must not be asked whether it is empty.
     model = build_model(SMALL, load_data("digits", "train"))
     compiled = torch.compile(Autocast(model.network, torch.bfloat16))
-    assert model._with(network=compiled).network is compiled
+    assert model.replace(network=compiled).network is compiled
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import transformers
 
 import nelbo
 from nelbo import NelboError
+from nelbo.diffusion.objectives import Objective
 from nelbo.text import TextEncoder
 from nelbo.training.latents import PriorObjective, encode_data
 from tests.formats import tiny
@@ -25,14 +26,16 @@ def test_it_is_the_objective_of_a_text_encoder_that_learns_nothing(objective):
     """The same terms, whether each batch is read anew or all captions were read before."""
     model, (data, captions) = text_model().eval(), pictures()
     learns = PriorObjective(model, condition_dropout=0.5)
-    expected = learns(encode_data(model, data, captions), objective=objective, generator=seeded())
+    expected = learns(
+        encode_data(model, data, captions), objective=Objective(objective), generator=seeded()
+    )
     model.text.requires_grad_(False)
     assert model.text.frozen
     latents = encode_data(model, data, captions)
     assert latents.tokens is None
     assert len(latents.captions.text) == 1 + len(set(captions))
     reads = PriorObjective(model, condition_dropout=0.5)
-    found = reads(latents, objective=objective, generator=seeded())
+    found = reads(latents, objective=Objective(objective), generator=seeded())
     torch.testing.assert_close(found.loss, expected.loss)
     torch.testing.assert_close(found.nelbo, expected.nelbo)
     some = torch.tensor([5, 2, 5])

@@ -31,14 +31,14 @@ from nelbo.commands.run_data import RunSource, check_run, load_with_data
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import Diffusion, LevelProfile, Pixels
-from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
-from nelbo.diffusion.profile import (
-    PROFILE_FILE,
+from nelbo.diffusion.measurement import (
     LevelCost,
     collect_levels,
     levels_to_measure,
     measure_levels,
 )
+from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
+from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
 from nelbo.evidence.given import given_of
 from nelbo.latent import LatentDiffusion

@@ -82,7 +82,7 @@ class ContinuousDiffusion(nn.Module):
 
     def chain(self) -> Diffusion:
         """The model with this schedule, at the levels whose times the network is told."""
-        return self.model._with(schedule=self.gamma.discretize(self.model.num_levels))
+        return self.model.replace(schedule=self.gamma.discretize(self.model.num_levels))
 
     def prior_matching(self, x_0: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """KL(q(x_1|x_0) || N(0, I)) at the last time, nats, (B,)."""

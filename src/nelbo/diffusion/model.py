@@ -29,17 +29,14 @@ from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
 from nelbo.chain.mhvae import Level, TractableMHVAE, per_example
-from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
-from nelbo.diffusion.objectives import BatchPart, TrainingTerms, training_terms
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
-from nelbo.diffusion.weighting import Weighting
 from nelbo.networks.controlnet import ControlledUNet
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
@@ -331,45 +328,9 @@ class Diffusion(TractableMHVAE):
 
     # Uses
 
-    def forward(
-        self,
-        x_0: Float[Tensor, "batch ..."],
-        condition: Condition | None = None,
-        *,
-        objective: str | Weighting = "simple",
-        generator: torch.Generator | None = None,
-        part: BatchPart | None = None,
-        level_sampler: LevelSampler | None = None,
-        input_perturbation: float = 0.0,
-        level_shift: float = 1.0,
-    ) -> TrainingTerms:
-        """The objective of a batch beside its bound; see `nelbo.diffusion.objectives`."""
-        return training_terms(
-            self,
-            x_0,
-            condition,
-            objective=objective,
-            generator=generator,
-            part=part,
-            level_sampler=level_sampler,
-            input_perturbation=input_perturbation,
-            level_shift=level_shift,
-        )
-
-    def loss(
-        self,
-        x_0: Float[Tensor, "batch ..."],
-        condition: Condition | None = None,
-        *,
-        objective: str | Weighting = "simple",
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """A training objective of a batch, by its name or a weighting of the bound, scalar."""
-        return self(x_0, condition, objective=objective, generator=generator).loss
-
     def respace(self, levels: Sequence[int] | Tensor) -> Diffusion:
         """A shorter chain through `levels` with the same network: a valid MHVAE of its own."""
-        return self._with(schedule=self.schedule.respace(levels))
+        return self.replace(schedule=self.schedule.respace(levels))
 
     def guided(
         self, guidance: float | Guidance, unconditional: Condition | None = None
@@ -406,7 +367,7 @@ class Diffusion(TractableMHVAE):
             times=None if guidance.interval is None else self._times_within(*guidance.interval),
             rescale=guidance.rescale,
         )
-        return self._with(network=guided)
+        return self.replace(network=guided)
 
     @torch.no_grad()
     def sample(
@@ -452,16 +413,23 @@ class Diffusion(TractableMHVAE):
 
     def with_profile(self, profile: LevelProfile, *, variance: str | None = None) -> Diffusion:
         """The same model with a profile, and with another variance where one is named."""
-        return self._with(profile=profile, variance=variance)
+        return self.replace(profile=profile, variance=variance)
 
-    def _with(
+    def replace(
         self,
+        *,
         network: Network | None = None,
         schedule: NoiseSchedule | None = None,
         variance: str | None = None,
         profile: LevelProfile | None = None,
     ) -> Diffusion:
-        """A model that shares everything else, but no profile that is not of its schedule."""
+        """A model with these parts in place of its own; it shares everything else.
+
+        Without a profile it keeps its own, unless that is of another schedule.
+
+        Raises:
+            NelboError: parts that do not fit together, as in the constructor.
+        """
         if profile is None and self.profile is not None:
             # The analytic variance cannot do without, and explains itself.
             needs = (variance or self.variance) == "analytic"

@@ -26,9 +26,9 @@ The objectives are
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -44,11 +44,10 @@ from nelbo.diffusion.level_samplers import (
     shifted_probabilities,
 )
 from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.prediction import Prediction
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
-
-if TYPE_CHECKING:
-    from nelbo.diffusion.model import Diffusion
 
 OBJECTIVES = ("simple", "hybrid", "clipped", "bound", *WEIGHTINGS)
 SHIFTED = ("simple", "hybrid", "clipped")
@@ -91,27 +90,12 @@ class BatchPart(NamedTuple):
         return slice(self.start, self.stop)
 
 
-def training_terms(
-    model: Diffusion,
-    x_0: Float[Tensor, "batch ..."],
-    condition: Condition | None,
-    *,
-    objective: str | Weighting,
-    generator: torch.Generator | None,
-    part: BatchPart | None = None,
-    level_sampler: LevelSampler | None = None,
-    input_perturbation: float = 0.0,
-    level_shift: float = 1.0,
-) -> TrainingTerms:
-    """The objective of a batch, or of the part of it that `x_0` is, each example at one level.
+@dataclass(frozen=True)
+class Objective:
+    """An objective of a diffusion model, with the levels that it is estimated at.
 
     Args:
-        model: the model.
-        x_0: the data, or a part of it.
-        condition: what the network is told beside.
-        objective: its name, or a weighting of the bound.
-        generator: draws the levels, then the noise, then the noise of the perturbation.
-        part: which part `x_0` is.
+        kind: its name, one of `OBJECTIVES`, or a weighting of the bound.
         level_sampler: draws the levels; by default evenly spread ones.
         input_perturbation: γ; the network sees x_t with noise ε + γξ, ξ ~ N(0, I), and is to
             predict as without it (Ning et al. 2023, algorithm 1).
@@ -121,62 +105,124 @@ def training_terms(
     Raises:
         NelboError: an unknown objective, or a shift of one that has levels of its own.
     """
-    check_objective(objective, level_shift)
-    whole = part or BatchPart(0, len(x_0), len(x_0))
-    probabilities = default_probabilities(objective, model.num_levels, level_shift)
-    sampler = level_sampler or LevelSampler(probabilities)
-    t, weight = sampler.draw(whole.batch, generator, x_0.device)
-    noise = part_of_noise(x_0, part, generator)
-    t, weight = t[whole.slice], weight[whole.slice]
-    x_t = model.diffuse(x_0, noise, t)
-    if input_perturbation:
-        extra = part_of_noise(x_0, part, generator)
-        seen_x_t = model.diffuse(x_0, noise + input_perturbation * extra, t)
-        prediction = replace(model.predict(seen_x_t, t, condition), x_t=x_t)
-    else:
-        prediction = model.predict(x_t, t, condition)
 
-    if objective == "bound":
-        terms = model.level_term(prediction, x_0, t)
-        nelbo = weight * terms + model.prior_matching(x_0)
-        return TrainingTerms(nelbo.mean(), nelbo.detach(), t, terms.detach())
+    kind: str | Weighting = "simple"
+    level_sampler: LevelSampler | None = None
+    input_perturbation: float = 0.0
+    level_shift: float = 1.0
 
-    weighting = objective if isinstance(objective, Weighting) else WEIGHTINGS.get(objective)
-    wrong = prediction.output - prediction.target(x_0, noise)
-    if objective == "clipped":
-        wrong = (prediction.x_0 - x_0) / prediction.noise_scale
-    errors = wrong.square().flatten(1).mean(1)
-    if weighting is None:
-        losses = _shares(model.num_levels, level_shift)("share", t, errors) * errors
-    else:
-        lookup = error_weight_lookup(weighting, model.schedule, model.prediction)
-        losses = lookup("weight", t, errors) * errors
-    first = (t == 1).nonzero().flatten()
-    if objective == "clipped" and len(first):
-        nats = model.level_term(prediction[first], x_0[first], t[first]) / x_0[0].numel()
-        losses = losses.index_copy(0, first, _first_level_weight(model.schedule) * nats)
-    teaches_variance = objective in ("hybrid", "clipped") or (
-        weighting is not None and model.learns_variance
-    )
-    with torch.set_grad_enabled(teaches_variance and torch.is_grad_enabled()):
-        terms = model.level_term(prediction.detach_mean(), x_0, t)
-        nelbo = weight * terms + model.prior_matching(x_0)
-    loss = (weight * losses).mean()
-    if teaches_variance:
-        share = HYBRID_WEIGHT / (x_0[0].numel() * math.log(2.0))
-        loss = loss + share * nelbo.mean()
-        losses = losses + share * terms
-    return TrainingTerms(loss, nelbo.detach(), t, losses.detach())
+    def __post_init__(self) -> None:
+        check_objective(self.kind, self.level_shift)
+
+    def __call__(
+        self,
+        model: Diffusion,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
+    ) -> TrainingTerms:
+        """The objective of a batch, or of the part of it that `x_0` is, each example at one level.
+
+        Args:
+            model: the model.
+            x_0: the data, or a part of it.
+            condition: what the network is conditioned on, one entry an example.
+            generator: draws the levels, then the noise, then the noise of the perturbation.
+            part: which part `x_0` is.
+        """
+        T, dims = model.num_levels, x_0[0].numel()
+        whole = part or BatchPart(0, len(x_0), len(x_0))
+        sampler = self.level_sampler or LevelSampler(
+            default_probabilities(self.kind, T, self.level_shift)
+        )
+        t, weight = sampler.draw(whole.batch, generator, x_0.device)
+        noise = part_of_noise(x_0, part, generator)
+        t, weight = t[whole.slice], weight[whole.slice]
+        x_t = model.diffuse(x_0, noise, t)
+        if self.input_perturbation:
+            extra = part_of_noise(x_0, part, generator)
+            seen = model.diffuse(x_0, noise + self.input_perturbation * extra, t)
+            prediction = replace(model.predict(seen, t, condition), x_t=x_t)
+        else:
+            prediction = model.predict(x_t, t, condition)
+
+        if self.kind == "bound":
+            terms = model.level_term(prediction, x_0, t)
+            nelbo = weight * terms + model.prior_matching(x_0)
+            return TrainingTerms(nelbo.mean(), nelbo.detach(), t, terms.detach())
+
+        losses = self._losses(model, prediction, x_0, noise, t)
+        teaches_variance = self.kind in ("hybrid", "clipped") or (
+            self._weighting is not None and model.learns_variance
+        )
+        with torch.set_grad_enabled(teaches_variance and torch.is_grad_enabled()):
+            terms = model.level_term(prediction.detach_mean(), x_0, t)
+            nelbo = weight * terms + model.prior_matching(x_0)
+        loss = (weight * losses).mean()
+        if teaches_variance:
+            share = HYBRID_WEIGHT / (dims * math.log(2.0))
+            loss = loss + share * nelbo.mean()
+            losses = losses + share * terms
+        return TrainingTerms(loss, nelbo.detach(), t, losses.detach())
+
+    @property
+    def _weighting(self) -> Weighting | None:
+        return self.kind if isinstance(self.kind, Weighting) else WEIGHTINGS.get(self.kind)
+
+    def _losses(
+        self, model: Diffusion, prediction: Prediction, x_0: Tensor, noise: Tensor, t: Tensor
+    ) -> Float[Tensor, " batch"]:
+        """What the prediction of each example costs at its level, the bound apart."""
+        if self.kind == "clipped":
+            wrong = (prediction.x_0 - x_0) / prediction.noise_scale
+        else:
+            wrong = prediction.output - prediction.target(x_0, noise)
+        errors = wrong.square().flatten(1).mean(1)
+        if self._weighting is not None:
+            weights = error_weight_lookup(self._weighting, model.schedule, model.prediction)
+            return weights("weight", t, errors) * errors
+        losses = _shares(model.num_levels, self.level_shift)("share", t, errors) * errors
+        first = (t == 1).nonzero().flatten()
+        if self.kind == "clipped" and len(first):
+            nats = model.level_term(prediction[first], x_0[first], t[first]) / x_0[0].numel()
+            losses = losses.index_copy(0, first, _first_level_weight(model.schedule) * nats)
+        return losses
+
+
+def loss(
+    model: Diffusion,
+    x_0: Float[Tensor, "batch ..."],
+    condition: Condition | None = None,
+    *,
+    objective: str | Weighting = "simple",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    """A training objective of a batch, scalar, each example at one level.
+
+    Args:
+        model: the model.
+        x_0: data, (B, ...).
+        condition: what the network is conditioned on, one entry an example.
+        objective: its name, one of `nelbo.diffusion.objectives.OBJECTIVES`, or a weighting of the
+            bound. The bound is in nats per example, the others are means over its values.
+        generator: draws the levels, then the noise.
+
+    Raises:
+        NelboError: an unknown objective.
+    """
+    return Objective(objective)(model, x_0, condition, generator=generator).loss
 
 
 def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:
-    """Raise `NelboError` for an objective that there is not, or that cannot be shifted."""
+    """Raise `NelboError` for an unknown objective, or one whose levels cannot be shifted."""
     if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
         raise NelboError(unknown("objective", objective, OBJECTIVES))
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
             f"a shift of levels is for the objectives {', '.join(SHIFTED)}, whose levels count "
-            f"alike; {objective!r} says itself how much each counts"
+            f"alike; {objective!r} weights each level itself"
         )
 
 

@@ -21,18 +21,13 @@ the measured error of any network it stays optimal for that network. As
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.conditioning import Condition
-from nelbo.diffusion.profile import MEASURED_LEVELS, LevelProfile, level_profile
+from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
-
-if TYPE_CHECKING:
-    from nelbo.diffusion.model import Diffusion
 
 # Reads a named table at the level of each example, broadcastable to the state.
 Read = Callable[[str], Tensor]
@@ -113,37 +108,6 @@ def analytic_variance(schedule: NoiseSchedule, profile: LevelProfile | None) -> 
     variance = schedule.posterior_variance + schedule.posterior_data_weight.square() * error
     variance[1] = profile.data_variance[parent[1]]
     return variance
-
-
-def fit_variance(
-    model: Diffusion,
-    data: Tensor | LevelProfile,
-    condition: Condition | None = None,
-    *,
-    levels: int | None = MEASURED_LEVELS,
-    draws: int = 1,
-    generator: torch.Generator | None = None,
-) -> Diffusion:
-    """The same model with variance="analytic", the optimal one at every level.
-
-    Respaced chains of the result have an optimal variance of their own, from the same errors.
-
-    Args:
-        model: the model, with any variance; a learned one is ignored from then on.
-        data: x_0, (B, C, H, W), or a profile that was measured before.
-        condition: what the model is told of each example.
-        levels: how many levels to measure; see `level_profile`.
-        draws: draws of noise for each example.
-        generator: the source of all noise.
-
-    Raises:
-        NelboError: data that are not the model's, or a profile of another chain.
-    """
-    if not isinstance(data, LevelProfile):
-        data = level_profile(
-            model, data, condition, levels=levels, draws=draws, generator=generator
-        )
-    return model.with_profile(data, variance="analytic")
 
 
 def profile_levels(schedule: NoiseSchedule, profile: LevelProfile) -> Tensor:

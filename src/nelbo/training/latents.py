@@ -25,9 +25,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.diffusion.level_samplers import LevelSampler
-from nelbo.diffusion.objectives import BatchPart, TrainingTerms, part_of_noise
-from nelbo.diffusion.weighting import Weighting
+from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms, part_of_noise
 from nelbo.evidence.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.text import PromptEncoder, TextEncoder
@@ -259,21 +257,22 @@ class PriorObjective(nn.Module):
         self,
         latents: LatentData,
         *,
-        objective: str | Weighting = "simple",
+        objective: Objective = Objective(),  # noqa: B008 - frozen
         generator: torch.Generator | None = None,
         part: BatchPart | None = None,
-        level_sampler: LevelSampler | None = None,
-        input_perturbation: float = 0.0,
-        level_shift: float = 1.0,
     ) -> TrainingTerms:
         """The objective of a batch or a part of one, in nats per latent where it is the bound.
-
-        The arguments are those of `nelbo.diffusion.objectives.training_terms`.
 
         Where the cost beside the prior is known, `nelbo` is the whole bound of each image.
 
         Latents, the conditions that are dropped, and noise are drawn with `generator`, in this
         order.
+
+        Args:
+            latents: the batch, or a part of it.
+            objective: of the prior.
+            generator: the source of all draws.
+            part: which part `latents` is.
 
         Raises:
             NelboError: latents of another shape than the prior's.
@@ -285,16 +284,7 @@ class PriorObjective(nn.Module):
             )
         z = latents.mean + latents.stddev * part_of_noise(latents.mean, part, generator)
         condition = self._condition(latents, generator, part or BatchPart(0, len(z), len(z)))
-        terms = self.prior(
-            z,
-            condition,
-            objective=objective,
-            generator=generator,
-            part=part,
-            level_sampler=level_sampler,
-            input_perturbation=input_perturbation,
-            level_shift=level_shift,
-        )
+        terms = objective(self.prior, z, condition, generator=generator, part=part)
         return terms if latents.cost is None else terms._replace(nelbo=terms.nelbo + latents.cost)
 
     def _condition(

@@ -22,8 +22,10 @@ import torch
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
+from nelbo.diffusion.objectives import Objective
 from nelbo.training.build import build_model, default_depth
 from nelbo.training.config import ModelConfig
+from nelbo.training.task import PixelObjective
 from nelbo.training.threads import use_fastest_threads
 
 # Channels at the first resolution; the others have twice as many.
@@ -103,9 +105,10 @@ def _seconds_per_image(
     """The least time that forward and backward of a step took, a part for each image."""
     generator = torch.Generator(device).manual_seed(0)
     x_0 = torch.rand((images, *data.shape), generator=generator, device=device) * 2 - 1
+    objective = PixelObjective(model, Objective()) if isinstance(model, Diffusion) else model
 
     def step() -> None:
-        model(x_0, None, generator=generator).loss.backward()
+        objective(x_0, None, generator=generator).loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

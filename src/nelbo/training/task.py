@@ -10,6 +10,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -23,7 +24,12 @@ from nelbo.data.stream import ImageStream
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
-from nelbo.diffusion.objectives import BatchPart, check_objective, default_probabilities
+from nelbo.diffusion.objectives import (
+    BatchPart,
+    Objective,
+    TrainingTerms,
+    default_probabilities,
+)
 from nelbo.diffusion.weighting import MinSNR, Sigmoid, Weighting
 from nelbo.evidence.evaluation import check_fits
 from nelbo.training.autoencoder import AutoencoderObjective
@@ -125,14 +131,39 @@ class ImageSource:
         return self.stream.batch(int(index[0]), len(index)).labels if has_labels else None
 
 
+class PixelObjective(nn.Module):
+    """The objective of a batch of images, as one module of a diffusion model.
+
+    Args:
+        model: the model to train.
+        objective: what to minimise.
+    """
+
+    def __init__(self, model: Diffusion, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        part: BatchPart | None = None,
+    ) -> TrainingTerms:
+        """As `nelbo.diffusion.objectives.Objective`."""
+        return self.objective(self.model, x_0, condition, generator=generator, part=part)
+
+
 class PixelTask(Task):
     """A diffusion model of images, which is told their labels if it takes any."""
 
     def __init__(self, model: Diffusion, data: ImageData, config: TrainingConfig) -> None:
         check_fits(model, data)
         self.model, self.config = model, config
-        self.options = _options(config, model.num_levels)
-        self.level_sampler = self.options["level_sampler"]
+        self.objective = _objective(config, model.num_levels)
+        self.level_sampler = self.objective.level_sampler
+        self.options: dict[str, Any] = {}
         self.images = ImageSource(data, config.seed)
         self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
@@ -144,11 +175,8 @@ class PixelTask(Task):
         return [module.network]
 
     def variant(self, wrap: Wrap) -> nn.Module:
-        """The model around its wrapped network."""
-        network = self.model.network
-        assert isinstance(network, nn.Module)
-        wrapped = wrap(network)
-        return self.model if wrapped is network else self.model._with(network=wrapped)
+        """The objective of the model around its wrapped network."""
+        return PixelObjective(_around(self.model, wrap), self.objective)
 
     def terms(
         self,
@@ -158,7 +186,7 @@ class PixelTask(Task):
         part: BatchPart,
         generator: torch.Generator,
     ) -> Terms:
-        """`nelbo.diffusion.objectives.training_terms`."""
+        """`PixelObjective`."""
         condition = self._condition(index, generator)
         assert isinstance(self.model.data, Pixels)
         images = self.images.pixels(index, part)
@@ -210,8 +238,7 @@ class ContinuousTask(PixelTask):
 
     def variant(self, wrap: Wrap) -> nn.Module:
         """The model with a wrapped network, and the same schedule."""
-        wrapped = super().variant(wrap)
-        return _sharing(self.continuous, model=wrapped)
+        return _sharing(self.continuous, model=_around(self.model, wrap))
 
 
 class AutoencoderTask(Task):
@@ -270,8 +297,8 @@ class PriorTask(Task):
 
     def __init__(self, objective: PriorObjective, data: LatentData, config: TrainingConfig) -> None:
         self.objective, self.data = objective, data
-        self.options = _options(config, objective.prior.num_levels)
-        self.level_sampler = self.options["level_sampler"]
+        self.options = {"objective": _objective(config, objective.prior.num_levels)}
+        self.level_sampler = self.options["objective"].level_sampler
         self.config = config
         self.examples = len(data) // 2 if data.mirrored else len(data)
         if config.horizontal_flip and not data.mirrored:
@@ -292,11 +319,7 @@ class PriorTask(Task):
     def variant(self, wrap: Wrap) -> nn.Module:
         """The objective with a wrapped UNet and text encoder."""
         prior, text = self.objective.prior, self.objective.text
-        assert isinstance(prior.network, nn.Module)
-        wrapped = wrap(prior.network)
-        if wrapped is prior.network:
-            return self.objective
-        children: dict[str, nn.Module] = {"prior": prior._with(network=wrapped)}
+        children: dict[str, nn.Module] = {"prior": _around(prior, wrap)}
         if text is not None:
             children["text"] = wrap(text)
         return _sharing(self.objective, **children)
@@ -351,23 +374,26 @@ def _flips(config: TrainingConfig, step: int, batch: int) -> Tensor:
     return torch.rand(batch, generator=generator_for(config.seed, 2, step)) < 0.5
 
 
-def _options(config: TrainingConfig, levels: int) -> dict[str, Any]:
-    """What `nelbo.diffusion.objectives.training_terms` is told of a chain of so many levels."""
-    check_objective(config.objective, config.level_shift)
+def _objective(config: TrainingConfig, levels: int) -> Objective:
+    """The objective of a diffusion model with this many levels."""
+    kind: str | Weighting = config.objective
+    if kind == "min_snr":
+        kind = MinSNR(config.snr_gamma)
+    elif kind == "sigmoid":
+        kind = Sigmoid(config.sigmoid_bias)
+    plain = Objective(
+        kind, input_perturbation=config.input_perturbation, level_shift=config.level_shift
+    )
     probabilities = default_probabilities(config.objective, levels, config.level_shift)
-    return {
-        "objective": _objective(config),
-        "level_sampler": make_level_sampler(config.level_sampler, probabilities),
-        "input_perturbation": config.input_perturbation,
-        "level_shift": config.level_shift,
-    }
+    return replace(plain, level_sampler=make_level_sampler(config.level_sampler, probabilities))
 
 
-def _objective(config: TrainingConfig) -> str | Weighting:
-    """The objective with its settings."""
-    if config.objective == "min_snr":
-        return MinSNR(config.snr_gamma)
-    return Sigmoid(config.sigmoid_bias) if config.objective == "sigmoid" else config.objective
+def _around(model: Diffusion, wrap: Wrap) -> Diffusion:
+    """The model around its wrapped network; itself where that is its own."""
+    network = model.network
+    assert isinstance(network, nn.Module)
+    wrapped = wrap(network)
+    return model if wrapped is network else model.replace(network=wrapped)
 
 
 def _wrapped(module: Module, parts: dict[str, nn.Module], wrap: Wrap) -> Module:
