@@ -370,7 +370,7 @@ def test_starting_where_there_is_signal_is_said_in_one_line(run_path, tmp_path, 
 def test_guidance_of_a_pixel_model():
     options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
     assert guidance_of(options) == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
-    chain, condition = PictureModel("run", make()).told(options, 2)
+    chain, condition = PictureModel("run", make()).conditioned(options, 2)
     assert condition is None
     assert chain.network.scale == 2.0
     assert chain.network.rescale == 0.5

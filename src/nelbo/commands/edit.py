@@ -79,7 +79,7 @@ def _walk(
     else:
         edit = editing
     outputs = edit.outputs(1) if options.interpolate is not None else options.n
-    chain, condition = pictures.told(options.condition, outputs)
+    chain, condition = pictures.conditioned(options.condition, outputs)
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
         if options.interpolate is not None:

@@ -1,4 +1,4 @@
-"""Options that commands share: which sampler, what a model is told, where to compute."""
+"""Options that commands share: sampler, condition, device."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SamplerOptions:
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """What the model is told, and how strongly it is guided there."""
+    """The condition of the model, and the guidance scale."""
 
     label: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """Classes by name or number, one or several after each --label, for the images in turn; by

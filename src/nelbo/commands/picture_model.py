@@ -70,15 +70,15 @@ class PictureModel:
         assert shape is not None
         return shape
 
-    def told(
+    def conditioned(
         self, options: ConditionOptions, n: int, *, every_class: bool = False
     ) -> tuple[Diffusion, Condition | None]:
-        """The chain with its guidance, and what it is told of each of `n` pictures.
+        """The guided chain, and its condition for each of `n` pictures.
 
         Args:
             options: what was asked for.
             n: how many pictures.
-            every_class: where no label is asked for, tell of all classes in turn.
+            every_class: without a label, condition on all classes in turn.
 
         Raises:
             NelboError: a label or prompt for a model that takes none, or a label that is none of
@@ -99,10 +99,10 @@ class PictureModel:
             guidance=self._strength(options, prompted=bool(prompts)),
         )
 
-    def told_between(
+    def conditioned_between(
         self, options: ConditionOptions, frames: int
     ) -> tuple[Diffusion, Condition | None]:
-        """As `told`, of `frames` pictures on the way from the one prompt to the other.
+        """As `conditioned`, for `frames` pictures between two prompts.
 
         Raises:
             NelboError: another number of prompts than two, or a model without text.
@@ -122,7 +122,7 @@ class PictureModel:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the model is told of; 0 for none."""
+        """Number of classes the model is conditioned on; 0 if none."""
         return self.model.num_classes
 
     def _labels(self, options: ConditionOptions) -> list[int]:
@@ -177,8 +177,8 @@ class PictureModel:
         prompts = options.prompts()
         if (prompts or options.negative is not None) and not self._reads_text:
             option = "--prompt" if prompts else "--negative"
-            told = "it is told classes: give --label" if self.num_classes else "it is told nothing"
-            raise NelboError(f"{option}: {self.path} is a model without a text encoder, {told}")
+            instead = ": use --label" if self.num_classes else " and without classes"
+            raise NelboError(f"{option}: {self.path} is a model without a text encoder{instead}")
         given = [prompt if prompt.strip() else None for prompt in prompts]
         if None in given:
             say("An empty prompt is no prompt: the unconditional model")

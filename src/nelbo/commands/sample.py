@@ -51,7 +51,7 @@ def run(options: Sample) -> None:
     compared = None
     if source is not None:
         compared = Compared.load(source, pictures.model, options.judged.features)
-    chain, condition = _told(options, pictures, n, compared)
+    chain, condition = _conditioned(options, pictures, n, compared)
     if options.levels == "optimal":
         chain = optimal_chain(chain, options.sampling.steps)
     film = None
@@ -83,17 +83,17 @@ def run(options: Sample) -> None:
     _report(options, n, seconds, None if compared is None else compared.read(samples, seed))
 
 
-def _told(
+def _conditioned(
     options: Sample, pictures: PictureModel, n: int, compared: Compared | None
 ) -> tuple[Diffusion, Condition | None]:
-    """The chain with its guidance, and what it is told of each image.
+    """The guided chain, and its condition for each image.
 
     Images to compare are of the classes as often as those they are compared with.
     """
     if options.interpolate is not None:
-        chain, condition = pictures.told_between(options.condition, options.interpolate)
+        chain, condition = pictures.conditioned_between(options.condition, options.interpolate)
         return chain, condition and condition.repeat(n // options.interpolate)
-    chain, condition = pictures.told(options.condition, n, every_class=True)
+    chain, condition = pictures.conditioned(options.condition, n, every_class=True)
     if compared is not None and condition is not None and not options.condition.labels():
         labels = compared.labels(n, pictures.num_classes, options.computing.seed)
         if labels is not None:
@@ -218,9 +218,9 @@ def sample_with_progress(
     device = next(model.parameters()).device
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
-        told = None if condition is None else condition[some].to(device)
+        given = None if condition is None else condition[some].to(device)
         x_T = model.start(len(generators), None, generators)
-        return sampler.iterate(model, x_T, condition=told, guidance=guidance, generator=generators)
+        return sampler.iterate(model, x_T, condition=given, guidance=guidance, generator=generators)
 
     walks = walk_with_progress(
         f"Sampling {n} image{'s' * (n > 1)}",

@@ -110,8 +110,8 @@ _WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
     "level_shift": lambda training, model: training.get("objective") in ("simple", "hybrid"),
     "balance_power": lambda training, model: training.get("balance") != "none",
     "balance": lambda training, model: training.get("balance") != "none",
-    "label_dropout": lambda training, model: _is_told(model),
-    "guidance": lambda training, model: _is_told(model),
+    "label_dropout": lambda training, model: _is_conditional(model),
+    "guidance": lambda training, model: _is_conditional(model),
     **dict.fromkeys(
         ("objective", "level_sampler"), lambda training, model: "likelihood" not in model
     ),
@@ -124,8 +124,8 @@ _WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
 }
 
 
-def _is_told(model: Mapping[str, Any]) -> bool:
-    """Whether the network is told a class or a caption."""
+def _is_conditional(model: Mapping[str, Any]) -> bool:
+    """Whether the network is conditioned on a class or a caption."""
     return bool(model.get("class_conditional")) or model.get("condition", "none") != "none"
 
 

@@ -290,7 +290,7 @@ class PriorObjective(nn.Module):
     def _condition(
         self, latents: LatentData, generator: torch.Generator | None, part: BatchPart
     ) -> Condition | None:
-        self._check_told(latents)
+        self._check_condition(latents)
         if latents.tokens is None and latents.captions is None and latents.labels is None:
             return None
         device = latents.mean.device
@@ -307,7 +307,7 @@ class PriorObjective(nn.Module):
             condition = replace(condition, label=latents.labels.masked_fill(dropped, -1))
         return condition
 
-    def _check_told(self, latents: LatentData) -> None:
+    def _check_condition(self, latents: LatentData) -> None:
         if self.text is not None and latents.tokens is None:
             raise NelboError("a text encoder that learns needs latents with tokens")
         if self.reads_captions and latents.captions is None:

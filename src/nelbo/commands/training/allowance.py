@@ -22,7 +22,7 @@ SOON, EARLY = 5.0, 0.15
 
 
 def allowed_seconds(trained: float, share_of_least: float = 1.0) -> float:
-    """Seconds for what follows after so many seconds of training.
+    """Seconds for evaluation, samples and report after training.
 
     Args:
         trained: seconds of training.
@@ -32,8 +32,8 @@ def allowed_seconds(trained: float, share_of_least: float = 1.0) -> float:
 
 
 @contextmanager
-def told_where(run: RunDirectory) -> Iterator[None]:
-    """Where Ctrl-C ends what follows training, say where the model is and how to go on."""
+def report_where_on_interrupt(run: RunDirectory) -> Iterator[None]:
+    """On Ctrl-C after training, report where the model is and how to make its report."""
     try:
         yield
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ class Allowance:
 
     Args:
         seconds: how long there is, from now.
-        clock: what tells the time.
+        clock: the clock, in seconds.
     """
 
     seconds: float

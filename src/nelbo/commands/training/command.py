@@ -21,7 +21,7 @@ from nelbo.commands.common import (
     show,
 )
 from nelbo.commands.options.train import TrainOptions
-from nelbo.commands.training.allowance import allowed_seconds, told_where
+from nelbo.commands.training.allowance import allowed_seconds, report_where_on_interrupt
 from nelbo.commands.training.recipe import Recipe
 from nelbo.commands.training.refinement import Asked
 from nelbo.commands.training.session import TrainingImages, TrainingSession
@@ -164,7 +164,7 @@ class TrainCommand(ABC):
         if not session.trainer.processes.is_main:
             return {}
 
-        with told_where(run):
+        with report_where_on_interrupt(run):
             return session.recipe.finish(
                 run,
                 asked=Asked(self.options.evaluate_levels, self.options.evaluate_images),
