@@ -288,7 +288,7 @@ def test_likelihood_by_the_flow_of_the_prior(run, on, pictures, capsys):
     model, data = nelbo.load(run).eval(), load_data(str(pictures), "all", size=16).subset(4, 3)
     x, condition = model.data.to_network(data.images), condition_for(model, data)
     generator = torch.Generator().manual_seed(3)
-    found = nelbo.latent.flow.log_likelihood(
+    found = nelbo.evidence.likelihood.log_likelihood(
         model, x, condition, rtol=0.05, atol=0.05, generator=generator
     )
     bits = found.bits_per_dim.mean().item()

@@ -26,7 +26,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "latent/model.py": _LATENT,
     "latent/bound.py": _LATENT,
-    "latent/flow.py": ("tests/oracles/test_latent_evidence.py",),
+    "evidence/likelihood.py": ("tests/oracles/test_latent_evidence.py",),
     "diffusion/continuous.py": (
         "tests/diffusion/test_continuous.py",
         "tests/diffusion/test_learned_schedule.py",

@@ -25,7 +25,7 @@ from nelbo.chain.estimators import EveryLevel, Importance, Stratified, Uniform, 
 from nelbo.data import ImageData
 from nelbo.evidence import classify
 from nelbo.evidence.evaluation import evaluate_to_error
-from nelbo.latent.flow import log_likelihood
+from nelbo.evidence.likelihood import log_likelihood
 from tests.diffusion.test_flow import signal_at
 from tests.oracles.linear_autoencoder import (
     DIRECTION,

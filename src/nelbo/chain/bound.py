@@ -15,7 +15,7 @@ For a chain of latents :math:`x_1, \dots, x_T` over data :math:`x_0`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -313,6 +313,17 @@ class Bound:
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Every tensor with its name."""
         return [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "dims"]
+
+    def notes(self) -> dict[str, str]:
+        """What is no tensor, for a file."""
+        return {"dims": str(self.dims)}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Self:
+        """The bound of what `tensors` and `notes` gave."""
+        names = [f.name for f in fields(cls) if f.name != "dims"]
+        known: dict[str, Any] = {name: tensors[name] for name in names}
+        return cls(**known, dims=int(notes["dims"]))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,14 @@ class Known(Distribution):
         """The value."""
         return self._value.expand(self._extended_shape(torch.Size(sample_shape)))
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zero, that of all of the probability, at each value."""
+        return torch.zeros_like(self._value)
+
+    def entropy(self) -> Tensor:
+        """Zero, for nothing is unknown."""
+        return torch.zeros_like(self._value)
+
 
 class DiscretizedNormal(Distribution):
     r"""A normal rounded to `levels` evenly spaced values between −1 and 1.

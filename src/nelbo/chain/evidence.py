@@ -127,6 +127,29 @@ class Evidence(Protocol):
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Every tensor with its name."""
 
+    def notes(self) -> dict[str, str]:
+        """What is no tensor, for a file."""
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Self:
+        """The evidence of what `tensors` and `notes` gave.
+
+        Raises:
+            KeyError: one of them is missing.
+        """
+
+
+def joined(batches: Iterable[Evidence]) -> Any:
+    """The evidence of several batches of one dataset, together, of the class that they are of.
+
+    Raises:
+        NelboError: no batches, or batches that do not belong together.
+    """
+    batches = list(batches)
+    if not batches:
+        raise NelboError("there is no evidence to join")
+    return batches[0].cat(batches)
+
 
 @dataclass(frozen=True)
 class CostsSummary(Summary):
@@ -256,6 +279,18 @@ class Costs:
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Every tensor with its name: terms, calls and variance."""
         return [*self.terms.items(), ("calls", self.calls), ("variance", self.variance)]
+
+    def notes(self) -> dict[str, str]:
+        """What is no tensor, for a file."""
+        return {"evidence": self.kind, "dims": str(self.dims)}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Self:
+        """The evidence of what `tensors` and `notes` gave."""
+        terms = {n: value for n, value in tensors.items() if n not in ("calls", "variance")}
+        return cls(
+            notes["evidence"], terms, int(notes["dims"]), tensors["calls"], tensors["variance"]
+        )
 
     def _each(self, change: Any) -> Self:
         return replace(

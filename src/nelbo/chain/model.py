@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import Continuous, DataSpace
-from nelbo.chain.distributions import Generators, Known, draw
+from nelbo.chain.distributions import Generators, Known
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
 
@@ -121,16 +121,17 @@ class Model(Protocol):
     ) -> tuple[Any, Condition | None]:
         """The chain with its guidance, and the condition of `n` of its states."""
 
+    def condition_between(self, first: Any, second: Any, frames: int) -> Condition:
+        """The conditions on the straight way from one prompt to another, ends included."""
+
     def encode(self, x: Tensor) -> Distribution:
         """q(z_0|x): of which states of the chain examples are made."""
 
     def decode(self, z: Tensor) -> Tensor:
         """The examples that states of the chain stand for."""
 
-    def to_chain(
-        self, x_0: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """A draw of the state of each example, and what that costs beside the chain, (B,) nats."""
+    def decoder_log_prob(self, x_0: Tensor, z: Tensor) -> Tensor:
+        """log p(x_0|z) of examples given states of the chain, nats, (B,)."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides its evidence beside the weights, by its name in messages."""
@@ -140,6 +141,12 @@ class Model(Protocol):
 
     def description(self) -> str:
         """What it is, in a sentence without its full stop."""
+
+    def respace(self, levels: Any) -> Self:
+        """The model with a shorter chain, through these levels."""
+
+    def with_profile(self, profile: Any, *, variance: str | None = None) -> Self:
+        """The model with a profile of its chain, and another variance where one is named."""
 
     def to(self, device: Any) -> Self:
         """The model on a device, as `torch.nn.Module.to`."""
@@ -308,6 +315,14 @@ class BaseModel(nn.Module, ABC):
                 raise NelboError(f"{name} was given to a model that reads none")
         return self.chain, condition
 
+    def condition_between(self, first: Any, second: Any, frames: int) -> Condition:
+        """The conditions on the straight way from one prompt to another, ends included.
+
+        Raises:
+            NelboError: a model that reads no prompts.
+        """
+        raise NelboError("a prompt was given to a model without a text encoder")
+
     def encode(self, x: Float[Tensor, "batch ..."]) -> Distribution:
         """q(z_0|x): of which states of the chain examples are made, all mass at `x` itself."""
         return Known(x)
@@ -316,11 +331,27 @@ class BaseModel(nn.Module, ABC):
         """The examples that states of the chain stand for: the states themselves."""
         return z
 
-    def to_chain(
-        self, x_0: Float[Tensor, "batch ..."], generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """A draw of the state of each example, and what that costs beside the chain, (B,) nats."""
-        return draw(self.encode(x_0), generator), x_0.new_zeros(len(x_0))
+    def decoder_log_prob(
+        self, x_0: Float[Tensor, "batch ..."], z: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, " batch"]:
+        """log p(x_0|z) of examples given states of the chain, nats: 0, for these are the data."""
+        return x_0.new_zeros(len(x_0))
+
+    def respace(self, levels: Any) -> Self:
+        """The model with a shorter chain, through these levels.
+
+        Raises:
+            NelboError: a model without a chain.
+        """
+        raise NelboError(f"{type(self).__name__} has no chain of levels to shorten")
+
+    def with_profile(self, profile: Any, *, variance: str | None = None) -> Self:
+        """The model with a profile of its chain, and another variance where one is named.
+
+        Raises:
+            NelboError: a model without a chain.
+        """
+        raise NelboError(f"{type(self).__name__} has no chain of levels to have a profile of")
 
     def identity(self) -> dict[str, Any]:
         """All that decides the evidence beside the weights, by its name in messages."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -26,11 +27,9 @@ from nelbo.commands.options.classify import Classify
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
-from nelbo.evidence.evaluation import chain_of, check_fits
-from nelbo.latent import LatentDiffusion
+from nelbo.evidence.evaluation import check_fits
 from nelbo.text import shorten
 
 # Images whose class is printed; --out and --json have those of all.
@@ -58,11 +57,11 @@ def run(options: Classify) -> None:
     if options.out is not None:
         _write(options.out, found)
     calls = float(result.calls.double().mean())
-    count, T = classes.condition.batch_size, chain_of(model).num_levels
+    count, T = classes.condition.batch_size, model.chain.num_levels
     known = classes.of_images >= 0
     right = (result.label == classes.of_images)[known].double()
     accuracy = float(right.mean()) if len(right) else None
-    reads = getattr(model, "text", None)
+    reads = model.reads_text
     largest = _largest_share(classes.of_images[known])
     if options.computing.json:
         print_json(
@@ -76,7 +75,7 @@ def run(options: Classify) -> None:
                 "accuracy": accuracy,
                 "chance": 1 / count,
                 "largest_class": largest,
-                "conditioned_on": "class" if reads is None else "prompt",
+                "conditioned_on": "prompt" if reads else "class",
                 "duplicates_left_out": data.left_out,
                 "calls_per_image": calls,
                 "calls_for_all_classes_and_levels": count * T,
@@ -124,7 +123,7 @@ def _prompts(options: Classify) -> tuple[str, ...]:
 
 
 def _classes(
-    options: Classify, model: Diffusion | LatentDiffusion, data: ImageData, prompts: tuple[str, ...]
+    options: Classify, model: Model, data: ImageData, prompts: tuple[str, ...]
 ) -> _Classes:
     """The classes of a class-conditional model, or prompts for one of text.
 
@@ -132,13 +131,12 @@ def _classes(
         NelboError: a model that is told nothing, prompts for one without text, or images
             without classes.
     """
-    text = model if isinstance(model, LatentDiffusion) and model.text is not None else None
     unknown = torch.full((len(data),), -1)
     of_images = unknown if data.labels is None else data.labels
-    if text is None:
+    if not model.reads_text:
         if prompts:
             raise NelboError(f"--prompt-file: {options.run_path} has no text encoder")
-        condition = all_classes(chain_of(model), model.num_classes)
+        condition = all_classes(model.chain, model.num_classes)
         if condition is None or model.num_classes < 2:
             raise NelboError(f"{options.run_path} is not class-conditional: it has no classes")
         return _Classes(condition, data.label_names, of_images, "labelled")
@@ -152,17 +150,17 @@ def _classes(
         prompts = tuple(options.template.replace("{}", name) for name in data.label_names)
     else:
         raise NelboError(f"{data.source} has no classes to choose from: give --prompt-file")
-    with torch.no_grad():
-        return _Classes(text.condition_on(prompts), prompts, of_images, known_by)
+    condition = model.condition_for(len(prompts), captions=prompts)
+    assert condition is not None
+    return _Classes(condition, prompts, of_images, known_by)
 
 
 def _classify(
-    options: Classify, model: Diffusion | LatentDiffusion, data: ImageData, classes: _Classes
+    options: Classify, model: Model, data: ImageData, classes: _Classes
 ) -> Classification:
 
     check_fits(model, data)
-    assert isinstance(model.data, Pixels)
-    device = next(model.parameters()).device
+    device = model.device
     classifier = Classifier(
         model,
         classes.condition.to(device),

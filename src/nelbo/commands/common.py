@@ -26,16 +26,16 @@ from rich.table import Column
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.data.duplicates import duplicates_line
-from nelbo.diffusion import Diffusion, optimal_levels
+from nelbo.diffusion import optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.formats.model_directory import ships
-from nelbo.latent import LatentDiffusion
 from nelbo.networks.files import locate
 
-Model = TypeVar("Model", bound="Diffusion | LatentDiffusion")
+SomeModel = TypeVar("SomeModel", bound=Model)
 
 # Results go to standard output, and what happens on the way to standard error, so that a result
 # can be piped and --json has standard output to itself.
@@ -82,17 +82,17 @@ def check_optimal(run_path: str, steps: int | None) -> None:
         raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
 
 
-def optimal_chain(model: Model, steps: int | None) -> Model:
+def optimal_chain(model: SomeModel, steps: int | None) -> SomeModel:
     """The chain of `steps` levels with the best bound and its optimal variance.
 
     Raises:
         NelboError: as many steps as the chain does not have.
     """
     assert steps is not None  # see check_optimal
-    assert model.profile is not None
-    fitted: Any = model.with_profile(model.profile, variance="analytic")
-    shorter: Model = fitted.respace(optimal_levels(model.profile, steps))
-    return shorter
+    profile = model.chain.profile
+    assert profile is not None
+    fitted = model.with_profile(profile, variance="analytic")
+    return fitted.respace(optimal_levels(profile, steps))
 
 
 def training_progress(*, disable: bool = False) -> Progress:

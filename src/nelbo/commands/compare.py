@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound
 from nelbo.chain.estimators import Estimator
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
 from nelbo.commands.common import (
     choose_device,
     print_json,
@@ -20,11 +21,9 @@ from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to
 from nelbo.commands.options.compare import Compare
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
-from nelbo.latent import LatentDiffusion
 
 
 def run(options: Compare) -> None:
@@ -116,7 +115,7 @@ def _check_shapes(options: Compare, shapes: list[tuple[int, int, int]]) -> None:
 
 def _load(
     options: Compare, source: RunSource, device: torch.device, resize: bool
-) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+) -> tuple[Model, ImageData]:
     """The model of a run and the images in its size."""
     # The seed draws the same images for both.
     model, data = load_with_data(
@@ -135,10 +134,10 @@ def _load(
 def _evaluate(
     options: Compare,
     run: str,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     levels: int | Estimator | None,
-) -> Bound:
+) -> Evidence:
     return evaluate_with_progress(
         model,
         data,

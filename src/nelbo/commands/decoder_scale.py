@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from nelbo.chain.model import Model
 from nelbo.commands.common import say
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence.calibration import fit_decoder_scale
-from nelbo.latent import LatentDiffusion
 
 # Images that a scale is fitted to.
 _IMAGES = 256
@@ -16,7 +17,7 @@ _IMAGES = 256
 
 def fit_missing_scale(
     run_path: str,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     seed: int,
     *,
@@ -24,13 +25,14 @@ def fit_missing_scale(
 ) -> None:
     """Give a latent model without a decoder scale the one that suits some of the images best."""
 
-    if not isinstance(model, LatentDiffusion) or model.decoder_scale is not None:
+    if not model.lacks_scale:
         return
-    model.decoder_scale = fit_decoder_scale(
-        model, data.subset(_IMAGES, seed), generator=torch.Generator().manual_seed(seed)
+    latent: Any = model
+    latent.decoder_scale = fit_decoder_scale(
+        latent, data.subset(_IMAGES, seed), generator=torch.Generator().manual_seed(seed)
     )
     if not quiet:
         say(
             f"{run_path} has no scale of its decoder; the one that suits these images best, "
-            f"{model.decoder_scale:.4f}, flatters the bound a little"
+            f"{latent.decoder_scale:.4f}, flatters the bound a little"
         )

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
 from nelbo.commands.common import (
     check_optimal,
     optimal_chain,
@@ -25,22 +26,21 @@ from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
     evaluate_with_progress,
     find_levels,
+    levels_of,
     stored_proposal,
 )
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence import write_ranking
 from nelbo.evidence.bound_store import BoundStore, stored_settings
-from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
+from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.formats.model_directory import holds_autoencoder_alone
-from nelbo.latent import LatentDiffusion
 from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 from nelbo.samplers.spacing import spaced_levels
 from nelbo.training.processes import Processes
@@ -159,12 +159,11 @@ def _evaluate_autoencoder(options: Evaluate) -> bool:
 
 def _store(
     options: Evaluate,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     processes: Processes,
     dtype: torch.dtype,
 ) -> BoundStore | None:
-
     if options.out is None:
         return None
     settings = {k: v for k, v in asdict(options).items() if k not in _NO_SETTINGS}
@@ -186,22 +185,21 @@ def _stored_precision(options: Evaluate) -> str | None:
 
 def _show(
     options: Evaluate,
-    bound: Bound,
-    model: Diffusion | LatentDiffusion,
+    bound: Evidence,
+    model: Model,
     data: ImageData,
     calls: int,
     stored: int,
     dtype: torch.dtype,
     processes: Processes,
 ) -> None:
-
     processes.leave()
     if not processes.is_main:
         return
     if options.out is not None:
         write_ranking(options.out / IMAGES_FILE, data, bound, ranked=False)
     summary = bound.mean()
-    density = not isinstance(model.data, Pixels)
+    density = model.data.is_density
     given = given_of(model, data)
     files = None if density else file_sizes(data.images, data.levels)
     if options.computing.json:
@@ -227,7 +225,7 @@ def _show(
             show(given.line)
         if files is not None:
             show(files.line)
-        show(cost_line(len(bound), chain_of(model).num_levels, calls))
+        show(cost_line(len(bound), levels_of(model) + 1, calls))
         if stored:
             show(f"{stored:,} of them had been made before and were read from {options.out}")
         warn_of(summary.bits_per_dim, data.names)
@@ -235,17 +233,17 @@ def _show(
             show(f"Each image: {options.out / IMAGES_FILE}")
 
 
-def _chain(options: Evaluate, model: Diffusion | LatentDiffusion) -> Diffusion | LatentDiffusion:
+def _chain(options: Evaluate, model: Model) -> Model:
     """The chain to evaluate: the whole one, or a shorter one of its own bound."""
     if options.levels == "optimal":
         return optimal_chain(model, options.steps)
     if options.steps is None:
         return model
-    return model.respace(spaced_levels(chain_of(model).num_levels, options.steps, "linspace"))
+    return model.respace(spaced_levels(levels_of(model) + 1, options.steps, "linspace"))
 
 
 def choose_dtype(
-    model: Diffusion | LatentDiffusion, data: ImageData, precision: str, tolerance: float, seed: int
+    model: Model, data: ImageData, precision: str, tolerance: float, seed: int
 ) -> tuple[torch.dtype, int]:
     """The type to compute the network in, and the network evaluations that finding it took.
 
@@ -261,11 +259,9 @@ def choose_dtype(
     check_fits(model, data)
     if len(data) < 2:
         return torch.float32, 0
-    assert isinstance(model.data, Pixels)
     # Not the first ones: folders have one class after the other.
     few = data.subset(_TRIED_IMAGES, seed)
-    x_0 = model.data.to_network(few.images).to(next(model.parameters()).device)
-    trial = try_bfloat16(model, x_0, condition_for(model, few), seed=seed)
+    trial = try_bfloat16(model, *inputs(model, few), seed=seed)
     dtype = trial.dtype(tolerance)
     say(
         f"{_name(dtype)}: bf16 takes 1/{trial.speedup:.2f} of the "

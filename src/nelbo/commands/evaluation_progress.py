@@ -8,38 +8,41 @@ from typing import Any, Literal
 
 import torch
 
-from nelbo.chain.bound import Bound, BoundMap
+from nelbo.chain.bound import BoundMap
 from nelbo.chain.estimators import Estimator, Importance, proposal_from
+from nelbo.chain.evidence import Evidence, joined
+from nelbo.chain.model import Model
 from nelbo.commands.common import MESSAGES, counting_progress
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion import Diffusion
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.evaluation import (
     calls_per_image,
-    chain_of,
     check_fits,
-    condition_for,
     evaluate,
     evaluate_to_error,
+    inputs,
     pilot,
 )
-from nelbo.latent import LatentDiffusion
 from nelbo.latent.bound import LatentBoundMap
 
 # Levels an image for maps, which are looked at and not read off.
 MAP_LEVELS = 100
 
 
-def levels_to_evaluate(
-    asked: int | Literal["all"], model: Diffusion | LatentDiffusion
-) -> int | None:
+def levels_of(model: Model) -> int:
+    """How many levels of score matching the chain of a model has; 0 without a chain."""
+    return 0 if model.chain is None else model.chain.num_levels - 1
+
+
+def levels_to_evaluate(asked: int | Literal["all"], model: Model) -> int | None:
     """How many levels to draw; None, each once, where as many are asked for as there are."""
-    return None if asked == "all" or asked >= chain_of(model).num_levels - 1 else asked
+    return None if asked == "all" or asked >= levels_of(model) else asked
 
 
 def levels_that_matter(
     count: int,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     seed: int,
     *,
@@ -52,14 +55,14 @@ def levels_that_matter(
 
 def find_levels(
     count: int,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     seed: int,
     *,
     quiet: bool = False,
     drawn: bool = True,
 ) -> tuple[Estimator | None, int]:
-    """So many levels an image, drawn where a pilot or the model's profile finds the bound to vary.
+    """`count` levels an image, drawn where a pilot or the model's profile finds the bound to vary.
 
     And the network evaluations of the pilot. Evenly spread levels would be unbiased as well, but
     where few of them cost most of the bound their error is seen only once one of these is drawn.
@@ -82,14 +85,14 @@ def find_levels(
     if drawn:
         square, calls = _square(model, data, seed, quiet=quiet)
     else:
-        square = torch.ones(chain_of(model).num_levels + 1, dtype=torch.float64)
+        square = torch.ones(model.chain.num_levels + 1, dtype=torch.float64)
     return Importance(count, proposal_from(square), reconstructions=2), calls
 
 
 def levels_to_compare(
-    count: int, loaded: Sequence[tuple[Diffusion | LatentDiffusion, ImageData]], seed: int
+    count: int, loaded: Sequence[tuple[Model, ImageData]], seed: int
 ) -> list[int | Estimator | None]:
-    """So many levels an image for each model; models of one kind meet the same.
+    """`count` levels an image for each model; models of one kind meet the same.
 
     Those of pixels are spread evenly. The bound of latents varies at few levels: there they are
     drawn where that of the models, together where their chains are of one length, varies.
@@ -97,21 +100,21 @@ def levels_to_compare(
 
     squares: dict[int, list[torch.Tensor]] = {}
     for model, data in loaded:
-        if isinstance(model, LatentDiffusion) and levels_to_evaluate(count, model) is not None:
+        if model.few_levels_matter and levels_to_evaluate(count, model) is not None:
             square, _ = _square(model, data, seed)
-            squares.setdefault(chain_of(model).num_levels, []).append(square)
+            squares.setdefault(model.chain.num_levels, []).append(square)
     found: list[int | Estimator | None] = []
     for model, _ in loaded:
         levels: int | Estimator | None = levels_to_evaluate(count, model)
-        if isinstance(model, LatentDiffusion) and levels is not None:
-            together = torch.stack(squares[chain_of(model).num_levels]).mean(0)
+        if model.few_levels_matter and levels is not None:
+            together = torch.stack(squares[model.chain.num_levels]).mean(0)
             levels = Importance(count, proposal_from(together), reconstructions=2)
         found.append(levels)
     return found
 
 
 def _square(
-    model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, quiet: bool = False
+    model: Model, data: ImageData, seed: int, *, quiet: bool = False
 ) -> tuple[torch.Tensor, int]:
     """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
     check_fits(model, data)
@@ -122,16 +125,17 @@ def _square(
         return pilot(model, data, _generator(seed))
 
 
-def stored_proposal(model: Diffusion | LatentDiffusion) -> torch.Tensor | None:
+def stored_proposal(model: Model) -> torch.Tensor | None:
     """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    profile = model.profile
-    if profile is None or profile.num_levels != chain_of(model).num_levels:
+    chain: Diffusion | None = model.chain
+    profile = None if chain is None else chain.profile
+    if chain is None or profile is None or profile.num_levels != chain.num_levels:
         return None
     return profile.score_matching_square
 
 
 def evaluate_with_progress(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     description: str,
     *,
@@ -140,10 +144,10 @@ def evaluate_with_progress(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
-) -> Bound:
+) -> Evidence:
     """The bound of every image, behind a progress bar that shows the mean so far."""
     generator = _generator(seed)
-    bounds: list[Bound] = []
+    bounds: list[Evidence] = []
     bits, images = 0.0, 0
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
         total = len(data) * calls_per_image(model, levels)
@@ -161,11 +165,11 @@ def evaluate_with_progress(
             bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
             calls = int(bound.calls.sum())
             progress.update(task, advance=calls, status=f"calls · {bits / images:.3f} bits/dim")
-    return Bound.cat(bounds)
+    return joined(bounds)
 
 
 def evaluate_to_error_with_progress(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     description: str,
     error: float,
@@ -175,7 +179,7 @@ def evaluate_to_error_with_progress(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
-) -> tuple[Bound, int]:
+) -> tuple[Evidence, int]:
     """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
     bound, calls, status = None, 0, ""
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
@@ -200,24 +204,20 @@ def evaluate_to_error_with_progress(
 
 
 def map_bits(
-    model: Diffusion | LatentDiffusion, data: ImageData, seed: int, *, levels: int = MAP_LEVELS
-) -> BoundMap | LatentBoundMap:
-    """Where in each of a few images the bits go, from so many levels an image."""
-
-    assert isinstance(model.data, Pixels)
-    x_0 = model.data.to_network(data.images).to(next(model.parameters()).device)
+    model: Model, data: ImageData, seed: int, *, levels: int = MAP_LEVELS
+) -> BoundMap | LatentBoundMap | None:
+    """Where in each of a few images the bits go, from `levels` levels; None if it is not known."""
+    x_0, condition = inputs(model, data)
     with torch.no_grad():
         return model.bound_map(
             x_0,
-            condition_for(model, data),
+            condition,
             levels=levels_to_evaluate(levels, model),
             generator=_generator(seed),
         )
 
 
-def cost_json(
-    bound: Bound, model: Diffusion | LatentDiffusion, calls: int | None = None
-) -> dict[str, Any]:
+def cost_json(bound: Evidence, model: Model, calls: int | None = None) -> dict[str, Any]:
     """What a bound took: levels of the score matching term an image, and network evaluations.
 
     Args:
@@ -225,8 +225,7 @@ def cost_json(
         model: the model it is of.
         calls: network evaluations, where a pilot took more than the bound tells.
     """
-
-    T = chain_of(model).num_levels
+    T = levels_of(model) + 1
     calls = int(bound.calls.sum()) if calls is None else calls
     return {
         "levels_per_image": bound.levels.shape[1],
@@ -246,5 +245,4 @@ def cost_line(images: int, T: int, calls: int) -> str:
 
 
 def _generator(seed: int) -> torch.Generator:
-
     return torch.Generator().manual_seed(seed)

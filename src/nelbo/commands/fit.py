@@ -14,7 +14,10 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
+from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.mhvae import per_example
+from nelbo.chain.model import Model
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -30,7 +33,7 @@ from nelbo.commands.options.fit import Fit
 from nelbo.commands.run_data import RunSource, check_run, load_with_data
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
-from nelbo.diffusion import Diffusion, LevelProfile, Pixels
+from nelbo.diffusion import LevelProfile
 from nelbo.diffusion.measurement import (
     LevelCost,
     collect_levels,
@@ -39,9 +42,8 @@ from nelbo.diffusion.measurement import (
 )
 from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
+from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
-from nelbo.latent import LatentDiffusion
 from nelbo.samplers.spacing import spaced_levels
 
 # Images encoded at a time.
@@ -124,7 +126,7 @@ def _source(options: Fit) -> RunSource:
 
 def _load(
     options: Fit, source: RunSource, device: torch.device
-) -> tuple[RunSource, Diffusion | LatentDiffusion, ImageData]:
+) -> tuple[RunSource, Model, ImageData]:
     """The model and the images; by default those to train on where none are for validation."""
     try:
         return source, *load_with_data(source, device, resize=options.resize)
@@ -135,16 +137,14 @@ def _load(
     return source, *load_with_data(source, device, resize=options.resize)
 
 
-def _measure(
-    options: Fit, model: Diffusion | LatentDiffusion, data: ImageData
-) -> tuple[LevelProfile, float, Estimate]:
+def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile, float, Estimate]:
     """The profile of the chain, what an image costs beside the chain, and the whole, nats."""
     check_fits(model, data)
     generator = torch.Generator().manual_seed(options.computing.seed)
     if options.images is not None and options.images < len(data):
         data = data.take(torch.randperm(len(data), generator=generator)[: options.images])
     x_0, autoencoder = _states(model, data, generator)
-    chain = chain_of(model)
+    chain = model.chain
     steps = measure_levels(
         chain,
         x_0,
@@ -186,23 +186,16 @@ def _costs_of_images(costs: Sequence[LevelCost], profile: LevelProfile) -> Tenso
     return total.view(-1, profile.examples).mean(0)
 
 
-def _states(
-    model: Diffusion | LatentDiffusion, data: ImageData, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _states(model: Model, data: ImageData, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """What the chain is of: pixels, or latents beside what each image costs in the autoencoder."""
-    assert isinstance(model.data, Pixels)
-    device = next(model.parameters()).device
-    if isinstance(model, Diffusion):
-        nothing = torch.zeros(len(data), dtype=torch.float64)
-        return model.data.to_network(data.images).to(device), nothing
-    latents, costs = [], []
+    states, costs = [], []
     with torch.no_grad():
         for batch in data.batches(_ENCODED):
-            x = model.data.to_network(batch.images).to(device)
-            z, cost = model.autoencoder_cost(x, model.encode(x), generator)
-            latents.append(z)
-            costs.append(cost)
-    return torch.cat(latents), torch.cat(costs).double().cpu()
+            x = model.data.to_network(batch.images).to(model.device)
+            q = model.encode(x)
+            states.append(draw(q, generator))
+            costs.append(-model.decoder_log_prob(x, states[-1]) - per_example(q.entropy()))
+    return torch.cat(states), torch.cat(costs).double().cpu()
 
 
 def _expected_bounds(

@@ -8,8 +8,8 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
-from nelbo.chain.bound import Bound
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.evidence import joined
 from nelbo.commands.common import (
     choose_device,
     counting_progress,
@@ -20,12 +20,12 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.commands.run_data import check_run, load_with_data
-from nelbo.diffusion import Diffusion, Pixels, flow
+from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
-from nelbo.evidence.evaluation import chain_of, check_fits, condition_for
+from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
-from nelbo.latent import flow as latent_flow
+from nelbo.evidence.likelihood import log_likelihood
 from nelbo.report.tables import likelihood_table
 
 
@@ -50,9 +50,10 @@ def run(options: Likelihood) -> None:
     model.eval()
     check_fits(model, data)
     fit_missing_scale(options.run_path, model, data, options.computing.seed)
-    assert isinstance(model.data, Pixels)
     generator = torch.Generator().manual_seed(options.computing.seed)
-    dequantization = options.dequantization or default_dequantization(chain_of(model))
+    if model.chain is None:
+        raise NelboError(f"{options.run_path} has no chain of noise levels, and so no flow")
+    dequantization = options.dequantization or default_dequantization(model.chain)
     integration: dict[str, Any] = {
         "dequantization": dequantization,
         "trace": options.trace,
@@ -66,20 +67,16 @@ def run(options: Likelihood) -> None:
     with counting_progress() as progress:
         task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
         for batch in data.batches(options.batch_size):
-            x_0 = model.data.to_network(batch.images).to(device)
-            condition = condition_for(model, batch)
-            if isinstance(model, Diffusion):
-                found = flow.log_likelihood(model, x_0, condition, **integration)
-            else:
-                found = latent_flow.log_likelihood(model, x_0, condition, **integration)
+            x_0, condition = inputs(model, batch)
+            found = log_likelihood(model, x_0, condition, **integration)
             with torch.no_grad():
-                bound = model.elbo(x_0, condition, levels=levels, generator=generator)
+                bound = model.evidence(x_0, condition, levels=levels, generator=generator)
             bounds.append(bound.to("cpu"))
             bits.append(found.bits_per_dim.cpu())
             evaluations += found.evaluations * len(batch)
             mean = torch.cat(bits).mean()
             progress.update(task, advance=len(batch), status=f"{mean:.3f} bits/dim")
-    bound = Bound.cat(bounds)
+    bound = joined(bounds)
     rows = {
         "flow": (Estimate.of(torch.cat(bits)), evaluations / len(data)),
         "bound": (bound.mean().bits_per_dim, float(bound.calls.double().mean())),

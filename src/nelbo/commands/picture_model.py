@@ -13,14 +13,13 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import from_levels, generator_for, to_levels
+from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, counting_progress, say
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.run_data import check_uncontrolled
 from nelbo.commands.sampling import guidance_of
-from nelbo.diffusion import Diffusion, Pixels
-from nelbo.evidence.evaluation import chain_of
+from nelbo.diffusion import Diffusion
 from nelbo.formats import load
-from nelbo.latent import LatentDiffusion
 from nelbo.networks.guidance import Guidance
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import State
@@ -36,7 +35,7 @@ class PictureModel:
     """
 
     path: str
-    model: Diffusion | LatentDiffusion
+    model: Model
 
     @classmethod
     def load(cls, path: str, device: str) -> PictureModel:
@@ -47,7 +46,7 @@ class PictureModel:
         """
         on = choose_device(device)
         model = load(path)
-        if not isinstance(model.data, Pixels):
+        if model.data.is_density:
             raise NelboError(f"{path} is a model of numbers, not of pixels")
         check_uncontrolled(model, path)
         return cls(path, model.to(on))
@@ -55,13 +54,12 @@ class PictureModel:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return self.model.device
 
     @property
     def levels(self) -> int:
         """How many levels a pixel has."""
-        assert isinstance(self.model.data, Pixels)
-        return self.model.data.levels
+        return self.model.data.shown_levels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,8 +87,6 @@ class PictureModel:
         if every_class and not labels:
             labels = list(range(self.num_classes))
         condition = self._in_turn(labels, n)
-        if isinstance(self.model, Diffusion):
-            return self.model.guided(guidance_of(options)), condition
         return self.model.conditioned(
             n,
             condition=condition,
@@ -112,7 +108,6 @@ class PictureModel:
             raise NelboError(
                 f"--interpolate leads from one prompt to another: expected 2, got {len(prompts)}"
             )
-        assert not isinstance(self.model, Diffusion)  # which reads no prompts
         return self.model.conditioned(
             frames,
             condition=self.model.condition_between(prompts[0], prompts[1], frames),
@@ -166,7 +161,7 @@ class PictureModel:
 
     @property
     def _reads_text(self) -> bool:
-        return getattr(self.model, "text", None) is not None
+        return self.model.reads_text
 
     def _prompts(self, options: ConditionOptions) -> list[str | None]:
         """The prompts asked for; None for an empty one, which is the unconditional model.
@@ -187,7 +182,7 @@ class PictureModel:
     @property
     def prior(self) -> Diffusion:
         """The chain, without guidance."""
-        return chain_of(self.model)
+        return self.model.chain
 
     def to_pixels(self, pictures: Tensor) -> Tensor:
         """0..255 as the nearest of the model's pixel levels, uint8."""
@@ -195,10 +190,7 @@ class PictureModel:
 
     def to_states(self, pictures: Tensor) -> Tensor:
         """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
-
         x = from_levels(self.to_pixels(pictures), self.levels).to(self.device)
-        if isinstance(self.model, Diffusion):
-            return x
         with torch.no_grad():
             return self.model.encode(x).mean
 
@@ -212,16 +204,10 @@ class PictureModel:
 
         pictures = []
         for some in x.split(batch_size):
-            pixels = torch.nan_to_num(self._decode(some.to(self.device)))
+            with torch.no_grad():
+                pixels = torch.nan_to_num(self.model.decode(some.to(self.device)))
             pictures.append(to_levels(pixels, self.levels).byte().cpu())
         return torch.cat(pictures)
-
-    def _decode(self, x: Tensor) -> Tensor:
-
-        if isinstance(self.model, Diffusion):
-            return x
-        with torch.no_grad():
-            return self.model.decode(x)
 
 
 def walk_with_progress(

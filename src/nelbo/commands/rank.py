@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.chain.bound import Bound, BoundMap
+from nelbo.chain.bound import BoundMap
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
 from nelbo.commands.common import MESSAGES, print_json, show
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
@@ -20,12 +22,10 @@ from nelbo.commands.options.rank import Rank
 from nelbo.commands.run_data import check_run, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence import excess_bits, rank, write_ranking
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import Given, given_of
 from nelbo.evidence.identity import identify_profile
-from nelbo.latent import LatentDiffusion
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
@@ -56,7 +56,7 @@ def run(options: Rank) -> None:
         options.run_path, model, data, options.computing.seed, quiet=not processes.is_main
     )
     settings = {k: v for k, v in asdict(options).items() if k not in _NO_SETTINGS}
-    levels = options.levels or _LEVELS[isinstance(model, LatentDiffusion)]
+    levels = options.levels or _LEVELS[model.few_levels_matter]
     settings |= {
         "split": source.split,
         "seed": options.computing.seed,
@@ -110,9 +110,7 @@ def run(options: Rank) -> None:
     _report(options, data, bound, order, scores, files, given, source.split)
 
 
-def _map(
-    options: Rank, model: Diffusion | LatentDiffusion, shown: ImageData
-) -> BoundMap | LatentBoundMap:
+def _map(options: Rank, model: Model, shown: ImageData) -> BoundMap | LatentBoundMap | None:
     with MESSAGES.status(f"Finding where the bits of {len(shown)} images go"):
         return map_bits(model, shown, options.computing.seed)
 
@@ -120,7 +118,7 @@ def _map(
 def _report(
     options: Rank,
     data: ImageData,
-    bound: Bound,
+    bound: Evidence,
     order: Tensor,
     scores: Tensor | None,
     files: FileSizes | None,

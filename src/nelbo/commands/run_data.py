@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
 from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.data import ImageData, load_data
 from nelbo.data.duplicates import without_duplicates
@@ -24,12 +25,8 @@ from nelbo.data.sources import (
     is_path,
 )
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
-from nelbo.diffusion import Diffusion
-from nelbo.evidence.evaluation import chain_of
 from nelbo.formats import load
 from nelbo.formats.pipelines import read_pipeline
-from nelbo.latent import LatentDiffusion
-from nelbo.networks import ControlledUNet
 from nelbo.runs.run_directory import RunDirectory, predates_validation
 
 
@@ -131,7 +128,7 @@ def load_with_data(
     images: int | None = None,
     seed: int = 0,
     quiet: bool = False,
-) -> tuple[Diffusion | LatentDiffusion, ImageData]:
+) -> tuple[Model, ImageData]:
     """The model on a device, and the images in its size; pictures that were skipped are named.
 
     Args:
@@ -154,9 +151,9 @@ def load_with_data(
     return model, data
 
 
-def check_uncontrolled(model: Diffusion | LatentDiffusion, path: str) -> None:
+def check_uncontrolled(model: Model, path: str) -> None:
     """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
-    if isinstance(chain_of(model).network, ControlledUNet):
+    if model.control_shape is not None:
         raise NelboError(
             f"{path} has a ControlNet, and the command line has no option for its control: use it "
             f"in Python, nelbo.load({path!r}).sample(1, prompt=..., control=...), or leave the "
@@ -221,7 +218,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     source, split, run_path = asked.name, asked.split, asked.run_path
     assert model.shape is not None
     channels, height, width = model.shape
-    levels = getattr(model.data, "levels", LEVELS)
+    levels = model.data.shown_levels
     if levels != LEVELS and is_local(source) and not asked.own:
         raise NelboError(
             f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.identity import identify
-from nelbo.latent import LatentDiffusion
 from nelbo.training.processes import Processes
 
 
@@ -33,7 +32,7 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
 
 def open_store(
     out: Path,
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     settings: dict[str, Any],
     processes: Processes,

@@ -10,25 +10,25 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json
 from nelbo.chain.bound import Bound
+from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import Model
 from nelbo.formats import write_json
 from nelbo.latent.bound import LatentBound
 
 SETTINGS_FILE = "settings.json"
 # Version 2 records all that decides the bounds, see `nelbo.evidence.identity`; 1 did the weights.
 FORMAT = 2
-_KINDS: dict[str, type[Bound]] = {"Bound": Bound, "LatentBound": LatentBound}
+_KINDS: dict[str, type[Evidence]] = {k.__name__: k for k in (Bound, LatentBound, Costs)}
 _POLL_SECONDS = 0.2
 
 
@@ -66,7 +66,9 @@ class BoundStore:
         except OSError as error:
             raise NelboError(f"cannot write to {directory}: {error}") from error
 
-    def collect(self, stage: int, batches: int, compute: Callable[[int], Bound]) -> Iterator[Bound]:
+    def collect(
+        self, stage: int, batches: int, compute: Callable[[int], Evidence]
+    ) -> Iterator[Evidence]:
         """The bounds of all batches of a stage in order, each computed once by one process.
 
         Args:
@@ -96,31 +98,29 @@ class BoundStore:
     def _file(self, stage: int, index: int) -> Path:
         return self.directory / f"{stage:02d}-{index:06d}.safetensors"
 
-    def _save(self, stage: int, index: int, bound: Bound) -> None:
+    def _save(self, stage: int, index: int, bound: Evidence) -> None:
         tensors = {name: value.contiguous() for name, value in bound.tensors()}
-        notes = {"kind": type(bound).__name__, "dims": str(bound.dims)}
+        notes = {"kind": type(bound).__name__, **bound.notes()}
         try:
             with atomic_file(self._file(stage, index)) as temporary:
                 save_file(tensors, temporary, metadata=notes)
         except (OSError, SafetensorError) as error:
             raise NelboError(f"cannot write to {self.directory}: {error}") from error
 
-    def _load(self, stage: int, index: int) -> Bound:
+    def _load(self, stage: int, index: int) -> Evidence:
         file = self._file(stage, index)
         try:
             with safe_open(file, "pt") as content:
                 notes = content.metadata() or {}
-                kind = _KINDS[notes["kind"]]
-                names = [f.name for f in fields(kind) if f.name != "dims"]
-                tensors: dict[str, Any] = {name: content.get_tensor(name) for name in names}
-            return kind(**tensors, dims=int(notes["dims"]))
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return _KINDS[notes["kind"]].restored(tensors, notes)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise NelboError(
                 f"{file} is damaged ({error}): remove it, and its batch is evaluated again"
             ) from error
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: Model) -> str:
     """A hash of all weights, which tells whether a model is the same one."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):

@@ -29,11 +29,10 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.chain.distributions import draw, normal, randn_like
+from nelbo.chain.distributions import draw, randn_like, rows
 from nelbo.chain.mhvae import VALUES_PER_CALL
+from nelbo.chain.model import Model
 from nelbo.diffusion import Diffusion
-from nelbo.evidence.evaluation import chain_of
-from nelbo.latent import LatentDiffusion
 
 # Draws of a round, after each of which classes may leave the race.
 _ROUND = 4
@@ -87,7 +86,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: Diffusion | LatentDiffusion,
+        model: Model,
         classes: Condition,
         *,
         margin: float = 3.0,
@@ -108,7 +107,9 @@ class Classifier:
         self.draws = draws
         self.generator = generator
         self._margin = margin
-        self._chain = chain_of(model)
+        if model.chain is None:
+            raise NelboError("classification needs a model with a chain, whose levels it draws")
+        self._chain: Diffusion = model.chain
         self._levels = _LevelChoice(self._chain.num_levels)
 
     @torch.no_grad()
@@ -130,10 +131,8 @@ class Classifier:
 
     def _states(self, x_0: Tensor) -> Callable[[Tensor], Tensor]:
         """What the chain is of, by the indices of images: pixels, or a draw of their latents."""
-        if isinstance(self.model, Diffusion):
-            return lambda chosen: x_0[chosen]
         q = self.model.encode(x_0)
-        return lambda chosen: draw(normal(q.mean[chosen], q.stddev[chosen]), self.generator)
+        return lambda chosen: draw(rows(q, chosen), self.generator)
 
     def _draw(self, some: Tensor, active: Tensor, race: _Race) -> None:
         """One level and one noise for each image still undecided, all its classes in one call."""
@@ -158,7 +157,7 @@ class Classifier:
 
 
 def classify(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     x_0: Float[Tensor, "batch ..."],
     classes: Condition | None = None,
     *,
@@ -279,7 +278,7 @@ class _LevelChoice:
         self._count.index_add_(0, where, torch.ones_like(variance))
 
 
-def _check_labels(model: Diffusion | LatentDiffusion, labels: Tensor) -> None:
+def _check_labels(model: Model, labels: Tensor) -> None:
     known = model.num_classes
     if known and (int(labels.min()) < 0 or int(labels.max()) >= known):
         raise NelboError(

@@ -28,8 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.evidence import Evidence
 
 LEVEL = 0.05
 # No p-value is smaller than one over one more than this.
@@ -86,7 +86,9 @@ class Comparison:
         return found
 
 
-def compare(first: Bound, second: Bound, *, generator: torch.Generator | None = None) -> Comparison:
+def compare(
+    first: Evidence, second: Evidence, *, generator: torch.Generator | None = None
+) -> Comparison:
     """Compare two models by their bounds on the same images, in the same order.
 
     Args:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +26,10 @@ from nelbo.chain.estimators import (
     as_estimator,
     proposal_from,
 )
+from nelbo.chain.evidence import Evidence, joined
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.bound_store import BoundStore
-from nelbo.latent import LatentDiffusion
 
 # The pilot that a proposal is learned from: this many images at this many levels.
 PILOT_IMAGES = 16
@@ -46,7 +47,7 @@ _ADDED_SHARE = 0.5
 
 
 def evaluate(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     *,
     levels: int | Estimator | None = None,
@@ -55,16 +56,17 @@ def evaluate(
     dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
     stage: int = 0,
-) -> Iterator[Bound]:
-    """The bound of every image in order, one `Bound` a batch, on the CPU.
+) -> Iterator[Evidence]:
+    """The evidence of every image in order, one `Evidence` a batch, on the CPU.
 
-    A class-conditional model is told the labels, one of text the captions. Join the batches with
-    `Bound.cat`.
+    A class-conditional model is conditioned on the labels, one of text on the captions. Join the
+    batches with `Bound.cat`, or that of their class.
 
     Args:
         model: the model, evaluated where its weights are.
         data: the images.
         levels: levels an image, None for all of them, or an estimator; see `TractableMHVAE.elbo`.
+            A model without a chain is evaluated in one call an image.
         batch_size: images at a time.
         generator: the source of all noise.
         dtype: torch.bfloat16 evaluates the network in mixed precision, by default it computes in
@@ -78,25 +80,23 @@ def evaluate(
         NelboError: images of another size or number of levels than the model's.
     """
     check_fits(model, data)
-    assert isinstance(model.data, Pixels)
-    device = next(model.parameters()).device
+    device = model.device
     mixed = dtype not in (None, torch.float32)
     noise = batch_generators(generator)
 
-    def bound_of(index: int) -> Bound:
-        assert isinstance(model.data, Pixels)
+    def evidence_of(index: int) -> Evidence:
         batch = data.take(slice(index * batch_size, (index + 1) * batch_size))
-        x_0 = model.data.to_network(batch.images).to(device)
-        condition = condition_for(model, batch)
+        x_0, condition = inputs(model, batch)
         # Not inference mode: its tensors could not be used in a later training step.
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
-            return model.elbo(x_0, condition, levels=levels, generator=noise(index)).to("cpu")
+            found = model.evidence(x_0, condition, levels=levels, generator=noise(index))
+            return found.to("cpu")
 
     count = -(-len(data) // batch_size)
     if store is None:
-        yield from map(bound_of, range(count))
+        yield from map(evidence_of, range(count))
     else:
-        yield from store.collect(stage, count, bound_of)
+        yield from store.collect(stage, count, evidence_of)
 
 
 def batch_generators(
@@ -113,15 +113,12 @@ def batch_generators(
     return lambda index: generator_for(seed, index, device=device)
 
 
-def chain_of(model: Diffusion | LatentDiffusion) -> Diffusion:
-    """The chain whose levels are evaluated: the model of pixels, or the prior of latents."""
-    return model if isinstance(model, Diffusion) else model.prior
-
-
-def calls_per_image(model: Diffusion | LatentDiffusion, levels: int | Estimator | None) -> int:
-    """How many evaluations of the denoising network `evaluate` makes for each image."""
+def calls_per_image(model: Model, levels: int | Estimator | None) -> int:
+    """How many evaluations of the network `evaluate` makes for each image."""
+    if model.chain is None:
+        return 1
     estimator = as_estimator(levels)
-    chosen, _ = estimator.choose(1, chain_of(model).num_levels)
+    chosen, _ = estimator.choose(1, model.chain.num_levels)
     return (estimator.reconstructions + chosen.shape[1]) * (2 if estimator.antithetic else 1)
 
 
@@ -135,13 +132,13 @@ class Reading:
         planned: how many there will be by the end of this stage.
     """
 
-    bound: Bound | None
+    bound: Evidence | None
     calls: int
     planned: int
 
 
 def evaluate_to_error(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     error: float,
     *,
@@ -181,7 +178,10 @@ def evaluate_to_error(
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
     check_fits(model, data)
-    T, n, calls, stages = chain_of(model).num_levels, len(data), 0, itertools.count()
+    if model.chain is None:
+        yield from _in_one_call(model, data, batch_size, generator, dtype, store)
+        return
+    T, n, calls, stages = model.chain.num_levels, len(data), 0, itertools.count()
     if score_matching_square is None and T > 1:
         score_matching_square, calls = pilot(model, data, generator)
     proposal = proposal_from(
@@ -192,7 +192,7 @@ def evaluate_to_error(
 
     def read(images: ImageData, draws: _Draws, found: list[Bound]) -> Iterator[int]:
         """Evaluate images; yield the calls after each batch, and leave the bound in `found`."""
-        batches = []
+        batches: list[Any] = []
         for batch in evaluate(
             model,
             images,
@@ -241,6 +241,26 @@ def evaluate_to_error(
         if excess <= 1 or (allowance < 0 and bits.largest_draw_share > DOMINANT_SHARE):
             break
     yield Reading(bound, calls, calls)
+
+
+def _in_one_call(
+    model: Model,
+    data: ImageData,
+    batch_size: int,
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    store: BoundStore | None,
+) -> Iterator[Reading]:
+    """The evidence of a model without levels to draw: that of each image once."""
+    batches: list[Evidence] = []
+    calls = 0
+    for batch in evaluate(
+        model, data, batch_size=batch_size, generator=generator, dtype=dtype, store=store
+    ):
+        batches.append(batch)
+        calls += int(batch.calls.sum())
+        yield Reading(None, calls, len(data))
+    yield Reading(joined(batches), calls, calls)
 
 
 @dataclass(frozen=True)
@@ -313,7 +333,7 @@ def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
 
 
 def pilot(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
     generator: torch.Generator | None = None,
     *,
@@ -330,19 +350,14 @@ def pilot(
         generator: the source of all draws.
         images: at most so many of them.
     """
-    assert isinstance(model.data, Pixels)
     count = min(images, len(data))
-    chosen_images = data.take(_some(len(data), count, generator))
-    x_0 = model.data.to_network(chosen_images.images).to(next(model.parameters()).device)
+    x_0, condition = inputs(model, data.take(_some(len(data), count, generator)))
     with torch.no_grad():
-        bound = model.elbo(
-            x_0,
-            condition_for(model, chosen_images),
-            levels=_Pilot(reconstructions=0),
-            generator=generator,
+        bound: Any = model.evidence(
+            x_0, condition, levels=_Pilot(reconstructions=0), generator=generator
         )
     square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
-    known, T = bound.levels[0].cpu(), chain_of(model).num_levels
+    known, T = bound.levels[0].cpu(), model.chain.num_levels
     filled = torch.zeros(T + 1, dtype=torch.float64)
     between = np.interp(np.arange(2, T + 1), known.numpy(), square.log().numpy())
     filled[2:] = torch.from_numpy(between).exp()
@@ -362,30 +377,19 @@ class _Pilot(Estimator):
         return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
 
 
-def condition_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
-    """What the model is told of the images: their captions, or their labels, on its device.
-
-    Of an image without a caption, a model of text is told nothing: it is the unconditional one.
-    """
-    if isinstance(model, Diffusion) or model.text is None:
-        return labels_for(model, data)
-    with torch.no_grad():
-        return model.condition_on(data.captions or [None] * len(data))
+def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
+    """Images as a model takes them, (B, C, H, W), with their condition, on its device."""
+    x_0 = model.data.to_network(data.images).to(model.device)
+    return x_0, condition_for(model, data)
 
 
-def labels_for(model: Diffusion | LatentDiffusion, data: ImageData) -> Condition | None:
-    """The labels of the images for a class-conditional model, on its device; else None."""
-    condition = data.condition() if model.num_classes else None
-    return None if condition is None else condition.to(next(model.parameters()).device)
+def condition_for(model: Model, data: ImageData) -> Condition | None:
+    """What the model is conditioned on for each image; see `Model.condition_for`."""
+    return model.condition_for(len(data), data.labels, data.captions)
 
 
-def check_fits(model: Diffusion | LatentDiffusion, data: ImageData) -> None:
+def check_fits(model: Model, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the model's levels, channels and size."""
-    if not isinstance(model.data, Pixels):
-        raise NelboError("the model has no pixel levels, so it gives images no probability")
-    if model.data.levels != data.levels:
-        raise NelboError(
-            f"{data.source} has {data.levels} pixel levels, the model has {model.data.levels}"
-        )
+    model.data.check_levels(data.levels, data.source)
     if model.shape != data.shape:
         raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")

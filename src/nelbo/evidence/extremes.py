@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +15,10 @@ from torch import Tensor
 from nelbo.chain.bound import Bound
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimators import EveryLevel, Importance
+from nelbo.chain.evidence import Evidence, joined
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
-from nelbo.evidence.evaluation import chain_of, evaluate
-from nelbo.latent import LatentDiffusion
+from nelbo.evidence.evaluation import evaluate
 
 # Candidates for each image that is shown.
 _CANDIDATES = 2
@@ -42,7 +43,7 @@ class Extremes:
 
     data: ImageData
     index: Int[Tensor, " images"]
-    bound: Bound
+    bound: Evidence
     places: tuple[tuple[int, int], ...]
 
     @property
@@ -68,9 +69,9 @@ def possible_places(
 
 
 def find_extremes(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     data: ImageData,
-    bound: Bound,
+    bound: Evidence,
     proposal: Tensor,
     *,
     shown: int,
@@ -100,21 +101,19 @@ def find_extremes(
     ends = order[: min(_CANDIDATES * shown, half)], order.flip(0)[: min(_CANDIDATES * shown, half)]
     index, split = torch.cat(ends), len(ends[0])
     candidates = data.take(index)
-    found: Bound | None = None
+    found: Any = None
     levels, draws, stage = _FIRST_LEVELS, _FIRST_DRAWS, 0
     while True:
         start = clock()
-        every = levels >= chain_of(model).num_levels - 1
-        new = Bound.cat(
-            list(
-                evaluate(
-                    model,
-                    candidates,
-                    levels=EveryLevel(reconstructions=draws)
-                    if every
-                    else Importance(levels, proposal, reconstructions=draws),
-                    generator=generator_for(seed, 5, stage),
-                )
+        every = levels >= len(proposal)
+        new = joined(
+            evaluate(
+                model,
+                candidates,
+                levels=EveryLevel(reconstructions=draws)
+                if every
+                else Importance(levels, proposal, reconstructions=draws),
+                generator=generator_for(seed, 5, stage),
             )
         )
         found = new if found is None else Bound.merge([found, new])
@@ -124,6 +123,8 @@ def find_extremes(
         )
         took, stage = clock() - start, stage + 1
         done = found.levels.shape[1]
+        if model.chain is None:  # more calls would give the same
+            return lists
         if (lists[0].in_order and lists[1].in_order) or done + levels > _MOST_LEVELS:
             return lists
         if stage > 1:
@@ -134,7 +135,7 @@ def find_extremes(
 
 
 def _end(
-    candidates: ImageData, index: Tensor, bound: Bound, some: slice, shown: int, *, least: bool
+    candidates: ImageData, index: Tensor, bound: Evidence, some: slice, shown: int, *, least: bool
 ) -> Extremes:
     """Of some candidates those to show."""
     own = torch.arange(len(candidates))[some]

@@ -10,11 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
-from nelbo.evidence.evaluation import chain_of
-from nelbo.latent import LatentDiffusion
-from nelbo.networks.guidance import GuidedNetwork
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Given:
         return content if self.guidance is None else content | {"guidance": self.guidance}
 
 
-def data_facts(model: Diffusion | LatentDiffusion, data: ImageData) -> dict[str, str]:
+def data_facts(model: Model, data: ImageData) -> dict[str, str]:
     """What a page says of the images that its figures are of."""
     facts = {"figures conditioned on": given_of(model, data).fact}
     if data.duplicates:
@@ -74,15 +71,13 @@ def data_facts(model: Diffusion | LatentDiffusion, data: ImageData) -> dict[str,
     return facts
 
 
-def given_of(model: Diffusion | LatentDiffusion, data: ImageData) -> Given:
-    """What `nelbo.evidence.evaluation.condition_for` conditions a model on, on these images."""
-    network = chain_of(model).network
-    guidance = network.scale if isinstance(network, GuidedNetwork) else None
-    if getattr(model, "text", None) is not None:
+def given_of(model: Model, data: ImageData) -> Given:
+    """What `Model.condition_for` conditions a model on, on these images."""
+    if model.reads_text:
         having = sum(caption is not None for caption in data.captions or ())
         what = "caption" if data.captions is not None else ""
     else:
         known = model.num_classes and data.labels is not None
         having = int((data.labels >= 0).sum()) if known and data.labels is not None else 0
         what = "class" if known else ""
-    return Given(what, having, len(data), guidance)
+    return Given(what, having, len(data), model.guidance)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import t_quantile
 from nelbo.chain.estimators import Stratified
-from nelbo.diffusion import Diffusion
-from nelbo.latent import LatentDiffusion
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
 from nelbo.networks.finite import NotFiniteError
 
 # Mixed precision has to save at least this share of the time.
@@ -52,7 +51,7 @@ class Trial:
 
 @torch.no_grad()
 def try_bfloat16(
-    model: Diffusion | LatentDiffusion,
+    model: Model,
     x_0: Tensor,
     condition: Condition | None = None,
     *,
@@ -72,7 +71,7 @@ def try_bfloat16(
     if len(x_0) < 2:
         raise NelboError(f"comparing precisions needs at least 2 images, got {len(x_0)}")
     seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    bounds: dict[torch.dtype, Bound] = {}
+    bounds: dict[torch.dtype, Evidence] = {}
     calls = 0
     for _ in range(_REPEATS):
         for dtype in seconds:
@@ -81,14 +80,14 @@ def try_bfloat16(
             mixed = dtype != torch.float32
             try:
                 with torch.autocast(x_0.device.type, dtype, enabled=mixed):
-                    bound = model.elbo(
+                    bound = model.evidence(
                         x_0, condition, levels=Stratified(_LEVELS), generator=generator
                     )
             except NotFiniteError:
                 if mixed:  # it overflows where float32 does not
                     return Trial(0.0, math.inf, math.inf, calls)
                 raise
-            total = bound.elbo.sum().item()  # waits for the device
+            total = bound.total.sum().item()  # waits for the device
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
             bounds[dtype] = bound
             calls += int(bound.calls.sum())

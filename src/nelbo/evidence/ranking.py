@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
-from nelbo.chain.bound import Bound
+from nelbo.chain.evidence import Evidence
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
 
@@ -26,7 +26,7 @@ COLUMNS = ("rank", "name", "bits_per_dim", "monte_carlo_error", "label", "captio
 _SPLIT, _EXCESS = "split", "excess_bits_per_dim"
 
 
-def excess_bits(bound: Bound, data: ImageData) -> Float[Tensor, " images"]:
+def excess_bits(bound: Evidence, data: ImageData) -> Float[Tensor, " images"]:
     """Bits/dim of each image above what the smaller of PNG and lossless WebP takes, headers aside.
 
     Raises:
@@ -38,7 +38,7 @@ def excess_bits(bound: Bound, data: ImageData) -> Float[Tensor, " images"]:
     return bound.bits_per_dim.detach().cpu().double() - 8 * files / bound.dims
 
 
-def rank(bound: Bound, scores: Float[Tensor, " images"] | None = None) -> Int[Tensor, " images"]:
+def rank(bound: Evidence, scores: Float[Tensor, " images"] | None = None) -> Int[Tensor, " images"]:
     """The indices of the images from the most surprising to the least.
 
     By bits/dim or, where given, by other scores of each, such as `excess_bits`.
@@ -52,7 +52,7 @@ def rank(bound: Bound, scores: Float[Tensor, " images"] | None = None) -> Int[Te
 def write_ranking(
     path: Path,
     data: ImageData,
-    bound: Bound,
+    bound: Evidence,
     *,
     ranked: bool = True,
     excess: Float[Tensor, " images"] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,16 +14,15 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound, variance_over_images
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimators import EveryLevel, Importance, proposal_from
+from nelbo.chain.evidence import Evidence, joined
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence.evaluation import (
     PILOT_IMAGES,
-    chain_of,
     check_fits,
     evaluate,
     pilot,
 )
-from nelbo.latent import LatentDiffusion
 
 # What an image is evaluated at first: draws of x_1, and levels.
 _FIRST, _LEVELS = 2, 4
@@ -52,7 +51,8 @@ class TimedEvaluation:
     :math:`(\sigma^2 + v/K)/n` in n K calls: more images are worth more than more levels, as long
     as there are any.
 
-    What decides when it stops is the time, not the values, so that the estimate is unbiased.
+    What decides when it stops is the time, not the values, so that the estimate is unbiased. A
+    model without a chain is evaluated in one call an image, and settled once all have been.
 
     Args:
         model: the model, evaluated where its weights are.
@@ -73,7 +73,7 @@ class TimedEvaluation:
 
     def __init__(
         self,
-        model: Diffusion | LatentDiffusion,
+        model: Model,
         data: ImageData,
         *,
         most: int,
@@ -91,15 +91,16 @@ class TimedEvaluation:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(data), generator=generator)[:most]
         self._all = data.take(order)
-        self._asked = chain_of(model).num_levels if levels == "all" else levels
+        self._num_levels = 0 if model.chain is None else model.chain.num_levels
+        self._asked = self._num_levels if levels == "all" else levels
         self._rounds = 0
-        self._parts: list[Bound] = []
-        self._bound: Bound | None = None
+        self._parts: list[Evidence] = []
+        self._bound: Evidence | None = None
         self._proposal: Tensor | None = None
         self._call_seconds = math.nan
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> Evidence:
         """Of the images evaluated so far, in the order of `data`.
 
         Raises:
@@ -107,7 +108,7 @@ class TimedEvaluation:
         """
         if self._parts:
             parts = self._parts if self._bound is None else [self._bound, *self._parts]
-            self._bound, self._parts = Bound.cat(parts), []
+            self._bound, self._parts = joined(parts), []
         if self._bound is None:
             raise NelboError("nothing has been evaluated yet")
         return self._bound
@@ -129,7 +130,7 @@ class TimedEvaluation:
 
     @property
     def proposal(self) -> Tensor:
-        """Where levels are drawn, the probability of each of 2..T, (T−1,).
+        """Where levels are drawn, the probability of each of 2..T, (T−1,); empty without a chain.
 
         Raises:
             NelboError: nothing has been evaluated yet.
@@ -141,9 +142,10 @@ class TimedEvaluation:
     @property
     def expected_calls(self) -> int:
         """Network evaluations that every image takes, without rounds that there is time for."""
-        levels = chain_of(self.model).num_levels - 1
+        if self.model.chain is None:
+            return self.most
         asked = _LEVELS if self._asked is None else self._asked
-        return self.most * (_FIRST + min(levels, asked))
+        return self.most * (_FIRST + min(self._num_levels - 1, asked))
 
     @property
     def call_seconds(self) -> float:
@@ -153,18 +155,23 @@ class TimedEvaluation:
     @property
     def is_settled(self) -> bool:
         """Whether more time would change next to nothing."""
-        if self.count < self.most or not self._timed:
+        if self.count < self.most or not self._timed or self.model.chain is None:
             return self.count == self.most
         bits = self.bound.mean().bits_per_dim
         if not math.isfinite(bits.standard_error):  # one image, or a bound that is not finite
             return True
-        if int(self.bound.level_calls[0]) >= self._most_levels:
+        if self._chain_bound.level_calls[0] >= self._most_levels:
             return True
         return bits.monte_carlo_error <= _NEGLIGIBLE * bits.standard_error
 
     @property
     def _most_levels(self) -> int:
-        return max(_MOST_LEVELS, chain_of(self.model).num_levels)
+        return max(_MOST_LEVELS, self._num_levels)
+
+    @property
+    def _chain_bound(self) -> Bound:
+        """`bound`, of a model with a chain."""
+        return cast(Bound, self.bound)
 
     def refine(self, seconds: float) -> Iterator[TimedEvaluation]:
         """Evaluate more, for about so many seconds; itself after each batch.
@@ -190,11 +197,11 @@ class TimedEvaluation:
 
     def _begin(self, seconds: float) -> None:
         """Find the levels that matter."""
-        T = chain_of(self.model).num_levels
-        self._proposal = torch.full((T - 1,), 1.0 / max(T - 1, 1), dtype=torch.float64)
+        T = self._num_levels
+        self._proposal = torch.full((max(T - 1, 0),), 1.0 / max(T - 1, 1), dtype=torch.float64)
         if isinstance(self._estimator(_FIRST, _LEVELS), EveryLevel):
             return
-        profile = self.model.profile
+        profile = self.model.chain.profile
         if profile is not None and profile.num_levels == T:
             self._proposal = proposal_from(profile.score_matching_square)
             return
@@ -223,6 +230,8 @@ class TimedEvaluation:
 
     def _calls_per_image(self) -> int:
         assert self._proposal is not None
+        if self.model.chain is None:
+            return 1
         estimator = self._estimator(_FIRST, _LEVELS)
         levels = len(self._proposal) if isinstance(estimator, EveryLevel) else estimator.levels
         return _FIRST + levels
@@ -255,7 +264,7 @@ class TimedEvaluation:
 
     def _round(self, end: float) -> bool:
         """Add levels to all images; False where there is no time for it."""
-        bound = self.bound
+        bound = self._chain_bound
         have = int(bound.reconstruction_calls[0]) + int(bound.level_calls[0])
         left = (end - self._clock()) / (len(bound) * self._call_seconds)
         calls = min(2 * have, int(left))
@@ -266,7 +275,7 @@ class TimedEvaluation:
         self._rounds += 1
         start = self._clock()
         given_up = start + _PATIENCE * calls * len(bound) * self._call_seconds
-        new: list[Bound] = []
+        new: list[Any] = []
         for batch in evaluate(
             self.model,
             self._all,

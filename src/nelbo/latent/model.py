@@ -149,15 +149,9 @@ class LatentDiffusion(MHVAE):
         with torch.no_grad():
             return self.condition_on(captions or [None] * n)
 
-    def to_chain(
-        self, x_0: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """A draw z_0 of q(z_0|x), and −log p(x|z_0) − H[q(z_0|x)] of each image, nats, (B,).
-
-        Raises:
-            NelboError: no `decoder_scale`.
-        """
-        return self.autoencoder_cost(x_0, self.encode(x_0), generator)
+    def decoder_log_prob(self, x_0: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
+        """log p(x|z_0) of each image, nats, (B,); errors as `p_data`."""
+        return per_example(self.p_data(z).log_prob(x_0))
 
     def identity(self) -> dict[str, Any]:
         """All that decides the bound beside the weights, by its name in messages."""

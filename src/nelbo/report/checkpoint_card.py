@@ -9,8 +9,8 @@ from nelbo.base.errors import NelboError
 from nelbo.data.credits import CREDITS, LICENCES
 from nelbo.latent import LatentDiffusion
 from nelbo.report.formatting import duration, number
-from nelbo.report.model_card import credit, describe_latent, files_lines, measured_splits
-from nelbo.report.tables import LABELS
+from nelbo.report.model_card import credit, files_lines, measured_splits
+from nelbo.report.tables import label
 
 
 def checkpoint_card(
@@ -52,7 +52,8 @@ def checkpoint_card(
     parts = [
         f"---\nlicense: {licence}\nlibrary_name: diffusers\ntags:\n- text-to-image\n- nelbo\n---",
         f"# {name}",
-        f"{describe_latent(model)} in float16. A `StableDiffusionPipeline` as diffusers reads it.",
+        f"{model.parts_description()} in float16. A `StableDiffusionPipeline` as diffusers reads "
+        "it.",
         f'```sh\nnelbo sample {name} --prompt "{prompt}" --out picture.png\n'
         f"nelbo evaluate {name}\n```",
         "## How it was made",
@@ -76,6 +77,6 @@ def _figures(evaluation: Mapping[str, Any], figures: Mapping[str, str]) -> str:
             mean, error = estimate["mean"], estimate["standard_error"]
             spread = "" if error is None else f" ± {number(error, 3)}"
             value = "not finite" if mean is None else f"{number(mean, 3)}{spread} bits/dim"
-            rows.append(f"| {LABELS[term]}, {split} ({bound['examples']:,} images) | {value} |")
+            rows.append(f"| {label(term)}, {split} ({bound['examples']:,} images) | {value} |")
     rows += [f"| {what} | {value} |" for what, value in figures.items()]
     return "\n".join([*rows, *(line for some in files_lines(evaluation) for line in ("", some))])

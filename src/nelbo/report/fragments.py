@@ -17,17 +17,17 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nelbo.chain.bound import BoundSummary
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.evidence import Summary
 from nelbo.report.formatting import SUPERSCRIPTS, flatten, number, setting
 from nelbo.report.grids import to_pil
 from nelbo.report.tables import (
     BITS_DECIMALS,
-    LABELS,
     MONTE_CARLO,
     bits_unit,
     costs_in_nats,
     estimate_parts,
+    label,
     monte_carlo_text,
     nats_decimals,
 )
@@ -219,7 +219,7 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
             f'width: {100 * abs(cost.mean) / width:.3f}%"></span>'
         )
     zero = f'<i class="zero" style="left: {-100 * gained / width:.3f}%"></i>' if gained else ""
-    label = ", ".join(f"{LABELS[n]} {number(c.mean, 3)} {unit}" for n, c in terms.items())
+    spoken = ", ".join(f"{label(n)} {number(c.mean, 3)} {unit}" for n, c in terms.items())
     scale = f"<span>{number(gained, 2) if gained else '0'}</span>"
     mark = ""
     if whole and whole[0] < right:
@@ -227,17 +227,17 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
         mark = f'<i class="mark" style="left: {place}"><span>{escape(whole[1])}</span></i>'
     scale += f"<span>{escape(whole[1]) if whole and not mark else number(right, 2)}</span>"
     legend = "".join(
-        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{LABELS[name]}</span></li>'
+        f'<li class="{name}"><b>{raised(number(cost.mean, 3))}</b><span>{label(name)}</span></li>'
         for name, cost in terms.items()
     )
     return (
-        f'<div class="costs"><div class="bar" role="img" aria-label="{escape(label)}">'
+        f'<div class="costs"><div class="bar" role="img" aria-label="{escape(spoken)}">'
         f'{"".join(segments)}</div>{zero}{mark}<div class="scale">{scale}</div></div>'
         f'<ul class="legend">{legend}</ul>'
     )
 
 
-def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
+def bound_rows(bounds: Mapping[str, Summary], density: bool) -> str:
     """The terms of the bound as a table, nats and bits/dim for each split."""
     splits = "".join(
         f'<th colspan="2" scope="colgroup">{escape(split)}, {summary.examples:,} '
@@ -246,6 +246,7 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
     )
     units = f'<th scope="col">nats per image</th><th scope="col">{bits_unit(density)}</th>'
     body = []
+    kind = next((summary.kind for summary in bounds.values()), "bound")
     for name in next(iter(bounds.values())).costs if bounds else ():
         cells = "".join(
             f"<td>{_estimate(costs_in_nats(summary)[name], nats_decimals(summary))}</td>"
@@ -254,7 +255,7 @@ def bound_rows(bounds: Mapping[str, BoundSummary], density: bool) -> str:
         )
         body.append(
             f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
-            f'<span class="key {name}"></span>{LABELS[name]}</th>{cells}</tr>'
+            f'<span class="key {name}"></span>{label(name, kind)}</th>{cells}</tr>'
         )
     cells = "".join(
         f"<td>{raised(monte_carlo_text(estimate, decimals))}</td>"

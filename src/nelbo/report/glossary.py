@@ -77,6 +77,26 @@ _DENSITY = Entry(
 )
 
 
+# The terms that an autoencoder adds to those of its prior.
+OF_AUTOENCODER = (
+    Entry(
+        "Reconstruction",
+        "Of the pixels, by the decoder; a cost of its own that no prior can lower.",
+        "E[log <i>p</i>(<i>x</i>|<i>z</i><sub>0</sub>)]",
+    ),
+    Entry(
+        "Entropy of the encoder",
+        "What is won back, since any latent that the encoder might draw does as well.",
+        "H[<i>q</i>(<i>z</i><sub>0</sub>|<i>x</i>)]",
+    ),
+    Entry(
+        "Reconstruction of latents",
+        "A density of the same latents as the entropy: only the sum of the two has a meaning.",
+        "E[log <i>p</i>(<i>z</i><sub>0</sub>|<i>z</i><sub>1</sub>)]",
+    ),
+)
+
+
 def glossary(density: bool) -> str:
     """The entries as an HTML list, with the note on units that fits the data."""
     entries = [*_TERMS[:4], _DENSITY if density else _PROBABILITY, *_TERMS[4:]]

@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
-from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.file_sizes import TITLES
-from nelbo.latent import LatentDiffusion
-from nelbo.networks import ControlledUNet
 from nelbo.report.formatting import number
-from nelbo.report.tables import LABELS, bits_unit
-
-Model = Diffusion | LatentDiffusion
+from nelbo.report.tables import bits_unit, label
 
 # Of all pipelines but DDPMPipeline, which walks the whole chain.
 _STEPS = 50
@@ -57,7 +53,7 @@ def model_card(
         former: the card that the model had before; sections that this one has nothing for are kept.
     """
     front = ["---", "library_name: diffusers", "tags:", "- diffusion", "- nelbo"]
-    if _reads_text(model):
+    if model.reads_text:
         front.append("- text-to-image")
     if licence is not None:
         front.insert(2, f"license: {json.dumps(licence)}")
@@ -82,26 +78,6 @@ def model_card(
     parts = ["\n".join([*front, "---"]), f"# {name}", _description(model, notes)]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n\n".join(parts) + "\n"
-
-
-def describe_latent(model: LatentDiffusion) -> str:
-    """What a latent model is made of, and how large it is."""
-    size, latents = (
-        "×".join(str(side) for side in sides)
-        for sides in ((model.shape or ())[1:], model.prior.shape or ())
-    )
-    kind = "Pictures"
-    if model.num_classes:
-        kind = f"Pictures of {model.num_classes} classes"
-    parts = f"an autoencoder and a diffusion model of its latents ({latents})"
-    if model.text is not None:
-        kind = "Text to pictures"
-        parts = (
-            f"an autoencoder, a diffusion model of its latents ({latents}) and a text encoder of "
-            "the captions"
-        )
-    parameters = sum(p.numel() for p in model.parameters())
-    return f"{kind} of {size} pixels: {parts}, {parameters / 1e6:.1f}M parameters"
 
 
 def credit(sources: Sequence[str], licence: str | None) -> str:
@@ -139,40 +115,16 @@ def sections_of(card: str) -> dict[str, str]:
     return {title: "\n".join(lines).strip() for title, lines in sections.items()}
 
 
-def _reads_text(model: Model) -> bool:
-    return isinstance(model, LatentDiffusion) and model.text is not None
-
-
 def _control_line(model: Model) -> str | None:
     """Python that makes a control of the right shape for a ControlNet to read; None without one."""
-    if not isinstance(model, LatentDiffusion) or not isinstance(
-        model.prior.network, ControlledUNet
-    ):
+    if model.control_shape is None:
         return None
-    config = model.prior.network.controlnet.config
-    latents = model.prior.shape or (4, 64, 64)  # Stable Diffusion's, where the config says nothing
-    height, width = (config.downscale * side for side in latents[1:])
-    shape = f"1, {config.conditioning_channels}, {height}, {width}"
+    shape = ", ".join(map(str, (1, *model.control_shape)))
     return f"control = torch.zeros({shape})  # yours instead: edges, depth, a pose, in [0, 1]"
 
 
 def _description(model: Model, notes: Mapping[str, Any]) -> str:
-    if isinstance(model, LatentDiffusion):
-        prior = model.prior
-        line = (
-            f"{describe_latent(model)}. Its chain has {prior.num_levels:,} levels, a network of "
-            f"{prior.prediction} and {prior.variance} variance."
-        )
-    else:
-        assert model.shape is not None
-        channels, height, width = model.shape
-        pixels = f" with {model.data.levels} levels" if isinstance(model.data, Pixels) else ""
-        kind = f"A diffusion model of {model.num_classes} classes" if model.num_classes else ""
-        line = (
-            f"{kind or 'An unconditional diffusion model'} of {height}×{width} images, {channels} "
-            f"channel{'s' * (channels > 1)}{pixels}: a chain of {model.num_levels:,} levels, "
-            f"{model.prediction} network, {model.variance} variance."
-        )
+    line = f"{model.description()}."
     trained = notes.get("trained")
     if not trained:
         return line
@@ -184,7 +136,7 @@ def _description(model: Model, notes: Mapping[str, Any]) -> str:
 
 
 def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
-    unit = bits_unit(not isinstance(model.data, Pixels))
+    unit = bits_unit(model.data.is_density)
     splits = measured_splits(evaluation)
     if not splits:
         return ""
@@ -195,9 +147,10 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
         "|---|" + "---:|" * len(splits),
     ]
     for term in evaluation[splits[0]]["bits_per_dim"]:
-        label = f"**{LABELS[term]}**" if term == "total" else LABELS[term]
+        kind = evaluation[splits[0]].get("kind", "bound")
+        name = f"**{label(term, kind)}**" if term == "total" else label(term)
         cells = [_cell(evaluation[split]["bits_per_dim"][term]) for split in splits]
-        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
     told = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
     left_out = sum(evaluation[split].get("duplicates_left_out", 0) for split in splits)
@@ -265,9 +218,9 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
     ]
     for space in found["spaces"]:
         rows.append(f"| **{space['space']}** | | |")
-        for name, label in QUALITY.items():
+        for name, title in QUALITY.items():
             ours, real = (_figure(space[some], name) for some in ("samples", "real"))
-            rows.append(f"| {label} | {ours} | {real} |")
+            rows.append(f"| {title} | {ours} | {real} |")
     nearest = found["nearest_training"]
     near = (
         "The median distance of a sample to the nearest training picture is "
@@ -313,12 +266,12 @@ def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> 
     lines = [f"from diffusers import {pipeline}", ""]
     options = ["batch_size=4"]
     control = _control_line(model)
-    if isinstance(model, LatentDiffusion) and model.text is not None:
+    if model.reads_text:
         options = [json.dumps(prompt, ensure_ascii=False), f"guidance_scale={guidance:g}"]
     if control is not None:
         options.insert(1, "image=control")
         lines = ["import torch", *lines, control]
-    T = (model.prior if isinstance(model, LatentDiffusion) else model).num_levels
+    T = model.chain.num_levels
     steps = T if pipeline == "DDPMPipeline" else min(_STEPS, T)
     options.append(f"num_inference_steps={steps}")
     lines += [
@@ -332,9 +285,9 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
     """How nelbo draws, and reads the bound where the model is complete for it."""
     n, walk, told, condition, some = 4, "", "", "", ""
     lines = ["import nelbo", "", 'model = nelbo.load("PATH")']
-    if isinstance(model, LatentDiffusion):
+    if model.few_levels_matter:
         walk, some = ', nelbo.load_sampler("PATH")', ", levels=50"
-        if model.text is not None:
+        if model.reads_text:
             lines.append(f"prompt = {json.dumps(prompt, ensure_ascii=False)}")
             told = f", prompt=prompt, guidance={guidance:g}"
             condition = ", model.condition_on(captions)"
@@ -349,10 +302,10 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
         lines = ["import torch", *lines, f"classes = nelbo.Condition(label=torch.arange({n}))"]
         told, condition = ", condition=classes", ", nelbo.Condition(label=labels)"
     lines.append(f"samples = model.sample({n}{walk}{told})  # (N, C, H, W) in [-1, 1]")
-    if isinstance(model, Diffusion) or model.decoder_scale is not None:
+    if not model.lacks_scale:
         lines += [
             "x_0 = model.data.to_network(images)  # (N, C, H, W) integer levels",
-            f"print(model.elbo(x_0{condition}{some}).mean().bits_per_dim)",
+            f"print(model.evidence(x_0{condition}{some}).mean().bits_per_dim)",
         ]
     return "\n".join(["```python", *lines, "```"])
 
@@ -361,7 +314,7 @@ def _by_command(model: Model, prompt: str) -> str:
     """How the command line draws and evaluates; "" where it cannot give the control needed."""
     if _control_line(model) is not None:
         return ""
-    asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if _reads_text(model) else ""
+    asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if model.reads_text else ""
     return f"""```sh
 nelbo sample PATH{asked} --out pictures.png
 nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all --resize

@@ -9,9 +9,8 @@ from pathlib import Path
 from string import Template
 
 from nelbo.base.files import atomic_file
-from nelbo.report import fragments, sections
+from nelbo.report import sections
 from nelbo.report.beside import quality_section
-from nelbo.report.glossary import glossary
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
 
@@ -27,6 +26,7 @@ def render(report: RunReport) -> str:
         sections.header(report),
         sections.pictures(report),
         quality_section(report.reading),
+        sections.reconstructions(report),
         sections.bound_table(report),
         sections.beside_files(report),
         sections.levels(report),
@@ -35,7 +35,7 @@ def render(report: RunReport) -> str:
         sections.extremes(report),
         sections.training(report),
         sections.settings(report),
-        fragments.section("What the words mean", "", glossary(report.density)),
+        sections.words(report),
     ]
     return page(report.title, parts)
 

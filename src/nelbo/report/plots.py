@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
+from nelbo.chain.evidence import Evidence
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.formatting import number
@@ -167,7 +168,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     return figure
 
 
-def bits_histogram(bound: Bound, *, unit: str = "bits/dim") -> Figure:
+def bits_histogram(bound: Evidence, *, unit: str = "bits/dim") -> Figure:
     """How bits per dimension spread over the images of one split, with their mean."""
     figure = new_figure()
     axes = new_axes(figure)
@@ -332,7 +333,7 @@ def half_spent_level(bound: Bound) -> int | None:
     return int(levels[int(np.argmax(spent >= spent[-1] / 2))])
 
 
-def front(bounds: Mapping[str, Bound]) -> str | None:
+def front(bounds: Mapping[str, Any]) -> str | None:
     """The split that is drawn in front: the test split, or else the last; None without any."""
     return HEADLINE if HEADLINE in bounds else next(reversed(list(bounds)), None)
 

@@ -8,7 +8,8 @@ from html import escape
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.chain.bound import Bound, BoundMap
+from nelbo.chain.bound import BoundMap
+from nelbo.chain.evidence import Evidence
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.given import Given
@@ -39,7 +40,7 @@ class RankingReport:
 
     model_name: str
     data: ImageData
-    bound: Bound
+    bound: Evidence
     most: Int[Tensor, " most"]
     least: Int[Tensor, " least"]
     maps: BoundMap | LatentBoundMap | None = None

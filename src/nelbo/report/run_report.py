@@ -1,4 +1,4 @@
-"""What a report tells of a run."""
+"""What a report shows of a run, of any kind of model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, BoundMap, BoundSummary
-from nelbo.chain.data_space import Continuous
+from nelbo.chain.bound import BoundMap
+from nelbo.chain.evidence import Evidence, Summary
+from nelbo.chain.model import Model
 from nelbo.data.image_data import ImageData
-from nelbo.diffusion.model import Diffusion
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.sample_reading import SampleReading
+from nelbo.latent.bound import LatentBoundMap
 from nelbo.report import plots
 from nelbo.report.strips import Strip
 from nelbo.report.tables import bits_unit
@@ -29,14 +30,14 @@ EXTREMES = 6
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a report tells; every part that is empty or None is left out.
+    """What a report shows; every part that is empty or None is left out.
 
     Attributes:
         title: of the page.
         model: the model that was evaluated.
-        real: real images, pixel levels, (n, C, H, W).
         samples: the model's samples, pixel levels, (n, C, H, W).
-        bounds: by the name of their split; "test", or else the last, makes the headline.
+        bounds: the evidence by the name of its split; "test", or else the last, makes the headline.
+        real: real images to stand beside the samples, pixel levels, (m, C, H, W).
         subtitle: a line below the title.
         facts: names and values to tell at the top, beside what the model itself tells.
         forward: the forward process on a few images.
@@ -52,25 +53,31 @@ class RunReport:
         levels: how many levels the pixels of `real` and `samples` have; the model's by default.
         names: what was asked for in each sample, such as its class; empty where nothing was.
         real_names: the same of the real images.
+        prompts: what each sample was to show, where the model reads prompts.
+        beside: a held-out image of each prompt, pixel levels, (n, C, H, W).
+        pairs: held-out images, each followed by its reconstruction by the autoencoder, pixel
+            levels, (2m, C, H, W).
+        loss: what the loss of `metrics` is, a sentence with its unit.
         files: what image files of the evaluated images take.
         reading: what the samples were found to be.
 
     Raises:
-        NelboError: `evaluated` that has another number of images than the headline's bound.
+        NelboError: `evaluated` that has another number of images than the headline's bound, or
+            another number of prompts or images beside than samples.
     """
 
     title: str
-    model: Diffusion
-    real: UInt8[Tensor, "n channels height width"]
-    samples: UInt8[Tensor, "m channels height width"]
-    bounds: Mapping[str, Bound]
+    model: Model
+    samples: UInt8[Tensor, "n channels height width"]
+    bounds: Mapping[str, Evidence]
+    real: UInt8[Tensor, "m channels height width"] | None = None
     subtitle: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     forward: Strip | None = None
     reverse: Strip | None = None
     evaluated: ImageData | None = None
     closer: tuple[Extremes, Extremes] | None = None
-    maps: BoundMap | None = None
+    maps: BoundMap | LatentBoundMap | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     levels: int | None = None
@@ -78,8 +85,16 @@ class RunReport:
     real_names: Sequence[str] = ()
     files: FileSizes | None = None
     reading: SampleReading | None = None
+    prompts: Sequence[str] = ()
+    beside: UInt8[Tensor, "n channels height width"] | None = None
+    pairs: UInt8[Tensor, "pairs channels height width"] | None = None
+    loss: str = "The objective that the optimiser lowered."
 
     def __post_init__(self) -> None:
+        counts = {"prompts": self.prompts or None, "images beside": self.beside}
+        for what, some in counts.items():
+            if some is not None and len(some) != len(self.samples):
+                raise NelboError(f"the report has {len(some)} {what}, expected {len(self.samples)}")
         bound = self.bound
         if bound is None or self.evaluated is None:
             return
@@ -95,8 +110,8 @@ class RunReport:
         return plots.front(self.bounds)
 
     @property
-    def bound(self) -> Bound | None:
-        """The bound of the headline."""
+    def bound(self) -> Evidence | None:
+        """The evidence of the headline."""
         return None if self.headline is None else self.bounds[self.headline]
 
     def extremes(self) -> tuple[Tensor, Tensor]:
@@ -113,14 +128,14 @@ class RunReport:
         return order[:count], order.flip(0)[:count]
 
     @cached_property
-    def summaries(self) -> dict[str, BoundSummary]:
+    def summaries(self) -> dict[str, Summary]:
         """The means of every bound."""
         return {split: bound.mean() for split, bound in self.bounds.items()}
 
     @property
     def density(self) -> bool:
         """Whether the bound is one on a density."""
-        return isinstance(self.model.data, Continuous)
+        return self.model.data.is_density
 
     @property
     def unit(self) -> str:
@@ -132,4 +147,4 @@ class RunReport:
         """How many levels the pixels have that are shown."""
         if self.levels is not None:
             return self.levels
-        return 256 if isinstance(self.model.data, Continuous) else self.model.data.levels
+        return self.model.data.shown_levels

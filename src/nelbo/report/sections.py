@@ -7,16 +7,23 @@ from html import escape
 from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from nelbo.chain.evidence import Summary
 from nelbo.evidence.given import Given, given_of
 from nelbo.report import curves, fragments, plots
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import compact, number, setting
+from nelbo.report.glossary import OF_AUTOENCODER, entry_list, glossary
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
 from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
+from nelbo.report.tables import EVIDENCE
 from nelbo.report.theme import to_inline_svg
+
+_GAP = 2
+_PROMPT_WIDTH = 132
 
 
 def header(report: RunReport) -> str:
@@ -36,12 +43,15 @@ def _headline(report: RunReport) -> str:
             f"A bound on the log-density of the {report.headline} images: what the model pays for "
             "one value of an image, on average. Lower is better."
         )
+    elif summary.kind == "none":
+        meaning = "This model gives images no probability: judge it by its samples."
     else:
         raw = math.log2(report.pixel_levels)
         whole = raw, f"{number(raw, 2)}, the pixels as they are"
+        at_most = "" if summary.kind == "exact" else "at most "
         meaning = (
-            f"With this model an ideal coder stores one of the {report.headline} images in at most "
-            f"{number(bits.mean * summary.dims, 0)} bits on average; its "
+            f"With this model an ideal coder stores one of the {report.headline} images in "
+            f"{at_most}{number(bits.mean * summary.dims, 0)} bits on average; its "
             f"{summary.dims:,} values of {report.pixel_levels} levels take "
             f"{number(raw * summary.dims, 0)} as they are. Lower is better."
         )
@@ -53,7 +63,8 @@ def _headline(report: RunReport) -> str:
         meaning += f" The model is conditioned on {given.fact}, which is not counted."
     return (
         f'<p class="headline"><b>{number(bits.mean, 3)}</b>'
-        f"<span>{spread}{report.unit}{given.suffix}, {escape(report.headline or '')} bound</span>"
+        f"<span>{spread}{report.unit}{given.suffix}, {escape(report.headline or '')} "
+        f"{EVIDENCE[summary.kind]}</span>"
         "</p>"
         f'<p class="meaning">{escape(meaning)}</p>'
         f"{fragments.cost_bar(costs, report.unit, whole)}"
@@ -61,49 +72,103 @@ def _headline(report: RunReport) -> str:
 
 
 def _facts(report: RunReport) -> list[tuple[str, str]]:
-    model = report.model
-    facts: dict[str, Any] = {}
-    if model.shape is not None:
-        facts["image"] = " × ".join(str(side) for side in (*model.shape[1:], model.shape[0]))
-    if not report.density:
+    facts = report.model.facts()
+    if "pixel levels" in facts:
         facts["pixel levels"] = report.pixel_levels
-    facts["chain"] = f"{model.num_levels:,} levels"
-    parameters = sum(p.numel() for p in model.parameters())
-    if parameters:
-        facts["parameters"] = f"{parameters:,}"
-    facts |= {"prediction": _words(model.prediction), "variance": _words(model.variance)}
-    facts |= report.facts
-    return [(_words(name), setting(name, value)) for name, value in facts.items()]
+    return [
+        (_words(name), setting(name, value)) for name, value in {**facts, **report.facts}.items()
+    ]
 
 
 def pictures(report: RunReport) -> str:
-    """Samples beside real images."""
+    """Samples with their prompts, or beside real images."""
+    if report.prompts and len(report.samples):
+        return _prompted(report)
     panels = [
         fragments.image_panel(title, images, report.pixel_levels, alt, names)
         for title, images, alt, names in [
             ("Samples", report.samples, "image that the model drew", report.names),
             ("Real", report.real, "image of the data", report.real_names),
         ]
-        if len(images)
+        if images is not None and len(images)
     ]
     if not panels:
         return ""
+    if report.real is None:
+        return fragments.section("Samples", "What the model draws.", *panels)
     about = "What the model draws, beside real images." if len(panels) == 2 else ""
     if report.names and about:
         about += " Below each sample is the class that was asked for."
     return fragments.section("Samples and data", about, fragments.pair(*panels))
 
 
-def bound_table(report: RunReport) -> str:
-    """The bound as a table."""
-    if not report.summaries:
-        return ""
+def _prompted(report: RunReport) -> str:
+    drawn, about = report.samples, "What the model draws for captions of held-out images."
+    if report.beside is not None:
+        gap = torch.full_like(drawn[..., :_GAP], report.pixel_levels - 1)
+        drawn = torch.cat([drawn, gap, report.beside], -1)
+        about += " Left is what it drew, right the image that it has never seen."
+    cells = "".join(
+        f"<figure>{fragments.image(pixels, report.pixel_levels, alt=prompt)}"
+        f"<figcaption>{escape(prompt)}</figcaption></figure>"
+        for pixels, prompt in zip(drawn, report.prompts, strict=True)
+    )
     return fragments.section(
-        "The bound, term by term",
+        "Prompts and pictures",
+        about,
+        '<div class="images spaced" style="grid-template-columns: '
+        f'repeat(auto-fill, minmax({_PROMPT_WIDTH}px, 1fr))">{cells}</div>',
+    )
+
+
+def reconstructions(report: RunReport) -> str:
+    """Held-out images beside what an autoencoder makes of them."""
+    if report.pairs is None or not len(report.pairs):
+        return ""
+    half = max(2, 2 * -(-len(report.pairs) // 4))
+    panels = [
+        fragments.image_panel("", some, report.pixel_levels, f"{len(some) // 2} pairs")
+        for some in report.pairs.split(half)
+    ]
+    return fragments.section(
+        "Reconstructions",
+        "Held-out images, each beside what the decoder makes of its mean latent: what the "
+        "autoencoder loses, no prior brings back.",
+        fragments.pair(*panels),
+    )
+
+
+def bound_table(report: RunReport) -> str:
+    """The evidence as a table."""
+    if not report.summaries or report.headline is None:
+        return ""
+    summary = report.summaries[report.headline]
+    about = (
         "Every term as a cost, which add up to the total: mean over images ± standard error. "
-        "Monte Carlo is the part of the total's error that more levels would shrink.",
+        "Monte Carlo is the part of the total's error that more levels would shrink."
+    )
+    if "latent_reconstruction" in summary.costs:
+        about += " Those of the latents are densities and may be negative."
+    title = "The likelihood" if summary.kind == "exact" else "The bound, term by term"
+    notes = (_floor(summary), _how_evaluated(report))
+    return fragments.section(
+        title,
+        about,
         fragments.bound_rows(report.summaries, report.density),
-        f'<p class="note">{escape(_how_evaluated(report))}</p>',
+        *(f'<p class="note">{escape(note)}</p>' for note in notes if note),
+    )
+
+
+def _floor(summary: Summary) -> str:
+    """Which part of the bound is the autoencoder's, in a sentence; "" without one."""
+    floor, total = summary.floor_in_bits, summary.bits_per_dim
+    if floor is None:
+        return ""
+    share = f"{100 * floor.mean / total.mean:.0f}%" if total.mean > 0 else "—"
+    return (
+        f"The autoencoder's floor is {number(floor.mean, 3)} bits/dim, {share} of the total: the "
+        "reconstruction of pixels, which no prior can lower. The other terms, "
+        f"{number(total.mean - floor.mean, 3)} bits/dim together, are what the latents cost."
     )
 
 
@@ -116,11 +181,13 @@ def beside_files(report: RunReport) -> str:
 
 
 def _how_evaluated(report: RunReport) -> str:
-    possible = max(report.model.num_levels - 1, 0)
+    possible = 0 if report.model.chain is None else report.model.chain.num_levels - 1
     sentences = []
     for split, bound in report.bounds.items():
         evaluated, name = bound.levels.shape[1], split[:1].upper() + split[1:]
-        if evaluated == possible:
+        if report.model.chain is None:
+            sentences.append(f"{name}: {len(bound):,} images, each in one evaluation.")
+        elif evaluated == possible:
             sentences.append(
                 f"{name}: {len(bound):,} images, every level of the chain, one noise draw each."
             )
@@ -133,14 +200,43 @@ def _how_evaluated(report: RunReport) -> str:
 
 
 def levels(report: RunReport) -> str:
-    """What each level of the chain costs."""
-    bounds = {split: bound for split, bound in report.bounds.items() if len(bound)}
-    if not bounds or report.bound is None:
+    """What each level of the chain costs; nothing without evaluated levels."""
+    bounds: dict[str, Any] = {s: b for s, b in report.bounds.items() if len(b)}
+    if not bounds or report.bound is None or report.bound.levels.numel() == 0:
         return ""
+    if report.model.few_levels_matter:
+        panels = [_profile_of_prior(report)]
+        about = (
+            "Low levels of the prior hold the fine grain of the latents, high levels the layout."
+        )
+    else:
+        panels = [_by_level(report, bounds), _spent(report, bounds)]
+        about = (
+            "Low levels hold the fine grain of an image, high levels its shape. A level costs what "
+            "the network cannot guess of the image from what the noise leaves of it."
+        )
+    return fragments.section("Where the bits go", about, fragments.pair(*panels))
+
+
+def _profile_of_prior(report: RunReport) -> str:
+    bound: Any = report.bound
+    return fragments.captioned(
+        to_inline_svg(
+            plots.level_profile(bound, unit=report.unit),
+            "by-level",
+            "Mean score matching term of the prior against the level",
+        ),
+        f"What one level of the prior costs on average, in {report.unit} of the image; the band is "
+        "two standard errors.",
+        "Cost of each level",
+    )
+
+
+def _by_level(report: RunReport, bounds: dict[str, Any]) -> str:
     diamond = " The diamond is the reconstruction term, the whole cost of the last step."
-    if not plots.shows_reconstruction(report.bound):
+    if not plots.shows_reconstruction(bounds[report.headline or ""]):
         diamond = " The reconstruction term is not positive, or too small to be drawn."
-    by_level = fragments.captioned(
+    return fragments.captioned(
         to_inline_svg(
             plots.kl_by_level(bounds, unit=report.unit),
             "by-level",
@@ -149,17 +245,21 @@ def levels(report: RunReport) -> str:
         "What one level costs on average." + diamond,
         "Cost of each level",
     )
-    half = plots.half_spent_level(report.bound)
+
+
+def _spent(report: RunReport, bounds: dict[str, Any]) -> str:
+    chain = report.model.chain
+    half = plots.half_spent_level(bounds[report.headline or ""])
     caption = "What the chain has cost up to each level; the bound is where the curve ends."
     if half == 1:
         caption += " More than half of it is the reconstruction term."
-    elif half is not None and half <= report.model.num_levels:
-        scale = float(report.model.schedule.noise_scale[half])
+    elif half is not None and half <= chain.num_levels:
+        scale = float(chain.schedule.noise_scale[half])
         caption += (
             f" Half of it is spent by level {half:,}, where the noise scale is "
             f"{_two_digits(scale)}."
         )
-    cumulative = fragments.captioned(
+    return fragments.captioned(
         to_inline_svg(
             plots.cumulative_bound(bounds, unit=report.unit),
             "cumulative",
@@ -167,12 +267,6 @@ def levels(report: RunReport) -> str:
         ),
         caption,
         "Spent up to each level",
-    )
-    return fragments.section(
-        "Where the bits go",
-        "Low levels hold the fine grain of an image, high levels its shape. A level costs what the "
-        "network cannot guess of the image from what the noise leaves of it.",
-        fragments.pair(by_level, cumulative),
     )
 
 
@@ -192,7 +286,7 @@ def forward(report: RunReport) -> str:
         _strip_note(),
         fragments.captioned(
             to_inline_svg(
-                plots.noise_schedule(report.model.schedule),
+                plots.noise_schedule(report.model.chain.schedule),
                 "schedule",
                 "Log signal-to-noise ratio against the level, beside other schedules",
             ),
@@ -290,12 +384,28 @@ def training(report: RunReport) -> str:
         reference=reference,
         reference_label=f"{report.headline} bound",
         unit=report.unit,
+        loss=report.loss,
+        held_out_alone=report.model.few_levels_matter,  # the others are next to all noise
     )
 
 
 def settings(report: RunReport) -> str:
     """The settings, a group at a time."""
     return fragments.settings(report.settings)
+
+
+def words(report: RunReport) -> str:
+    """What the words of the page mean."""
+    summary = report.summaries.get(report.headline or "")
+    if summary is None or "latent_reconstruction" not in summary.costs:
+        return fragments.section("What the words mean", "", glossary(report.density))
+    return fragments.section(
+        "What the words mean",
+        "The three terms of the autoencoder come first. Those of the prior are as for a diffusion "
+        "model of pixels, with z in the place of x.",
+        entry_list(OF_AUTOENCODER),
+        f'<div style="margin-top: 28px">{glossary(report.density)}</div>',
+    )
 
 
 def _words(name: str) -> str:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.chain.bound import Bound, BoundMap
+from nelbo.chain.bound import BoundMap
+from nelbo.chain.evidence import Evidence
 from nelbo.data.image_data import ImageData
 from nelbo.evidence.extremes import Extremes
 from nelbo.latent.bound import LatentBoundMap
@@ -20,7 +21,7 @@ from nelbo.report.formatting import number
 
 def with_bits(
     data: ImageData,
-    bound: Bound,
+    bound: Evidence,
     chosen: Int[Tensor, " n"],
     under: Tensor | None = None,
     places: Sequence[tuple[int, int]] | None = None,

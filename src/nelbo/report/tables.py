@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from nelbo.chain.bound import BoundSummary
 from nelbo.chain.estimate import CONFIDENCE, Estimate
+from nelbo.chain.evidence import Summary
 from nelbo.report.formatting import NOTHING, number
 
 TERMS = {
@@ -29,8 +29,16 @@ LABELS = TERMS | {
     "entropy": "−entropy of the encoder",
     "latent_reconstruction": "reconstruction of latents",
 }
+# What −log p(x), or what stands for it, is called by its kind.
+EVIDENCE = {"bound": "bound", "exact": "likelihood", "none": "likelihood, which it has not"}
+_TOTALS = {"bound": LABELS["total"], "exact": "total (−log p)", "none": "no likelihood"}
 MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
+
+
+def label(name: str, kind: str = "bound") -> str:
+    """What a cost is called: a term, or the total of evidence of a kind."""
+    return _TOTALS[kind] if name == "total" else LABELS.get(name, name.replace("_", " "))
 
 
 def bits_unit(density: bool) -> str:
@@ -38,14 +46,14 @@ def bits_unit(density: bool) -> str:
     return "bits/dim (density)" if density else "bits/dim"
 
 
-def nats_decimals(summary: BoundSummary) -> int:
+def nats_decimals(summary: Summary) -> int:
     """How many decimals nats get: fewer for larger images, whose terms are larger."""
     highest = max(abs(cost.mean) for cost in costs_in_nats(summary).values())
     return 2 if highest < 1e3 else 1 if highest < 1e4 else 0
 
 
-def costs_in_nats(summary: BoundSummary) -> dict[str, Estimate]:
-    """Each term and the total as a cost in nats per image, named as in `BoundSummary.in_bits`."""
+def costs_in_nats(summary: Summary) -> dict[str, Estimate]:
+    """Each term and the total as a cost in nats per image, named as in `Summary.in_bits`."""
     return summary.costs
 
 
@@ -67,7 +75,7 @@ def estimate_parts(estimate: Estimate, decimals: int) -> tuple[str, str]:
 
 
 def bound_table(
-    bounds: Mapping[str, BoundSummary], *, density: bool = False, title: str | None = None
+    bounds: Mapping[str, Summary], *, density: bool = False, title: str | None = None
 ) -> Table:
     """The terms of the bound, one a row, with standard errors; two columns for each split.
 
@@ -98,12 +106,13 @@ def bound_table(
             (summary.in_bits, BITS_DECIMALS),
         )
     ]
+    kind = next((summary.kind for summary in bounds.values()), "bound")
     for name in columns[0][0] if columns else ():
         is_total = name == "total"
         if is_total:
             table.add_section()
         cells = [estimate_text(values[name], decimals) for values, decimals in columns]
-        table.add_row(LABELS[name], *cells, style="bold" if is_total else None)
+        table.add_row(label(name, kind), *cells, style="bold" if is_total else None)
     table.add_row(
         MONTE_CARLO, *[monte_carlo_text(values["total"], decimals) for values, decimals in columns]
     )
@@ -116,7 +125,7 @@ def monte_carlo_text(estimate: Estimate, decimals: int) -> str:
     return f"{number(error, decimals)} of ±" if math.isfinite(error) else NOTHING
 
 
-def result_line(summary: BoundSummary, unit: str) -> str:
+def result_line(summary: Summary, unit: str) -> str:
     """The bound with its one error, the parts of that, and its interval.
 
     1.736 ± 0.014 bits/dim, of which images 0.013 and Monte Carlo 0.004; 95% interval 1.708 to 1.764
@@ -160,7 +169,7 @@ def likelihood_table(
 
 
 def bound_json(
-    summary: BoundSummary, *, density: bool = False, names: Sequence[str] | None = None
+    summary: Summary, *, density: bool = False, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """The same as plain data: `nats` and `bits_per_dim`, each term as `estimate_json`.
 
@@ -170,6 +179,7 @@ def bound_json(
         "examples": summary.examples,
         "dims": summary.dims,
         "density": density,
+        "kind": summary.kind,
         "nats": {name: estimate_json(value) for name, value in costs_in_nats(summary).items()},
         "bits_per_dim": {name: estimate_json(value) for name, value in summary.in_bits.items()},
         "warnings": summary.nelbo.warnings(names),

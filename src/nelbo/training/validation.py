@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.chain.bound import Bound
 from nelbo.chain.estimators import Estimator, Importance, proposal_from
+from nelbo.chain.evidence import joined
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule
-from nelbo.evidence.evaluation import chain_of, evaluate
-from nelbo.latent import LatentDiffusion
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.evidence.evaluation import evaluate
 
 IMAGES = 64
 LEVELS = 8
@@ -32,30 +32,28 @@ class Validation:
         self.data = data.subset(IMAGES, seed)
         self.seed = seed
 
-    def __call__(self, model: Diffusion | LatentDiffusion) -> float:
+    def __call__(self, model: Model) -> float:
         """The mean negative bound, bits per dimension."""
         return self.each(model).mean().item()
 
-    def each(
-        self, model: Diffusion | LatentDiffusion, images: int = IMAGES
-    ) -> Float[Tensor, " images"]:
+    def each(self, model: Model, images: int = IMAGES) -> Float[Tensor, " images"]:
         """The negative bound of each of at most so many images, bits per dimension, float64."""
         generator = torch.Generator().manual_seed(self.seed)
         bounds = evaluate(
             model, self.data.take(slice(images)), levels=_levels(model), generator=generator
         )
-        return Bound.cat(list(bounds)).bits_per_dim.double()
+        return joined(bounds).bits_per_dim.double()
 
 
-def _levels(model: Diffusion | LatentDiffusion) -> int | Estimator | None:
+def _levels(model: Model) -> int | Estimator | None:
     """Which levels to read: of a density, those where a normal of unit variance costs most.
 
     These costs are far from even, and uniform levels would read little but chance.
     """
-    chain = chain_of(model)
+    chain: Diffusion = model.chain
     if chain.num_levels - 1 <= LEVELS:
         return None
-    if not isinstance(chain.data, Continuous):
+    if not chain.data.is_density:
         return LEVELS
     return Importance(LEVELS, proposal_from(unit_normal_costs(chain.schedule).square()))
 

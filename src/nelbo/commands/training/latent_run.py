@@ -23,17 +23,16 @@ from nelbo.commands.training.refinement import (
     sizes_of,
 )
 from nelbo.data import ImageData
-from nelbo.diffusion import Pixels
 from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.latent import LatentDiffusion
-from nelbo.latent.bound import LatentBound, LatentBoundSummary
 from nelbo.report.captions import prompt_grid
 from nelbo.report.formatting import duration, number
 from nelbo.report.grids import image_grid, save_image
-from nelbo.report.latent_report import EXTREMES, LatentReport, write_latent_report
+from nelbo.report.page import write_report
+from nelbo.report.run_report import RunReport
 from nelbo.report.tables import BITS_DECIMALS, bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.runs.run_directory import RunDirectory
@@ -43,6 +42,8 @@ PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes.
 SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1)
 _SHOWN = 32
+# How many of the least, and of the most, surprising images are shown.
+_EXTREME_IMAGES = 8
 # Held-out images that are shown with their reconstructions.
 _RECONSTRUCTED = 16
 # The part of the time that is left for each thing in turn.
@@ -94,7 +95,8 @@ def finish_latent(
         )
     refine({"test": whole}, _BOUND * allowance.left)
     summary = whole.bound.mean()
-    assert isinstance(summary, LatentBoundSummary)
+    floor = summary.floor_in_bits
+    assert floor is not None
     table_to.print(bound_table({"test": summary}))
     if line := given_of(model, whole.data).line:
         table_to.print(line, soft_wrap=True)
@@ -102,9 +104,9 @@ def finish_latent(
     mention_files({"test": sizes_of(whole)}, table_to)
     bits = summary.in_bits
     table_to.print(
-        f"Of the total {number(summary.floor_in_bits.mean, BITS_DECIMALS)} bits/dim are the "
+        f"Of the total {number(floor.mean, BITS_DECIMALS)} bits/dim are the "
         f"autoencoder's floor, the reconstruction of pixels, which no prior can lower; the latents "
-        f"cost {number(bits['total'].mean - summary.floor_in_bits.mean, BITS_DECIMALS)}.",
+        f"cost {number(bits['total'].mean - floor.mean, BITS_DECIMALS)}.",
         soft_wrap=True,
     )
     drawn = end.draw(_SAMPLES * allowance.left / whole.call_seconds)
@@ -113,7 +115,7 @@ def finish_latent(
         whole.data,
         whole.bound,
         whole.proposal,
-        shown=EXTREMES,
+        shown=_EXTREME_IMAGES,
         seconds=_EXTREMES * allowance.left,
         seed=seed,
     )
@@ -189,15 +191,14 @@ class _End:
             drawn_as = {"steps": self.steps, "guidance": self.guidance}
             evaluation["samples"] = {**reading.to_json(), **drawn_as}
         run.write_evaluation(evaluation)
-        assert isinstance(bound, LatentBound)
         asked = self.asked(len(drawn))
         notes = run.notes()
         told = {"guidance of the samples": self.guidance}
-        report = LatentReport(
+        report = RunReport(
             title=f"nelbo · {run.path.resolve().name}",
             subtitle=f"A latent diffusion model of {test.source}",
             model=model,
-            bound=bound,
+            bounds={"test": bound},
             evaluated=evaluated.data,
             samples=drawn[:_SHOWN],
             prompts=asked[:_SHOWN],
@@ -218,7 +219,7 @@ class _End:
             files=sizes_of(evaluated),
             reading=reading,
         )
-        write_latent_report(report, run.report)
+        write_report(report, run.report)
         return evaluation
 
 
@@ -248,10 +249,9 @@ def draw_samples(
     seed: int,
 ) -> Tensor:
     """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
-    assert isinstance(model.data, Pixels)
     condition = all_classes(model.prior, n)
     if condition is not None:
-        condition = condition.to(next(model.parameters()).device)
+        condition = condition.to(model.device)
     samples = model.sample(
         n,
         replace(SAMPLER, steps=min(steps, model.prior.num_levels)),

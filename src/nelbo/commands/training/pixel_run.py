@@ -25,7 +25,7 @@ from nelbo.commands.training.refinement import (
     sizes_of,
 )
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion import Diffusion
 from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
@@ -138,7 +138,6 @@ class _End:
     def draw(self, calls: float) -> Tensor:
         """Samples, pixel levels, in about so many network calls; kept as samples/final.png."""
         model = self.model
-        assert isinstance(model.data, Pixels)
         n, steps = self.samples.plan(PIXEL_STEPS, model.num_levels, calls)
         self.steps = steps
         drawn = sample_with_progress(
@@ -149,7 +148,7 @@ class _End:
             seed=self.seed,
         )
         picture = model.data.to_levels(drawn).byte()
-        save_grid(picture, self.run.samples / "final.png", model.data.levels)
+        save_grid(picture, self.run.samples / "final.png", model.data.shown_levels)
         return picture
 
     def write(
@@ -171,7 +170,6 @@ class _End:
         if reading is not None:
             evaluation["samples"] = {**reading.to_json(), "steps": self.steps}
         run.write_evaluation(evaluation)
-        assert isinstance(model.data, Pixels)
         generator = torch.Generator().manual_seed(self.seed)
         test = evaluations["test"].data
         rows = model.data.to_network(test.images[:STRIP_ROWS])
@@ -183,9 +181,7 @@ class _End:
             real=test.images[: len(samples)],
             samples=samples,
             bounds={split: e.bound for split, e in evaluations.items()},
-            forward=forward_strip(
-                model, rows.to(next(model.parameters()).device), generator=generator
-            ),
+            forward=forward_strip(model, rows.to(model.device), generator=generator),
             reverse=None if strip_steps is None else self._reverse(strip_steps, generator),
             evaluated=test,
             closer=closer,
@@ -219,7 +215,7 @@ class _End:
         )
         condition: Condition | None = all_classes(model, STRIP_ROWS)
         if condition is not None:
-            condition = condition.to(next(model.parameters()).device)
+            condition = condition.to(model.device)
         strip = reverse_strip(
             model.respace(visited), STRIP_ROWS, generator=generator, condition=condition
         )

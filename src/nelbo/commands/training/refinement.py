@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nelbo.commands.common import counting_progress
-from nelbo.commands.evaluation_progress import cost_json
-from nelbo.evidence.evaluation import chain_of
+from nelbo.commands.evaluation_progress import cost_json, levels_of
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.report.tables import bound_json
 
 if TYPE_CHECKING:
+    from nelbo.chain.model import Model
     from nelbo.data import ImageData
-    from nelbo.diffusion import Diffusion
-    from nelbo.latent import LatentDiffusion
 
 # Images of each split at most, where none were asked for; and where levels were asked for.
 MOST_IMAGES = {"train": 300, "validation": 300, "test": 1000}
@@ -40,9 +38,7 @@ class Asked:
     levels: int | Literal["all"] | None = None
     images: int | None = None
 
-    def of(
-        self, model: Diffusion | LatentDiffusion, split: str, data: ImageData, seed: int
-    ) -> TimedEvaluation:
+    def of(self, model: Model, split: str, data: ImageData, seed: int) -> TimedEvaluation:
         """The evaluation of one split."""
         levels = self.levels
         if levels is not None and split != "test":
@@ -111,8 +107,8 @@ def evaluated_text(
     for split, evaluation in evaluations.items():
         count, there = evaluation.count, len(splits[split])
         images = f"{count:,} of {there:,} images" if count < there else f"all {there:,} images"
-        possible = chain_of(evaluation.model).num_levels - 1
+        possible = levels_of(evaluation.model)
         levels = evaluation.bound.levels.shape[1]
-        at = f"{levels:,} draws of {possible:,} levels" if levels != possible else "every level"
-        parts.append(f"{split}: {images}, {at} each")
+        at = f", {levels:,} draws of {possible:,} levels each" if possible else ""
+        parts.append(f"{split}: {images}{at if levels != possible else ', every level each'}")
     return f"Evaluated {'; '.join(parts)}."
