@@ -214,7 +214,7 @@ def test_pictures_of_an_earlier_call_do_not_stay_beside_the_new_ones(run_path, t
     assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "mine.png"]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+@pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
 def test_a_control_is_not_asked_for_in_python_terms(tmp_path, capsys):
     tiny.stable_diffusion(tmp_path, control=True)
     for command in (["sample"], ["evaluate", "--data", "digits"]):

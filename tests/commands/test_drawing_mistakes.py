@@ -54,7 +54,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
             "is 10×12 pixels, the model takes 8×8 (height × width): leave --no-resize out",
         ),
         (["--mask", "large.png"], "large.png is 10×12 and the picture 8×8 (height × width)"),
-        (["--mask", "image.png"], "is white everywhere at 8×8, so nothing is to be kept"),
+        (["--mask", "image.png"], "is white everywhere at 8×8, so nothing would be kept"),
         (["--mask", "black.png"], "is nowhere white"),
         (["--mask", "image.png", "--strength", "0.5"], "--strength takes effect without --mask"),
         (["--mask", "image.png", "--sampler", "ddim"], "inpainting walks with ddpm"),

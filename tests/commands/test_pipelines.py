@@ -16,7 +16,7 @@ from nelbo.data import load_data
 from nelbo.evidence.evaluation import batch_generators, pilot
 from tests.formats import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
 
 
 @pytest.fixture

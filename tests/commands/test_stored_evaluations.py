@@ -15,7 +15,7 @@ from tests.commands.test_evidence import run_json, table
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,9 @@ def test_mistakes_are_explained(tmp_path):
 
 def test_levels_outside_the_declared_ones_are_refused():
     images = torch.full((2, 1, 4, 4), 17, dtype=torch.uint8)
-    with pytest.raises(NelboError, match=r"17 levels but holds level 17; expected 0\.\.16"):
+    with pytest.raises(
+        NelboError, match=r"17 pixel levels but holds pixel level 17; expected 0\.\.16"
+    ):
         ImageData("mine", images, 17, ("a", "b"))
     with pytest.raises(NelboError, match="2 images but 3 labels"):
         ImageData("mine", images, 18, ("a", "b"), labels=torch.zeros(3, dtype=torch.int64))

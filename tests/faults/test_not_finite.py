@@ -22,7 +22,7 @@ from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
 
 
 @pytest.fixture(scope="module")

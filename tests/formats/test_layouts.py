@@ -150,5 +150,5 @@ def test_a_network_that_is_told_the_mask_is_refused(tmp_path):
     diffusers.StableDiffusionInpaintPipeline(
         **parts, requires_safety_checker=False
     ).save_pretrained(tmp_path / "editing")
-    with pytest.raises(NelboError, match=r"in_channels is 9.*told a mask.*expected in_channels 4"):
+    with pytest.raises(NelboError, match=r"in_channels is 9.*reads a mask.*expected in_channels 4"):
         nelbo.load(tmp_path / "editing")

@@ -17,7 +17,7 @@ from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not say how many levels"),
+    pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels"),
     # Of a solver of the peer.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

@@ -17,7 +17,7 @@ from nelbo.cli import main
 from nelbo.text.paired import PairedTextEncoder
 from tests.formats import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say how many levels")
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
 PROMPTS = ["a red cat", "dog"]
 
 

@@ -1,4 +1,4 @@
-"""Short hashes of what decides a figure, to tell whether it is the same."""
+"""Short hashes of the inputs of a figure, by which changes are detected."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class NelboError(ValueError):
-    """A mistake in the input: the message says what was found, what was expected, what to do."""
+    """A mistake in the input: the message names what was found, what was expected, what to do."""
 
 
 class MissingExtraError(NelboError, ImportError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that every reader takes."""
+"""Files that are written whole or not at all, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from nelbo.base.errors import NelboError
 
-# What `atomic_file` calls a file until it is whole, and what a killed process leaves of one.
+# The name of a file of `atomic_file` until it is whole, which a killed process leaves behind.
 TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
@@ -24,7 +24,7 @@ TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place once the block succeeds.
 
-    It is on the disk before it does, so that a file is never there without its content.
+    It is flushed to disk first, so that the file never exists without its content.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -52,7 +52,7 @@ def flush(path: Path) -> None:
 
 
 def reason(error: OSError | SafetensorError) -> str:
-    """Why a file could not be written, without what the library puts before it."""
+    """Why a file could not be written, without the prefix of the library."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error).rpartition(": ")[2]
@@ -70,13 +70,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:
-    """JSON text that every reader takes, and that `encoding` has all characters of.
+    """JSON text that every reader accepts, with only characters of `encoding`.
 
-    Numbers that are not finite become null, for which JSON has no other name.
+    Numbers that are not finite become null, since JSON has no such numbers.
 
     Args:
         content: what to write.
-        encoding: of the file or stream that it is for; text that has others is escaped.
+        encoding: of the file or stream; other characters are escaped.
         **options: those of `json.dumps`.
     """
     content = _finite(content)

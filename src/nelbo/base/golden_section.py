@@ -12,7 +12,7 @@ RATIO = (math.sqrt(5) - 1) / 2
 def golden_section(
     function: Callable[[float], float], low: float, high: float, *, steps: int
 ) -> float:
-    """Where a function with one minimum between `low` and `high` has it.
+    """The minimum of a function that has one minimum between `low` and `high`.
 
     Args:
         function: called twice, and once a step.

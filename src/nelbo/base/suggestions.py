@@ -1,4 +1,4 @@
-"""What a mistyped name may have meant, in words to end a message with."""
+"""Suggestions for mistyped names, as the end of a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 5
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean a or b?)" for the known names that are nearly `name`; "" without any."""
+    """ " (did you mean a or b?)" for the known names that are similar to `name`; "" without any."""
     # However it is written: DDIM, dpm-solver.
     folded, typed = {_folded(each): each for each in known}, _folded(name)
     near = [typed] if typed in folded else get_close_matches(typed, folded, _SHOWN)
@@ -18,15 +18,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """What is to be said of a name that is none of the known ones: which are, and which is near."""
+    """The message for an unknown name: the known ones, and a similar one."""
     known = list(known)
     return f"unknown {what} {name!r}{did_you_mean(name, known)}: expected one of {', '.join(known)}"
 
 
 def directories_near(path: Path) -> str:
-    """The directories whose path is nearly that of one that is not there, or those beside it.
+    """Directories with a path similar to a missing one, or those beside it.
 
-    The first folder of the path that is wrong is mended, then the next; "" where nothing is near.
+    The first wrong folder of the path is corrected, then the next; "" if nothing is similar.
     """
     here = [Path(path.anchor)]
     for part in Path(path.relative_to(path.anchor)).parts:
@@ -42,7 +42,7 @@ def directories_near(path: Path) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """The first names, and the number of others."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -52,7 +52,7 @@ def _folded(name: str) -> str:
 
 
 def _mended(folder: Path, name: str) -> list[Path]:
-    """The folder of that name, or those of nearly that name."""
+    """The folder of that name, or those with similar names."""
     if name == ".." or (folder / name).is_dir():
         return [folder / name]
     return [folder / near for near in get_close_matches(name, _folders(folder), _SHOWN)]

@@ -1,11 +1,10 @@
-"""What a folder says about its pictures: captions and labels.
+"""Captions and labels of the pictures in a folder.
 
 metadata.jsonl    a line a picture, and metadata.csv likewise, in any folder; see `metadata`
 captions.txt      a line a picture: name<TAB>caption, or captions alone, in the order of the
                   sorted files; at the top of the folder
 a.txt, a.caption  beside a.png, its caption: the first line
-cat/ dog/         where every picture that can be read lies in one of several folders, its folder is
-                  its class
+cat/ dog/         if every readable picture lies in one of several folders, its folder is its class
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class Annotations:
 
     Attributes:
         captions: of each picture that has one.
-        labels: likewise.
-        unmatched: lines that are of no picture.
-        notes: what was not taken as it stands.
+        labels: class of each picture that has one.
+        unmatched: lines that match no picture.
+        notes: how annotations were adapted.
     """
 
     captions: Mapping[str, str]
@@ -57,13 +56,13 @@ class Annotations:
 def read_annotations(
     listing: Listing, readable: Sequence[str], depth: int, *, strict: bool = True
 ) -> Annotations:
-    """What the files and folders say about the pictures of a folder.
+    """Read the captions and labels of the pictures in a folder.
 
     Args:
         listing: the folder.
         readable: the pictures that can be read, whose folders may be classes.
-        depth: how many folders of a path stand above its class.
-        strict: a line that names no picture is an error, rather than one of `unmatched`.
+        depth: number of folders above the class in a path.
+        strict: raise an error for a line that matches no picture; otherwise add it to `unmatched`.
 
     Raises:
         NelboError: a line that cannot be read, or, where strict, that names no picture; too many or
@@ -86,7 +85,7 @@ def read_annotations(
 
 @dataclass
 class _Collected:
-    """Captions and labels as they are found, with where, so that two of one picture are noticed."""
+    """Captions and labels with the places they were found at, to detect duplicates."""
 
     listing: Listing
     strict: bool
@@ -98,7 +97,7 @@ class _Collected:
     def __post_init__(self) -> None:
         listing = self.listing
         self.pictures = [file.name for file in listing.files]
-        # What is there and cannot be read is no stray.
+        # The caption of an unreadable file is no stray.
         self.known = Names(listing.folder, [*self.pictures, *listing.unreadable, *listing.others])
 
     def put(self, kind: str, name: str, value: Label, where: str) -> None:
@@ -159,7 +158,7 @@ class _Collected:
             self.put("caption", name, filled[0], str(path))
 
     def notes(self) -> tuple[str, ...]:
-        """What was not taken as it stands."""
+        """How annotations were adapted."""
         if not self.several:
             return ()
         pictures = "1 picture has" if self.several == 1 else f"{self.several:,} pictures have"
@@ -177,7 +176,7 @@ class _Collected:
 
     def _take_named(self, path: Path, lines: Sequence[str]) -> None:
         """Lines of name<TAB>caption."""
-        said: dict[str, str] = {}
+        lines_of: dict[str, str] = {}
         strays = []
         for i, line in enumerate(lines, 1):
             if not line.strip():
@@ -185,12 +184,12 @@ class _Collected:
             written, caption = line.split("\t", 1)
             where = f"{path}, line {i},"
             name = self.known.find(written, where)
-            if (name or written) in said:
+            if (name or written) in lines_of:
                 raise NelboError(
                     f"{where} has another caption for {written!r}, beside line "
-                    f"{said[name or written]}: keep one for each picture"
+                    f"{lines_of[name or written]}: keep one for each picture"
                 )
-            said[name or written] = str(i)
+            lines_of[name or written] = str(i)
             if name is None:
                 strays.append(written)
                 self.unmatched.append(f"{path.name}, line {i}: {written}")
@@ -198,8 +197,9 @@ class _Collected:
                 self.put("caption", name, caption.strip(), where)
         if strays and self.strict:
             raise NelboError(
-                f"{path} has captions for {len(said)} pictures, the folder {len(self.pictures)} "
-                f"pictures; the first caption without a picture is of {strays[0]!r}"
+                f"{path} has captions for {len(lines_of)} pictures, the folder "
+                f"{len(self.pictures)} pictures; the first caption without a picture is of "
+                f"{strays[0]!r}"
             )
 
     def _stray(self, strays: Sequence[Row], lines: int, prefix: str) -> NelboError:
@@ -207,7 +207,7 @@ class _Collected:
         return NelboError(
             f"{strays[0].where} names {strays[0].name!r}, which is no picture of "
             f"{self.listing.folder / prefix}; it has {lines} lines for {pictures} pictures, "
-            f"{len(strays)} of them for none: take these out or bring the pictures back"
+            f"{len(strays)} of them for none: remove these lines or restore the pictures"
         )
 
 
@@ -227,8 +227,7 @@ def _other_number(path: Path, lines: Sequence[str], names: Sequence[str]) -> Nel
 def _folder_classes(
     names: Sequence[str], depth: int
 ) -> tuple[Mapping[str, Label], tuple[str, ...]]:
-    """The folder of each picture as its class, and why there are no classes if one would expect
-    any."""
+    """The folder of each picture as its class, and a note if folders are not taken as classes."""
     paths = {name: name.split("/") for name in names}
     loose = [name for name, path in paths.items() if len(path) < depth + 2]
     classes: dict[str, Label] = {

@@ -58,10 +58,10 @@ class Picture:
         name: what to call it.
         pixels: (C, H, W) uint8, or why it cannot be read.
         split: "train", "validation" or "test".
-        label: its class where the source tells classes and pixels together.
-        caption: its text likewise.
-        size: (height, width) before it was cut; None where it has none, as drawings.
-        notes: what it has that was not taken as it stands.
+        label: its class, if the source stores classes with pixels.
+        caption: its text, if the source stores texts with pixels.
+        size: (height, width) before cropping; None for drawings.
+        notes: how the picture was adapted.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Entry:
 
     Attributes:
         images: (N, C, H, W) uint8, first those to train on, then those for validation and for test.
-        pixel_keys: what tells each from others, (N,) int64.
+        pixel_keys: hash of the pixels of each, (N,) int64.
         counts: how many there are of each split.
         names: of the images.
         labels: classes, or None for each.
         captions: texts, or None for each.
         skipped: (name, why, split) of each picture that could not be read.
-        sizes: (height, width) of each before it was cut; None of drawings.
-        notes: of each, what it has that was not taken as it stands.
-        extra: what else the source tells.
+        sizes: (height, width) of each before cropping; None for drawings.
+        notes: how each was adapted.
+        extra: further facts about the source.
     """
 
     images: UInt8[Tensor, "n channels height width"]
@@ -119,7 +119,7 @@ class Entry:
         return tuple(f"{name}: {why}" for name, why, of in self.skipped if split in (of, ALL))
 
     def notes_of(self, split: str) -> tuple[str, ...]:
-        """A line for each thing that pictures of a split have and that was not taken."""
+        """A line for each adaptation of pictures of a split."""
         here, found = self.stretch(split), defaultdict(list)
         for name, notes in zip(self.names[here], self.notes[here], strict=True):
             for note in notes:
@@ -164,14 +164,14 @@ def cached(
     """The pictures of a set, from the cache or decoded into it.
 
     Args:
-        place: what set this is, at what size; a new content of the same place replaces the old.
-        content: what the pictures depend on, such as file sizes and times.
+        place: identifies the set and size; new content of the same place replaces the old.
+        content: identifies the content, such as file sizes and times.
         shape: (C, H, W) of every picture.
         pictures: decodes them, in order.
-        at_most: how many there can be; checked against the free space first.
-        extra: what else to store; `pictures` may add to it.
-        settle: from the names and splits of the pictures that can be read to the splits that they
-            are stored in, "" for none, where these depend on which those are.
+        at_most: upper bound on their number, to check the free space first.
+        extra: further facts to store; `pictures` may add to it.
+        settle: maps names and splits of the readable pictures to the splits to store them in, ""
+            to drop one; for splits that depend on which pictures are readable.
 
     Raises:
         NelboError: the cache cannot be written or has no room.
@@ -210,10 +210,10 @@ def cached(
 
 
 def cache_directory() -> Path:
-    """Where entries lie; made if need be.
+    """The directory of the entries, created if need be.
 
-    Where the default directory cannot be written, as under a read-only home, a temporary one
-    serves, and a warning says so.
+    If the default directory cannot be written, as under a read-only home, use a temporary directory
+    and warn.
 
     Raises:
         NelboError: the directory named in NELBO_CACHE cannot be written.
@@ -250,7 +250,7 @@ def _digest(content: object) -> str:
 
 
 def _open(directory: Path) -> Entry | None:
-    """The entry, or None where there is none or its files do not belong together."""
+    """The entry, or None if it is missing or its files do not match."""
     try:
         index = json.loads((directory / _INDEX).read_text())
         shape = len(index["names"]), *index["shape"]

@@ -1,4 +1,4 @@
-"""Whom to name for the images of a data set, and which licence they ask for."""
+"""Attribution and licence of data sets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CREDITS = {
     "cifar10": ("[CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html) (A. Krizhevsky, 2009)"),
 }
 
-# Where the notes of a model tell of the one that its training began with: its name, the sources of
-# the images that made it, and the licence that its card names.
+# The key in the notes of a model for the model that its training started from: its name, the
+# sources of its training images, and the licence in its card.
 ORIGIN = "started_from"
 
-# The licence, and a link to it, of weights made of pictures that ask for the same.
+# Share-alike licences of data sets, with links, which apply to weights trained on them.
 LICENCES = {
     "emoji": (
         "cc-by-sa-4.0",
@@ -42,13 +42,13 @@ LICENCES = {
 
 
 def sources_of(notes: Mapping[str, Any]) -> list[str]:
-    """All data sets that had a part in a model, by its notes, its own first."""
+    """All data sets that a model was trained on, by its notes, the last one first."""
     own = notes.get("source")
     before = (notes.get(ORIGIN) or {}).get("sources", [])
     return list(dict.fromkeys([*([own] if isinstance(own, str) else []), *before]))
 
 
 def licence_asked(notes: Mapping[str, Any]) -> str | None:
-    """The licence that the images of a model, or the model that it began with, ask for."""
+    """The licence that a model inherits from its images, or from the model it started from."""
     asked = [LICENCES[source][0] for source in sources_of(notes) if source in LICENCES]
     return next(iter(asked), (notes.get(ORIGIN) or {}).get("licence"))

@@ -1,7 +1,7 @@
-"""Several pictures of one: how they are called, and which of them are kept.
+"""Names of the crops of a picture, and which crops are kept.
 
-A picture to train on gives several crops, "a.jpg#1", "a.jpg#2", ...; one for validation or test
-gives the first alone, so that the errors of figures on them are those of independent pictures.
+A training picture gives several crops, "a.jpg#1", "a.jpg#2", ...; a validation or test picture
+gives only the first, so that these crops are independent and standard errors hold.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from nelbo.data.splits import TRAIN
 
 
 def crop_names(name: str, crops: int, count: int) -> list[str]:
-    """What the crops of a picture are called.
+    """The names of the crops of a picture.
 
     Args:
         name: of the picture.
-        crops: how many were asked for; one is called as the picture.
-        count: how many there are.
+        crops: number requested; a single crop has the name of the picture.
+        count: number of crops that there are.
     """
     return [f"{name}#{k}" for k in range(1, count + 1)] if crops > 1 else [name]
 
@@ -34,7 +34,7 @@ def settle_crops(
 
     Args:
         split: from the names of pictures, sorted, to their splits.
-        crops: how many each may have.
+        crops: largest number for each.
     """
 
     def settle(names: Sequence[str], _: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Folders at the top whose names say what their pictures are for: train/, validation/, test/.
+"""Top-level folders whose names declare splits: train/, validation/, test/.
 
-With train/ and one other, that one is for test, and the names of the files decide which of train/
-are for validation; without others the names decide everything, see `splits`. Large and small
-letters count the same.
+With train/ and one other folder, that folder is the test split, and file names decide which
+pictures of train/ are for validation. Without declared splits, file names decide everything; see
+`splits`. Case is ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEANINGS = (
 
 
 def are_declared(names: Sequence[str]) -> bool:
-    """Whether folders at the top say what is for training, and nothing lies beside them."""
+    """Whether top-level folders declare the training split, with nothing beside them."""
     meanings = {_meaning(name) for name in names}
     return TRAIN in meanings and None not in meanings
 
@@ -50,7 +50,7 @@ def split_pictures(names: Sequence[str], validation: bool) -> list[str]:
 
 
 def split_note(names: Sequence[str], validation: bool) -> str | None:
-    """Which pictures make which split, where the names of folders do not tell or mislead."""
+    """How the splits were formed, if the names of the folders leave it open or mislead."""
     tops = {name.partition("/")[0] for name in names if "/" in name}
     meanings = {top: _MEANINGS.get(top.casefold()) for top in tops}
     found = {meaning for meaning in meanings.values() if meaning is not None}
@@ -69,8 +69,8 @@ def split_note(names: Sequence[str], validation: bool) -> str | None:
     top, slash, _ = beside.partition("/")
     folders = _listed(top for top in tops if meanings[top] is not None)
     return (
-        f"{folders} are not read as splits, because {printable(top + slash)} lies beside them: the "
-        "names of the files decide"
+        f"{folders} are not read as splits, because {printable(top + slash)} lies beside them: "
+        "file names decide"
     )
 
 

@@ -1,7 +1,7 @@
-"""From the file of a picture to pixels: cut in the middle, resized, 8 bits a channel.
+"""Decode picture files: cropped at the centre, resized, 8 bits a channel.
 
 Pictures are decoded in threads: Pillow and resvg release Python's lock while they work, and a
-script that loads data needs no `if __name__ == "__main__"`, which processes would ask for.
+script that loads data needs no `if __name__ == "__main__"`, as it would with processes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from nelbo.data.reader import has_colours, open_picture, why
 from nelbo.data.size import Size
 
 COLOURS_LOST = "colours: read as grey"
-# Fewer pictures than this are read before a progress bar could be.
+# Fewer pictures than this need no progress bar.
 _FEW = 500
-# What all threads together may hold of pictures that are being resized, in bytes.
+# Memory of all threads together for pictures that are being resized, in bytes.
 _WORKING_MEMORY = 2**30
 
 # A random crop is at least one over this of the largest.
@@ -40,12 +40,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as it is kept.
+    """A decoded picture.
 
     Attributes:
         pixels: (C, H, W) uint8.
-        size: (height, width) of the picture in the file; None of drawings.
-        notes: what the file has that was not taken as it stands.
+        size: (height, width) of the picture in the file; None for drawings.
+        notes: how the picture was adapted.
     """
 
     pixels: np.ndarray
@@ -56,7 +56,7 @@ class Decoded:
 def in_threads(
     items: Iterable[Item], work: Callable[[Item], Result], *, total: int | None, size: Size
 ) -> Iterator[Result]:
-    """`work` of each item in order, computed a little ahead of what is taken.
+    """`work` of each item in order, computed a little ahead of the consumer.
 
     Args:
         items: what to work on; iterated lazily.
@@ -87,7 +87,7 @@ def _ahead(items: Iterable[Item], work: Callable[[Item], Result], threads: int) 
 
 
 def read_picture(file: Path | BinaryIO, size: int | Size, channels: int) -> Decoded | str:
-    """The picture cut to a size, or why it cannot be read.
+    """The picture cropped to a size, or the reason why it cannot be read.
 
     Args:
         file: its path, or its bytes.
@@ -102,18 +102,18 @@ def read_picture(file: Path | BinaryIO, size: int | Size, channels: int) -> Deco
 def read_crops(
     file: Path | BinaryIO, size: Size, channels: int, crops: int, name: str
 ) -> list[Decoded] | str:
-    """The picture cut to a size at random places, or why it cannot be read.
+    """Random crops of the picture, resized to a size, or the reason why it cannot be read.
 
-    A crop is in the proportions of the size; its scale is drawn evenly in its logarithm between a
-    quarter of the picture and all of it, never below the size itself, and its place evenly. A
-    picture no larger than the size has one. One crop is the middle, as of `read_picture`.
+    A crop has the proportions of the size. Its scale is log-uniform between a quarter of the
+    picture and all of it, never below the size itself; its position is uniform. A picture no larger
+    than the size gives one crop. A single crop is that of the centre, as in `read_picture`.
 
     Args:
         file: its path, or its bytes.
         size: height and width.
         channels: 1 for grey or 3 for RGB.
-        crops: how many.
-        name: of the picture, which decides the places.
+        crops: number of crops.
+        name: of the picture, which seeds the positions.
     """
     if crops == 1:
         found = read_picture(file, size, channels)
@@ -158,8 +158,8 @@ def _cut(image: Image.Image, box: _Box, size: Size, channels: int) -> np.ndarray
 
 
 def _random_boxes(of: Size, size: Size, crops: int, name: str) -> list[_Box]:
-    """Boxes (left, top, right, bottom) in the proportions of a size; the largest where that is no
-    larger than the size."""
+    """Boxes (left, top, right, bottom) in the proportions of a size; only the largest if the
+    picture is no larger than the size."""
     largest = min(of[0] / size[0], of[1] / size[1])
     if largest <= 1:
         return [_box(of, size, largest, (0.5, 0.5))]
@@ -175,7 +175,7 @@ def _random_boxes(of: Size, size: Size, crops: int, name: str) -> list[_Box]:
 
 
 def _box(of: Size, size: Size, scale: float, place: tuple[float, float]) -> _Box:
-    """A box of a size times a scale, at a place that is 0 at the left and top and 1 at the end."""
+    """A box of a size times a scale; position 0 is left or top, 1 is right or bottom."""
     height, width = (
         min(whole, max(1, round(scale * side))) for whole, side in zip(of, size, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The embedded data set: 1,797 handwritten digits of 8×8 pixels with 17 grey levels.
+"""The embedded data set: 1,797 handwritten digits of 8×8 pixels with 17 pixel levels.
 
 The test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998, UCI
 Machine Learning Repository, CC BY 4.0), as scikit-learn distributes it. The test images are those

@@ -1,7 +1,7 @@
 """The same picture in two splits: found by its pixels, whatever its name.
 
-What a model was trained on, or chosen by, tells little of pictures that it has not seen, so that
-such test images are left out of the figures that are reported, and counted.
+A bound on pictures that a model was trained on or selected by is no estimate of its bound on new
+ones. Such test images are counted and left out of the figures that are reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_among(data: ImageData, *others: ImageData) -> Bool[Tensor, " images"]:
 def without_duplicates(data: ImageData, *others: ImageData, keep: bool = False) -> ImageData:
     """The images that are not among the others; `duplicates` and `left_out` count those that are.
 
-    With `keep`, and where nothing would be left, all stay and are counted.
+    With `keep`, or if nothing would be left, all images are kept, and duplicates are only counted.
     """
     again = is_among(data, *others)
     count = int(again.sum())
@@ -36,7 +36,7 @@ def without_duplicates(data: ImageData, *others: ImageData, keep: bool = False) 
 
 
 def duplicates_line(data: ImageData) -> str:
-    """What is to be said of the images of a split that are in others; empty where none are."""
+    """A line on the test images that are also in other splits; empty if there are none."""
     if not data.duplicates:
         return ""
     whole = len(data) + data.left_out

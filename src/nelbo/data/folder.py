@@ -1,7 +1,7 @@
-"""Your own pictures: any tree of image files, cut to one size.
+"""Your own pictures: any tree of image files, cropped to one size.
 
 They are decoded once and mapped from the cache afterwards, see `cache`. With the option
-`?crops=8` each picture to train on gives eight, at random places; see `decode.read_crops`.
+`?crops=8` each training picture gives eight random crops; see `decode.read_crops`.
 """
 
 from __future__ import annotations
@@ -37,23 +37,22 @@ def load_folder(
     resize: bool = True,
     crops: int = 1,
 ) -> ImageData:
-    """Every picture below `folder`, cut to the proportions of a size and resized to it.
+    """Every picture below `folder`, cropped to the proportions of a size and resized to it.
 
-    Folders train/, validation/ and test/ at the top are the splits, see `declared`; otherwise the
-    names of the files decide, see `splits`. Both are by the files that can be read. Captions and
-    labels: see the module `annotations`. Files that cannot be read are left out and listed in
-    `skipped`.
+    Top-level folders train/, validation/ and test/ are the splits, see `declared`; otherwise file
+    names decide, see `splits`. Only readable files count. Captions and labels: see the module
+    `annotations`. Unreadable files are left out and listed in `skipped`.
 
     Args:
         folder: the root of the tree.
         split: "train", "validation", "test" or "all".
         size: height and width in pixels.
-        channels: 1 for grey, 3 for RGB; None takes grey only where every picture is grey.
-        strict: captions and labels of pictures that are not there are an error; otherwise they are
-            listed in `unmatched`.
+        channels: 1 for grey, 3 for RGB; None is grey only if every picture is grey.
+        strict: raise an error for captions and labels without a picture; otherwise list them in
+            `unmatched`.
         validation: as `nelbo.data.load_data`.
         resize: as `nelbo.data.load_data`.
-        crops: how many a picture to train on gives; others give one.
+        crops: number of crops of each training picture; others give one.
 
     Raises:
         NelboError: no pictures in the tree, too few to split, none that can be read, one of another
@@ -86,8 +85,8 @@ def load_folder(
         raise EmptySplitError(_nothing_in(split, folder, len(entry.names), entry.skipped_of(split)))
     pictures = [base_of(name, crops) for name in entry.names]
     read = list(dict.fromkeys(pictures))
-    said = read_annotations(listing, read, int(are_declared(read)), strict=strict)
-    labels, label_names = said.labels_of(pictures)
+    annotations = read_annotations(listing, read, int(are_declared(read)), strict=strict)
+    labels, label_names = annotations.labels_of(pictures)
     unreadable = (f"{name}: {why}" for name, why in listing.unreadable.items())
     return ImageData(
         source=printable(str(folder)) + (f"?crops={crops}" if crops > 1 else ""),
@@ -100,16 +99,16 @@ def load_folder(
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=tuple(map(printable, (*entry.skipped_of(split), *unreadable))),
-        notes=_notes(listing, said, entry, split),
-        captions=said.captions_of(pictures[here]),
-        unmatched=tuple(map(printable, said.unmatched)),
+        notes=_notes(listing, annotations, entry, split),
+        captions=annotations.captions_of(pictures[here]),
+        unmatched=tuple(map(printable, annotations.unmatched)),
     )
 
 
-def _notes(listing: Listing, said: Annotations, entry: Entry, split: str) -> tuple[str, ...]:
-    """What of the folder was not taken as it stands."""
+def _notes(listing: Listing, annotations: Annotations, entry: Entry, split: str) -> tuple[str, ...]:
+    """What was left out of the folder, and how pictures and annotations were adapted."""
     left_out = listing.left_out
-    return (*(() if left_out is None else (left_out,)), *said.notes, *entry.notes_of(split))
+    return (*(() if left_out is None else (left_out,)), *annotations.notes, *entry.notes_of(split))
 
 
 def _channels(listing: Listing) -> int:

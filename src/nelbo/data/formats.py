@@ -1,4 +1,4 @@
-"""Which files are pictures, by the ends of their names, and what reads them.
+"""Suffixes of picture files, and the packages that read them.
 
 Pillow reads most; HEIC needs pillow-heif (extra `heic`), SVG resvg-py (extra `emoji`), and AVIF a
 Pillow that was built with it, as those of PyPI are from 11.3 on.
@@ -21,7 +21,7 @@ PLAIN = (
 HEIF = (".heic", ".heif", ".hif")
 AVIF = (".avif",)
 VECTOR = (".svg", ".svgz")
-# Pillow's names of what these hold: what starts other programs, as EPS does, is not among them.
+# Pillow's names of these formats. Formats that start other programs, such as EPS, are left out.
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "TGA", "PPM"),
     *("AVIF", "HEIF"),
@@ -35,7 +35,7 @@ _REMEDIES = {
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The ends of the names of pictures that can be read here, in small letters."""
+    """The suffixes of pictures that are readable in this installation, in lower case."""
     heif = HEIF if _registers_heif() else ()
     avif = AVIF if features.check("avif") else ()
     vector = VECTOR if find_spec("resvg_py") is not None else ()
@@ -51,7 +51,7 @@ def formats() -> tuple[str, ...]:
 
 
 def suffix_of(name: str) -> str:
-    """The end of a name that tells its kind, in small letters; "" where there is none."""
+    """The suffix of a name in lower case; "" without one."""
     return PurePath(name).suffix.lower()
 
 
@@ -61,13 +61,13 @@ def is_picture(name: str) -> bool:
 
 
 def remedy(suffix: str) -> str | None:
-    """What to install to read pictures of this kind; None where they are no known pictures."""
+    """The package to install to read pictures of this kind; None for an unknown kind."""
     missing = (way for kinds, way in _REMEDIES.items() if suffix in kinds)
     return None if suffix in suffixes() else next(missing, None)
 
 
 def count_kinds(kinds: Iterable[str]) -> str:
-    """How many files of which kinds, the most frequent first, with what would read them.
+    """The number of files of each kind, most frequent first, with the package that reads them.
 
     Args:
         kinds: the end of the name of each, as `suffix_of` has it.
@@ -81,7 +81,7 @@ def count_kinds(kinds: Iterable[str]) -> str:
 
 @cache
 def _registers_heif() -> bool:
-    """Teach Pillow HEIC, where the library is there."""
+    """Register HEIC with Pillow, if the library is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

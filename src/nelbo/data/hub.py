@@ -1,19 +1,21 @@
 """Tables of pictures: data sets of the Hugging Face Hub, and parquet files; extra `hub`.
 
-The rows are decoded once into the cache, one split after the other, and the Hub is not asked again.
-Which columns and splits to take is found by name and type; options say otherwise:
+The rows are decoded once into the cache, one split after the other; later calls do not contact the
+Hub. Columns and splits are recognised by name and type; options override this:
 
     hub:user/name?image=photo&label=kind&caption=text       columns
     hub:user/name?config=small&train=train&test=dev         configuration and splits,
                                                             `validation` likewise
-    hub:user/name?revision=v2&max_images=5000               a fixed version; so many a split
-    hub:user/name?stream=10000                              no copy; shuffled among so many
-    photos.parquet?crops=8                                  eight crops of each to train on
+    hub:user/name?revision=v2&max_images=5000               a fixed version; at most 5,000 rows
+                                                            of each split
+    hub:user/name?stream=10000                              no copy; shuffled in a buffer of
+                                                            10,000 rows
+    photos.parquet?crops=8                                  eight training crops of each picture
 
-With `max_images` the rows are streamed, and what is beyond them is not downloaded. Without a test
-split the rows of index i with i mod 10 = 9 are for test, and without one for validation those with
-i mod 10 = 8. A set with a validation split and none for test has its figures reported on the
-former: it is for test, unless `validation` names it.
+With `max_images` the rows are streamed, and later rows are not downloaded. Without a test split the
+rows of index i with i mod 10 = 9 are for test, and without a validation split those with
+i mod 10 = 8. If a set has a validation split but no test split, the former serves for test, unless
+`validation` names it.
 
 With `stream` the first rows of each split, 2,000 or `max_images`, are decoded into the cache, to
 read the bound on; training reads the whole train split anew each epoch, see `stream`.
@@ -47,7 +49,7 @@ from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fil
 from nelbo.data.stream import ImageStream, StreamedRow
 
 LEVELS = 256
-# Of a set that is streamed, so many images of each split are kept to evaluate on.
+# The number of images of each split of a streamed set that are kept for evaluation.
 _KEPT = 2000
 OPTIONS = (
     *("config", "revision", "train", "validation", "test", "image", "label", "caption"),
@@ -91,12 +93,12 @@ class Table:
 
     @property
     def max_images(self) -> int | None:
-        """At most so many images a split."""
+        """The largest number of images of each split; None for all."""
         return self._number("max_images")
 
     @property
     def stream(self) -> int | None:
-        """How many rows to shuffle among, where training is to read them as it needs them."""
+        """The size of the shuffle buffer, in rows, if training streams the set; otherwise None."""
         return self._number("stream")
 
     @property
@@ -195,7 +197,7 @@ def load_table(
 
 
 def _stamp(table: Table) -> Any:
-    """What tells whether local files have changed."""
+    """Sizes and times of local files, by which changes are detected."""
     if not table.local:
         return None
     path = Path(table.path)
@@ -213,7 +215,7 @@ def _labels(
 
 
 class _Rows:
-    """The rows of a table, which is opened where they are asked for.
+    """The rows of a table, opened on first use.
 
     Args:
         table: where from.
@@ -225,17 +227,17 @@ class _Rows:
 
     @cached_property
     def splits(self) -> Mapping[str, Any]:
-        """The rows by the names that the table has for its splits."""
+        """The rows of each split, by the name in the table."""
         with _explained(self.table):
             return _open(self.table)
 
     @cached_property
     def parts(self) -> _Parts:
-        """Which of them make which split."""
+        """The assignment of the table's splits to train, validation and test."""
         return _Parts.of(self.table, list(self.splits), self.validation)
 
     def split(self, names: Sequence[str]) -> list[str]:
-        """The split of rows that can be read; one that would be empty takes the row of least u."""
+        """The split of each readable row; an empty split takes the row of least u."""
         of_each = [self.parts.split_of(*_place(name)) for name in names]
         for part, carved in (
             (TEST, self.parts.test is None),
@@ -246,7 +248,7 @@ class _Rows:
 
 
 def _place(name: str) -> tuple[str, int]:
-    """The part and number of the row that is called so."""
+    """The split and index in the name of a row."""
     part, _, number = name.rpartition(" #")
     return part, int(number)
 
@@ -304,8 +306,7 @@ def _streamed(
     validation: bool,
     held: Collection[str],
 ) -> ImageStream:
-    """The rows to train on, epoch after epoch; without those held, such as a row of train that was
-    given to a split that would be empty."""
+    """The training rows, epoch after epoch, without those held out for another split."""
     kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
 
     def rows() -> Iterator[StreamedRow]:
@@ -335,7 +336,7 @@ def _streamed(
 def _read(
     value: Any, size: Size, channels: int, crops: int = 1, name: str = ""
 ) -> list[Decoded] | str:
-    """{"bytes": …, "path": …}, as the format stores pictures, decoded, or why there is none."""
+    """Decode {"bytes": …, "path": …}, as the format stores pictures, or give the reason why not."""
     value = value if isinstance(value, Mapping) else {"bytes": value}
     if not (value.get("bytes") or value.get("path")):
         return "the row holds no picture"
@@ -344,7 +345,7 @@ def _read(
 
 
 def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
-    """The pixels of a picture, or why there are none."""
+    """The pixels of a picture, or the reason why it cannot be read."""
     found = _read(value, size, channels)
     return found if isinstance(found, str) else found[0].pixels
 
@@ -363,21 +364,22 @@ def _open(table: Table) -> Mapping[str, Any]:
         table.path,
         table.options.get("config"),
         revision=table.options.get("revision"),
-        # Local files are read in place; the Hub's are downloaded whole, unless few are wanted.
+        # Local files are read in place; those of the Hub are downloaded whole, except with
+        # max_images.
         streaming=table.local or table.max_images is not None,
     )
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """The names that a set has for its splits; rows of train stand in for one that it lacks.
+    """The names of a table's splits; a missing split is taken from the rows of train.
 
     Attributes:
-        train: what to train on.
-        validation: what for validation, or None.
-        test: what for test, or None.
-        carves: whether there is a validation split, be it of rows of train.
-        note: which names stand for which split, where they do not tell.
+        train: name of the training split.
+        validation: name of the validation split, or None.
+        test: name of the test split, or None.
+        carves: whether there is a validation split, if need be from rows of train.
+        note: a line on how splits were assigned, if their names leave it open.
     """
 
     train: str
@@ -388,10 +390,10 @@ class _Parts:
 
     @classmethod
     def of(cls, table: Table, names: list[str], validation: bool) -> _Parts:
-        """What options say, else what the names do; without a validation split as before it.
+        """Assign splits by the options, or else by their names.
 
         Raises:
-            NelboError: an option names a split that there is not.
+            NelboError: an option names an unknown split.
         """
         for option in (TRAIN, VALIDATION, TEST):
             wanted = table.options.get(option)
@@ -415,8 +417,8 @@ class _Parts:
         if test in VALIDATION_FOLDERS and TEST not in table.options:
             note = (
                 f"there is no split test: {test} is the test split, and every tenth row "
-                f"of {train} is for validation; ?validation={test} takes it for that, and every "
-                f"tenth row of {train} for test"
+                f"of {train} is for validation; with ?validation={test} it is the validation "
+                f"split, and every tenth row of {train} is for test"
             )
         return cls(train, found, test, carves=True, note=note)
 
@@ -439,7 +441,7 @@ class _Parts:
 
 
 def _columns(table: Table, rows: Any) -> dict[str, str]:
-    """Which column holds what: as the options say, else by type and name."""
+    """The columns for image, label and caption: by option, or else by type and name."""
     features = rows.features or {}
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
     found = {
@@ -481,7 +483,7 @@ def _caption(value: Any) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _label(value: Any) -> tuple[Label | None, tuple[str, ...]]:
-    """A class, or none with a note where there is another thing in its place."""
+    """A class; for a value of another type None, with a note."""
     label = as_label(value)
     nothing = value is None or (isinstance(value, float) and math.isnan(value))
     return label, () if nothing or label is not None else (_NO_CLASS,)
@@ -507,7 +509,7 @@ def _explained(table: Table) -> Iterator[None]:
         yield
     except (NelboError, GeneratorExit):
         raise
-    # datasets raises what the libraries below it do; the type alone says whose fault it is.
+    # datasets raises the errors of many libraries; the type separates network errors from others.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, ConnectionError) or "timed out" in reason.lower():

@@ -1,4 +1,4 @@
-"""A set of images of one size as integer pixel levels, in memory or mapped from a file."""
+"""Images of one size as integer pixel levels, in memory or mapped from a file."""
 
 from __future__ import annotations
 
@@ -29,27 +29,26 @@ class ImageData:
     Attributes:
         source: where they came from: a name, or the path of a folder.
         images: pixel levels 0..levels−1, (N, C, H, W) uint8.
-        levels: how many levels a pixel has.
-        names: what to call each image: its file, or its index in the source.
-        labels: class of each image, (N,) int64, −1 where it has none; or None.
+        levels: number of pixel levels.
+        names: name of each image: its file, or its index in the source.
+        labels: class of each image, (N,) int64, −1 without one; or None.
         label_names: the name of each class.
         skipped: files that could not be read, with the reason.
-        unmatched: lines of captions and labels that are of no picture, where they were allowed.
-        notes: what of the source was left out or not taken as it stands.
-        captions: a text for each image, None where it has none; or None.
-        credit: whom to name for the images, and their licence.
-        pixel_keys: `nelbo.data.pixel_key` of each, (N,) int64, where it is known without reading
-            them, as of those in the cache; or None.
-        stream: what to train on instead, where these are only the first images of a set that is
-            read as it is needed.
+        unmatched: lines of captions and labels that match no picture, if these are allowed.
+        notes: what was left out of the source, and how pictures were adapted.
+        captions: a text for each image, None without one; or None.
+        credit: attribution and licence of the images.
+        pixel_keys: `nelbo.data.pixel_key` of each, (N,) int64, if known without reading the pixels,
+            as in the cache; or None.
+        stream: the training images of a streamed set, of which `images` holds only the first.
         splits: the split of each image, "train", "validation" or "test"; or None.
-        duplicates: how many images of a test split are in others as well; see `duplicates`.
-        left_out: how many of these were left out here.
-        split_note: which images of the source make which split, where its own names do not tell.
+        duplicates: number of test images that are also in other splits; see `duplicates`.
+        left_out: number of duplicates that were left out here.
+        split_note: how the splits were formed, if the names in the source leave it open.
 
     Raises:
-        NelboError: no images, a level outside 0..levels−1, or names, labels, captions or keys of
-            another number.
+        NelboError: no images, a pixel level outside 0..levels−1, or another number of names,
+            labels, captions or keys than of images.
     """
 
     source: str
@@ -73,12 +72,12 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise NelboError(f"{self.source} holds no images")
-        # Any uint8 fits 256 levels; a mapped file is not read through for that.
+        # Any uint8 fits 256 pixel levels: do not read a mapped file for this.
         highest = int(self.images.max()) if self.levels < _UINT8_LEVELS else 0
         if highest >= self.levels:
             raise NelboError(
-                f"{self.source} is declared with {self.levels} levels but holds level {highest}; "
-                f"expected 0..{self.levels - 1}"
+                f"{self.source} is declared with {self.levels} pixel levels but holds pixel level "
+                f"{highest}; expected 0..{self.levels - 1}"
             )
         for kind in ("names", "labels", "captions", "pixel_keys", "splits"):
             values = getattr(self, kind)
@@ -108,9 +107,9 @@ class ImageData:
 
     @property
     def keys(self) -> Int[Tensor, "n 2"]:
-        """Two numbers for each image, to tell a changed set by.
+        """Two hashes of each image, by which a changed set is detected: of its name and its pixels.
 
-        Its name decides the first, its pixels the second; those that are in no cache are read.
+        Pixels are read only if their hashes are not cached.
         """
         names = torch.tensor([name_key(name) for name in self.names])
         pixels = pixel_keys(self.images) if self.pixel_keys is None else self.pixel_keys
@@ -137,7 +136,7 @@ class ImageData:
         return self.take(torch.randperm(len(self), generator=generator)[:count].sort().values)
 
     def resize(self, height: int, width: int) -> ImageData:
-        """The images in another size, levels interpolated and rounded."""
+        """The images in another size, with pixel levels interpolated and rounded."""
         resized = torch.nn.functional.interpolate(
             self.images.float(), (height, width), mode="bilinear", antialias=True
         )

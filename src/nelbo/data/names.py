@@ -1,4 +1,4 @@
-"""Names of files: as they are printed and written, and as other files write them."""
+"""File names: printed, written, and looked up as other files spell them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nelbo.base.errors import NelboError
 
 
 def printable(name: str) -> str:
-    r"""A name that any file of text can hold and any terminal show.
+    r"""A name that is safe in any text file and terminal.
 
     Bytes that are not UTF-8, which Python reads as lone surrogates, and control characters become
     escapes: the byte E9 is \\xe9.
@@ -49,15 +49,15 @@ class Names:
             self._composed[unicodedata.normalize("NFC", name)].append(name)
 
     def find(self, written: str, where: str, prefix: str = "") -> str | None:
-        """The name of a picture; None where there is none.
+        """The name of a picture; None if it is unknown.
 
         Args:
-            written: as the text has it.
-            where: the text, for messages.
+            written: the name in the text.
+            where: the place in the text, for messages.
             prefix: the folder that it is relative to, "" or ending in a slash.
 
         Raises:
-            NelboError: two pictures are meant.
+            NelboError: the name is ambiguous.
         """
         for name in self._readings(written, prefix):
             if name in self._names:

@@ -1,4 +1,4 @@
-"""What tells whether an image is still the one that it was: a number that its pixels decide."""
+"""A hash of the pixels of an image, by which changed images are detected."""
 
 from __future__ import annotations
 

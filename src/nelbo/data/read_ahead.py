@@ -1,4 +1,4 @@
-"""Items that a thread makes a little ahead of who takes them, in their order."""
+"""Items that a thread produces a little ahead of the consumer, in order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# Seconds that closing waits for the item that is being made; what takes longer, such as a read from
-# a network that does not answer, is left to a thread that does not keep the process alive.
+# Seconds that `close` waits for the item in production. Slower items, such as reads from a network
+# that does not respond, are left to a daemon thread.
 _PATIENCE = 5.0
 
 
@@ -19,9 +19,8 @@ class ReadAhead(Generic[Item]):
     """Iterates over items in a thread of its own, until it is closed.
 
     Args:
-        items: iterated in the thread alone; endless.
-        most: how many are there at most that were not taken, the one in the making included; at
-            least 2.
+        items: iterated in the thread only; endless.
+        most: largest number of items not yet taken, including the one in production; at least 2.
     """
 
     def __init__(self, items: Iterable[Item], most: int) -> None:
@@ -32,14 +31,14 @@ class ReadAhead(Generic[Item]):
         self._thread.start()
 
     def take(self) -> Item:
-        """The next item, waited for if need be; what making it raised is raised here."""
+        """Wait for the next item; re-raises errors from the producer."""
         item = self._made.get()
         if isinstance(item, _Failure):
             raise item.error
         return item
 
     def close(self) -> None:
-        """End the thread; nothing can be taken any more."""
+        """End the thread; no more items can be taken."""
         self._closing = True
         # It may be waiting for room.
         with contextlib.suppress(Empty):
@@ -54,7 +53,7 @@ class ReadAhead(Generic[Item]):
                 if self._closing:
                     return
             raise RuntimeError("the items have ended")
-        except BaseException as error:  # for who takes it to see
+        except BaseException as error:  # for the consumer
             self._made.put(_Failure(error))
 
 

@@ -1,15 +1,15 @@
 """One reader of pictures, for folders, tables, pictures to edit and masks.
 
-Whatever a file holds comes out upright, with 8 bits a channel, grey ("L") or in colour ("RGB"):
+Every format becomes an upright picture with 8 bits a channel, grey ("L") or in colour ("RGB"):
 
     16 bits a pixel         the upper 8 bits
     whole numbers of 32     as 8 or 16 bits, by the largest
     numbers with fractions  0..1, 0..255 or 0..65535, by the largest; others are refused
     transparency            on white; for a mask, on black
     CMYK, LAB, palettes     RGB
-    EXIF, XMP               turned as they say; without it, and noted, where they are malformed
-    several frames          the first, and noted
-    SVG                     drawn in the size that is asked for
+    EXIF, XMP               rotated accordingly; with a note and unrotated if malformed
+    several frames          the first, with a note
+    SVG                     rendered at the requested size
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *_SIXTEEN_BITS, "I", "F")
 MALFORMED_EXIF = "malformed EXIF: not turned"
 FIRST_FRAME = "several frames: the first is taken"
-# A drawing is at most so many times longer than the picture that is cut from it.
+# A drawing is at most this many times longer than the picture that is cropped from it.
 _LONGEST_DRAWING = 64
-# Bytes that tell a drawing; of the text of one, packed or not; and how deep its elements may be.
+# Bytes to recognise a drawing by; the largest text of one, unpacked; its deepest nesting.
 _HEAD, _LONGEST_TEXT, _DEEPEST = 1024, 1 << 26, 200
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,9 +54,8 @@ class Opened:
 
     Attributes:
         image: "L" or "RGB", upright.
-        size: (height, width) of it as it stands in the file, upright; None of drawings, which have
-            any.
-        notes: what the file has that was not taken as it stands.
+        size: (height, width) in the file, upright; None for drawings.
+        notes: how the picture was adapted.
     """
 
     image: Image.Image
@@ -71,8 +70,8 @@ def open_picture(
 
     Args:
         file: its path, or its bytes.
-        cover: (height, width) that a drawing is to cover at least.
-        background: of what is transparent.
+        cover: least (height, width) of a drawing.
+        background: colour of transparent areas.
 
     Raises:
         Exception: whatever Pillow meets in a damaged file, from IndexError to MemoryError; see
@@ -90,18 +89,18 @@ def open_picture(
 
 
 def is_grey(file: Path | BinaryIO) -> bool | None:
-    """Whether a picture has no colours, by its header; None where it cannot be read."""
+    """Whether a picture has no colours, by its header; None if it cannot be read."""
     try:
         if _drawing(file) is not None:
             return False
         with Image.open(file, formats=formats()) as opened:
             return opened.mode in GREY_MODES
-    except Exception:  # reading the picture will say why
+    except Exception:  # reading the picture reports the reason
         return None
 
 
 def why(error: Exception, file: Path | BinaryIO) -> str:
-    """Why a file cannot be read, without its path, which a list of such files names already."""
+    """Why a file cannot be read, without its path."""
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a known format"
     if isinstance(error, FileNotFoundError):
@@ -118,7 +117,7 @@ def why(error: Exception, file: Path | BinaryIO) -> str:
 
 
 def has_colours(image: Image.Image) -> bool:
-    """Whether a picture is not grey, more than JPEG would make of a grey one."""
+    """Whether a picture is coloured by more than JPEG artefacts."""
     if image.mode == "L":
         return False
     small = np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
@@ -136,7 +135,7 @@ def _has_frames(image: Image.Image) -> bool:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture turned as its EXIF says, and whether that could be read."""
+    """The picture rotated by its EXIF orientation, and whether that was readable."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # struct.error, SyntaxError, ...
@@ -219,7 +218,7 @@ def _drawing(file: Path | BinaryIO) -> str | None:
 
 
 def _check_depth(content: bytes) -> None:
-    """Raise `ValueError` for a drawing nested so deeply that drawing it would end the process."""
+    """Raise `ValueError` for a drawing nested too deeply to render safely."""
     depth = 0
 
     def enter(*_: object) -> None:
@@ -234,7 +233,7 @@ def _check_depth(content: bytes) -> None:
 
     parser = ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = enter, leave
-    with contextlib.suppress(ExpatError):  # drawing it will say why
+    with contextlib.suppress(ExpatError):  # rendering it reports the reason
         parser.Parse(content, True)
 
 
@@ -246,13 +245,13 @@ def _draw(text: str, cover: tuple[int, int]) -> Image.Image:
         raise ValueError("SVG needs resvg-py: pip install 'nelbo[emoji]'") from error
 
     def within(side: int) -> Image.Image:
-        # Always in a box: the size that the file names may be any.
+        # Always in a box, since the size in the file is arbitrary.
         drawn = svg_to_bytes(svg_string=text, width=side, height=side)
         return Image.open(io.BytesIO(bytes(drawn)))
 
     side = max(cover)
     image = within(side)
-    # The shorter side of a small drawing is rounded, so that once more may not be enough.
+    # The shorter side of a small drawing is rounded, so one repetition may not be enough.
     while (scale := max(cover[0] / image.height, cover[1] / image.width)) > 1:
         side = math.ceil(scale * side)
         if side > _LONGEST_DRAWING * max(cover):

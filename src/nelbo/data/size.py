@@ -1,4 +1,4 @@
-"""The size of pictures: height and width, and which sizes a network can halve."""
+"""The size of pictures: height and width, and the sizes that a network can halve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Size = tuple[int, int]
 
 
 def parse_size(given: int | str | Size) -> Size:
-    """The size that is meant: 32, "32", (16, 24), "16x24" or "16×24", height × width.
+    """Parse a size: 32, "32", (16, 24), "16x24" or "16×24", height × width.
 
     Raises:
         NelboError: anything else, or sides outside of 1..8192 pixels.

@@ -1,4 +1,4 @@
-"""From what a user types to images: the name of a data set, a path, or a data set of the Hub."""
+"""Resolve the name of a data set, a path, or a data set of the Hub to images."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def load_data(
         source: the name of a data set (`NAMES`), the path of a folder of pictures or of parquet
             files, or "hub:user/name"; tables take options, see `hub`.
         split: "train", "validation", "test" or "all".
-        size: what to cut and resize pictures to, 32 or "16x24" or (16, 24), height × width; by
-            default 32, or what the data set has. The images of digits and mnist5k have one size.
-        channels: 1 for grey or 3 for RGB; by default what the data set has, for a folder grey
-            where every picture is, and RGB for other tables.
-        strict: captions and labels of pictures that a folder does not hold are an error; otherwise
-            they are listed in `unmatched`.
-        validation: False for the splits of runs that were made before there was a validation split:
-            its images are then among those to train on, and declared ones among those for test.
-        resize: False refuses pictures of another size instead of cutting and resizing them.
+        size: the size to crop and resize pictures to, 32 or "16x24" or (16, 24), height × width; by
+            default that of the data set, or 32. The images of digits and mnist5k have a fixed size.
+        channels: 1 for grey or 3 for RGB; by default those of the data set, grey for a folder of
+            grey pictures only, RGB for other tables.
+        strict: raise an error for captions and labels without a picture; otherwise list them in
+            `unmatched`.
+        validation: False for runs that predate the validation split: its images are then training
+            images, and declared ones test images.
+        resize: False refuses pictures of another size instead of cropping and resizing them.
 
     Raises:
         EmptySplitError: the split holds no image.
@@ -114,7 +114,7 @@ def load_data(
 
 
 def check_source(source: str, split: str) -> None:
-    """Raise `NelboError` for a source or split that there is none of; reads nothing."""
+    """Raise `NelboError` for an unknown source or split, without reading anything."""
     if split not in SPLITS:
         raise NelboError(unknown("split", split, SPLITS))
     if not is_local(source):
@@ -126,7 +126,8 @@ def check_source(source: str, split: str) -> None:
 def is_local(source: str) -> bool:
     """Whether a source is a path that exists; a folder called "digits" comes before the digits.
 
-    A run that is called as its data is none: `nelbo train emoji --out emoji` means the emoji.
+    A run directory named like a data set is ignored: `nelbo train emoji --out emoji` reads the
+    emoji.
     """
     path = _local(source)[0]
     return path.exists() and not (source in NAMES and any((path / f).is_file() for f in _OF_RUNS))
@@ -151,23 +152,23 @@ def check_not_among(source: str, path: Path, option: str) -> None:
     folder = _local(source)[0]
     if is_local(source) and folder.is_dir() and would_be_listed(folder, path):
         raise NelboError(
-            f"{option} {path} lies among the pictures of {folder} and would be one of them: give a "
-            "place outside of the data"
+            f"{option} {path} lies among the pictures of {folder} and would become one of them: "
+            "give a path outside of the data"
         )
 
 
 def with_crops(source: str, crops: int | None) -> str:
-    """The source with an option that asks for crops of each picture; None leaves it.
+    """The source with a number of crops of each picture; None leaves it unchanged.
 
     Raises:
-        NelboError: another number of crops is asked for already, or the source takes none.
+        NelboError: the source already has another number of crops, or takes none.
     """
     if crops is None:
         return source
     typed = _typed_path(source)
     options = _options(source, source[len(typed) + 1 :])
     if options.get("crops", str(crops)) != str(crops):
-        raise NelboError(f"--crops {crops}: {source} asks for another number already")
+        raise NelboError(f"--crops {crops}: {source} already has another number")
     if typed in (*FIXED_SIZE, "emoji") and not is_local(source):
         raise NelboError(f"--crops is for folders and tables of photographs, not for {source}")
     if crops < 1:
@@ -178,7 +179,7 @@ def with_crops(source: str, crops: int | None) -> str:
 
 
 def _crops(source: str, options: Mapping[str, str]) -> int:
-    """How many crops of each picture the options of a folder ask for."""
+    """The number of crops of each picture in the options of a folder."""
     for name in options:
         if name != "crops":
             raise NelboError(
@@ -196,7 +197,7 @@ def _local(source: str) -> tuple[Path, dict[str, str]]:
 
 
 def _typed_path(source: str) -> str:
-    """What comes before the options; a question mark may also be part of a path."""
+    """The part before the options; a question mark may also be part of a path."""
     return source if Path(source).expanduser().exists() else source.partition("?")[0]
 
 

@@ -1,13 +1,13 @@
-"""Which images are for what: a property of an image's name, so that a growing set keeps its splits.
+"""Splits: a property of an image's name, so that a growing set keeps its splits.
 
-    train         what a model is fitted to
-    validation    what its settings, its best checkpoint and fitted levels are chosen by
-    test          what figures are reported on
+    train         fits the model
+    validation    selects settings, the best checkpoint and fitted levels
+    test          gives the figures that are reported
 
 u(name), the first eight bytes of BLAKE2b(name) as a fraction of 2⁶⁴, is uniform over [0, 1). An
 image is for test where u < 0.1 and for validation where 0.1 ≤ u < 0.2;
-docs/decisions/0009-splits-by-name.md says why. Where another rule decides what is for test, u
-decides about validation among the other images alone.
+see docs/decisions/0009-splits-by-name.md. If another rule chooses the test images, u chooses those
+for validation among the others.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def _digest(name: str) -> bytes:
 def split_by_name(names: Sequence[str], *, validation: bool = True) -> list[str]:
     """The split of each image.
 
-    In a small set where the rule would leave a split empty, the image of least u is for test and
-    that of the next for validation; train keeps at least one, and with two images none is for
-    validation.
+    If the rule would leave a split of a small set empty, the image of least u is for test and the
+    next one for validation. Train keeps at least one image; with two images none is for validation.
 
     Args:
         names: of the images.
@@ -66,7 +65,7 @@ def split_by_name(names: Sequence[str], *, validation: bool = True) -> list[str]
 def split_for_validation(names: Sequence[str], splits: Sequence[str]) -> list[str]:
     """The splits with part of train given to validation, by name.
 
-    Images for test keep their split, whatever decided it; where train holds one image, it stays.
+    Test images keep their split; if train holds a single image, it stays there.
     """
     rest = [i for i, split in enumerate(splits) if split == TRAIN]
     given = list(splits)
@@ -78,9 +77,9 @@ def split_for_validation(names: Sequence[str], splits: Sequence[str]) -> list[st
 
 
 def fill_split(names: Sequence[str], splits: Sequence[str], wanted: str) -> list[str]:
-    """The splits with the image of least u of train given to one that is empty.
+    """The splits, with the image of least u moved from train to a split that is empty.
 
-    Where train holds one image, it stays.
+    If train holds a single image, it stays there.
     """
     given = list(splits)
     rest = [i for i, split in enumerate(splits) if split == TRAIN]
@@ -90,7 +89,7 @@ def fill_split(names: Sequence[str], splits: Sequence[str], wanted: str) -> list
 
 
 def _chosen(names: Sequence[str], split: str) -> list[bool]:
-    """Whether each is for a split by its u; in place of none that of least u, and never all."""
+    """Whether u selects each image for a split; at least one is selected, and never all."""
     low, high = _BOUNDS[split]
     shares = [share(name) for name in names]
     chosen = [low <= u < high for u in shares]

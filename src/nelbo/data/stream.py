@@ -1,11 +1,11 @@
-"""Images that are read as training needs them, for sets that are not to be copied to this disk.
+"""Images streamed during training, for sets that are not copied to disk.
 
-Rows come in their order, once an epoch, and are shuffled in a buffer: each of its rows is as likely
-to be next, and the next row of the set takes the place of the one drawn. The draws derive from
-(seed, epoch), so that which row comes when is a function of the seed alone. To go on in the middle
-of an epoch, its rows are read from the first one again, without decoding them.
+Rows come in their order, once an epoch, and are shuffled in a buffer: a row of the buffer is drawn
+uniformly, and the next row of the set replaces it. The draws derive from (seed, epoch), so that the
+order is a function of the seed alone. To resume within an epoch, its rows are read again from the
+first, without decoding them.
 
-While a step is computed, a thread reads and decodes the batches that come next.
+A thread reads and decodes the next batches while a step is computed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nelbo.data.read_ahead import ReadAhead
 
 # Batches that are read and decoded ahead of the one in use.
 AHEAD = 2
-# Of the streams that derive from a seed, that of the order of rows.
+# The random stream of a seed for the order of rows.
 _SHUFFLING = 3
 
 
@@ -37,9 +37,9 @@ class StreamedRow:
     """A row whose picture is not decoded yet.
 
     Attributes:
-        name: what to call it.
+        name: name of the row.
         label: its class, −1 for none.
-        decode: (C, H, W) uint8, or why there is none.
+        decode: (C, H, W) uint8, or the reason why it cannot be read.
     """
 
     name: str
@@ -53,9 +53,9 @@ class StreamedBatch:
 
     Attributes:
         rows: of the whole batch.
-        epoch: which one its last row is of.
-        began: the place in the stream where that epoch began.
-        decoded: parts that are decoded already, by their first place and the one after their last.
+        epoch: epoch of its last row.
+        began: the position in the stream where that epoch began.
+        decoded: parts that are already decoded, by start and stop.
     """
 
     rows: tuple[StreamedRow, ...]
@@ -69,7 +69,7 @@ class StreamedBatch:
         return torch.tensor([row.label for row in self.rows])
 
     def images(self, part: slice) -> UInt8[Tensor, "part channels height width"]:
-        """The pixels of some; in place of a picture that cannot be read comes the next that can.
+        """The pixels of a part; an unreadable picture is replaced by the next readable one.
 
         Raises:
             NelboError: no picture of the batch can be read.
@@ -97,16 +97,16 @@ class StreamedBatch:
 
 
 class ImageStream:
-    """An endless stream of rows, epoch after epoch, from any place on.
+    """An endless stream of rows, epoch after epoch, from any position.
 
     Args:
         open_rows: the rows of an epoch, from the first.
-        buffer: how many rows to shuffle among; so many undecoded pictures are in memory.
+        buffer: number of rows to shuffle among, which are held in memory undecoded.
         seed: decides the order.
 
     Attributes:
-        epoch: which one the last batch ended in.
-        first: the place in the stream where that epoch began.
+        epoch: epoch in which the last batch ended.
+        first: the position in the stream where that epoch began.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A chain on disk: the scheduler of a pipeline and what nelbo.json adds to it."""
+"""A chain on disk: the scheduler of a pipeline, with additions in nelbo.json."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from nelbo.version import __version__
 def read_scheduler(path: str | os.PathLike[str], index: PipelineIndex) -> SchedulerConfig:
     """The scheduler of a pipeline, as the class of the pipeline uses it.
 
-    Its class is the one that the index names, whatever the config itself says, as in diffusers.
+    Its class is the one in the index, not the one in its config, as in diffusers.
     """
     class_name = None
     if "scheduler" in index.parts:
@@ -80,7 +80,7 @@ def read_chain(
 
 
 def check_chain(model: Diffusion) -> None:
-    """Raise `NelboError` for a chain that the format has no place for."""
+    """Raise `NelboError` for a chain that the format cannot hold."""
     if not torch.equal(model.schedule.network_times[1:], torch.arange(model.num_levels)):
         raise NelboError("a respaced chain cannot be saved: save the full one and respace it")
 
@@ -121,7 +121,7 @@ def _read_profile(path: str | os.PathLike[str]) -> LevelProfile | None:
 
 
 def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
-    # What the class of the scheduler has no field for; none has a name for "analytic".
+    # Options that the class of the scheduler has no field for; none has a name for "analytic".
     own = read_own(path) or {}
     if own.get("variance", "fixed_small") not in list(VARIANCES):
         raise NelboError(

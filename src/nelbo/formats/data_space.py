@@ -1,4 +1,4 @@
-"""What the pixels of a pipeline are: diffusers does not say, nelbo.json does."""
+"""The data space of a pipeline, from nelbo.json; diffusers has no field for it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def data_config(data: DataSpace) -> dict[str, Any]:
 
 
 def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
-    """The data space of a pipeline; 256 levels, with a note, where nothing says."""
+    """The data space of a pipeline; 256 pixel levels, with a note, without nelbo.json."""
     own = read_own(path)
     if own is None:
         warnings.warn(
-            f"{path} does not say how many levels its pixels have: assuming {ASSUMED_LEVELS}",
+            f"{path} does not state the number of its pixel levels: assuming {ASSUMED_LEVELS}",
             stacklevel=4,
         )
         return Pixels(ASSUMED_LEVELS)
@@ -40,10 +40,10 @@ def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
 
 
 def parse_data_space(value: Any, field: str) -> DataSpace:
-    """What a field of nelbo.json says of data.
+    """Parse a data space in a field of nelbo.json.
 
     Raises:
-        NelboError: it is neither pixels of a number of levels nor continuous.
+        NelboError: it is neither pixels with a number of pixel levels nor continuous.
     """
     if isinstance(value, dict) and value.get("kind") == "continuous":
         return Continuous()
@@ -58,7 +58,7 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
 def read_shape(
     path: str | os.PathLike[str], config: UNetConfig | TextUNetConfig
 ) -> tuple[int, int, int]:
-    """Channels, height and width of what the network denoises."""
+    """Channels, height and width of the input of the network."""
     own: Mapping[str, Any] = read_own(path) or {}
     size = config.sample_size
     default = None

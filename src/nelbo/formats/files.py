@@ -20,13 +20,13 @@ _PART = re.compile(r"\w[\w-]*")
 
 @dataclass(frozen=True)
 class PipelineIndex:
-    """What model_index.json says.
+    """The contents of model_index.json.
 
     Attributes:
-        file: where it is.
+        file: path of the index.
         class_name: the class of the pipeline.
-        parts: the class of each part that is there, by the name of its folder.
-        settings: everything else that it says of the pipeline.
+        parts: the class of each part that is present, by the name of its folder.
+        settings: all other entries.
     """
 
     file: Path
@@ -118,7 +118,7 @@ def write_index(directory: Path, class_name: str, content: Mapping[str, Any]) ->
 
 
 def read_own(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What nelbo.json says, or None where there is none."""
+    """The contents of nelbo.json, or None without one."""
     try:
         file = locate(path, None, NELBO_FILE)
     except NelboError:

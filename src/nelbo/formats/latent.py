@@ -1,6 +1,6 @@
-"""Pipelines of latents: an autoencoder beside the UNet, and a text encoder and ControlNet.
+"""Latent pipelines: an autoencoder beside the UNet, and a text encoder and ControlNet.
 
-Parts that nelbo has no use for (safety_checker, feature_extractor, image_encoder) are ignored, and
+Parts that nelbo does not use (safety_checker, feature_extractor, image_encoder) are ignored, and
 written as absent, which diffusers allows.
 """
 
@@ -62,11 +62,11 @@ EDITING = {
 PIPELINES = (UNCONDITIONAL, TEXT, PAIRED_TEXT, CONTROLLED, *EDITING)
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-# Says that the unconditional half of an SDXL pipeline is told zeros.
+# Whether the unconditional half of an SDXL pipeline is conditioned on zeros.
 _ZEROS = "force_zeros_for_empty_prompt"
-# Says that one is told how pretty the picture is, which nelbo does not.
+# Whether it is conditioned on an aesthetics score, which nelbo does not support.
 _PRETTY = "requires_aesthetics_score"
-# What an untrained pipeline of Stable Diffusion is made with.
+# The sampler of an untrained Stable Diffusion.
 _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
 
@@ -84,7 +84,7 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
         index.require(SECOND_TOKENIZER, *_TOKENIZERS)
         index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
         if index.settings.get(_PRETTY):
-            raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo has no condition for")
+            raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo does not support")
     if kind == CONTROLLED:
         index.require("controlnet", ControlNetConfig.class_name)
     scheduler = read_scheduler(path, index)
@@ -156,12 +156,12 @@ def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfi
 
 
 def _check_sees_latents_alone(index: PipelineIndex, unet: UNet) -> None:
-    """Raise `NelboError` for a network that is also told the mask and the masked picture."""
+    """Raise `NelboError` for a network that is also conditioned on a mask and a masked picture."""
     found, out = unet.config.in_channels, unet.config.out_channels
     if index.class_name in EDITING and found > out:
         raise NelboError(
             f"{index.file.parent}/unet/{CONFIG_FILE}: in_channels is {found}, so the network of "
-            f"this {index.class_name} is told a mask or a picture beside the {out} channels that "
+            f"this {index.class_name} reads a mask or a picture beside the {out} channels that "
             f"it denoises; nelbo edits with networks of {out} channels: expected in_channels {out}"
         )
 
@@ -176,7 +176,7 @@ def _read_text(path: str | os.PathLike[str], index: PipelineIndex, kind: str) ->
 
 
 def _text_parts(text: PromptEncoder) -> dict[str, Any]:
-    """What model_index.json says of a text encoder, and of the parts that go with it elsewhere."""
+    """The entries of model_index.json for a text encoder and the parts that accompany it."""
     parts: dict[str, Any] = {
         TOKENIZER: ["transformers", _TOKENIZERS[0]],
         TEXT_ENCODER: ["transformers", "CLIPTextModel"],

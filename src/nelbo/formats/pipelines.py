@@ -31,7 +31,7 @@ _LOADERS: dict[str, Callable[[str | os.PathLike[str], PipelineIndex], Model]] = 
 def load(path: str | os.PathLike[str]) -> Model:
     """A model from a run or pipeline directory, or from the Hugging Face Hub.
 
-    The name of a checkpoint that ships with the package is as good as its directory.
+    The name of a checkpoint that ships with the package stands for its directory.
 
     Returns:
         A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
@@ -39,8 +39,8 @@ def load(path: str | os.PathLike[str]) -> Model:
         StableDiffusionControlNetPipeline, and those that edit pictures with the parts of one.
 
     Raises:
-        NelboError: a file is missing or damaged, or says something that nelbo has no model for;
-            the message names the file and the field.
+        NelboError: a file is missing, damaged or unsupported; the message names the file and the
+            field.
         MissingExtraError: a pipeline with a text encoder, without transformers installed.
     """
     path = resolve(path)
@@ -69,22 +69,22 @@ def load_sampler(
             own levels, which start where the noise is.
 
     Raises:
-        NelboError: a field of the scheduler that changes the chain in a way that nelbo has no
-            model for; where it is only the solver that it lacks, the sampler is DDIM, with a note.
+        NelboError: an unsupported field of the scheduler that changes the chain; for an
+            unsupported solver the sampler is DDIM, with a note.
     """
     path = resolve(path)
     sampler = read_scheduler(path, read_pipeline(path)).sampler(steps, kind)
     if isinstance(sampler, DDPM) and sampler.spacing == "leading" and _is_trained_here(path):
-        # What runs wrote that never meant it: pure noise at a level that still holds signal.
+        # Older runs wrote "leading" by mistake: it starts from pure noise at a level with signal.
         return replace(sampler, spacing="trailing")
     return sampler
 
 
 def usual_sampler(path: str | os.PathLike[str], steps: int | None = None) -> Sampler:
-    """What draws from a pipeline where nobody asks for a sampler.
+    """The default sampler of a pipeline.
 
-    That is what suits the chain for a model of pixels that nelbo has trained, whose scheduler
-    describes what diffusers walks it with; else what its scheduler describes.
+    For a pixel model trained by nelbo it is chosen for the chain; the scheduler of such a model is
+    for diffusers. Otherwise the scheduler describes it.
 
     Args:
         path: as `load_sampler`.
@@ -121,13 +121,13 @@ def save(
     Args:
         model: a diffusion model whose network is a `UNet`, or a latent one.
         path: the directory, made if it does not exist.
-        sampler: what the scheduler is to describe; by default DDPM, and for latents the DDIM of
-            Stable Diffusion.
-        notes: what else to keep in nelbo.json, such as the data and settings of a run.
+        sampler: the sampler that the scheduler describes; by default DDPM, and for latents the DDIM
+            of Stable Diffusion.
+        notes: further entries of nelbo.json, such as the data and settings of a run.
 
     Raises:
-        NelboError: a network, sampler or respaced chain, which the format has no place for, or
-            weights that are not finite.
+        NelboError: a network, sampler or respaced chain that the format cannot hold, or weights
+            that are not finite.
     """
     check_finite_weights(dict(model.named_parameters()), "the model to save")
     if isinstance(model, LatentDiffusion):
@@ -137,10 +137,10 @@ def save(
 
 
 def read_pipeline(path: str | os.PathLike[str]) -> PipelineIndex:
-    """What a pipeline says that it is.
+    """The index of a pipeline.
 
     Raises:
-        NelboError: there is none, or none that nelbo has a model for.
+        NelboError: it is missing, or of an unsupported class.
     """
     index = read_index(path)
     if index.class_name not in _LOADERS:

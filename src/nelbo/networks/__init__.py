@@ -1,4 +1,4 @@
-"""Networks: what a chain's learned conditionals are made of, in the diffusers format."""
+"""Networks of the learned conditionals of a chain, in the diffusers format."""
 
 from nelbo.networks.autoencoder import AutoencoderKL
 from nelbo.networks.autoencoder_config import AutoencoderConfig

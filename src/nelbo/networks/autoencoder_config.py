@@ -28,11 +28,11 @@ class AutoencoderConfig(NetworkConfig):
         latent_channels: channels of z.
         norm_num_groups: groups of every normalisation.
         sample_size: height and width the network was made for; informative.
-        scaling_factor: what a diffusion model multiplies z by.
-        shift_factor: kept; what newer models than nelbo reads subtract from z first.
+        scaling_factor: the factor by which a diffusion model multiplies z.
+        shift_factor: kept; the shift that newer models, which nelbo does not read, subtract from z.
         latents_mean: kept; mean of each channel of z, where a model standardises by channel.
         latents_std: kept; standard deviation of each channel of z, likewise.
-        force_upcast: kept; says that float16 overflows in this network.
+        force_upcast: kept; whether float16 overflows in this network.
         use_quant_conv: a 1×1 convolution follows the encoder.
         use_post_quant_conv: a 1×1 convolution precedes the decoder.
         mid_block_add_attention: the lowest resolution has an attention layer.
@@ -78,7 +78,7 @@ class AutoencoderConfig(NetworkConfig):
 
     @property
     def downscale(self) -> int:
-        """Height and width of x in those of z."""
+        """Ratio of the height and width of x to those of z."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def _check_widths(self) -> None:

@@ -1,4 +1,4 @@
-"""What the configs of all networks share: how they are read, and how a mistake in one is told."""
+"""Common to the configs of all networks: reading them, and reporting mistakes in them."""
 
 from __future__ import annotations
 
@@ -120,5 +120,5 @@ def is_positive_int(value: object) -> bool:
 
 
 def unsupported(field: str, found: object, supported: str) -> NelboError:
-    """The error for a field whose value nelbo has no use for."""
+    """The error for an unsupported value of a field."""
     return NelboError(f"config field {field!r}: found {found!r}, supported: {supported}")

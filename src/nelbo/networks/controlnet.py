@@ -1,6 +1,6 @@
-r"""ControlNet: spatial control for a UNet that is left as it is (Zhang et al. 2023).
+r"""ControlNet: spatial control for a frozen UNet (Zhang et al. 2023).
 
-A copy of the UNet's way down sees x_t plus an embedding of the control; what it computes is added
+A copy of the UNet's encoder reads x_t plus an embedding of the control; its features are added
 to the UNet's skip connections :math:`h_i` and middle through 1×1 convolutions Z that start at
 zero, so that training starts from the UNet itself:
 
@@ -36,7 +36,7 @@ class ControlledUNet(nn.Module):
     Args:
         unet: the network that predicts.
         controlnet: the network that reads `condition.control`.
-        scale: s, how strongly the control counts.
+        scale: s, the strength of the control.
     """
 
     def __init__(self, unet: UNet, controlnet: ControlNet, scale: float = 1.0) -> None:
@@ -69,7 +69,7 @@ class ControlledUNet(nn.Module):
 
 
 class ControlNet(UNetEncoder):
-    """From x_t and a control to what is added to a UNet's features.
+    """Maps x_t and a control to residuals of a UNet's features.
 
     A fresh network adds nothing.
 
@@ -103,11 +103,11 @@ class ControlNet(UNetEncoder):
 
     @classmethod
     def from_unet(cls, unet: UNet, **fields: Any) -> Self:
-        """A ControlNet that starts as a copy of a text-conditional UNet's way down.
+        """A ControlNet that starts as a copy of a text-conditional UNet's encoder.
 
         Args:
-            unet: the network to be controlled; it is copied and not changed.
-            **fields: those of `ControlNetConfig` that say how the control is read.
+            unet: the network to control; it is copied and not changed.
+            **fields: the fields of `ControlNetConfig` for the control.
         """
         if not isinstance(unet.config, TextUNetConfig):
             raise NelboError(
@@ -136,11 +136,11 @@ class ControlNet(UNetEncoder):
         network_time: Num[Tensor, " batch"] | Num[Tensor, ""],
         condition: Condition | None = None,
     ) -> Residuals:
-        """What is to be added to the UNet's features at x_t under `condition.control`.
+        """The residuals of the UNet's features at x_t for `condition.control`.
 
         Args:
             x_t: latents.
-            network_time: what the network is told at each example's level.
+            network_time: network time of each example, (B,).
             condition: as for the UNet; its control is of shape (batch, conditioning_channels,
                 f · height, f · width), with f = `config.downscale`, and usually in [0, 1].
         """

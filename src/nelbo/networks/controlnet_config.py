@@ -87,7 +87,7 @@ class ControlNetConfig(NetworkConfig):
 
     @cached_property
     def layout(self) -> TextUNetConfig:
-        """The UNet whose way down this is."""
+        """The UNet whose encoder this is."""
         down = reversed(self.down_block_types)
         mirrored = tuple(_MIRROR.get(str(kind), "UpBlock2D") for kind in down)
         return TextUNetConfig(
@@ -96,7 +96,7 @@ class ControlNetConfig(NetworkConfig):
 
     @property
     def downscale(self) -> int:
-        """Height and width of the control in those of x_t."""
+        """Ratio of the height and width of the control to those of x_t."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
 

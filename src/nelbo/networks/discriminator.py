@@ -1,4 +1,4 @@
-"""A discriminator of patches, which an autoencoder may be trained against (Isola et al. 2017)."""
+"""A patch discriminator for adversarial training of an autoencoder (Isola et al. 2017)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SLOPE = 0.2
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch of an image how real it is: positive for real, negative for made.
+    """Scores each patch of an image: positive for real, negative for generated.
 
-    Normalised by groups and not by batches, so that an image is judged by itself.
+    Normalised by groups rather than batches, so that each image is scored by itself.
 
     Args:
         channels: C of the images.
         width: channels of the first layer; they double at each further one, up to eight times.
-        layers: how often the resolution is halved.
+        layers: number of times the resolution is halved.
 
     Raises:
         NelboError: a number below one.

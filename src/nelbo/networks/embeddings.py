@@ -1,4 +1,4 @@
-r"""What the network is told about the level: :math:`t` as a vector.
+r"""Embeddings of the network time :math:`t` as a vector.
 
 `Sinusoidal` is the embedding of Vaswani et al. (2017) as used by Ho et al. (2020),
 `GaussianFourier` that of Song et al. (2021), `LearnedTime` a table. `EmbeddingMLP` maps any of
@@ -101,7 +101,7 @@ class EmbeddingMLP(nn.Module):
 
 
 class SizeEmbedding(EmbeddingMLP):
-    """The pooled prompt and the picture's size, as SDXL is told them (Podell et al. 2023).
+    """Embeds the pooled prompt and the picture's size, as in SDXL (Podell et al. 2023).
 
     Args:
         in_features: width of the pooled prompt and of the embedded size together.

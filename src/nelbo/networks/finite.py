@@ -1,7 +1,7 @@
-"""Weights and predictions that are no numbers, as those of a run that diverged.
+"""Errors for weights and predictions that are not finite, as those of a run that diverged.
 
-What is computed from them looks like a result: clipped, they are a grey or saturated picture. So
-weights are looked at where they are read and written, and predictions where they are used.
+Results computed from them may look valid: clipped, they are a grey or saturated picture. So weights
+are checked when they are read and written, and predictions when they are used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:
 
     Args:
         weights: by name.
-        where: the file or model that they are of, for the message.
+        where: the file or model of the weights, for the message.
     """
     bad = [name for name, weight in weights.items() if not _is_usable(weight)]
     if bad:
@@ -46,8 +46,8 @@ def check_finite(output: Tensor, what: str, time: Tensor | None = None) -> None:
 
     Args:
         output: of a network, the batch first.
-        what: what it is, for the message.
-        time: what the network was told of each example's level, if anything.
+        what: name of the output, for the message.
+        time: network time of each example, if any.
     """
     finite = output.isfinite()
     if finite.all():
@@ -56,8 +56,7 @@ def check_finite(output: Tensor, what: str, time: Tensor | None = None) -> None:
     at = "" if time is None else f" at its time {float(time[first]):g}"
     raise NotFiniteError(
         f"{what}{at} is not finite: {int((~finite).sum()):,} of {finite.numel():,} values are nan "
-        "or infinite. Its weights have diverged, or it overflows in the precision that it computes "
-        "in"
+        "or infinite. Its weights have diverged, or it overflows in its precision"
     )
 
 

@@ -1,4 +1,4 @@
-r"""Classifier-free guidance: a network made of a conditional network.
+r"""Classifier-free guidance: a guided network from a conditional one.
 
 .. math::
     \hat\epsilon(x_t, c) = \epsilon(x_t) + s\,(\epsilon(x_t, c) - \epsilon(x_t))
@@ -34,7 +34,7 @@ from nelbo.chain.conditioning import Condition, check_condition
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly to guide, and where.
+    """The strength of guidance, and the noise levels at which it acts.
 
     Args:
         scale: the guidance scale s; 1 is the conditional model itself.
@@ -103,7 +103,7 @@ class GuidedNetwork(nn.Module):
         return getattr(self.network, "config", None)
 
     def identity(self) -> str:
-        """All that guides, in a line: scale, interval, rescale, and what to guide away from."""
+        """Scale, interval, rescale and a hash of the unconditional half, in a line."""
         away = self.unconditional
         parts = [] if away is None else [v for v in vars(away).values() if v is not None]
         return f"{self.scale:g}, {self.times}, {self.rescale:g}, {digest(parts)}"

@@ -1,4 +1,4 @@
-"""Files on the Hugging Face Hub, and what to say where they cannot be had."""
+"""Files on the Hugging Face Hub, and errors for files that are not available."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from huggingface_hub.errors import (
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 
-# How long the Hub may take to answer at all. Its client would try for half a minute.
+# Time limit for the first response of the Hub; its client would try for half a minute.
 _SECONDS_TO_ANSWER = 5.0
 _SECONDS_REMEMBERED = 60.0
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path can name something on the Hub: owner/name, of no owner that is a folder here.
+    """Whether a path can be a Hub id: owner/name, where owner is not a local folder.
 
-    A path into a folder that is here is meant to be here, and mistyped.
+    A missing path in a folder that exists is taken for a mistyped local path.
     """
     return bool(_HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
 
@@ -39,7 +39,7 @@ def download(hub_id: str, subfolder: str | None, names: tuple[str, ...], advice:
         hub_id: owner/name.
         subfolder: where in it the files are.
         names: names of files, the preferred one first.
-        advice: what to do where there is none of them.
+        advice: what to do if none of them exists.
 
     Raises:
         NelboError: the Hub cannot be reached, or holds no such thing.
@@ -65,14 +65,14 @@ def download(hub_id: str, subfolder: str | None, names: tuple[str, ...], advice:
     if offline:
         raise NelboError(
             f"{nothing_here}, and the Hub cannot be reached to look for {where}/{names[0]} "
-            "there (nor is it in the local cache)"
+            "there (it is not in the local cache either)"
         )
     raise NelboError(f"{where} on the Hub holds no {names[0]}{advice}")
 
 
 @lru_cache
 def _answers(hub_id: str, period: int) -> bool:
-    """Whether the Hub says anything at all; asked once a repository and period."""
+    """Whether the Hub responds; tried once for each repository and period."""
     try:
         get_hf_file_metadata(hf_hub_url(hub_id, "README.md"), timeout=_SECONDS_TO_ANSWER)
     except HfHubHTTPError:

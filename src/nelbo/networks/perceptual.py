@@ -1,4 +1,4 @@
-r"""How different two images look: LPIPS (Zhang et al. 2018, eq. 1).
+r"""The perceptual distance of two images: LPIPS (Zhang et al. 2018, eq. 1).
 
 .. math::
     d(x, y) = \sum_l \frac{1}{H_l W_l} \sum_{h,w}
@@ -57,11 +57,11 @@ _NETWORKS = {
 
 
 class PerceptualDistance:
-    """LPIPS with weights that stay as they are; copies share them.
+    """LPIPS with frozen weights, which copies share.
 
     Args:
         weights: the state dict of an `lpips.LPIPS` of VGG16 or AlexNet.
-        name: what to call them in errors.
+        name: their name in errors.
 
     Raises:
         NelboError: weights of another network, or not all of them.
@@ -104,7 +104,7 @@ class PerceptualDistance:
         """The distance whose weights are in a safetensors file.
 
         Raises:
-            NelboError: there is no such file, or something else in it.
+            NelboError: the file is missing or holds other weights.
         """
         if not Path(path).is_file():
             raise NelboError(f"{path} is not there: give a safetensors file, made {_HOW}")
@@ -112,7 +112,7 @@ class PerceptualDistance:
             weights = load_file(path)
         except (SafetensorError, OSError) as error:
             raise NelboError(
-                f"{path} is not readable as safetensors ({error}), and nothing else is loaded: "
+                f"{path} is not readable as safetensors ({error}), the only format that is loaded: "
                 f"make it {_HOW}"
             ) from error
         return cls(weights, str(path))
@@ -128,7 +128,7 @@ class PerceptualDistance:
         """d(x, y) of each pair of images in [−1, 1], grey or RGB.
 
         Raises:
-            NelboError: images that the network has no features of.
+            NelboError: images that are too small for the network, or neither grey nor RGB.
         """
         channels, height, width = x.shape[1:]
         if channels not in (1, 3) or min(height, width) < self._layout.least:
@@ -146,7 +146,7 @@ class PerceptualDistance:
         return total
 
     def _move_to(self, device: torch.device) -> None:
-        """The weights to where the images are, once and for all."""
+        """Move the weights to the device of the images, once."""
         self._stages = [[(w.to(device), b.to(device)) for w, b in stage] for stage in self._stages]
         self._judgements = [weight.to(device) for weight in self._judgements]
 

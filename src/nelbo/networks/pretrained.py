@@ -27,13 +27,13 @@ from nelbo.networks.weights import (
     remove_shards,
 )
 
-# The diffusers release whose format is written; diffusers shows it when a newer one reads it.
+# The diffusers release whose format is written; a newer release shows it.
 DIFFUSERS_VERSION = "0.42.1"
 
 
 @contextmanager
 def skeleton() -> Iterator[None]:
-    """Inside, layers have shapes but neither memory nor initial values.
+    """Build layers with shapes only, without memory or initial values.
 
     Both would be overwritten by the weights that are read next.
     """
@@ -104,8 +104,8 @@ class Pretrained(nn.Module):
         Args:
             path: directory or Hub id.
             subfolder: where in it the network is, e.g. "unet" in a pipeline.
-            variant: which of several sets of weights, e.g. "fp16"; None is the main one, or the
-                fp16 one with a note where that is all there is.
+            variant: which of several sets of weights, e.g. "fp16"; None is the main one, or with a
+                note the fp16 one if it is the only one.
             dtype: precision of the weights; None keeps the stored one, but half as float32.
         """
         config_file = locate(path, subfolder, CONFIG_FILE)

@@ -66,11 +66,11 @@ class UNet(UNetEncoder):
 
         Args:
             x_t: latents; height and width must be multiples of 2 to the number of halvings.
-            network_time: what the network is told at each example's level, integer or fractional.
-            condition: its label adds the class embedding; where there is none (−1, or no
-                condition at all) nothing is added, which is the unconditional model. Its text is
-                what a text-conditional network attends to. Its control is for a ControlNet.
-            residuals: what a ControlNet adds to the features, see `ControlledUNet`.
+            network_time: network time of each example, integer or fractional, (B,).
+            condition: its label adds the class embedding; without a label (−1, or no condition)
+                nothing is added, which is the unconditional model. A text-conditional network
+                attends to its text. Its control is for a ControlNet.
+            residuals: features that a ControlNet adds; see `ControlledUNet`.
         """
         self._check_input(x_t)
         network_time = network_time.to(x_t.device).expand(x_t.shape[0])

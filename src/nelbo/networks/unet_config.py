@@ -1,4 +1,4 @@
-"""The fields of a UNet, named and understood as in diffusers' `UNet2DModel`."""
+"""The fields of a UNet, with the names and meanings of diffusers' `UNet2DModel`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-r"""The half of a UNet that goes down, which a ControlNet has a copy of.
+r"""The encoder of a UNet, which a ControlNet copies.
 
-The level t, and what else is known of the whole picture, enter every residual block as one vector
+The network time t and global conditions enter every residual block as one vector
 
 .. math:: e = \mathrm{MLP}(\mathrm{embed}(t)) + \mathrm{embed}(\mathrm{label})
               + \mathrm{MLP}([\mathrm{pooled\ text}, \mathrm{embed}(\mathrm{size})])
@@ -40,7 +40,7 @@ UNetLayout = UNetConfig | TextUNetConfig
 
 
 class Residuals(NamedTuple):
-    """What is added to the features of a UNet's way down.
+    """Residuals that are added to the features of a UNet's encoder.
 
     Attributes:
         skips: one for each skip connection, in the order in which they arise.
@@ -99,7 +99,7 @@ class UNetEncoder(Pretrained):
             given = condition or Condition()
             if given.pooled_text is None or given.size is None:
                 raise NelboError(
-                    "this network is told the pooled prompt and the picture's size "
+                    "this network is conditioned on the pooled prompt and the picture's size "
                     "(addition_embed_type='text_time'): pass Condition(pooled_text=..., size=...)"
                 )
             pooled_text = given.pooled_text.to(self.dtype)

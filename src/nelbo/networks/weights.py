@@ -37,8 +37,8 @@ def locate_weights(
     Args:
         path: directory or Hub id.
         subfolder: where in it the network is.
-        variant: which of several sets of weights, e.g. "fp16"; None is the main one, or the fp16
-            one with a note where that is all there is.
+        variant: which of several sets of weights, e.g. "fp16"; None is the main one, or with a note
+            the fp16 one if it is the only one.
     """
     if variant is not None:
         if not re.fullmatch(r"[\w-]+", variant):
@@ -106,7 +106,7 @@ def rename_layers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that do not fit the network, saying which."""
+    """Refuse weights that do not fit the network, and name them."""
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],

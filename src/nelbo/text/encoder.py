@@ -28,7 +28,7 @@ from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
 from nelbo.text.tokenizer import train_tokenizer
 
-# A new text encoder reads at least so many, with those for the start and the end.
+# The least number of tokens that a new text encoder reads, including start and end.
 LEAST_TOKENS = 16
 TOKENIZER = "tokenizer"
 TEXT_ENCODER = "text_encoder"
@@ -41,7 +41,7 @@ WEIGHTS_FILES = (
 
 
 class PromptEncoder(nn.Module, ABC):
-    """What turns prompts into the condition of a network."""
+    """Maps prompts to the condition of a network."""
 
     @property
     def frozen(self) -> bool:
@@ -49,7 +49,7 @@ class PromptEncoder(nn.Module, ABC):
         return not any(weight.requires_grad for weight in self.parameters())
 
     def condition(self, prompts: Sequence[str | None]) -> Condition:
-        """What a network is told of each prompt; None is no prompt, the unconditional model.
+        """The condition of a network for each prompt; None is the unconditional model.
 
         Raises:
             NelboError: no prompts, or one that is not a string.
@@ -136,7 +136,7 @@ class TextEncoder(PromptEncoder):
                     use_safetensors=True,
                     variant=variant,
                     # The config may name a type that is coarser than that of the weights. Newer
-                    # releases say dtype, and still know this.
+                    # releases name it dtype, and still accept this.
                     torch_dtype=torch.float32,
                 )
         # The libraries below raise whatever they meet in a damaged file.
@@ -159,13 +159,12 @@ class TextEncoder(PromptEncoder):
         """A fresh text encoder to train, with a tokenizer of these captions.
 
         Args:
-            captions: what it is to read.
+            captions: texts to make the tokenizer from.
             width: D, a multiple of `heads`.
             layers: transformer blocks.
             heads: attention heads of each block.
             vocabulary: the largest number of tokens; see `nelbo.text.tokenizer`.
-            max_tokens: N, by default as many as the longest caption needs, and room for prompts
-                that are longer than very short captions.
+            max_tokens: N, by default as many as the longest caption needs, and at least 16.
 
         Raises:
             MissingExtraError: transformers is not installed.
@@ -221,7 +220,7 @@ class TextEncoder(PromptEncoder):
     def tokens(self, prompts: Sequence[str]) -> Int[Tensor, "prompts tokens"]:
         """The tokens of each prompt, padded to N, (B, N) int64.
 
-        Of a longer prompt the rest is dropped, with a warning that shows it.
+        The rest of a longer prompt is dropped, with a warning that shows it.
 
         Raises:
             NelboError: no prompts, or one that is not a string.
@@ -252,7 +251,7 @@ class TextEncoder(PromptEncoder):
         return self(self.tokens(prompts))
 
     def embed(self, prompts: Sequence[str | None]) -> Condition:
-        """`encode`, of the empty prompt where there is none."""
+        """`encode`, with the empty prompt in place of None."""
         return Condition(text=self.encode([prompt or "" for prompt in prompts]))
 
     def _mask(self, tokens: Tensor) -> Tensor:
@@ -261,7 +260,7 @@ class TextEncoder(PromptEncoder):
         return (torch.arange(tokens.shape[1], device=tokens.device) <= end).long()
 
     def _mention_dropped(self, prompts: Sequence[str]) -> None:
-        """Warn of what is cut off, once for all prompts that are too long."""
+        """Warn of truncated prompts, once for all of them."""
         kept = self.max_tokens - 1  # the end token stays
         dropped = []
         for prompt in dict.fromkeys(prompts):
@@ -286,14 +285,14 @@ def check_prompts(prompts: Sequence[str | None], kind: Any = str) -> None:
 
 
 def shorten(text: str, most: int = 40) -> str:
-    """A text of at most so many letters, its end left out."""
+    """A text of at most `most` characters, with its end left out."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _vocabulary(tokenizer: Any) -> str:
     words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     whole = getattr(tokenizer, "backend_tokenizer", None)
-    # With the merges, which the words do not tell, where the tokenizer can be written down.
+    # With the merges, which the vocabulary does not determine, if the tokenizer can be serialised.
     return f"{words}{tokenizer.model_max_length}{'' if whole is None else whole.to_str()}"
 
 

@@ -1,7 +1,7 @@
 """Prompts as SDXL reads them: by two text encoders side by side (Podell et al. 2023, section 2.1).
 
-Both give the hidden states before their last layer, joined token by token, and the second also one
-vector for the whole prompt, which the network is told beside them.
+Both give the hidden states before their last layer, joined token by token. The second also gives
+one vector for the whole prompt, on which the network is conditioned as well.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class PairedTextEncoder(PromptEncoder):
     Args:
         first: of a transformers `CLIPTextModel`.
         second: of a `CLIPTextModelWithProjection`.
-        zeros: the unconditional model is told zeros, as SDXL was trained; otherwise the empty
-            prompt. An empty prompt that is given is embedded either way, as in diffusers.
+        zeros: condition the unconditional model on zeros, as in the training of SDXL; otherwise
+            on the empty prompt. An explicit empty prompt is always embedded, as in diffusers.
 
     Raises:
-        NelboError: encoders of another number of tokens each.
+        NelboError: encoders that read different numbers of tokens.
     """
 
     def __init__(self, first: TextEncoder, second: TextEncoder, *, zeros: bool = True) -> None:
