@@ -17,6 +17,7 @@ from unittest import mock
 
 import torch
 
+import nelbo
 from nelbo.chain.distributions import generator_for
 from nelbo.data import load_data
 from nelbo.diffusion.objectives import OBJECTIVES
@@ -52,7 +53,7 @@ def _objective(name: str, device: torch.device) -> str:
         mine = placed(model, device).train()
         optimizer = torch.optim.AdamW(mine.parameters(), lr=1e-3)
         noise = torch.Generator().manual_seed(0)
-        loss = mine.loss(images().to(device), objective=name, generator=noise)
+        loss = nelbo.loss(mine, images().to(device), objective=name, generator=noise)
         loss.backward()
         gradients = [w.grad.flatten() for w in mine.parameters() if w.grad is not None]
         optimizer.step()
