@@ -41,6 +41,11 @@ class Budget:
         self._start = time.monotonic()
 
     @property
+    def has_end(self) -> bool:
+        """Whether there is a time at which it is over."""
+        return math.isfinite(self._seconds)
+
+    @property
     def used(self) -> float:
         """The share of the time that is used up, 1 or more at its end; 0 without an end."""
         return (time.monotonic() - self._start) / self._seconds

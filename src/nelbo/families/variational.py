@@ -1,0 +1,93 @@
+"""What families with a learned encoder share: the hierarchy, its tighter bound, its samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.data_space import DataSpace
+from nelbo.families.convolution import check_width
+from nelbo.families.examples import Examples
+from nelbo.families.family import Family
+from nelbo.families.fitting import Budget, Steps
+from nelbo.families.hierarchy import Hierarchy
+from nelbo.families.rounding import nearest_pixels
+from nelbo.families.training import Recipe, train
+
+# Draws of the latents behind the evidence of an image.
+DRAWS = 8
+LARGEST_SIDE = 256
+
+
+class VariationalFamily(Family):
+    """A family that is trained by raising the bound of a `Hierarchy`.
+
+    Args:
+        latents: length of each latent.
+        levels: T.
+        width: of the convolutions.
+        data: what the values of a tensor are; see `Family.fit`.
+        **options: the arguments of the subclass.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=1e-3)
+    hierarchy: Hierarchy
+
+    def __init__(
+        self, latents: int, levels: int, width: int, data: DataSpace | None, **options: Any
+    ) -> None:
+        super().__init__(data, latents=latents, width=width, **options)
+        if latents < 1:
+            raise NelboError(f"latents must be at least 1, got {latents}")
+        if levels < 1:
+            raise NelboError(f"levels must be at least 1, got {levels}")
+        check_width(width)
+        self.latents, self.levels, self.width = latents, levels, width
+
+    def build(self) -> None:
+        """The hierarchy."""
+        side = max(self.image_shape[1:])
+        if side > LARGEST_SIDE:
+            raise NelboError(
+                f"{self.name} takes images of at most {LARGEST_SIDE} pixels a side, got {side}: "
+                "use smaller images, or train a latent diffusion model"
+            )
+        self.hierarchy = Hierarchy(
+            self.image_shape, self.data, self.latents, self.levels, self.width
+        )
+
+    @abstractmethod
+    def loss(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
+        """What training minimises, nats of each image."""
+
+    def fitting(self, examples: Examples, budget: Budget, generator: torch.Generator) -> Steps:
+        """Updates of the weights that raise the bound."""
+
+        def cost(x: Tensor, generator: torch.Generator) -> Tensor:
+            return self.costs(x, generator).total
+
+        return train(self, self.loss, cost, examples, self.recipe, budget, generator)
+
+    def importance_weighted_elbo(
+        self,
+        x_0: Float[Tensor, "batch channels height width"],
+        *,
+        paths: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """A tighter bound from so many draws of the latents; see `MHVAE`. Nats, (B,).
+
+        Raises:
+            NelboError: `paths` below one, or images that are not data of this model.
+        """
+        self.check_data(x_0)
+        return self.hierarchy.importance_weighted_elbo(x_0, paths=paths, generator=generator)
+
+    def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Walk the decoder; of p(x|z_1) the mean, of pixels its nearest levels."""
+        return nearest_pixels(self.hierarchy.sample(n, generator=generator), self.data)
