@@ -30,7 +30,7 @@ from nelbo.chain.estimate import Estimate
 from nelbo.data import load_data
 from nelbo.report.theme import new_figure
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.grid import spaced_levels
 
 LENGTHS = (5, 10, 25, 50, 100)
 STEPS = (5, 10, 25, 50)

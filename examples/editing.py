@@ -37,7 +37,7 @@ def image_to_image(model: nelbo.Diffusion, digits: torch.Tensor, path: Path) -> 
 def inpainting(model: nelbo.Diffusion, digits: torch.Tensor, path: Path) -> None:
     mask = torch.zeros(digits.shape[2:], dtype=torch.bool)
     mask[digits.shape[2] // 2 :] = True
-    edit = Inpainting(mask, DDPM(100, "trailing"), jump_length=10, jump_n_sample=5)
+    edit = Inpainting(mask, DDPM(100, spacing="trailing"), jump_length=10, jump_n_sample=5)
     generator = torch.Generator().manual_seed(0)
     repeated = digits.repeat_interleave(VARIANTS, 0)
     painted = edit.edit(model, repeated, generator=generator).unflatten(0, (-1, VARIANTS))

@@ -18,7 +18,7 @@ from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sampling import build_sampler, guidance_of
 from nelbo.report.captions import prompt_grid
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
+from nelbo.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import make
 from tests.formats import tiny
 
@@ -314,7 +314,9 @@ def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run
     # 50 steps, or as many as the chain has
     assert build_sampler(SamplerOptions(sampler="ddim"), str(run_path)).steps == 20
     assert build_sampler(SamplerOptions(sampler="ddim"), str(stable)).steps == 50
-    stable_ddim = DDIM(50, spacing="leading", steps_offset=1, set_alpha_to_one=False)
+    stable_ddim = DDIM(
+        50, spacing="leading", steps_offset=1, set_alpha_to_one=False, even_stride=True
+    )
     assert build_sampler(SamplerOptions(), str(stable)) == stable_ddim
 
 
@@ -325,18 +327,18 @@ def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
         def build(path=path, **options):
             return build_sampler(SamplerOptions(steps=9, **options), str(path))
 
-        assert build(sampler="ddpm") == DDPM(9, "trailing")
+        assert build(sampler="ddpm") == DDPM(9, spacing="trailing")
         assert build(sampler="heun") == Heun(9)
         assert build(sampler="euler") == Euler(9)
         assert build(sampler="dpm_solver") == DPMSolver(9, **last)
-        assert build(sampler="ddpm", spacing="leading") == DDPM(9, "leading")
+        assert build(sampler="ddpm", spacing="leading") == DDPM(9, spacing="leading")
         spaced = DPMSolver(9, spacing="linspace", noise_levels="spaced", **last)
         assert build(sampler="dpm_solver", spacing="linspace") == spaced
         assert build(sampler="heun", noise_levels="log_snr") == Heun(9, noise_levels="log_snr")
     assert build_sampler(SamplerOptions(sampler="ddim", steps=9), str(run_path)) == DDIM(9)
 
 
-@pytest.mark.parametrize("sampler", [None, "ddpm", "ddim", "dpm_solver", "euler", "heun"])
+@pytest.mark.parametrize("sampler", [None, *SAMPLERS])
 def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, recwarn, sampler):
     """As all runs did once, whose chain still holds signal where leading steps start."""
     old = tmp_path / "old"
@@ -348,7 +350,7 @@ def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, r
     schedule = nelbo.load(old).schedule
     built = build_sampler(SamplerOptions(sampler=sampler, steps=5), str(old))
     assert built.start_level(schedule).t == schedule.num_levels
-    assert nelbo.load_sampler(old, 5) == DDPM(5, "trailing")
+    assert nelbo.load_sampler(old, 5) == DDPM(5, spacing="trailing")
     options = [] if sampler is None else ["--sampler", sampler]
     main(
         ["sample", str(old), "-n", "1", "--steps", "5", *options, "--out", str(tmp_path / "x.png")]

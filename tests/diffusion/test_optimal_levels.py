@@ -19,7 +19,7 @@ from nelbo import (
     optimal_levels,
 )
 from nelbo.diffusion.optimal_levels import step_costs
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.grid import spaced_levels
 from tests.diffusion.test_model import T, make, pixels
 from tests.oracles.gaussian import expected_terms, gaussian_model
 from tests.oracles.test_optimal_variance import exact_profile

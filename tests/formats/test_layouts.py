@@ -49,7 +49,7 @@ def test_the_index_decides_the_class_of_the_scheduler(tmp_path, named):
     change(tmp_path / SCHEDULER, _class_name=named, clip_sample=True)
     model, sampler = nelbo.load(tmp_path), nelbo.load_sampler(tmp_path, 5)
     assert model.clip_sample is True
-    assert sampler == DDPM(5, "leading")
+    assert sampler == DDPM(5, spacing="leading")
     ours, theirs = peer_and_mine(tmp_path)
     assert abs(ours - theirs).max() < 1e-4
 

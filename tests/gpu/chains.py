@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 import nelbo
 from nelbo import Condition, Diffusion, NoiseSchedule, samplers
 from nelbo.networks import UNet
-from nelbo.samplers import DDIM, DPMSolver, Euler, Heun, Sampler
+from nelbo.samplers import DDIM, SAMPLERS, DPMSolver, Euler, Heun, Sampler
 from tests.formats import tiny
 from tests.gpu.check import Check, difference, exact_products, placed, within
 
@@ -28,19 +27,14 @@ VARIANTS = {
     "DPMSolver stochastic": DPMSolver(STEPS, 2, stochastic=True),
     "DPMSolver karras": DPMSolver(STEPS, 2, noise_levels="karras"),
     "Euler log_snr": Euler(STEPS, noise_levels="log_snr"),
-    "Heun churn": Heun(STEPS, churn=1.0),
+    "Heun churn": Heun(STEPS, S_churn=1.0),
 }
 
 
 def every_sampler() -> dict[str, Sampler]:
-    """One of each class in `nelbo.samplers`, and the variants."""
-    members = [getattr(samplers, name) for name in samplers.__all__]
-    kinds = [
-        kind
-        for kind in members
-        if isinstance(kind, type) and issubclass(kind, Sampler) and not inspect.isabstract(kind)
-    ]
-    return {kind.__name__: kind(steps=STEPS) for kind in kinds} | VARIANTS  # type: ignore[call-arg]
+    """One of each class in `nelbo.samplers.SAMPLERS`, and the variants."""
+    kinds = [getattr(samplers, name) for name in SAMPLERS.values()]
+    return {kind.__name__: kind(STEPS) for kind in kinds} | VARIANTS
 
 
 def model_of(

@@ -45,7 +45,7 @@ def test_the_prior_sees_scaled_latents(generator):
     torch.testing.assert_close(model.decode(q.mean), model.autoencoder(x))
 
 
-@pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5), DPMSolver(5, 3), Heun(5, churn=1.0)])
+@pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5), DPMSolver(5, 3), Heun(5, S_churn=1.0)])
 def test_sampling_is_the_prior_and_then_the_decoder(sampler):
     model = make()
     x = model.sample(3, sampler, generator=torch.Generator().manual_seed(0))

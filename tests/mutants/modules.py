@@ -47,6 +47,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_optimal_variance.py",
         "tests/formats/test_profile.py",
     ),
+    "diffusion/level_map.py": ("tests/diffusion/test_level_map.py",),
     "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
     "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),
     "diffusion/variance.py": (
@@ -57,9 +58,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "samplers/ddim.py": ("tests/samplers/test_ddim.py", "tests/samplers/test_parity.py"),
     "samplers/ddpm.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
     "samplers/dpm_solver.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
+    "samplers/euler.py": ("tests/samplers/test_heun.py", "tests/samplers/test_parity.py"),
     "samplers/heun.py": ("tests/samplers/test_heun.py", "tests/samplers/test_parity.py"),
-    "samplers/noise_levels.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
-    "samplers/spacing.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
+    "samplers/multistep.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
+    "samplers/base.py": ("tests/samplers/test_parity.py", "tests/samplers/test_start.py"),
+    "samplers/grid.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
     "evidence/classification.py": (
         "tests/evidence/test_classification.py",
         "tests/oracles/test_latent_evidence.py",

@@ -25,7 +25,7 @@ def test_fully_stochastic_is_the_ancestral_chain(steps):
     x_T = model.start(4).double()
     walks = [
         model.sample(4, sampler, x_T=x_T, generator=torch.Generator().manual_seed(2))
-        for sampler in (DDIM(steps, eta=1.0, spacing="leading"), DDPM(steps, "leading"))
+        for sampler in (DDIM(steps, eta=1.0, spacing="leading"), DDPM(steps, spacing="leading"))
     ]
     torch.testing.assert_close(*walks)
 
@@ -64,6 +64,9 @@ def test_mistakes_are_explained():
                 model.sample(1, sampler)
     with pytest.raises(NelboError, match="levels must be integers"):
         model.sample(1, DDIM(levels=[1.5, 3]))
-    for sampler in (DDIM(12, 0.0, "leading", 1), DDPM(12, "leading", 1)):
+    for sampler in (
+        DDIM(12, spacing="leading", steps_offset=1),
+        DDPM(12, spacing="leading", steps_offset=1),
+    ):
         with pytest.raises(NelboError, match="steps_offset=1"):
             model.sample(1, sampler)

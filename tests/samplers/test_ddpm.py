@@ -35,7 +35,7 @@ def test_states_count_down_to_the_data():
 
 def test_exact_model_samples_the_data_distribution(generator):
     model = gaussian_model(0.5, NoiseSchedule.linear(1000), "fixed_large", shape=(1, 4, 4))
-    x = model.sample(2000, DDPM(200, "trailing"), generator=generator)
+    x = model.sample(2000, DDPM(200, spacing="trailing"), generator=generator)
     assert x.mean().abs() < 0.02
     assert x.std().item() == pytest.approx(0.5, abs=0.02)
 
@@ -77,6 +77,6 @@ def test_mistakes_are_explained():
     with pytest.raises(NelboError, match=r"1\.\.12"):
         model.sample(1, DDPM(13))
     with pytest.raises(NelboError, match="unknown spacing"):
-        model.sample(1, DDPM(3, "even"))
+        model.sample(1, DDPM(3, spacing="even"))
     with pytest.raises(NelboError, match="needs a condition"):
         model.sample(1, guidance=2.0)

@@ -14,8 +14,8 @@ from nelbo.samplers import DPMSolver, Euler, Heun
 from tests.diffusion.test_model import SHAPE, make
 from tests.oracles.gaussian import exact_epsilon
 
-ALL = [Euler(6), Heun(6), Heun(6, churn=3.0), DPMSolver(6, 3), DPMSolver(6, 2, stochastic=True)]
-by_name = {"ids": lambda sampler: f"{type(sampler).__name__}-{getattr(sampler, 'churn', '')}"}
+ALL = [Euler(6), Heun(6), Heun(6, S_churn=3.0), DPMSolver(6, 3), DPMSolver(6, 2, stochastic=True)]
+by_name = {"ids": lambda sampler: f"{type(sampler).__name__}-{getattr(sampler, 'S_churn', '')}"}
 
 
 def algorithm_2(denoise, x, sigmas, S_churn, S_tmin, S_tmax, S_noise, generator, correct):
@@ -61,9 +61,7 @@ def test_is_algorithm_2(kind, churn):
     model = Diffusion(network, schedule, prediction="sample", shape=SHAPE)
     x_T = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     S_churn, S_tmin, S_tmax, S_noise = churn
-    sampler = kind(
-        steps, churn=S_churn, churn_min=S_tmin, churn_max=S_tmax, churn_noise=S_noise, rho=5.0
-    )
+    sampler = kind(steps, S_churn=S_churn, S_tmin=S_tmin, S_tmax=S_tmax, S_noise=S_noise, rho=5.0)
     ours = model.sample(4, sampler, x_T=x_T, generator=torch.Generator().manual_seed(1))
     ramp = np.arange(steps) / (steps - 1)
     sigmas = (table[-1] ** 0.2 + ramp * (table[0] ** 0.2 - table[-1] ** 0.2)) ** 5
@@ -113,7 +111,7 @@ def test_walks_respaced_and_guided_chains(sampler):
     told = [time[0].item() for time in model.network.times]
     assert all(len(time) == 4 for time in model.network.times)  # both halves in one call
     assert max(told) <= 11
-    if getattr(sampler, "churn", 0.0) == 0:
+    if getattr(sampler, "S_churn", 0.0) == 0:
         torch.testing.assert_close(
             torch.tensor(sampler.timesteps(model.schedule)), torch.tensor(told)
         )
@@ -168,7 +166,7 @@ def test_a_chain_without_terminal_signal_gives_the_data_distribution(sampler, pr
         (lambda: Heun(13), r"1\.\.12"),
         (lambda: Heun(5, noise_levels="even"), "unknown noise levels 'even'"),
         (lambda: Heun(5, rho=0.0), "rho must be positive"),
-        (lambda: Euler(5, churn=-1.0), "churn must be at least 0"),
+        (lambda: Euler(5, S_churn=-1.0), "S_churn must be at least 0"),
         (lambda: Euler(levels=[0, 2]), "levels must increase"),
     ],
 )

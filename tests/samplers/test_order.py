@@ -45,7 +45,7 @@ def at_level_1(sampler: Sampler) -> float:
 def errors(kind: str) -> list[float]:
     a = SCHEDULE.alphas_cumprod[[1, -1]]
     end, start = torch.sqrt(a * STD**2 + 1 - a).tolist()
-    solver = {"spacing": "linspace", "set_alpha_to_one": False, "lower_order_final": False}
+    solver = {"spacing": "linspace", "set_alpha_to_one": False}
     samplers = {
         "DDIM": lambda levels: DDIM(levels=levels),
         "Euler": lambda levels: Euler(levels=levels),
@@ -56,8 +56,8 @@ def errors(kind: str) -> list[float]:
             len(levels) - 1, 2, solver_type="heun", **solver
         ),
         "DPM-Solver++ 3": lambda levels: DPMSolver(len(levels) - 1, 3, **solver),
-        "DPM-Solver++ 3 full": lambda levels: DPMSolver(
-            len(levels) - 1, 3, halve_second_derivative=False, **solver
+        "DPM-Solver++ 3 of diffusers": lambda levels: DPMSolver(
+            len(levels) - 1, 3, halve_second_derivative=True, **solver
         ),
     }
     walks = [list(range(1, T + 1, (T - 1) // steps)) for steps in STEPS]
@@ -73,9 +73,9 @@ def errors(kind: str) -> list[float]:
         ("DPM-Solver++ 1", 1),
         ("DPM-Solver++ 2", 2),
         ("DPM-Solver++ 2 heun", 2),
-        # with half of the second derivative, as in diffusers
-        ("DPM-Solver++ 3", 2),
-        ("DPM-Solver++ 3 full", 3),
+        ("DPM-Solver++ 3", 3),
+        # with half of the second derivative
+        ("DPM-Solver++ 3 of diffusers", 2),
     ],
 )
 def test_converges_at_its_theoretical_order(kind, order):

@@ -17,6 +17,9 @@ from tests.samplers.peers import SPACINGS, compare, model_of, scheduler_of
 # Of a solver of the peer.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+# What diffusers does otherwise than the paper.
+PEER = {"lower_orders_below": 15, "halve_second_derivative": True}
+
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 every_spacing = pytest.mark.parametrize("spacing", SPACINGS)
 every_count = pytest.mark.parametrize("steps", [10, 50])
@@ -34,7 +37,7 @@ def kind_of(sampler: Sampler) -> str:
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_ddpm(variance, steps, prediction, spacing, clip):
     model = model_of(prediction, variance=variance, clip_sample=clip)
-    compare(model, DDPM(steps, spacing), steps)
+    compare(model, DDPM(steps, spacing=spacing), steps)
 
 
 @with_and_without_clip
@@ -45,7 +48,8 @@ def test_ddpm(variance, steps, prediction, spacing, clip):
 def test_ddim(eta, steps, prediction, spacing, clip):
     # Of these only linspace has steps that do not lead to the next level visited.
     model = model_of(prediction, clip_sample=clip)
-    compare(model, DDIM(steps, eta, spacing=spacing), steps, eta=eta)
+    sampler = DDIM(steps, eta, spacing=spacing, even_stride=True)
+    compare(model, sampler, steps, eta=eta)
 
 
 @every_spacing
@@ -53,7 +57,7 @@ def test_ddim(eta, steps, prediction, spacing, clip):
 @every_count
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_dpm_solver(order, steps, prediction, spacing):
-    compare(model_of(prediction), DPMSolver(steps, order, spacing=spacing), steps)
+    compare(model_of(prediction), DPMSolver(steps, order, spacing=spacing, **PEER), steps)
 
 
 @every_spacing
@@ -61,7 +65,7 @@ def test_dpm_solver(order, steps, prediction, spacing):
 @every_count
 @pytest.mark.parametrize("order", [1, 2])
 def test_stochastic_dpm_solver(order, steps, prediction, spacing):
-    sampler = DPMSolver(steps, order, stochastic=True, spacing=spacing)
+    sampler = DPMSolver(steps, order, stochastic=True, spacing=spacing, **PEER)
     compare(model_of(prediction), sampler, steps)
 
 
@@ -73,16 +77,16 @@ def test_stochastic_dpm_solver(order, steps, prediction, spacing):
         {"solver_type": "heun"},
         {"noise_levels": "karras"},
         {"noise_levels": "log_snr"},
-        {"lower_order_final": False},
+        {"lower_orders_below": 0},
         {"set_alpha_to_one": False},
         {"set_alpha_to_one": False, "euler_at_final": True},
-        {"set_alpha_to_one": False, "lower_order_final": False},
+        {"set_alpha_to_one": False, "lower_orders_below": 0},
         {"spacing": "leading", "steps_offset": 1},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_options_of_dpm_solver(options, order, steps):
-    options = {"spacing": "linspace"} | options
+    options = PEER | {"spacing": "linspace"} | options
     for stochastic in (False, True)[: 3 - order + 1]:
         compare(model_of(), DPMSolver(steps, order, stochastic=stochastic, **options), steps)
 
@@ -92,7 +96,8 @@ def test_options_of_dpm_solver(options, order, steps):
 @pytest.mark.parametrize("steps", [1, 2, 3, 14, 15, 16])
 def test_walks_about_as_long_as_those_that_end_with_lower_orders(steps, order, lower):
     """diffusers lowers the order at the end of walks of fewer than 15 steps."""
-    options = {"spacing": "linspace", "set_alpha_to_one": False, "lower_order_final": lower}
+    options = PEER | {"spacing": "linspace", "set_alpha_to_one": False}
+    options["lower_orders_below"] = 15 if lower else 0
     for stochastic in (False, True)[: 4 - order]:
         compare(model_of(), DPMSolver(steps, order, stochastic=stochastic, **options), steps)
 
@@ -102,7 +107,7 @@ def test_walks_about_as_long_as_those_that_end_with_lower_orders(steps, order, l
 @pytest.mark.parametrize("noise_levels", ["karras", "log_snr"])
 def test_a_last_step_of_no_length(noise_levels, order, steps):
     """These levels end at level 1: going there from there changes nothing."""
-    sampler = DPMSolver(steps, order, noise_levels=noise_levels, set_alpha_to_one=False)
+    sampler = DPMSolver(steps, order, noise_levels=noise_levels, set_alpha_to_one=False, **PEER)
     if (order, steps) != (3, 50):  # where the peer divides zero by zero
         compare(model_of(), sampler, steps)
     model = model_of()
@@ -146,10 +151,10 @@ def test_even_log_snr(kind, steps):
     "sampler",
     [
         DDPM(10),
-        DDIM(10, eta=0.5),
+        DDIM(10, eta=0.5, even_stride=True),
         Euler(10, noise_levels="spaced"),
         Euler(10),
-        DPMSolver(10, 3),
+        DPMSolver(10, 3, **PEER),
         DPMSolver(10, 2, stochastic=True),
         DPMSolver(10, 2, noise_levels="karras"),
     ],
@@ -162,7 +167,9 @@ def test_zero_terminal_snr(sampler, prediction, spacing):
 
 
 @pytest.mark.parametrize("threshold", [DynamicThreshold(0.9, 1.5), DynamicThreshold(0.6, 5.0)])
-@pytest.mark.parametrize("sampler", [DDPM(10), DDIM(10, eta=1.0), DPMSolver(10, 3)], ids=kind_of)
+@pytest.mark.parametrize(
+    "sampler", [DDPM(10), DDIM(10, eta=1.0), DPMSolver(10, 3, **PEER)], ids=kind_of
+)
 def test_dynamic_thresholding(sampler, threshold):
     compare(model_of(thresholding=threshold), sampler, 10, eta=1.0)
 

@@ -42,7 +42,7 @@ from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.formats.model_directory import holds_autoencoder_alone
 from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.grid import spaced_levels
 from nelbo.training.processes import Processes
 
 DEFAULT_ERROR = 0.01

@@ -44,7 +44,7 @@ from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.grid import spaced_levels
 
 # Images encoded at a time.
 _ENCODED = 64

@@ -11,18 +11,14 @@ import tyro
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
+from nelbo.samplers import SAMPLERS
 from nelbo.training.config import option
 
-# What --sampler calls the classes of nelbo.samplers.
-SAMPLERS = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "dpm_solver": "DPMSolver",
-    "euler": "Euler",
-    "heun": "Heun",
-}
-
 _LARGEST_SEED = 2**63 - 1
+_SAMPLER_HELP = (
+    f"{', '.join(SAMPLERS)}; by default what suits the chain of a run best (docs/samplers.md), "
+    "and what the scheduler of another pipeline describes."
+)
 # Images that --quality needs at least.
 _LEAST_JUDGED = 2
 
@@ -48,9 +44,7 @@ class Computing:
 class SamplerOptions:
     """How to walk the chain."""
 
-    sampler: str | None = None
-    """ddpm, ddim, dpm_solver, euler or heun; by default what suits the chain of a run best
-    (docs/samplers.md), and what the scheduler of another pipeline describes."""
+    sampler: Annotated[str | None, tyro.conf.arg(help=_SAMPLER_HELP)] = None
     steps: int | None = None
     """Steps an image; by default what suits the sampler, and every level with ddpm."""
     spacing: str | None = None

@@ -12,7 +12,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import from_levels, generator_for, to_levels
+from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, counting_progress, say
 from nelbo.commands.groups import ConditionOptions
@@ -23,6 +23,7 @@ from nelbo.formats import load
 from nelbo.networks.guidance import Guidance
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import State
+from nelbo.samplers.batches import walk_in_batches
 
 
 @dataclass(frozen=True)
@@ -221,13 +222,10 @@ def walk_with_progress(
     repeat: int = 1,
     watch: Callable[[int, State], None] | None = None,
 ) -> Iterator[Tensor]:
-    """The last state of each batch of `n` walks, behind a progress bar.
-
-    Image i draws from a generator of its own, made of (seed, i), so that it does not depend on the
-    batch it is in; or, where images in a row take the same noise, of (seed, i // repeat).
+    """The last state of each batch of `n` walks, as `walk_in_batches`, behind a progress bar.
 
     Args:
-        description: what the progress bar says.
+        description: the text of the progress bar.
         n: how many walks.
         states: the states of some of them, given which and their generators.
         num_states: how many there are.
@@ -238,14 +236,12 @@ def walk_with_progress(
     """
     with counting_progress() as progress:
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
-        for start in range(0, n, batch_size):
-            some = slice(start, min(start + batch_size, n))
-            generators = [generator_for(seed, i // repeat) for i in range(some.start, some.stop)]
-            last = None
-            for k, state in enumerate(states(some, generators)):
-                if watch is not None:
-                    watch(k, state)
-                last = state
-                progress.advance(task)
-            assert last is not None
-            yield last.x
+
+        def advance(k: int, state: State) -> None:
+            if watch is not None:
+                watch(k, state)
+            progress.advance(task)
+
+        yield from walk_in_batches(
+            n, states, batch_size=batch_size, seed=seed, repeat=repeat, watch=advance
+        )

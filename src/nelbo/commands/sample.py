@@ -21,16 +21,14 @@ from nelbo.commands.picture_model import (
 from nelbo.commands.run_data import check_data, check_not_data
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
-from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion import Diffusion
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.networks.guidance import Guidance
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
 from nelbo.samplers import DDPM, Sampler, State
-
-# Frames of an animation at most: some four seconds.
-_FRAMES = 48
+from nelbo.samplers.batches import Film
 
 
 def run(options: Sample) -> None:
@@ -56,7 +54,7 @@ def run(options: Sample) -> None:
         chain = optimal_chain(chain, options.sampling.steps)
     film = None
     if options.animation is not None:
-        film = Film(sampler, chain.schedule, options.animate)
+        film = Film(sampler.path(chain.schedule), options.animate)
     start = time.perf_counter()
     samples = pictures.to_pictures(
         sample_with_progress(
@@ -157,43 +155,6 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         say(ABOUT_FEATURES)
 
 
-class Film:
-    """Keeps some states of a walk: at even changes of x_t, and the last one.
-
-    Args:
-        sampler: what walks.
-        schedule: of the chain.
-        shows: "x_t" or "x_0", what is kept of a state.
-        frames: at most how many.
-    """
-
-    def __init__(
-        self, sampler: Sampler, schedule: NoiseSchedule, shows: str, frames: int = _FRAMES
-    ) -> None:
-
-        levels = torch.searchsorted(
-            schedule.network_times[1:], torch.tensor(sampler.state_times(schedule))
-        )
-        # x_t = cos φ x_0 + sin φ ε: even in φ is even to the eye.
-        angles = torch.atan2(schedule.noise_scale, schedule.signal_scale)[levels + 1]
-        targets = torch.linspace(float(angles[0]), 0.0, frames, dtype=angles.dtype)
-        nearest = (angles[None] - targets[:, None]).abs().argmin(1)
-        self._kept = {*nearest.tolist(), len(levels) - 1}
-        self._shows = shows
-        self._batches: dict[int, list[Tensor]] = {k: [] for k in sorted(self._kept)}
-
-    def watch(self, k: int, state: State) -> None:
-        """Keep step k if it is one to show."""
-        if k in self._kept:
-            self._batches[k].append((state.x if self._shows == "x_t" else state.x_0).cpu())
-
-    def frames(self) -> Iterator[Tensor]:
-        """What was kept, of all batches, (N, C, H, W) a frame."""
-
-        for batches in self._batches.values():
-            yield torch.cat(batches)
-
-
 def all_classes(model: Diffusion, n: int) -> Condition | None:
     """Every class in turn for a class-conditional model; else None."""
     return Condition(label=torch.arange(n) % model.num_classes) if model.num_classes else None
@@ -226,7 +187,7 @@ def sample_with_progress(
         f"Sampling {n} image{'s' * (n > 1)}",
         n,
         states,
-        len(sampler.state_times(model.schedule)),
+        len(sampler.path(model.schedule)),
         batch_size=batch_size,
         seed=seed,
         repeat=repeat,

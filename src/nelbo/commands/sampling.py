@@ -7,11 +7,11 @@ from typing import Any
 
 from nelbo import samplers
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import SAMPLERS, ConditionOptions, SamplerOptions
+from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.formats import load_sampler, usual_sampler
 from nelbo.formats.pipelines import load_schedule
 from nelbo.networks.guidance import Guidance
-from nelbo.samplers import Sampler
+from nelbo.samplers import SAMPLERS, Sampler
 from nelbo.training.config import option
 
 _NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
@@ -56,7 +56,7 @@ def build_sampler(
     if steps is None and (sampler.steps or 0) > schedule.num_levels:
         given["steps"] = schedule.num_levels
     sampler = replace(sampler, **given)
-    sampler.state_times(schedule)  # which checks that there are so many
+    sampler.path(schedule)  # which checks that the chain has these levels
     return sampler
 
 

@@ -85,12 +85,13 @@ class LevelMap:
         """The noise level at t in 1..T; between two levels σ and network time are linear in t.
 
         So diffusers' schedulers in σ read "linspace" levels. The σ is that of `sigmas`, and the
-        network's time is an integer where t is a level of the chain.
+        network's time is an integer where t is one.
         """
         levels = np.arange(self.num_levels + 1)
         sigma = float(np.interp(t, levels, self.sigmas.numpy()))
         time = float(np.interp(t, levels, self.network_times.numpy()))
-        return NoiseLevel.from_sigma(sigma, int(time) if t == int(t) else time, round(t))
+        nearest = round(t - 1) + 1
+        return NoiseLevel.from_sigma(sigma, int(time) if isinstance(t, int) else time, nearest)
 
     def at_sigma(self, sigma: float, *, nearest: bool = False) -> NoiseLevel:
         """The noise level of this σ; beyond the chain the network's time is that of its end.

@@ -15,7 +15,7 @@ sampling and evaluating both read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
+from nelbo.diffusion.sampler import Sampler
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
@@ -45,24 +46,6 @@ Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
 # Stable Diffusion's, where a config says nothing of the size of latents.
 _UNKNOWN_SHAPE = (4, 64, 64)
-
-
-class Sampler(Protocol):
-    """A way to walk the decoder chain; see `nelbo.samplers`."""
-
-    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
-        """The noise level that it starts from."""
-
-    def sample(
-        self,
-        model: Diffusion,
-        x_T: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
-    ) -> Tensor:
-        """x_0 from x_T."""
 
 
 class Diffusion(TractableMHVAE):
@@ -369,6 +352,12 @@ class Diffusion(TractableMHVAE):
         )
         return self.replace(network=guided)
 
+    @property
+    def unguided(self) -> Diffusion:
+        """The model without guidance; itself where it has none."""
+        network = self.network
+        return self.replace(network=network.network) if isinstance(network, GuidedNetwork) else self
+
     @torch.no_grad()
     def sample(
         self,
@@ -403,7 +392,7 @@ class Diffusion(TractableMHVAE):
             return super(Diffusion, self.guided(guidance)).sample(
                 n, condition=condition, x_T=x_T, generator=generator
             )
-        if x_T is None and getattr(sampler, "skip", False):
+        if x_T is None and sampler.skip:
             within = sampler.start_level(self.schedule)
             warn_of_signal(self.schedule, within, type(sampler).__name__)
         start = self.start(n, x_T, generator)

@@ -14,7 +14,7 @@ class NoiseLevel(NamedTuple):
     Attributes:
         signal_scale: a.
         noise_scale: s, with a² + s² = 1.
-        network_time: what the network is told; fractional between two levels of the chain.
+        network_time: what the network is called with; fractional between two levels of the chain.
         t: the nearest level of the chain.
     """
 
@@ -37,6 +37,11 @@ class NoiseLevel(NamedTuple):
     def sigma(self) -> float:
         """σ = s / a."""
         return self.noise_scale / self.signal_scale
+
+    @property
+    def angle(self) -> float:
+        """φ of x = cos φ x_0 + sin φ ε."""
+        return math.atan2(self.noise_scale, self.signal_scale)
 
     @property
     def half_log_snr(self) -> float:

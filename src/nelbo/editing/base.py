@@ -32,6 +32,15 @@ class Edit(ABC):
         """How many states `iterate` yields."""
 
     @abstractmethod
+    def states(
+        self,
+        model: Diffusion,
+        x_0: Tensor,
+        condition: Condition | None,
+        generator: Generators | None,
+    ) -> Iterator[State]:
+        """The states on the way by a model that is guided where it is to be."""
+
     def iterate(
         self,
         model: Diffusion,
@@ -41,7 +50,20 @@ class Edit(ABC):
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Iterator[State]:
-        """The states on the way from images (B, C, H, W) in network space to the edited ones."""
+        """The states on the way from images (B, C, H, W) in network space to the edited ones.
+
+        Args:
+            model: whose chain.
+            x_0: the images.
+            condition: one entry an image that comes out.
+            guidance: as for samplers.
+            generator: the source of all noise, or one an image that comes out.
+
+        Raises:
+            NelboError: images that the model does not take.
+        """
+        check_images(model, x_0)
+        return self.states(model.guided(guidance), x_0, condition, generator)
 
     @torch.no_grad()
     def edit(

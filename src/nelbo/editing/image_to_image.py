@@ -18,8 +18,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.editing.base import Edit, check_images
-from nelbo.networks.guidance import Guidance
+from nelbo.editing.base import Edit
 from nelbo.samplers import DDIM, Sampler, State
 
 
@@ -32,8 +31,7 @@ class ImageToImage(Edit):
         strength: share of these steps that are taken, rounded down, as in diffusers; 1 takes all.
 
     Raises:
-        NelboError: a strength outside (0, 1] or too small for one step, or a sampler that cannot
-            start within the chain.
+        NelboError: a strength outside (0, 1] or too small for one step.
     """
 
     sampler: Sampler = field(default_factory=DDIM)
@@ -44,45 +42,37 @@ class ImageToImage(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps are taken."""
-        return len(last_steps(self.sampler, schedule, self.strength).state_times(schedule))
+        return len(last_steps(self.sampler, schedule, self.strength).path(schedule))
 
     @torch.no_grad()
-    def iterate(
+    def states(
         self,
         model: Diffusion,
         x_0: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
+        condition: Condition | None,
+        generator: Generators | None,
     ) -> Iterator[State]:
         """Draw x_t from q(x_t|x_0) and walk down, one state a step."""
-        check_images(model, x_0)
         sampler = last_steps(self.sampler, model.schedule, self.strength)
-        noise = randn_like(x_0, generator)
-        x_t = sampler.start_level(model.schedule).diffuse(x_0, noise)
-        yield from sampler.walk(
-            model, x_t, condition=condition, guidance=guidance, generator=generator
-        )
+        x_t = sampler.start_level(model.schedule).diffuse(x_0, randn_like(x_0, generator))
+        yield from sampler.walk(model, x_t, condition=condition, generator=generator)
 
 
 def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sampler:
     """The sampler without the first steps, a share `strength` of them left.
 
     Raises:
-        NelboError: no step is left, or the sampler cannot start within the chain.
+        NelboError: no step is left.
     """
-    steps = len(sampler.state_times(schedule))
+    steps = len(sampler.path(schedule))
     taken = int(steps * strength)
     if taken == 0:
         raise NelboError(
             f"strength {strength} leaves none of {steps} steps: it must be at least "
             f"{1 / steps:.3g}, or the sampler have more steps"
         )
-    if not hasattr(sampler, "skip"):
-        raise NelboError(f"{type(sampler).__name__} cannot start within the chain: use DDIM")
     changed: Any = sampler
-    return replace(changed, skip=steps - taken)
+    return replace(changed, skip=sampler.skip + steps - taken)
 
 
 def check_strength(strength: float) -> None:

@@ -25,16 +25,17 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators, draw, randn_like
-from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
+from nelbo.diffusion.sampler import Step
 from nelbo.diffusion.start import warn_of_signal
-from nelbo.editing.base import Edit, check_images
-from nelbo.networks.guidance import Guidance
+from nelbo.editing.base import Edit
 from nelbo.samplers import DDPM, State
+from nelbo.samplers.loop import StepRule, Walk
 
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(Edit):
-    """RePaint: ancestral sampling that is told the known part at every level.
+    """RePaint: ancestral sampling that is given the known part at every level.
 
     Args:
         mask: True where the picture is to be painted, False where it is known and comes back
@@ -66,44 +67,22 @@ class Inpainting(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps there are, up and down."""
-        steps = len(self.sampler.visited(schedule))
-        return len(jump_levels(steps, self.jump_length, self.jump_n_sample)) - 1
+        return len(_jumps(self, schedule))
 
     @torch.no_grad()
-    def iterate(
+    def states(
         self,
         model: Diffusion,
         x_0: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
+        condition: Condition | None,
+        generator: Generators | None,
     ) -> Iterator[State]:
         """Walk down and back up, one state a step; the last one has t = 0."""
-        check_images(model, x_0)
         start = self.sampler.start_level(model.schedule)
         warn_of_signal(model.schedule, start, type(self).__name__)
-        paint = self._mask_of(x_0)
-        levels = self.sampler.visited(model.schedule)
-        chain = model.guided(guidance).respace(levels)
-        x = randn_like(x_0, generator)
-        predicted = x_0
-        walk = jump_levels(len(levels), self.jump_length, self.jump_n_sample)
-        for t, target in pairwise(walk):
-            if target < t:
-                prediction = chain.predict(x, t, condition)
-                predicted = prediction.x_0
-                step = chain.step_from(prediction, t)
-                if target == 0:
-                    x = torch.where(paint, step.mean, x_0)
-                else:
-                    # A pixel takes its noise from one of the two, so they can share the draw.
-                    noise = randn_like(x, generator)
-                    unknown = step.mean + step.stddev * noise
-                    x = torch.where(paint, unknown, chain.diffuse(x_0, noise, target))
-            else:
-                x = draw(chain.q_step(x, target), generator)
-            yield State(x, predicted, levels[target - 1] if target > 0 else 0)
+        rule = _RePaint(self, x_0, self._mask_of(x_0))
+        x_T = randn_like(x_0, generator)
+        yield from rule.walk(model, x_T, condition=condition, generator=generator)
 
     def of_latents(self, size: tuple[int, int]) -> Inpainting:
         """The same edit of latents: one is painted where any of its pixels is."""
@@ -124,6 +103,45 @@ class Inpainting(Edit):
                 f"({batch}, 1, {height}, {width}) as the images"
             )
         return mask.expand(batch, 1, height, width).to(x_0.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _RePaint(StepRule):
+    """The walk of an inpainting of images x_0, which are known where `paint` is False."""
+
+    edit: Inpainting
+    x_0: Tensor
+    paint: Tensor
+
+    def path(self, schedule: NoiseSchedule) -> list[Step]:
+        return _jumps(self.edit, schedule)
+
+    def prepare(self, model: Diffusion) -> Diffusion:
+        return self.edit.sampler.prepare(model)
+
+    def step(
+        self, walk: Walk, x: Tensor, level: NoiseLevel, following: NoiseLevel
+    ) -> tuple[Tensor, Tensor]:
+        chain = walk.model
+        t, target = (chain.schedule.level_of(at.network_time) for at in (level, following))
+        if target > t:
+            return draw(chain.q_step(x, target), walk.generator), walk.past[0][1]
+        prediction = chain.predict(x, t, walk.condition)
+        p = chain.step_from(prediction, t)
+        if target == 0:
+            return torch.where(self.paint, p.mean, self.x_0), prediction.x_0
+        # A pixel takes its noise from one of the two, so they can share the draw.
+        noise = walk.noise(x)
+        known = chain.diffuse(self.x_0, noise, target)
+        return torch.where(self.paint, p.mean + p.stddev * noise, known), prediction.x_0
+
+
+def _jumps(edit: Inpainting, schedule: NoiseSchedule) -> list[Step]:
+    """The noise levels of each step, up and down."""
+    levels = [0, *edit.sampler.visited(schedule)]
+    walk = jump_levels(len(levels) - 1, edit.jump_length, edit.jump_n_sample)
+    places = [schedule.noise_level(t) for t in levels]
+    return list(pairwise(places[k] for k in walk))
 
 
 def jump_levels(T: int, jump_length: int, jump_n_sample: int) -> list[int]:

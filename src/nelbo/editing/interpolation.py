@@ -27,10 +27,9 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.editing.base import Edit, check_images
+from nelbo.editing.base import Edit
 from nelbo.editing.image_to_image import check_strength, last_steps
 from nelbo.editing.inversion import Inversion
-from nelbo.networks.guidance import Guidance
 from nelbo.samplers import DDIM, Sampler, State
 
 ENCODERS = ("inversion", "diffusion")
@@ -70,33 +69,25 @@ class Interpolation(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps down are taken, and as many up before them where DDIM is inverted."""
-        return len(last_steps(self.sampler, schedule, self.strength).state_times(schedule))
+        return len(last_steps(self.sampler, schedule, self.strength).path(schedule))
 
     def outputs(self, n: int) -> int:
         """How many images come out."""
         return self.frames
 
     @torch.no_grad()
-    def iterate(
+    def states(
         self,
         model: Diffusion,
         x_0: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
+        condition: Condition | None,
+        generator: Generators | None,
     ) -> Iterator[State]:
         """Encode the two images x_0 (2, C, H, W), and walk all frames down, one state a step.
 
-        Args:
-            model: whose chain.
-            x_0: the two images.
-            condition: one entry a frame.
-            guidance: as for samplers.
-            generator: the source of all noise, or one a frame, of which the first draws the noise
-                that the two images share. Generators of one seed give all frames the same noise.
+        The condition and generators are one a frame. Of the generators the first draws the noise
+        that the two images share; generators of one seed give all frames the same noise.
         """
-        check_images(model, x_0)
         if len(x_0) != 2:
             raise NelboError(f"an interpolation is between 2 images, got {len(x_0)}")
         check_condition(condition, self.frames)
@@ -104,7 +95,7 @@ class Interpolation(Edit):
         if self.encoder == "inversion":
             ends = None if condition is None else condition[torch.tensor([0, self.frames - 1])]
             # Guidance on the way up would lead away from what it leads back to.
-            encoded = self._inversion(sampler).edit(model, x_0, condition=ends)
+            encoded = self._inversion(sampler).edit(model.unguided, x_0, condition=ends)
         else:
             # Every generator draws it, so that those of one seed stay alike.
             copies = self.frames if isinstance(generator, Sequence) else 1
@@ -112,9 +103,7 @@ class Interpolation(Edit):
             encoded = sampler.start_level(model.schedule).diffuse(x_0, noise)
         fractions = torch.linspace(0.0, 1.0, self.frames, device=x_0.device, dtype=x_0.dtype)
         between = slerp(encoded[0], encoded[1], fractions)
-        yield from sampler.walk(
-            model, between, condition=condition, guidance=guidance, generator=generator
-        )
+        yield from sampler.walk(model, between, condition=condition, generator=generator)
 
     def _inversion(self, sampler: Sampler) -> Inversion:
         if not isinstance(sampler, DDIM):

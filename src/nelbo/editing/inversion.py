@@ -13,24 +13,24 @@ whose limit is exact (Pan et al. 2023).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
-from nelbo.diffusion import Diffusion, NoiseSchedule
-from nelbo.editing.base import Edit, check_images
-from nelbo.networks.guidance import Guidance
+from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
+from nelbo.diffusion.sampler import Step
+from nelbo.editing.base import Edit
 from nelbo.samplers import DDIM, State
+from nelbo.samplers.loop import StepRule, Walk
 
 
 @dataclass(frozen=True)
-class Inversion(Edit):
+class Inversion(Edit, StepRule):
     """Walks the levels of a DDIM sampler upwards; the last state has x_T.
 
     Args:
@@ -58,34 +58,28 @@ class Inversion(Edit):
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps there are to undo."""
-        return len(self.sampler.timesteps(schedule))
+        return len(self.path(schedule))
 
-    @torch.no_grad()
-    def iterate(
+    def states(
         self,
         model: Diffusion,
         x_0: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
+        condition: Condition | None,
+        generator: Generators | None,
     ) -> Iterator[State]:
         """Walk from x_0 up to x_T, one state a step; nothing is drawn."""
-        check_images(model, x_0)
-        guided = model.guided(guidance)
-        schedule = model.schedule
-        x_s, s = x_0, 0 if self.sampler.set_alpha_to_one else 1
-        for t in self.sampler.visited(schedule):
-            signal_s, noise_s = _scales(schedule, s)
-            signal_t, noise_t = _scales(schedule, t)
-            x_t = x_s
-            for _ in range(1 + self.refinements):
-                epsilon = guided.predict(x_t, t, condition).epsilon
-                predicted = (x_s - noise_s * epsilon) / signal_s
-                x_t = signal_t * predicted + noise_t * epsilon
-            yield State(x_t, predicted, t)
-            x_s, s = x_t, t
+        return self.walk(model, x_0, condition=condition)
 
+    def path(self, schedule: NoiseSchedule) -> list[Step]:
+        """The levels of the sampler, from the end of its walk to the start."""
+        up = [schedule.noise_level(t) for t in self.sampler.visited(schedule)]
+        return list(pairwise([self.sampler.end(schedule), *up]))
 
-def _scales(schedule: NoiseSchedule, t: int) -> tuple[float, float]:
-    return math.sqrt(float(schedule.alphas_cumprod[t])), math.sqrt(float(schedule.noise_power[t]))
+    def step(self, walk: Walk, x_s: Tensor, s: NoiseLevel, t: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """The state x_t that DDIM takes to x_s."""
+        x_t = x_s
+        for _ in range(1 + self.refinements):
+            epsilon = walk.predict(x_t, t).epsilon
+            x_0 = (x_s - s.noise_scale * epsilon) / s.signal_scale
+            x_t = t.signal_scale * x_0 + t.noise_scale * epsilon
+        return x_t, x_0

@@ -1,14 +1,9 @@
-"""What all samplers share: they are generators of states, and `sample` is the last one.
-
-A sampler is a `walk` from the level that it starts at. `iterate` is the walk that starts from pure
-noise, which it must not do where there is signal left.
-"""
+"""Samplers: step rules over a grid of levels that leads from x_T down to x_0."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -16,57 +11,80 @@ from torch import Tensor
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
+from nelbo.diffusion.sampler import State, Step
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.networks.guidance import Guidance
+from nelbo.samplers.grid import (
+    checked_levels,
+    noise_scales,
+    remaining_steps,
+    spaced_levels,
+    spaced_times,
+)
+from nelbo.samplers.loop import StepRule
+
+# The data: what every walk ends at, and no network is called with.
+DATA = NoiseLevel(1.0, 0.0, -1, 0)
+USUAL_SPACING = "trailing"
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a sampler is after a step.
+class GridSampler(StepRule):
+    """A step rule over levels of the chain; the options that all samplers share.
 
-    Attributes:
-        x: the state x_t, (B, C, H, W).
-        x_0: the data that the model predicted at the step that led here, (B, C, H, W).
-        t: the level of x, or the nearest where it lies between two; 0 when done.
+    Args:
+        steps: how many; None visits every level.
+        spacing: which levels: "leading", "linspace" or "trailing".
+        steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
+        skip: how many of the first steps to leave out; x_T is then what the next one starts from.
+        levels: the levels to visit, increasing, in place of steps and spacing.
+
+    Raises:
+        NelboError: nothing is left after `skip`, or levels that the chain does not have.
     """
 
-    x: Tensor
-    x_0: Tensor
-    t: int
+    steps: int | None = None
+    _: KW_ONLY
+    spacing: str | None = USUAL_SPACING
+    steps_offset: int = 0
+    skip: int = 0
+    levels: Sequence[int] | None = None
 
+    def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
+        """The noise level that each step leads from, descending, before any is left out."""
+        T = schedule.num_levels
+        if self.levels is not None:
+            levels = checked_levels(T, self.levels)
+        else:
+            steps = T if self.steps is None else self.steps
+            levels = spaced_levels(T, steps, self.spacing or USUAL_SPACING, self.steps_offset)
+        return [schedule.noise_level(t) for t in reversed(levels)]
 
-class Sampler(ABC):
-    """A way to walk the decoder chain.
+    def targets(self, schedule: NoiseSchedule, grid: Sequence[NoiseLevel]) -> list[NoiseLevel]:
+        """The noise level that each step leads to: the next of the grid."""
+        return [*grid[1:], self.end(schedule)]
 
-    A notebook, a progress bar and a test drive the same loop::
+    def end(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """Where the last step leads, the data."""
+        return DATA
 
-        for state in sampler.iterate(model, model.start(16)):
-            show(state.x_0)
-    """
+    def path(self, schedule: NoiseSchedule) -> list[Step]:
+        """The noise levels that each step leads from and to."""
+        grid = self.grid(schedule)
+        path = list(zip(grid, self.targets(schedule, grid), strict=True))
+        return path[-remaining_steps(len(path), self.skip) :]
 
-    @abstractmethod
-    def timesteps(self, schedule: NoiseSchedule) -> Sequence[float]:
-        """The network times visited, descending."""
+    def timesteps(self, schedule: NoiseSchedule) -> list[float]:
+        """The network time of each call, descending; fractional between levels of the chain."""
+        return [level.network_time for level, _ in self.path(schedule)]
 
-    def state_times(self, schedule: NoiseSchedule) -> Sequence[float]:
-        """The network time that each step starts at, descending: one for each state."""
-        return self.timesteps(schedule)
+    def visited(self, schedule: NoiseSchedule) -> list[int]:
+        """The levels of the chain that steps lead from, or the nearest, increasing."""
+        return [level.t for level, _ in reversed(self.path(schedule))]
 
     def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
-        """The noise level that the walk starts from, and the first that the network is told."""
-        return schedule.noise_level(schedule.level_of(self.timesteps(schedule)[0]))
-
-    @abstractmethod
-    def walk(
-        self,
-        model: Diffusion,
-        x: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
-    ) -> Iterator[State]:
-        """Walk from a state x at `start_level` to x_0, one state a step; the last has t = 0."""
+        """The noise level that the walk starts from."""
+        return self.path(schedule)[0][0]
 
     def iterate(
         self,
@@ -82,10 +100,10 @@ class Sampler(ABC):
         Warns where the walk starts at a level that still holds signal; a sampler that skips steps
         is one that goes on from a state of another walk.
         """
-        if not getattr(self, "skip", 0):
+        if not self.skip:
             level = self.start_level(model.schedule)
             warn_of_signal(model.schedule, level, type(self).__name__)
-        return self.walk(model, x_T, condition=condition, guidance=guidance, generator=generator)
+        return self.walk(model.guided(guidance), x_T, condition=condition, generator=generator)
 
     @torch.no_grad()
     def sample(
@@ -105,3 +123,52 @@ class Sampler(ABC):
         for state in states:
             x = state.x
         return x
+
+
+@dataclass(frozen=True)
+class SigmaSampler(GridSampler):
+    """A step rule over noise levels σ, which need not be levels of the chain.
+
+    Args:
+        steps: how many.
+        noise_levels: "karras", "log_snr", or "spaced" for the levels of `spacing` themselves; None
+            is "log_snr" without a spacing, and "spaced" with one.
+        rho: ρ of "karras"; larger has shorter steps at low noise.
+
+    The others are those of `GridSampler`.
+    """
+
+    steps: int = 18
+    _: KW_ONLY
+    noise_levels: str | None = None
+    rho: float = 7.0
+
+    @property
+    def kind_of_levels(self) -> str:
+        """`noise_levels`, or what they are where they are left open."""
+        return self.noise_levels or ("log_snr" if self.spacing is None else "spaced")
+
+    def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
+        """The noise level that each step leads from, descending, before any is left out."""
+        T = schedule.num_levels
+        if self.levels is not None:
+            return [schedule.at_level(t) for t in reversed(checked_levels(T, self.levels))]
+        if self.kind_of_levels == "spaced":
+            return [schedule.at_level(t) for t in reversed(self.spaced(T))]
+        ends = self.ends(schedule)
+        sigmas = noise_scales(*ends, self.steps, self.kind_of_levels, self.rho)
+        return [self.at_sigma(schedule, sigma) for sigma in sigmas]
+
+    def spaced(self, T: int) -> Sequence[float]:
+        """The levels of `spacing`, increasing; "linspace" falls between levels of the chain."""
+        times = spaced_times(T, self.steps, self.spacing or USUAL_SPACING, self.steps_offset)
+        return [time + 1 for time in times]
+
+    def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
+        """The largest and smallest σ of noise levels off the chain: the ends of `spacing`."""
+        levels = self.spaced(schedule.num_levels)
+        return schedule.at_level(levels[-1]).sigma, schedule.at_level(levels[0]).sigma
+
+    def at_sigma(self, schedule: NoiseSchedule, sigma: float) -> NoiseLevel:
+        """The noise level of a σ, with the network's time between levels of the chain."""
+        return schedule.at_sigma(sigma)

@@ -17,111 +17,60 @@ through the same levels with the variance `fixed_small`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
-import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import Generators, randn_like
-from nelbo.diffusion import Diffusion, NoiseSchedule, Prediction
-from nelbo.networks.guidance import Guidance
-from nelbo.samplers.base import Sampler, State
-from nelbo.samplers.spacing import checked_levels, remaining_steps, spaced_levels
+from nelbo.diffusion import NoiseLevel, NoiseSchedule
+from nelbo.samplers.base import DATA, GridSampler
+from nelbo.samplers.loop import Walk
 
 
 @dataclass(frozen=True)
-class DDIM(Sampler):
+class DDIM(GridSampler):
     """Steps along the line through the predicted data and noise.
 
     Args:
         steps: number of network calls.
         eta: η in 0..1, from deterministic to ancestral.
-        spacing: which levels: "leading", "linspace" or "trailing".
-        steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
-        set_alpha_to_one: the last step goes to the data, ᾱ_0 = 1; else to the noise of level 1,
-            whose draw is taken for the data, as Stable Diffusion does.
-        even_stride: each step goes T // steps levels down, as in diffusers, even where the next
-            level visited is another one ("linspace", or a chain that the steps do not divide).
-            False goes to the next level visited, as in the paper.
-        skip: how many of the first steps to leave out; x_T is then what the next one starts from.
-        levels: the levels to visit, increasing, in place of steps and spacing; each step then
-            goes to the next of them.
+        set_alpha_to_one: the last step goes to the data; else to the noise of level 1, whose draw
+            is taken for the data, as in Stable Diffusion.
+        even_stride: each step goes T // steps levels down, as in diffusers, even where another
+            level is visited next ("linspace", or a chain that the steps do not divide).
 
-    Raises:
-        NelboError: η outside 0..1, or nothing is left after `skip`.
+    The other options are those of `GridSampler`.
     """
 
     steps: int = 50
     eta: float = 0.0
-    spacing: str = "trailing"
-    steps_offset: int = 0
+    _: KW_ONLY
     set_alpha_to_one: bool = True
-    even_stride: bool = True
-    skip: int = 0
-    levels: Sequence[int] | None = None
+    even_stride: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise NelboError(f"eta must lie in 0..1, got {self.eta}")
 
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
-        """The network times visited, descending."""
-        return [int(schedule.network_times[t]) for t, _ in self._pairs(schedule)]
+    def step(self, walk: Walk, x: Tensor, t: NoiseLevel, s: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """x_s of eq. 12 from what is predicted at level t."""
+        prediction = walk.predict(x, t)
+        ratio = s.noise_scale / t.noise_scale, t.signal_scale / s.signal_scale
+        variance = self.eta**2 * ratio[0] ** 2 * (1 - ratio[1] ** 2)
+        direction = math.sqrt(max(0.0, s.noise_scale**2 - variance))
+        x = s.signal_scale * prediction.x_0 + direction * prediction.epsilon
+        if variance > 0:
+            x = x + math.sqrt(variance) * walk.noise(x)
+        return x, prediction.x_0
 
-    @torch.no_grad()
-    def walk(
-        self,
-        model: Diffusion,
-        x: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
-    ) -> Iterator[State]:
-        """Walk from x to x_0, one state a step."""
-        guided = model.guided(guidance)
-        last = 0 if self.set_alpha_to_one else 1
-        for t, s in self._pairs(model.schedule):
-            prediction = guided.predict(x, t, condition)
-            target = s if s > 0 else last
-            x = _step(prediction, model.schedule, t, target, self.eta, generator)
-            yield State(x, prediction.x_0, s)
+    def targets(self, schedule: NoiseSchedule, grid: Sequence[NoiseLevel]) -> list[NoiseLevel]:
+        """The noise level that each step leads to."""
+        if not self.even_stride or self.levels is not None:
+            return super().targets(schedule, grid)
+        stride = schedule.num_levels // self.steps
+        return [*(schedule.noise_level(t.t - stride) for t in grid[:-1]), self.end(schedule)]
 
-    def visited(self, schedule: NoiseSchedule) -> list[int]:
-        """The levels that the network is called at, increasing."""
-        return [t for t, _ in reversed(self._pairs(schedule))]
-
-    def _pairs(self, schedule: NoiseSchedule) -> list[tuple[int, int]]:
-        """From which level to which each step goes; the last one to level 0."""
-        T = schedule.num_levels
-        if self.levels is not None:
-            levels = checked_levels(T, self.levels)
-        else:
-            levels = spaced_levels(T, self.steps, self.spacing, self.steps_offset)
-        targets = levels[:-1]
-        if self.even_stride and self.levels is None:
-            targets = [t - T // self.steps for t in levels[1:]]
-        pairs = list(zip(reversed(levels), [*reversed(targets), 0], strict=True))
-        return pairs[-remaining_steps(len(levels), self.skip) :]
-
-
-def _step(
-    prediction: Prediction,
-    schedule: NoiseSchedule,
-    t: int,
-    s: int,
-    eta: float,
-    generator: Generators | None,
-) -> Tensor:
-    """x_s of eq. 12 from what was predicted at level t."""
-    noise_s, noise_t = float(schedule.noise_power[s]), float(schedule.noise_power[t])
-    signal_s, signal_t = float(schedule.alphas_cumprod[s]), float(schedule.alphas_cumprod[t])
-    variance = eta**2 * noise_s / noise_t * (1 - signal_t / signal_s)
-    direction = math.sqrt(max(0.0, noise_s - variance))
-    x = math.sqrt(signal_s) * prediction.x_0 + direction * prediction.epsilon
-    if variance > 0:
-        x = x + math.sqrt(variance) * randn_like(x, generator)
-    return x
+    def end(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """Where the last step leads: the data, or level 1 in its place."""
+        return DATA if self.set_alpha_to_one else schedule.noise_level(1)._replace(t=0)

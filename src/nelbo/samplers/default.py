@@ -6,9 +6,9 @@ Measured in docs/samplers.md; see docs/decisions/0016-default-sampler.md.
 from __future__ import annotations
 
 from nelbo.diffusion import NoiseSchedule
-from nelbo.samplers.base import Sampler
+from nelbo.diffusion.sampler import Sampler
 from nelbo.samplers.dpm_solver import DPMSolver
-from nelbo.samplers.spacing import check_steps
+from nelbo.samplers.grid import check_steps
 
 _STEPS = 50
 

@@ -39,7 +39,7 @@ from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
-from nelbo.samplers.spacing import spaced_levels
+from nelbo.samplers.grid import spaced_levels
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.

@@ -1,11 +1,17 @@
-r"""Which levels a sampler of `steps` steps visits.
+r"""Which levels a walk of `steps` steps visits.
 
-With ratio r = T / steps, in network times (level − 1), as diffusers counts them
-(Lin et al. 2024, table 2):
+Levels of the chain, with ratio r = T / steps, in network times (level − 1), as diffusers counts
+them (Lin et al. 2024, table 2):
 
 * ``leading``: o, o + ⌊r⌋, o + 2⌊r⌋, ... with an offset o, 1 in Stable Diffusion;
 * ``linspace``: `steps` numbers from 0 to T − 1, both ends included;
 * ``trailing``: T − 1, T − 1 − r, ... down to but not including −1.
+
+Noise levels that need not be levels of the chain, between a largest and a smallest
+:math:`\sigma = \sqrt{1 - \bar\alpha} / \sqrt{\bar\alpha}`:
+
+* ``karras``: even in :math:`\sigma^{1/\rho}` (Karras et al. 2022, eq. 5);
+* ``log_snr``: even in :math:`\log\sigma`, so in the log-SNR (Lu et al. 2022, section 4.1).
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 
 SPACINGS = ("leading", "linspace", "trailing")
+NOISE_LEVELS = ("spaced", "karras", "log_snr")
 
 
 def spaced_levels(T: int, steps: int, spacing: str, offset: int = 0) -> list[int]:
@@ -59,6 +66,32 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
     else:
         raise NelboError(unknown("spacing", spacing, SPACINGS))
     return times.tolist()
+
+
+def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: float) -> list[float]:
+    """`steps` values of σ, descending, from `largest` to `smallest`.
+
+    Args:
+        largest: the first.
+        smallest: the last.
+        steps: how many.
+        kind: "karras" or "log_snr".
+        rho: ρ of "karras".
+
+    Raises:
+        NelboError: an unknown kind, or a ρ that is not positive.
+    """
+    ramp = np.linspace(0, 1, steps)
+    if kind == "karras":
+        if not rho > 0:
+            raise NelboError(f"rho must be positive, got {rho}")
+        first, last = largest ** (1 / rho), smallest ** (1 / rho)
+        sigmas = (first + ramp * (last - first)) ** rho
+    elif kind == "log_snr":
+        sigmas = largest * (smallest / largest) ** ramp
+    else:
+        raise NelboError(unknown("noise levels", kind, NOISE_LEVELS))
+    return sigmas.tolist()
 
 
 def check_steps(T: int, steps: int) -> None:

@@ -1,0 +1,91 @@
+"""What a model asks of a sampler; `nelbo.samplers` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import Generators
+from nelbo.diffusion.noise_level import NoiseLevel
+from nelbo.diffusion.schedule import NoiseSchedule
+from nelbo.networks.guidance import Guidance
+
+if TYPE_CHECKING:
+    from nelbo.diffusion.model import Diffusion
+
+# The noise levels that a step leads from and to.
+Step = tuple[NoiseLevel, NoiseLevel]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a walk along a chain is after a step.
+
+    Attributes:
+        x: the state x_t, (B, C, H, W).
+        x_0: the data that the model predicted at the step that led here, (B, C, H, W).
+        t: the level of x, or the nearest where it lies between two; 0 when done.
+    """
+
+    x: Tensor
+    x_0: Tensor
+    t: int
+
+
+class Sampler(Protocol):
+    """A way to walk the decoder chain.
+
+    A notebook, a progress bar and a test drive the same loop::
+
+        for state in sampler.iterate(model, model.start(16)):
+            show(state.x_0)
+    """
+
+    @property
+    def skip(self) -> int:
+        """How many of the first steps are left out."""
+
+    def path(self, schedule: NoiseSchedule) -> list[Step]:
+        """The noise levels that each step leads from and to; there is one state a step."""
+
+    def timesteps(self, schedule: NoiseSchedule) -> Sequence[float]:
+        """The network time of each call, descending."""
+
+    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
+        """The noise level that the walk starts from."""
+
+    def walk(
+        self,
+        model: Diffusion,
+        x: Tensor,
+        *,
+        condition: Condition | None = None,
+        generator: Generators | None = None,
+    ) -> Iterator[State]:
+        """Walk from a state x at `start_level` to x_0, one state a step; the last has t = 0."""
+
+    def iterate(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Iterator[State]:
+        """Walk from x_T ~ N(0, I) to x_0, one state a step; the last has t = 0."""
+
+    def sample(
+        self,
+        model: Diffusion,
+        x_T: Tensor,
+        *,
+        condition: Condition | None = None,
+        guidance: float | Guidance = 1.0,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        """x_0 from x_T, (B, C, H, W)."""

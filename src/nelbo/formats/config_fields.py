@@ -1,0 +1,63 @@
+"""The fields of a config file, read on demand and checked as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.errors import NelboError
+
+
+@dataclass(frozen=True)
+class ConfigFields:
+    """The content of a config file.
+
+    Each reader raises `NelboError` for a value of another kind, naming file, field and value.
+
+    Args:
+        file: where it was read, for messages.
+        fields: its content.
+    """
+
+    file: Path
+    fields: Mapping[str, Any]
+
+    def choice(self, field: str, allowed: Mapping[str, Any]) -> Any:
+        """What a name stands for."""
+        value = self.fields.get(field)
+        if not isinstance(value, str) or value not in allowed:
+            raise self.wrong(field, f"one of {', '.join(allowed)}")
+        return allowed[value]
+
+    def boolean(self, field: str) -> bool:
+        """True or false."""
+        if not isinstance(self.fields[field], bool):
+            raise self.wrong(field, "true or false")
+        return self.fields[field]
+
+    def integer(self, field: str, least: int) -> int:
+        """An integer of at least `least`."""
+        value = self.fields[field]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.wrong(field, f"an integer of at least {least}")
+        return value
+
+    def number(self, field: str) -> float:
+        """A finite number."""
+        value = self.fields[field]
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
+            raise self.wrong(field, "a number")
+        return float(value)
+
+    def wrong(self, field: str, expected: str) -> NelboError:
+        """The error for a field that is not as expected."""
+        return NelboError(
+            f"{self.file}: {field} is {self.fields.get(field)!r}, expected {expected}"
+        )

@@ -1,0 +1,77 @@
+r"""Euler's method on the probability-flow ODE of Karras et al. 2022, with their churn.
+
+In terms of :math:`\bar x = x / \sqrt{\bar\alpha} = x_0 + \sigma\epsilon` and of σ(t) = t the ODE is
+(eq. 1), with a denoiser :math:`D(\bar x; t)` of data,
+
+.. math:: \frac{d\bar x}{dt} = \frac{\bar x - D(\bar x; t)}{t}.
+
+Each step raises its noise a little by fresh noise, the *churn*, and follows the slope at its start.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion import NoiseLevel
+from nelbo.samplers.base import SigmaSampler
+from nelbo.samplers.loop import Walk
+
+
+@dataclass(frozen=True)
+class Euler(SigmaSampler):
+    """Algorithm 2 of Karras et al. 2022 without the correction of second order.
+
+    Args:
+        steps: N.
+        S_churn: how much noise to add over the walk; 0 is deterministic.
+        S_tmin: the least σ that it is added at.
+        S_tmax: the largest σ that it is added at.
+        S_noise: the scale of the noise that is added.
+
+    The other options are those of `SigmaSampler`.
+
+    Raises:
+        NelboError: a negative churn.
+    """
+
+    _: KW_ONLY
+    spacing: str | None = "linspace"
+    noise_levels: str | None = "karras"
+    S_churn: float = 0.0
+    S_tmin: float = 0.0
+    S_tmax: float = math.inf
+    S_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.S_churn >= 0:
+            raise NelboError(f"S_churn must be at least 0, got {self.S_churn}")
+
+    def step(
+        self, walk: Walk, x: Tensor, level: NoiseLevel, following: NoiseLevel
+    ) -> tuple[Tensor, Tensor]:
+        """Lines 4 to 8 of algorithm 2."""
+        x_hat, hat = self.churn(walk, x, level)
+        x_0 = D(walk, x_hat, hat)
+        d = (x_hat - x_0) / hat.sigma
+        x_next = x_hat + (following.sigma - hat.sigma) * d
+        return following.signal_scale * x_next, x_0
+
+    def churn(self, walk: Walk, x: Tensor, level: NoiseLevel) -> tuple[Tensor, NoiseLevel]:
+        """Lines 4 to 6: x̄ with its noise raised from t to t + γ t; float64, as σ may be large."""
+        t = level.sigma
+        x_bar = (x if x.device.type == "mps" else x.double()) / level.signal_scale
+        within = self.S_tmin <= t <= self.S_tmax
+        gamma = min(self.S_churn / walk.steps, math.sqrt(2) - 1) if within else 0.0
+        if gamma == 0:
+            return x_bar, level
+        hat = walk.model.schedule.at_sigma(t + gamma * t)
+        return x_bar + math.sqrt(hat.sigma**2 - t**2) * self.S_noise * walk.noise(x), hat
+
+
+def D(walk: Walk, x_bar: Tensor, level: NoiseLevel) -> Tensor:
+    """The data that the model predicts for x̄ = x_0 + σε."""
+    return walk.predict(level.signal_scale * x_bar, level).x_0
