@@ -119,7 +119,7 @@ class Model(Protocol):
         control: Tensor | None = None,
         guidance: Any = 1.0,
     ) -> tuple[Any, Condition | None]:
-        """The chain with its guidance, and the condition of `n` of its states."""
+        """What is walked, with its guidance, and the condition of `n` of its states."""
 
     def condition_between(self, first: Any, second: Any, frames: int) -> Condition:
         """The conditions on the straight way from one prompt to another, ends included."""
@@ -136,6 +136,10 @@ class Model(Protocol):
     def identity(self) -> dict[str, Any]:
         """All that decides its evidence beside the weights, by its name in messages."""
 
+    @property
+    def title(self) -> str:
+        """What kind of model it is, such as "A diffusion model"."""
+
     def facts(self) -> dict[str, Any]:
         """What it is, name by name, for people."""
 
@@ -150,6 +154,9 @@ class Model(Protocol):
 
     def to(self, device: Any) -> Self:
         """The model on a device, as `torch.nn.Module.to`."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Its weights by name, as `torch.nn.Module.named_parameters`."""
 
     def eval(self) -> Self:
         """The model in evaluation mode, as `torch.nn.Module.eval`."""
@@ -167,10 +174,12 @@ class BaseModel(nn.Module, ABC):
     Attributes:
         shape: (C, H, W) of one example, or None where only sampling needs it.
         data: what the values of an example are; by default real numbers.
+        schedule: the noise levels of a model that is its own chain; else None.
     """
 
     shape: tuple[int, ...] | None = None
     data: DataSpace = Continuous()
+    schedule: Any = None
 
     @property
     def chain(self) -> Any:
@@ -300,7 +309,9 @@ class BaseModel(nn.Module, ABC):
         control: Tensor | None = None,
         guidance: Any = 1.0,
     ) -> tuple[Any, Condition | None]:
-        """The chain with its guidance, and the condition of `n` of its states, for any sampler.
+        """What is walked, with its guidance, and the condition of `n` of its states.
+
+        That is the chain, for any sampler or edit; the model itself where it has none.
 
         Arguments are as `LatentDiffusion.sample`.
 
@@ -313,7 +324,15 @@ class BaseModel(nn.Module, ABC):
         for name, value in given.items():
             if value is not None:
                 raise NelboError(f"{name} was given to a model that reads none")
-        return self.chain, condition
+        if guidance not in (1.0, None) and getattr(guidance, "scale", guidance) != 1.0:
+            raise NelboError("guidance was given to a model without a chain, which has none")
+        return self, condition
+
+    def start(
+        self, n: int, x_T: Tensor | None = None, generator: Generators | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """The state that sampling starts from; of a model without a chain nothing, (n, 0)."""
+        return torch.empty(n, 0)
 
     def condition_between(self, first: Any, second: Any, frames: int) -> Condition:
         """The conditions on the straight way from one prompt to another, ends included.
@@ -357,6 +376,11 @@ class BaseModel(nn.Module, ABC):
         """All that decides the evidence beside the weights, by its name in messages."""
         return {"model": type(self).__name__, "pixel levels": repr(self.data)}
 
+    @property
+    def title(self) -> str:
+        """What kind of model it is, such as "A diffusion model"."""
+        return f"A {type(self).__name__}"
+
     def facts(self) -> dict[str, Any]:
         """What the model is, name by name, for people."""
         found: dict[str, Any] = {}
@@ -369,4 +393,11 @@ class BaseModel(nn.Module, ABC):
 
     def description(self) -> str:
         """What the model is, in a sentence without its full stop."""
-        return f"A model of the kind {type(self).__name__} of images of {self.shape}"
+        if self.shape is None:
+            return self.title
+        channels, height, width = self.shape
+        pixels = "" if self.data.is_density else f" with {self.data.shown_levels} levels"
+        return (
+            f"{self.title} of {height}×{width} images, {channels} channel{'s' * (channels > 1)}"
+            f"{pixels}"
+        )

@@ -136,7 +136,7 @@ def _classes(
     if not model.reads_text:
         if prompts:
             raise NelboError(f"--prompt-file: {options.run_path} has no text encoder")
-        condition = all_classes(model.chain, model.num_classes)
+        condition = all_classes(model, model.num_classes)
         if condition is None or model.num_classes < 2:
             raise NelboError(f"{options.run_path} is not class-conditional: it has no classes")
         return _Classes(condition, data.label_names, of_images, "labelled")

@@ -24,6 +24,7 @@ from nelbo.data import ImageData
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
+from nelbo.report.formatting import number
 
 
 def run(options: Compare) -> None:
@@ -82,7 +83,7 @@ def run(options: Compare) -> None:
         return
     low, high = result.mean.interval()
     for run, mean, what in zip(options.runs, means, given, strict=True):
-        shown_mean = f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
+        shown_mean = f"{number(mean.mean, 3)} ± {number(mean.standard_error, 3)}"
         show(f"{shown_mean} bits/dim{what.suffix}  {run}")
     if files is not None:
         show(files.line)

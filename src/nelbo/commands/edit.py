@@ -111,13 +111,16 @@ def _sampler(options: Edit) -> Sampler:
     Raises:
         NelboError: one that the edit cannot use.
     """
+    schedule = load_schedule(options.run_path)
+    if schedule is None:
+        raise NelboError(f"{options.run_path} has no chain to edit pictures with")
     if options.interpolate is not None:
         return build_sampler(
             options.sampling, options.run_path, "ddim" if _inverts(options) else None
         )
     if options.mask is None:
         return build_sampler(options.sampling, options.run_path)
-    levels = load_schedule(options.run_path).num_levels
+    levels = schedule.num_levels
     sampler = build_sampler(
         options.sampling, options.run_path, "ddpm", steps=min(_INPAINTING_STEPS, levels)
     )

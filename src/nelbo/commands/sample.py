@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, say, show
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import (
@@ -155,13 +157,13 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         say(ABOUT_FEATURES)
 
 
-def all_classes(model: Diffusion, n: int) -> Condition | None:
+def all_classes(model: Model, n: int) -> Condition | None:
     """Every class in turn for a class-conditional model; else None."""
     return Condition(label=torch.arange(n) % model.num_classes) if model.num_classes else None
 
 
 def sample_with_progress(
-    model: Diffusion,
+    model: Any,
     sampler: Sampler,
     n: int,
     *,
@@ -176,7 +178,7 @@ def sample_with_progress(
 
     Arguments as `Diffusion.sample` and `walk_with_progress`.
     """
-    device = next(model.parameters()).device
+    device = model.device
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
         given = None if condition is None else condition[some].to(device)

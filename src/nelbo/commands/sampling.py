@@ -39,7 +39,7 @@ def build_sampler(
     sampler: Any
     if name is None:
         sampler = usual_sampler(run_path, steps)
-        name = _NAMES[type(sampler).__name__]
+        name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
     else:
         sampler = load_sampler(run_path, steps, kind=getattr(samplers, SAMPLERS[name]))
     own = {field.name for field in fields(sampler)}
@@ -53,6 +53,8 @@ def build_sampler(
     if {"spacing", "noise_levels"} & given.keys():
         given["levels"] = None  # of a default that has its own
     schedule = load_schedule(run_path)
+    if schedule is None:
+        return sampler
     if steps is None and (sampler.steps or 0) > schedule.num_levels:
         given["steps"] = schedule.num_levels
     sampler = replace(sampler, **given)

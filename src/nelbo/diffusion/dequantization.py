@@ -30,7 +30,6 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.data_space import Pixels
 from nelbo.chain.distributions import draw
 from nelbo.chain.mhvae import per_example
 from nelbo.diffusion.model import Diffusion
@@ -57,7 +56,7 @@ class Dequantization:
 
 def default_dequantization(model: Diffusion) -> str:
     """What fits the model's data: "decoder" for pixels, "none" for continuous data."""
-    return "decoder" if isinstance(model.data, Pixels) else "none"
+    return "none" if model.data.is_density else "decoder"
 
 
 def dequantize(
@@ -91,21 +90,21 @@ def dequantize(
         return _by_decoder(model, x_0, condition, generator)
     data = model.data
     if kind == "none":
-        if isinstance(data, Pixels):
+        if not data.is_density:
             raise NelboError(
-                f"the model gives a probability to pixels of {data.levels} levels, which are no "
-                "real numbers: use dequantization='decoder', 'truncated_normal' or 'uniform'"
+                f"the model gives a probability to pixels of {data.shown_levels} levels, which are "
+                "no real numbers: use dequantization='decoder', 'truncated_normal' or 'uniform'"
             )
         noise, log_q = torch.zeros_like(x_0), x_0.new_zeros(len(x_0))
-    elif not isinstance(data, Pixels):
+    elif data.is_density:
         raise NelboError(
             f"dequantization {kind!r} is for pixels, the model is of continuous data, without "
             "levels: use 'none' or 'decoder'"
         )
     sigma = _start(model, noise_scale)
-    if isinstance(data, Pixels):
+    if not data.is_density:
         uniform = _uniform(x_0, generator)
-        half_width = 1.0 / (data.levels - 1)
+        half_width = 1.0 / (data.shown_levels - 1)
         within = _within_uniform if kind == "uniform" else _within_normal
         noise, log_q = within(uniform, half_width, sigma)
         noise = noise.to(x_0.dtype)

@@ -17,7 +17,6 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.chain.data_space import Pixels
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.mhvae import VALUES_PER_CALL, per_example
 from nelbo.diffusion.model import Diffusion
@@ -232,10 +231,10 @@ def _measure(
 
 def _best_reconstruction(model: Diffusion, x_0: Tensor, predicted: Tensor) -> tuple[float, Tensor]:
     """The variance of the likeliest normal around the predictions, and the cost of each, nats."""
-    if isinstance(model.data, Pixels):
-        variance = fit_rounded_normal(x_0, predicted, model.data.levels)
-    else:
+    if model.data.is_density:
         variance = max((x_0 - predicted).double().square().mean().item(), 1e-30)
+    else:
+        variance = fit_rounded_normal(x_0, predicted, model.data.shown_levels)
     likelihood = model.data.likelihood(predicted, x_0.new_tensor(variance**0.5))
     return variance, -per_example(likelihood.log_prob(x_0)).double()
 

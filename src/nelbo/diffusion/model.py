@@ -243,6 +243,11 @@ class Diffusion(TractableMHVAE):
             found["level profile"] = self.profile.digest()
         return found
 
+    @property
+    def title(self) -> str:
+        """What kind of model it is."""
+        return "A diffusion model"
+
     def facts(self) -> dict[str, Any]:
         """What the model is, name by name, for people."""
         found = super().facts()
@@ -257,13 +262,10 @@ class Diffusion(TractableMHVAE):
         """What the model is, in a sentence without its full stop."""
         kind = "An unconditional diffusion model"
         if self.num_classes:
-            kind = f"A diffusion model of {self.num_classes} classes"
-        channels, height, width = self.shape or _UNKNOWN_SHAPE
-        pixels = "" if self.data.is_density else f" with {self.data.shown_levels} levels"
+            kind = f"{self.title} of {self.num_classes} classes"
         return (
-            f"{kind} of {height}×{width} images, {channels} channel{'s' * (channels > 1)}{pixels}: "
-            f"a chain of {self.num_levels:,} levels, {self.prediction} network, {self.variance} "
-            "variance"
+            f"{super().description().replace(self.title, kind, 1)}: a chain of "
+            f"{self.num_levels:,} levels, {self.prediction} network, {self.variance} variance"
         )
 
     def p_prior(self, shape: Sequence[int]) -> Normal:

@@ -19,9 +19,9 @@ ASSUMED_LEVELS = 256
 
 def data_config(data: DataSpace) -> dict[str, Any]:
     """The field `data` of nelbo.json."""
-    if isinstance(data, Pixels):
-        return {"kind": "pixels", "levels": data.levels}
-    return {"kind": "continuous"}
+    if data.is_density:
+        return {"kind": "continuous"}
+    return {"kind": "pixels", "levels": data.shown_levels}
 
 
 def read_data_space(path: str | os.PathLike[str]) -> DataSpace:

@@ -32,7 +32,7 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.chain.estimators import Estimator, as_estimator
 from nelbo.chain.mhvae import MHVAE, Level, per_example
-from nelbo.diffusion import Continuous, Diffusion, LevelProfile, Pixels
+from nelbo.diffusion import Diffusion, LevelProfile, Pixels
 from nelbo.diffusion.model import Sampler
 from nelbo.editing import Edit
 from nelbo.latent.bound import LatentBound, LatentBoundMap
@@ -78,7 +78,7 @@ class LatentDiffusion(MHVAE):
                 f"the prior is over {prior.shape[0]} channels, the autoencoder's latents have "
                 f"{channels} (latent_channels)"
             )
-        if not isinstance(prior.data, Continuous):
+        if not prior.data.is_density:
             raise NelboError("latents are real numbers: make the prior with data=Continuous()")
         for name, value in (("scale", scale), ("decoder_scale", decoder_scale)):
             if value is not None and not value > 0:

@@ -97,10 +97,15 @@ OF_AUTOENCODER = (
 )
 
 
-def glossary(density: bool) -> str:
-    """The entries as an HTML list, with the note on units that fits the data."""
-    entries = [*_TERMS[:4], _DENSITY if density else _PROBABILITY, *_TERMS[4:]]
-    return entry_list(entries)
+def glossary(density: bool, *, chain: bool = True) -> str:
+    """The entries as an HTML list, with the note on units that fits the data.
+
+    Args:
+        density: whether the figures are those of a density.
+        chain: whether they are of a chain, whose terms and levels need their words.
+    """
+    bits = _DENSITY if density else _PROBABILITY
+    return entry_list([*_TERMS[:4], bits, *_TERMS[4:]] if chain else [bits, _TERMS[-1]])
 
 
 def entry_list(entries: Iterable[Entry]) -> str:

@@ -19,7 +19,7 @@ from nelbo.report.glossary import OF_AUTOENCODER, entry_list, glossary
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
 from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
-from nelbo.report.tables import EVIDENCE
+from nelbo.report.tables import EVIDENCE, NO_LIKELIHOOD
 from nelbo.report.theme import to_inline_svg
 
 _GAP = 2
@@ -44,7 +44,7 @@ def _headline(report: RunReport) -> str:
             "one value of an image, on average. Lower is better."
         )
     elif summary.kind == "none":
-        meaning = "This model gives images no probability: judge it by its samples."
+        meaning = NO_LIKELIHOOD
     else:
         raw = math.log2(report.pixel_levels)
         whole = raw, f"{number(raw, 2)}, the pixels as they are"
@@ -398,7 +398,8 @@ def words(report: RunReport) -> str:
     """What the words of the page mean."""
     summary = report.summaries.get(report.headline or "")
     if summary is None or "latent_reconstruction" not in summary.costs:
-        return fragments.section("What the words mean", "", glossary(report.density))
+        chain = report.model.chain is not None
+        return fragments.section("What the words mean", "", glossary(report.density, chain=chain))
     return fragments.section(
         "What the words mean",
         "The three terms of the autoencoder come first. Those of the prior are as for a diffusion "

@@ -30,8 +30,9 @@ LABELS = TERMS | {
     "latent_reconstruction": "reconstruction of latents",
 }
 # What −log p(x), or what stands for it, is called by its kind.
-EVIDENCE = {"bound": "bound", "exact": "likelihood", "none": "likelihood, which it has not"}
+EVIDENCE = {"bound": "bound", "exact": "likelihood", "none": "images"}
 _TOTALS = {"bound": LABELS["total"], "exact": "total (−log p)", "none": "no likelihood"}
+NO_LIKELIHOOD = "This model gives images no probability: judge it by its samples."
 MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
 
@@ -130,6 +131,8 @@ def result_line(summary: Summary, unit: str) -> str:
 
     1.736 ± 0.014 bits/dim, of which images 0.013 and Monte Carlo 0.004; 95% interval 1.708 to 1.764
     """
+    if summary.kind == "none":
+        return NO_LIKELIHOOD
     return error_line(summary.bits_per_dim, unit)
 
 

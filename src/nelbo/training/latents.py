@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
-from nelbo.diffusion import Pixels
 from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms, part_of_noise
 from nelbo.evidence.evaluation import check_fits
 from nelbo.latent import LatentDiffusion
@@ -122,7 +121,6 @@ def encode_data(
     """
     check_fits(model, data)
     check_not_streamed(data)
-    assert isinstance(model.data, Pixels)
     if captions is None and model.text is not None and data.captions is not None:
         captions = data.captions
     check_captions(data, captions, model.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def with_weights(run: str | Path, weights: Mapping[str, Tensor]) -> Model:
     Raises:
         NelboError: no such run, or weights of another model.
     """
-    model = load(run)
+    model: Any = load(run)
     if isinstance(model, LatentDiffusion):
         if model.text is not None:  # one that was frozen is no part of what was trained
             model.text.requires_grad_(any(name.startswith("text.") for name in weights))

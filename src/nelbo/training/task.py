@@ -21,7 +21,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.data import ImageData
 from nelbo.data.stream import ImageStream
-from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.level_samplers import LevelSampler, make_level_sampler
 from nelbo.diffusion.objectives import (
@@ -188,7 +188,6 @@ class PixelTask(Task):
     ) -> Terms:
         """`PixelObjective`."""
         condition = self._condition(index, generator)
-        assert isinstance(self.model.data, Pixels)
         images = self.images.pixels(index, part)
         if self.config.horizontal_flip:
             flips = _flips(self.config, step, len(index))[part.slice]

@@ -249,7 +249,7 @@ def draw_samples(
     seed: int,
 ) -> Tensor:
     """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
-    condition = all_classes(model.prior, n)
+    condition = all_classes(model, n)
     if condition is not None:
         condition = condition.to(model.device)
     samples = model.sample(

@@ -18,7 +18,7 @@ from nelbo.commands.training.recipe import Recipe, grid_of
 from nelbo.commands.training.refinement import Asked
 from nelbo.commands.training.session import TrainingImages
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evidence.evaluation import check_fits
 from nelbo.formats import load
@@ -91,7 +91,6 @@ class PixelRecipe(Recipe):
     ) -> Image:
         """Samples."""
         model = _chain(model)
-        assert isinstance(model.data, Pixels)
         n, steps = grid_of(calls, min(_GRID_STEPS, model.num_levels))
         condition = all_classes(model, n)
         device = next(model.parameters()).device
@@ -101,7 +100,7 @@ class PixelRecipe(Recipe):
             condition=None if condition is None else condition.to(device),
             generator=torch.Generator().manual_seed(seed),
         )
-        return image_grid(model.data.to_levels(samples).byte().cpu(), model.data.levels)
+        return image_grid(model.data.to_levels(samples).byte().cpu(), model.data.shown_levels)
 
     def finish(
         self,

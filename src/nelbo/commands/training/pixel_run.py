@@ -11,8 +11,9 @@ from rich.console import Console
 from torch import Tensor
 
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
 from nelbo.commands.common import MESSAGES, mention_files, say
-from nelbo.commands.evaluation_progress import MAP_LEVELS, map_bits
+from nelbo.commands.evaluation_progress import MAP_LEVELS, levels_of, map_bits
 from nelbo.commands.sample import all_classes, sample_with_progress
 from nelbo.commands.training.allowance import EARLY, SOON, Allowance
 from nelbo.commands.training.final_samples import PIXEL_STEPS, FinalSamples
@@ -38,8 +39,8 @@ from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.samplers.default import default_sampler
 from nelbo.samplers.grid import spaced_levels
+from nelbo.samplers.one_call import suited_sampler
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.
@@ -52,7 +53,7 @@ _BOUND, _SAMPLES, _EXTREMES, _MAPS = 0.45, 0.55, 0.4, 0.5
 
 def finish(
     run: RunDirectory,
-    model: Diffusion,
+    model: Model,
     *,
     train: ImageData,
     test: ImageData,
@@ -86,7 +87,7 @@ def finish(
     if asked != Asked():
         whole = {split: asked.of(model, split, data, seed) for split, data in splits.items()}
     end = _End(run, model, splits, samples, seed)
-    calls = expected_calls(whole) + samples.calls(PIXEL_STEPS, model.num_levels)
+    calls = expected_calls(whole) + samples.calls(PIXEL_STEPS, levels_of(model) + 1)
     if call * calls > SOON:
         refine(first, EARLY / 2 * seconds)
         end.write(first, end.draw(EARLY / 2 * seconds / call))
@@ -129,7 +130,7 @@ class _End:
     """Draws and writes what there is to see of a finished run."""
 
     run: RunDirectory
-    model: Diffusion
+    model: Model
     splits: Mapping[str, ImageData]
     samples: FinalSamples
     seed: int
@@ -138,11 +139,11 @@ class _End:
     def draw(self, calls: float) -> Tensor:
         """Samples, pixel levels, in about so many network calls; kept as samples/final.png."""
         model = self.model
-        n, steps = self.samples.plan(PIXEL_STEPS, model.num_levels, calls)
+        n, steps = self.samples.plan(PIXEL_STEPS, levels_of(model) + 1, calls)
         self.steps = steps
         drawn = sample_with_progress(
             model,
-            default_sampler(model.schedule, steps),
+            suited_sampler(model, steps),
             n,
             condition=all_classes(model, n),
             seed=self.seed,
@@ -176,12 +177,12 @@ class _End:
         notes = run.notes()
         report = RunReport(
             title=f"nelbo · {run.path.name}",
-            subtitle=f"A diffusion model of {test.source}",
+            subtitle=f"{model.title} of {test.source}",
             model=model,
             real=test.images[: len(samples)],
             samples=samples,
             bounds={split: e.bound for split, e in evaluations.items()},
-            forward=forward_strip(model, rows.to(model.device), generator=generator),
+            forward=self._forward(rows, generator),
             reverse=None if strip_steps is None else self._reverse(strip_steps, generator),
             evaluated=test,
             closer=closer,
@@ -207,9 +208,18 @@ class _End:
         write_report(replace(report, maps=maps), run.report)
         return evaluation
 
-    def _reverse(self, steps: int, generator: torch.Generator) -> Strip:
+    def _forward(self, rows: Tensor, generator: torch.Generator) -> Strip | None:
+        """The forward process of some images; None without a chain."""
+        chain: Diffusion | None = self.model.chain
+        if chain is None:
+            return None
+        return forward_strip(chain, rows.to(self.model.device), generator=generator)
+
+    def _reverse(self, steps: int, generator: torch.Generator) -> Strip | None:
         """The reverse process of a respaced chain, labelled with the levels of the whole one."""
-        model = self.model
+        model: Diffusion | None = self.model.chain
+        if model is None:
+            return None
         visited = spaced_levels(
             model.num_levels, min(steps, _MOST_STRIP_STEPS, model.num_levels), "trailing"
         )

@@ -109,6 +109,8 @@ def evaluated_text(
         images = f"{count:,} of {there:,} images" if count < there else f"all {there:,} images"
         possible = levels_of(evaluation.model)
         levels = evaluation.bound.levels.shape[1]
-        at = f", {levels:,} draws of {possible:,} levels each" if possible else ""
-        parts.append(f"{split}: {images}{at if levels != possible else ', every level each'}")
+        at = "" if not possible else ", every level each"
+        if levels != possible:
+            at = f", {levels:,} draws of {possible:,} levels each"
+        parts.append(f"{split}: {images}{at}")
     return f"Evaluated {'; '.join(parts)}."

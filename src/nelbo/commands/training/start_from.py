@@ -12,6 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.credits import licence_asked, sources_of
 from nelbo.data.size import Size
+from nelbo.diffusion import Diffusion
 from nelbo.formats import load
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone, resolve
@@ -54,7 +55,9 @@ def starting_model(path: str, kind: str) -> Model:
         model = load(path)
     except NelboError as error:
         raise NelboError(f"--start-from: {error}") from error
-    chain = model.prior if isinstance(model, LatentDiffusion) else model
+    chain: Diffusion | None = model.chain
+    if chain is None:
+        raise NelboError(f"--start-from: {path} is a {type(model).__name__}, which has no network")
     if not isinstance(chain.network, UNet):
         raise NelboError(
             f"--start-from: {path} has a {type(chain.network).__name__}, and only a UNet can be "
@@ -155,7 +158,7 @@ def fit_classes(path: str, model: Model, data: ImageData, choice: StartClasses) 
     wanted = data.label_names if choice == "new" else ()
     if model.num_classes == len(wanted) and tuple(names) == tuple(wanted):
         return
-    chain = model.prior if isinstance(model, LatentDiffusion) else model
+    chain: Diffusion = model.chain
     assert isinstance(chain.network, UNet)  # as `starting_model` has seen
     chain.network = with_classes(chain.network, names, wanted)
 
@@ -202,7 +205,7 @@ def check_settings(settings: Any, usual: Any, free: Sequence[str]) -> None:
 
 def _unfitted(model: Model) -> Model:
     """Without what was measured of its weights, which are going to change."""
-    chain = model.prior if isinstance(model, LatentDiffusion) else model
+    chain: Diffusion = model.chain
     if chain.profile is None:
         return model
     if chain.variance == "analytic":
