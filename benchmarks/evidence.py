@@ -179,7 +179,7 @@ def monai_terms(model: Diffusion, x_0: Tensor, generator_seed: int) -> tuple[Ten
     scheduler = DDPMScheduler(
         num_train_timesteps=T,
         variance_type="fixed_small",
-        clip_sample=model.clip_sample,
+        clip_sample=model.threshold is not None,
         prediction_type=model.prediction,
     )
     scheduler.betas = model.schedule.betas[1:].float()
@@ -222,7 +222,7 @@ def against_monai(learned: Diffusion, data: ImageData, repeats: int, levels: int
         prediction=learned.prediction,
         data=learned.data,
         shape=learned.shape,
-        clip_sample=learned.clip_sample,
+        thresholding=learned.threshold,
     ).eval()
     x_0 = model.data.to_network(data.images)
     bits = 1 / (x_0[0].numel() * math.log(2.0))

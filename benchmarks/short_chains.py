@@ -79,7 +79,7 @@ def with_variance(model: nelbo.Diffusion, variance: str, network=None) -> nelbo.
         variance=variance,
         data=model.data,
         shape=model.shape,
-        clip_sample=model.clip_sample,
+        thresholding=model.threshold,
         profile=model.profile,
     ).eval()
 

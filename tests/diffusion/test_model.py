@@ -90,7 +90,7 @@ class BruteForce:
             "sample": mean,
             "v_prediction": a * x_t - s * mean,
         }[self.model.prediction]
-        if self.model.clip_sample:
+        if self.model.threshold is not None:
             x_0 = x_0.clamp(-1, 1)
         small = self.posterior_variance(max(t, 2))
         large = self.beta[t]

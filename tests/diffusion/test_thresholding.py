@@ -40,7 +40,7 @@ def test_sampling_and_evaluating_share_it():
         for m in (make("sample", clip_sample=True), make("sample", thresholding=StaticThreshold()))
     ]
     torch.testing.assert_close(*bounds)
-    assert model.respace([1, 5, 9]).thresholding is threshold
+    assert model.respace([1, 5, 9]).threshold is threshold
 
 
 def test_gradients_pass():

@@ -13,6 +13,7 @@ import torch
 import nelbo
 from nelbo import NelboError
 from nelbo.cli import main
+from nelbo.diffusion import StaticThreshold
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler
 from tests.formats import tiny
 
@@ -48,7 +49,7 @@ def test_the_index_decides_the_class_of_the_scheduler(tmp_path, named):
     tiny.ddpm(tmp_path)
     change(tmp_path / SCHEDULER, _class_name=named, clip_sample=True)
     model, sampler = nelbo.load(tmp_path), nelbo.load_sampler(tmp_path, 5)
-    assert model.clip_sample is True
+    assert model.threshold == StaticThreshold()
     assert sampler == DDPM(5, spacing="leading")
     ours, theirs = peer_and_mine(tmp_path)
     assert abs(ours - theirs).max() < 1e-4
@@ -61,7 +62,7 @@ def test_the_index_may_name_another_class_than_wrote_the_file(tmp_path):
     assert index["scheduler"][1] == "DDPMScheduler"
     model = nelbo.load(tmp_path)
     assert isinstance(nelbo.load_sampler(tmp_path, 5), Euler)
-    assert model.clip_sample is False  # which EulerDiscreteScheduler has no field for
+    assert model.threshold is None  # which EulerDiscreteScheduler has no field for
     change(
         tmp_path / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]
     )

@@ -258,7 +258,7 @@ def test_old_settings_of_stable_diffusion_are_mended_as_in_diffusers(tmp_path):
     old = json.loads(file.read_text()) | {"steps_offset": 0, "clip_sample": True}
     file.write_text(json.dumps(old))
     assert nelbo.load_sampler(tmp_path / "pipeline").steps_offset == 1
-    assert not nelbo.load(tmp_path / "pipeline").prior.clip_sample
+    assert nelbo.load(tmp_path / "pipeline").prior.threshold is None
 
 
 def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):

@@ -23,6 +23,7 @@ t − 1, and level 1 is both the first time and the reconstruction term.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,13 +40,14 @@ from nelbo.chain.mhvae import per_example
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.noise_level import NoiseLevels, wide
 from nelbo.diffusion.objectives import (
     BatchPart,
     TrainingTerms,
     default_probabilities,
     part_of_noise,
 )
-from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from nelbo.diffusion.variance import within_range
 
 VARIANCES = ("learned_range", "fixed_large")
 # Adam learns as fast from a small gradient, and gradients are clipped together: that of the shape,
@@ -197,35 +199,25 @@ class ContinuousDiffusion(nn.Module):
         u, slope = self.gamma.shape(network_time * self._step)
         gamma = self.gamma.first + self.gamma.span * u
         signal, noise_power = torch.sigmoid(-gamma), torch.sigmoid(gamma)
-
-        def wide(value: Tensor) -> Tensor:
-            return value.view(-1, *[1] * (x_0.ndim - 1))
-
-        a, s = wide(signal.sqrt()), wide(noise_power.sqrt())
-        x_t = a * x_0 + s * noise
-        output, extra = model._call(x_t, network_time, condition)
-        tables = {name: wide(value) for name, value in self._steps(network_time, is_first).items()}
-        prediction = Prediction(
-            PARAMETERIZATIONS[model.prediction],
-            output,
-            x_t,
-            a,
-            s,
-            model._reverse_variance.log(tables.__getitem__, extra),
-            model._threshold,
-        )
+        level = NoiseLevels(signal.sqrt(), noise_power.sqrt(), network_time)
+        prediction = model.predict_at(level.diffuse(x_0, noise), level, condition)
+        step = self._steps_down(network_time, is_first)
+        log_low, log_high = wide(step.log_low, x_0), wide(step.log_high, x_0)
+        log_variance = log_high
+        if model.learns_variance:
+            log_variance = within_range(log_low, log_high, prediction.variance_output)
+        prediction = replace(prediction, log_variance=log_variance)
         error = x_0 - prediction.x_0
         growth = self.gamma.span * slope * self._step
         terms = 0.5 * growth * (-gamma).exp() * per_example(error.square())
         first = is_first.nonzero().flatten()
         if len(first):
-            log_likelihood = model._likelihood(prediction[first]).log_prob(x_0[first])
+            log_likelihood = model.likelihood(prediction[first]).log_prob(x_0[first])
             terms = terms.index_copy(0, first, -per_example(log_likelihood).to(terms.dtype))
         variance_terms = torch.zeros_like(terms)
         if model.learns_variance:
-            log_variance = prediction.log_variance
-            squared = tables["squared_weight"] * error.detach().square()
-            log_ratio = tables["log_low"] - log_variance
+            squared = wide(step.squared_weight, x_0) * error.detach().square()
+            log_ratio = log_low - log_variance
             divergence = squared * (-log_variance).exp() + torch.expm1(log_ratio) - log_ratio
             variance_terms = torch.where(is_first, 0.0, 0.5 * per_example(divergence))
         return _Terms(terms, variance_terms, (u, slope))
@@ -235,14 +227,12 @@ class ContinuousDiffusion(nn.Module):
         """Time between two levels of the chain."""
         return 1 / (self.model.num_levels - 1)
 
-    def _steps(self, network_time: Tensor, is_first: Tensor) -> dict[str, Tensor]:
-        """The chain's steps down to each time from one level above, (B,) each.
+    def _steps_down(self, network_time: Float[Tensor, " batch"], is_first: Tensor) -> _Steps:
+        """The chain's steps down to each time from one level above.
 
-        The range of a learned variance, log β̃ to log β, and the square of the weight of x_0 in the
-        mean; at level 1 log β̃_2 to log β_1. γ is extended below 0. These steps give gradients to
-        the end points at level 1 only, where they are part of the bound. Above it the end points
-        have another gradient, through x_t and a learned variance that the network reads from it
-        (measured: +0.0047 ± 0.0003 at T = 50).
+        γ is extended below 0. These steps give gradients to the end points at level 1 only, where
+        they are part of the bound. Above it the end points have another gradient, through x_t and a
+        learned variance that the network reads from it (measured: +0.0047 ± 0.0003 at T = 50).
         """
         upper = torch.where(is_first, 1.0, network_time) * self._step
         with torch.no_grad():
@@ -250,14 +240,26 @@ class ContinuousDiffusion(nn.Module):
         lower, upper = self.gamma.first + self.gamma.span * places
         log_beta = (-torch.expm1(F.logsigmoid(-upper) - F.logsigmoid(-lower))).log()
         log_posterior = log_beta + F.logsigmoid(lower) - F.logsigmoid(upper)
-        log_high = torch.where(is_first, F.logsigmoid(lower), log_beta)
-        steps = {
-            "log_variance": log_high,
-            "log_high": log_high,
-            "log_low": log_posterior,
-            "squared_weight": log_posterior.exp() * ((-lower).exp() - (-upper).exp()),
-        }
-        return {k: torch.where(is_first, v, v.detach()) for k, v in steps.items()}
+        steps = _Steps(
+            log_low=log_posterior,
+            log_high=torch.where(is_first, F.logsigmoid(lower), log_beta),
+            squared_weight=log_posterior.exp() * ((-lower).exp() - (-upper).exp()),
+        )
+        return _Steps(*(torch.where(is_first, value, value.detach()) for value in steps))
+
+
+class _Steps(NamedTuple):
+    """Steps of a chain down to some times, (B,) each.
+
+    Attributes:
+        log_low: log β̃ of the step, the low end of a learned variance; at level 1 log β̃_2.
+        log_high: log β, the high end; at level 1 log β_1.
+        squared_weight: the square of the weight of x_0 in the mean.
+    """
+
+    log_low: Tensor
+    log_high: Tensor
+    squared_weight: Tensor
 
 
 class _Terms(NamedTuple):

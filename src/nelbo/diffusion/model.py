@@ -14,6 +14,7 @@ sampling and evaluating both read it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -28,9 +29,9 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
-from nelbo.chain.mhvae import Level, TractableMHVAE, per_example
-from nelbo.diffusion.lookup import LevelLookup
-from nelbo.diffusion.noise_level import NoiseLevel
+from nelbo.chain.mhvae import Level, per_example
+from nelbo.diffusion.encoder import GaussianEncoder
+from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.sampler import Sampler
@@ -48,7 +49,7 @@ Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 _UNKNOWN_SHAPE = (4, 64, 64)
 
 
-class Diffusion(TractableMHVAE):
+class Diffusion(GaussianEncoder):
     """A diffusion model over data of shape (C, H, W).
 
     Args:
@@ -82,103 +83,49 @@ class Diffusion(TractableMHVAE):
         thresholding: Threshold | None = None,
         profile: LevelProfile | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(schedule)
         self.prediction = _one_of(prediction, PARAMETERIZATIONS, "prediction")
         self.variance = _one_of(variance, VARIANCES, "variance")
-        if prediction == "epsilon" and schedule.alphas_cumprod[-1] == 0:
+        self._parameterization = PARAMETERIZATIONS[prediction]
+        if self._parameterization.needs_signal and schedule.alphas_cumprod[-1] == 0:
             raise NelboError(
                 "a chain that ends without signal leaves x_0 undetermined by the noise: "
                 "use prediction='v_prediction' or 'sample'"
             )
         self.network = network
-        self.schedule = schedule
-        self.num_levels = schedule.num_levels
         self.data = data
         self.shape = None if shape is None else tuple(shape)
-        self.clip_sample = clip_sample
-        self.thresholding = thresholding
-        self._threshold = thresholding or (StaticThreshold() if clip_sample else None)
+        self.threshold = thresholding or (StaticThreshold() if clip_sample else None)
         if profile is not None:
             profile_levels(schedule, profile)
         self.profile = profile
         self._reverse_variance = VARIANCES[variance](schedule, profile)
-        self._at = LevelLookup(
-            {
-                "step_scale": schedule.alphas.sqrt(),
-                "step_noise": schedule.betas.sqrt(),
-                "signal_scale": schedule.signal_scale,
-                "noise_scale": schedule.noise_scale,
-                "data_weight": schedule.posterior_data_weight,
-                "latent_weight": schedule.posterior_latent_weight,
-                "posterior_stddev": schedule.posterior_variance.sqrt(),
-                "posterior_log_variance": schedule.posterior_variance.log(),
-                **self._reverse_variance.tables,
-            }
-        )
-        self._times: dict[torch.device, Tensor] = {}
-
-    # The encoder
-
-    def q_step(self, x_prev: Tensor, t: Level) -> Normal:
-        """The forward step q(x_t|x_{t-1}) = N(√α_t x_{t-1}, β_t)."""
-        scale = self._at("step_scale", t, x_prev)
-        return normal(scale * x_prev, self._at("step_noise", t, x_prev))
-
-    def q_marginal(self, x_0: Tensor, t: Level) -> Normal:
-        """The forward marginal q(x_t|x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t)."""
-        scale = self._at("signal_scale", t, x_0)
-        return normal(scale * x_0, self._at("noise_scale", t, x_0))
-
-    def q_posterior(self, x_t: Tensor, x_0: Tensor, t: Level) -> Normal:
-        """The posterior q(x_{t-1}|x_t, x_0), 2 ≤ t ≤ T (Ho et al. 2020, eqs. 6, 7)."""
-        return normal(self._posterior_mean(x_t, x_0, t), self._at("posterior_stddev", t, x_t))
-
-    def diffuse(self, x_0: Tensor, noise: Tensor, t: Level) -> Tensor:
-        """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) noise."""
-        return self._at("signal_scale", t, x_0) * x_0 + self._at("noise_scale", t, x_0) * noise
 
     # The decoder
 
     def predict(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Prediction:
-        """What the network says at level t: `.x_0`, `.epsilon`, `.v`, and `.variance` of p_step.
+        """The network's prediction at level t: `.x_0`, `.epsilon`, `.v`, and `.variance` of p_step.
 
         Raises:
             NelboError: the network's output has the wrong shape.
         """
-        output, extra = self._call(x_t, self._network_time(t, x_t), condition)
-        return Prediction(
-            PARAMETERIZATIONS[self.prediction],
-            output,
-            x_t,
-            self._at("signal_scale", t, x_t),
-            self._at("noise_scale", t, x_t),
-            self._reverse_variance.log(lambda name: self._at(name, t, x_t), extra),
-            self._threshold,
-        )
+        at = self.coefficients
+        scales = at.signal_scale(t, x_t), at.noise_scale(t, x_t)
+        prediction = self._predict(x_t, *scales, at.network_time(t, x_t), condition)
+        log_variance = self._reverse_variance.log(t, x_t, prediction.variance_output)
+        return dataclasses.replace(prediction, log_variance=log_variance)
 
     def predict_at(
-        self, x: Tensor, level: NoiseLevel, condition: Condition | None = None
+        self, x: Tensor, level: NoiseLevel | NoiseLevels, condition: Condition | None = None
     ) -> Prediction:
-        """What the network says at a noise level that may lie between those of the chain.
+        """The network's prediction at noise levels that may lie between those of the chain.
 
         No step of the chain leads from there, so `.variance` is nan.
 
         Raises:
             NelboError: the network's output has the wrong shape.
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        time_dtype = torch.int64 if isinstance(level.network_time, int) else dtype
-        time = torch.full((len(x),), level.network_time, dtype=time_dtype, device=x.device)
-        output, _ = self._call(x, time, condition)
-        return Prediction(
-            PARAMETERIZATIONS[self.prediction],
-            output,
-            x,
-            torch.tensor(level.signal_scale, dtype=dtype),
-            torch.tensor(level.noise_scale, dtype=dtype),
-            torch.tensor(torch.nan, dtype=dtype),
-            self._threshold,
-        )
+        return self._predict(x, *level.on(x), condition)
 
     @property
     def output_multiple(self) -> int:
@@ -224,6 +171,7 @@ class Diffusion(TractableMHVAE):
     def identity(self) -> dict[str, Any]:
         """All that decides the bound beside the weights, by its name in messages."""
         schedule, network = self.schedule, self.network
+        clips = self.threshold == StaticThreshold()
         found: dict[str, Any] = {
             "network configuration": config_digest(network),
             "noise levels": (
@@ -234,8 +182,8 @@ class Diffusion(TractableMHVAE):
             ),
             "prediction": self.prediction,
             "variance": self.variance,
-            "clip_sample": self.clip_sample,
-            "thresholding": "-" if self.thresholding is None else repr(self.thresholding),
+            "clip_sample": clips,
+            "thresholding": "-" if clips or self.threshold is None else repr(self.threshold),
             "pixel levels": repr(self.data),
             "guidance": network.identity() if isinstance(network, GuidedNetwork) else "-",
         }
@@ -268,32 +216,24 @@ class Diffusion(TractableMHVAE):
             f"{self.num_levels:,} levels, {self.prediction} network, {self.variance} variance"
         )
 
-    def p_prior(self, shape: Sequence[int]) -> Normal:
-        """The prior p(x_T) = N(0, I), on the device of the network."""
-        parameter = next(self.parameters(), torch.empty(0))
-        zeros = torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device)
-        return normal(zeros, torch.ones_like(zeros))
-
     def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Normal:
         """The reverse step p(x_{t-1}|x_t) = N(μ_q(x_t, x̂_0), Σ_t)."""
         return self.step_from(self.predict(x_t, t, condition), t)
 
     def step_from(self, prediction: Prediction, t: Level) -> Normal:
         """p(x_{t-1}|x_t) from a prediction already made; at t = 1, p(x_0|x_1) before rounding."""
-        mean = self._posterior_mean(prediction.x_t, prediction.x_0, t)
+        mean = self.posterior_mean(prediction.x_t, prediction.x_0, t)
         return normal(mean, prediction.stddev)
 
     def p_data(self, x_1: Tensor, condition: Condition | None = None) -> DiscretizedNormal | Normal:
         """The last step p(x_0|x_1): a normal around x̂_0 of variance Σ_1, rounded for pixels."""
-        return self._likelihood(self.predict(x_1, 1, condition))
+        return self.likelihood(self.predict(x_1, 1, condition))
+
+    def likelihood(self, prediction: Prediction) -> DiscretizedNormal | Normal:
+        """p(x_0|x_1) from a prediction already made."""
+        return self.data.likelihood(prediction.x_0, prediction.stddev)
 
     # The bound
-
-    def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
-        """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, 1)) of each value, nats, (B, ...)."""
-        signal = self.schedule.alphas_cumprod[-1]
-        excess = float(-signal - torch.log1p(-signal))
-        return 0.5 * (float(signal) * x_0.square() + excess)
 
     def score_matching_map(
         self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
@@ -308,7 +248,7 @@ class Diffusion(TractableMHVAE):
         first = (t == 1).nonzero().flatten()
         if len(first) == 0:
             return term
-        log_likelihood = self._likelihood(prediction[first]).log_prob(x_0[first])
+        log_likelihood = self.likelihood(prediction[first]).log_prob(x_0[first])
         return term.index_copy(0, first, -per_example(log_likelihood).to(term.dtype))
 
     # Uses
@@ -433,19 +373,18 @@ class Diffusion(TractableMHVAE):
             variance=variance or self.variance,
             data=self.data,
             shape=self.shape,
-            clip_sample=self.clip_sample,
-            thresholding=self.thresholding,
+            thresholding=self.threshold,
             profile=profile,
         )
         model.train(self.training)
         return model
 
-    def _call(
-        self, x: Tensor, time: Tensor, condition: Condition | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The network's prediction, and its channels for a learned variance."""
+    def _predict(
+        self, x: Tensor, a: Tensor, s: Tensor, time: Tensor, condition: Condition | None
+    ) -> Prediction:
+        """The one place that calls the network and reads its output, the variance left out."""
         check_condition(condition, len(x))
-        output = self.network(x, time, condition)
+        output = self.network(*self._parameterization.network_input(x, time, a, s), condition)
         channels = x.shape[1]
         if self.variance == "analytic" and output.shape[1] == 2 * channels:
             output = output[:, :channels]  # a learned variance that the analytic one replaces
@@ -458,7 +397,16 @@ class Diffusion(TractableMHVAE):
         # In a step of training the loss is watched instead, which waits for no device.
         if not (self.training and torch.is_grad_enabled()):
             check_finite(output, "the prediction of the network", time)
-        return output[:, :channels], output[:, channels:] if self.output_multiple > 1 else None
+        return Prediction(
+            self._parameterization,
+            output[:, :channels],
+            x,
+            a,
+            s,
+            self.threshold,
+            variance_output=output[:, channels:] if self.learns_variance else None,
+            log_variance=torch.tensor(torch.nan, dtype=a.dtype),
+        )
 
     @property
     def _is_conditional(self) -> bool:
@@ -481,26 +429,14 @@ class Diffusion(TractableMHVAE):
             )
         return times
 
-    def _network_time(self, t: Level, x_t: Tensor) -> Tensor:
-        times = self._times.get(x_t.device)
-        if times is None:
-            times = self._times[x_t.device] = self.schedule.network_times.to(x_t.device)
-        return times[t].expand(len(x_t))
-
-    def _posterior_mean(self, x_t: Tensor, x_0: Tensor, t: Level) -> Tensor:
-        data_weight = self._at("data_weight", t, x_t)
-        return data_weight * x_0 + self._at("latent_weight", t, x_t) * x_t
-
-    def _likelihood(self, prediction: Prediction) -> DiscretizedNormal | Normal:
-        return self.data.likelihood(prediction.x_0, prediction.stddev)
-
     def _divergence(
         self, prediction: Prediction, x_0: Tensor, t: Level
     ) -> Float[Tensor, "batch ..."]:
         # The two means differ by weight · (x_0 − x̂_0); the difference of the means as computed
         # would cancel in float32 where steps are small.
-        error = self._at("data_weight", t, x_0) * (x_0 - prediction.x_0)
-        log_ratio = self._at("posterior_log_variance", t, x_0) - prediction.log_variance
+        at = self.coefficients
+        error = at.data_weight(t, x_0) * (x_0 - prediction.x_0)
+        log_ratio = at.posterior_log_variance(t, x_0) - prediction.log_variance
         precision = (-prediction.log_variance).exp()
         return 0.5 * (error.square() * precision + (torch.expm1(log_ratio) - log_ratio))
 

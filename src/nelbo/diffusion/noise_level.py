@@ -1,10 +1,12 @@
-"""One level of noise, which need not be a level of the chain."""
+"""Levels of noise that need not be levels of the chain: one for a batch, or one an example."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -47,3 +49,39 @@ class NoiseLevel(NamedTuple):
     def half_log_snr(self) -> float:
         """λ = log(a / s); infinite where there is no noise."""
         return -math.log(self.sigma) if self.noise_scale > 0 else math.inf
+
+    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
+        """a and s for a state, and the network's time for each example of it."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        time_dtype = torch.int64 if isinstance(self.network_time, int) else dtype
+        time = torch.full((len(x),), self.network_time, dtype=time_dtype, device=x.device)
+        a, s = (torch.tensor(v, dtype=dtype) for v in (self.signal_scale, self.noise_scale))
+        return a, s, time
+
+
+class NoiseLevels(NamedTuple):
+    r"""A noise level for each example, whose scales may have gradients.
+
+    Attributes:
+        signal_scale: a, (B,).
+        noise_scale: s, (B,).
+        network_time: what the network is called with, (B,).
+    """
+
+    signal_scale: Float[Tensor, " batch"]
+    noise_scale: Float[Tensor, " batch"]
+    network_time: Float[Tensor, " batch"]
+
+    def diffuse(self, x_0: Tensor, noise: Tensor) -> Tensor:
+        """x = a x_0 + s noise."""
+        a, s, _ = self.on(x_0)
+        return a * x_0 + s * noise
+
+    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
+        """a and s, broadcastable to a state, and the network's time for each example of it."""
+        return wide(self.signal_scale, x), wide(self.noise_scale, x), self.network_time
+
+
+def wide(value: Float[Tensor, " batch"], like: Tensor) -> Tensor:
+    """One value an example, shaped to broadcast against a state, (B, 1, 1, 1)."""
+    return value.view(-1, *[1] * (like.ndim - 1))

@@ -38,16 +38,16 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import randn_like
+from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.level_samplers import (
     LevelSampler,
     level_probabilities,
     shifted_probabilities,
 )
-from nelbo.diffusion.lookup import LevelLookup
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.prediction import Prediction
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight_lookup
+from nelbo.diffusion.weighting import WEIGHTINGS, Weighting, error_weight
 
 OBJECTIVES = ("simple", "hybrid", "clipped", "bound", *WEIGHTINGS)
 SHIFTED = ("simple", "hybrid", "clipped")
@@ -181,9 +181,9 @@ class Objective:
             wrong = prediction.output - prediction.target(x_0, noise)
         errors = wrong.square().flatten(1).mean(1)
         if self._weighting is not None:
-            weights = error_weight_lookup(self._weighting, model.schedule, model.prediction)
-            return weights("weight", t, errors) * errors
-        losses = _shares(model.num_levels, self.level_shift)("share", t, errors) * errors
+            weight = error_weight(self._weighting, model.schedule, model.prediction)
+            return weight(t, errors) * errors
+        losses = _share(model.num_levels, self.level_shift)(t, errors) * errors
         first = (t == 1).nonzero().flatten()
         if self.kind == "clipped" and len(first):
             nats = model.level_term(prediction[first], x_0[first], t[first]) / x_0[0].numel()
@@ -260,6 +260,6 @@ def _first_level_weight(schedule: NoiseSchedule) -> float:
 
 
 @lru_cache(maxsize=16)
-def _shares(T: int, level_shift: float) -> LevelLookup:
-    """How much the squared error of each level counts in `simple`, as the table "share"."""
-    return LevelLookup({"share": nn.functional.pad(shifted_probabilities(T, level_shift), (1, 0))})
+def _share(T: int, level_shift: float) -> Coefficient:
+    """How much the squared error of each level counts in `simple`."""
+    return Coefficient(nn.functional.pad(shifted_probabilities(T, level_shift), (1, 0)))

@@ -1,4 +1,4 @@
-r"""What the network predicts, and the three ways to read it.
+r"""What the network predicts, and how to read it.
 
 At a given :math:`x_t = a x_0 + s \epsilon` with :math:`a = \sqrt{\bar\alpha_t}` and
 :math:`s = \sqrt{1 - \bar\alpha_t}`, the data, the noise and
@@ -11,14 +11,19 @@ At a given :math:`x_t = a x_0 + s \epsilon` with :math:`a = \sqrt{\bar\alpha_t}`
 A squared error of one is therefore one of the others, times a function of
 :math:`\lambda = \log(a^2/s^2)`, with :math:`a^2 = \mathrm{sigmoid}(\lambda)` and
 :math:`s^2 = \mathrm{sigmoid}(-\lambda)`.
+
+A new prediction is a subclass of `Parameterization` and an entry of `PARAMETERIZATIONS`. One whose
+network has coordinates of its own, a state :math:`\alpha x_0 + \sigma\epsilon` of another scale or
+another time, maps those of the chain to them in `network_input`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,48 +31,111 @@ from torch import Tensor
 from nelbo.diffusion.thresholding import Threshold
 
 
-class Parameterization(NamedTuple):
-    """How a network's output stands to x_0 and ε.
+class Parameterization(ABC):
+    """How a network's output stands to x_0 and ε at a state x_t with scales a and s.
 
-    The first three functions take a and s last. The last two give the squared error of x_0 and of
-    ε for a squared error of one of the output, as functions of λ.
+    Attributes:
+        needs_signal: whether x_0 is undetermined where a = 0.
     """
 
-    x_0: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (output, x_t, a, s)
-    epsilon: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (output, x_t, a, s)
-    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x_0, epsilon, a, s)
-    data_error: Callable[[Tensor], Tensor]  # (λ)
-    noise_error: Callable[[Tensor], Tensor]  # (λ)
+    needs_signal: ClassVar[bool] = False
+
+    def network_input(
+        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The state and the time that the network is called with; here those of the chain."""
+        return x_t, time
+
+    @abstractmethod
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The data that an output stands for."""
+
+    @abstractmethod
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The noise that an output stands for."""
+
+    @abstractmethod
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The output that stands for this data and noise."""
+
+    @abstractmethod
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        """The squared error of x_0 for a squared error of one of the output, at λ."""
+
+    @abstractmethod
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        """The squared error of ε for a squared error of one of the output, at λ."""
 
 
-PARAMETERIZATIONS = {
-    "epsilon": Parameterization(
-        x_0=lambda output, x_t, a, s: (x_t - s * output) / a,
-        epsilon=lambda output, x_t, a, s: output,
-        target=lambda x_0, epsilon, a, s: epsilon,
-        data_error=lambda log_snr: torch.exp(-log_snr),
-        noise_error=torch.ones_like,
-    ),
-    "sample": Parameterization(
-        x_0=lambda output, x_t, a, s: output,
-        epsilon=lambda output, x_t, a, s: (x_t - a * output) / s,
-        target=lambda x_0, epsilon, a, s: x_0,
-        data_error=torch.ones_like,
-        noise_error=torch.exp,
-    ),
-    "v_prediction": Parameterization(
-        x_0=lambda output, x_t, a, s: a * x_t - s * output,
-        epsilon=lambda output, x_t, a, s: s * x_t + a * output,
-        target=lambda x_0, epsilon, a, s: a * epsilon - s * x_0,
-        data_error=lambda log_snr: torch.sigmoid(-log_snr),
-        noise_error=torch.sigmoid,
-    ),
+class _Epsilon(Parameterization):
+    """The noise ε (Ho et al. 2020)."""
+
+    needs_signal = True
+
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (x_t - s * output) / a
+
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return output
+
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return epsilon
+
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-log_snr)
+
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        return torch.ones_like(log_snr)
+
+
+class _Sample(Parameterization):
+    """The data x_0."""
+
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return output
+
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (x_t - a * output) / s
+
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return x_0
+
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        return torch.ones_like(log_snr)
+
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(log_snr)
+
+
+class _V(Parameterization):
+    """v = a·ε − s·x_0 (Salimans & Ho 2022)."""
+
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return a * x_t - s * output
+
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return s * x_t + a * output
+
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return a * epsilon - s * x_0
+
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr)
+
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(log_snr)
+
+
+PARAMETERIZATIONS: dict[str, Parameterization] = {
+    "epsilon": _Epsilon(),
+    "sample": _Sample(),
+    "v_prediction": _V(),
 }
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of x_0 given x_t, read as x_0, ε or v, and the variance of p_step.
+    """What the model predicts at x_t, read as x_0, ε or v, and the variance of p_step.
 
     Attributes:
         parameterization: which of them the network gave.
@@ -75,8 +143,9 @@ class Prediction:
         x_t: the state it was given.
         signal_scale: a at the level, broadcastable to x_t.
         noise_scale: s at the level, broadcastable to x_t.
-        log_variance: log Σ_t of p(x_{t-1}|x_t), broadcastable to x_t; nan off the chain's levels.
         threshold: what keeps x_0 in range, or None; ε and v stay the network's own.
+        variance_output: the network's output for a learned variance, (B, C, H, W), if it has one.
+        log_variance: log Σ_t of p(x_{t-1}|x_t), broadcastable to x_t; nan off the chain's levels.
     """
 
     parameterization: Parameterization
@@ -84,8 +153,9 @@ class Prediction:
     x_t: Tensor
     signal_scale: Tensor
     noise_scale: Tensor
-    log_variance: Tensor
     threshold: Threshold | None
+    variance_output: Tensor | None
+    log_variance: Tensor
 
     @cached_property
     def x_0(self) -> Tensor:
@@ -136,7 +206,9 @@ class Prediction:
     def __getitem__(self, index: Tensor) -> Prediction:
         """The predictions for some examples of a batch with one level each."""
         names = ("output", "x_t", "signal_scale", "noise_scale", "log_variance")
-        return replace(self, **{name: getattr(self, name)[index] for name in names})
+        some = {name: getattr(self, name)[index] for name in names}
+        spare = self.variance_output
+        return replace(self, **some, variance_output=None if spare is None else spare[index])
 
     def _read(self, read: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         return read(self.output, self.x_t, self.signal_scale, self.noise_scale)

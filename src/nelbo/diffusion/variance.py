@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.mhvae import Level
+from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
-
-# Reads a named table at the level of each example, broadcastable to the state.
-Read = Callable[[str], Tensor]
 
 
 class FixedVariance:
@@ -43,11 +42,11 @@ class FixedVariance:
     is_learned = False
 
     def __init__(self, variance: Levels) -> None:
-        self.tables = {"log_variance": variance.log()}
+        self.log_variance = Coefficient(variance.log())
 
-    def log(self, read: Read, output: Tensor | None) -> Tensor:
+    def log(self, t: Level, x_t: Tensor, output: Tensor | None) -> Tensor:
         """log Σ_t, broadcastable to the state."""
-        return read("log_variance")
+        return self.log_variance(t, x_t)
 
 
 class LearnedRange:
@@ -64,13 +63,19 @@ class LearnedRange:
     is_learned = True
 
     def __init__(self, low: Levels, high: Levels) -> None:
-        self.tables = {"log_low": low.log(), "log_high": high.log()}
+        self.log_low = Coefficient(low.log())
+        self.log_high = Coefficient(high.log())
 
-    def log(self, read: Read, output: Tensor | None) -> Tensor:
+    def log(self, t: Level, x_t: Tensor, output: Tensor | None) -> Tensor:
         """log Σ_t, one value a pixel."""
-        assert output is not None
-        fraction = (output + 1) / 2
-        return fraction * read("log_high") + (1 - fraction) * read("log_low")
+        return within_range(self.log_low(t, x_t), self.log_high(t, x_t), output)
+
+
+def within_range(log_low: Tensor, log_high: Tensor, output: Tensor | None) -> Tensor:
+    """f·log_high + (1 − f)·log_low with f = (v + 1)/2, v the network's output for it."""
+    assert output is not None
+    fraction = (output + 1) / 2
+    return fraction * log_high + (1 - fraction) * log_low
 
 
 ReverseVariance = FixedVariance | LearnedRange

@@ -35,7 +35,7 @@ from typing import ClassVar
 import torch
 
 from nelbo.base.errors import NelboError
-from nelbo.diffusion.lookup import LevelLookup
+from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 
@@ -189,8 +189,6 @@ def error_weights(weighting: Weighting, schedule: NoiseSchedule, prediction: str
 
 
 @lru_cache(maxsize=16)
-def error_weight_lookup(
-    weighting: Weighting, schedule: NoiseSchedule, prediction: str
-) -> LevelLookup:
-    """`error_weights`, computed once, as the table "weight"."""
-    return LevelLookup({"weight": error_weights(weighting, schedule, prediction)})
+def error_weight(weighting: Weighting, schedule: NoiseSchedule, prediction: str) -> Coefficient:
+    """`error_weights`, computed once, to be read at a level."""
+    return Coefficient(error_weights(weighting, schedule, prediction))

@@ -13,6 +13,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.formats.data_space import data_config, read_shape
 from nelbo.formats.files import (
@@ -107,7 +108,7 @@ def write_chain(
     else:
         model.profile.save(directory / PROFILE_FILE)
     if scheduler["_class_name"] not in CLIPPING:
-        own["clip_sample"] = model.clip_sample
+        own["clip_sample"] = model.threshold == StaticThreshold()
     write_json(directory / NELBO_FILE, own | dict(notes))
     return scheduler["_class_name"]
 

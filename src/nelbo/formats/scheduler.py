@@ -172,19 +172,21 @@ def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
     }
     if fields["_class_name"] == "DDPMScheduler":
         fields["variance_type"] = _variance_type(model)
-    able = THRESHOLDING if isinstance(model.thresholding, DynamicThreshold) else CLIPPING
-    if model.thresholding is not None and fields["_class_name"] not in able:
+    # What it cannot hold of the plain clip, nelbo.json does.
+    dynamic = isinstance(model.threshold, DynamicThreshold)
+    plain = model.threshold in (None, StaticThreshold())
+    if not plain and fields["_class_name"] not in (THRESHOLDING if dynamic else CLIPPING):
         raise NelboError(
-            f"the {fields['_class_name']} of diffusers has no {type(model.thresholding).__name__}: "
+            f"the {fields['_class_name']} of diffusers has no {type(model.threshold).__name__}: "
             "save the model with DDPM or DDIM"
         )
     return fields
 
 
 def _threshold_fields(model: Diffusion) -> dict[str, Any]:
-    threshold = model.thresholding
+    threshold = model.threshold
     fields: dict[str, Any] = {
-        "clip_sample": model.clip_sample or isinstance(threshold, StaticThreshold),
+        "clip_sample": isinstance(threshold, StaticThreshold),
         "clip_sample_range": getattr(threshold, "range", 1.0),
         "thresholding": isinstance(threshold, DynamicThreshold),
     }
