@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -33,18 +33,15 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, BoundMap, variance_of_mean
+from nelbo.chain.bound import Bound, BoundMap
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, draw
-from nelbo.chain.estimators import Estimator, as_estimator
+from nelbo.chain.estimators import ChosenLevels, Estimator, as_estimator
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import BaseModel
+from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
 
 Level = int | Int[Tensor, " batch"]
-
-# Values of one stacked network call when many levels are evaluated: large enough to fill the
-# cores, small enough to stay in their caches.
-VALUES_PER_CALL = 2**16
 
 
 class MHVAE(BaseModel):
@@ -255,12 +252,6 @@ class TractableMHVAE(MHVAE):
         """The reconstruction term of each value, (B, ...)."""
         return self.p_data(x_1, condition).log_prob(x_0)
 
-    def first_map(
-        self, x_0: Tensor, x_1: Tensor, t: Level, condition: Condition | None = None
-    ) -> Float[Tensor, "batch ..."]:
-        """`reconstruction_map` as a term of level t = 1, for `draw_term`."""
-        return self.reconstruction_map(x_0, x_1, condition)
-
     def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:
         """The prior matching term of each value, (B, ...)."""
         q = self.q_marginal(x_0, self.num_levels)
@@ -295,7 +286,7 @@ class TractableMHVAE(MHVAE):
         Raises:
             NelboError: `levels` below one, or `x_0` that is not data of this model.
         """
-        return self._evaluate(x_0, condition, levels, generator, map_values=False)[0]
+        return self._evaluate(x_0, condition, Drawing(as_estimator(levels), generator))[0]
 
     def bound_map(
         self,
@@ -309,120 +300,58 @@ class TractableMHVAE(MHVAE):
 
         Arguments and errors are those of `elbo`; memory is bounded by the batch.
         """
-        bound, nats = self._evaluate(x_0, condition, levels, generator, map_values=True)
-        assert nats is not None
+        drawing = Drawing(as_estimator(levels), generator, by_value=True)
+        bound, nats = self._evaluate(x_0, condition, drawing)
         return BoundMap(nats, bound)
 
-    def _evaluate(
-        self,
-        x_0: Float[Tensor, "batch ..."],
-        condition: Condition | None,
-        levels: int | Estimator | None,
-        generator: torch.Generator | None,
-        *,
-        map_values: bool,
-    ) -> tuple[Bound, Float[Tensor, "batch ..."] | None]:
-        """The bound of each example and, on request, what each of its values costs."""
-        self.check_data(x_0)
-        check_condition(condition, len(x_0))
-        estimator = as_estimator(levels)
-
-        def draws(term: Callable[..., Tensor], chosen: Tensor, weights: Tensor) -> Draws:
-            return self.draw_term(
-                term,
-                x_0,
-                chosen,
-                condition,
-                weights=weights if map_values else None,
-                antithetic=estimator.antithetic,
-                generator=generator,
-            )
-
-        count = estimator.reconstructions
-        first = torch.ones(len(x_0), count, dtype=torch.int64, device=x_0.device)
-        reconstructions = draws(self.first_map, first, x_0.new_full(first.shape, 1 / max(1, count)))
-        chosen, weights = estimator.choose(len(x_0), self.num_levels, generator)
-        chosen, weights = chosen.to(x_0.device), weights.to(x_0)
-        score_matching = draws(self.score_matching_map, chosen, weights)
-        prior_matching = self.prior_matching_map(x_0)
-        calls = torch.full_like(first.sum(1), 2 if estimator.antithetic else 1)
-        bound = Bound(
-            reconstruction=reconstructions.values.mean(1),
-            prior_matching=per_example(prior_matching),
-            score_matching=score_matching.values,
-            levels=chosen,
-            weights=weights,
-            dims=x_0[0].numel(),
-            reconstruction_variance=variance_of_mean(reconstructions.values.detach()),
-            reconstruction_calls=calls * count,
-            level_calls=calls * chosen.shape[1],
-        )
-        if reconstructions.total is None or score_matching.total is None:
-            return bound, None
-        return bound, score_matching.total + prior_matching - reconstructions.total
-
-    def draw_term(
-        self,
-        term: Callable[..., Tensor],
-        x_0: Tensor | Distribution,
-        levels: Int[Tensor, "batch columns"],
-        condition: Condition | None,
-        *,
-        weights: Float[Tensor, "batch columns"] | None,
-        antithetic: bool,
-        generator: torch.Generator | None,
+    def draw_reconstruction(
+        self, x_0: Tensor, condition: Condition | None, drawing: Drawing
     ) -> Draws:
-        """A term at one draw of x_t, or a mirrored pair, for each level of each example.
+        """log p(x_0|x_1) of each example at draws of x_1, with equal weights."""
+        count = drawing.estimator.reconstructions
+        first = torch.ones(len(x_0), count, dtype=torch.int64)
+        chosen = ChosenLevels(first, torch.full_like(first, 1 / max(1, count), dtype=torch.float64))
+
+        def term(x_0: Tensor, x_1: Tensor, _: Tensor, condition: Condition | None) -> Tensor:
+            return self.reconstruction_map(x_0, x_1, condition)
+
+        return draw_term(term, self.q_marginal, x_0, chosen, condition, drawing)
+
+    def draw_score_matching(
+        self, x_0: Tensor | Distribution, condition: Condition | None, drawing: Drawing
+    ) -> Draws:
+        """The score matching term of each example at levels chosen by the estimator.
 
         Args:
-            term: of each value, given (x_0, x_t, t, condition): `first_map`, `score_matching_map`.
             x_0: data, (B, ...), or a distribution of it, of which each level has a draw of its own.
-            levels: of each example, (B, K).
-            condition: what the model is told of each example.
-            weights: of each level, (B, K), for the sum by value.
-            antithetic: use the noise of x_t with both signs.
-            generator: the source of all noise.
+            condition: what the model is conditioned on for each example.
+            drawing: how to draw.
         """
-        like = x_0.mean if isinstance(x_0, Distribution) else x_0
-        batch, signs = len(like), 2 if antithetic else 1
-        # Several columns share a network call on (level, example) pairs.
-        group = max(1, VALUES_PER_CALL // max(1, signs * like.numel()))
-        found = [like.new_zeros(batch, 0)]
-        total = None if weights is None else torch.zeros_like(like)
-        for start in range(0, levels.shape[1], group):
-            columns = levels[:, start : start + group].unbind(1)
-            data, x_t, repeat = [], [], signs * len(columns)
-            for t in columns:
-                data.append(draw(x_0, generator) if isinstance(x_0, Distribution) else x_0)
-                q = self.q_marginal(data[-1], t)
-                x_t.append(draw(q, generator))
-                if antithetic:
-                    data.append(data[-1])
-                    x_t.append(2 * q.mean - x_t[-1])
-            costs = term(
-                torch.cat(data),
-                torch.cat(x_t),
-                torch.cat([t for t in columns for _ in range(signs)]),
-                None if condition is None else condition.repeat(repeat),
-            ).unflatten(0, (len(columns), signs, batch))
-            found.append(costs.flatten(3).sum(3).mean(1).T)
-            if total is not None and weights is not None:
-                share = weights[:, start : start + group].T
-                share = share.view(*share.shape, *[1] * (like.ndim - 1))
-                total = total + (share * costs.mean(1)).sum(0)
-        return Draws(torch.cat(found, 1), total)
+        batch = len(x_0.mean if isinstance(x_0, Distribution) else x_0)
+        chosen = drawing.estimator.choose(batch, self.num_levels, drawing.generator)
+        return draw_term(self.score_matching_map, self.q_marginal, x_0, chosen, condition, drawing)
 
-
-class Draws(NamedTuple):
-    """A term at several levels an example, (B, K), and its weighted sum by value, (B, ...)."""
-
-    values: Tensor
-    total: Tensor | None
-
-
-def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-    """The sum over everything but the batch."""
-    return x.flatten(1).sum(1)
+    def _evaluate(
+        self, x_0: Float[Tensor, "batch ..."], condition: Condition | None, drawing: Drawing
+    ) -> tuple[Bound, Float[Tensor, "batch ..."]]:
+        """The bound of each example and, where that is drawn, what each of its values costs."""
+        self.check_data(x_0)
+        check_condition(condition, len(x_0))
+        reconstruction = self.draw_reconstruction(x_0, condition, drawing)
+        prior_matching = self.prior_matching_map(x_0)
+        score_matching = self.draw_score_matching(x_0, condition, drawing)
+        bound = Bound(
+            reconstruction=reconstruction.mean,
+            prior_matching=per_example(prior_matching),
+            score_matching=score_matching.values,
+            levels=score_matching.levels,
+            weights=score_matching.weights,
+            dims=x_0[0].numel(),
+            reconstruction_variance=reconstruction.variance,
+            reconstruction_calls=reconstruction.calls,
+            level_calls=score_matching.calls,
+        )
+        return bound, score_matching.total + prior_matching - reconstruction.total
 
 
 def _log_prob(distribution: Distribution, x: Tensor) -> Float[Tensor, " batch"]:

@@ -36,7 +36,7 @@ from nelbo.chain.bound import Bound, variance_of_mean
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.estimators import as_estimator
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.model import Diffusion

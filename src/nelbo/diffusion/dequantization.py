@@ -31,7 +31,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.diffusion.model import Diffusion
 
 DEQUANTIZATIONS = ("decoder", "truncated_normal", "uniform", "none")

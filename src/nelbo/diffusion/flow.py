@@ -40,7 +40,7 @@ from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.noise_level import NoiseLevel

@@ -15,7 +15,7 @@ sampling and evaluating both read it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.base.digest import config_digest, digest
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
-from nelbo.chain.mhvae import Level, per_example
-from nelbo.diffusion.encoder import GaussianEncoder
+from nelbo.chain.mhvae import Level
+from nelbo.chain.terms import per_example
+from nelbo.diffusion.description import DescribedChain, Network
 from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from nelbo.diffusion.profile import LevelProfile
@@ -39,17 +39,11 @@ from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
-from nelbo.networks.controlnet import ControlledUNet
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
 
-Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
-# Stable Diffusion's, where a config says nothing of the size of latents.
-_UNKNOWN_SHAPE = (4, 64, 64)
-
-
-class Diffusion(GaussianEncoder):
+class Diffusion(DescribedChain):
     """A diffusion model over data of shape (C, H, W).
 
     Args:
@@ -137,27 +131,6 @@ class Diffusion(GaussianEncoder):
         """Whether the network predicts the reverse variance."""
         return self._reverse_variance.is_learned
 
-    @property
-    def num_classes(self) -> int:
-        """How many classes the network is told of; 0 for an unconditional one."""
-        return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
-
-    # What is asked of any model; see `nelbo.chain.model`
-
-    @property
-    def control_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the control that a ControlNet reads; None without one."""
-        if not isinstance(self.network, ControlledUNet):
-            return None
-        config = self.network.controlnet.config
-        _, height, width = self.shape or _UNKNOWN_SHAPE
-        return config.conditioning_channels, config.downscale * height, config.downscale * width
-
-    @property
-    def guidance(self) -> float | None:
-        """The scale of the guidance of the network; None for one that is not guided."""
-        return self.network.scale if isinstance(self.network, GuidedNetwork) else None
-
     def conditioned(
         self, n: int, *, guidance: float | Guidance = 1.0, **given: Any
     ) -> tuple[Diffusion, Condition | None]:
@@ -167,54 +140,6 @@ class Diffusion(GaussianEncoder):
         """
         _, condition = super().conditioned(n, **given)
         return self.guided(guidance), condition
-
-    def identity(self) -> dict[str, Any]:
-        """All that decides the bound beside the weights, by its name in messages."""
-        schedule, network = self.schedule, self.network
-        clips = self.threshold == StaticThreshold()
-        found: dict[str, Any] = {
-            "network configuration": config_digest(network),
-            "noise levels": (
-                f"{schedule.num_levels}, with alphas_cumprod from "
-                f"{float(schedule.alphas_cumprod[1]):.6g} to "
-                f"{float(schedule.alphas_cumprod[-1]):.6g}, "
-                + digest([schedule.alphas_cumprod, schedule.network_times])
-            ),
-            "prediction": self.prediction,
-            "variance": self.variance,
-            "clip_sample": clips,
-            "thresholding": "-" if clips or self.threshold is None else repr(self.threshold),
-            "pixel levels": repr(self.data),
-            "guidance": network.identity() if isinstance(network, GuidedNetwork) else "-",
-        }
-        if self.variance == "analytic" and self.profile is not None:
-            found["level profile"] = self.profile.digest()
-        return found
-
-    @property
-    def title(self) -> str:
-        """What kind of model it is."""
-        return "A diffusion model"
-
-    def facts(self) -> dict[str, Any]:
-        """What the model is, name by name, for people."""
-        found = super().facts()
-        parameters = found.pop("parameters", None)
-        found["chain"] = f"{self.num_levels:,} levels"
-        if parameters:
-            found["parameters"] = parameters
-        names = {"prediction": self.prediction, "variance": self.variance}
-        return found | {name: value.replace("_", " ") for name, value in names.items()}
-
-    def description(self) -> str:
-        """What the model is, in a sentence without its full stop."""
-        kind = "An unconditional diffusion model"
-        if self.num_classes:
-            kind = f"{self.title} of {self.num_classes} classes"
-        return (
-            f"{super().description().replace(self.title, kind, 1)}: a chain of "
-            f"{self.num_levels:,} levels, {self.prediction} network, {self.variance} variance"
-        )
 
     def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Normal:
         """The reverse step p(x_{t-1}|x_t) = N(μ_q(x_t, x̂_0), Σ_t)."""
@@ -277,7 +202,7 @@ class Diffusion(GaussianEncoder):
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if guidance.scale == 1.0:
             return self
-        if not self._is_conditional:
+        if not self.is_conditional:
             raise NelboError(
                 f"guidance {guidance.scale} needs a conditional model, this one takes neither "
                 "labels nor text: leave guidance at 1"
@@ -406,16 +331,6 @@ class Diffusion(GaussianEncoder):
             self.threshold,
             variance_output=output[:, channels:] if self.learns_variance else None,
             log_variance=torch.tensor(torch.nan, dtype=a.dtype),
-        )
-
-    @property
-    def _is_conditional(self) -> bool:
-        """Whether the network is told a label or text; a callable without a config may be."""
-        config = getattr(self.network, "config", None)
-        return config is None or bool(
-            self.num_classes
-            or getattr(config, "class_embed_type", None)
-            or hasattr(config, "cross_attention_dim")
         )
 
     def _times_within(self, low: float, high: float) -> tuple[int, int]:

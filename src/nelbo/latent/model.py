@@ -31,7 +31,8 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.chain.estimators import Estimator, as_estimator
-from nelbo.chain.mhvae import MHVAE, Level, per_example
+from nelbo.chain.mhvae import MHVAE, Level
+from nelbo.chain.terms import per_example
 from nelbo.diffusion import Diffusion, LevelProfile, Pixels
 from nelbo.diffusion.model import Sampler
 from nelbo.editing import Edit

@@ -38,7 +38,7 @@ from torch.nn.functional import relu
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.diffusion import Pixels
 from nelbo.diffusion.objectives import BatchPart, part_of_noise
 from nelbo.networks import AutoencoderKL

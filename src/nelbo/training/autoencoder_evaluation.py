@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.calibration import reconstruction_scale

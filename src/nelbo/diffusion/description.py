@@ -1,0 +1,116 @@
+"""What a diffusion model is made of, and how it is described: see `nelbo.chain.model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.base.digest import config_digest, digest
+from nelbo.chain.conditioning import Condition
+from nelbo.diffusion.encoder import GaussianEncoder
+from nelbo.diffusion.profile import LevelProfile
+from nelbo.diffusion.thresholding import StaticThreshold, Threshold
+from nelbo.networks.controlnet import ControlledUNet
+from nelbo.networks.guidance import GuidedNetwork
+
+Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
+
+# Stable Diffusion's, where a config says nothing of the size of latents.
+_UNKNOWN_SHAPE = (4, 64, 64)
+
+
+class DescribedChain(GaussianEncoder):
+    """A chain with a network; `nelbo.diffusion.model` makes its decoder of it.
+
+    Attributes:
+        network: predicts what `prediction` names.
+        prediction: name of what the network predicts.
+        variance: name of the reverse variance Σ_t.
+        threshold: what keeps the predicted x_0 in range, or None.
+        profile: what each level costs on data, if it was measured.
+    """
+
+    network: Network
+    prediction: str
+    variance: str
+    threshold: Threshold | None
+    profile: LevelProfile | None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network is told of; 0 for an unconditional one."""
+        return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network is told a label or text; a callable without a config may be."""
+        config = getattr(self.network, "config", None)
+        return config is None or bool(
+            self.num_classes
+            or getattr(config, "class_embed_type", None)
+            or hasattr(config, "cross_attention_dim")
+        )
+
+    @property
+    def control_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the control that a ControlNet reads; None without one."""
+        if not isinstance(self.network, ControlledUNet):
+            return None
+        config = self.network.controlnet.config
+        _, height, width = self.shape or _UNKNOWN_SHAPE
+        return config.conditioning_channels, config.downscale * height, config.downscale * width
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the guidance of the network; None for one that is not guided."""
+        return self.network.scale if isinstance(self.network, GuidedNetwork) else None
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bound beside the weights, by its name in messages."""
+        schedule, network = self.schedule, self.network
+        clips = self.threshold == StaticThreshold()
+        found: dict[str, Any] = {
+            "network configuration": config_digest(network),
+            "noise levels": (
+                f"{schedule.num_levels}, with alphas_cumprod from "
+                f"{float(schedule.alphas_cumprod[1]):.6g} to "
+                f"{float(schedule.alphas_cumprod[-1]):.6g}, "
+                + digest([schedule.alphas_cumprod, schedule.network_times])
+            ),
+            "prediction": self.prediction,
+            "variance": self.variance,
+            "clip_sample": clips,
+            "thresholding": "-" if clips or self.threshold is None else repr(self.threshold),
+            "pixel levels": repr(self.data),
+            "guidance": network.identity() if isinstance(network, GuidedNetwork) else "-",
+        }
+        if self.variance == "analytic" and self.profile is not None:
+            found["level profile"] = self.profile.digest()
+        return found
+
+    @property
+    def title(self) -> str:
+        """What kind of model it is."""
+        return "A diffusion model"
+
+    def facts(self) -> dict[str, Any]:
+        """What the model is, name by name, for people."""
+        found = super().facts()
+        parameters = found.pop("parameters", None)
+        found["chain"] = f"{self.num_levels:,} levels"
+        if parameters:
+            found["parameters"] = parameters
+        names = {"prediction": self.prediction, "variance": self.variance}
+        return found | {name: value.replace("_", " ") for name, value in names.items()}
+
+    def description(self) -> str:
+        """What the model is, in a sentence without its full stop."""
+        kind = "An unconditional diffusion model"
+        if self.num_classes:
+            kind = f"{self.title} of {self.num_classes} classes"
+        return (
+            f"{super().description().replace(self.title, kind, 1)}: a chain of "
+            f"{self.num_levels:,} levels, {self.prediction} network, {self.variance} variance"
+        )
