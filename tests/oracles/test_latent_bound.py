@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,23 +108,17 @@ class _Stretched(torch.nn.Module):
         super().__init__()
         self.model, self.factor = model, factor
 
-        self.num_levels = model.num_levels
-        self.first_map, self.score_matching_map = model.first_map, model.score_matching_map
-
     def prior_matching_map(self, z):
         return self.model.prior_matching_map(z / self.factor)
 
-    def draw_term(self, term, z, *arguments, **options):
-        narrow = (
-            Normal(z.mean / self.factor, z.stddev / self.factor)
-            if isinstance(z, Normal)
-            else z / self.factor
-        )
-        found = self.model.draw_term(term, narrow, *arguments, **options)
-        if term != self.first_map:
-            return found
+    def draw_score_matching(self, q, *arguments):
+        narrow = Normal(q.mean / self.factor, q.stddev / self.factor)
+        return self.model.draw_score_matching(narrow, *arguments)
+
+    def draw_reconstruction(self, z, *arguments):
+        found = self.model.draw_reconstruction(z / self.factor, *arguments)
         jacobian = z[0].numel() * math.log(self.factor)
-        return found._replace(values=found.values - jacobian)
+        return replace(found, values=found.values - jacobian)
 
 
 def std_of_samples(schedule: NoiseSchedule) -> float:

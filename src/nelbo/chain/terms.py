@@ -64,6 +64,24 @@ class Draws:
     total: Float[Tensor, "batch ..."]
     calls: Int[Tensor, " batch"]
 
+    @classmethod
+    def none(cls, like: Float[Tensor, "batch ..."]) -> Draws:
+        """No draws of a term of examples like these."""
+        nothing = like.new_zeros(len(like), 0)
+        levels = nothing.long()
+        return cls(levels, nothing, nothing, torch.zeros_like(like), levels.sum(1))
+
+    def with_draw(self, value: Tensor, by_value: Tensor, calls: Tensor | int, count: int) -> Draws:
+        """One more draw at level 1, of `count` in all, (B,), and the same by value."""
+        column = value[:, None]
+        return Draws(
+            torch.cat([self.levels, torch.ones_like(column, dtype=torch.int64)], 1),
+            torch.cat([self.weights, torch.full_like(column, 1 / count)], 1),
+            torch.cat([self.values, column], 1),
+            self.total + by_value / count,
+            self.calls + calls,
+        )
+
     @property
     def mean(self) -> Float[Tensor, " batch"]:
         """The mean of all draws, where they are of one level; nan without any."""

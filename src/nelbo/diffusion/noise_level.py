@@ -50,7 +50,7 @@ class NoiseLevel(NamedTuple):
         """λ = log(a / s); infinite where there is no noise."""
         return -math.log(self.sigma) if self.noise_scale > 0 else math.inf
 
-    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
+    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a and s for a state, and the network's time for each example of it."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         time_dtype = torch.int64 if isinstance(self.network_time, int) else dtype
@@ -77,7 +77,7 @@ class NoiseLevels(NamedTuple):
         a, s, _ = self.on(x_0)
         return a * x_0 + s * noise
 
-    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
+    def on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a and s, broadcastable to a state, and the network's time for each example of it."""
         return wide(self.signal_scale, x), wide(self.noise_scale, x), self.network_time
 

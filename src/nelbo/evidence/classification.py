@@ -30,8 +30,8 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import draw, randn_like, rows
-from nelbo.chain.terms import VALUES_PER_CALL
 from nelbo.chain.model import Model
+from nelbo.chain.terms import VALUES_PER_CALL
 from nelbo.diffusion import Diffusion
 
 # Draws of a round, after each of which classes may leave the race.

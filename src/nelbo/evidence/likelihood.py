@@ -21,8 +21,8 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import draw
-from nelbo.chain.terms import per_example
 from nelbo.chain.model import Model
+from nelbo.chain.terms import per_example
 from nelbo.diffusion import Diffusion, flow
 
 
