@@ -16,8 +16,8 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.mhvae import per_example
 from nelbo.chain.model import Model
+from nelbo.chain.terms import per_example
 from nelbo.commands.common import (
     choose_device,
     counting_progress,

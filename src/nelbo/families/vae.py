@@ -25,7 +25,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound, variance_of_mean
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw
-from nelbo.chain.mhvae import per_example
+from nelbo.chain.terms import per_example
 from nelbo.families.one_latent import bound_of_one_latent
 from nelbo.families.variational import DRAWS, VariationalFamily
 
