@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,9 +13,6 @@ from nelbo.chain.distributions import Generators
 from nelbo.diffusion.noise_level import NoiseLevel
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.networks.guidance import Guidance
-
-if TYPE_CHECKING:
-    from nelbo.diffusion.model import Diffusion
 
 # The noise levels that a step leads from and to.
 Step = tuple[NoiseLevel, NoiseLevel]
@@ -37,7 +34,7 @@ class State:
 
 
 class Sampler(Protocol):
-    """A way to walk the decoder chain.
+    """A way to walk the decoder chain of a model, a `Diffusion`.
 
     A notebook, a progress bar and a test drive the same loop::
 
@@ -60,7 +57,7 @@ class Sampler(Protocol):
 
     def walk(
         self,
-        model: Diffusion,
+        model: Any,
         x: Tensor,
         *,
         condition: Condition | None = None,
@@ -70,7 +67,7 @@ class Sampler(Protocol):
 
     def iterate(
         self,
-        model: Diffusion,
+        model: Any,
         x_T: Tensor,
         *,
         condition: Condition | None = None,
@@ -81,7 +78,7 @@ class Sampler(Protocol):
 
     def sample(
         self,
-        model: Diffusion,
+        model: Any,
         x_T: Tensor,
         *,
         condition: Condition | None = None,
