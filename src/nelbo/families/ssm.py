@@ -43,7 +43,7 @@ class Block(nn.Module):
         return x + self._gate(y), h
 
     def _gate(self, y: Tensor) -> Tensor:
-        return self.dropout(glu(self.mix(self.dropout(gelu(y))), -1))
+        return glu(self.mix(self.dropout(gelu(y))), -1)
 
 
 class StateSpaceStack(SequenceModel):

@@ -65,9 +65,10 @@ class DiagonalLayer(StateSpaceLayer):
         a, b, c = self._discrete()
         powers = (a.log()[:, :, None] * torch.arange(length)).exp()
         kernel = 2 * torch.einsum("dn,dnl->dl", b * c, powers).real
-        size = 2 * length
-        product = torch.fft.rfft(u, size, dim=1) * torch.fft.rfft(kernel, size).T
-        return torch.fft.irfft(product, size, dim=1)[:, :length] + self.d * u
+        size = 2 * length  # zeros beyond the end keep it from wrapping around
+        along = u.transpose(1, 2).contiguous()
+        product = torch.fft.rfft(along, size) * torch.fft.rfft(kernel, size)
+        return torch.fft.irfft(product, size)[:, :, :length].transpose(1, 2) + self.d * u
 
     def step(self, u: Float[Tensor, "batch width"], h: Tensor | None) -> tuple[Tensor, Tensor]:
         """By the recurrence."""
