@@ -38,7 +38,8 @@ SHIFT, SCALE, BRIGHTNESS, TINT, NOISE = 0.06, 0.08, 0.1, 0.05, 0.15
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name, then its pairs of neighbours; "skin tone" says nothing and is left out.
+    """The words of a name, then its pairs of neighbours; "skin tone" carries no information and is
+    left out.
 
     The first word has the mark of the start as its neighbour.
     """
@@ -47,7 +48,7 @@ def words_of(name: str) -> list[str]:
 
 
 def to_network(images: Tensor) -> Tensor:
-    """Levels 0..255 as −1..1."""
+    """Pixel levels 0..255 as −1..1."""
     return images.float() / 127.5 - 1
 
 

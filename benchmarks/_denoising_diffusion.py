@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 
 
 def denoising_diffusion() -> Any | None:
-    """The package, or None, having said why.
+    """The package; None, after a message, if it is missing.
 
     It imports torchvision and pytorch-fid for folders of images, grids and scores, none of which a
     step uses; where they cannot be imported, mock modules stand in for them.

@@ -1,15 +1,15 @@
 """The 1,000 names that text alignment is measured among, and which of them are prompts.
 
 Some pictures have several names: OpenMoji draws "pilot" and "man pilot" alike, and flags of
-territories are those of their country. No scorer could tell such names apart, so each picture is a
+territories are those of their country. No scorer can distinguish such names, so each picture is a
 candidate once, under one of its names.
 
 1. The names of all combinations of person, profession and skin tone that are held out: the unseen
    prompts. Where a name that is trained on has the same picture, that other name is left out, and
    the prompt counts as one whose *picture* was seen.
 2. 200 random training names: the seen prompts.
-3. The names of the combinations that are trained on, so that the unseen ones have to be told from
-   names that differ in one word.
+3. The names of the training combinations, so that the unseen ones must be distinguished from names
+   that differ in one word.
 4. Other random training names, until there are 1,000.
 """
 
@@ -68,7 +68,7 @@ def choose_names(seed: int = 0) -> Names:
     chosen: dict[bytes, Named] = {}
 
     def choose(entries: Iterable[Named], until: int) -> Tensor:
-        """Add pictures that are new, up to so many; the indices of those added."""
+        """Add new pictures up to a number; the indices of those added."""
         before = len(chosen)
         for entry in entries:
             if len(chosen) < until:

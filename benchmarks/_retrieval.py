@@ -1,4 +1,4 @@
-"""Ranks among candidates, and what a share of so many trials says."""
+"""Ranks among candidates, and shares of trials with their intervals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 def ranks(scores: Tensor, right: Tensor) -> Tensor:
     """The place of the right candidate in each row of scores, from 1, (N,) int64.
 
-    A candidate with the same score as the right one counts as before it, so that scores which tell
-    nothing apart give the last place.
+    A candidate with the same score as the right one counts as before it, so that uninformative
+    scores give the last place.
 
     Args:
         scores: of each candidate, higher is better, (N, C).

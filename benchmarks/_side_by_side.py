@@ -22,8 +22,8 @@ from rich.table import Table
 class Timing(NamedTuple):
     """Median milliseconds of one step, and the ratios of the medians and of the fastest steps.
 
-    On a busy machine the median says how lucky each side was with its neighbours; the fastest step
-    is the one that met the least interference.
+    On a busy machine the median depends on the load of other processes; the fastest step had the
+    least interference.
     """
 
     size: int

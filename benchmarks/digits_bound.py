@@ -3,8 +3,8 @@
     python benchmarks/digits_bound.py [--seconds 120] [--levels 20] [--json FILE]
 
 Each trains for as many steps as fit into the same processor time of one thread, on the same 1,437
-images of 8×8 with 17 levels, and is evaluated by the same code: the bound of the 360 test images,
-with the same noise. The peers, with the defaults of their own training code:
+images of 8×8 with 17 pixel levels, and is evaluated by the same code: the bound of the 360 test
+images, with the same noise. The peers, with the defaults of their own training code:
 
 - diffusers, as in its example of unconditional training: 1,000 linear levels, ε, AdamW at 1e-4 with
   500 steps of warm-up and a cosine, batches of 16, an average of up to 0.9999. Of the six
@@ -13,8 +13,7 @@ with the same noise. The peers, with the defaults of their own training code:
   Adam at 1e-4, batches of 16, an average of 0.995. Its mirror images are left out.
 
 A peer is given the best of four: its last weights or their average, with either fixed variance.
-Neither was made for the bound: the figure says what nelbo's choices are worth, not which is the
-better library.
+Neither was made for the bound: the figure measures nelbo's choices, not which library is better.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Training(NamedTuple):
 
     Attributes:
         step: takes a step.
-        models: what came of it, by what is said of it in the table.
+        models: the trained models, by their description in the table.
         parameters: how many are trained.
     """
 

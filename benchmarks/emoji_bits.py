@@ -4,13 +4,13 @@
 
 RUN is a latent model of the emoji, RUN2 a diffusion model of their pixels; without RUN2 one is
 trained for the budget. All figures are of the held-out pictures. The bound of the latent model is
-on pixels, so all of them compare; its terms are those of docs/latent-diffusion.md. A model of text
-is told the name of each picture, which the pixel model and the files are not; the row *untold* is
-the same model told nothing.
+on pixels, so all of them compare; its terms are those of docs/latent-diffusion.md. A
+text-conditional model is given the name of each picture, the pixel model and the files are not; the
+row *unconditional* is the same model without the names.
 
 A file holds more than pixels. *Pixels only* counts the compressed data of each file and none of its
-headers. *In one file* packs all test pictures into one, so that headers cost nothing and what
-pictures have in common is written once, which no model of single pictures may do.
+headers. *In one file* packs all test pictures into one, so that headers cost nothing and common
+content is written once, which no model of single pictures can do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Model = nelbo.Diffusion | nelbo.LatentDiffusion
 
 
 def bound_of(model: Model, data: ImageData, levels: int, seed: int) -> BoundSummary:
-    """The bound of all images from so many levels each."""
+    """The bound of all images, from `levels` levels each."""
     generator = torch.Generator().manual_seed(seed)
     return Bound.cat(evaluate(model, data, levels=levels, generator=generator)).mean()
 
@@ -59,7 +59,7 @@ def file_sizes(data: ImageData) -> dict[str, dict[str, Estimate | float]]:
 
 
 def training_seconds(run: str) -> float | None:
-    """What the run's record says, with that of the autoencoder it was made with; None if unknown.
+    """Training seconds in the run's record, with those of its autoencoder; None if unknown.
 
     A latent run keeps where its autoencoder was in config.yaml.
     """
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--budget", default="20m", help="how long to train it (default 20m)")
     parser.add_argument("--no-pixel", action="store_true", help="leave the pixel model out")
     parser.add_argument("--levels", type=int, default=20, help="levels an image (default 20)")
-    parser.add_argument("--images", type=int, help="only so many test images")
+    parser.add_argument("--images", type=int, help="largest number of test images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -134,8 +134,11 @@ def main() -> None:
 
     runs: dict[str, tuple[Model, ImageData, str | None]] = {"latent": (model, data, arguments.run)}
     if model.text is not None:
-        untold = ImageData(data.source, data.images, data.levels, data.names)
-        runs = {"latent, told names": runs["latent"], "latent, untold": (model, untold, None)}
+        bare = ImageData(data.source, data.images, data.levels, data.names)
+        runs = {
+            "latent, given names": runs["latent"],
+            "latent, unconditional": (model, bare, None),
+        }
     if not arguments.no_pixel:
         run = arguments.pixel or pixel_run(arguments.budget, arguments.threads)
         runs["pixel"] = (nelbo.load(run), data, run)

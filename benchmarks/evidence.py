@@ -1,4 +1,4 @@
-"""The digits' bound for a few network calls: what each estimator makes of them, and MONAI's way.
+"""The digits' bound for a few network calls: the error of each estimator, and of MONAI's.
 
     python benchmarks/evidence.py --run RUN [--seeds 20] [--json FILE]
     python benchmarks/evidence.py --monai --run RUN
@@ -139,7 +139,7 @@ def digits_table(model: Diffusion, data: ImageData, arguments: argparse.Namespac
             [calls for _, calls in results],
         )
     if "one noise" in arguments.only:
-        # Images have noise of their own, so a few of them tell the error of all.
+        # Images have independent noise, so that a few of them give the error of all.
         few = data.take(slice(arguments.one_noise_images))
         with torch.no_grad():
             draws = torch.stack(
@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--monai", action="store_true", help="compare with MONAI instead")
     parser.add_argument("--levels", type=int, default=4, help="levels an image beside MONAI")
     parser.add_argument("--repeats", type=int, default=2, help="evaluations by MONAI")
-    parser.add_argument("--images", type=int, help="only so many images")
+    parser.add_argument("--images", type=int, help="largest number of images")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     model = nelbo.load(digits_run(arguments.run)).eval()

@@ -141,7 +141,7 @@ def icons_32(folder: Path, packages: Packages) -> int:
 
 
 def _copy(files: Iterator[tuple[str, Callable[[], bytes]]], folder: Path) -> int:
-    """The first so many pictures, in the order of a hash, none twice."""
+    """The first pictures in the order of a hash, without duplicates."""
     seen: set[bytes] = set()
     for name, read in sorted(files, key=lambda file: _hash(file[0])):
         content = read()

@@ -139,7 +139,7 @@ def measure(
 
 @torch.no_grad()
 def bound(model: Diffusion, data: ImageData, levels: int) -> tuple[float, float]:
-    """Bits/dim of the pictures and the standard error over them, at so many levels each."""
+    """Bits/dim of the pictures and its standard error over them, at a number of levels each."""
     assert isinstance(model.data, Pixels)
     generator = torch.Generator().manual_seed(0)
     bits = torch.cat(

@@ -3,10 +3,10 @@
     python benchmarks/prompting.py RUN [-n 16] [--steps 25] [--guidance 4] [--threads 2]
 
 RUN is a latent model with text. Each library loads it in processes of its own, in turn; the fastest
-of the repeats is shown, since all that others do on the machine is to slow it. *import* is what the
-process takes before it can load. *first* is the first call, *later* the median of the following.
-Both start from the same latents and walk with the run's own scheduler, and the largest difference
-of a pixel is printed.
+of the repeats is shown, since other load can only slow it. *import* is the time of a process before
+it can load. *first* is the first call, *later* the median of the following. Both start from the
+same latents and walk with the run's own scheduler, and the largest difference of a pixel is
+printed.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/sampler_overhead.py [--json FILE] [--seconds S] [--threads N]
 
 The network is the UNet that `nelbo train` builds for 32×32 colour pictures, with a batch of 16. A
-call of it takes a thousand times as long as the rest of a step, so that the difference of two walks
-would drown in its noise. Instead each sampler walks with a network that answers at once: all that
-is left is the sampler's own. Walks of nelbo, walks of diffusers and calls of the true network take
-turns in one process; the share is of their medians.
+call of it takes a thousand times as long as the rest of a step, so that its noise would hide the
+overhead. Instead each sampler walks with a network that returns at once, which leaves the overhead
+of the sampler. Walks of nelbo, walks of diffusers and calls of the true network take turns in one
+process; the share is of their medians.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def measure_bounds(
     return results
 
 
-# One line a sampler: the chain and the sampler for so many steps.
+# One line for each sampler: the chain and the sampler for a number of steps.
 Walk = Callable[[nelbo.Diffusion, int], tuple[nelbo.Diffusion, Sampler]]
 
 
@@ -166,7 +166,7 @@ SAMPLERS: dict[str, Walk] = {
 
 
 class Classifier(nn.Module):
-    """A small network that tells digits apart; its last hidden layer is the feature space."""
+    """A small classifier of digits; its last hidden layer is the feature space."""
 
     def __init__(self, features: int = 16) -> None:
         super().__init__()

@@ -3,9 +3,9 @@
     python benchmarks/streaming.py [--json FILE] [--steps 8] [--rounds 5] [--batch 32]
 
 Streams a parquet file of 64×64 JPEGs. Two kinds of step: one of a small diffusion model on this
-CPU, which takes the cores that would decode, and one that takes none of it, as on an accelerator,
-for as long as a batch takes to be read and decoded, where there is most to gain: a ratio of 2 at
-best. Both ways take turns in one process; the figures are medians.
+CPU, which competes with decoding, and one that uses none of it, as on an accelerator, and takes as
+long as reading and decoding a batch, for which the gain is largest: a ratio of 2 at best. Both ways
+take turns in one process; the figures are medians.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def trained(data: ImageData, steps: int, batch: int) -> Callable[[], float]:
 
 
 def waited(data: ImageData, steps: int, batch: int, seconds: float) -> Callable[[], float]:
-    """Steps a second where a step takes so long and nothing of this CPU."""
+    """Steps a second if a step takes a fixed time and none of this CPU."""
 
     def rate() -> float:
         assert data.stream is not None
@@ -84,7 +84,7 @@ def waited(data: ImageData, steps: int, batch: int, seconds: float) -> Callable[
 
 
 def without(rate: Callable[[], float]) -> float:
-    """The same with every batch read when it is asked for."""
+    """The same without reading ahead."""
     with mock.patch.object(ImageStream, "reading_ahead", return_value=nullcontext()):
         return rate()
 

@@ -1,12 +1,12 @@
-"""Does a text-to-image model of the emoji draw what it is told? Retrieval among 1,000 names.
+"""Does a text-to-image model of the emoji follow its prompts? Retrieval among 1,000 names.
 
     python benchmarks/text_alignment.py RUN [--guidance 2] [--steps 25] [--grid FILE] [--json FILE]
 
 RUN is a latent model of the emoji with text (`nelbo train emoji --model latent ...`), or the name
 of a checkpoint that ships with the package. It draws one image for each of 200 training names and
 of 60 held-out ones, each a person, a profession and a skin tone that were never together in
-training. A scorer that is trained here, on real training pictures only, then says which of 1,000
-names each image is of; `_alignment_scorer.py` says how, `_emoji_names.py` among which names.
+training. A scorer that is trained here, on real training pictures only, then finds the name of each
+image among 1,000; see `_alignment_scorer.py` and `_emoji_names.py`.
 
 *by name*: the image against the names, through vectors of their words. *by picture*: the image
 against the real picture of each name, in the same vectors. The real pictures, and these after the
@@ -62,7 +62,7 @@ def generate(
     guidance: float,
     seed: int,
 ) -> Tensor:
-    """One image a prompt with noise of its own, levels 0..255, (N, 3, 32, 32) uint8."""
+    """One image a prompt with noise of its own, pixel levels 0..255, (N, 3, 32, 32) uint8."""
     images = []
     for start in range(0, len(prompts), BATCH):
         some = prompts[start : start + BATCH]
@@ -156,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = nelbo.load(arguments.run)
     if not isinstance(model, nelbo.LatentDiffusion) or model.text is None:
-        parser.error(f"{arguments.run} is not a latent model that is told text")
+        parser.error(f"{arguments.run} is not a latent model with text")
     sampler = nelbo.load_sampler(arguments.run, arguments.steps)
     guidance = arguments.guidance
     if guidance is None:
@@ -211,8 +211,8 @@ def main() -> None:
     console.print(table)
     parts = right_parts(names, found["unseen", "generated"])
     results["parts"] = parts
-    said = ", ".join(f"{part} {share:.0%}" for part, share in parts.items())
-    console.print(f"unseen, generated: the first name has the right {said}")
+    rates = ", ".join(f"{part} {share:.0%}" for part, share in parts.items())
+    console.print(f"unseen, generated: the first name has the right {rates}")
     console.print(
         f"guidance {guidance:g}, {arguments.steps} steps of {type(sampler).__name__}; "
         f"scorer {trained - start:.0f} s, images and ranks {done - trained:.0f} s"

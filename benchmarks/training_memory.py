@@ -2,10 +2,10 @@
 
     python benchmarks/training_memory.py [--json FILE]
 
-Every row is two processes of their own, with 4 and with 12 images of 32×32: what they differ by,
-over 8, is what an image takes; the rest, over the parameters, is what a parameter takes: itself,
-its gradient and two moments, 16 bytes in float32; a moving average is 4 more, and so is what the
-libraries take to begin with.
+Every row is measured by two processes, with 4 and with 12 images of 32×32. Their difference, over
+8, is the memory of an image; the rest, over the parameters, is that of a parameter: its value,
+gradient and two moments, 16 bytes in float32; 4 more for a moving average; and a share of the
+libraries.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(kind: str, batch: int) -> None:
 
 
 def measured(kind: str, batch: int) -> dict[str, int] | None:
-    """What `measure` prints, measured."""
+    """Run `measure` in a process and read what it prints."""
     command = [sys.executable, __file__, "--measure", kind, "--batch", str(batch)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])

@@ -2,7 +2,7 @@
 
     python benchmarks/training_processes.py [--json FILE] [--seconds 15]
 
-Trains on digits with a batch of 128 for so many seconds, with one process and under
+Trains on digits with a batch of 128 for a number of seconds, with one process and under
 `torch.distributed.run` with two, one thread each, and prints the ratio of their steps a second. Two
 free cores are needed to learn anything from it.
 """
@@ -22,7 +22,7 @@ from rich.table import Table
 
 
 def steps_a_second(count: int, seconds: float) -> float:
-    """Of a run with so many processes."""
+    """Steps a second of a run with a number of processes."""
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]

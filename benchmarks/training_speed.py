@@ -12,7 +12,7 @@ Prints ratios of medians of steps that take turns in one process, 16 images of 3
   rates of two kernels: a product of matrices, and the same product as a convolution;
 - with --compile, the whole loop under torch.compile, which takes minutes to begin with.
 
-With one thread, time is that of the processor, which neighbours on a busy machine do not count in.
+With one thread, processor time is measured, which the load of other processes does not change.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/unet_speed.py [--json FILE]
 
-One thread by default: with more threads than free cores, waiting for one another drowns the
+One thread by default: with more threads than free cores, their synchronisation hides the
 difference.
 """
 

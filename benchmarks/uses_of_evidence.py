@@ -29,18 +29,18 @@ Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def noise(images: Tensor, g: torch.Generator) -> Tensor:
-    """15% of the pixels replaced by any level."""
+    """15% of the pixels replaced by any pixel level."""
     mask = torch.rand(images.shape, generator=g) < 0.15
     return torch.where(mask, torch.randint(0, 17, images.shape, generator=g), images.long()).byte()
 
 
 def gaussian(images: Tensor, g: torch.Generator) -> Tensor:
-    """Gaussian noise of two levels, rounded."""
+    """Gaussian noise of two pixel levels, rounded."""
     return (images + 2 * torch.randn(images.shape, generator=g)).round().clamp(0, 16).byte()
 
 
 def occluded(level: int, side: int) -> Corruption:
-    """A square of one level somewhere over the digit."""
+    """A square of one pixel level somewhere over the digit."""
 
     def corrupt(images: Tensor, g: torch.Generator) -> Tensor:
         images = images.clone()

@@ -22,8 +22,8 @@ def test_no_picture_or_name_is_a_candidate_twice(names):
 
 
 def test_unseen_prompts_are_all_held_out_combinations(names):
-    told = {names.combinations[i] for i in names.unseen.tolist()}
-    assert told == {c for c in combinations().values() if split_of_combination(c) == "test"}
+    unseen = {names.combinations[i] for i in names.unseen.tolist()}
+    assert unseen == {c for c in combinations().values() if split_of_combination(c) == "test"}
     trained = set(load_data("emoji", "train", size=32).captions)
     assert not {names.captions[i] for i in names.unseen.tolist()} & trained
     # The candidates hold many names that differ from the unseen ones in one word.
