@@ -35,7 +35,7 @@ from nelbo.diffusion import Pixels
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.file_sizes import sizes_of_each
 from nelbo.evidence.sample_quality import frechet_distance
-from nelbo.formats import usual_sampler
+from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid
 from nelbo.samplers import DDIM, DDPM, DPMSolver
 from nelbo.training.config import parse_duration
@@ -119,7 +119,7 @@ def measure(
     bits, error = bound(model, test.subset(TESTED, 0), LEVELS)
     samplers: dict[str, Any] = dict(SAMPLERS)
     if system == "nelbo":
-        samplers["default"] = usual_sampler(out)
+        samplers["default"] = Pipeline.open(out).usual_sampler()
     pictures = {name: drawn(model, sampler) for name, sampler in samplers.items()}
     distances = {name: distance(some, real) for name, some in pictures.items()}
     best = min(distances, key=lambda name: distances[name])

@@ -43,7 +43,7 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
     assert "CC BY-SA 4.0" in card
     assert "OpenMoji" in card
     assert "nelbo train emoji" in card
-    assert RunDirectory(path).notes()["source"] == "emoji"
+    assert RunDirectory(path).notes["source"] == "emoji"
     assert nelbo.pretrained(name) is not None
 
 
@@ -98,7 +98,7 @@ def test_the_card_says_whose_data_which_command_and_how_good(shelf):
         assert part in card, part
     save_checkpoint(model, shelf / "emoji", card, notes, SAMPLER)
     assert load_sampler("emoji", 25) == SAMPLER
-    kept = RunDirectory(shelf / "emoji").notes()
+    kept = RunDirectory(shelf / "emoji").notes
     assert kept["source"] == "emoji"
     assert kept["settings"] == notes["settings"]
     assert "parameters" not in kept

@@ -17,6 +17,7 @@ from nelbo.cli import main
 from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sampling import build_sampler, guidance_of
+from nelbo.formats import Pipeline
 from nelbo.report.captions import prompt_grid
 from nelbo.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import make
@@ -295,7 +296,7 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     model = nelbo.load(tmp_path / "model")
     model.data = nelbo.Pixels(3)
     nelbo.save(model, tmp_path / "model")
-    pictures = PictureModel.load(str(tmp_path / "model"), "cpu")
+    pictures = PictureModel.load(Pipeline.open(tmp_path / "model"), "cpu")
     assert pictures.levels == 3
     assert pictures.to_pixels(torch.tensor([0, 120, 200, 255])).tolist() == [0, 1, 2, 2]
     out = ["--out", str(tmp_path / "x.png"), "--files", str(tmp_path / "f")]
@@ -304,20 +305,20 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     model.data = nelbo.Continuous()
     nelbo.save(model, tmp_path / "model")
     with pytest.raises(nelbo.NelboError, match="a model of numbers, not of pixels"):
-        PictureModel.load(str(tmp_path / "model"), "cpu")
+        PictureModel.load(Pipeline.open(tmp_path / "model"), "cpu")
 
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
-    schedule = nelbo.load(run_path).schedule
-    assert build_sampler(SamplerOptions(), str(run_path)) == default_sampler(schedule)
-    assert build_sampler(SamplerOptions(steps=7), str(run_path)) == default_sampler(schedule, 7)
+    run, diffusers = Pipeline.open(run_path), Pipeline.open(stable)
+    assert build_sampler(SamplerOptions(), run) == default_sampler(run.schedule)
+    assert build_sampler(SamplerOptions(steps=7), run) == default_sampler(run.schedule, 7)
     # 50 steps, or as many as the chain has
-    assert build_sampler(SamplerOptions(sampler="ddim"), str(run_path)).steps == 20
-    assert build_sampler(SamplerOptions(sampler="ddim"), str(stable)).steps == 50
+    assert build_sampler(SamplerOptions(sampler="ddim"), run).steps == 20
+    assert build_sampler(SamplerOptions(sampler="ddim"), diffusers).steps == 50
     stable_ddim = DDIM(
         50, spacing="leading", steps_offset=1, set_alpha_to_one=False, even_stride=True
     )
-    assert build_sampler(SamplerOptions(), str(stable)) == stable_ddim
+    assert build_sampler(SamplerOptions(), diffusers) == stable_ddim
 
 
 def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
@@ -325,7 +326,7 @@ def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
     for path, last in ((stable, {"set_alpha_to_one": False}), (run_path, {})):
 
         def build(path=path, **options):
-            return build_sampler(SamplerOptions(steps=9, **options), str(path))
+            return build_sampler(SamplerOptions(steps=9, **options), Pipeline.open(path))
 
         assert build(sampler="ddpm") == DDPM(9, spacing="trailing")
         assert build(sampler="heun") == Heun(9)
@@ -335,7 +336,7 @@ def test_a_sampler_asked_for_by_name_brings_its_own_levels(stable, run_path):
         spaced = DPMSolver(9, spacing="linspace", noise_levels="spaced", **last)
         assert build(sampler="dpm_solver", spacing="linspace") == spaced
         assert build(sampler="heun", noise_levels="log_snr") == Heun(9, noise_levels="log_snr")
-    assert build_sampler(SamplerOptions(sampler="ddim", steps=9), str(run_path)) == DDIM(9)
+        assert build(sampler="ddim").steps == 9
 
 
 @pytest.mark.parametrize("sampler", [None, *SAMPLERS])
@@ -348,7 +349,7 @@ def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, r
     assert written["timestep_spacing"] == "trailing"
     file.write_text(json.dumps(written | {"timestep_spacing": "leading"}))
     schedule = nelbo.load(old).schedule
-    built = build_sampler(SamplerOptions(sampler=sampler, steps=5), str(old))
+    built = build_sampler(SamplerOptions(sampler=sampler, steps=5), Pipeline.open(old))
     assert built.start_level(schedule).t == schedule.num_levels
     assert nelbo.load_sampler(old, 5) == DDPM(5, spacing="trailing")
     options = [] if sampler is None else ["--sampler", sampler]
@@ -369,10 +370,10 @@ def test_starting_where_there_is_signal_is_said_in_one_line(run_path, tmp_path, 
     assert "--spacing trailing" in line
 
 
-def test_guidance_of_a_pixel_model():
+def test_guidance_of_a_pixel_model(run_path):
     options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
     assert guidance_of(options) == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
-    chain, condition = PictureModel("run", make()).conditioned(options, 2)
+    chain, condition = PictureModel(Pipeline.open(run_path), make()).conditioned(options, 2)
     assert condition is None
     assert chain.network.scale == 2.0
     assert chain.network.rescale == 0.5

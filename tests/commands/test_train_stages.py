@@ -47,7 +47,7 @@ def run(pictures) -> Path:
 
 
 def steps_of(run: Path) -> int:
-    return RunDirectory(run).notes()["trained"]["steps"]
+    return RunDirectory(run).notes["trained"]["steps"]
 
 
 def broken_off(run: Path, out: Path, *left: str) -> Path:
@@ -147,7 +147,7 @@ def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     new = RunDirectory.create(out, overwrite=True)
     stage = new.make_stage("autoencoder")
     assert stage.replaces == out
-    assert RunDirectory(out).notes() == {"old": 1}
+    assert RunDirectory(out).notes == {"old": 1}
     stage.write_evaluation({"test": {}})
     beside = RunDirectory.join(out)  # as another process sees it
     assert (beside.path, beside.replaces, beside.has_model) == (new.path, out, False)

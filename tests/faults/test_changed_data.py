@@ -213,7 +213,7 @@ def test_validation_images(pictures, tmp_path, capsys):
     brief = ["--widths", "8", "--levels", "4", "--size", "8", "--evaluate-images", "1"]
     fixed = ["--batch-size", "4", "--threads", "1", "--precision", "fp32", "--evaluate-levels", "1"]
     main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
-    splits = RunDirectory(out).notes()["splits"]
+    splits = RunDirectory(out).notes["splits"]
     assert splits == {"train": 30, "validation": 1, "test": 1}
     repaint_held_out(pictures, "validation/v.png")
     message = mistake(capsys, "train", "--resume", "--out", str(out), "--steps", "3")
@@ -247,8 +247,8 @@ def test_a_run_from_before_there_was_a_validation_split(pictures, tmp_path, caps
     assert "since then" not in said
     assert "begun before there was a validation split, and trains on the images" in said
     assert "--validate-every reads test images, as it began" in said
-    assert "splits" not in RunDirectory(out).notes()
-    assert RunDirectory(out).notes()["training_images"] == 30
+    assert "splits" not in RunDirectory(out).notes
+    assert RunDirectory(out).notes["training_images"] == 30
     main(["evaluate", str(out), "--json"])
     assert json.loads(capsys.readouterr().out)["examples"] == 2
     assert "trained before there was a validation split" in mistake(
@@ -259,7 +259,7 @@ def test_a_run_from_before_there_was_a_validation_split(pictures, tmp_path, caps
         path.unlink()
     (pictures / "validation").rmdir()
     main([*resume[:-3], "5", "--accept-changed-data"])
-    assert RunDirectory(out).notes()["training_images"] == 30
+    assert RunDirectory(out).notes["training_images"] == 30
 
 
 def test_a_checkpoint_that_does_not_know_the_images_held_out(pictures, tmp_path):

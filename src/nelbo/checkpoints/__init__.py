@@ -15,9 +15,9 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
+from nelbo.chain.model import Model
 from nelbo.formats import load, save, write_json
 from nelbo.formats.model_directory import CARD_FILE, checkpoint_path
-from nelbo.formats.pipelines import Model
 from nelbo.samplers import Sampler
 from nelbo.text import TEXT_ENCODER
 

@@ -24,12 +24,13 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
-from nelbo.commands.run_data import check_run, load_with_data
+from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
 from nelbo.evidence.evaluation import check_fits
+from nelbo.formats import Pipeline
 from nelbo.text import shorten
 
 # Images whose class is printed; --out and --json have those of all.
@@ -40,11 +41,13 @@ def run(options: Classify) -> None:
     """Classify, print the accuracy where labels are known, and the cost."""
     prompts = _prompts(options)
 
-    source = check_run(
-        options.run_path, options.data, options.split, keep_duplicates=options.keep_duplicates
+    pipeline = Pipeline.open(options.run_path)
+    source = check_data(
+        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
     )
     device = choose_device(options.computing.device)
     model, data = load_with_data(
+        pipeline,
         source,
         device,
         resize=options.resize,

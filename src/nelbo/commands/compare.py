@@ -19,19 +19,21 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
-from nelbo.commands.run_data import RunSource, check_run, load_with_data
+from nelbo.commands.run_data import RunSource, check_data, load_with_data
 from nelbo.data import ImageData
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
+from nelbo.formats import Pipeline
 from nelbo.report.formatting import number
 
 
 def run(options: Compare) -> None:
     """Evaluate both, compare, print."""
+    pipelines = [Pipeline.open(run) for run in options.runs]
     sources = [
-        check_run(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
-        for run in options.runs
+        check_data(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
+        for run in pipelines
     ]
     # What one of them was trained on is left out for the other, too.
     own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
@@ -40,7 +42,10 @@ def run(options: Compare) -> None:
     # What one of them was trained on is cropped and resized as then for the other, too.
     resize = options.resize or any(source.own for source in sources)
     # Both, before the long work: the second may not be there.
-    loaded = [_load(options, source, device, resize) for source in sources]
+    loaded = [
+        _load(options, run, source, device, resize)
+        for run, source in zip(pipelines, sources, strict=True)
+    ]
     _check_shapes(options, [data.shape for _, data in loaded])
     given = [given_of(model, data) for model, data in loaded]
     levels = levels_to_compare(options.levels, loaded, options.computing.seed)
@@ -115,11 +120,12 @@ def _check_shapes(options: Compare, shapes: list[tuple[int, int, int]]) -> None:
 
 
 def _load(
-    options: Compare, source: RunSource, device: torch.device, resize: bool
+    options: Compare, pipeline: Pipeline, source: RunSource, device: torch.device, resize: bool
 ) -> tuple[Model, ImageData]:
     """The model of a run and the images in its size."""
     # The seed draws the same images for both.
     model, data = load_with_data(
+        pipeline,
         source,
         device,
         resize=resize,

@@ -21,7 +21,7 @@ from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
 from nelbo.editing import Edit as Editing
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
-from nelbo.formats.pipelines import load_schedule
+from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid, save_image, to_pil
 from nelbo.samplers import DDPM, Sampler, State
 
@@ -33,13 +33,14 @@ _INVERSION = "inversion"
 def run(options: Edit) -> None:
     """Write the picture."""
     check_guidance(options.condition)
+    pipeline = Pipeline.open(options.run_path)
     for path in (options.image, options.mask, options.interpolate):
         if path is not None:
             examine(path)
-    check_not_data(options.run_path, options.out)
-    sampler = _sampler(options)
+    check_not_data(pipeline, options.out)
+    sampler = _sampler(options, pipeline)
     editing = None if options.mask is not None else _redrawing(options, sampler)
-    pictures = PictureModel.load(options.run_path, options.computing.device)
+    pictures = PictureModel.load(pipeline, options.computing.device)
     _check_sizes(options, pictures)
     images = _read(options, pictures)
     paint = None if options.mask is None else _paint(options, pictures)
@@ -105,24 +106,21 @@ def _walk(
     return torch.cat(list(walks))
 
 
-def _sampler(options: Edit) -> Sampler:
+def _sampler(options: Edit, pipeline: Pipeline) -> Sampler:
     """What walks the chain.
 
     Raises:
         NelboError: one that the edit cannot use.
     """
-    schedule = load_schedule(options.run_path)
-    if schedule is None:
+    if not pipeline.has_chain:
         raise NelboError(f"{options.run_path} has no chain to edit pictures with")
     if options.interpolate is not None:
-        return build_sampler(
-            options.sampling, options.run_path, "ddim" if _inverts(options) else None
-        )
+        return build_sampler(options.sampling, pipeline, "ddim" if _inverts(options) else None)
     if options.mask is None:
-        return build_sampler(options.sampling, options.run_path)
-    levels = schedule.num_levels
+        return build_sampler(options.sampling, pipeline)
+    levels = pipeline.schedule.num_levels
     sampler = build_sampler(
-        options.sampling, options.run_path, "ddpm", steps=min(_INPAINTING_STEPS, levels)
+        options.sampling, pipeline, "ddpm", steps=min(_INPAINTING_STEPS, levels)
     )
     if not isinstance(sampler, DDPM):
         raise NelboError(f"inpainting walks with ddpm, not with {options.sampling.sampler}")

@@ -54,7 +54,8 @@ def evaluate_autoencoder_run(
     Raises:
         NelboError: images that do not fit.
     """
-    found = check_data(path, source, split, keep_duplicates=keep_duplicates)
+    directory = RunDirectory(path)
+    found = check_data(directory, source, split, keep_duplicates=keep_duplicates)
     run = AutoencoderRun.load(path, choose_device(device))
     data = data_for_run(found, run, resize=resize, images=images, seed=seed)
     if data.levels != run.data.levels:
@@ -63,9 +64,9 @@ def evaluate_autoencoder_run(
         )
     mention_skipped(data)
     mention_duplicates(data)
-    scale = RunDirectory(path).evaluation().get("decoder_scale")
+    scale = directory.evaluation().get("decoder_scale")
     if scale is None:
-        scale = fit_scale(run.autoencoder, for_fits_of(check_data(path, None, "train"), run))
+        scale = fit_scale(run.autoencoder, for_fits_of(check_data(directory, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
     files = file_sizes(data.images, data.levels)
     if show_table:

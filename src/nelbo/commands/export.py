@@ -8,14 +8,14 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
+from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
 from nelbo.commands.options.export import Export
 from nelbo.data.credits import ORIGIN, licence_asked
 from nelbo.data.sources import is_path
-from nelbo.formats import load, load_sampler, save
+from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_index
 from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone
-from nelbo.formats.pipelines import Model
 from nelbo.report.model_card import licence_of, model_card
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.run_model import kept_checkpoint, with_weights
@@ -34,11 +34,11 @@ def run(options: Export) -> None:
             f"{options.run_path} is the run of an autoencoder alone, which is no pipeline; its "
             "folder vae/ is an AutoencoderKL that diffusers reads as it is"
         )
-    run = RunDirectory(options.run_path)
-    model, other = _model(options, run)
-    notes = _shareable(run.notes()) | other
+    source, run = Pipeline.open(options.run_path), RunDirectory(options.run_path)
+    model, other = _model(options, source, run)
+    notes = _shareable(dict(source.notes)) | other
     try:
-        save(model, options.out, sampler=load_sampler(options.run_path), notes=_kept(notes))
+        save(model, options.out, sampler=source.sampler(), notes=_kept(notes))
         pipeline = read_index(options.out).class_name
         with atomic_file(options.out / CARD_FILE) as temporary:
             # What was measured is of the last weights.
@@ -53,7 +53,7 @@ def run(options: Export) -> None:
         show(f"Exported to {options.out}, a {pipeline} with its card {options.out / CARD_FILE}")
 
 
-def _model(options: Export, run: RunDirectory) -> tuple[Model, dict[str, Any]]:
+def _model(options: Export, source: Pipeline, run: RunDirectory) -> tuple[Model, dict[str, Any]]:
     """What to export, and what to note of its training where that is not what the run notes."""
     if options.checkpoint is not None:
         step = None if options.checkpoint == "best" else options.checkpoint
@@ -65,7 +65,7 @@ def _model(options: Export, run: RunDirectory) -> tuple[Model, dict[str, Any]]:
         model = reconstruct_average(options.run_path, options.sigma_rel)
         step = max(snapshot_files(run.training))
         return model, {"trained": {"steps": step, "sigma_rel": options.sigma_rel}}
-    return load(options.run_path), {}
+    return source.model(), {}
 
 
 def _card(

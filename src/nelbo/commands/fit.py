@@ -30,7 +30,7 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.fit import Fit
-from nelbo.commands.run_data import RunSource, check_run, load_with_data
+from nelbo.commands.run_data import RunSource, check_data, load_with_data
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import LevelProfile
@@ -44,6 +44,7 @@ from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
+from nelbo.formats import Pipeline
 from nelbo.samplers.grid import spaced_levels
 
 # Images encoded at a time.
@@ -67,9 +68,10 @@ def run(options: Fit) -> None:
 
     if options.out is None:
         check_out(Path(options.run_path) / PROFILE_FILE, "RUN")
-    source = _source(options)
+    pipeline = Pipeline.open(options.run_path)
+    source = _source(options, pipeline)
     device = choose_device(options.computing.device)
-    source, model, data = _load(options, source, device)
+    source, model, data = _load(options, pipeline, source, device)
     fit_missing_scale(options.run_path, model, data, options.computing.seed)
     profile, autoencoder, spread = _measure(options, model, data)
     if options.out is not None:
@@ -107,14 +109,14 @@ def run(options: Fit) -> None:
         show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
 
 
-def _source(options: Fit) -> RunSource:
+def _source(options: Fit, pipeline: Pipeline) -> RunSource:
     """The images to measure on: by default those for validation, else those to train on."""
     if options.split not in (None, "validation", "train", "all"):
         raise NelboError(
             f"--split {options.split}: levels are fitted to validation or train images; those for "
             "test are what figures are reported on"
         )
-    source = check_run(options.run_path, options.data, options.split or "train")
+    source = check_data(pipeline, options.data, options.split or "train")
     if source.split == "all" and source.own:
         raise NelboError(
             "--split all holds the test images of the run, on which figures are reported: give "
@@ -125,16 +127,16 @@ def _source(options: Fit) -> RunSource:
 
 
 def _load(
-    options: Fit, source: RunSource, device: torch.device
+    options: Fit, pipeline: Pipeline, source: RunSource, device: torch.device
 ) -> tuple[RunSource, Model, ImageData]:
     """The model and the images; by default those to train on where none are for validation."""
     try:
-        return source, *load_with_data(source, device, resize=options.resize)
+        return source, *load_with_data(pipeline, source, device, resize=options.resize)
     except EmptySplitError:
         if options.split is not None:
             raise
     source = replace(source, split="train")
-    return source, *load_with_data(source, device, resize=options.resize)
+    return source, *load_with_data(pipeline, source, device, resize=options.resize)
 
 
 def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile, float, Estimate]:

@@ -19,13 +19,14 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.commands.options.likelihood import Likelihood
-from nelbo.commands.run_data import check_run, load_with_data
+from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
 from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.likelihood import log_likelihood
+from nelbo.formats import Pipeline
 from nelbo.report.tables import likelihood_table
 
 
@@ -36,11 +37,13 @@ def run(options: Likelihood) -> None:
     if options.trace not in flow.TRACES:
         raise NelboError(unknown("--trace", options.trace, flow.TRACES))
     flow.check_draws(options.draws, options.trace)
-    source = check_run(
-        options.run_path, options.data, options.split, keep_duplicates=options.keep_duplicates
+    pipeline = Pipeline.open(options.run_path)
+    source = check_data(
+        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
     )
     device = choose_device(options.computing.device)
     model, data = load_with_data(
+        pipeline,
         source,
         device,
         resize=options.resize,

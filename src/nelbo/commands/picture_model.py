@@ -19,9 +19,8 @@ from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.run_data import check_uncontrolled
 from nelbo.commands.sampling import guidance_of
 from nelbo.diffusion import Diffusion
-from nelbo.formats import load
+from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
-from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import State
 from nelbo.samplers.batches import walk_in_batches
 
@@ -31,26 +30,31 @@ class PictureModel:
     """A model with the way between its states and pictures.
 
     Args:
-        path: where it came from.
+        pipeline: where it came from.
         model: of pixels, or of latents with their autoencoder.
     """
 
-    path: str
+    pipeline: Pipeline
     model: Model
 
     @classmethod
-    def load(cls, path: str, device: str) -> PictureModel:
-        """The model at `path`, on a device.
+    def load(cls, pipeline: Pipeline, device: str) -> PictureModel:
+        """The model of a pipeline, on a device.
 
         Raises:
             NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
         """
         on = choose_device(device)
-        model = load(path)
+        model = pipeline.model()
         if model.data.is_density:
-            raise NelboError(f"{path} is a model of numbers, not of pixels")
-        check_uncontrolled(model, path)
-        return cls(path, model.to(on))
+            raise NelboError(f"{pipeline.path} is a model of numbers, not of pixels")
+        check_uncontrolled(model, str(pipeline.path))
+        return cls(pipeline, model.to(on))
+
+    @property
+    def path(self) -> str:
+        """Where the model came from."""
+        return str(self.pipeline.path)
 
     @property
     def device(self) -> torch.device:
@@ -150,14 +154,14 @@ class PictureModel:
     @cached_property
     def _class_names(self) -> list[str]:
         """What its run calls the classes; empty where it does not say."""
-        names: list[str] = RunDirectory(self.path).notes().get("label_names", [])
+        names: list[str] = self.pipeline.notes.get("label_names", [])
         return names if len(names) == self.num_classes else []
 
     def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
         """The guidance asked for; with prompts, by default that of the run's own samples."""
         if not prompted:
             return guidance_of(options)
-        settings = RunDirectory(self.path).notes().get("settings", {})
+        settings = self.pipeline.notes.get("settings", {})
         return guidance_of(options, settings.get("model", {}).get("guidance", 1.0))
 
     @property

@@ -19,13 +19,14 @@ from nelbo.commands.evaluation_progress import (
     map_bits,
 )
 from nelbo.commands.options.rank import Rank
-from nelbo.commands.run_data import check_run, load_with_data
+from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
 from nelbo.evidence import excess_bits, rank, write_ranking
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import Given, given_of
 from nelbo.evidence.identity import identify_profile
+from nelbo.formats import Pipeline
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
@@ -40,11 +41,13 @@ _NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps", "score")
 
 def run(options: Rank) -> None:
     """Evaluate, rank, write the table and the page."""
-    source = check_run(options.run_path, options.data, options.split or "all", keep_duplicates=True)
+    pipeline = Pipeline.open(options.run_path)
+    source = check_data(pipeline, options.data, options.split or "all", keep_duplicates=True)
     if options.split is None and source.own:
         source = replace(source, split="test")
     processes = join_processes(options.computing.device, options.out)
     model, data = load_with_data(
+        pipeline,
         source,
         processes.device,
         resize=options.resize,

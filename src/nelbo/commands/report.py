@@ -39,9 +39,9 @@ def run(options: Report) -> None:
     run = RunDirectory.open(options.run_path)
     if options.out is None:
         check_out(run.report, "RUN")
-    if "trained" not in run.notes():
+    if "trained" not in run.notes:
         raise NelboError(f"{options.run_path} is no run of nelbo train, or was never trained")
-    test = check_data(options.run_path, options.data, "test")
+    test = check_data(run, options.data, "test")
     if options.out is None and not (run.path / METRICS_FILE).is_file():
         raise NelboError(
             f"{options.run_path} is a pipeline without the record of its training "
@@ -72,7 +72,7 @@ def _prepare(
 
     common: dict[str, Any] = {
         "asked": Asked(options.levels, options.images),
-        "seconds": allowed_seconds(run.notes()["trained"]["seconds"]),
+        "seconds": allowed_seconds(run.notes["trained"]["seconds"]),
         "seed": options.computing.seed,
         "table_to": results_to(options.computing.json),
     }
@@ -95,7 +95,7 @@ def _prepare(
     train, test = _images(source, model, options.resize)
     check_fits(model, test)
     if isinstance(model, LatentDiffusion):
-        settings = run.notes().get("settings", {}).get("model", {})
+        settings = run.notes.get("settings", {}).get("model", {})
         return partial(
             finish_latent,
             model=model,

@@ -25,8 +25,7 @@ from nelbo.data.sources import (
     is_path,
 )
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
-from nelbo.formats import load
-from nelbo.formats.pipelines import read_pipeline
+from nelbo.formats import Pipeline
 from nelbo.runs.run_directory import RunDirectory, predates_validation
 
 
@@ -64,27 +63,21 @@ class RunSource:
     keep_duplicates: bool = False
 
 
-def check_run(
-    run_path: str, source: str | None, split: str, *, keep_duplicates: bool = False
-) -> RunSource:
-    """The source of the images to read a model on, before either is read.
-
-    Raises:
-        NelboError: there is no such model, or as `check_data`.
-    """
-    read_pipeline(run_path)
-    return check_data(run_path, source, split, keep_duplicates=keep_duplicates)
-
-
 def check_data(
-    run_path: str, source: str | None, split: str, *, keep_duplicates: bool = False
+    run: Pipeline | RunDirectory, source: str | None, split: str, *, keep_duplicates: bool = False
 ) -> RunSource:
     """The source of the images to read a model on: `source`, or what the run was trained on.
+
+    Args:
+        run: where the model is, which is not read.
+        source: as in `nelbo train`.
+        split: which of its images.
+        keep_duplicates: see `RunSource`.
 
     Raises:
         NelboError: there is none, or no such split.
     """
-    notes = RunDirectory(run_path).notes()
+    run_path, notes = str(run.path), run.notes
     remembered = notes.get("source")
     source = source or remembered
     if source is None:
@@ -109,18 +102,19 @@ def check_data(
     return RunSource(run_path, source, split, own, validation, keep_duplicates)
 
 
-def check_not_data(run_path: str, path: Path, option: str = "--out") -> None:
+def check_not_data(pipeline: Pipeline, path: Path, option: str = "--out") -> None:
     """Raise `NelboError` for the path of a new picture among those that a run was trained on.
 
     It would change the data: the run could not be resumed, nor its bound be read again.
     """
-    remembered = RunDirectory(run_path).notes().get("source")
+    remembered = pipeline.notes.get("source")
     # A run remembers folders by absolute paths, so that a name is that of a data set.
     if remembered is not None and Path(remembered).is_absolute():
         check_not_among(remembered, path, option)
 
 
 def load_with_data(
+    pipeline: Pipeline,
     source: RunSource,
     device: torch.device,
     *,
@@ -132,7 +126,8 @@ def load_with_data(
     """The model on a device, and the images in its size; pictures that were skipped are named.
 
     Args:
-        source: of the images, which says of which model, too.
+        pipeline: where the model is.
+        source: of the images.
         device: where the model is to be.
         resize: as `data_for_run`.
         images: as `data_for_run`.
@@ -142,8 +137,8 @@ def load_with_data(
     Raises:
         NelboError: a model that cannot be loaded, or as `data_for_run`.
     """
-    model = load(source.run_path).to(device)
-    check_uncontrolled(model, source.run_path)
+    model = pipeline.model().to(device)
+    check_uncontrolled(model, str(pipeline.path))
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
     if not quiet:
         mention_skipped(data)

@@ -25,6 +25,7 @@ from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.sample_reading import SampleReading
+from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
@@ -37,17 +38,18 @@ def run(options: Sample) -> None:
     """Write what was asked for."""
     n = options.images()
     check_guidance(options.condition)
+    pipeline = Pipeline.open(options.run_path)
     if options.animation is not None:
         check_animation(options.animation)
-        check_not_data(options.run_path, options.animation, "--animation")
-    check_not_data(options.run_path, options.out)
+        check_not_data(pipeline, options.animation, "--animation")
+    check_not_data(pipeline, options.out)
     if options.files is not None:
-        check_not_data(options.run_path, options.file(0), "--files")
+        check_not_data(pipeline, options.file(0), "--files")
     source = None
     if options.judged.quality:
-        source = check_data(options.run_path, options.judged.data, "train")
-    sampler = _sampler(options)
-    pictures = PictureModel.load(options.run_path, options.computing.device)
+        source = check_data(pipeline, options.judged.data, "train")
+    sampler = _sampler(options, pipeline)
+    pictures = PictureModel.load(pipeline, options.computing.device)
     compared = None
     if source is not None:
         compared = Compared.load(source, pictures.model, options.judged.features)
@@ -112,10 +114,10 @@ def _page(options: Sample, images: Tensor, levels: int) -> Image.Image:
     return image_grid(images, levels, scale=scale)
 
 
-def _sampler(options: Sample) -> Sampler:
+def _sampler(options: Sample, pipeline: Pipeline) -> Sampler:
     """What walks the chain: for optimal levels, all of the chain that they make."""
     if options.levels != "optimal":
-        return build_sampler(options.sampling, options.run_path)
+        return build_sampler(options.sampling, pipeline)
     if options.sampling.sampler not in (None, "ddpm"):
         raise NelboError(
             f"--levels optimal makes a chain for ddpm, not for {options.sampling.sampler}"

@@ -8,8 +8,7 @@ from typing import Any
 from nelbo import samplers
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ConditionOptions, SamplerOptions
-from nelbo.formats import load_sampler, usual_sampler
-from nelbo.formats.pipelines import load_schedule
+from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import SAMPLERS, Sampler
 from nelbo.training.config import option
@@ -20,13 +19,17 @@ _SOME_GUIDANCE = 2.0
 
 
 def build_sampler(
-    options: SamplerOptions, run_path: str, default: str | None = None, *, steps: int | None = None
+    options: SamplerOptions,
+    pipeline: Pipeline,
+    default: str | None = None,
+    *,
+    steps: int | None = None,
 ) -> Sampler:
     """The sampler; what is not asked for is as the scheduler of the pipeline says.
 
     Args:
         options: what was asked for.
-        run_path: the pipeline.
+        pipeline: whose chain to walk.
         default: name of the sampler where none is asked for; None is the scheduler's.
         steps: how many where no number is asked for.
 
@@ -38,10 +41,10 @@ def build_sampler(
     name = options.sampler or default
     sampler: Any
     if name is None:
-        sampler = usual_sampler(run_path, steps)
+        sampler = pipeline.usual_sampler(steps)
         name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
     else:
-        sampler = load_sampler(run_path, steps, kind=getattr(samplers, SAMPLERS[name]))
+        sampler = pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
     own = {field.name for field in fields(sampler)}
     asked = {name: getattr(options, name) for name in ("spacing", "eta", "order", "noise_levels")}
     given = {field: value for field, value in asked.items() if value is not None}
@@ -52,9 +55,9 @@ def build_sampler(
         given.setdefault("noise_levels", "spaced")
     if {"spacing", "noise_levels"} & given.keys():
         given["levels"] = None  # of a default that has its own
-    schedule = load_schedule(run_path)
-    if schedule is None:
+    if not pipeline.has_chain:
         return sampler
+    schedule = pipeline.schedule
     if steps is None and (sampler.steps or 0) > schedule.num_levels:
         given["steps"] = schedule.num_levels
     sampler = replace(sampler, **given)

@@ -6,14 +6,15 @@ A directory holds `model_index.json`, a folder for each part (`unet/`, `schedule
 
 from nelbo.formats.files import write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
-from nelbo.formats.pipelines import load, load_sampler, save, usual_sampler
+from nelbo.formats.pipeline import Pipeline
+from nelbo.formats.pipelines import load, load_sampler, save
 
 __all__ = [
     "INDEX_FILE",
     "NELBO_FILE",
+    "Pipeline",
     "load",
     "load_sampler",
     "save",
-    "usual_sampler",
     "write_json",
 ]

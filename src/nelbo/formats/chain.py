@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,24 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
-from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.formats.data_space import data_config, read_shape
 from nelbo.formats.files import (
-    PipelineIndex,
-    part_folder,
-    read_own,
     write_json,
 )
 from nelbo.formats.model_directory import NELBO_FILE
-from nelbo.formats.scheduler import (
-    PIPELINE_FIELDS,
-    SCHEDULER_FILE,
-    SchedulerConfig,
-    scheduler_config,
-)
-from nelbo.formats.scheduler_classes import CLIPPING, SCHEDULERS
+from nelbo.formats.pipeline import Pipeline
+from nelbo.formats.scheduler import SCHEDULER_FILE, SchedulerConfig, scheduler_config
+from nelbo.formats.scheduler_classes import CLIPPING
 from nelbo.networks import ControlledUNet, UNet
-from nelbo.networks.files import locate
 from nelbo.samplers import Sampler
 from nelbo.version import __version__
 
 
-def read_scheduler(path: str | os.PathLike[str], index: PipelineIndex) -> SchedulerConfig:
-    """The scheduler of a pipeline, as the class of the pipeline uses it.
-
-    Its class is the one in the index, not the one in its config, as in diffusers.
-    """
-    class_name = None
-    if "scheduler" in index.parts:
-        class_name = index.require("scheduler", *SCHEDULERS)
-    file = locate(path, part_folder(path, "scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
-    return SchedulerConfig.read(file, PIPELINE_FIELDS.get(index.class_name), class_name)
-
-
 def read_chain(
-    path: str | os.PathLike[str],
+    pipeline: Pipeline,
     scheduler: SchedulerConfig,
     network: UNet | ControlledUNet,
     data: DataSpace,
@@ -59,8 +38,8 @@ def read_chain(
     Raises:
         NelboError: the network's channels or the level profile do not fit the chain.
     """
-    options = scheduler.chain_options | _own_options(path)
-    shape = read_shape(path, network.config)
+    options = scheduler.chain_options | _own_options(pipeline)
+    shape = read_shape(pipeline, network.config)
     multiple = 2 if options["variance"] == "learned_range" else 1
     if options["variance"] == "analytic" and network.config.out_channels == 2 * shape[0]:
         multiple = 2  # a learned variance that is not used
@@ -68,16 +47,14 @@ def read_chain(
         found = getattr(network.config, field)
         if found != expected:
             raise NelboError(
-                f"{path}/unet/config.json: {field} is {found}, expected {expected} for {shape[0]} "
-                f"channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
+                f"{pipeline.path}/unet/config.json: {field} is {found}, expected {expected} for "
+                f"{shape[0]} channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
             )
-    profile = _read_profile(path)
+    schedule, profile = scheduler.schedule, pipeline.profile
     try:
-        return Diffusion(
-            network, scheduler.schedule, data=data, shape=shape, profile=profile, **options
-        )
+        return Diffusion(network, schedule, data=data, shape=shape, profile=profile, **options)
     except NelboError as error:
-        raise NelboError(f"{path}: {error}") from error
+        raise NelboError(f"{pipeline.path}: {error}") from error
 
 
 def check_chain(model: Diffusion) -> None:
@@ -113,24 +90,17 @@ def write_chain(
     return scheduler["_class_name"]
 
 
-def _read_profile(path: str | os.PathLike[str]) -> LevelProfile | None:
-    try:
-        file = locate(path, None, PROFILE_FILE)
-    except NelboError:
-        return None
-    return LevelProfile.load(file)
-
-
-def _own_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _own_options(pipeline: Pipeline) -> dict[str, Any]:
     # Options that the class of the scheduler has no field for; none has a name for "analytic".
-    own = read_own(path) or {}
+    own = pipeline.notes
     if own.get("variance", "fixed_small") not in list(VARIANCES):
         raise NelboError(
-            f"{path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
+            f"{pipeline.path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
             f"{', '.join(VARIANCES)}"
         )
     if not isinstance(own.get("clip_sample", False), bool):
         raise NelboError(
-            f"{path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true or false"
+            f"{pipeline.path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true "
+            "or false"
         )
     return {name: own[name] for name in ("variance", "clip_sample") if name in own}

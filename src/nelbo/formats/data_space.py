@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Continuous, Pixels
-from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.pipeline import Pipeline
 from nelbo.networks import TextUNetConfig, UNetConfig
 
 ASSUMED_LEVELS = 256
@@ -24,19 +22,19 @@ def data_config(data: DataSpace) -> dict[str, Any]:
     return {"kind": "pixels", "levels": data.shown_levels}
 
 
-def read_data_space(path: str | os.PathLike[str]) -> DataSpace:
+def read_data_space(pipeline: Pipeline) -> DataSpace:
     """The data space of a pipeline; 256 pixel levels, with a note, without nelbo.json."""
-    own = read_own(path)
-    if own is None:
+    if pipeline.own is None:
         warnings.warn(
-            f"{path} does not state the number of its pixel levels: assuming {ASSUMED_LEVELS}",
-            stacklevel=4,
+            f"{pipeline.path} does not state the number of its pixel levels: assuming "
+            f"{ASSUMED_LEVELS}",
+            stacklevel=5,
         )
         return Pixels(ASSUMED_LEVELS)
     try:
-        return parse_data_space(own.get("data"), "data")
+        return parse_data_space(pipeline.own.get("data"), "data")
     except NelboError as error:
-        raise NelboError(f"{path}/{error}") from error
+        raise NelboError(f"{pipeline.path}/{error}") from error
 
 
 def parse_data_space(value: Any, field: str) -> DataSpace:
@@ -55,20 +53,17 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
     )
 
 
-def read_shape(
-    path: str | os.PathLike[str], config: UNetConfig | TextUNetConfig
-) -> tuple[int, int, int]:
+def read_shape(pipeline: Pipeline, config: UNetConfig | TextUNetConfig) -> tuple[int, int, int]:
     """Channels, height and width of the input of the network."""
-    own: Mapping[str, Any] = read_own(path) or {}
     size = config.sample_size
     default = None
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         default = [config.in_channels, height, width]
-    shape = own.get("shape") or default
+    shape = pipeline.notes.get("shape") or default
     if not (isinstance(shape, list) and len(shape) == 3 and all(_positive(n) for n in shape)):
         raise NelboError(
-            f"{path}/{NELBO_FILE}: shape is {shape!r}, expected [channels, height, width]"
+            f"{pipeline.path}/{NELBO_FILE}: shape is {shape!r}, expected [channels, height, width]"
         )
     channels, height, width = shape
     return channels, height, width

@@ -6,7 +6,6 @@ its numbers are saved and loaded is `Family.save_pretrained` and `from_pretraine
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.families import FAMILIES, Family
 from nelbo.formats.data_space import data_config
-from nelbo.formats.files import PipelineIndex, write_index, write_json
+from nelbo.formats.files import write_index, write_json
 from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.pipeline import Format, Pipeline
 from nelbo.samplers import Sampler
 from nelbo.version import __version__
 
 
-def load_family(path: str | os.PathLike[str], index: PipelineIndex) -> Family:
+def load_family(pipeline: Pipeline) -> Family:
     """The model of a family that `save_family` wrote."""
-    return FAMILIES[index.class_name].from_pretrained(path)
+    return FAMILIES[pipeline.index.class_name].from_pretrained(pipeline.path)
 
 
 def save_family(
@@ -43,3 +43,6 @@ def save_family(
     }
     write_json(directory / NELBO_FILE, own | dict(notes))
     write_index(directory, model.name, {})
+
+
+FORMAT = Format("family", Family, FAMILIES, load_family, save_family, has_chain=False)

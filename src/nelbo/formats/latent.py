@@ -14,16 +14,15 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.diffusion import Continuous, Pixels
-from nelbo.formats.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.data_space import data_config, parse_data_space
 from nelbo.formats.files import (
     PipelineIndex,
-    part_folder,
-    read_own,
     write_index,
     write_json,
 )
 from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.pipeline import Format, Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import (
     AutoencoderConfig,
@@ -70,8 +69,9 @@ _PRETTY = "requires_aesthetics_score"
 _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
 
-def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDiffusion:
+def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     """The model of one of the pipelines above."""
+    path, index, own = pipeline.path, pipeline.index, pipeline.notes
     kind = EDITING.get(index.class_name, index.class_name)
     slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
     index.require(slot, AutoencoderConfig.class_name)
@@ -87,17 +87,16 @@ def load_latent(path: str | os.PathLike[str], index: PipelineIndex) -> LatentDif
             raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo does not support")
     if kind == CONTROLLED:
         index.require("controlnet", ControlNetConfig.class_name)
-    scheduler = read_scheduler(path, index)
+    scheduler = pipeline.scheduler
     # Before the large parts, since transformers may be missing.
     text = _read_text(path, index, kind) if has_text else None
-    unet = UNet.from_pretrained(path, part_folder(path, "unet", CONFIG_FILE))
+    unet = UNet.from_pretrained(path, pipeline.folder("unet", CONFIG_FILE))
     _check_sees_latents_alone(index, unet)
-    network = _controlled(path, unet) if kind == CONTROLLED else unet
-    prior = read_chain(path, scheduler, network, Continuous())
-    autoencoder = AutoencoderKL.from_pretrained(path, part_folder(path, slot, CONFIG_FILE))
+    network = _controlled(pipeline, unet) if kind == CONTROLLED else unet
+    prior = read_chain(pipeline, scheduler, network, Continuous())
+    autoencoder = AutoencoderKL.from_pretrained(path, pipeline.folder(slot, CONFIG_FILE))
     if kind == PAIRED_TEXT:
         _check_unstandardised(path, autoencoder.config)
-    own = read_own(path) or {}
     try:
         return LatentDiffusion(
             autoencoder,
@@ -228,12 +227,12 @@ def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
             )
 
 
-def _controlled(path: str | os.PathLike[str], unet: UNet) -> ControlledUNet:
-    controlnet = ControlNet.from_pretrained(path, subfolder="controlnet")
+def _controlled(pipeline: Pipeline, unet: UNet) -> ControlledUNet:
+    controlnet = ControlNet.from_pretrained(pipeline.path, subfolder="controlnet")
     try:
-        scale = _number(read_own(path) or {}, "control_scale")
+        scale = _number(pipeline.notes, "control_scale")
     except NelboError as error:
-        raise NelboError(f"{path}: {error}") from error
+        raise NelboError(f"{pipeline.path}: {error}") from error
     return ControlledUNet(unet, controlnet, 1.0 if scale is None else scale)
 
 
@@ -245,3 +244,6 @@ def _number(own: Mapping[str, Any], name: str) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise NelboError(f"{NELBO_FILE}: {name} is {value!r}, expected a number")
     return float(value)
+
+
+FORMAT = Format("latent", LatentDiffusion, PIPELINES, load_latent, save_latent)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion
-from nelbo.formats.chain import check_chain, read_chain, read_scheduler, write_chain
+from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.data_space import read_data_space
-from nelbo.formats.files import PipelineIndex, part_folder, write_index
+from nelbo.formats.files import write_index
+from nelbo.formats.pipeline import Format, Pipeline
 from nelbo.networks import UNet, UNetConfig
 from nelbo.networks.files import CONFIG_FILE
 from nelbo.samplers import DDPM, Sampler
 
 
-def load_pixel(path: str | os.PathLike[str], index: PipelineIndex) -> Diffusion:
+def load_pixel(pipeline: Pipeline) -> Diffusion:
     """The model of a `DDPMPipeline` or `DDIMPipeline`."""
-    index.require("unet", UNetConfig.class_name)
-    scheduler = read_scheduler(path, index)
-    network = UNet.from_pretrained(path, part_folder(path, "unet", CONFIG_FILE))
-    return read_chain(path, scheduler, network, read_data_space(path)).eval()
+    pipeline.index.require("unet", UNetConfig.class_name)
+    scheduler = pipeline.scheduler  # refused, if it is, before the network is read
+    network = UNet.from_pretrained(pipeline.path, pipeline.folder("unet", CONFIG_FILE))
+    return read_chain(pipeline, scheduler, network, read_data_space(pipeline)).eval()
 
 
 def save_pixel(
@@ -43,3 +43,6 @@ def save_pixel(
     parts = {"scheduler": ["diffusers", kind], "unet": ["diffusers", UNetConfig.class_name]}
     name = "DDPMPipeline" if kind == "DDPMScheduler" else "DDIMPipeline"
     write_index(directory, name, parts)
+
+
+FORMAT = Format("pixel", Diffusion, ("DDPMPipeline", "DDIMPipeline"), load_pixel, save_pixel)

@@ -149,7 +149,7 @@ def _other(config: ConfigFields, kind: Any, described: Any, steps: int | None) -
 def _note_substitute(config: ConfigFields, why: str) -> None:
     warnings.warn(
         f"{config.file}: {why}, so DDIM walks the same chain in its place; --sampler has others",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

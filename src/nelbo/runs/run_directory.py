@@ -32,9 +32,9 @@ from safetensors import SafetensorError
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
 from nelbo.base.suggestions import directories_near
+from nelbo.chain.model import Model
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, save, write_json
-from nelbo.formats.pipelines import Model
 from nelbo.runs.checkpoints import VALIDATION
 from nelbo.samplers import Sampler
 
@@ -342,8 +342,9 @@ class RunDirectory:
     @property
     def predates_validation(self) -> bool:
         """Whether nelbo trained it before there was a validation split, on what is one today."""
-        return predates_validation(self.notes())
+        return predates_validation(self.notes)
 
+    @property
     def notes(self) -> dict[str, Any]:
         """What nelbo.json says; empty where there is none, as for a plain pipeline."""
         file = self.path / NELBO_FILE

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.formats import load
-from nelbo.formats.pipelines import Model
 from nelbo.latent import LatentDiffusion
 from nelbo.networks.finite import check_finite_weights
 from nelbo.runs.checkpoints import Checkpoint, Checkpoints

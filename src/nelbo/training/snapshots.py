@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.base.files import atomic_file
-from nelbo.formats.pipelines import Model
+from nelbo.chain.model import Model
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.moving_average import combine
 from nelbo.training.run_model import with_weights

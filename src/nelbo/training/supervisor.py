@@ -267,7 +267,7 @@ class Supervisor:
     def _go_back(self, error: DivergedError) -> Note:
         kept = f"{self.run_directory.path} keeps the model saved last, of step"
         if self.trainer.rate_scale < 1.0:
-            step = self.run_directory.notes().get("trained", {}).get("steps", 0)
+            step = self.run_directory.notes.get("trained", {}).get("steps", 0)
             raise DivergedError(
                 f"{error}. It was the second time, after going back to a checkpoint. {kept} {step}"
             ) from error

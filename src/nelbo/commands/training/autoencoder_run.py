@@ -128,7 +128,7 @@ def finish_autoencoder(
     few = test.subset(SHOWN, seed)
     pairs = beside_reconstructions(autoencoder, few)
     save_grid(pairs, run.samples / "final.png", test.levels, columns=COLUMNS)
-    notes = run.notes()
+    notes = run.notes
     trained, metrics = notes["trained"], run.course()
     model = notes["settings"]["model"]
     report = AutoencoderReport(

@@ -207,7 +207,7 @@ class TrainCommand(ABC):
         """What is remembered of the model that --start-from names."""
         assert self.options.start_from is not None
         if self.options.resume and self.options.out is not None:
-            kept = RunDirectory(self.options.out).notes().get(ORIGIN)
+            kept = RunDirectory(self.options.out).notes.get(ORIGIN)
             if kept is not None:
                 return kept
         return origin_of(self.options.start_from)

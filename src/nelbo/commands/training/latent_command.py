@@ -101,7 +101,7 @@ class TrainLatentCommand(TrainCommand):
         Raises:
             NelboError: nothing.
         """
-        whole, taken = self.options.training, autoencoder.notes()["trained"]
+        whole, taken = self.options.training, autoencoder.notes["trained"]
         steps = None if whole.steps is None else whole.steps - taken["steps"]
         seconds = None if whole.seconds is None else whole.seconds - taken["seconds"]
         if (steps is not None and steps < 1) or (seconds is not None and seconds < 1):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
+from nelbo.chain.model import Model
 from nelbo.commands.common import MESSAGES
 from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
 from nelbo.commands.training.latent_run import (
@@ -28,7 +29,6 @@ from nelbo.commands.training.refinement import Asked
 from nelbo.commands.training.session import TrainingImages
 from nelbo.data import ImageData
 from nelbo.formats import load
-from nelbo.formats.pipelines import Model
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid

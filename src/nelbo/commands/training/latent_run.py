@@ -192,7 +192,7 @@ class _End:
             evaluation["samples"] = {**reading.to_json(), **drawn_as}
         run.write_evaluation(evaluation)
         asked = self.asked(len(drawn))
-        notes = run.notes()
+        notes = run.notes
         told = {"guidance of the samples": self.guidance}
         report = RunReport(
             title=f"nelbo · {run.path.resolve().name}",

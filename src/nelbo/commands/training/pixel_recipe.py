@@ -11,6 +11,7 @@ from PIL.Image import Image
 from rich.console import Console
 from torch import Tensor
 
+from nelbo.chain.model import Model
 from nelbo.commands.sample import all_classes
 from nelbo.commands.training.final_samples import FinalSamples
 from nelbo.commands.training.pixel_run import finish
@@ -22,7 +23,6 @@ from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evidence.evaluation import check_fits
 from nelbo.formats import load
-from nelbo.formats.pipelines import Model
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory, save_pipeline
 from nelbo.samplers.default import default_sampler

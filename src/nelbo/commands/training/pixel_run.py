@@ -174,7 +174,7 @@ class _End:
         generator = torch.Generator().manual_seed(self.seed)
         test = evaluations["test"].data
         rows = model.data.to_network(test.images[:STRIP_ROWS])
-        notes = run.notes()
+        notes = run.notes
         report = RunReport(
             title=f"nelbo · {run.path.name}",
             subtitle=f"{model.title} of {test.source}",

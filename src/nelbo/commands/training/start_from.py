@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.data.credits import licence_asked, sources_of
 from nelbo.data.size import Size
@@ -16,7 +17,7 @@ from nelbo.diffusion import Diffusion
 from nelbo.formats import load
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone, resolve
-from nelbo.formats.pipelines import Model, is_of_latents, read_pipeline
+from nelbo.formats.pipeline import Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, UNet
 from nelbo.report.model_card import licence_of
@@ -31,7 +32,7 @@ def kind_at(path: str) -> str | None:
     if holds_autoencoder_alone(resolve(path)):
         return "autoencoder"
     try:  # a pipeline's index is written last
-        return "latent" if is_of_latents(read_pipeline(resolve(path))) else "pixel"
+        return Pipeline.open(path).kind
     except NelboError:
         return None
 

@@ -1,0 +1,171 @@
+"""A pipeline directory as an object, whose index, notes and scheduler are read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
+from nelbo.diffusion import NoiseSchedule
+from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+from nelbo.formats.files import PipelineIndex, part_folder, read_index, read_own
+from nelbo.formats.model_directory import resolve
+from nelbo.formats.scheduler import PIPELINE_FIELDS, SCHEDULER_FILE, SchedulerConfig
+from nelbo.formats.scheduler_classes import SCHEDULERS
+from nelbo.networks.files import locate
+from nelbo.samplers import DDPM, Sampler, default_sampler
+from nelbo.samplers.one_call import OneCall
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the models of one kind lie on disk.
+
+    Attributes:
+        kind: its name, as `nelbo train --model` has it.
+        model: the class of its models.
+        pipelines: the classes of the pipelines that it reads, as the index names them.
+        load: the model of a pipeline.
+        save: writes a model into a directory, with a sampler for its scheduler to describe and
+            notes for nelbo.json.
+        has_chain: whether its models are of a chain, which a scheduler describes.
+    """
+
+    kind: str
+    model: type[Any]
+    pipelines: Collection[str]
+    load: Callable[[Pipeline], Model]
+    save: Callable[[Any, Path, Sampler | None, Mapping[str, Any]], None]
+    has_chain: bool = True
+
+
+# Each module of a format adds its own.
+FORMATS: list[Format] = []
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A run or pipeline directory, or one of the Hub: what it says of itself, and its model.
+
+    Attributes:
+        path: the directory, or Hub id if there is no such directory.
+        index: what model_index.json says.
+        format: what reads its model.
+        own: what nelbo.json says; None where there is none.
+    """
+
+    path: str | os.PathLike[str]
+    index: PipelineIndex
+    format: Format
+    own: Mapping[str, Any] | None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Pipeline:
+        """The pipeline at a path, or of the name of a checkpoint that ships, or a Hub id.
+
+        Raises:
+            NelboError: there is none, or none that nelbo has a model for.
+        """
+        path = resolve(path)
+        index = read_index(path)
+        known = {name: each for each in FORMATS for name in each.pipelines}
+        if index.class_name not in known:
+            raise NelboError(
+                f"{index.file}: _class_name is {index.class_name!r}, expected one of "
+                f"{', '.join(known)}"
+            )
+        return cls(path, index, known[index.class_name], read_own(path))
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What nelbo.json says; empty where there is none, as for a plain pipeline."""
+        return self.own or {}
+
+    @property
+    def kind(self) -> str:
+        """The kind of its model: pixel, latent or family."""
+        return self.format.kind
+
+    @property
+    def has_chain(self) -> bool:
+        """Whether its model is of a chain, which a scheduler describes."""
+        return self.format.has_chain
+
+    @cached_property
+    def scheduler(self) -> SchedulerConfig:
+        """Its scheduler, as the class of the pipeline uses it.
+
+        Its class is the one in the index, not the one in its config, as in diffusers.
+
+        Raises:
+            NelboError: the model has no chain, or the config is missing, damaged or unsupported.
+        """
+        if not self.has_chain:
+            name = self.index.class_name
+            raise NelboError(f"{self.path} is a {name}, which has no chain for a sampler")
+        class_name = None
+        if "scheduler" in self.index.parts:
+            class_name = self.index.require("scheduler", *SCHEDULERS)
+        file = locate(self.path, self.folder("scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
+        return SchedulerConfig.read(file, PIPELINE_FIELDS.get(self.index.class_name), class_name)
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of the chain, without its networks; errors as `sampler`."""
+        return self.scheduler.schedule
+
+    @cached_property
+    def profile(self) -> LevelProfile | None:
+        """What each level of the chain costs, once `nelbo fit` has measured it."""
+        try:
+            file = locate(self.path, None, PROFILE_FILE)
+        except NelboError:
+            return None
+        return LevelProfile.load(file)
+
+    def folder(self, part: str, file: str) -> str | None:
+        """The folder that a part is in; see `part_folder`."""
+        return part_folder(self.path, part, file)
+
+    def model(self) -> Model:
+        """The model; see `nelbo.load`."""
+        return self.format.load(self)
+
+    def sampler(self, steps: int | None = None, *, kind: type[Sampler] | None = None) -> Sampler:
+        """The sampler that the scheduler describes, or another; see `nelbo.load_sampler`."""
+        sampler = self.scheduler.sampler(steps, kind)
+        if isinstance(sampler, DDPM) and sampler.spacing == "leading" and self._is_trained_here:
+            # Older runs wrote "leading" by mistake: pure noise at a level with signal.
+            return replace(sampler, spacing="trailing")
+        return sampler
+
+    def usual_sampler(self, steps: int | None = None) -> Sampler:
+        """The default sampler.
+
+        For a pixel model trained by nelbo it is chosen for the chain; the scheduler of such a model
+        is for diffusers. Otherwise the scheduler describes it. A model without a chain samples in
+        one call.
+
+        Args:
+            steps: number of steps; None for what suits the sampler.
+
+        Raises:
+            NelboError: as `sampler`, or more steps than the chain has levels.
+        """
+        if not self.has_chain:
+            if steps is not None:
+                name = self.index.class_name
+                raise NelboError(f"{self.path} is a {name}, which samples without steps")
+            return OneCall()
+        if self._is_trained_here and self.kind == "pixel":
+            return default_sampler(self.schedule, steps)
+        return self.sampler(steps)
+
+    @property
+    def _is_trained_here(self) -> bool:
+        return "trained" in self.notes
