@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from typing import Any
 
 # The suite runs several processes side by side, and its tensors are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,13 +15,43 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jaxtyping
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-import tests.typechecking  # noqa: F401 - the hook finds it by name
+from tests import typechecking
 
 # Before anything imports the package: the hook rewrites its modules as they load.
 jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
 
+from nelbo.commands.training import allowance  # noqa: E402
+
 torch.set_num_threads(1)
+
+# Hundreds of runs of a few steps need not be evaluated as closely as users' runs are, nor be
+# reported twice. Before the modules that read these.
+allowance.LEAST, allowance.SOON = 0.3, math.inf
+
+_savefig = Figure.savefig
+
+
+def _undrawn(figure: Figure, file: Any, **options: Any) -> None:
+    """An empty page of the figure's size in place of an SVG; other formats as they are."""
+    if options.get("format") != "svg":
+        _savefig(figure, file, **options)
+        return
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    file.write(f'<svg viewBox="0 0 {width} {height}"></svg>')
+
+
+# Laying out its figures takes half the time of such a run.
+Figure.savefig = _undrawn  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Iterator[None]:
+    """Reports with their figures, for the tests that look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _savefig)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,12 +60,10 @@ def own_cache(tmp_path_factory) -> None:
     os.environ["NELBO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def little_time_after_training() -> None:
-    """Hundreds of runs of a few steps need not be evaluated as closely as users' runs are."""
-    from nelbo.commands.training import allowance
-
-    allowance.LEAST = 2.0
+@pytest.fixture(autouse=True)
+def shape_checks() -> None:
+    """Each test checks the first calls of each function."""
+    typechecking.checks.clear()
 
 
 @pytest.fixture

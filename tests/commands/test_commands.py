@@ -82,10 +82,11 @@ def test_evaluate_reads_the_same_bound_as_the_library(run_path, capsys):
     for name, expected in summary.costs.items():
         error = 4 * math.hypot(terms[name]["monte_carlo_error"], expected.monte_carlo_error)
         assert abs(terms[name]["mean"] - expected.mean) <= error + 1e-4 * abs(expected.mean)
-    recorded = json.loads((run_path / "evaluation.json").read_text())
-    assert recorded["test"]["bits_per_dim"]["total"]["mean"] == pytest.approx(
-        total["mean"], rel=0.02
-    )
+    # The end of the run had time for a few images, whose own error may be poorly known.
+    recorded = json.loads((run_path / "evaluation.json").read_text())["test"]
+    found = recorded["bits_per_dim"]["total"]
+    least = 0.1 * own.mean / math.sqrt(recorded["examples"])
+    assert abs(found["mean"] - own.mean) < 5 * max(found["standard_error"], least)
 
 
 def test_evaluate_prints_a_table_with_every_term(run_path, capsys):

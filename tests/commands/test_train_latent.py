@@ -139,7 +139,7 @@ def test_the_end_draws_as_many_samples_as_asked_for(latent, tmp_path):
     assert few < Image.open(run / "samples" / "final.png").size
 
 
-def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
+def test_evaluate_and_report_an_autoencoder(drawn, autoencoder, tmp_path, capsys):
     written = json.loads((autoencoder / "evaluation.json").read_text())
     main(["evaluate", str(autoencoder), "--json"])
     printed = json.loads(capsys.readouterr().out)
@@ -160,7 +160,7 @@ def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
     assert "The latents" in (out / "report.html").read_text()
 
 
-def test_report_of_a_latent_run(latent, tmp_path):
+def test_report_of_a_latent_run(drawn, latent, tmp_path):
     first = (latent / "report.html").read_text()
     evaluation = json.loads((latent / "evaluation.json").read_text())
     total = evaluation["test"]["bits_per_dim"]["total"]["mean"]

@@ -11,3 +11,8 @@ def model():
 @pytest.fixture
 def metrics():
     return make_metrics()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_figures(drawn) -> None:
+    """These tests look at them."""
