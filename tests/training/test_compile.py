@@ -14,7 +14,7 @@ from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.precision import Autocast
 from nelbo.training.trainer import Trainer
 
-SMALL = ModelConfig(widths=(8, 8), levels=50, attention=(), dropout=0.0)
+SMALL = ModelConfig(widths=(8,), layers=1, levels=50, attention=(), dropout=0.0)
 
 
 def _trained(*, compile: bool, precision: str = "fp32") -> tuple[list[float], Trainer]:
@@ -48,7 +48,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_compiled_network_takes_the_same_steps(monkeypatch, precision, without_shape_checks):
     # The graphs are captured and run; generating machine code takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
