@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
+from nelbo import Condition, Diffusion, NelboError, NoiseSchedule, samplers
 from nelbo.diffusion import flow
 from nelbo.diffusion.measurement import level_profile
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
@@ -15,7 +15,7 @@ from nelbo.evidence import Classifier
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.networks import UNet
 from nelbo.networks.guidance import Guidance
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
+from nelbo.samplers import DDIM, DDPM
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +77,8 @@ CALLS = {
     "image to image": lambda m, c: ImageToImage(DDIM(2), 0.5).edit(m, X, condition=c),
     "interpolation": lambda m, c: Interpolation(2, DDIM(2)).edit(m, X, condition=c),
 } | {
-    type(sampler).__name__: lambda m, c, sampler=sampler: sampler.sample(m, X, condition=c)
-    for sampler in (DDPM(2), DDIM(2), DPMSolver(2), Euler(2), Heun(2))
+    kind: lambda m, c, kind=kind: getattr(samplers, kind)(2).sample(m, X, condition=c)
+    for kind in samplers.SAMPLERS.values()
 }
 # Calls of any number of conditions.
 OTHERWISE = ("classifier", "classify", "network")

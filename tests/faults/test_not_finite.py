@@ -14,11 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nelbo
-from nelbo import Diffusion, LatentDiffusion, NelboError, NoiseSchedule
+from nelbo import Diffusion, LatentDiffusion, NelboError, NoiseSchedule, samplers
 from nelbo.base.files import to_json
 from nelbo.diffusion import flow
 from nelbo.diffusion.measurement import level_profile
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -122,8 +121,8 @@ CALLS = {
     "profile": lambda m: level_profile(m, X),
     "flow": lambda m: flow.log_likelihood(m, X, trace="exact", rtol=0.1, atol=0.1),
 } | {
-    type(sampler).__name__: lambda m, sampler=sampler: m.sample(2, sampler)
-    for sampler in (DDPM(), DDIM(5), DPMSolver(5), Euler(5), Heun(5))
+    kind: lambda m, kind=kind: m.sample(2, getattr(samplers, kind)(5))
+    for kind in samplers.SAMPLERS.values()
 }
 
 

@@ -54,16 +54,12 @@ def test_walks_visit_the_levels_they_are_given():
 
 def test_mistakes_are_explained():
     model = make()
-    with pytest.raises(NelboError, match=r"1\.\.12"):
-        model.sample(1, DDIM(13))
     with pytest.raises(NelboError, match=r"eta must lie in 0\.\.1"):
         DDIM(5, eta=1.5)
     for levels in ([], [3, 3], [5, 2], [0, 4], [4, 13]):
         for sampler in (DDIM(levels=levels), DDPM(levels=levels)):
             with pytest.raises(NelboError, match=r"levels must increase and lie in 1\.\.12"):
                 model.sample(1, sampler)
-    with pytest.raises(NelboError, match="levels must be integers"):
-        model.sample(1, DDIM(levels=[1.5, 3]))
     for sampler in (
         DDIM(12, spacing="leading", steps_offset=1),
         DDPM(12, spacing="leading", steps_offset=1),

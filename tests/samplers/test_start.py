@@ -8,11 +8,12 @@ import warnings
 import pytest
 import torch
 
-from nelbo import Diffusion, NelboError, NoiseSchedule
+from nelbo import Diffusion, NelboError, NoiseSchedule, samplers
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
-from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, default_sampler
+from nelbo.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import SHAPE, Network
 
+KINDS = [getattr(samplers, kind) for kind in SAMPLERS.values()]
 # The chain of 256-level pictures: half of its levels hold much signal.
 GEOMETRIC = NoiseSchedule.geometric(1000, 0.004)
 CHAINS = {
@@ -71,7 +72,7 @@ def test_a_start_within_the_chain_warns_with_both_numbers(sampler):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("kind", [DDPM, DDIM, DPMSolver, Euler, Heun], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 @pytest.mark.parametrize("steps", [3, 10, 30])
 def test_the_defaults_start_at_the_end_of_the_chain(kind, steps, name):
     schedule = CHAINS[name]
@@ -129,7 +130,7 @@ def test_a_chain_that_ends_with_signal_warns_of_it(sampler):
 
 def test_levels_of_ones_own_warn_like_those_of_a_spacing():
     model = model_of(GEOMETRIC)
-    for kind in (DDPM, DDIM, DPMSolver, Euler, Heun):
+    for kind in KINDS:
         with pytest.warns(UserWarning, match="at level 600 of 1000"):
             model.sample(1, kind(levels=[1, 300, 600]))
         quietly(lambda kind=kind: model.sample(1, kind(levels=[1, 300, 1000])))
@@ -137,7 +138,7 @@ def test_levels_of_ones_own_warn_like_those_of_a_spacing():
 
 def test_going_on_with_a_walk_is_no_start():
     model = model_of(GEOMETRIC)
-    for kind in (DDPM, DDIM, DPMSolver, Euler, Heun):
+    for kind in KINDS:
         later = kind(10, skip=5)
         quietly(lambda later=later: later.sample(model, start()))
         with pytest.warns(UserWarning, match="pure noise"):

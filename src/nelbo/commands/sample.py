@@ -26,7 +26,6 @@ from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.formats import Pipeline
-from nelbo.networks.guidance import Guidance
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
@@ -170,7 +169,6 @@ def sample_with_progress(
     n: int,
     *,
     condition: Condition | None = None,
-    guidance: float | Guidance = 1.0,
     batch_size: int = 64,
     seed: int = 0,
     repeat: int = 1,
@@ -178,14 +176,14 @@ def sample_with_progress(
 ) -> Tensor:
     """`n` samples in batches behind a progress bar, on the device of the model.
 
-    Arguments as `Diffusion.sample` and `walk_with_progress`.
+    Arguments as `Diffusion.sample` and `walk_with_progress`; the model is guided where it is to be.
     """
     device = model.device
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
         given = None if condition is None else condition[some].to(device)
         x_T = model.start(len(generators), None, generators)
-        return sampler.iterate(model, x_T, condition=given, guidance=guidance, generator=generators)
+        return sampler.iterate(model, x_T, condition=given, generator=generators)
 
     walks = walk_with_progress(
         f"Sampling {n} image{'s' * (n > 1)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ class State:
     t: int
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A way to walk the decoder chain of a model, a `Diffusion`.
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nelbo.diffusion.sampler import Sampler, State
+    from nelbo.samplers.base import GridSampler, SigmaSampler
     from nelbo.samplers.ddim import DDIM
     from nelbo.samplers.ddpm import DDPM
     from nelbo.samplers.default import default_sampler
     from nelbo.samplers.dpm_solver import DPMSolver
     from nelbo.samplers.euler import Euler
     from nelbo.samplers.heun import Heun
+    from nelbo.samplers.loop import Walk
 
 # The module of each sampler, which is its name on the command line, and its class.
 SAMPLERS = {
@@ -28,8 +30,11 @@ SAMPLERS = {
 }
 # What else there is, and the module that defines it.
 _OTHERS = {
+    "GridSampler": "nelbo.samplers.base",
     "Sampler": "nelbo.diffusion.sampler",
+    "SigmaSampler": "nelbo.samplers.base",
     "State": "nelbo.diffusion.sampler",
+    "Walk": "nelbo.samplers.loop",
     "default_sampler": "nelbo.samplers.default",
 }
 _PUBLIC = _OTHERS | {kind: f"{__name__}.{module}" for module, kind in SAMPLERS.items()}
@@ -40,9 +45,12 @@ __all__ = [
     "SAMPLERS",
     "DPMSolver",
     "Euler",
+    "GridSampler",
     "Heun",
     "Sampler",
+    "SigmaSampler",
     "State",
+    "Walk",
     "default_sampler",
 ]
 

@@ -1,0 +1,91 @@
+"""What holds for each sampler of the registry, whatever its step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nelbo import Condition, NelboError, samplers
+from nelbo.samplers import SAMPLERS, DPMSolver, Heun
+from tests.diffusion.test_model import SHAPE, make
+
+EVERY = [getattr(samplers, kind)(6) for kind in SAMPLERS.values()]
+VARIANTS = [Heun(6, S_churn=3.0), DPMSolver(6, 3), DPMSolver(6, 2, stochastic=True)]
+every_sampler = pytest.mark.parametrize(
+    "sampler", [*EVERY, *VARIANTS], ids=lambda sampler: type(sampler).__name__
+)
+
+
+@every_sampler
+def test_walks_respaced_and_guided_chains(sampler):
+    model = make().respace([1, 2, 4, 7, 9, 10, 12])
+    condition = Condition(label=torch.tensor([3, 8]))
+    x_T = torch.randn(2, *SHAPE, dtype=torch.float64)
+    model.network.times.clear()
+    states = list(sampler.iterate(model, x_T, condition=condition, guidance=2.0))
+    assert len(states) == len(sampler.path(model.schedule)) == 6
+    levels = [state.t for state in states]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] == 0
+    torch.testing.assert_close(states[-1].x, states[-1].x_0)
+    called = [time[0].item() for time in model.network.times]
+    assert all(len(time) == 4 for time in model.network.times)  # both halves in one call
+    assert max(called) <= 11
+    if getattr(sampler, "S_churn", 0.0) == 0:
+        assert list(sampler.timesteps(model.schedule)) == pytest.approx(called)
+    unguided = sampler.sample(model, x_T, condition=condition)
+    assert not torch.allclose(unguided, states[-1].x)
+
+
+@every_sampler
+def test_noise_of_each_example_is_its_own(sampler):
+    model = make()
+    x_T = torch.randn(3, *SHAPE, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    together = sampler.sample(model, x_T, generator=generators)
+    alone = sampler.sample(model, x_T[1:2], generator=[torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(together[1:2], alone)
+
+
+@every_sampler
+def test_states_are_of_the_type_that_the_walk_starts_with(sampler):
+    model = make(dtype=torch.float32)
+    x_T = torch.randn(2, *SHAPE)
+    for state in sampler.iterate(model, x_T):
+        assert state.x.dtype == state.x_0.dtype == torch.float32
+
+
+@every_sampler
+def test_visits_levels_of_ones_own_and_leaves_out_steps(sampler):
+    schedule = make().schedule
+    own = dataclasses.replace(sampler, levels=[1, 2, 5, 11])
+    assert [level.t for level, _ in own.path(schedule)] == [11, 5, 2, 1]
+    assert [following.t for _, following in own.path(schedule)] == [5, 2, 1, 0]
+    assert own.visited(schedule) == [1, 2, 5, 11]
+    later = dataclasses.replace(sampler, skip=4)
+    assert later.path(schedule) == sampler.path(schedule)[4:]
+    assert later.start_level(schedule) == later.path(schedule)[0][0]
+
+
+@every_sampler
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 13}, r"steps must lie in 1\.\.12"),
+        ({"steps": 0}, r"steps must lie in 1\.\.12"),
+        ({"levels": [3, 2]}, r"levels must increase and lie in 1\.\.12"),
+        ({"levels": [1.5, 3]}, "levels must be integers"),
+        ({"skip": 6}, r"skip must lie in 0\.\.5 of 6 steps"),
+    ],
+)
+def test_mistakes_are_explained(sampler, options, message):
+    with pytest.raises(NelboError, match=message):
+        make().sample(1, dataclasses.replace(sampler, **options))
+
+
+@pytest.mark.parametrize("kind", SAMPLERS.values())
+def test_spacings_that_there_are_not_are_refused(kind):
+    with pytest.raises(NelboError, match="unknown spacing 'even'"):
+        make().sample(1, getattr(samplers, kind)(6, spacing="even"))
