@@ -6,7 +6,6 @@ import matplotlib
 import pytest
 import torch
 
-from nelbo.base.errors import NelboError
 from nelbo.diffusion import NoiseSchedule
 from nelbo.report import plots
 from nelbo.report.theme import COLORS, to_inline_svg, to_png, to_svg
@@ -72,18 +71,6 @@ def test_plots_of_the_bound_draw(name):
         heights = [line.get_ydata()[-1] for line in spent.axes[0].lines if len(line.get_ydata())]
         total = bounds["test"].mean().bits_per_dim.mean
         assert any(height == pytest.approx(total, rel=1e-4) for height in heights)
-
-
-def test_a_log_snr_axis_puts_data_left():
-    schedule = NoiseSchedule.geometric(12)
-    bounds = {"test": make_bound(5)}
-    for draw in (plots.kl_by_level, plots.cumulative_bound):
-        low, high = draw(bounds, schedule, axis="log_snr").axes[0].get_xlim()
-        assert low > high
-        with pytest.raises(NelboError, match="schedule"):
-            draw(bounds, axis="log_snr")
-        with pytest.raises(NelboError, match="unknown axis"):
-            draw(bounds, axis="time")
 
 
 @pytest.mark.parametrize(
@@ -202,9 +189,9 @@ def test_a_real_bound_draws():
     x_0 = model.data.to_network(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with torch.no_grad():
         bound = model.elbo(x_0, generator=torch.Generator().manual_seed(0))
-    figure = plots.kl_by_level({"test": bound}, model.schedule, axis="log_snr")
+    figure = plots.kl_by_level({"test": bound})
     ElementTree.fromstring(to_svg(figure))
     line = figure.axes[0].lines[0]
-    assert line.get_xdata() == pytest.approx(model.schedule.log_snr[2:].tolist())
+    assert line.get_xdata() == pytest.approx(list(range(2, model.num_levels + 1)))
     expected = bound.score_matching.double().mean(0) / (64 * math.log(2))
     assert line.get_ydata() == pytest.approx(expected.tolist(), rel=1e-5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise NelboError(f"{path} must hold a JSON object, found {type(content).__name__}")
     return content
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file of these rows, the first of them its header, whole or not at all.
+
+    Raises:
+        NelboError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise NelboError(f"cannot write {path}: {error}") from error
 
 
 def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -13,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.model import Model
 from nelbo.commands.common import (
@@ -24,13 +23,12 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
-from nelbo.commands.run_data import check_data, load_with_data
+from nelbo.commands.run_data import load_asked
 from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
 from nelbo.evidence.evaluation import check_fits
-from nelbo.formats import Pipeline
 from nelbo.text import shorten
 
 # Images whose class is printed; --out and --json have those of all.
@@ -40,25 +38,12 @@ _PRINTED = 10
 def run(options: Classify) -> None:
     """Classify, print the accuracy where labels are known, and the cost."""
     prompts = _prompts(options)
-
-    pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
-    device = choose_device(options.computing.device)
-    model, data = load_with_data(
-        pipeline,
-        source,
-        device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
-    )
+    model, data = load_asked(options, choose_device(options.computing.device))
     classes = _classes(options, model, data, prompts)
     result = _classify(options, model, data, classes)
     found = _found(data, result, classes.names)
     if options.out is not None:
-        _write(options.out, found)
+        write_csv(options.out, [list(found[0]), *(row.values() for row in found)])
     calls = float(result.calls.double().mean())
     count, T = classes.condition.batch_size, model.chain.num_levels
     known = classes.of_images >= 0
@@ -83,7 +68,7 @@ def run(options: Classify) -> None:
                 "calls_per_image": calls,
                 "calls_for_all_classes_and_levels": count * T,
                 "certain": float((result.remaining.sum(1) == 1).double().mean()),
-                "classified": [row.plain for row in found],
+                "classified": found,
             }
         )
         return
@@ -161,7 +146,6 @@ def _classes(
 def _classify(
     options: Classify, model: Model, data: ImageData, classes: _Classes
 ) -> Classification:
-
     check_fits(model, data)
     device = model.device
     classifier = Classifier(
@@ -203,78 +187,32 @@ class _Classes:
     known_by: str
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The class that was found for an image.
-
-    Attributes:
-        name: of the image.
-        caption: of the image, None without one.
-        label: the name or number of its best class.
-        certain: whether every other class was dropped.
-        calls: network evaluations that it took.
-    """
-
-    name: str
-    caption: str | None
-    label: str
-    certain: bool
-    calls: int
-
-    @property
-    def plain(self) -> dict[str, str | bool | int | None]:
-        """As columns and JSON name it."""
-        return {
-            "name": self.name,
-            "caption": self.caption,
-            "class": self.label,
-            "certain": self.certain,
-            "calls": self.calls,
+def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The best class of each image, as columns and JSON name it."""
+    labels = result.label.tolist()
+    return [
+        {
+            "name": name,
+            "caption": data.captions[i] if data.captions is not None else None,
+            "class": names[labels[i]] if labels[i] < len(names) else str(labels[i]),
+            "certain": int(result.remaining[i].sum()) == 1,
+            "calls": int(result.calls[i]),
         }
+        for i, name in enumerate(data.names)
+    ]
 
 
-def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> list[_Found]:
-    rows = []
-    for i, name in enumerate(data.names):
-        label = int(result.label[i])
-        rows.append(
-            _Found(
-                name=name,
-                caption=data.captions[i] if data.captions is not None else None,
-                label=names[label] if label < len(names) else str(label),
-                certain=int(result.remaining[i].sum()) == 1,
-                calls=int(result.calls[i]),
-            )
-        )
-    return rows
-
-
-def _table(rows: list[_Found]) -> Table:
+def _table(rows: list[dict[str, Any]]) -> Table:
     """Each image and its best class, with a question mark where others are near."""
-    captioned = any(row.caption for row in rows)
+    captioned = any(row["caption"] for row in rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("image", *(["caption"] if captioned else []), "class"):
         table.add_column(column)
     for row in rows:
-        caption = [Text(shorten(row.caption or ""))] if captioned else []
-        best = shorten(row.label) + ("" if row.certain else " ?")
-        table.add_row(Text(row.name), *caption, Text(best))
-    if not all(row.certain for row in rows):
+        caption = [Text(shorten(row["caption"] or ""))] if captioned else []
+        best = shorten(row["class"]) + ("" if row["certain"] else " ?")
+        table.add_row(Text(row["name"]), *caption, Text(best))
+    if not all(row["certain"] for row in rows):
         table.caption = "?: other classes are not ruled out; more --draws decide"
         table.caption_justify = "left"
     return table
-
-
-def _write(path: Path, rows: list[_Found]) -> None:
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_file(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(rows[0].plain)
-            writer.writerows(row.plain.values() for row in rows)
-    except OSError as error:
-        raise NelboError(f"cannot write {path}: {error}") from error

@@ -30,7 +30,7 @@ from nelbo.commands.evaluation_progress import (
     stored_proposal,
 )
 from nelbo.commands.options.evaluate import Evaluate
-from nelbo.commands.run_data import check_data, load_with_data
+from nelbo.commands.run_data import load_asked
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
 from nelbo.data import ImageData
 from nelbo.evidence import write_ranking
@@ -40,7 +40,6 @@ from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import try_bfloat16
-from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import holds_autoencoder_alone
 from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 from nelbo.samplers.grid import spaced_levels
@@ -59,24 +58,12 @@ def run(options: Evaluate) -> None:
     """Print the bound."""
     if _evaluate_autoencoder(options):
         return
-    pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
     if options.levels == "optimal":
         check_optimal(options.run_path, options.steps)
     # The whole of the best short chain is evaluated, in as many calls as that needs.
     levels = None if options.levels == "optimal" else options.levels
     processes = join_processes(options.computing.device, options.out, options.precision)
-    loaded, data = load_with_data(
-        pipeline,
-        source,
-        processes.device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
-        quiet=not processes.is_main,
-    )
+    loaded, data = load_asked(options, processes.device, quiet=not processes.is_main)
     description = f"Evaluating {Path(data.source).name}, {options.split}"
     fit_missing_scale(
         options.run_path, loaded, data, options.computing.seed, quiet=not processes.is_main

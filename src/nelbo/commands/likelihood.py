@@ -19,14 +19,13 @@ from nelbo.commands.common import (
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.commands.options.likelihood import Likelihood
-from nelbo.commands.run_data import check_data, load_with_data
+from nelbo.commands.run_data import load_asked
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
 from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.likelihood import log_likelihood
-from nelbo.formats import Pipeline
 from nelbo.report.tables import likelihood_table
 
 
@@ -37,19 +36,7 @@ def run(options: Likelihood) -> None:
     if options.trace not in flow.TRACES:
         raise NelboError(unknown("--trace", options.trace, flow.TRACES))
     flow.check_draws(options.draws, options.trace)
-    pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
-    device = choose_device(options.computing.device)
-    model, data = load_with_data(
-        pipeline,
-        source,
-        device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
-    )
+    model, data = load_asked(options, choose_device(options.computing.device))
     model.eval()
     check_fits(model, data)
     fit_missing_scale(options.run_path, model, data, options.computing.seed)

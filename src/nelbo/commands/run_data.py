@@ -146,6 +146,31 @@ def load_with_data(
     return model, data
 
 
+def load_asked(
+    options: Any, device: torch.device, *, quiet: bool = False
+) -> tuple[Model, ImageData]:
+    """The model and the images that a command is asked for; see `check_data`, `load_with_data`.
+
+    Args:
+        options: with run_path, data, split, keep_duplicates, images, resize and computing.
+        device: where the model is to be.
+        quiet: name no pictures that were skipped.
+    """
+    pipeline = Pipeline.open(options.run_path)
+    source = check_data(
+        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
+    )
+    return load_with_data(
+        pipeline,
+        source,
+        device,
+        resize=options.resize,
+        images=options.images,
+        seed=options.computing.seed,
+        quiet=quiet,
+    )
+
+
 def check_uncontrolled(model: Model, path: str) -> None:
     """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
     if model.control_shape is not None:

@@ -8,7 +8,6 @@ out-of-distribution detection with likelihood-based generative models", eq. 3).
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
@@ -76,31 +75,21 @@ def write_ranking(
     place[order] = torch.arange(1, len(order) + 1)
     bits = bound.bits_per_dim.detach().cpu().tolist()
     error = (bound.monte_carlo_variance.sqrt() / bound.nats_per_bit_per_dim).cpu().tolist()
-    rows = order.tolist() if ranked else range(len(data))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_file(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            more = ([_SPLIT] if data.splits else []) + ([] if excess is None else [_EXCESS])
-            writer.writerow((*COLUMNS, *more))
-            for i in rows:
-                writer.writerow(
-                    (
-                        int(place[i]),
-                        data.names[i],
-                        f"{bits[i]:.6g}",
-                        f"{error[i]:.3g}",
-                        _label(data, i),
-                        data.captions[i] or "" if data.captions is not None else "",
-                        *([data.splits[i]] if data.splits else []),
-                        *([] if excess is None else [f"{float(excess[i]):.6g}"]),
-                    )
-                )
-    except OSError as error_:
-        raise NelboError(f"cannot write {path}: {error_}") from error_
+    more = ([_SPLIT] if data.splits else []) + ([] if excess is None else [_EXCESS])
+    rows = (
+        (
+            int(place[i]),
+            data.names[i],
+            f"{bits[i]:.6g}",
+            f"{error[i]:.3g}",
+            _label(data, i),
+            data.captions[i] or "" if data.captions is not None else "",
+            *([data.splits[i]] if data.splits else []),
+            *([] if excess is None else [f"{float(excess[i]):.6g}"]),
+        )
+        for i in (order.tolist() if ranked else range(len(data)))
+    )
+    write_csv(path, [(*COLUMNS, *more), *rows])
 
 
 def _label(data: ImageData, i: int) -> str:

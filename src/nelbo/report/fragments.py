@@ -25,7 +25,6 @@ from nelbo.report.tables import (
     BITS_DECIMALS,
     MONTE_CARLO,
     bits_unit,
-    costs_in_nats,
     estimate_parts,
     label,
     monte_carlo_text,
@@ -249,7 +248,7 @@ def bound_rows(bounds: Mapping[str, Summary], density: bool) -> str:
     kind = next((summary.kind for summary in bounds.values()), "bound")
     for name in next(iter(bounds.values())).costs if bounds else ():
         cells = "".join(
-            f"<td>{_estimate(costs_in_nats(summary)[name], nats_decimals(summary))}</td>"
+            f"<td>{_estimate(summary.costs[name], nats_decimals(summary))}</td>"
             f"<td>{_estimate(summary.in_bits[name], BITS_DECIMALS)}</td>"
             for summary in bounds.values()
         )

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.evidence import Evidence
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -36,32 +35,20 @@ _USUAL_SCHEDULES = {"linear": "--", "cosine": ":"}
 _DYNAMIC_RANGE = 1e-5
 
 
-def kl_by_level(
-    bounds: Mapping[str, Bound],
-    schedule: NoiseSchedule | None = None,
-    *,
-    axis: str = "level",
-    unit: str = "bits/dim",
-) -> Figure:
+def kl_by_level(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> Figure:
     """What one image pays at each level on average, in bits/dim per level.
 
     The score matching terms are a line a split; the reconstruction term is marked at t = 1.
 
     Args:
         bounds: by the name of their split.
-        schedule: the chain's, needed for `axis="log_snr"`.
-        axis: "level" for t on a logarithmic axis, "log_snr" for log SNR, falling.
         unit: what to call bits per dimension.
-
-    Raises:
-        NelboError: an unknown axis, or log SNR without a schedule.
     """
     figure = new_figure()
     axes = new_axes(figure)
-    place = _placing(bounds, schedule, axis)
     for split, bound in _front_last(bounds):
         levels, nats = bound.by_level()
-        x, y = _pooled(place(levels), nats.cpu().numpy() / bound.nats_per_bit_per_dim)
+        x, y = _pooled(_numbers(levels), nats.cpu().numpy() / bound.nats_per_bit_per_dim)
         color = COLORS["score-matching" if split == front(bounds) else "train"]
         marker = "o" if len(x) <= _FEW else None
         axes.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.8, label=split)
@@ -69,7 +56,7 @@ def kl_by_level(
         if shows_reconstruction(bound):
             filled = COLORS["reconstruction"] if split == front(bounds) else "none"
             axes.plot(
-                place(torch.ones(1)),
+                [1.0],
                 [reconstruction],
                 "D",
                 color=COLORS["reconstruction"],
@@ -80,30 +67,23 @@ def kl_by_level(
             )
     drawn = [line.get_ydata() for line in axes.lines]
     _cost_axis(axes, np.concatenate(drawn).astype(np.float64) if drawn else np.empty(0))
-    _level_axis(axes, bounds, axis)
+    _level_axis(axes, bounds)
     axes.set_ylabel(f"{unit} per level")
     _legend(axes, loc="best")
     return figure
 
 
-def cumulative_bound(
-    bounds: Mapping[str, Bound],
-    schedule: NoiseSchedule | None = None,
-    *,
-    axis: str = "level",
-    unit: str = "bits/dim",
-) -> Figure:
+def cumulative_bound(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> Figure:
     """The bound spent up to each level: reconstruction, then score matching, then the prior.
 
     The filled areas are those of the test split, or of the last where there is none; the others
-    are lines. Arguments and errors are those of `kl_by_level`.
+    are lines. Arguments are those of `kl_by_level`.
     """
     figure = new_figure()
     axes = new_axes(figure)
-    place = _placing(bounds, schedule, axis)
     for split, bound in _front_last(bounds):
         levels, spent = spent_by_level(bound)
-        x = place(levels)
+        x = _numbers(levels)
         is_front = split == front(bounds)
         color = COLORS["ink" if is_front else "train"]
         axes.plot(x, spent, color=color, linewidth=1.8, label=split, zorder=4 if is_front else 3)
@@ -134,11 +114,11 @@ def cumulative_bound(
         share.spines["right"].set_visible(False)
         share.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0)
         axes.set_ylim(0, spent[-1] * 1.06)
-    _level_axis(axes, bounds, axis)
+    _level_axis(axes, bounds)
     axes.yaxis.set_major_locator(_round_ticks(6))
     axes.yaxis.set_major_formatter(PLAIN)
     axes.set_ylabel(f"{unit} spent up to level t")
-    _legend(axes, loc="upper left" if axis == "level" else "best")
+    _legend(axes, loc="upper left")
     return figure
 
 
@@ -163,7 +143,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     axes.fill_between(x, y - band, y + band, color=color, alpha=0.25, linewidth=0)
     axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) <= _FEW else None)
     _cost_axis(axes, y)
-    _level_axis(axes, {"": bound}, "level")
+    _level_axis(axes, {"": bound})
     axes.set_ylabel(f"{unit} per level ± 2 standard errors")
     return figure
 
@@ -342,17 +322,8 @@ def _front_last(bounds: Mapping[str, Bound]) -> list[tuple[str, Bound]]:
     return sorted(bounds.items(), key=lambda item: item[0] == front(bounds))
 
 
-def _placing(
-    bounds: Mapping[str, Bound], schedule: NoiseSchedule | None, axis: str
-) -> Callable[[torch.Tensor], Array]:
-    if axis == "level":
-        return lambda levels: levels.cpu().double().numpy()
-    if axis != "log_snr":
-        raise NelboError(f"unknown axis {axis!r}: expected 'level' or 'log_snr'")
-    if schedule is None:
-        raise NelboError("a log SNR axis needs the chain's schedule")
-    finite = schedule.log_snr.clamp(min=schedule.log_snr[schedule.log_snr.isfinite()].min())
-    return lambda levels: finite[levels.cpu().long()].numpy()
+def _numbers(levels: torch.Tensor) -> Array:
+    return levels.cpu().double().numpy()
 
 
 def _pooled(x: Array, y: Array) -> tuple[Array, Array]:
@@ -413,11 +384,7 @@ def _cost_axis(axes: Axes, values: Array) -> None:
     axes.yaxis.set_major_formatter(PLAIN)
 
 
-def _level_axis(axes: Axes, bounds: Mapping[str, Bound], axis: str) -> None:
-    if axis == "log_snr":
-        axes.invert_xaxis()
-        axes.set_xlabel("log SNR (data on the left, noise on the right)")
-        return
+def _level_axis(axes: Axes, bounds: Mapping[str, Bound]) -> None:
     highest = max((int(b.levels.max()) for b in bounds.values() if b.levels.numel()), default=1)
     axes.set_xscale("log")
     axes.set_xlim(0.85, max(highest, 2) * 1.1)

@@ -49,13 +49,8 @@ def bits_unit(density: bool) -> str:
 
 def nats_decimals(summary: Summary) -> int:
     """How many decimals nats get: fewer for larger images, whose terms are larger."""
-    highest = max(abs(cost.mean) for cost in costs_in_nats(summary).values())
+    highest = max(abs(cost.mean) for cost in summary.costs.values())
     return 2 if highest < 1e3 else 1 if highest < 1e4 else 0
-
-
-def costs_in_nats(summary: Summary) -> dict[str, Estimate]:
-    """Each term and the total as a cost in nats per image, named as in `Summary.in_bits`."""
-    return summary.costs
 
 
 def estimate_text(estimate: Estimate, decimals: int) -> str:
@@ -103,7 +98,7 @@ def bound_table(
         (values, decimals)
         for summary in bounds.values()
         for values, decimals in (
-            (costs_in_nats(summary), nats_decimals(summary)),
+            (summary.costs, nats_decimals(summary)),
             (summary.in_bits, BITS_DECIMALS),
         )
     ]
@@ -183,7 +178,7 @@ def bound_json(
         "dims": summary.dims,
         "density": density,
         "kind": summary.kind,
-        "nats": {name: estimate_json(value) for name, value in costs_in_nats(summary).items()},
+        "nats": {name: estimate_json(value) for name, value in summary.costs.items()},
         "bits_per_dim": {name: estimate_json(value) for name, value in summary.in_bits.items()},
         "warnings": summary.nelbo.warnings(names),
     }
