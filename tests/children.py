@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,11 @@ class Child:
         """Whether it still runs."""
         return self.process.is_alive()
 
+    def send(self, number: int) -> None:
+        """A signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.process.kill()
@@ -60,6 +66,20 @@ class Child:
     def message(self) -> str:
         """What it said, in one line."""
         return " ".join(self.log.read_text().split())
+
+
+def group(count: int, function: Callable[..., Any], *arguments: Any, logs: Path) -> list[Child]:
+    """The function in processes that can join into a group, without a launcher above them."""
+    import accelerate  # noqa: F401 - here, for all at once
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Child(function, *arguments, log=logs / f"{rank}.log", RANK=rank, LOCAL_RANK=rank, **env)
+        for rank in range(count)
+    ]
 
 
 def command(*arguments: object, log: Path, **env: object) -> Child:

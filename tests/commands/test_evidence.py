@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.evaluation import evaluate
+from tests.children import group
 from tests.commands.conftest import TINY
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
@@ -186,17 +184,11 @@ def test_rounds_go_on_too(run_path, tmp_path, capsys):
 def test_two_processes_evaluate_as_one(run_path, tmp_path, capsys):
     options = ["evaluate", run_path, "--error", 0.1, "--images", 40, "--batch-size", 8]
     alone = run_json(capsys, *options)
-    command = [*options, "--out", tmp_path / "shared", "--json"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "nelbo", *map(str, command)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)
+    command = [*map(str, options), "--out", str(tmp_path / "shared"), "--json"]
+    first, second = group(2, main, command, logs=tmp_path)
+    assert second.join() == first.join() == 0, first.message
+    assert "{" not in second.message
+    together = json.loads(first.message[first.message.index("{") :])
     assert together["calls"] == alone["calls"]
     mean, expected = (r["bits_per_dim"]["total"]["mean"] for r in (together, alone))
     assert mean == pytest.approx(expected, rel=1e-5)

@@ -30,8 +30,9 @@ from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scal
 from nelbo.training.build_latent import build_autoencoder, build_latent_model
 from nelbo.training.config import LatentSettings
 from nelbo.training.latents import encode_data
+from tests.children import command
 from tests.commands.squares import draw_squares
-from tests.faults.test_killed import start, wait_for
+from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -219,10 +220,9 @@ def test_text_and_prior_have_learned_and_the_autoencoder_has_not(latent, autoenc
 def test_killed_it_ends_the_same(latent, autoencoder, pictures, tmp_path):
     out = tmp_path / "run"
     options = [*LATENT, "--autoencoder", autoencoder, "--out", out, "--steps", STEPS]
-    process = start("train", pictures, "--size", 8, *options)
+    child = command("train", pictures, "--size", 8, *options, log=tmp_path / "log")
     wait_for(out, 1)
-    process.kill()
-    process.wait()
+    child.kill()
     assert Checkpoints(out / "training").steps()[-1] < STEPS
     main(["train", "--resume", "--out", str(out)])
     assert_same(latent, out)

@@ -24,9 +24,10 @@ from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, b
 from nelbo.training.config import TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
 from nelbo.training.trainer import Trainer
+from tests.children import command
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import EXACT, LATENT, assert_same
-from tests.faults.test_killed import start, wait_for
+from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 
 STEPS = 16
@@ -116,16 +117,14 @@ def test_killed_in_the_second_stage(run, tmp_path):
 @pytest.mark.slow
 def test_stopped_in_the_first_and_killed_in_the_second(run, pictures, tmp_path):
     out = tmp_path / "out"
-    process = start("train", pictures, *STAGES, "--out", out)
+    child = command("train", pictures, *STAGES, "--out", out, log=tmp_path / "log")
     wait_for(out / "autoencoder", 1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert f"nelbo train --resume --out {out} goes on" in " ".join(errors.split())
-    process = start("train", "--resume", "--out", out)
+    child.send(signal.SIGTERM)
+    assert child.join() == 128 + signal.SIGTERM
+    assert f"nelbo train --resume --out {out} goes on" in child.message
+    child = command("train", "--resume", "--out", out, log=tmp_path / "log")
     wait_for(out, 1)
-    process.kill()
-    process.wait()
+    child.kill()
     main(["train", "--resume", "--out", str(out)])
     assert_same(run, out, SECOND)
 

@@ -23,8 +23,9 @@ from nelbo.training.build import build_model
 from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import encode_data
 from nelbo.training.trainer import Trainer
+from tests.children import command
 from tests.data.test_hub import table, with_splits
-from tests.faults.test_killed import start, wait_for, wait_until
+from tests.faults.test_killed import wait_for, wait_until
 from tests.faults.test_mistakes import mistake
 from tests.training.test_checkpoints import everything
 from tests.training.test_latents import text_model
@@ -276,13 +277,12 @@ def test_ctrl_c_ends_training_on_a_stream(tables, tmp_path):
     out = tmp_path / "run"
     options = ["--size", "8", "--channels", "1", "--widths", "8", "--levels", "4", "--threads", "1"]
     often = ["--batch-size", "4", "--steps", "1000000", "--save-every", "0.05s"]
-    process = start("train", tables, "--out", out, *options, *often)
+    child = command("train", tables, "--out", out, *options, *often, log=tmp_path / "log")
     wait_for(out, 2)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped at step" in message
-    assert "Traceback" not in message
+    child.send(signal.SIGINT)
+    assert child.join() == 130
+    assert "stopped at step" in child.message
+    assert "Traceback" not in child.message
 
 
 def test_on_the_command_line(tables, tmp_path, capsys):

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,16 +26,6 @@ from tests.children import Child, command
 from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_supervisor import supervised
-
-
-def start(*arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "nelbo", *[str(a) for a in arguments]],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
-    )
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -163,16 +152,16 @@ def test_killed_between_its_last_checkpoint_and_its_model(unbroken, tmp_path):
 
 def test_termination_saves_first(tmp_path):
     out = tmp_path / "run"
-    process = start(*COMMAND, "--out", out, "--steps", STEPS, "--save-every", "1h")
+    endless = ["--steps", STEPS, "--save-every", "1h"]
+    child = command(*COMMAND, "--out", out, *endless, log=tmp_path / "log")
     wait_for(out, 0)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "--resume" in message
-    assert "Traceback" not in message
+    child.send(signal.SIGTERM)
+    assert child.join() == 128 + signal.SIGTERM
+    assert "--resume" in child.message
+    assert "Traceback" not in child.message
     stopped = Checkpoints(out / "training").steps()[-1]
     assert 0 < stopped < STEPS
-    assert f"stopped at step {stopped}" in message
+    assert f"stopped at step {stopped}" in child.message
     assert json.loads((out / "nelbo.json").read_text())["trained"]["steps"] == stopped
 
 
@@ -335,15 +324,15 @@ def test_an_old_run_stays_until_the_new_one_has_a_checkpoint(unbroken, tmp_path)
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     before = snapshot(out)
-    process = start(*COMMAND, "--out", out, "--overwrite", "--save-every", "1h", "--steps", 10**6)
+    endless = ["--overwrite", "--save-every", "1h", "--steps", 10**6]
+    child = command(*COMMAND, "--out", out, *endless, log=tmp_path / "log")
     staged = out / ".new-run"
     wait_for(staged, 0)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "is untouched" in message
-    assert "so far" not in message
+    child.send(signal.SIGINT)
+    assert child.join() == 130
+    assert "is untouched" in child.message
+    assert "so far" not in child.message
     assert snapshot(out) == before
 
 

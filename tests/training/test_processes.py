@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from nelbo.training.config import ModelConfig, TrainingConfig
 from nelbo.training.latents import PriorObjective, encode_data
 from nelbo.training.processes import LostProcessError, Processes
 from nelbo.training.trainer import Trainer
-from tests.children import Child
+from tests.children import group
 from tests.commands.squares import draw_squares
 from tests.training.test_autoencoder import autoencoder
 from tests.training.test_latents import pictures, text_model
@@ -65,20 +64,6 @@ def launch(*arguments: str, out: Path, fsdp: bool = False) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-
-
-def two(function: Callable[..., Any], *arguments: Any, logs: Path) -> list[Child]:
-    """The function in two processes that can join into a group, without a launcher above them."""
-    import accelerate  # noqa: F401 - here, for both at once
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        Child(function, *arguments, log=logs / f"{rank}.log", RANK=rank, LOCAL_RANK=rank, **group)
-        for rank in range(2)
-    ]
 
 
 def curve(out: Path) -> list[dict]:
@@ -233,7 +218,7 @@ def test_two_processes_learn_as_one_whatever_the_model(tmp_path):
     for each in halves.values():
         next(islice(each.run(), STEPS // 2 - 1, None))
     keep(halves, tmp_path / "half")
-    children = two(train_as_two, tmp_path, logs=tmp_path)
+    children = group(2, train_as_two, tmp_path, logs=tmp_path)
     alone = kinds(None)
     expected = losses(alone)
     for child in children:
@@ -275,7 +260,7 @@ def choose_precisions() -> None:
 
 
 def test_sharded_models_in_each_precision(tmp_path):
-    for child in two(choose_precisions, logs=tmp_path):
+    for child in group(2, choose_precisions, logs=tmp_path):
         assert child.join() == 0, child.message
 
 
@@ -286,7 +271,7 @@ def test_a_sharded_run_of_two_stages_is_whole(tmp_path, capsys):
     main([*command, "--out", str(tmp_path / "one")])
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     replacing = ["--shard", "--overwrite", "--out", str(tmp_path / "two")]
-    children = two(main, [*command, *replacing], logs=tmp_path)
+    children = group(2, main, [*command, *replacing], logs=tmp_path)
     for child in children:
         assert child.join() == 0, child.message
     for stage in ("autoencoder", "."):
@@ -331,7 +316,7 @@ def train_and_die(out: Path) -> None:
 
 def test_when_one_dies_the_other_says_so_and_one_alone_resumes(alone, tmp_path, capsys):
     out = tmp_path / "run"
-    first, second = two(train_and_die, out, logs=tmp_path)
+    first, second = group(2, train_and_die, out, logs=tmp_path)
     assert second.join() == -signal.SIGKILL, second.message
     began = time.monotonic()
     assert first.join(60) == MISTAKE
