@@ -13,7 +13,6 @@ from torch import Tensor
 from nelbo import Continuous, Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion import DynamicThreshold, StaticThreshold, flow
 from nelbo.diffusion.dequantization import _within_normal, dequantize
-from tests.diffusion.test_flow import signal_at
 
 SHAPE = (1, 2, 2)
 SCHEDULE = NoiseSchedule.geometric(60, first_noise=0.2, last_signal=0.05)
@@ -45,22 +44,16 @@ def clipped(x_0: np.ndarray, name: str) -> np.ndarray:
     return np.clip(x_0, -s, s) / s
 
 
-def model_of(prediction: str, name: str) -> Diffusion:
+def model_of(name: str) -> Diffusion:
     mix, offset = torch.from_numpy(MIX), torch.from_numpy(OFFSET)
 
     def network(x_t: Tensor, time: Tensor, condition=None) -> Tensor:
-        signal = signal_at(SCHEDULE, time).to(x_t)
-        a, s = signal.sqrt(), (1 - signal).sqrt()
-        x_0 = (1.2 * (x_t.flatten(1) @ mix.T + offset)).view_as(x_t)
-        epsilon = (x_t - a * x_0) / s
-        return {"epsilon": epsilon, "sample": x_0, "v_prediction": a * epsilon - s * x_0}[
-            prediction
-        ]
+        return (1.2 * (x_t.flatten(1) @ mix.T + offset)).view_as(x_t)
 
     return Diffusion(
         network,
         SCHEDULE,
-        prediction=prediction,
+        prediction="sample",
         data=Continuous(),
         shape=SHAPE,
         **THRESHOLDS[name],
@@ -96,7 +89,7 @@ X_0 = np.array([[0.2, -0.4, 0.6, 0.1], [-1.4, 0.9, 0.2, 1.6]])
 def test_the_density_is_that_of_the_thresholded_flow(name):
     expected = torch.tensor([density_by_hand(x, name) for x in X_0])
     found = flow.log_likelihood(
-        model_of("sample", name),
+        model_of(name),
         torch.from_numpy(X_0).view(2, *SHAPE),
         trace="exact",
         rtol=1e-6,
@@ -113,31 +106,9 @@ def test_a_threshold_changes_the_density_only_where_it_acts(name):
     assert same == (name == "none")
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("name", THRESHOLDS)
-def test_flow_chain_and_samplers_predict_the_same_data(prediction, name, generator):
-    model = model_of(prediction, name)
-    x = 1.5 * torch.randn(6, *SHAPE, generator=generator, dtype=torch.float64)
-    field = flow._Field(model, None, None)
-    for t in (1, 20, 60):
-        u = float(-0.5 * SCHEDULE.log_snr[t])
-        expected = model.predict(x, t).x_0
-        torch.testing.assert_close(field.x_0(x, u), expected)
-        level = field.time.level(u)
-        assert level.t == t
-        torch.testing.assert_close(model.predict_at(x, level).x_0, expected)
-        by_hand = np.stack(
-            [clipped(1.2 * (MIX @ row + OFFSET), name) for row in x.flatten(1).numpy()]
-        )
-        torch.testing.assert_close(expected.flatten(1), torch.from_numpy(by_hand))
-        mean = SCHEDULE.posterior_data_weight[t] * expected
-        mean = mean + SCHEDULE.posterior_latent_weight[t] * x
-        torch.testing.assert_close(model.p_step(x, t).mean, mean)
-
-
 @pytest.mark.parametrize("name", ["clip", "static 0.6", "dynamic"])
 def test_training_s_gradient_passes_the_clip_and_the_flow_s_does_not(name):
-    model = model_of("sample", name)
+    model = model_of(name)
     x = torch.full((1, *SHAPE), 3.0, dtype=torch.float64, requires_grad=True)
     prediction = model.predict(x, 20)
     torch.testing.assert_close(prediction.differentiable_x_0(), prediction.x_0)

@@ -15,6 +15,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "chain/distributions.py": ("tests/chain/test_distributions.py", "tests/chain/test_bound.py"),
     "chain/estimate.py": ("tests/chain/test_estimate.py",),
     "chain/estimators.py": ("tests/chain/test_estimators.py",),
+    "chain/terms.py": ("tests/chain/test_estimators.py", "tests/oracles/test_gaussian_bound.py"),
     "chain/conditioning.py": (
         "tests/chain/test_conditioning.py",
         "tests/networks/test_guidance.py",
@@ -25,16 +26,26 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/commands/test_evidence.py",
     ),
     "latent/model.py": _LATENT,
+    "latent/chain.py": _LATENT,
     "latent/bound.py": _LATENT,
     "evidence/likelihood.py": ("tests/oracles/test_latent_evidence.py",),
     "diffusion/continuous.py": (
         "tests/diffusion/test_continuous.py",
         "tests/diffusion/test_learned_schedule.py",
     ),
+    "diffusion/coefficients.py": ("tests/diffusion/test_model.py",),
     "diffusion/dequantization.py": ("tests/diffusion/test_flow.py",),
+    "diffusion/encoder.py": (
+        "tests/diffusion/test_model.py",
+        "tests/oracles/test_gaussian_bound.py",
+    ),
     "diffusion/flow.py": ("tests/diffusion/test_flow.py",),
     "diffusion/learned_schedule.py": ("tests/diffusion/test_learned_schedule.py",),
     "diffusion/level_samplers.py": ("tests/diffusion/test_level_samplers.py",),
+    "diffusion/measurement.py": (
+        "tests/diffusion/test_optimal_levels.py",
+        "tests/oracles/test_optimal_variance.py",
+    ),
     "diffusion/model.py": ("tests/diffusion/test_model.py", "tests/oracles/test_gaussian_bound.py"),
     "diffusion/objectives.py": (
         "tests/diffusion/test_objectives.py",
@@ -42,11 +53,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "diffusion/optimal_levels.py": ("tests/diffusion/test_optimal_levels.py",),
     "diffusion/prediction.py": ("tests/diffusion/test_model.py", "tests/samplers/test_ddim.py"),
-    "diffusion/profile.py": (
-        "tests/diffusion/test_optimal_levels.py",
-        "tests/oracles/test_optimal_variance.py",
-        "tests/formats/test_profile.py",
-    ),
+    "diffusion/noise_level.py": ("tests/diffusion/test_level_map.py",),
+    "diffusion/profile.py": ("tests/formats/test_profile.py",),
     "diffusion/level_map.py": ("tests/diffusion/test_level_map.py",),
     "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
     "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),

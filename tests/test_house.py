@@ -1,0 +1,88 @@
+"""The order of the house: no circle, no reaching inside, one reverse process."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import nelbo
+
+PACKAGE = Path(nelbo.__file__).parent
+# What a wrapper around a network calls is the network, too.
+CALLERS = {"diffusion/model.py", "networks/guidance.py", "training/precision.py"}
+# Underscored members of other libraries.
+FOREIGN = {"_replace", "_asdict", "_fields", "_modules", "_buffers", "_base", "_foreach_lerp_"}
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every module by its path below the package."""
+    return {
+        file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        for file in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def module_name(path: str) -> str:
+    return f"nelbo.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Within functions and for type checks alone counts as well."""
+    trees = {module_name(path): tree for path, tree in sources().items()}
+    imports: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                each = (f"{node.module}.{alias.name}" for alias in node.names)
+                found |= {name if name in trees else node.module for name in each}
+        # The front door may open onto everything, and is opened by no room.
+        imports[name] = (found & trees.keys()) - {"nelbo"}
+    del imports["nelbo"]
+    circle: list[str] = []
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+    assert circle == []
+
+
+def test_nothing_outside_a_module_uses_its_underscored_members():
+    reaching = []
+    for path, tree in sources().items():
+        own = FOREIGN | {
+            node.name if not isinstance(node, ast.Attribute) else node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+        }
+        own |= {
+            node.target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        reaching += [
+            f"{path}:{node.lineno} uses {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr.startswith("_")
+            and not node.attr.startswith("__")
+            and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+            and node.attr not in own
+        ]
+    assert reaching == []
+
+
+def test_the_network_of_a_chain_is_called_in_one_place():
+    callers = {
+        path
+        for path, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "network"
+    }
+    assert callers == CALLERS
