@@ -18,6 +18,7 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.networks import UNet
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.task import PixelTask
 from nelbo.training.trainer import Trainer
 
 FIELDS: dict[str, Any] = {
@@ -57,7 +58,7 @@ def diffusers_step(batch: int) -> Step:
 def bare_step(batch: int, precision: str) -> Step:
     """nelbo's network in its precision, with its optimiser, in the same loop."""
     trainer = _trainer(batch, precision)
-    network: Any = trainer._computed.network
+    network: Any = trainer.variant(precision).network
     return _by_hand(network, trainer.model, trainer.optimizer, batch)
 
 
@@ -128,6 +129,5 @@ def _trainer(batch: int, precision: str, *, compiled: bool = False) -> Trainer:
         learning_rate=RATE,
         warmup_steps=0,
     )
-    return Trainer(
-        Diffusion(networks()[0], NoiseSchedule.linear(), shape=(3, 32, 32)), images, config
-    )
+    model = Diffusion(networks()[0], NoiseSchedule.linear(), shape=(3, 32, 32))
+    return Trainer(PixelTask(model, images, config))

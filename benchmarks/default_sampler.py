@@ -30,8 +30,10 @@ from nelbo.data import ImageData, load_data
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.sample_quality import frechet_with_error
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun, Sampler
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.trainer import Trainer
 
 FOLDERS = ("icons", "flags", "photos")
@@ -90,10 +92,10 @@ def trained(out: Path, data: ImageData, chain: str, steps: int) -> nelbo.Diffusi
             objective=CHAINS[chain],
             horizontal_flip=data.source != "digits",
         )
-        trainer = Trainer(build_model(settings, data), data, training)
+        trainer = Trainer(pixel_task(build_model(settings, data), data, training))
         for _ in trainer.run():
             pass
-        nelbo.save(trainer.averaged(), out)
+        nelbo.save(trainer.average.model, out)
     model = nelbo.load(out)
     assert isinstance(model, nelbo.Diffusion)
     return model

@@ -39,8 +39,11 @@ from nelbo import Diffusion, NoiseSchedule, Pixels
 from nelbo.chain.bound import Bound
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.evaluation import evaluate
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
+from nelbo.training.precision import choose_precision
 from nelbo.training.trainer import Trainer
 
 BATCH = 16
@@ -65,12 +68,12 @@ def nelbo_training(data: ImageData, steps: int) -> Training:
     """`nelbo train digits`."""
     torch.manual_seed(0)
     model = build_model(ModelConfig(), data)
-    trainer = Trainer(model, data, TrainingConfig(steps=steps))
-    precision = trainer.choose_precision()
+    trainer = Trainer(pixel_task(model, data, TrainingConfig(steps=steps)))
+    precision = choose_precision(trainer)
     run = trainer.run()
     return Training(
         lambda: next(run),
-        lambda: {f"average, {precision}": trainer.averaged().eval()},
+        lambda: {f"average, {precision}": trainer.average.model.eval()},
         _size(model),
     )
 

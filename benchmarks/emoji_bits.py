@@ -29,10 +29,10 @@ from nelbo.chain.bound import Bound, BoundSummary
 from nelbo.chain.estimate import Estimate
 from nelbo.cli import main as nelbo_main
 from nelbo.data import ImageData, load_data
+from nelbo.evidence.autoencoder import AutoencoderReading, evaluate_autoencoder
 from nelbo.evidence.evaluation import evaluate
 from nelbo.evidence.file_sizes import PNG, WEBP, bits_per_dim, file_size, packed, picture
 from nelbo.report.tables import BITS_DECIMALS, bound_json, bound_table, estimate_text
-from nelbo.training.autoencoder_evaluation import AutoencoderReading, evaluate_autoencoder
 
 Model = nelbo.Diffusion | nelbo.LatentDiffusion
 

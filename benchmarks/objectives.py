@@ -23,8 +23,10 @@ from nelbo.data import load_data
 from nelbo.diffusion.level_samplers import HISTORY, LEVEL_SAMPLERS, make_level_sampler
 from nelbo.diffusion.objectives import OBJECTIVES, Objective, TrainingTerms, default_probabilities
 from nelbo.samplers import DDIM
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.trainer import Trainer
 
 
@@ -33,7 +35,7 @@ def train(steps: int, seed: int, **options: str) -> Trainer:
     torch.manual_seed(seed)
     data = load_data("digits", "train")
     config = TrainingConfig(steps=steps, precision="fp32", seed=seed, **options)
-    trainer = Trainer(build_model(ModelConfig(), data), data, config)
+    trainer = Trainer(pixel_task(build_model(ModelConfig(), data), data, config))
     for _ in trainer.run():
         pass
     return trainer
@@ -92,7 +94,7 @@ def main() -> None:
     seed = arguments.seed
     if arguments.part == "samplers":
         run = arguments.run
-        model = nelbo.load(run) if run else train(arguments.steps, seed).averaged()
+        model = nelbo.load(run) if run else train(arguments.steps, seed).average.model
         assert isinstance(model, Diffusion)
         model.eval()
         for objective in arguments.only or OBJECTIVES:

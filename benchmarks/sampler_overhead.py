@@ -28,8 +28,8 @@ from nelbo import Diffusion
 from nelbo.data import ImageData
 from nelbo.formats.scheduler import scheduler_config
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, Sampler
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
 
 SHAPE = (3, 32, 32)
 BATCH = 16

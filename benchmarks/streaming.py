@@ -31,8 +31,10 @@ from rich.table import Table
 
 from nelbo.data import ImageData, load_data
 from nelbo.data.stream import ImageStream
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.trainer import Trainer
 
 SIZE, ROWS, BUFFER = 64, 2000, 500
@@ -60,7 +62,7 @@ def trained(data: ImageData, steps: int, batch: int) -> Callable[[], float]:
         torch.manual_seed(0)
         model = build_model(ModelConfig(widths=(8, 16), levels=100), data)
         config = TrainingConfig(steps=steps + 2, batch_size=batch, precision="fp32")
-        marks = [time.perf_counter() for _ in Trainer(model, data, config).run()]
+        marks = [time.perf_counter() for _ in Trainer(pixel_task(model, data, config)).run()]
         return steps / (marks[-1] - marks[1])
 
     return rate

@@ -22,7 +22,7 @@ from tests import typechecking
 # Before anything imports the package: the hook rewrites its modules as they load.
 jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
 
-from nelbo.commands.training import allowance  # noqa: E402
+from nelbo.training import allowance  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -14,13 +14,13 @@ import nelbo
 from nelbo import NelboError, checkpoints, load_sampler
 from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
-from nelbo.commands.training.latent_run import SAMPLER
 from nelbo.data import load_data
 from nelbo.formats import model_directory
 from nelbo.formats.model_directory import available
 from nelbo.report.checkpoint_card import checkpoint_card
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import DDIM
+from nelbo.training.kinds.latent.report import SAMPLER
 from tests.commands.squares import draw_squares
 from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_latents import text_model

@@ -20,6 +20,8 @@ def floors() -> dict[str, int]:
     tree = text.partition("src/nelbo/\n")[2].partition("\n\n")[0]
     found: dict[str, int] = {}
     for height, line in enumerate(tree.splitlines()):
+        if line.startswith(" " * 7):  # more on the line above, or a room within a room
+            continue
         names = re.split(r"\s{2,}", line.strip())[0]
         for name in re.findall(r"(\w+)(?:/|\.py)", names):
             found[name] = -height

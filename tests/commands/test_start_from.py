@@ -13,11 +13,11 @@ from PIL import Image
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.training.start_from import read_autoencoder
 from nelbo.data import load_data
+from nelbo.evidence.autoencoder import fit_scale
 from nelbo.formats import model_directory
 from nelbo.runs.checkpoints import Checkpoints
-from nelbo.training.autoencoder_evaluation import fit_scale
+from nelbo.training.kinds.autoencoder.build import read_autoencoder
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same
 from tests.faults.test_mistakes import mistake

@@ -13,18 +13,19 @@ import torch
 import yaml
 
 import nelbo
+from nelbo.base import console
 from nelbo.cli import main
-from nelbo.commands import common
-from nelbo.commands.training import allowance, pixel_run, watch
-from nelbo.commands.training.allowance import Allowance, allowed_seconds
-from nelbo.commands.training.final_samples import FinalSamples
+from nelbo.commands.training import watch
 from nelbo.commands.training.outlook import advice, outlook_text
-from nelbo.commands.training.recipe import grid_of
 from nelbo.commands.training.run_facts import passes_text, verdict
 from nelbo.networks import UNet
 from nelbo.report.training_facts import training_facts
-from nelbo.training import trainer as training
+from nelbo.training import allowance, precision
+from nelbo.training.allowance import Allowance, allowed_seconds
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.kinds.kind import grid_of
+from nelbo.training.kinds.pixel import report as pixel_report
 from nelbo.training.pace import Outlook
 from tests.commands.conftest import TINY
 from tests.faults.test_killed import assert_same
@@ -116,7 +117,7 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
     run = tmp_path / "run"
     shutil.copytree(run_path, run)
     (run / "report.html").unlink()
-    monkeypatch.setattr(pixel_run, "SOON", 0.0)
+    monkeypatch.setattr(pixel_report, "SOON", 0.0)
     monkeypatch.setattr(allowance, "LEAST", 2.0)
     found = {}
 
@@ -125,7 +126,7 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
         found["evaluation"] = json.loads((run / "evaluation.json").read_text())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pixel_run, "find_extremes", interrupted)
+    monkeypatch.setattr(pixel_report, "find_extremes", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--resume", "--out", str(run)])
     assert stop.value.code == 130
@@ -197,7 +198,7 @@ def test_what_to_make_smaller(options, each, found):
 
 
 def test_a_file_gets_lines_and_no_bar(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(common, "_MINUTE", 0.0)
+    monkeypatch.setattr(console, "_MINUTE", 0.0)
     out = str(tmp_path / "run")
     main(["train", "digits", "--out", out, "--steps", "3", *TINY, *BRIEF, *EXACT])
     lines = capsys.readouterr().err.splitlines()
@@ -304,11 +305,11 @@ def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
 
 def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    monkeypatch.setattr(training, "bf16_pays", lambda steps, agreed: True)
+    monkeypatch.setattr(precision, "bf16_pays", lambda steps, agreed: True)
     options = ["--threads", "1", *TINY, *BRIEF]
     main(["train", "digits", "--out", str(out), "--steps", "2", *options])
     assert "1 thread, bf16" in shown(capsys)
-    monkeypatch.setattr(training, "bf16_pays", lambda steps, agreed: False)
+    monkeypatch.setattr(precision, "bf16_pays", lambda steps, agreed: False)
     main(["train", "--resume", "--out", str(out), "--steps", "3"])
     assert "1 thread, bf16" in shown(capsys)
     notes = json.loads((out / "nelbo.json").read_text())

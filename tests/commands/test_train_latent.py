@@ -17,19 +17,20 @@ import nelbo
 from nelbo import LatentDiffusion
 from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
-from nelbo.commands.training.autoencoder_recipe import beside_reconstructions
-from nelbo.commands.training.latent_recipe import new_latent_model
-from nelbo.commands.training.session import TrainingImages
 from nelbo.data import load_data
+from nelbo.evidence.autoencoder import evaluate_autoencoder, fit_scale
 from nelbo.evidence.evaluation import evaluate, pilot
 from nelbo.formats import model_directory
 from nelbo.networks import AutoencoderKL
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.samplers import DDIM
-from nelbo.training.autoencoder_evaluation import evaluate_autoencoder, fit_scale
-from nelbo.training.build_latent import build_autoencoder, build_latent_model
-from nelbo.training.config import LatentSettings
-from nelbo.training.latents import encode_data
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.autoencoder.build import build_autoencoder
+from nelbo.training.kinds.autoencoder.report import beside_reconstructions
+from nelbo.training.kinds.latent.build import build_latent_model
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.making import new_latent_model
+from nelbo.training.kinds.latent.options import LatentSettings
 from tests.children import command
 from tests.commands.squares import draw_squares
 from tests.faults.test_killed import wait_for

@@ -13,8 +13,9 @@ from PIL import Image
 from nelbo.cli import main
 from nelbo.commands.options.train import Train
 from nelbo.commands.training.starting_point import starting_point
-from nelbo.training.config import ModelConfig, TrainingConfig
-from nelbo.training.presets import DEFAULT_PRESET, PRESETS
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS
 
 TINY = ["--widths", "8", "16", "--levels", "10", "--batch-size", "4", "--steps", "1"]
 SHORT = ["--evaluate-images", "4", "--evaluate-levels", "2", "--sample-images", "2", *TINY]

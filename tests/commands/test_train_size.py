@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from nelbo.cli import main
-from nelbo.commands.training import choices
-from nelbo.training.network_size import FittingNetwork
+from nelbo.training.kinds.pixel import choices
+from nelbo.training.kinds.pixel.network_size import FittingNetwork
 
 SHORT = ["--levels", "10", "--batch-size", "8", "--evaluate-images", "4", "--evaluate-levels", "2"]
 FEW = ["--sample-images", "2", "--sample-steps", "2", "--threads", "1"]

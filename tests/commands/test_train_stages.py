@@ -13,16 +13,23 @@ import yaml
 
 import nelbo
 from nelbo.cli import main
-from nelbo.commands.options.train import Train, TrainAutoencoder, TrainLatent
-from nelbo.commands.training.latent_command import TrainLatentCommand
-from nelbo.commands.training.start_from import read_autoencoder
+from nelbo.commands.options.train import Train
 from nelbo.commands.training.starting_point import starting_point
 from nelbo.data import ImageData
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.build_latent import autoencoder_widths, build_autoencoder, build_latent_model
 from nelbo.training.config import TrainingConfig
-from nelbo.training.latents import PriorObjective, encode_data
+from nelbo.training.kinds.autoencoder.build import (
+    autoencoder_widths,
+    build_autoencoder,
+    read_autoencoder,
+)
+from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
+from nelbo.training.kinds.latent.build import build_latent_model
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.kinds.latent.options import TrainLatent
+from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.trainer import Trainer
 from tests.children import command
 from tests.commands.squares import draw_squares
@@ -148,7 +155,8 @@ def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     assert stage.replaces == out
     assert RunDirectory(out).notes == {"old": 1}
     stage.write_evaluation({"test": {}})
-    beside = RunDirectory.join(out)  # as another process sees it
+    beside = RunDirectory(out)
+    beside.join()  # as another process sees it
     assert (beside.path, beside.replaces, beside.has_model) == (new.path, out, False)
     stage.establish()
     beside.establish(move=False)
@@ -221,13 +229,11 @@ def test_what_is_chosen_is_said(pictures, tmp_path, capsys):
         ({"autoencoder_time": "100s", "time_budget": "200s"}, (None, 100.0), (None, 130.0)),
     ],
 )
-def test_the_length_is_divided(asked, first, second, tmp_path):
+def test_the_length_is_divided(asked, first, second):
     length = {k: v for k, v in asked.items() if k in ("steps", "time_budget")}
     own = {k: v for k, v in asked.items() if k not in length}
     options = TrainLatent(training=TrainingConfig(**length), **own)
-    done = RunDirectory(tmp_path)
-    (tmp_path / "nelbo.json").write_text('{"trained": {"steps": 25, "seconds": 70.0}}')
-    rest = TrainLatentCommand(options).second_stage(done)
+    rest = options.second_stage(25, 70.0)
     for stage, expected in ((options.first_stage(), first), (rest, second)):
         assert (stage.steps, stage.seconds) == expected
 
@@ -251,7 +257,7 @@ def test_both_stages_take_a_step_at_64(generator):
     assert model.prior.shape == (8, 16, 16)
     config = TrainingConfig(steps=1, batch_size=2, objective="simple")
     latents = encode_data(model, data, generator=generator)
-    (step,) = Trainer(PriorObjective(model), latents, config).run()
+    (step,) = Trainer(PriorTask(PriorObjective(model), latents, config)).run()
     assert step.gradient_norm > 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from nelbo import NelboError
 from nelbo.data.size import as_option, divisible_near, named, parse_size
-from nelbo.training.build_latent import autoencoder_widths
+from nelbo.training.kinds.autoencoder.build import autoencoder_widths
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
 

@@ -19,9 +19,12 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.data.stream import AHEAD, ImageStream, StreamedBatch, StreamedRow, shuffled
 from nelbo.runs.checkpoints import Checkpoints
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
-from nelbo.training.latents import encode_data
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
+from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import Trainer
 from tests.children import command
 from tests.data.test_hub import table, with_splits
@@ -246,7 +249,7 @@ def test_training_on_a_stream_goes_on_to_the_last_bit(tables, monkeypatch):
         data = load_data(tables, "train", size=8, channels=1)
         model = build_model(ModelConfig(widths=(8,), levels=5, class_conditional=True), data)
         config = TrainingConfig(steps=8, batch_size=7, gradient_accumulation=2, warmup_steps=1)
-        return Trainer(model, data, config)
+        return Trainer(pixel_task(model, data, config))
 
     unbroken = trainer()
     list(unbroken.run())
@@ -254,13 +257,13 @@ def test_training_on_a_stream_goes_on_to_the_last_bit(tables, monkeypatch):
     for step in broken.run():
         if step.step == 6:  # in the middle of the second epoch
             break
-    state = broken.state()
+    state = state_of(broken)
     assert "data" not in state.tensors
     # Where it began: an epoch has neither the rows for validation nor the one that is kept for it.
     assert state.progress["stream"] == [1, ROWS - 4]
     resumed = trainer()
     resumed.rehearse()
-    resumed.restore(state)
+    restore(resumed, state)
     assert [step.step for step in resumed.run()] == [7, 8]
     for a, b in zip(everything(unbroken), everything(resumed), strict=True):
         assert torch.equal(a, b)

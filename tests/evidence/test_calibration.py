@@ -11,8 +11,8 @@ from scipy.stats import norm
 from nelbo import NelboError, Pixels
 from nelbo.chain.distributions import draw
 from nelbo.data import ImageData
+from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.calibration import fit_decoder_scale, most_likely_scale, reconstruction_scale
-from nelbo.training.autoencoder_evaluation import fit_scale
 from tests.latent.test_model import make
 
 LEVELS = 16

@@ -9,8 +9,8 @@ import torch
 
 from nelbo.data import load_data
 from nelbo.evidence.given import Given, given_of
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
 
 TINY = ModelConfig(widths=(8,), levels=4)
 

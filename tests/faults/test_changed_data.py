@@ -16,15 +16,19 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import PixelTask
 from nelbo.training.order import changed_images
+from nelbo.training.state import state_of
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Supervisor
 from nelbo.training.trainer import Trainer
 from tests.data.pictures import write
 from tests.faults.test_data import damage
 from tests.faults.test_mistakes import mistake
+from tests.training.plain import Plain
 
 
 @pytest.fixture
@@ -41,8 +45,9 @@ def supervised(pictures: Path, run: RunDirectory) -> Supervisor:
     torch.manual_seed(0)
     data = load_data(str(pictures), "train", size=8)
     model = build_model(ModelConfig(widths=(8,), levels=4), data)
-    trainer = Trainer(model, data, TrainingConfig(steps=6, batch_size=4, save_every="0.001s"))
-    return Supervisor(trainer, run, {}, StopRequest())
+    config = TrainingConfig(steps=6, batch_size=4, save_every="0.001s")
+    trainer = Trainer(PixelTask(model, data, config))
+    return Supervisor(trainer, Plain(), run, {}, StopRequest())
 
 
 def repaint_held_out(pictures: Path, name: str = "test/a.png") -> None:
@@ -122,7 +127,7 @@ def test_a_checkpoint_that_knows_names_alone(pictures, tmp_path):
     run = RunDirectory.create(tmp_path / "run")
     trained = supervised(pictures, run)
     list(trained.run())
-    state = trained.trainer.state()
+    state = state_of(trained.trainer)
     names = {"keys": state.tensors["data"]["keys"][:, 0].contiguous()}
     progress = {**Checkpoints(run.training).newest()[0].progress}
     Checkpoints(run.training).save(

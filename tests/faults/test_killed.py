@@ -241,7 +241,7 @@ def test_killed_at_every_operation_on_files_of_a_save(tmp_path):
         last, problems = begun.checkpoints.newest()
         assert not problems
         assert last.step in (2, 4)
-        RunDirectory.reopen(run)
+        RunDirectory(run).reopen()
         left = nelbo.load(run).network.conv_in.weight
         average = last.tensors["average"]["network.conv_in.weight"]
         # The model may be of the checkpoint before, until the run is resumed.

@@ -18,6 +18,7 @@ from nelbo import Condition, Diffusion, NoiseSchedule
 from nelbo.data import ImageData
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.task import PixelTask
 from nelbo.training.trainer import Trainer
 from tests.gpu.check import Check, synchronise
 from tests.parity import test_autoencoder, test_text_unet, test_unet
@@ -165,7 +166,7 @@ def _loop(compiled: bool, device: torch.device) -> str:
         compile=compiled and device.type != "cpu",
         learning_rate=1e-5,
     )
-    steps = Trainer(model, data, config, device).run()
+    steps = Trainer(PixelTask(model, data, config), device).run()
     peer = _train(case.peer, case.call_peer, case, True)
     return f"{_size(case)}: {compare(lambda: next(steps), peer, device)}"
 

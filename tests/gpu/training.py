@@ -22,9 +22,13 @@ from nelbo.chain.distributions import generator_for
 from nelbo.data import load_data
 from nelbo.diffusion.objectives import OBJECTIVES
 from nelbo.runs.checkpoints import Checkpoints
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
+from nelbo.training.precision import choose_precision
 from nelbo.training.processes import Processes
+from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import Trainer
 from tests.gpu.chains import images, model_of
 from tests.gpu.check import Check, Failure, difference, exact_products, placed, within
@@ -99,9 +103,9 @@ def _resumed(kind: str, device: torch.device) -> str:
         whole = _steps(kind, device)
         half = _trainer(kind, device)
         next(islice(half.run(), 1, None))
-        Checkpoints(Path(folder)).save(half.state())
+        Checkpoints(Path(folder)).save(state_of(half))
         rest = _trainer(kind, device)
-        rest.restore(Checkpoints(Path(folder)).newest()[0])
+        restore(rest, Checkpoints(Path(folder)).newest()[0])
         losses = torch.tensor([step.loss for step in rest.run()])
     apart = difference(losses, whole[-len(losses) :, 0])
     figure = within("losses", apart, 0.0 if device.type == "cpu" else 1e-5)
@@ -114,9 +118,9 @@ def _digits(device: torch.device, **options: Any) -> list[float]:
     data = load_data("digits", "train")
     config = TrainingConfig(steps=4, batch_size=16, warmup_steps=0, **options)
     settings = ModelConfig(widths=(8, 8), levels=50, attention=(4,), dropout=0.0)
-    trainer = Trainer(build_model(settings, data), data, config, device)
+    trainer = Trainer(pixel_task(build_model(settings, data), data, config), device)
     if config.precision == "auto":
-        trainer.choose_precision()
+        choose_precision(trainer)
     return [step.loss for step in trainer.run()]
 
 

@@ -15,7 +15,7 @@ from nelbo.evidence.calibration import most_likely_scale
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.networks.perceptual import PerceptualDistance
-from nelbo.training.autoencoder import AutoencoderObjective, hinge_loss
+from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective, hinge_loss
 from tests.formats import tiny
 from tests.networks.test_perceptual import VGG, weights_of
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nelbo.data import ImageData
+from nelbo.evidence.autoencoder import evaluate_autoencoder
 from nelbo.networks import AutoencoderKL
-from nelbo.training.autoencoder_evaluation import evaluate_autoencoder
 
 
 def pictures(n: int) -> ImageData:

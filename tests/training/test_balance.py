@@ -10,8 +10,10 @@ import torch
 from nelbo import NelboError
 from nelbo.data import ImageData, load_data
 from nelbo.training.balance import balanced_weights
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.order import DataOrder
 from nelbo.training.trainer import Trainer
 from tests.training.test_trainer import trainer
@@ -70,7 +72,7 @@ def test_a_trainer_follows_the_weights():
     weights = (data.labels == 3).double()
     config = TrainingConfig(steps=1, batch_size=64)
     model = build_model(ModelConfig(widths=(8, 16), levels=20), data)
-    t = Trainer(model, data, config, weights=weights)
+    t = Trainer(pixel_task(model, data, config), weights=weights)
     assert (data.labels[t._order.batch(0)] == 3).all()
     assert (data.labels[trainer(steps=1)._order.batch(0)] != 3).any()
 

@@ -8,8 +8,9 @@ import torch
 from nelbo import NelboError
 from nelbo.networks import TextUNetConfig, UNetConfig
 from nelbo.samplers import DDIM
-from nelbo.training.build_latent import build_autoencoder, build_latent_model
-from nelbo.training.latents import encode_data
+from nelbo.training.kinds.autoencoder.build import build_autoencoder
+from nelbo.training.kinds.latent.build import build_latent_model
+from nelbo.training.kinds.latent.latents import encode_data
 from tests.training.test_latents import pictures
 
 

@@ -19,7 +19,8 @@ from nelbo.runs.checkpoints import (
     DamagedCheckpointError,
 )
 from nelbo.training import trainer as trainer_module
-from nelbo.training.config import ModelConfig
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import DivergedError
 from tests.training.test_trainer import trainer
 
@@ -42,10 +43,10 @@ def test_a_restored_run_takes_the_very_same_steps(tmp_path, precision):
         if step.step == 3:
             break
     checkpoints = Checkpoints(tmp_path / "training")
-    checkpoints.save(broken.state())
+    checkpoints.save(state_of(broken))
     resumed = trainer(**options)
     next(resumed.run())  # whatever it did before is forgotten
-    resumed.restore(checkpoints.newest()[0])
+    restore(resumed, checkpoints.newest()[0])
     steps = list(resumed.run())
     assert [s.step for s in steps] == [4, 5, 6, 7, 8]
     for mine, theirs in zip(steps, expected[3:], strict=True):
@@ -67,18 +68,18 @@ def test_a_restored_run_draws_the_levels_that_losses_call_for(tmp_path):
         if step.step == 6:
             break
     checkpoints = Checkpoints(tmp_path / "training")
-    checkpoints.save(broken.state())
+    checkpoints.save(state_of(broken))
     checkpoint = checkpoints.newest()[0]
     assert checkpoint.tensors["level_sampler"]["seen"].min() >= 10
     resumed = trainer(model, **options)
-    resumed.restore(checkpoint)
+    restore(resumed, checkpoint)
     for mine, theirs in zip(resumed.run(), expected[6:], strict=True):
         assert mine.loss == theirs.loss
         assert mine.bits_per_dim == theirs.bits_per_dim
     for a, b in zip(everything(unbroken), everything(resumed), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(NelboError, match="of a run with another level_sampler than 'importance'"):
-        resumed.restore(trainer(model, steps=1).state())
+        restore(resumed, state_of(trainer(model, steps=1)))
 
 
 def test_used_time_counts_after_resuming():
@@ -86,7 +87,7 @@ def test_used_time_counts_after_resuming():
     next(t.run())
     t.seconds = 99.0
     u = trainer(time_budget="100s")
-    u.restore(t.state())
+    restore(u, state_of(t))
     assert u.fraction == pytest.approx(0.99)
     assert next(u.run()).seconds > 99.0
 
@@ -184,11 +185,11 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
 
 
 def test_the_state_of_another_model_is_refused():
-    from nelbo.training.config import ModelConfig
+    from nelbo.training.kinds.pixel.options import ModelConfig
 
     other = trainer(ModelConfig(widths=(8, 24), levels=50), steps=1)
     with pytest.raises(NelboError, match="of another model"):
-        trainer(steps=1).restore(other.state())
+        restore(trainer(steps=1), state_of(other))
 
 
 def test_sixteen_bits_that_no_loss_scale_helps_are_noticed(monkeypatch):

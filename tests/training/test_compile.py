@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from nelbo.data import load_data
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.precision import Autocast
+from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import Trainer
 
 SMALL = ModelConfig(widths=(8,), layers=1, levels=50, attention=(), dropout=0.0)
@@ -23,7 +26,7 @@ def _trained(*, compile: bool, precision: str = "fp32") -> tuple[list[float], Tr
     config = TrainingConfig(
         steps=2, batch_size=8, warmup_steps=0, precision=precision, compile=compile
     )
-    trainer = Trainer(build_model(SMALL, data), data, config)
+    trainer = Trainer(pixel_task(build_model(SMALL, data), data, config))
     return [step.loss for step in trainer.run()], trainer
 
 
@@ -33,11 +36,11 @@ def _check(precision: str) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     tolerance = 1e-5 if precision == "fp32" else 0.02
     assert losses == pytest.approx(expected, rel=tolerance)
-    found, right = trainer.state(), plain.state()
+    found, right = state_of(trainer), state_of(plain)
     assert {kind: set(t) for kind, t in found.tensors.items()} == {
         kind: set(t) for kind, t in right.tensors.items()
     }
-    plain.restore(found)
+    restore(plain, found)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ import nelbo
 from nelbo import NelboError
 from nelbo.diffusion.objectives import Objective
 from nelbo.text import TextEncoder
-from nelbo.training.latents import PriorObjective, encode_data
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.objective import PriorObjective
 from tests.formats import tiny
 from tests.training.test_latents import pictures, take_steps, text_model
 
@@ -89,7 +90,9 @@ def test_mistakes_are_explained(monkeypatch):
         learns(embedded)
     with pytest.raises(NelboError, match="needs latents with embedded captions"):
         frozen(with_tokens)
-    monkeypatch.setattr("nelbo.training.latents.available_memory", lambda device: 1_000)
+    monkeypatch.setattr(
+        "nelbo.training.kinds.latent.latents.available_memory", lambda device: 1_000
+    )
     with pytest.raises(NelboError, match=r"captions embedded take .* GB are free"):
         encode_data(model, data, captions)
 

@@ -28,10 +28,11 @@ from nelbo.diffusion.objectives import BatchPart, Objective
 from nelbo.diffusion.weighting import MinSNR
 from nelbo.networks import TextUNetConfig
 from nelbo.samplers import DDIM
-from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.config import TrainingConfig
-from nelbo.training.latents import PriorObjective, encode_data, unit_scale
-from nelbo.training.task import task_for
+from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
+from nelbo.training.kinds.latent.latents import encode_data, unit_scale
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.kinds.latent.task import PriorTask
 from tests.formats import tiny
 from tests.latent.test_model import make
 from tests.training.test_autoencoder import autoencoder
@@ -119,7 +120,7 @@ def test_every_setting_of_levels_reaches_the_prior():
     model, (data, captions) = text_model().eval(), pictures()
     latents = encode_data(model, data, captions)
     settings = {"objective": "min_snr", "snr_gamma": 2.0, "input_perturbation": 0.1}
-    task = task_for(
+    task = PriorTask(
         PriorObjective(model, condition_dropout=0.0),
         latents,
         TrainingConfig(level_sampler="importance", **settings),
@@ -137,7 +138,7 @@ def test_every_setting_of_levels_reaches_the_prior():
     torch.testing.assert_close(terms.loss, theirs.loss)
     shifted = TrainingConfig(objective="simple", level_shift=3.0)
     expected = shifted_probabilities(model.prior.num_levels, 3.0)
-    sampler = task_for(PriorObjective(model), latents, shifted).level_sampler
+    sampler = PriorTask(PriorObjective(model), latents, shifted).level_sampler
     assert torch.equal(sampler.probabilities, expected)
 
 

@@ -14,9 +14,10 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.runs.checkpoints import Checkpoints
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
+from nelbo.training.state import restore, state_of
 from tests.training.test_trainer import trainer
 
 LEARNED = ModelConfig(widths=(8, 16), levels=50, schedule="learned", dropout=0.0)
@@ -46,13 +47,13 @@ def test_it_resumes_to_the_last_bit(tmp_path):
     for step in broken.run():
         if step.step == 3:
             break
-    checkpoints.save(broken.state())
+    checkpoints.save(state_of(broken))
     again, whole = trainer(LEARNED, steps=8), trainer(LEARNED, steps=8)
-    again.restore(checkpoints.newest()[0])
+    restore(again, checkpoints.newest()[0])
     list(again.run())
     list(whole.run())
     for group in ("model", "average", "optimizer"):
-        mine, theirs = again.state().tensors[group], whole.state().tensors[group]
+        mine, theirs = state_of(again).tensors[group], state_of(whole).tensors[group]
         assert any("gamma." in name for name in mine)
         for name, value in theirs.items():
             assert torch.equal(mine[name], value)

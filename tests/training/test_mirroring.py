@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nelbo.data import ImageData, load_data
-from nelbo.training.mirroring import asymmetry, mirrors_suit
+from nelbo.training.kinds.pixel.mirroring import asymmetry, mirrors_suit
 
 
 def images(pixels: torch.Tensor) -> ImageData:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nelbo.data import ImageData
-from nelbo.training import network_size
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig
-from nelbo.training.network_size import CANDIDATES, EXAMPLES_PER_WEIGHT, choose_network
+from nelbo.training.kinds.pixel import network_size
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.network_size import CANDIDATES, EXAMPLES_PER_WEIGHT, choose_network
+from nelbo.training.kinds.pixel.options import ModelConfig
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(levels=4)

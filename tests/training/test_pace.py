@@ -8,8 +8,8 @@ import pytest
 
 from nelbo import NelboError
 from nelbo.training.config import TrainingConfig
+from nelbo.training.optimizer import rate_factor
 from nelbo.training.pace import Outlook, passes, step_seconds
-from nelbo.training.trainer import _rate_factor
 from tests.training.test_trainer import trainer
 
 
@@ -29,14 +29,14 @@ def test_the_warm_up_is_a_share_of_the_time():
     for step in range(1, 40):
         fraction = step / 40
         expected = min(1.0, (step + 1) / 4) * cosine(fraction)
-        assert _rate_factor(step, fraction, config) == pytest.approx(expected)
+        assert rate_factor(step, fraction, config) == pytest.approx(expected)
     # How long the first one takes is not known.
-    assert 0 < _rate_factor(0, 0.0, config) <= 0.05
+    assert 0 < rate_factor(0, 0.0, config) <= 0.05
 
 
 @pytest.mark.parametrize("options", [{"warmup": 0.0}, {"warmup_steps": 0}])
 def test_without_a_warm_up_it_begins_at_the_peak(options):
-    assert _rate_factor(0, 0.0, TrainingConfig(steps=10, **options)) == 1.0
+    assert rate_factor(0, 0.0, TrainingConfig(steps=10, **options)) == 1.0
 
 
 def test_steps_of_warm_up_are_as_they_were():
@@ -44,7 +44,7 @@ def test_steps_of_warm_up_are_as_they_were():
     config = TrainingConfig(steps=200, warmup_steps=50)
     for step in (0, 1, 49, 50, 51, 199):
         before = min(1.0, (step + 1) / 51) * 0.5 * (1 + math.cos(math.pi * (step / 200)))
-        assert _rate_factor(step, step / 200, config) == before
+        assert rate_factor(step, step / 200, config) == before
 
 
 def test_both_ways_to_give_a_warm_up_are_refused():

@@ -25,11 +25,18 @@ from nelbo.formats import load
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.runs.checkpoints import VALIDATION, Checkpoint, Checkpoints
 from nelbo.samplers import DDIM
-from nelbo.training.autoencoder import AutoencoderObjective
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig
-from nelbo.training.latents import PriorObjective, encode_data
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
+from nelbo.training.kinds.autoencoder.task import AutoencoderTask
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.kinds.latent.task import PriorTask
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
+from nelbo.training.precision import choose_precision
 from nelbo.training.processes import LostProcessError, Processes
+from nelbo.training.state import averaged, restore, state_of
 from nelbo.training.trainer import Trainer
 from tests.children import group
 from tests.commands.squares import draw_squares
@@ -107,22 +114,22 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
 
     def of_pixels(model: ModelConfig) -> Trainer:
         built = build_model(model, digits)
-        return Trainer(built, digits, TrainingConfig(**options), processes=processes)
+        return Trainer(pixel_task(built, digits, TrainingConfig(**options)), processes=processes)
 
     data, captions = pictures()
     config = TrainingConfig(**options, objective="simple")
 
     def of_images(**objective: Any) -> Trainer:
         model = AutoencoderObjective(autoencoder(), likelihood="discretized", **objective)
-        return Trainer(model, data, TrainingConfig(**options), processes=processes)
+        task = AutoencoderTask(model, data, TrainingConfig(**options))
+        return Trainer(task, processes=processes)
 
     def of_latents(config: TrainingConfig, *, frozen: bool = False) -> Trainer:
         model = text_model()
         model.text.requires_grad_(not frozen)
         latents = encode_data(model, data, captions)
-        return Trainer(
-            PriorObjective(model, condition_dropout=0.5), latents, config, processes=processes
-        )
+        objective = PriorObjective(model, condition_dropout=0.5)
+        return Trainer(PriorTask(objective, latents, config), processes=processes)
 
     parts = replace(config, gradient_accumulation=2, checkpoint_activations=True)
     made: dict[str, Callable[[], Trainer]] = {
@@ -150,21 +157,22 @@ def _steps(trainer: Trainer) -> list[list[float]]:
         rows.append([step.loss, step.bits_per_dim, step.gradient_norm])
         if trainer.processes.sharded:  # as a validation that is no improvement
             with torch.no_grad():
-                trainer._terms(trainer.average.model, step.step, trainer._parts[0])
+                average = trainer.task.variant(module=trainer.average.model)
+                trainer.terms(trainer.parts[0], average)
     return rows
 
 
 def keep(trainers: dict[str, Trainer], folder: Path) -> None:
     """A checkpoint of each kind; all processes take part, the first one writes."""
     for kind, each in trainers.items():
-        state = each.state()
+        state = state_of(each)
         if each.processes.is_main:
             Checkpoints(folder / kind).save(state)
 
 
 def go_on(trainers: dict[str, Trainer], folder: Path) -> None:
     for kind, each in trainers.items():
-        each.restore(Checkpoints(folder / kind).newest()[0])
+        restore(each, Checkpoints(folder / kind).newest()[0])
 
 
 def train_as_two(folder: Path) -> None:
@@ -177,9 +185,9 @@ def train_as_two(folder: Path) -> None:
     found["sharded"] = losses(trainers)
     keep(trainers, folder / "sharded")
     for each in trainers.values():
-        averaged = each.averaged()
-        assert all(type(value) is torch.nn.Parameter for value in averaged.parameters())
-        for name, buffer in averaged.named_buffers():
+        model = averaged(each)
+        assert all(type(value) is torch.nn.Parameter for value in model.parameters())
+        for name, buffer in model.named_buffers():
             assert torch.equal(buffer, each.average.model.get_buffer(name))
     go_on(trainers, folder / "half")
     losses(trainers)
@@ -238,7 +246,7 @@ def test_two_processes_learn_as_one_whatever_the_model(tmp_path):
     resumed = kinds(None)
     go_on(resumed, tmp_path / "sharded")
     for kind in expected.keys() - {ADVERSARIAL}:
-        whole, sharded = alone[kind].state(), resumed[kind].state()
+        whole, sharded = state_of(alone[kind]), state_of(resumed[kind])
         assert_close(sharded, whole, kind)
         went_on = Checkpoints(tmp_path / "resumed sharded" / kind).newest()[0]
         assert_close(went_on, whole, kind)
@@ -253,7 +261,7 @@ def choose_precisions() -> None:
             trainers[kind].use_precision("fp16")
     auto = trainers["pixel"]
     auto.config = replace(auto.config, precision="auto")
-    assert auto.choose_precision() in ("fp32", "bf16")
+    assert choose_precision(auto) in ("fp32", "bf16")
     bf16 = processes.sum([float(auto.precision == "bf16")])
     assert bf16[0] in (0.0, 2.0)
     processes.leave()
@@ -303,14 +311,14 @@ def test_a_sharded_run_of_two_stages_is_whole(tmp_path, capsys):
 
 def train_and_die(out: Path) -> None:
     """`nelbo train`; the second process is killed in the middle of its seventh step."""
-    step = Trainer._terms
+    step = Trainer.terms
 
-    def killed(self: Trainer, model: Any, number: int, part: Any) -> Any:
-        if self.processes.rank == 1 and number == 6:
+    def killed(self: Trainer, part: Any, model: Any = None) -> Any:
+        if self.processes.rank == 1 and self.step == 6:
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, model, number, part)
+        return step(self, part, model)
 
-    Trainer._terms = killed
+    Trainer.terms = killed
     main([*COMMAND[2:], "--out", str(out), "--validate-every", "6", "--save-every", "0.001s"])
 
 
@@ -363,7 +371,7 @@ def test_a_batch_in_parts_is_the_whole_batch(objective):
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
         assert a.bits_per_dim == pytest.approx(b.bits_per_dim, rel=1e-4)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-3)
-    assert min(whole.state().tensors["level_sampler"]["seen"]) >= 10  # no longer uniform
+    assert min(state_of(whole).tensors["level_sampler"]["seen"]) >= 10  # no longer uniform
 
 
 def test_every_image_is_computed_once():

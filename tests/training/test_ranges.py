@@ -8,13 +8,10 @@ import math
 import pytest
 
 from nelbo import NelboError
-from nelbo.training.config import (
-    AutoencoderSettings,
-    LatentSettings,
-    ModelConfig,
-    TrainingConfig,
-    parse_duration,
-)
+from nelbo.training.config import TrainingConfig, parse_duration
+from nelbo.training.kinds.autoencoder.options import AutoencoderSettings
+from nelbo.training.kinds.latent.options import LatentSettings
+from nelbo.training.kinds.pixel.options import ModelConfig
 from tests.faults.test_mistakes import mistake
 
 SETTINGS = (TrainingConfig, ModelConfig, AutoencoderSettings, LatentSettings)

@@ -16,23 +16,24 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.runs.checkpoints import VALIDATION, Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training import memory
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig
+from nelbo.training import memory, supervisor
+from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.memory import check_memory, estimate_memory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
+from nelbo.training.state import state_of
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step
+from tests.training.plain import Plain
 from tests.training.test_trainer import trainer
 
 
 def supervised(tmp_path, **options) -> Supervisor:
     options = {"steps": 30, "save_every": "0.001s", **options}
     run = RunDirectory.create(tmp_path / "run")
-    return Supervisor(trainer(**options), run, {}, StopRequest())
+    return Supervisor(trainer(**options), Plain(), run, {}, StopRequest())
 
 
 def overflows(s: Supervisor, at: set[int], monkeypatch) -> None:
@@ -76,7 +77,7 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
 @pytest.mark.parametrize("bounds", [[2.0, 1.5, 1.75], [2.0, 1.5, 1.505]])
 def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
     s = supervised(tmp_path, validate_every=10, keep_checkpoints=1)
-    s.validation = lambda _: bounds[s.trainer.step // 10 - 1]
+    s.kind.reading = lambda _: torch.tensor([bounds[s.trainer.step // 10 - 1]])
     notes = [event.text for event in s.run() if isinstance(event, Note)]
     assert s.checkpoints.steps() == [20, 30]
     if bounds[-1] < 1.51:
@@ -89,8 +90,9 @@ def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
 
 def steps_of_states(s: Supervisor, monkeypatch) -> list[int]:
     """When the state is asked for, where training is asked to stop after a checkpoint is due."""
-    state, steps = s.trainer.state, []
-    monkeypatch.setattr(s.trainer, "state", lambda: steps.append(s.trainer.step) or state())
+    steps = []
+    asked = lambda trainer: steps.append(trainer.step) or state_of(trainer)  # noqa: E731
+    monkeypatch.setattr(supervisor, "state_of", asked)
     for event in s.run():
         if event.step == 3:
             s.stop.signal = signal.SIGTERM
@@ -189,32 +191,32 @@ def test_validation_grids_snapshots_and_tensorboard(tmp_path):
 
 
 def test_the_estimate_of_memory_grows_as_it_should():
-    model = build_model(ModelConfig(widths=(8, 16)), load_data("digits"))
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    one, many = estimate_memory(model, 1), estimate_memory(model, 64, averages=3)
-    assert one.weights == 5 * weights
-    assert many.weights == 7 * weights
-    assert many.image == one.image
-    assert estimate_memory(model, 1, recompute=True).image < 0.6 * one.image
-    # What the backward pass really keeps of an image.
+    t = trainer(ModelConfig(widths=(8, 16)), steps=1, batch_size=4)
+    one = estimate_memory(t)
+    assert one.weights == 3 * 4 * sum(p.numel() for p in t.model.parameters())
+    assert one.images == 4
+    many = estimate_memory(trainer(ModelConfig(widths=(8, 16)), steps=1, batch_size=64))
+    assert (many.image, many.images) == (pytest.approx(one.image, rel=0.01), 64)
+    recomputed = trainer(ModelConfig(widths=(8, 16)), steps=1, checkpoint_activations=True)
+    assert estimate_memory(recomputed).image < 0.6 * one.image
+    # What the backward pass of the network alone keeps of an image is the most of it.
     kept: dict[int, int] = {}
 
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    x = torch.zeros(1, 1, 8, 8)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        y = model.network.train()(x, torch.zeros(1, dtype=torch.int64))
+        y = t.model.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
     assert y.requires_grad
-    for p in model.parameters():
+    for p in t.model.parameters():
         kept.pop(p.untyped_storage().data_ptr(), None)
     assert one.image == pytest.approx(sum(kept.values()), rel=0.35)
 
 
 def test_too_little_memory_is_said_with_numbers(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda device: 10_000_000)
-    model = build_model(ModelConfig(widths=(8, 16)), load_data("digits"))
-    check_memory(estimate_memory(model, 2), torch.device("cpu"))
+    small = ModelConfig(widths=(8, 16))
+    check_memory(trainer(small, steps=1, batch_size=2))
     with pytest.raises(NelboError, match=r"needs about \d+\.\d GB.*1000 images.*0.0 GB are free"):
-        check_memory(estimate_memory(model, 1000), torch.device("cpu"))
+        check_memory(trainer(small, steps=1, batch_size=1000))

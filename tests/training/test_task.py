@@ -18,10 +18,12 @@ from nelbo import (
     UNet,
 )
 from nelbo.diffusion.objectives import BatchPart
-from nelbo.training.autoencoder import AutoencoderObjective
 from nelbo.training.config import TrainingConfig
-from nelbo.training.latents import PriorObjective, encode_data
-from nelbo.training.task import task_for
+from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
+from nelbo.training.kinds.autoencoder.task import AutoencoderTask
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.kinds.latent.task import PriorTask
 from tests.training.test_autoencoder import autoencoder
 from tests.training.test_latents import pictures, text_model
 
@@ -67,7 +69,8 @@ def test_parts_of_a_batch_are_the_batch(kind):
         module = PriorObjective(model, condition_dropout=0.5).eval()
         data = encode_data(model, data, captions)
     settings = {} if kind == "autoencoder" else {"objective": "simple"}
-    task = task_for(module, data, TrainingConfig(**settings))
+    task_of = AutoencoderTask if kind == "autoencoder" else PriorTask
+    task = task_of(module, data, TrainingConfig(**settings))
     with torch.no_grad():
         whole = task.terms(module, 0, INDEX, BatchPart(0, 6, 6), generator())
         parts = [task.terms(module, 0, INDEX, part, generator()) for part in PARTS]
@@ -89,7 +92,7 @@ def test_with_a_decoder_scale_the_prior_reads_the_bound_of_the_whole_image():
         bound = model.elbo(x, model.condition_on(captions), levels=1, generator=generator())
     beside = -(bound.reconstruction + bound.entropy)
     assert float((whole - of_prior).mean()) == pytest.approx(float(beside.mean()), rel=0.02)
-    bits = task_for(module, latents, TrainingConfig(objective="simple")).bits
+    bits = PriorTask(module, latents, TrainingConfig(objective="simple")).bits
     assert bits == pytest.approx(1 / (3 * 16 * 16 * math.log(2)))
 
 
@@ -108,11 +111,9 @@ def test_mirrored_and_recoloured_images():
 
 def test_what_cannot_be_trained():
     data, _ = pictures()
-    with pytest.raises(NelboError, match="Linear cannot be trained on ImageData; expected a Diff"):
-        task_for(torch.nn.Linear(1, 1), data, TrainingConfig())
     objective = AutoencoderObjective(autoencoder(), Pixels(17))
     with pytest.raises(NelboError, match="256 pixel levels, the objective has 17"):
-        task_for(objective, data, TrainingConfig())
+        AutoencoderTask(objective, data, TrainingConfig())
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_what_an_autoencoder_has_no_use_for_is_refused(setting):
     data, _ = pictures()
     (name,) = setting
     with pytest.raises(NelboError, match=f"--{name.replace('_', '-')}.*leave it out"):
-        task_for(autoencoder_objective(), data, TrainingConfig(**setting))
+        AutoencoderTask(autoencoder_objective(), data, TrainingConfig(**setting))
 
 
 @pytest.mark.parametrize("told", ["tokens", "captions", "labels"])
@@ -162,7 +163,7 @@ def test_latents_of_mirrored_images_are_those_of_the_mirror_images(told):
     assert torch.equal(of_both, torch.cat([of_half, of_half]))
 
     module = PriorObjective(model, condition_dropout=0.0).eval()
-    task = task_for(module, both, TrainingConfig(objective="simple", horizontal_flip=True))
+    task = PriorTask(module, both, TrainingConfig(objective="simple", horizontal_flip=True))
     assert task.examples == len(data)
     index, every = torch.arange(8).repeat(32), BatchPart(0, 256, 256)
     seen = []
@@ -189,4 +190,4 @@ def test_a_flip_needs_the_mirror_images():
     model = text_model()
     latents = encode_data(model, data, captions)
     with pytest.raises(NelboError, match="needs the latents of the mirror images as well"):
-        task_for(PriorObjective(model), latents, TrainingConfig(horizontal_flip=True))
+        PriorTask(PriorObjective(model), latents, TrainingConfig(horizontal_flip=True))

@@ -11,8 +11,10 @@ import torch
 
 from nelbo import NelboError
 from nelbo.data import load_data
-from nelbo.training.build import build_model
-from nelbo.training.config import ModelConfig, TrainingConfig, parse_duration
+from nelbo.training.config import TrainingConfig, parse_duration
+from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.moving_average import ExponentialMovingAverage
 from nelbo.training.order import DataOrder
 from nelbo.training.trainer import DivergedError, Trainer
@@ -24,7 +26,7 @@ def trainer(model_config=SMALL, **options) -> Trainer:
     torch.manual_seed(0)
     data = load_data("digits", "train")
     options.setdefault("batch_size", 16)
-    return Trainer(build_model(model_config, data), data, TrainingConfig(**options))
+    return Trainer(pixel_task(build_model(model_config, data), data, TrainingConfig(**options)))
 
 
 @pytest.mark.parametrize("objective", ["simple", "hybrid", "bound"])
@@ -65,12 +67,15 @@ def test_half_of_the_images_are_mirrored_and_nothing_else_changes():
     seen = []
     for t in (plain, mirrored):
         x_0 = []
-        forward = t.model.forward
-        t.model.forward = lambda x, *a, x_0=x_0, forward=forward, **k: (
-            x_0.append(x) or forward(x, *a, **k)
-        )
+
+        class Watching(torch.nn.Module):
+            def forward(self, x, *rest, x_0=x_0, t=t, **options):
+                x_0.append(x)
+                return t.task.variant()(x, *rest, **options)
+
         for step in range(40):
-            t._terms(t.model, step, t._parts[0])
+            t.step = step
+            t.terms(t.parts[0], Watching())
         seen.append(torch.cat(x_0))
     same = (seen[0] == seen[1]).flatten(1).all(1)
     flipped = (seen[0].flip(-1) == seen[1]).flatten(1).all(1)
@@ -81,7 +86,7 @@ def test_half_of_the_images_are_mirrored_and_nothing_else_changes():
 def test_running_bits_read_the_bound_whatever_the_objective():
     """At a tiny learning rate the model stands still and the reading has a known mean."""
     t = trainer(objective="simple", steps=150, learning_rate=1e-12, batch_size=64)
-    x_0 = t.model.data.to_network(t.data.images)
+    x_0 = t.model.data.to_network(t.task.images.data.images)
     with torch.no_grad():
         exact = t.model.eval().elbo(x_0, levels=5, generator=torch.Generator().manual_seed(0))
     readings = [s.bits_per_dim for s in t.run()]
@@ -155,7 +160,7 @@ def test_class_conditional_training_withholds_some_labels():
     labels = t.task._condition(torch.arange(1000), torch.Generator().manual_seed(0)).label
     withheld = labels == -1
     assert 0.05 < withheld.float().mean() < 0.15
-    assert torch.equal(labels[~withheld], t.data.labels[:1000][~withheld])
+    assert torch.equal(labels[~withheld], t.task.images.data.labels[:1000][~withheld])
     assert trainer(steps=1).task._condition(torch.arange(4), torch.Generator()) is None
 
 
@@ -202,4 +207,4 @@ def test_data_must_fit_the_model():
     wider = build_model(ModelConfig(widths=(8, 16)), other)
     wider.shape = (1, 16, 16)
     with pytest.raises(NelboError, match=r"\(1, 8, 8\), the model \(1, 16, 16\)"):
-        Trainer(wider, other, t.config)
+        pixel_task(wider, other, t.config)

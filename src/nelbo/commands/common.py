@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
 
+from nelbo.base.console import MESSAGES, say, writable
+from nelbo.base.console import counting_progress as counting_progress
+from nelbo.base.console import say_first as say_first
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
@@ -37,10 +28,6 @@ from nelbo.networks.files import locate
 
 SomeModel = TypeVar("SomeModel", bound=Model)
 
-# Results go to standard output, and what happens on the way to standard error, so that a result
-# can be piped and --json has standard output to itself.
-_MINUTE = 60.0
-MESSAGES = Console(stderr=True, highlight=False)
 RESULTS = Console(highlight=False)
 # A file or a pipe has no width that a table would have to be folded to.
 if not RESULTS.is_terminal and "COLUMNS" not in os.environ:
@@ -95,87 +82,6 @@ def optimal_chain(model: SomeModel, steps: int | None) -> SomeModel:
     return fitted.respace(optimal_levels(profile, steps))
 
 
-def training_progress(*, disable: bool = False) -> Progress:
-    """A progress bar with what is minimised, the time left and the pace; in terminals alone."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("step {task.fields[step]}"),
-        TextColumn("{task.fields[figures]}"),
-        # What is last is cut short first, where a terminal is narrow.
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("{task.fields[pace]}"),
-        console=MESSAGES,
-        disable=disable or not MESSAGES.is_terminal,
-    )
-
-
-def counting_progress(*, disable: bool = False) -> Progress:
-    """A progress bar that counts and estimates the time left; a line a minute in a file."""
-    return _CountingProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=MESSAGES,
-        disable=disable or not MESSAGES.is_terminal,
-        lines=not disable and not MESSAGES.is_terminal,
-    )
-
-
-class Minutes:
-    """Says when a minute has passed, for what is shown where there is no terminal."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def passed(self) -> bool:
-        """Whether it is a minute since it was last so, or since the beginning."""
-        now = time.monotonic()
-        if now - self._last < _MINUTE:
-            return False
-        self._last = now
-        return True
-
-
-class _CountingProgress(Progress):
-    """A progress bar that becomes a line a minute where no terminal shows it."""
-
-    def __init__(self, *columns: ProgressColumn, lines: bool, **options: Any) -> None:
-        super().__init__(*columns, **options)
-        self._lines, self._minutes = lines, Minutes()
-
-    def update(self, task_id: TaskID, **fields: Any) -> None:
-        """As `Progress.update`."""
-        super().update(task_id, **fields)
-        self._line(task_id)
-
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As `Progress.advance`."""
-        super().advance(task_id, advance)
-        self._line(task_id)
-
-    def _line(self, task_id: TaskID) -> None:
-        if not (self._lines and self._minutes.passed()):
-            return
-        task = self._tasks[task_id]
-        total = "" if task.total is None else f" of {task.total:,.0f}"
-        status = task.fields.get("status", "")
-        say(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())
-
-
-def say(text: str) -> None:
-    """A line for people; brackets in names and paths are no markup."""
-    MESSAGES.print(writable(text), markup=False, soft_wrap=True)
-
-
-def writable(text: str) -> str:
-    r"""A text with paths in it that any terminal takes: bytes that are not UTF-8 become \\xe9."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def show(result: RenderableType) -> None:
     """The result of a command for people: a line or a table, on standard output."""
     if isinstance(result, str):
@@ -222,12 +128,3 @@ def mention_duplicates(data: ImageData) -> None:
     """Say how many test images are in other splits as well, if any."""
     if line := duplicates_line(data):
         say(line)
-
-
-def say_first(title: str, lines: Sequence[str], shown: int) -> None:
-    """A title, the first lines below it, and how many more there are."""
-    say(title)
-    for line in lines[:shown]:
-        say(f"  {line}")
-    if len(lines) > shown:
-        say(f"  and {len(lines) - shown:,} more")

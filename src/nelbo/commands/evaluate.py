@@ -21,12 +21,9 @@ from nelbo.commands.common import (
 )
 from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
-    cost_json,
-    cost_line,
     evaluate_to_error_with_progress,
     evaluate_with_progress,
     find_levels,
-    levels_of,
     stored_proposal,
 )
 from nelbo.commands.options.evaluate import Evaluate
@@ -35,6 +32,7 @@ from nelbo.commands.shared_evaluation import join_processes, open_store, stored_
 from nelbo.data import ImageData
 from nelbo.evidence import write_ranking
 from nelbo.evidence.bound_store import BoundStore, stored_settings
+from nelbo.evidence.cost import cost_json, cost_line, levels_of
 from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of

@@ -11,14 +11,14 @@ from rich.table import Table
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, say, show
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
-from nelbo.commands.training.autoencoder_run import AutoencoderRun
-from nelbo.evidence.file_sizes import file_sizes, sizes_json
-from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.autoencoder_evaluation import (
+from nelbo.evidence.autoencoder import (
     AutoencoderReading,
+    AutoencoderRun,
     evaluate_autoencoder,
     fit_scale,
 )
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.runs.run_directory import RunDirectory
 
 
 def evaluate_autoencoder_run(
@@ -56,7 +56,7 @@ def evaluate_autoencoder_run(
     """
     directory = RunDirectory(path)
     found = check_data(directory, source, split, keep_duplicates=keep_duplicates)
-    run = AutoencoderRun.load(path, choose_device(device))
+    run = AutoencoderRun.load(path).to(choose_device(device))
     data = data_for_run(found, run, resize=resize, images=images, seed=seed)
     if data.levels != run.data.levels:
         raise NelboError(

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
 
 import torch
 
-from nelbo.chain.bound import BoundMap
+from nelbo.base.console import MESSAGES, counting_progress
 from nelbo.chain.estimators import Estimator, Importance, proposal_from
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
-from nelbo.commands.common import MESSAGES, counting_progress
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.bound_store import BoundStore
+from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.evaluation import (
     calls_per_image,
     check_fits,
     evaluate,
     evaluate_to_error,
-    inputs,
     pilot,
 )
-from nelbo.latent.bound import LatentBoundMap
-
-# Levels an image for maps, which are looked at and not read off.
-MAP_LEVELS = 100
-
-
-def levels_of(model: Model) -> int:
-    """How many levels of score matching the chain of a model has; 0 without a chain."""
-    return 0 if model.chain is None else model.chain.num_levels - 1
-
-
-def levels_to_evaluate(asked: int | Literal["all"], model: Model) -> int | None:
-    """How many levels to draw; None, each once, where as many are asked for as there are."""
-    return None if asked == "all" or asked >= levels_of(model) else asked
 
 
 def levels_that_matter(
@@ -201,47 +185,6 @@ def evaluate_to_error_with_progress(
             progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
     assert bound is not None
     return bound, calls
-
-
-def map_bits(
-    model: Model, data: ImageData, seed: int, *, levels: int = MAP_LEVELS
-) -> BoundMap | LatentBoundMap | None:
-    """Where in each of a few images the bits go, from `levels` levels; None if it is not known."""
-    x_0, condition = inputs(model, data)
-    with torch.no_grad():
-        return model.bound_map(
-            x_0,
-            condition,
-            levels=levels_to_evaluate(levels, model),
-            generator=_generator(seed),
-        )
-
-
-def cost_json(bound: Evidence, model: Model, calls: int | None = None) -> dict[str, Any]:
-    """What a bound took: levels of the score matching term an image, and network evaluations.
-
-    Args:
-        bound: the bound.
-        model: the model it is of.
-        calls: network evaluations, where a pilot took more than the bound tells.
-    """
-    T = levels_of(model) + 1
-    calls = int(bound.calls.sum()) if calls is None else calls
-    return {
-        "levels_per_image": bound.levels.shape[1],
-        "levels_of_chain": T - 1,
-        "calls": calls,
-        "calls_per_image": calls / len(bound),
-        "calls_for_all_levels": T * len(bound),
-    }
-
-
-def cost_line(images: int, T: int, calls: int) -> str:
-    """How many network evaluations were made, beside what all levels take."""
-    made = f"{calls:,} network evaluations, {calls / images:,.1f} an image"
-    if calls >= T * images:
-        return made
-    return f"{made}; one for every level of the chain is {T:,} an image, {T * images:,} in all"
 
 
 def _generator(seed: int) -> torch.Generator:

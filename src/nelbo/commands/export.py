@@ -116,7 +116,7 @@ def _kept(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(run: RunDirectory) -> str | None:
     """The first prompt that a run drew its own samples of, if it is one of text."""
-    from nelbo.commands.training.latent_run import PROMPTS_FILE
+    from nelbo.training.kinds.latent.report import PROMPTS_FILE
 
     file = run.samples / PROMPTS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []

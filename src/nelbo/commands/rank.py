@@ -16,13 +16,13 @@ from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_that_matter,
-    map_bits,
 )
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
 from nelbo.evidence import excess_bits, rank, write_ranking
+from nelbo.evidence.bit_map import map_bits
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import Given, given_of
 from nelbo.evidence.identity import identify_profile

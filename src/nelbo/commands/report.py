@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
-
-import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import (
@@ -21,12 +16,13 @@ from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.report import Report
 from nelbo.commands.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
-from nelbo.data import ImageData
-from nelbo.evidence.evaluation import check_fits
-from nelbo.formats import load
-from nelbo.formats.model_directory import holds_autoencoder_alone
-from nelbo.latent import LatentDiffusion
 from nelbo.runs.run_directory import METRICS_FILE, RunDirectory
+from nelbo.training.allowance import allowed_seconds
+from nelbo.training.kinds import kind_of
+from nelbo.training.kinds.kind import Ending
+from nelbo.training.kinds.refinement import Asked
+from nelbo.training.options import NAMES
+from nelbo.training.start_from import kind_at
 
 
 def run(options: Report) -> None:
@@ -49,66 +45,37 @@ def run(options: Report) -> None:
         )
     device = choose_device(options.computing.device)
     # A copy is made once nothing is left that may not fit.
-    finish = _prepare(options, run, test, device)
+    name = kind_at(run.path) or NAMES[0]
+    kind = kind_of(name)
+    if not (kind.draws or options.samples.is_default):
+        raise NelboError(f"{run.path} is an {name}, which has no samples to draw")
+    model = kind.load(run.path).to(device)
+    ending = _ending(options, run, model, test, fits=kind.fits)
+    kind.check_fits(model, ending.test)
     if options.out is not None:
         copy_model(run.path, options.out)
-        run = RunDirectory.reopen(options.out)
-    summary = finish(run)
+        run = RunDirectory(options.out).reopen()
+    summary = kind.report(run, model, ending)
     if options.computing.json:
         print_json({"run": str(run.path), **summary})
     else:
         show(f"Report: {run.report.resolve().as_uri()}")
 
 
-def _prepare(
-    options: Report, run: RunDirectory, source: RunSource, device: torch.device
-) -> Callable[[RunDirectory], dict[str, Any]]:
-    """Load the model and its images; what then evaluates and writes, as its kind asks for."""
-    from nelbo.commands.training.allowance import allowed_seconds
-    from nelbo.commands.training.autoencoder_run import AutoencoderRun, finish_autoencoder
-    from nelbo.commands.training.latent_run import finish_latent
-    from nelbo.commands.training.pixel_run import finish
-    from nelbo.commands.training.refinement import Asked
-
-    common: dict[str, Any] = {
-        "asked": Asked(options.levels, options.images),
-        "seconds": allowed_seconds(run.notes["trained"]["seconds"]),
-        "seed": options.computing.seed,
-        "table_to": results_to(options.computing.json),
-    }
-    if holds_autoencoder_alone(run.path):
-        if not options.samples.is_default:
-            raise NelboError(f"{run.path} is an autoencoder, which has no samples to draw")
-        autoencoder = AutoencoderRun.load(run.path, device)
-        train, test = _images(source, autoencoder, options.resize)
-        for_fits = for_fits_of(source, autoencoder, resize=options.resize)
-        return partial(
-            finish_autoencoder,
-            train=train,
-            for_fits=for_fits,
-            test=test,
-            device=device,
-            **common,
-        )
-    common["samples"] = options.samples
-    model = load(run.path).to(device)
-    train, test = _images(source, model, options.resize)
-    check_fits(model, test)
-    if isinstance(model, LatentDiffusion):
-        settings = run.notes.get("settings", {}).get("model", {})
-        return partial(
-            finish_latent,
-            model=model,
-            train=train,
-            test=test,
-            guidance=settings.get("guidance", 1.0),
-            **common,
-        )
-    return partial(finish, model=model, train=train, test=test, **common)
-
-
-def _images(test: RunSource, model: ImageModel, resize: bool) -> tuple[ImageData, ImageData]:
-    """What it was trained on and what was held out."""
-    held_out = data_for_run(test, model, resize=resize)
+def _ending(
+    options: Report, run: RunDirectory, model: ImageModel, test: RunSource, *, fits: bool
+) -> Ending:
+    """What the model was trained on and what was held out, and how to report on it."""
+    held_out = data_for_run(test, model, resize=options.resize)
     mention_skipped(held_out)
-    return data_for_run(replace(test, split="train"), model, resize=resize), held_out
+    train = data_for_run(replace(test, split="train"), model, resize=options.resize)
+    return Ending(
+        train=train,
+        test=held_out,
+        for_fits=for_fits_of(test, model, resize=options.resize) if fits else train,
+        asked=Asked(options.levels, options.images),
+        samples=options.samples,
+        seconds=allowed_seconds(run.notes["trained"]["seconds"]),
+        seed=options.computing.seed,
+        table_to=results_to(options.computing.json),
+    )

@@ -16,12 +16,14 @@ NELBO_FILE = "nelbo.json"
 CARD_FILE = "README.md"
 # The checkpoints that ship with the package, a pipeline directory each.
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+# The folder of an autoencoder.
+AUTOENCODER = "vae"
 
 
 def holds_autoencoder_alone(path: str | os.PathLike[str]) -> bool:
     """Whether the run of an autoencoder alone is there, whose notes are written last."""
     where = Path(path)
-    whole = (where / "vae").is_dir() and (where / NELBO_FILE).is_file()
+    whole = (where / AUTOENCODER).is_dir() and (where / NELBO_FILE).is_file()
     return whole and not (where / INDEX_FILE).exists()
 
 

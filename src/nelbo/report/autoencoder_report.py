@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nelbo.chain.estimate import Estimate
+from nelbo.evidence.autoencoder import AutoencoderReading
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
@@ -23,7 +24,6 @@ from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page, write_html
 from nelbo.report.theme import COLORS, new_figure, to_inline_svg
-from nelbo.training.autoencoder_evaluation import AutoencoderReading
 
 # The value of a latent that is drawn white; its negative is black.
 _WHITE = 2.5

@@ -23,20 +23,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
 from nelbo.base.suggestions import directories_near
-from nelbo.chain.model import Model
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.formats import INDEX_FILE, NELBO_FILE, save, write_json
+from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
 from nelbo.runs.checkpoints import VALIDATION
-from nelbo.samplers import Sampler
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -96,10 +92,15 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
-        """An empty run directory.
+        """An empty run directory at a path; see `make`."""
+        run = cls(path)
+        run.make(overwrite=overwrite)
+        return run
+
+    def make(self, *, overwrite: bool = False) -> None:
+        """Make the directory of a new run.
 
         Args:
-            path: where.
             overwrite: replace the run that is there once this one is `establish`ed; files that are
                 no part of a run stay.
 
@@ -107,19 +108,18 @@ class RunDirectory:
             NelboError: a file, another run or other files are there, or the directory cannot be
                 written.
         """
-        run = cls(path)
+        path = self.path
         try:
-            _finish_replacing(run.path)
-            taken = cls.check_free(path, overwrite=overwrite)
-            run.path.mkdir(parents=True, exist_ok=True)
+            _finish_replacing(path)
+            taken = self.check_free(path, overwrite=overwrite)
+            path.mkdir(parents=True, exist_ok=True)
             if taken:
-                run._replaces, run._path = run._path, run._path / _GROWING
-                run.path.mkdir()
-            run.samples.mkdir()
-            (run.path / METRICS_FILE).touch()
+                self._replaces, self._path = path, path / _GROWING
+                self.path.mkdir()
+            self.samples.mkdir()
+            (self.path / METRICS_FILE).touch()
         except OSError as error:
             raise NelboError(f"cannot write to {path}: {error}") from error
-        return run
 
     @staticmethod
     def check_free(path: str | Path, *, overwrite: bool = False) -> list[str]:
@@ -190,31 +190,26 @@ class RunDirectory:
         """Whether a checkpoint and a model have been saved."""
         return (self.path / NELBO_FILE).is_file()
 
-    @classmethod
-    def reopen(cls, path: str | Path) -> RunDirectory:
-        """The run that was begun in a directory, made ready to go on.
+    def reopen(self) -> RunDirectory:
+        """Make the run that was begun here ready to go on, and return it.
 
         One that was killed may not have a model yet, and may have left half-written files.
         """
-        run = cls(path)
-        _finish_replacing(run.path)
-        run.samples.mkdir(exist_ok=True)
-        (run.path / METRICS_FILE).touch()
-        folders = [run.path, *(run.path / name for name in _OWN if (run.path / name).is_dir())]
-        for folder in folders:
+        path = self.path
+        _finish_replacing(path)
+        self.samples.mkdir(exist_ok=True)
+        (path / METRICS_FILE).touch()
+        for folder in [path, *(path / name for name in _OWN if (path / name).is_dir())]:
             for file in folder.iterdir():
                 match = TEMPORARY_NAME.fullmatch(file.name)
-                if match and (folder != run.path or match[1] in _OWN):
+                if match and (folder != path or match[1] in _OWN):
                     file.unlink()
-        return run
+        return self
 
-    @classmethod
-    def join(cls, path: str | Path) -> RunDirectory:
-        """The run that the first process has made or opened in a directory; nothing is written."""
-        run = cls(path)
-        if (run.path / _GROWING).is_dir():
-            run._replaces, run._path = run.path, run.path / _GROWING
-        return run
+    def join(self) -> None:
+        """Find the run that the first process has made or opened here; nothing is written."""
+        if (self.path / _GROWING).is_dir():
+            self._replaces, self._path = self.path, self.path / _GROWING
 
     @property
     def replaces(self) -> Path | None:
@@ -264,21 +259,6 @@ class RunDirectory:
     def report(self) -> Path:
         """The page."""
         return self.path / REPORT_FILE
-
-    def save_model(
-        self,
-        model: Any,
-        notes: Mapping[str, Any],
-        write: Callable[[Any, Path, Mapping[str, Any]], None] | None = None,
-    ) -> None:
-        """Write the model with its notes, by default as a pipeline."""
-        try:
-            (write or save_pipeline)(model, self.path, notes)
-        except (OSError, SafetensorError) as error:
-            raise NelboError(
-                f"cannot save the model to {self.path}: {reason(error)}; --resume goes on from the "
-                "last checkpoint"
-            ) from error
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl.
@@ -366,13 +346,6 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
-
-
-def save_pipeline(
-    model: Model, directory: Path, notes: Mapping[str, Any], sampler: Sampler | None = None
-) -> None:
-    """Write the pipeline; each of its files is replaced as a whole."""
-    save(model, directory, sampler=sampler, notes=notes)
 
 
 def _finish_replacing(path: Path) -> None:

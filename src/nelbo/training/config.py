@@ -14,7 +14,6 @@ from nelbo.base.suggestions import unknown
 from nelbo.training.ranges import check_numbers, option
 
 DEFAULT_TIME_BUDGET = "10m"
-SCHEDULES = ("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BALANCES = ("none", "labels", "captions")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -125,122 +124,6 @@ class TrainingConfig:
         if self.time_budget is not None:
             return parse_duration(self.time_budget)
         return None if self.steps is not None else parse_duration(DEFAULT_TIME_BUDGET)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The model to train."""
-
-    schedule: str = "geometric"
-    """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
-    scaled_linear, cosine or sigmoid; or learned, in continuous time, beside the network."""
-    levels: int = 1000
-    """Length T of the chain."""
-    prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample or v_prediction."""
-    variance: str = "learned_range"
-    """Reverse variance: fixed_small, fixed_large or learned_range."""
-    clip_sample: bool = True
-    """Clip the predicted image to the range of pixels."""
-    widths: tuple[int, ...] = ()
-    """Channels of the UNet at each resolution; by default the widest that is fast enough for the
-    time budget here, and what suits the image size where there is none."""
-    layers: int = 1
-    """Residual blocks at each resolution."""
-    attention: tuple[int, ...] = (16, 8, 4, 2)
-    """Resolutions, in pixels, that have self-attention below the first one."""
-    dropout: float = 0.1
-    """Dropout in the residual blocks."""
-    class_conditional: bool = False
-    """Tell the network the label of each image."""
-
-    def check(self) -> None:
-        """Raise `NelboError` for a number that makes no sense, naming it."""
-        check_numbers(
-            self,
-            at_least_one=("levels", "layers", "attention"),  # widths: what the model is built with
-            below_one=("dropout",),
-        )
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings:
-    """The autoencoder to train."""
-
-    widths: tuple[int, ...] = ()
-    """Channels at each resolution, each half of the one before; by default chosen from the image
-    size. Latents have the lowest one."""
-    latent_channels: int = 8
-    """Channels of the latents."""
-    layers: int = 1
-    """Residual blocks at each resolution."""
-    likelihood: str = "discretized"
-    """p(x|z): discretized, the probability of a pixel's level, with one learned scale; or the
-    densities normal and laplace with the scale that suits each batch, a squared and an L1 loss."""
-    kl_weight: float = 0.05
-    """Weight of the divergence from N(0, I); 1 minimises the bound of a plain VAE."""
-    adversarial_weight: float = 0.0
-    """Weight of a patch discriminator, relative to the reconstruction; 0 for none."""
-    perceptual_weight: float = 0.0
-    """Weight of LPIPS, how different a reconstruction looks, beside nats a dimension; 0 for none.
-    It needs --perceptual-weights."""
-    perceptual_weights: str | None = None
-    """The weights of LPIPS, a local safetensors file; docs/training.md says how to make it."""
-    mirrored: float = 0.5
-    """Share of the images that are learned as their mirror image."""
-    recoloured: float = 0.2
-    """Share of the images whose colour channels are learned in a random order."""
-
-    def check(self) -> None:
-        """Raise `NelboError` for a number that makes no sense, naming it."""
-        check_numbers(
-            self,
-            at_least_one=("widths", "latent_channels", "layers"),
-            not_negative=("kl_weight", "adversarial_weight", "perceptual_weight"),
-            share=("mirrored", "recoloured"),
-        )
-
-
-@dataclass(frozen=True)
-class LatentSettings:
-    """The prior to train, and the text encoder that tells it of captions."""
-
-    condition: str = "auto"
-    """What the prior is told: text, label or none; auto is the first that the images have."""
-    levels: int = 1000
-    """Length T of the prior's chain; its schedule is cosine, its prediction v."""
-    widths: tuple[int, ...] = (128, 160)
-    """Channels of the UNet at each resolution, from that of the latents."""
-    layers: int = 1
-    """Residual blocks at each resolution."""
-    heads: int = 4
-    """Attention heads."""
-    text_encoder: str | None = None
-    """Read the captions with a trained CLIP text encoder, of a pipeline or by itself with its
-    tokenizer, rather than with a new one of the sizes below; it stays as it is, and the run keeps a
-    copy."""
-    train_text_encoder: bool = False
-    """Train the --text-encoder on, together with the prior."""
-    text_width: int = 192
-    """Width of a new text encoder."""
-    text_layers: int = 3
-    """Transformer blocks of a new text encoder."""
-    text_heads: int = 6
-    """Attention heads of each of them."""
-    vocabulary: int = 2048
-    """The largest number of tokens of a new tokenizer."""
-    guidance: float = 2.0
-    """Guidance of the samples that are drawn while training and at its end."""
-
-    def check(self) -> None:
-        """Raise `NelboError` for a number that makes no sense, naming it."""
-        check_numbers(
-            self,
-            at_least_one=(
-                *("levels", "widths", "layers", "heads", "vocabulary"),
-                *("text_width", "text_layers", "text_heads"),
-            ),
-        )
 
 
 def parse_duration(text: str) -> float:

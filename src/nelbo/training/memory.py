@@ -1,33 +1,35 @@
-"""The memory that training needs, estimated before any is taken, and how to need less."""
+"""The memory that training needs, estimated from one image, and how to need less."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nelbo.base.errors import NelboError
-from nelbo.diffusion import Diffusion
 from nelbo.networks.attention import Attention
 from nelbo.networks.resnet import ResnetBlock
 
-# Gradients, workspace and fragments come on top of what is kept for the backward pass.
+if TYPE_CHECKING:
+    from nelbo.training.trainer import Trainer
+
+# Workspace and fragments come on top of what is kept for the backward pass.
 _OVERHEAD = 1.3
 _GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that training takes.
+    """Bytes that training takes once module and averages are there.
 
     Attributes:
-        weights: weights, gradients, moments of the optimiser and averages.
+        weights: gradients and moments of the optimiser.
         image: activations of one image that the backward pass needs.
         images: how many are computed at once.
     """
@@ -42,37 +44,45 @@ class MemoryEstimate:
         return self.weights + round(_OVERHEAD * self.image * self.images)
 
 
-def estimate_memory(
-    model: Diffusion, images: int, *, averages: int = 1, recompute: bool = False
-) -> MemoryEstimate:
-    """What training a model takes; computed on shapes alone.
+def estimate_memory(trainer: Trainer) -> MemoryEstimate:
+    """What a step takes, from the activations that one image leaves behind."""
+    part, module = trainer.parts[0], trainer.task.module
+    computed = trainer.task.variant()
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept: dict[int, int] = {}
 
-    Args:
-        model: the model; its `shape` must be set.
-        images: images computed at once.
-        averages: moving averages of the weights.
-        recompute: activations are checkpointed.
-    """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    # Beside the weights: their gradients and the two moments of Adam.
-    return MemoryEstimate(weights * (4 + averages), _activations(model, recompute), images)
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = trainer.terms(part._replace(stop=part.start + 1), computed).loss
+    image = sum(kept.values())
+    loss.backward()  # what is sharded gathers its weights until then
+    trainer.optimizer.zero_grad(set_to_none=True)
+    # Gradients, and the two moments of Adam.
+    learned = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    images = max(part.stop - part.start for part in trainer.parts)
+    return MemoryEstimate(3 * learned, image, images)
 
 
-def check_memory(estimate: MemoryEstimate, device: torch.device) -> None:
+def check_memory(trainer: Trainer) -> None:
     """Refuse training that will not fit.
 
     Raises:
         NelboError: it needs more than there is.
     """
-    available = available_memory(device)
+    estimate, available = estimate_memory(trainer), available_memory(trainer.device)
     if estimate.total > available:
         raise NelboError(
             f"training needs about {estimate.total / _GIGA:.1f} GB: "
-            f"{estimate.weights / _GIGA:.1f} GB for weights and optimiser, "
+            f"{estimate.weights / _GIGA:.1f} GB for gradients and optimiser, "
             f"{(estimate.total - estimate.weights) / _GIGA:.1f} GB for {estimate.images} images at "
-            f"a time; {available / _GIGA:.1f} GB are free on {device}. Lower --batch-size, raise "
-            "--gradient-accumulation, or use --checkpoint-activations, a smaller --size or smaller "
-            "--widths"
+            f"a time; {available / _GIGA:.1f} GB are free on {trainer.device}. Lower --batch-size, "
+            "raise --gradient-accumulation, or use --checkpoint-activations, a smaller --size or "
+            "smaller --widths"
         )
 
 
@@ -80,8 +90,6 @@ def available_memory(device: torch.device) -> int:
     """Bytes free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
     free = psutil.virtual_memory().available
     try:  # a container may be allowed less than the machine has
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
@@ -100,34 +108,3 @@ def recompute_activations(network: nn.Module) -> None:
 def blocks(network: nn.Module) -> list[nn.Module]:
     """Where most of the weights and activations are: residual blocks and attention."""
     return [m for m in network.modules() if isinstance(m, (ResnetBlock, Attention))]
-
-
-def _activations(model: Diffusion, recompute: bool) -> int:
-    """Bytes that the backward pass of one image keeps, beside the weights."""
-    assert model.shape is not None
-    assert isinstance(model.network, nn.Module)
-    network = copy.deepcopy(model.network).to("meta").train()
-    weights = {id(p) for p in network.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if id(base) not in weights:
-            kept[id(base)] = base
-        return tensor
-
-    def inputs_only(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        for tensor in inputs:
-            if tensor is not None:
-                keep(tensor)
-        with torch.no_grad():
-            return forward(*inputs)
-
-    if recompute:
-        for block in blocks(network):
-            block.forward = partial(inputs_only, block.forward)
-    x_t = torch.empty(1, *model.shape, device="meta")
-    time = torch.zeros(1, dtype=torch.int64, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(x_t, time, None)
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept.values())

@@ -9,15 +9,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from nelbo.training.trainer import Trainer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS = 3
 # Seconds of both steps from which one repetition tells enough.
 _SLOW = 1.0
+# Images that show which precision is faster.
+_REHEARSED = 16
 # A small gain is within the noise of the measurement, and float32 is the safer choice.
 _WORTH_IT = 0.9
 
@@ -46,6 +52,20 @@ class Autocast(nn.Module):
         """The network's output, float32."""
         with torch.autocast(first.device.type, self.dtype):
             return self.network(first, *rest).float()
+
+
+def choose_precision(trainer: Trainer) -> str:
+    """With `precision="auto"`, measure whether bf16 is faster here, and use it if so."""
+    if trainer.config.precision == "auto":
+        processes = trainer.processes
+        variants = {name: trainer.variant(name) for name in ("fp32", "bf16")}
+        steps = {name: partial(trainer.rehearse, v, _REHEARSED) for name, v in variants.items()}
+        # What is sharded takes all processes to be computed.
+        takes_part = processes.is_main or processes.sharded
+        pays = takes_part and bf16_pays(steps, processes.of_first if processes.sharded else float)
+        # Every process goes by what the first one measured.
+        trainer.use_precision("bf16" if processes.of_first(float(pays)) else "fp32")
+    return trainer.precision
 
 
 def bf16_pays(

@@ -15,6 +15,13 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def at_least_one(**counts: int | None) -> None:
+    """Raise `NelboError` for an option, named as its field, that is below 1; None is no number."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise NelboError(f"{option(name)} must be at least 1, got {value}")
+
+
 def check_numbers(
     settings: Any,
     *,

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.model import Model
-from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.formats import load
-from nelbo.latent import LatentDiffusion
 from nelbo.networks.finite import check_finite_weights
 from nelbo.runs.checkpoints import Checkpoint, Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.latents import PriorObjective
+from nelbo.training.kinds import kind_of
+from nelbo.training.options import NAMES
+from nelbo.training.start_from import kind_at
 
 
 def kept_checkpoint(run: str | Path, step: int | None = None) -> Checkpoint:
@@ -46,7 +44,7 @@ def kept_checkpoint(run: str | Path, step: int | None = None) -> Checkpoint:
     return kept.load(step)
 
 
-def checkpoint_model(run: str | Path, step: int | None = None) -> Model:
+def checkpoint_model(run: str | Path, step: int | None = None) -> Any:
     """The averaged model of a run as of a checkpoint, by default the best.
 
     Arguments and errors are those of `kept_checkpoint`.
@@ -55,34 +53,27 @@ def checkpoint_model(run: str | Path, step: int | None = None) -> Model:
 
 
 @torch.no_grad()
-def with_weights(run: str | Path, weights: Mapping[str, Tensor]) -> Model:
+def with_weights(run: str | Path, weights: Mapping[str, Tensor]) -> Any:
     """The model of a run with other values of the weights that it trained.
 
     Args:
-        run: the run directory, of a diffusion model of pixels or latents.
+        run: the run directory, of a model that `nelbo export` knows.
         weights: by their names in training.
 
     Raises:
         NelboError: no such run, or weights of another model.
     """
-    model: Any = load(run)
-    if isinstance(model, LatentDiffusion):
-        if model.text is not None:  # one that was frozen is no part of what was trained
-            model.text.requires_grad_(any(name.startswith("text.") for name in weights))
-        _replace(PriorObjective(model), weights, run)
-        return model
-    if not any(name.startswith("gamma.") for name in weights):
-        _replace(model, weights, run)
-        return model
-    # Of any shape: the weights have their own.
-    gamma = LearnedSchedule(0.0, 1.0, hidden=len(weights["gamma.center"]))
-    continuous = ContinuousDiffusion(model, gamma)
-    _replace(continuous, weights, run)
-    return continuous.chain()
+    model = load(run)
+    return kind_of(kind_at(run) or NAMES[0]).with_weights(model, weights, str(run))
 
 
-def _replace(module: nn.Module, weights: Mapping[str, Tensor], run: str | Path) -> None:
-    """Every parameter takes its new value; buffers do where they have one."""
+@torch.no_grad()
+def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], run: str) -> None:
+    """Give every parameter its new value, and buffers where they have one.
+
+    Raises:
+        NelboError: weights of another module, or that are not finite.
+    """
     shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
     differ = [n for n, shape in shapes.items() if n not in weights or weights[n].shape != shape]
     if differ:

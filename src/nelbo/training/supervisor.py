@@ -1,30 +1,34 @@
 """A run on disk around the training loop: checkpoints, metrics, validation, and going back.
 
-Like the loop it is a generator; it yields each `Step`, and a `Note` where there is something to
-tell.
+Like the loop it is a generator; it yields each `Step`, and a `Note` on what the user should know.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import reason
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.data.splits import VALIDATION as FOR_VALIDATION
-from nelbo.formats.model_directory import holds_autoencoder_alone
+from nelbo.report.grids import save_image
 from nelbo.runs.checkpoints import VALIDATION, Checkpoint, Checkpoints
-from nelbo.runs.run_directory import RunDirectory, save_pipeline
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.config import parse_duration
+from nelbo.training.kinds.kind import Kind
 from nelbo.training.order import changed_images
+from nelbo.training.precision import choose_precision
 from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
+from nelbo.training.state import averaged, restore, state_of
 from nelbo.training.stopping import StopRequest
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step, Trainer
@@ -46,7 +50,7 @@ _IMAGES = {
 
 @dataclass(frozen=True)
 class Note:
-    """Something to tell the user."""
+    """A line for the user."""
 
     text: str
 
@@ -56,14 +60,11 @@ class Supervisor:
 
     Args:
         trainer: the loop.
+        kind: saves, reads and pictures the averaged model.
         run: where to.
-        notes: what nelbo.json says of the run.
-        stop: says when to end early.
-        validation: how to read the bound of held-out images from the averaged model, if at all.
-        draw: draws samples of the averaged model for a step, along with each validation.
-        save: writes the averaged model with its notes into a directory; by default a pipeline.
+        notes: what nelbo.json records of the run.
+        stop: asked whether to end early.
         tracker: where metrics go beside metrics.jsonl.
-        after_save: called after each periodic checkpoint.
         held_out: `ImageData.keys` of the images that the bound is read on, (N, 2) int64, by their
             split, to notice where they have changed when the run is resumed.
 
@@ -73,27 +74,21 @@ class Supervisor:
 
     def __init__(
         self,
-        trainer: Trainer[Any],
+        trainer: Trainer,
+        kind: Kind,
         run: RunDirectory,
         notes: Mapping[str, Any],
         stop: StopRequest,
         *,
-        validation: Callable[[Any], float] | None = None,
-        draw: Callable[[Any, int], None] | None = None,
-        save: Callable[[Any, Path, Mapping[str, Any]], None] = save_pipeline,
         tracker: TensorBoard | None = None,
-        after_save: Callable[[], object] = lambda: None,
         held_out: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.trainer = trainer
+        self.kind = kind
         self.run_directory = run
         self.notes = notes
         self.stop = stop
-        self.validation = validation
-        self.draw = draw
-        self.save = save
         self.tracker = tracker
-        self.after_save = after_save
         self.held_out = dict(held_out or {})
         self.finished = False
         self._is_main = trainer.processes.is_main
@@ -123,7 +118,7 @@ class Supervisor:
             NelboError: no checkpoint is whole, or the images have changed.
         """
         if not self.checkpoints.steps():
-            self.trainer.choose_precision()
+            choose_precision(self.trainer)
             return [Note("the run has no checkpoint yet and begins again")]
         checkpoint, problems = self.checkpoints.newest()
         notes = [Note(f"a damaged checkpoint is passed over: {problem}") for problem in problems]
@@ -168,7 +163,7 @@ class Supervisor:
         for step in self.trainer.run(self.stop):
             row = dataclasses.asdict(step)
             improved = False
-            if self.validation is not None and step.step % config.validate_every == 0:
+            if config.validate_every and step.step % config.validate_every == 0:
                 improved = self._validate(step.step)
                 row[VALIDATION] = self._validated[1] if self._validated else None
             if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
@@ -180,8 +175,6 @@ class Supervisor:
             if (due or improved) and not self.trainer.is_exploding and step.fraction < 1.0:
                 self._save()
                 saved = step.seconds
-                if due:
-                    self.after_save()
 
     def _log(self, row: Mapping[str, Any]) -> None:
         if self._is_main:
@@ -190,20 +183,27 @@ class Supervisor:
                 self.tracker.row(row)
 
     def _validate(self, step: int) -> bool:
-        """Read the bound; whether it is the best so far."""
-        assert self.validation is not None
-        model = self.trainer.average.model
-        bits = self.validation(model) if self._is_main or self.trainer.processes.sharded else 0.0
+        """Read the bound of held-out images and draw a grid; whether it is the best so far."""
+        model, bits = self.trainer.average.model, 0.0
+        takes_part = self._is_main or self.trainer.processes.sharded
+        if takes_part:
+            bits = self.kind.reading(model).mean().item()
         # Every process goes by what the first one read.
         bits = self.trainer.processes.of_first(bits)
         self._validated = step, bits
-        if self.draw is not None and (self._is_main or self.trainer.processes.sharded):
-            self.draw(model, step)
+        if takes_part:
+            self._picture(self.kind.picture(model, self.trainer.config.seed), step)
         # What is exploding is not saved, so that it cannot be the best that is kept.
         improved = bits < self._best and not self.trainer.is_exploding
         if improved:
             self._best = bits
         return improved
+
+    def _picture(self, grid: Image, step: int) -> None:
+        if self._is_main:
+            save_image(grid, self.run_directory.samples / f"step-{step:06d}.png")
+            if self.tracker is not None:
+                self.tracker.picture("samples", grid, step)
 
     def _snapshot(self) -> None:
         assert self.trainer.power_averages is not None
@@ -213,7 +213,7 @@ class Supervisor:
 
     def _save(self) -> None:
         """A checkpoint, then the model of the run; the checkpoint is what a run resumes from."""
-        state = self.trainer.state()
+        state = state_of(self.trainer)
         step, bits = self._validated or (None, None)
         validation = {VALIDATION: bits if step == state.step else None, "best": self._best}
         progress = {**state.progress, **validation}
@@ -229,7 +229,7 @@ class Supervisor:
             self.run_directory.establish(move=self._is_main)
 
     def _save_model(self) -> None:
-        model = self.trainer.averaged()
+        model = averaged(self.trainer)
         if self._is_main:
             trained: dict[str, Any] = {
                 "steps": self.trainer.step,
@@ -238,7 +238,14 @@ class Supervisor:
             }
             if self.trainer.device.type == "cpu":
                 trained["threads"] = torch.get_num_threads()
-            self.run_directory.save_model(model, {**self.notes, "trained": trained}, self.save)
+            run = self.run_directory.path
+            try:
+                self.kind.save(model, run, {**self.notes, "trained": trained})
+            except (OSError, SafetensorError) as error:
+                raise NelboError(
+                    f"cannot save the model to {run}: {reason(error)}; --resume goes on from the "
+                    "last checkpoint"
+                ) from error
 
     def _end(self) -> None:
         """Save, unless that would replace an old run with one stopped in its first moments."""
@@ -256,13 +263,13 @@ class Supervisor:
         if step is None or self._validated is None or self._validated[1] < self._best + _CLEARLY:
             return None
         run = self.run_directory.path
-        told = (
+        text = (
             f"the validation bound was lowest after step {step}, {self._best:.3f} bits/dim, and is "
             f"{self._validated[1]:.3f} now; that checkpoint is kept"
         )
-        if not holds_autoencoder_alone(run):
-            told += f", and nelbo export {run} --checkpoint best --out DIR makes a model of it"
-        return Note(told)
+        if self.kind.exports:
+            text += f", and nelbo export {run} --checkpoint best --out DIR makes a model of it"
+        return Note(text)
 
     def _go_back(self, error: DivergedError) -> Note:
         kept = f"{self.run_directory.path} keeps the model saved last, of step"
@@ -285,7 +292,7 @@ class Supervisor:
         )
 
     def _go_to(self, checkpoint: Checkpoint) -> None:
-        self.trainer.restore(checkpoint)
+        restore(self.trainer, checkpoint)
         self._saved_step = checkpoint.step
         self._best = checkpoint.progress["best"]
         if self._is_main:

@@ -12,7 +12,7 @@ from nelbo.commands.groups import (
     Computing,
     at_least_one,
 )
-from nelbo.commands.training.final_samples import FinalSamples
+from nelbo.training.kinds.final_samples import FinalSamples
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from nelbo.commands.training.allowance import allowed_seconds
 from nelbo.commands.training.run_facts import passes_text
 from nelbo.report.formatting import duration
+from nelbo.training.allowance import allowed_seconds
 from nelbo.training.config import TrainingConfig
 from nelbo.training.pace import FEW_STEPS, Outlook
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.commands.training.recipe import Recipe
 from nelbo.report.grids import save_image
 from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.kinds.kind import Kind
 from nelbo.training.trainer import Step, Trainer
 
 # The first look, seconds after the command began, or after this share of a short run.
@@ -33,14 +33,12 @@ class Watch:
     When is decided by the time that training has taken, which all processes agree on.
 
     Args:
-        recipe: how to draw and read.
+        kind: draws and reads.
         trainer: what trains.
         run: where to.
-        seed: of the noise.
         step_seconds: of a step.
         whole_seconds: how long the run is expected to train.
         begun: when the command began, by `time.perf_counter`.
-        reads: whether to read the bound.
 
     Attributes:
         bits_per_dim: the last reading, or None.
@@ -48,18 +46,17 @@ class Watch:
 
     def __init__(
         self,
-        recipe: Recipe,
-        trainer: Trainer[Any],
+        kind: Kind,
+        trainer: Trainer,
         run: RunDirectory,
         *,
-        seed: int,
         step_seconds: float,
         whole_seconds: float,
         begun: float,
-        reads: bool = True,
     ) -> None:
-        self.recipe, self.trainer, self.run = recipe, trainer, run
-        self.seed, self.reads = seed, reads
+        self.kind, self.trainer, self.run = kind, trainer, run
+        # Else the supervisor reads the bound, at the steps that were asked for.
+        self._reads = not trainer.config.validate_every
         self.bits_per_dim: float | None = None
         self._step_seconds = step_seconds
         before = time.perf_counter() - begun
@@ -86,17 +83,18 @@ class Watch:
             return
         self._looked = step.seconds
         if self._takes_part:
-            grid = self.recipe.picture(self.trainer.average.model, self.seed, self._calls)
+            seed = self.trainer.config.seed
+            grid = self.kind.picture(self.trainer.average.model, seed, self._calls)
             if self.trainer.processes.is_main:
                 save_image(grid, self.run.samples / f"step-{step.step:06d}.png")
         self.read(step)
 
     def read(self, step: Step) -> None:
         """Read the bound, and keep how far it has changed since the last reading."""
-        if not (self.reads and self._takes_part) or self._read_step == step.step:
+        if not (self._reads and self._takes_part) or self._read_step == step.step:
             return
         self._read_step = step.step
-        bits = self.recipe.reading(self.trainer.average.model, self._images)
+        bits = self.kind.reading(self.trainer.average.model, self._images)
         row: dict[str, Any] = {
             "step": step.step,
             "seconds": step.seconds,

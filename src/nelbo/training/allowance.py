@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from nelbo.commands.common import say
+from nelbo.base.console import say
 from nelbo.runs.run_directory import RunDirectory
 
 # What follows training takes at most this share of its time, but may take so many seconds.

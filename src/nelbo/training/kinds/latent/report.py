@@ -7,21 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from nelbo.commands.common import MESSAGES, mention_files, say
-from nelbo.commands.sample import all_classes
-from nelbo.commands.training.allowance import EARLY, SOON, Allowance
-from nelbo.commands.training.autoencoder_run import beside_reconstructions
-from nelbo.commands.training.final_samples import LATENT_STEPS, FinalSamples
-from nelbo.commands.training.refinement import (
-    Asked,
-    evaluated_text,
-    evaluation_json,
-    refine,
-    sizes_of,
-)
+from nelbo.base.console import MESSAGES, say
 from nelbo.data import ImageData
 from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.given import data_facts, given_of
@@ -37,6 +25,19 @@ from nelbo.report.tables import BITS_DECIMALS, bound_table
 from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import DDIM
+from nelbo.training.allowance import EARLY, SOON, Allowance
+from nelbo.training.kinds.autoencoder.report import beside_reconstructions
+from nelbo.training.kinds.drawing import all_classes
+from nelbo.training.kinds.final_samples import LATENT_STEPS, FinalSamples
+from nelbo.training.kinds.kind import Ending
+from nelbo.training.kinds.refinement import (
+    Asked,
+    evaluated_text,
+    evaluation_json,
+    print_files,
+    refine,
+    sizes_of,
+)
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes.
@@ -50,38 +51,17 @@ _RECONSTRUCTED = 16
 _BOUND, _SAMPLES, _EXTREMES = 0.5, 0.5, 0.8
 
 
-def finish_latent(
-    run: RunDirectory,
-    model: LatentDiffusion,
-    *,
-    train: ImageData,
-    test: ImageData,
-    asked: Asked,
-    samples: FinalSamples,
-    guidance: float,
-    seconds: float,
-    seed: int,
-    table_to: Console,
-) -> dict[str, Any]:
+def report(run: RunDirectory, model: LatentDiffusion, ending: Ending) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/ and report.html.
 
-    Where that takes its time, a first report is written early.
-
-    Args:
-        run: where to.
-        model: the trained model.
-        train: the images it was trained on.
-        test: images held out, with the captions or labels that the model is told.
-        asked: what of the bound was asked for by number.
-        samples: what to draw.
-        guidance: of the samples.
-        seconds: about how long all of it may take, beside what was asked for by number.
-        seed: source of all noise.
-        table_to: where to print the bound.
+    Where that takes its time, a first report is written early. See `Kind.report`.
     """
+    asked, seed, seconds, table_to = ending.asked, ending.seed, ending.seconds, ending.table_to
+    test = ending.test
+    guidance = run.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
     allowance = Allowance(seconds)
     splits = {"test": test}
-    end = _End(run, model, train, test, samples, guidance, seed)
+    end = _End(run, model, ending.train, test, ending.samples, guidance, seed)
     first = Asked().of(model, "test", test, seed)
     refine({"test": first}, 0.0)  # what a call takes
     call = first.call_seconds
@@ -101,7 +81,7 @@ def finish_latent(
     if line := given_of(model, whole.data).line:
         table_to.print(line, soft_wrap=True)
     table_to.print(evaluated_text({"test": whole}, splits), soft_wrap=True)
-    mention_files({"test": sizes_of(whole)}, table_to)
+    print_files({"test": sizes_of(whole)}, table_to)
     bits = summary.in_bits
     table_to.print(
         f"Of the total {number(floor.mean, BITS_DECIMALS)} bits/dim are the "
@@ -250,8 +230,6 @@ def draw_samples(
 ) -> Tensor:
     """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
     condition = all_classes(model, n)
-    if condition is not None:
-        condition = condition.to(model.device)
     samples = model.sample(
         n,
         replace(SAMPLER, steps=min(steps, model.prior.num_levels)),

@@ -23,9 +23,9 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.objectives import Objective
-from nelbo.training.build import build_model, default_depth
-from nelbo.training.config import ModelConfig
-from nelbo.training.task import PixelObjective
+from nelbo.training.kinds.pixel.build import build_model, default_depth
+from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.kinds.pixel.task import PixelObjective
 from nelbo.training.threads import use_fastest_threads
 
 # Channels at the first resolution; the others have twice as many.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from nelbo.commands.common import counting_progress
-from nelbo.commands.evaluation_progress import cost_json, levels_of
+from rich.console import Console
+
+from nelbo.base.console import counting_progress
+from nelbo.chain.model import Model
+from nelbo.data import ImageData
+from nelbo.evidence.cost import cost_json, levels_of
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.report.tables import bound_json
-
-if TYPE_CHECKING:
-    from nelbo.chain.model import Model
-    from nelbo.data import ImageData
 
 # Images of each split at most, where none were asked for; and where levels were asked for.
 MOST_IMAGES = {"train": 300, "validation": 300, "test": 1000}
@@ -114,3 +114,10 @@ def evaluated_text(
             at = f", {levels:,} draws of {possible:,} levels each"
         parts.append(f"{split}: {images}{at}")
     return f"Evaluated {'; '.join(parts)}."
+
+
+def print_files(files: Mapping[str, FileSizes | None], to: Console) -> None:
+    """What image files of the same pictures take, a line for each split."""
+    for split, sizes in files.items():
+        if sizes is not None:
+            to.print(f"{split}: {sizes.line}", soft_wrap=True, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Which latent model to train: an autoencoder for the data, then a prior for its latents."""
+"""Which prior to train for the latents of an autoencoder."""
 
 from __future__ import annotations
 
@@ -13,67 +13,7 @@ from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.text import TextEncoder
-from nelbo.training.latents import check_captions, encode_data, unit_scale
-
-# Channels of an autoencoder's first resolution, and how often they double at most.
-_FIRST_WIDTH, _LARGEST_GROWTH = 24, 3
-
-
-def autoencoder_widths(height: int, width: int) -> tuple[int, ...]:
-    """Channels at each resolution of an autoencoder for images of this size.
-
-    Latents are half as large as images of up to 16 pixels, a quarter of those of up to 64, and 16
-    pixels for larger ones, but never so small that they could not be halved once more: 8×8 for
-    images of 32×32, 16×16 for 64×64, 14×14 for 28×28.
-    """
-    side = min(height, width)
-    halvings = 1 if side <= 16 else 2 if side <= 64 else math.floor(math.log2(side / 16))
-    while halvings and (height % 2 ** (halvings + 1) or width % 2 ** (halvings + 1)):
-        halvings -= 1
-    return tuple(_FIRST_WIDTH * 2 ** min(level, _LARGEST_GROWTH) for level in range(halvings + 1))
-
-
-def build_autoencoder(
-    data: ImageData,
-    *,
-    latent_channels: int = 8,
-    widths: Sequence[int] | None = None,
-    layers: int = 1,
-) -> AutoencoderKL:
-    """A fresh autoencoder for these images.
-
-    Args:
-        data: the images.
-        latent_channels: channels of z.
-        widths: channels at each resolution; latents are smaller than images by a factor of two
-            for each after the first. By default as `autoencoder_widths`.
-        layers: residual blocks at each resolution.
-
-    Raises:
-        NelboError: images that cannot be halved so often.
-    """
-    channels, height, width = data.shape
-    widths = autoencoder_widths(height, width) if widths is None else widths
-    factor = 2 ** (len(widths) - 1)
-    if height % factor or width % factor:
-        raise NelboError(
-            f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions need "
-            f"to be divisible by {factor}: give {divisible_near((height, width), factor)}, or "
-            "fewer widths"
-        )
-    return AutoencoderKL(
-        in_channels=channels,
-        out_channels=channels,
-        latent_channels=latent_channels,
-        sample_size=height if height == width else (height, width),
-        block_out_channels=tuple(widths),
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        layers_per_block=layers,
-        norm_num_groups=math.gcd(8, *widths),
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-    )
+from nelbo.training.kinds.latent.latents import check_captions, encode_data, unit_scale
 
 
 def build_latent_model(

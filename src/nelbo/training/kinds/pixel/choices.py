@@ -4,57 +4,57 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nelbo.commands.common import say
-from nelbo.commands.options.train import Train
-from nelbo.commands.training.session import TrainingImages
-from nelbo.training.mirroring import mirrors_suit
-from nelbo.training.network_size import choose_network
-from nelbo.training.presets import FEW_LEVELS, FEW_LEVELS_PRESET
+from nelbo.base.console import say
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.pixel.mirroring import mirrors_suit
+from nelbo.training.kinds.pixel.network_size import choose_network
+from nelbo.training.kinds.pixel.options import TrainPixels
+from nelbo.training.kinds.pixel.presets import FEW_LEVELS, FEW_LEVELS_PRESET
 from nelbo.training.processes import Processes
 
 
-def with_choices(command: Train, images: TrainingImages, processes: Processes) -> Train:
-    """The command with objective, mirroring and widths filled in, where they are left open.
+def with_choices(options: TrainPixels, images: TrainingImages, processes: Processes) -> TrainPixels:
+    """The options with objective, mirroring and widths filled in, where they are left open.
 
     Raises:
         NelboError: settings of the model that do not fit together or the images.
     """
-    if "objective" in command.left_to_data and images.train.levels <= FEW_LEVELS:
+    if "objective" in options.left_to_data and images.train.levels <= FEW_LEVELS:
         preset = FEW_LEVELS_PRESET
-        command = replace(
-            command,
-            training=replace(command.training, **preset.training),
-            model=replace(command.model, **preset.model),
+        options = replace(
+            options,
+            training=replace(options.training, **preset.training),
+            model=replace(options.model, **preset.model),
         )
-    if "mirroring" in command.left_to_data:
+    if "mirroring" in options.left_to_data:
         mirrored = mirrors_suit(images.train)
         if mirrored and processes.is_main:
             say(
                 "Mirroring half of the pictures, which look like their mirror images "
                 "(--no-horizontal-flip does not)"
             )
-        training = replace(command.training, horizontal_flip=mirrored)
-        command = replace(command, training=training)
-    command = replace(command, left_to_data=())
-    if command.model.widths or command.start_from is not None or command.training.seconds is None:
-        return command
-    widths = _fitting_widths(command, images, command.training.seconds, processes)
-    return replace(command, model=replace(command.model, widths=widths))
+        training = replace(options.training, horizontal_flip=mirrored)
+        options = replace(options, training=training)
+    options = replace(options, left_to_data=())
+    if options.model.widths or options.start_from is not None or options.training.seconds is None:
+        return options
+    widths = _fitting_widths(options, images, options.training.seconds, processes)
+    return replace(options, model=replace(options.model, widths=widths))
 
 
 def _fitting_widths(
-    command: Train, images: TrainingImages, seconds: float, processes: Processes
+    options: TrainPixels, images: TrainingImages, seconds: float, processes: Processes
 ) -> tuple[int, ...]:
     """What the first process measures; every process goes by it."""
     widths: tuple[int, ...] = ()
     if processes.is_main:
         found = choose_network(
-            command.model,
+            options.model,
             images.train,
             seconds,
-            command.training.batch_size,
+            options.training.batch_size,
             processes.device,
-            threads=command.threads,
+            threads=options.threads,
             processes=processes.count,
         )
         widths = found.widths

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.terms import per_example
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.calibration import reconstruction_scale
+from nelbo.formats import NELBO_FILE
+from nelbo.formats.data_space import parse_data_space
+from nelbo.formats.files import read_own
+from nelbo.formats.model_directory import AUTOENCODER
 from nelbo.networks import AutoencoderKL
 
 # Pixels lie in [−1, 1].
@@ -53,6 +59,52 @@ class AutoencoderReading:
     divergence_by_channel: tuple[float, ...]
     standard_errors: dict[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The figures in one line."""
+        return (
+            f"PSNR {self.psnr:.2f} dB ({self.psnr_of_mean:.2f} dB of the mean error); as a VAE "
+            f"{self.bits_per_dim:.3f} bits/dim = reconstruction {self.reconstruction:.3f} + "
+            f"divergence {self.divergence:.3f} ({self.divergence_nats:.0f} nats)"
+        )
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """The autoencoder of a run, with what it is of.
+
+    Attributes:
+        autoencoder: the averaged weights.
+        shape: (C, H, W) of an image.
+        data: what pixels are.
+    """
+
+    autoencoder: AutoencoderKL
+    shape: tuple[int, int, int]
+    data: Pixels
+
+    @classmethod
+    def load(cls, path: str | Path) -> AutoencoderRun:
+        """The run at `path`.
+
+        Raises:
+            NelboError: a file is missing or damaged.
+        """
+        autoencoder = AutoencoderKL.from_pretrained(path, AUTOENCODER).eval()
+        data = parse_data_space((read_own(path) or {}).get("pixels"), "pixels")
+        if not isinstance(data, Pixels):
+            raise NelboError(f"{path}/{NELBO_FILE}: the data of an autoencoder must be pixels")
+        size = autoencoder.config.sample_size
+        if size is None:
+            raise NelboError(f"{path}/{AUTOENCODER}/config.json does not say its sample_size")
+        height, width = (size, size) if isinstance(size, int) else size
+        return cls(autoencoder, (autoencoder.config.in_channels, height, width), data)
+
+    def to(self, device: torch.device) -> AutoencoderRun:
+        """The same on a device."""
+        self.autoencoder.to(device)
+        return self
 
 
 def fit_scale(autoencoder: AutoencoderKL, data: ImageData, images: int = FITTED) -> float:

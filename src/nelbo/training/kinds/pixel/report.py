@@ -1,4 +1,4 @@
-"""The end of a training run: its bound on both splits, samples, and the report."""
+"""The end of the training of a model of pixels: its bound on both splits, samples, and report."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
+from nelbo.base.console import MESSAGES, say
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.model import Model
-from nelbo.commands.common import MESSAGES, mention_files, say
-from nelbo.commands.evaluation_progress import MAP_LEVELS, levels_of, map_bits
-from nelbo.commands.sample import all_classes, sample_with_progress
-from nelbo.commands.training.allowance import EARLY, SOON, Allowance
-from nelbo.commands.training.final_samples import PIXEL_STEPS, FinalSamples
-from nelbo.commands.training.refinement import (
-    Asked,
-    evaluated_text,
-    evaluation_json,
-    expected_calls,
-    refine,
-    sizes_of,
-)
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
+from nelbo.evidence.bit_map import MAP_LEVELS, map_bits
+from nelbo.evidence.cost import levels_of
 from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
@@ -41,6 +30,19 @@ from nelbo.report.training_facts import settings_that_apply, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.grid import spaced_levels
 from nelbo.samplers.one_call import suited_sampler
+from nelbo.training.allowance import EARLY, SOON, Allowance
+from nelbo.training.kinds.drawing import all_classes, draw
+from nelbo.training.kinds.final_samples import PIXEL_STEPS, FinalSamples
+from nelbo.training.kinds.kind import Ending
+from nelbo.training.kinds.refinement import (
+    Asked,
+    evaluated_text,
+    evaluation_json,
+    expected_calls,
+    print_files,
+    refine,
+    sizes_of,
+)
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.
@@ -51,43 +53,22 @@ _FEWEST_MAP_LEVELS = 10
 _BOUND, _SAMPLES, _EXTREMES, _MAPS = 0.45, 0.55, 0.4, 0.5
 
 
-def finish(
-    run: RunDirectory,
-    model: Model,
-    *,
-    train: ImageData,
-    test: ImageData,
-    asked: Asked,
-    samples: FinalSamples,
-    seconds: float,
-    seed: int,
-    table_to: Console,
-) -> dict[str, Any]:
+def report(run: RunDirectory, model: Model, ending: Ending) -> dict[str, Any]:
     """Evaluate, sample, and write evaluation.json, samples/final.png and report.html.
 
-    Where that takes its time, a first report is written early.
-
-    Args:
-        run: where to.
-        model: the trained model.
-        train: the images it was trained on.
-        test: images held out.
-        asked: what of the bound was asked for by number.
-        samples: what to draw.
-        seconds: about how long all of it may take, beside what was asked for by number.
-        seed: source of all noise.
-        table_to: where to print the bound.
+    Where that takes its time, a first report is written early. See `Kind.report`.
     """
+    asked, seed, seconds, table_to = ending.asked, ending.seed, ending.seconds, ending.table_to
     allowance = Allowance(seconds)
-    splits = {"train": train, "test": test}
+    splits = {"train": ending.train, "test": ending.test}
     first = {split: Asked().of(model, split, data, seed) for split, data in splits.items()}
     refine(first, 0.0)  # what a call takes
     call = first["test"].call_seconds
     whole = first
     if asked != Asked():
         whole = {split: asked.of(model, split, data, seed) for split, data in splits.items()}
-    end = _End(run, model, splits, samples, seed)
-    calls = expected_calls(whole) + samples.calls(PIXEL_STEPS, levels_of(model) + 1)
+    end = _End(run, model, splits, ending.samples, seed)
+    calls = expected_calls(whole) + ending.samples.calls(PIXEL_STEPS, levels_of(model) + 1)
     if call * calls > SOON:
         refine(first, EARLY / 2 * seconds)
         end.write(first, end.draw(EARLY / 2 * seconds / call))
@@ -100,7 +81,7 @@ def finish(
     if line := given_of(model, whole["test"].data).line:
         table_to.print(line, soft_wrap=True)
     table_to.print(evaluated_text(whole, splits), soft_wrap=True)
-    mention_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
+    print_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
     call = whole["test"].call_seconds
     drawn = end.draw(_SAMPLES * allowance.left / call)
     test_bound = whole["test"]
@@ -141,13 +122,7 @@ class _End:
         model = self.model
         n, steps = self.samples.plan(PIXEL_STEPS, levels_of(model) + 1, calls)
         self.steps = steps
-        drawn = sample_with_progress(
-            model,
-            suited_sampler(model, steps),
-            n,
-            condition=all_classes(model, n),
-            seed=self.seed,
-        )
+        drawn = draw(model, suited_sampler(model, steps), n, self.seed)
         picture = model.data.to_levels(drawn).byte()
         save_grid(picture, self.run.samples / "final.png", model.data.shown_levels)
         return picture
@@ -223,11 +198,11 @@ class _End:
         visited = spaced_levels(
             model.num_levels, min(steps, _MOST_STRIP_STEPS, model.num_levels), "trailing"
         )
-        condition: Condition | None = all_classes(model, STRIP_ROWS)
-        if condition is not None:
-            condition = condition.to(model.device)
         strip = reverse_strip(
-            model.respace(visited), STRIP_ROWS, generator=generator, condition=condition
+            model.respace(visited),
+            STRIP_ROWS,
+            generator=generator,
+            condition=all_classes(model, STRIP_ROWS),
         )
         return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))
 

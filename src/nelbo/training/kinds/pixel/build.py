@@ -17,7 +17,7 @@ from nelbo.data.size import divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.networks import UNet
-from nelbo.training.config import SCHEDULES, ModelConfig
+from nelbo.training.kinds.pixel.options import SCHEDULES, ModelConfig
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
 # and half a bin.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nelbo.commands.groups import at_least_one
+from nelbo.training.ranges import at_least_one
 
 # Network calls of a sample with the sampler that suits its chain.
 PIXEL_STEPS = 25

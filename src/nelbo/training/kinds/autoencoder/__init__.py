@@ -1,0 +1,1 @@
+"""KL-regularised autoencoders of images."""

@@ -1,0 +1,67 @@
+"""The training of an autoencoder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.base.errors import NelboError
+from nelbo.data import ImageData
+from nelbo.diffusion.objectives import BatchPart
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
+from nelbo.training.ranges import option
+from nelbo.training.task import ImageSource, Task, Terms
+
+
+class AutoencoderTask(Task):
+    """An autoencoder of images; its objective is in nats a dimension already."""
+
+    networks = ("autoencoder.encoder", "autoencoder.decoder")
+
+    def __init__(
+        self, objective: AutoencoderObjective, data: ImageData, config: TrainingConfig
+    ) -> None:
+        _refuse(
+            config,
+            "objective",
+            "level_shift",
+            "level_sampler",
+            "input_perturbation",
+            "snr_gamma",
+            "sigmoid_bias",
+            "label_dropout",
+            why="an autoencoder has no levels and is told nothing; its likelihood is its objective",
+        )
+        _refuse(config, "horizontal_flip", why="an autoencoder is mirrored by --mirrored 0.5")
+        if objective.data.levels != data.levels:
+            raise NelboError(
+                f"{data.source} has {data.levels} pixel levels, the objective has "
+                f"{objective.data.levels}"
+            )
+        self.module = self.objective = objective
+        self.config = config
+        self.images = ImageSource(data, config.seed)
+        self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
+        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`AutoencoderObjective`."""
+        x = self.objective.data.to_network(self.images.pixels(index, part))
+        return module(x.to(generator.device), generator=generator, part=part)
+
+
+def _refuse(config: TrainingConfig, *names: str, why: str) -> None:
+    """Raise `NelboError` for a setting that would be passed over in silence."""
+    for name in names:
+        if getattr(config, name) != getattr(TrainingConfig(), name):
+            raise NelboError(f"{option(name)} {getattr(config, name)}: {why}; leave it out")

@@ -1,0 +1,287 @@
+"""A kind of model: how one is built, trained, saved, pictured and reported.
+
+The loop, the supervisor and `nelbo train` ask a `Kind` and know none of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Image
+from rich.console import Console
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.data import ImageData
+from nelbo.data.credits import ORIGIN
+from nelbo.data.size import Size
+from nelbo.evidence.evaluation import check_fits
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.kinds.refinement import Asked
+from nelbo.training.options import TrainOptions
+from nelbo.training.processes import Processes
+from nelbo.training.start_from import Start
+from nelbo.training.task import Task
+from nelbo.training.trainer import Step
+
+# Held-out images that a reading is of.
+READ = 64
+# Samples of a grid that is drawn while training: as many as there is time for, at so many steps.
+_GRIDS, _STEPS = (16, 9, 4), 12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run that trains one model.
+
+    Attributes:
+        options: what is asked for.
+        whole: the options of the run that this is a stage of; `options` where it is all of it.
+        name: of the run within the run's directory that this stage is, "" for the run itself.
+        title: what the progress bar shows.
+        about: a line for the user as it begins; "" for none.
+        share: its part of the least time for evaluation, samples and report.
+    """
+
+    options: TrainOptions
+    whole: TrainOptions
+    name: str = ""
+    title: str = "Training"
+    about: str = ""
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What to evaluate a finished run on, and how.
+
+    Attributes:
+        train: the images that it was trained on.
+        test: the images to report on.
+        for_fits: the images that a few numbers of the trained model are fitted to.
+        asked: what of the evaluation is asked for by number.
+        samples: what to draw.
+        seconds: about how long all of it may take, beside what is asked for by number.
+        seed: source of all noise.
+        table_to: where to print the figures.
+    """
+
+    train: ImageData
+    test: ImageData
+    for_fits: ImageData
+    asked: Asked
+    samples: FinalSamples
+    seconds: float
+    seed: int
+    table_to: Console
+
+
+class Kind(ABC):
+    """A model to train, of one kind.
+
+    Args:
+        options: what is asked for.
+        images: what it is trained, chosen and reported on.
+        device: where to compute.
+        start: the trained model to begin with, if any.
+
+    Attributes:
+        name: of the kind.
+        draws: whether its models draw samples.
+        fits: whether a report fits numbers of the trained model.
+        exports: whether `nelbo export` makes a model of a checkpoint.
+        options: what is asked for, with what it leaves to the data filled in.
+        task: what the loop trains.
+        label_names: the classes that the model is conditioned on.
+
+    Raises:
+        NelboError: settings that do not fit together, the images or the start.
+    """
+
+    name: ClassVar[str]
+    draws: ClassVar[bool] = True
+    fits: ClassVar[bool] = False
+    exports: ClassVar[bool] = True
+    options: Any
+    task: Task
+    label_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __init__(
+        self,
+        options: Any,
+        images: TrainingImages,
+        device: torch.device,
+        start: Start | None = None,
+    ) -> None: ...
+
+    # What a run has, before it is built.
+
+    @classmethod
+    @abstractmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether a model of this kind is in a directory."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path) -> Any:
+        """The model in a directory, with its `shape` and `data`.
+
+        Raises:
+            NelboError: a file is missing or damaged.
+        """
+
+    @classmethod
+    @abstractmethod
+    def starting_model(cls, path: str) -> Any:
+        """The trained model at a path, name or Hub id, to train on.
+
+        Raises:
+            NelboError: as `nelbo.load`, or a model that cannot be trained on.
+        """
+
+    @classmethod
+    def frame(cls, model: Any) -> tuple[Size | None, int | None]:
+        """The size and channels of the images that a starting model is of, where it knows them."""
+        if model.shape is None:
+            return None, None
+        channels, height, width = model.shape
+        return (height, width), channels
+
+    @classmethod
+    def stages(
+        cls,
+        options: Any,
+        images: TrainingImages,
+        processes: Processes,
+        run: RunDirectory,
+    ) -> Iterator[Stage]:
+        """The parts of a run, one after another; the next is asked for once one is done.
+
+        Args:
+            options: what is asked for.
+            images: what is trained on.
+            processes: who trains.
+            run: where to, which exists once the first stage is under way.
+        """
+        yield Stage(options, options)
+
+    @classmethod
+    def announcement(cls, options: Any, source: str) -> str:
+        """A line on what was chosen because of the data, before it is read; "" for none."""
+        return ""
+
+    @classmethod
+    def unused(cls, options: Any, images: TrainingImages, start: Start | None) -> list[str]:
+        """Lines on what of the data is not used, and how it would be."""
+        return []
+
+    # The loop and the supervisor.
+
+    @abstractmethod
+    def save(self, module: Any, directory: Path, notes: Mapping[str, Any]) -> None:
+        """Write the averaged module as a model with its notes; each file is replaced as a whole."""
+
+    @abstractmethod
+    def reading(self, module: Any, images: int = READ) -> Tensor:
+        """The negative bound of each of at most this number of held-out images, (n,), or their
+        mean, (1,), bits per dimension; from the same noise each time."""
+
+    @abstractmethod
+    def picture(self, module: Any, seed: int, calls: int | None = None) -> Image:
+        """A grid of what the averaged module can do, from the same noise each time.
+
+        Args:
+            module: the averaged module.
+            seed: of the noise.
+            calls: about how many network calls it may take; by default a full grid.
+        """
+
+    def progress(self, step: Step) -> str:
+        """What is shown of a step while training, with its unit."""
+        return f"loss {step.running_loss:.3f} · {step.bits_per_dim:.3f} bits/dim"
+
+    def notes(self, start: Start | None) -> dict[str, Any]:
+        """What nelbo.json records of the model."""
+        model = dataclasses.asdict(self.options.settings)
+        found: dict[str, Any] = {"label_names": list(self.label_names)}
+        if start is not None:
+            found[ORIGIN] = start.origin
+            chosen = {name: model[name] for name in self.options.free}
+            model = {"start_from": self.options.start_from, **chosen}
+        training = dataclasses.asdict(self.options.training)
+        return {**found, "settings": {"training": training, "model": model}}
+
+    # What follows training.
+
+    @classmethod
+    def with_weights(cls, model: Any, weights: Mapping[str, Tensor], run: str) -> Any:
+        """The model of a run with other values of the weights that training knows by name.
+
+        Raises:
+            NelboError: weights of another model.
+        """
+        raise NelboError(f"{run} is of the kind {cls.name}, whose checkpoints make no model")
+
+    @classmethod
+    def check_fits(cls, model: Any, data: ImageData) -> None:
+        """Raise `NelboError` unless the images are such as the model is of."""
+        check_fits(model, data)
+
+    @classmethod
+    @abstractmethod
+    def report(cls, run: RunDirectory, model: Any, ending: Ending) -> dict[str, Any]:
+        """Evaluate the model of a run, print its figures, and write evaluation.json, samples/ and
+        report.html.
+
+        Args:
+            run: what was trained.
+            model: its model, on the device to compute on.
+            ending: what to evaluate it on, and how.
+
+        Returns:
+            what `--json` prints: the evaluation, and where the report is.
+        """
+
+
+def grid_of(calls: int | None, steps: int) -> tuple[int, int]:
+    """How many samples a grid has that may take so many network calls, and the steps of each.
+
+    Args:
+        calls: network calls, None for a full grid.
+        steps: of each sample, where there is time.
+    """
+    if calls is None:
+        return _GRIDS[0], steps
+    count = next((n for n in _GRIDS if calls >= n * min(_STEPS, steps)), _GRIDS[-1])
+    return count, min(steps, max(min(_STEPS, steps), calls // count))
+
+
+def unused_classes(
+    options: TrainOptions, images: TrainingImages, start: Start | None, unless: str
+) -> list[str]:
+    """A line on classes of the images that a diffusion model is not conditioned on.
+
+    Args:
+        options: what is asked for.
+        images: what is trained on.
+        start: the trained model to begin with, if any.
+        unless: the option that conditions a new model on them; "" where it is given.
+    """
+    if start is not None:
+        reads = start.model.num_classes or getattr(start.model, "text", None) is not None
+        unless = "" if reads or options.start_classes != "same" else "--start-classes new"
+    if not images.train.num_classes or not unless:
+        return []
+    return [
+        f"the {images.train.num_classes} classes of {images.source} are not used: {unless} "
+        "conditions the model on them"
+    ]

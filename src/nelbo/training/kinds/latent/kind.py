@@ -1,0 +1,269 @@
+"""Diffusion models of latents, from their settings to their report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion.objectives import check_objective
+from nelbo.formats import load, save
+from nelbo.formats.pipeline import Pipeline
+from nelbo.latent import LatentDiffusion
+from nelbo.report.grids import image_grid
+from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.autoencoder.build import build_autoencoder, read_autoencoder
+from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
+from nelbo.training.kinds.final_samples import LATENT_STEPS
+from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
+from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed
+from nelbo.training.kinds.latent.making import (
+    found_again,
+    new_latent_model,
+    trained_latent_model,
+)
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
+from nelbo.training.kinds.latent.report import (
+    SAMPLER,
+    draw_samples,
+    error_of,
+    held_out_prompts,
+    report,
+)
+from nelbo.training.kinds.latent.task import PriorTask
+from nelbo.training.processes import Processes
+from nelbo.training.run_model import assign_weights
+from nelbo.training.start_from import Start, fit_classes, starting_diffusion
+from nelbo.training.trainer import Step, Trainer
+from nelbo.training.validation import Validation
+
+
+class Latent(Kind):
+    """A prior of the latents of an autoencoder, and the text encoder of their captions."""
+
+    name = "latent"
+    options: TrainLatent
+
+    def __init__(
+        self,
+        options: TrainLatent,
+        images: TrainingImages,
+        device: torch.device,
+        start: Start | None = None,
+    ) -> None:
+        # First what would be refused after the images have been encoded.
+        check_objective(options.training.objective, options.training.level_shift)
+        if start is not None:
+            fit_classes(start, images.train, options.start_classes)
+        torch.manual_seed(options.training.seed)
+        model, latents = _latent_model(options, images, device, start)
+        self.options = options.with_settings(found_again(options.model))
+        self.label_names = images.train.label_names if model.num_classes else ()
+        self.images = images
+        self._model = model
+        objective = PriorObjective(model, condition_dropout=options.training.label_dropout)
+        self.task = PriorTask(objective, latents, options.training)
+        self._validation = Validation(images.validation)
+        self._prompts = held_out_prompts(images.reported) if model.text is not None else []
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether a pipeline of latents is there; its index is written last."""
+        try:
+            return Pipeline.open(path).kind == cls.name
+        except NelboError:
+            return False
+
+    @classmethod
+    def load(cls, path: str | Path) -> Any:
+        """As `nelbo.load`."""
+        return load(path)
+
+    @classmethod
+    def starting_model(cls, path: str) -> LatentDiffusion:
+        """A diffusion model of latents whose network is a UNet."""
+        return starting_diffusion(path, cls.name)
+
+    @classmethod
+    def stages(
+        cls,
+        options: TrainLatent,
+        images: TrainingImages,
+        processes: Processes,
+        run: RunDirectory,
+    ) -> Iterator[Stage]:
+        """The autoencoder, where none is given, then the prior of its latents."""
+        if options.autoencoder is not None or options.start_from is not None:
+            yield Stage(options, options)
+            return
+        # A run that is resumed has its settings as they were resolved.
+        if not options.resume:
+            options = options.with_settings(_rehearsed(options, images, processes))
+        first = run.stage(AUTOENCODER_RUN)
+        if not options.resume or not (run.has_model or first.evaluation()):
+            autoencoder = TrainAutoencoder(
+                data=options.data,
+                size=options.size,
+                channels=options.channels,
+                training=options.first_stage(),
+                evaluate_images=options.evaluate_images,
+                track=options.track,
+                device=options.device,
+                threads=options.threads,
+                resume=options.resume and first.has_model,
+                accept_changed_data=options.accept_changed_data,
+                json=options.json,
+            )
+            yield Stage(
+                autoencoder,
+                options,
+                name=AUTOENCODER_RUN,
+                title="Autoencoder 1/2",
+                about=f"Stage 1 of 2: the autoencoder, in {first.path}",
+                share=AUTOENCODER_SHARE,
+            )
+        taken = first.notes["trained"]
+        training = options.second_stage(taken["steps"], taken["seconds"])
+        if training is None:
+            raise NelboError(
+                f"the autoencoder in {first.path} took {taken['steps']} steps and "
+                f"{taken['seconds']:g} s, which leaves nothing for the prior: resume with more "
+                "--steps or a longer --time-budget"
+            )
+        prior = replace(
+            options,
+            out=run.path,
+            autoencoder=first.path,
+            training=training,
+            resume=options.resume and run.has_model,
+        )
+        yield Stage(
+            prior,
+            options,
+            title="Prior 2/2",
+            about="Stage 2 of 2: the prior of its latents",
+            share=1 - AUTOENCODER_SHARE,
+        )
+
+    @classmethod
+    def announcement(cls, options: TrainLatent, source: str) -> str:
+        """That captions decide on this kind, where they do."""
+        if options.kind != "auto" or options.start_from is not None:
+            return ""
+        return (
+            f"{source} has captions: training a diffusion model of latents conditioned on them "
+            "(--model latent); --model pixel trains one of pixels"
+        )
+
+    @classmethod
+    def unused(cls, options: TrainLatent, images: TrainingImages, start: Start | None) -> list[str]:
+        """Classes that the prior is not conditioned on, but on captions or nothing."""
+        asked = options.model.condition
+        reads = asked == "label" or (asked == "auto" and not images.train.has_captions)
+        return unused_classes(options, images, start, "" if reads else "--condition label")
+
+    def whole(self, trained: PriorObjective) -> LatentDiffusion:
+        """The autoencoder with this prior and text encoder."""
+        frame = self._model
+        return LatentDiffusion(
+            frame.autoencoder,
+            trained.prior,
+            text=trained.text or frame.text,
+            scale=frame.scale,
+            data=frame.data,
+            decoder_scale=frame.decoder_scale,
+        ).eval()
+
+    def save(self, module: PriorObjective, directory: Path, notes: Mapping[str, Any]) -> None:
+        """A pipeline of latents."""
+        save(self.whole(module), directory, sampler=SAMPLER, notes=notes)
+
+    def reading(self, module: PriorObjective, images: int = READ) -> Tensor:
+        """The bound on pixels of validation images with their captions or labels."""
+        return self._validation.each(self.whole(module), images)
+
+    def picture(self, module: PriorObjective, seed: int, calls: int | None = None) -> Image:
+        """Samples, of the captions of held-out images or of every class."""
+        whole = self.whole(module)
+        n, steps = grid_of(
+            None if calls is None else calls // 2, min(LATENT_STEPS, whole.prior.num_levels)
+        )
+        guidance = self.options.model.guidance
+        samples = draw_samples(whole, n, self._prompts, steps=steps, guidance=guidance, seed=seed)
+        return image_grid(samples, self.images.test.levels)
+
+    def progress(self, step: Step) -> str:
+        """The loss alone: a bound from one level an image jumps too far to be followed."""
+        if self.options.training.objective != "simple":
+            return f"loss {step.running_loss:.4f}"
+        of = error_of(self._model.prior.prediction)
+        return f"mean squared error of {of} {step.running_loss:.4f} per latent value"
+
+    @classmethod
+    def with_weights(
+        cls, model: LatentDiffusion, weights: Mapping[str, Tensor], run: str
+    ) -> LatentDiffusion:
+        """The model with this prior and, where it was trained, text encoder."""
+        if model.text is not None:  # one that was frozen is no part of what was trained
+            model.text.requires_grad_(any(name.startswith("text.") for name in weights))
+        assign_weights(PriorObjective(model), weights, run)
+        return model
+
+    @classmethod
+    def report(cls, run: RunDirectory, model: LatentDiffusion, ending: Ending) -> dict[str, Any]:
+        """The bound on pixels of held-out images, samples with their prompts, and the report."""
+        return report(run, model, ending)
+
+
+def _latent_model(
+    options: TrainLatent, images: TrainingImages, device: torch.device, start: Start | None
+) -> tuple[LatentDiffusion, LatentData]:
+    """The latent model to train and its training latents."""
+    settings, mirrored = options.model, options.training.horizontal_flip
+    if start is not None:
+        # A run that has no model yet fits the decoder to its images, as when it began.
+        return trained_latent_model(
+            start.model.to(device), settings, images, mirrored=mirrored, resumed=start.resumed
+        )
+    assert options.autoencoder is not None
+    resumed = options.out if options.resume else None
+    # The run keeps a copy of it.
+    own = None if resumed is None else read_autoencoder(resumed)
+    autoencoder = own or read_autoencoder(options.autoencoder)
+    if autoencoder is None:
+        raise NelboError(f"{options.autoencoder} holds no autoencoder: there is no vae/")
+    return new_latent_model(
+        settings, autoencoder.to(device), images, mirrored=mirrored, resumed=resumed
+    )
+
+
+def _rehearsed(options: TrainLatent, images: TrainingImages, processes: Processes) -> Any:
+    """The settings of the second stage as they resolve, after a step on a few images: what does
+    not fit shows itself before the first stage begins."""
+    train = images.train
+    check_not_streamed(train)
+    captioned = [i for i, caption in enumerate(train.captions or ()) if caption]
+    shown = captioned or range(len(train))
+    few = train.take(torch.tensor(shown[: options.training.batch_size]))
+    autoencoder = build_autoencoder(few).to(processes.device)
+    model, latents = new_latent_model(
+        options.model,
+        autoencoder,
+        replace(images, train=few),
+        mirrored=options.training.horizontal_flip,
+    )
+    training = replace(options.training, precision="fp32")
+    objective = PriorObjective(model, condition_dropout=training.label_dropout)
+    Trainer(PriorTask(objective, latents, training), processes=processes).rehearse()
+    return found_again(options.model)
+
+
+KIND = Latent

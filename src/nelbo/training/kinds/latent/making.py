@@ -1,0 +1,160 @@
+"""The latent model that a run trains, new or trained before, and the latents it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nelbo.base.console import MESSAGES
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.data import ImageData
+from nelbo.evidence.autoencoder import fit_scale
+from nelbo.latent import LatentDiffusion
+from nelbo.networks import AutoencoderKL
+from nelbo.text import TEXT_ENCODER, TextEncoder
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.latent.build import build_latent_model
+from nelbo.training.kinds.latent.latents import (
+    LatentData,
+    check_not_streamed,
+    encode_data,
+    unit_scale,
+)
+from nelbo.training.kinds.latent.options import LatentSettings
+
+CONDITIONS = ("auto", "text", "label", "none")
+
+
+def new_latent_model(
+    settings: LatentSettings,
+    autoencoder: AutoencoderKL,
+    images: TrainingImages,
+    *,
+    mirrored: bool = False,
+    resumed: Path | None = None,
+) -> tuple[LatentDiffusion, LatentData]:
+    """A fresh prior of an autoencoder's latents, where the autoencoder is, and these latents.
+
+    Args:
+        settings: which prior and text encoder.
+        autoencoder: trained.
+        images: what to train on and to fit the decoder's scale to.
+        mirrored: encode their mirror images as well.
+        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
+
+    Raises:
+        NelboError: settings that do not fit together, the autoencoder or the images.
+    """
+    data = images.train
+    kind = _condition(settings, data)
+    captions = [caption or "" for caption in data.captions or ()] if kind == "text" else None
+    text = None if captions is None else _text_encoder(settings, captions, resumed)
+    model = build_latent_model(
+        autoencoder,
+        data,
+        captions,
+        widths=settings.widths,
+        layers=settings.layers,
+        heads=settings.heads,
+        levels=settings.levels,
+        text=text,
+        num_classes=data.num_classes if kind == "label" else 0,
+        scale=1.0,
+    ).to(next(autoencoder.parameters()).device)
+    latents = _encode(model, images, mirrored)
+    model.scale = unit_scale(latents)
+    return model, latents.scaled(model.scale)
+
+
+def trained_latent_model(
+    model: LatentDiffusion,
+    settings: LatentSettings,
+    images: TrainingImages,
+    *,
+    mirrored: bool = False,
+    resumed: bool = False,
+) -> tuple[LatentDiffusion, LatentData]:
+    """A trained model made ready to be trained on, as its images and the settings ask, and
+    their latents.
+
+    Raises:
+        NelboError: it reads captions that the images do not have, or nothing at all where its text
+            encoder is to be trained; or the images are streamed.
+    """
+    if model.text is not None:
+        if not images.train.has_captions:
+            raise NelboError(
+                f"{images.train.source} has no captions, which the model to start from reads"
+            )
+        model.text.requires_grad_(settings.train_text_encoder)
+    elif settings.train_text_encoder:
+        raise NelboError("--train-text-encoder: the model to start from has no text encoder")
+    if not resumed:
+        model.decoder_scale = None  # that of these images is fitted
+    return model, _encode(model, images, mirrored)
+
+
+def _encode(model: LatentDiffusion, images: TrainingImages, mirrored: bool) -> LatentData:
+    """The latents of the images to train on, with their conditions and what else each costs."""
+    data = images.train
+    check_not_streamed(data)
+    model.autoencoder.eval().requires_grad_(False)
+    with MESSAGES.status("Encoding the images"):
+        if model.decoder_scale is None:
+            model.decoder_scale = fit_scale(model.autoencoder, images.for_fits)
+        generator = torch.Generator().manual_seed(0)
+        return encode_data(model, data, mirrored=mirrored, generator=generator)
+
+
+def _text_encoder(
+    settings: LatentSettings, captions: Sequence[str], resumed: Path | None
+) -> TextEncoder:
+    """A trained one, frozen unless it is to learn on, or a new one of these captions."""
+    if settings.text_encoder is None:
+        return TextEncoder.for_captions(
+            captions,
+            width=settings.text_width,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            vocabulary=settings.vocabulary,
+        )
+    own = resumed is not None and (resumed / TEXT_ENCODER).is_dir()
+    text = TextEncoder.from_pretrained(resumed if own and resumed else settings.text_encoder)
+    return text.requires_grad_(settings.train_text_encoder)
+
+
+def found_again(settings: LatentSettings) -> LatentSettings:
+    """With the path of a text encoder as it is found from another directory."""
+    path = settings.text_encoder
+    if path is None or not Path(path).exists():  # the latter may be a Hub id
+        return settings
+    return replace(settings, text_encoder=str(Path(path).resolve()))
+
+
+def _condition(settings: LatentSettings, data: ImageData) -> str:
+    """What the prior is conditioned on: "text", "label" or "none"."""
+    has = {
+        "text": data.has_captions,
+        "label": bool(data.num_classes),
+        "none": True,
+    }
+    if settings.train_text_encoder and settings.text_encoder is None:
+        raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
+    asked = settings.condition
+    if asked not in CONDITIONS:
+        raise NelboError(unknown("condition", asked, CONDITIONS))
+    if settings.text_encoder is not None:
+        if asked not in ("auto", "text"):
+            raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")
+        asked = "text"
+    if asked == "auto":
+        return next(kind for kind, there in has.items() if there)
+    if not has[asked]:
+        missing = "captions" if asked == "text" else "labels"
+        option = "--text-encoder" if settings.text_encoder else f"--condition {asked}"
+        raise NelboError(f"{data.source} has no {missing}, which {option} needs")
+    return asked

@@ -1,0 +1,53 @@
+"""The training of a prior of latents."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion.objectives import BatchPart
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.latent.latents import LatentData
+from nelbo.training.kinds.latent.objective import PriorObjective
+from nelbo.training.task import Task, Terms, flips, objective_of
+
+
+class PriorTask(Task):
+    """The prior of latents, with the text encoder of its captions."""
+
+    def __init__(self, objective: PriorObjective, data: LatentData, config: TrainingConfig) -> None:
+        self.module = self.objective = objective
+        # A text encoder that learns is a part of it.
+        self.networks = ("prior.network", *([] if objective.text is None else ["text"]))
+        self.data = data
+        self.options = {"objective": objective_of(config, objective.prior.num_levels)}
+        self.level_sampler = self.options["objective"].level_sampler
+        self.config = config
+        self.examples = len(data) // 2 if data.mirrored else len(data)
+        if config.horizontal_flip and not data.mirrored:
+            raise NelboError(
+                "horizontal_flip needs the latents of the mirror images as well: encode the images "
+                "with encode_data(..., mirrored=True)"
+            )
+        self.keys = None if data.keys is None else data.keys.cpu()
+        dims = data.mean[0].numel()
+        self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
+        if config.objective == "bound":
+            self.loss_scale = 1.0 / (dims * math.log(2.0))
+
+    def terms(
+        self,
+        module: nn.Module,
+        step: int,
+        index: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> Terms:
+        """`PriorObjective`."""
+        if self.config.horizontal_flip:
+            index = index + self.examples * flips(self.config, step, len(index))
+        latents = self.data.take(index[part.slice].to(self.data.mean.device))
+        return module(latents, generator=generator, part=part, **self.options)

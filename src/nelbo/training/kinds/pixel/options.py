@@ -1,0 +1,117 @@
+"""What `nelbo train --model pixel` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import tyro
+
+from nelbo.base.errors import NelboError
+from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS, preset_of
+from nelbo.training.options import Given, KindName, TrainOptions
+from nelbo.training.ranges import check_numbers
+
+SCHEDULES = ("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model to train."""
+
+    schedule: str = "geometric"
+    """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
+    scaled_linear, cosine or sigmoid; or learned, in continuous time, beside the network."""
+    levels: int = 1000
+    """Length T of the chain."""
+    prediction: str = "v_prediction"
+    """What the network predicts: epsilon, sample or v_prediction."""
+    variance: str = "learned_range"
+    """Reverse variance: fixed_small, fixed_large or learned_range."""
+    clip_sample: bool = True
+    """Clip the predicted image to the range of pixels."""
+    widths: tuple[int, ...] = ()
+    """Channels of the UNet at each resolution; by default the widest that is fast enough for the
+    time budget here, and what suits the image size where there is none."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+    attention: tuple[int, ...] = (16, 8, 4, 2)
+    """Resolutions, in pixels, that have self-attention below the first one."""
+    dropout: float = 0.1
+    """Dropout in the residual blocks."""
+    class_conditional: bool = False
+    """Tell the network the label of each image."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for a number that makes no sense, naming it."""
+        check_numbers(
+            self,
+            at_least_one=("levels", "layers", "attention"),  # widths: what the model is built with
+            below_one=("dropout",),
+        )
+
+
+@dataclass(frozen=True)
+class TrainPixels(TrainOptions):
+    """Train a diffusion model on images; evaluate its bound, sample, and write a report."""
+
+    trains: ClassVar[KindName] = "pixel"
+    preset: Literal["both", "likelihood", "pictures"] = DEFAULT_PRESET
+    """What the model is for, which decides on objective and schedule: likelihood, few bits/dim;
+    pictures, samples that look like the data; or both. Options that are given come first.
+    docs/training.md has the figures of each."""
+    left_to_data: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """What the pictures decide, whatever the settings are: mirroring, objective."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
+    )
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(**PRESETS[DEFAULT_PRESET].model))
+    samples: FinalSamples = field(default_factory=FinalSamples)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        super().check()
+        self.samples.check()
+
+    def begun(self, given: Given) -> TrainPixels:
+        """A new run with the defaults of the preset that is asked for, and those that its data
+        decide.
+
+        What another run or a file has is no default, and stays.
+
+        Raises:
+            NelboError: an unknown preset, or one for settings that are taken from elsewhere.
+        """
+        name = given.value("preset")
+        if "resume" in given or given.value("config") is not None:
+            if name is not None:
+                raise NelboError(
+                    "--preset chooses the defaults of a new run, and --resume and --config take "
+                    "the settings of another: leave --preset out"
+                )
+            return self
+        left = {
+            "mirroring": "horizontal-flip" not in given,
+            "objective": not given.values.keys()
+            & {"preset", "objective", "schedule", "start-from"},
+        }
+        options = replace(
+            self, left_to_data=tuple(name for name, is_left in left.items() if is_left)
+        )
+        if name is not None:
+            preset = preset_of(name)
+            # A model that is there already keeps its chain.
+            model = self.model if "start-from" in given else ModelConfig(**preset.model)
+            training = TrainingConfig(**preset.training)
+            asked: Any = name  # as preset_of has checked
+            options = replace(options, preset=asked, training=training, model=model)
+        if given.value("schedule") == "learned":
+            # It follows the bound, whatever the preset has; another objective that is given is
+            # refused.
+            options = replace(options, training=replace(options.training, objective="bound"))
+        return options
+
+
+OPTIONS = TrainPixels

@@ -1,0 +1,143 @@
+"""What a training run is asked to do, whatever the kind of its model.
+
+Nothing heavy is imported here, so that the command line shows its help at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_args
+
+import tyro
+
+from nelbo.base.errors import NelboError
+from nelbo.training.config import TrainingConfig
+from nelbo.training.ranges import at_least_one
+
+KindName = Literal["pixel", "autoencoder", "latent"]
+NAMES: tuple[KindName, ...] = get_args(KindName)
+
+
+class Given(Protocol):
+    """The options that are given on the command line, by name with dashes."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The values of each."""
+
+    def __contains__(self, option: str) -> bool:
+        """Whether an option is given."""
+
+    def value(self, option: str) -> str | None:
+        """Its value; None where it is not given."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a model on images; evaluate its bound, sample, and write a report.
+
+    Attributes:
+        trains: the kind of model that these options train.
+        free: settings of the model that can be chosen for a trained one, too.
+        suits: the data sets that this kind of model is the default for.
+    """
+
+    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
+    """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
+    or hub:USER/NAME; with --resume or --config, by default what the settings name."""
+    trains: ClassVar[KindName]
+    free: ClassVar[tuple[str, ...]] = ()
+    suits: ClassVar[tuple[str, ...]] = ()
+    kind: Annotated[Literal["auto"] | KindName, tyro.conf.arg(name="model")] = "auto"
+    """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
+    model of the latents of an autoencoder. auto is latent for emoji and pixel for other data. Each
+    has options of its own: --model latent --help."""
+    out: Path | None = None
+    """The run directory to make, or to go on with."""
+    overwrite: bool = False
+    """Replace a run that is already there, once the new one has its first checkpoint."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint, with its settings. Beside the length
+    of the run, little can be changed."""
+    accept_changed_data: bool = False
+    """Resume although images were added, removed or changed since the run was stopped."""
+    config: Path | None = None
+    """Take the settings from the config.yaml of another run; what is given here comes first."""
+    start_from: str | None = None
+    """Begin with the trained weights of this run, pipeline of diffusers or checkpoint that ships
+    (its path, name or Hub id) rather than anew; the new run keeps its networks and its chain."""
+    start_classes: Literal["same", "new", "none"] = "same"
+    """With --start-from, for images of other classes than the model's: new gives it an embedding of
+    theirs, where classes of the same name keep what they learned; none takes its classes away."""
+    size: int | str | None = None
+    """What to cut the pictures of a folder to, 32, or 16x24, height × width; 32 by default."""
+    crops: int | None = None
+    """Of photographs that are much larger than --size: how many crops at random places each one
+    gives to train on, the same ones each time; those for validation and test give one."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; by default what the pictures of a folder are."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluate_levels: int | Literal["all"] | None = None
+    """Levels an image for the bound of the test split in the report: a number, or all, whatever
+    time that takes. By default as many as fit into what may follow training: evaluation, samples
+    and report together take a fifth of its time, or 20 s."""
+    evaluate_images: int | None = None
+    """At most so many images of each split are evaluated for the report, whatever time that takes;
+    by default as many as fit, or 300 with --evaluate-levels."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Where to follow training, beside metrics.jsonl: tensorboard needs the extra `tracking`."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    threads: int | None = None
+    """CPU threads; by default the faster of one and all is measured at first. Fix it, and the
+    precision, to repeat a run to the last bit."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        levels = None if self.evaluate_levels == "all" else self.evaluate_levels
+        self.training.check()
+        self.settings.check()
+        at_least_one(
+            crops=self.crops,
+            evaluate_images=self.evaluate_images,
+            evaluate_levels=levels,
+            threads=self.threads,
+        )
+        if self.out is None:
+            raise NelboError("--out is missing: give the run directory")
+        if self.data is None:
+            raise NelboError("DATA is missing: give digits, another data set, or a folder")
+        if self.resume and self.overwrite:
+            raise NelboError("--resume goes on with a run and --overwrite replaces it: choose one")
+        if self.resume and self.config is not None:
+            raise NelboError("--resume takes the run's own settings: leave --config out")
+        if self.start_from is None and self.start_classes != "same":
+            raise NelboError("--start-classes takes effect with --start-from only")
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the model, which every kind has of its own, as the field `model`."""
+        return self.model  # type: ignore[attr-defined]
+
+    def with_settings(self, settings: Any, **others: Any) -> Self:
+        """The same with other settings of the model, and other fields by name."""
+        return replace(self, model=settings, **others)  # type: ignore[call-arg]
+
+    def found_again(self) -> Self:
+        """With paths as they are found again from another directory."""
+        start = self.start_from
+        if start is None or not Path(start).exists():  # the name of a checkpoint, or a Hub id
+            return self
+        return replace(self, start_from=str(Path(start).resolve()))
+
+    def begun(self, given: Given) -> Self:
+        """With the defaults that follow from the options that are given on the command line.
+
+        Raises:
+            NelboError: an option that has no effect on this run.
+        """
+        return self
