@@ -88,6 +88,17 @@ def test_each_end_is_encoded_under_its_own_condition():
     torch.testing.assert_close(frames[1:2], sampler.sample(model, middle, condition=condition[1:2]))
 
 
+def test_inversion_is_not_guided_wherever_the_guidance_was_given():
+    model, condition = make(), Condition(label=torch.tensor([3, 8]))
+    ends = torch.rand(2, *SHAPE, dtype=torch.float64) * 2 - 1
+    edit = Interpolation(2, DDIM(6))
+    guided = edit.edit(model, ends, condition=condition, guidance=2.0)
+    torch.testing.assert_close(edit.edit(model.guided(2.0), ends, condition=condition), guided)
+    x_T = Inversion(DDIM(6), edit.refinements).edit(model, ends, condition=condition)
+    walked = DDIM(6).sample(model, x_T, condition=condition, guidance=2.0)
+    torch.testing.assert_close(guided, walked, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,13 @@ def test_visits_levels_of_ones_own_and_leaves_out_steps(sampler):
 def test_mistakes_are_explained(sampler, options, message):
     with pytest.raises(NelboError, match=message):
         make().sample(1, dataclasses.replace(sampler, **options))
+
+
+@pytest.mark.parametrize(("name", "kind"), SAMPLERS.items())
+def test_is_described(name, kind):
+    page = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    assert f"`{kind}(" in page
+    assert getattr(samplers, kind).__module__ == f"nelbo.samplers.{name}"
 
 
 @pytest.mark.parametrize("kind", SAMPLERS.values())

@@ -40,7 +40,7 @@ _SCHEDULES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
     "sigmoid": NoiseSchedule.sigmoid,
 }
 
-# What a pipeline of diffusers insists on, whatever the file says.
+# What a pipeline of diffusers insists on, whatever the file holds.
 PIPELINE_FIELDS: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"clip_sample": False, "steps_offset": 1},
     "StableDiffusionImg2ImgPipeline": {"clip_sample": False, "steps_offset": 1},
@@ -199,7 +199,7 @@ def _threshold_fields(model: Diffusion) -> dict[str, Any]:
 def _variance_type(model: Diffusion) -> str:
     """diffusers' name of the reverse variance; for an analytic one, what comes closest.
 
-    Where the network has channels for a learned variance, the pipeline must be told of them.
+    Where the network has channels for a learned variance, the pipeline must declare them.
     """
     if model.variance != "analytic":
         return model.variance
