@@ -393,7 +393,7 @@ def _variances_of_pairs(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, 
 
 
 def _largest_share(variances: Float[Tensor, " terms"], single: Float[Tensor, " terms"]) -> float:
-    """What the largest variance of a single draw has of the sum of all; nan where there is none."""
+    """The share of the largest variance of a single draw in the sum of all; nan without any."""
     total = variances.sum().item()
     return single.max().item() / total if total > 0 and math.isfinite(total) else math.nan
 

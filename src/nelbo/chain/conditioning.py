@@ -1,4 +1,4 @@
-r"""What a network may be told beside :math:`x_t` and :math:`t`.
+r"""What a network may be conditioned on beside :math:`x_t` and :math:`t`.
 
 Every term of the bound holds for a conditional model :math:`p(x_0 \mid c)` as well, with
 :math:`c` passed to each :math:`p(x_{t-1} \mid x_t, c)`. A `Condition` carries :math:`c`.
@@ -73,9 +73,9 @@ class Condition:
         label: class of each example, (B,) int64; -1 stands for "no label".
         text: embedded prompt of each example, (B, N, D) float.
         control: spatial control of each example, (B, C, H, W) float.
-        pooled_text: one vector for each prompt, (B, D) float, as SDXL is told beside the tokens.
+        pooled_text: one vector for each prompt, (B, D) float, which SDXL takes beside the tokens.
         size: original height and width, top and left of the crop, target height and width of each
-            picture in pixels, (B, 6), as SDXL is told them.
+            picture in pixels, (B, 6), which SDXL takes.
 
     Raises:
         NelboError: a field that is no tensor with a batch, or fields of different batches.

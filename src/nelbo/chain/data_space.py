@@ -74,7 +74,7 @@ class Pixels:
             )
 
     def check_levels(self, levels: int, source: str) -> None:
-        """Raise `NelboError` unless images of `source`, of so many levels, have a probability."""
+        """Raise `NelboError` unless images of `source` with this many levels have a probability."""
         if levels != self.levels:
             raise NelboError(f"{source} has {levels} pixel levels, the model has {self.levels}")
 

@@ -33,8 +33,8 @@ class Estimate:
     """A dataset mean with its standard error and the parts of that; see `docs/evidence.md`.
 
     Print `standard_error` as the one error of the mean and the parts as parts of it: their squares
-    add up to its square. `interval` turns it into an interval, `warnings` says where neither may be
-    trusted.
+    add up to its square. `interval` turns it into an interval, `warnings` notes where neither may
+    be trusted.
 
     Attributes:
         mean: over the examples.
@@ -43,7 +43,7 @@ class Estimate:
             example adds to that spread, so this error holds both parts.
         monte_carlo_error: the part of it that is an error of the mean over these very examples,
             from the noise and the levels that were drawn: what more of them would shrink. Zero
-            where nothing was drawn, nan where there are too few draws to tell.
+            where nothing was drawn, nan where there are too few draws.
         examples: how many there are; 0 where that is not known.
         largest: the place of the example that is farthest from the mean, −1 where not known.
         largest_share: what that example has of the variance over examples, in 0..1.

@@ -1,4 +1,4 @@
-r"""Which levels of a chain to evaluate, so that a few of them tell the bound of all.
+r"""Which levels of a chain to evaluate, so that a few of them estimate the bound of all.
 
 The score matching part of the bound is a sum over levels. Draw :math:`t_1, \dots, t_K` so that
 level t is expected :math:`K \pi(t)` times among them. Then, whatever :math:`\pi > 0`,
@@ -46,7 +46,7 @@ class Estimator(ABC):
 
     Attributes:
         reconstructions: draws of x_1, of which `Bound.reconstruction` is the mean; two or more
-            tell its Monte Carlo variance. Zero leaves the term out, nan, for `Bound.merge` with
+            give its Monte Carlo variance. Zero leaves the term out, nan, for `Bound.merge` with
             rounds that have it.
         antithetic: use every noise ε with both signs, at twice the network evaluations. The mean
             over both is what `Bound` holds for a draw.

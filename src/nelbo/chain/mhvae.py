@@ -276,7 +276,7 @@ class TractableMHVAE(MHVAE):
 
         Args:
             x_0: data, (B, ...).
-            condition: what the model is told of each example.
+            condition: what the model is conditioned on for each example.
             levels: None evaluates every level 2..T once, which is exact but for one noise draw a
                 level. An int K evaluates K levels an example, one drawn from each of K equal
                 strata of 2..T, weighted so that the estimate is unbiased. Other ways to draw them

@@ -89,7 +89,7 @@ class Model(Protocol):
         levels: int | Estimator | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
-        """Where in each example the nats go; None for a model that does not tell."""
+        """Where in each example the nats go; None for a model without such a map."""
 
     def sample(
         self,
@@ -250,7 +250,7 @@ class BaseModel(nn.Module, ABC):
         levels: int | Estimator | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
-        """Where in each example the nats go, a `BoundMap`; None where the model does not tell."""
+        """Where in each example the nats go, a `BoundMap`; None for a model without one."""
         return None
 
     @abstractmethod

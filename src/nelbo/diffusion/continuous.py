@@ -16,8 +16,8 @@ for a network that knows the noise. The shape of γ(t) between its ends is then 
   the loss of the example (section 5.3 and appendix I.2).
 
 `ContinuousDiffusion.chain` is the same model with T levels: level t has the noise of time
-:math:`(t - 1)/(T - 1)`, so that the network, told :math:`(T - 1) t` in continuous time, is told
-t − 1 at level t, as by every chain. Level t ≥ 2 of that chain stands for the times since level
+:math:`(t - 1)/(T - 1)`, so that the network's time, :math:`(T - 1) t` in continuous time, is
+t − 1 at level t, as in every chain. Level t ≥ 2 of that chain stands for the times since level
 t − 1, and level 1 is both the first time and the reconstruction term.
 """
 
@@ -83,7 +83,7 @@ class ContinuousDiffusion(nn.Module):
         self.gamma = gamma
 
     def chain(self) -> Diffusion:
-        """The model with this schedule, at the levels whose times the network is told."""
+        """The model with this schedule, at the levels of whole network times."""
         return self.model.replace(schedule=self.gamma.discretize(self.model.num_levels))
 
     def prior_matching(self, x_0: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
@@ -107,7 +107,7 @@ class ContinuousDiffusion(nn.Module):
 
         Args:
             x_0: data, (B, ...).
-            condition: what the model is told of each example.
+            condition: what the model is conditioned on for each example.
             levels: None draws a time for every level, an int K for K stratified ones.
             generator: the source of times and noise.
 
@@ -153,7 +153,7 @@ class ContinuousDiffusion(nn.Module):
 
         Args:
             x_0: the data, or a part of it.
-            condition: what the network is told beside.
+            condition: what the network is conditioned on, one entry an example.
             generator: draws the levels, the times within them, then the noise.
             part: which part `x_0` is.
             level_sampler: draws the levels; by default evenly spread ones.
@@ -192,7 +192,7 @@ class ContinuousDiffusion(nn.Module):
             t: levels in 1..T.
             place: where between the times of levels t − 1 and t, in [0, 1).
             noise: ε, as x_0.
-            condition: what the network is told beside.
+            condition: what the network is conditioned on, one entry an example.
         """
         model, is_first = self.model, t == 1
         network_time = torch.where(is_first, 0.0, t - 2 + place)

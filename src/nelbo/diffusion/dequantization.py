@@ -11,8 +11,8 @@ where p(z) is the flow's density at its start. The weight below is
 
 * ``decoder``: z is :math:`x_1 \sim q(x_1|x_0)` and p(x_0|z) the model's own reconstruction term.
   The network sees what it was trained on, and the flow replaces all terms of the bound but this.
-* ``uniform``: z is uniform in the bin of x_0, and p(x_0|z) says whether z is in it (Theis et al.
-  2016).
+* ``uniform``: z is uniform in the bin of x_0, and p(x_0|z) is 1 where z is in it, else 0
+  (Theis et al. 2016).
 * ``truncated_normal``: the same with a normal of the flow's own noise scale, cut off at the edges
   of the bin (Zheng et al. 2023, section 4.1); with narrow noise it is nearly q(x_1|x_0).
 * ``none``: z is x_0 itself, for continuous data. The density is then that of the data with the
@@ -67,12 +67,12 @@ def dequantize(
     noise_scale: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Dequantization:
-    """One state an example, drawn as `kind` says, with its log-weight.
+    """One state an example, drawn in the way that `kind` names, with its log-weight.
 
     Args:
         model: whose data and level 1.
         x_0: data, (B, ...).
-        condition: what the model is told of each example.
+        condition: what the model is conditioned on for each example.
         kind: "decoder", "truncated_normal", "uniform" or "none".
         noise_scale: s/a at which the flow starts; by default that of level 1.
         generator: the source of all noise.

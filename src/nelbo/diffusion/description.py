@@ -17,7 +17,7 @@ from nelbo.networks.guidance import GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
-# Stable Diffusion's, where a config says nothing of the size of latents.
+# Stable Diffusion's, where a config does not hold the size of latents.
 _UNKNOWN_SHAPE = (4, 64, 64)
 
 
@@ -40,12 +40,12 @@ class DescribedChain(GaussianEncoder):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the network is told of; 0 for an unconditional one."""
+        """How many classes the network is conditioned on; 0 for an unconditional one."""
         return getattr(getattr(self.network, "config", None), "num_class_embeds", None) or 0
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the network is told a label or text; a callable without a config may be."""
+        """Whether the network takes a label or text; a callable without a config may."""
         config = getattr(self.network, "config", None)
         return config is None or bool(
             self.num_classes

@@ -19,8 +19,8 @@ rescaling and steps can be long. Where the model clips :math:`\hat x_0`, so does
 derivative of the clip.
 
 **From levels to time.** The chain knows the levels 1..T only. Between them a and s are those of u
-itself, and the network is told the fraction of a level that is linear in u, as the samplers for
-ODEs do. A network that accepts whole numbers only cannot be used.
+itself, and the network's time is linear in u, as in the samplers for ODEs. A network that accepts
+whole numbers only cannot be used.
 
 **From pixels to densities.** See `nelbo.diffusion.dequantization`.
 """
@@ -57,7 +57,7 @@ Trace = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    """What the flow says of each example of a batch.
+    """The likelihood of each example of a batch by the flow.
 
     Attributes:
         log_likelihood: log P(x_0) or a lower bound on it, for pixels; log p(x_0) for continuous
@@ -97,7 +97,7 @@ def log_likelihood(
     Args:
         model: the model, in evaluation mode.
         x_0: data, (B, ...).
-        condition: what the model is told of each example.
+        condition: what the model is conditioned on for each example.
         dequantization: how pixels become real numbers: "decoder" (the default for pixels),
             "truncated_normal" or "uniform"; "none" (the default for continuous data) takes x_0
             itself for the state at level 1. See `nelbo.diffusion.dequantization`.
@@ -168,7 +168,8 @@ def decode(
 class FlowTime:
     """The network's time at any log noise scale u = log(s/a) between levels 1 and T.
 
-    A last level without signal lies at infinity; the flow then ends at the one before.
+    Unlike that of `NoiseSchedule.at_sigma` it goes beyond σ = 2¹². A last level without signal lies
+    at infinity; the flow then ends at the one before.
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
@@ -333,8 +334,11 @@ def _exact_trace(x_0: Tensor, x: Tensor) -> Tensor:
 def _check_options(
     model: Diffusion, trace: str, probes: int, draws: int, method: str, rtol: float, atol: float
 ) -> None:
-    if not isinstance(model, Diffusion):
-        raise NelboError(f"a flow needs a Diffusion model, got {type(model).__name__}")
+    if model.chain is not model:
+        raise NelboError(
+            f"a flow needs a Diffusion model, got {type(model).__name__}: "
+            "nelbo.evidence.likelihood takes any model with a chain"
+        )
     if trace not in TRACES:
         raise NelboError(unknown("trace", trace, TRACES))
     if method not in METHODS:
@@ -347,7 +351,7 @@ def _check_options(
 
 
 def check_draws(draws: int, trace: str) -> None:
-    """Raise `NelboError` unless the mean of so many likelihoods with this trace is a bound."""
+    """Raise `NelboError` unless the mean of `draws` likelihoods with this trace is a bound."""
     if draws < 1:
         raise NelboError(f"draws must be at least 1, got {draws}")
     if draws > 1 and trace != "exact":

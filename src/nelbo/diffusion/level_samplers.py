@@ -38,7 +38,7 @@ class LevelSampler:
         spread: shift a grid over π for the whole batch, rather than draw each level on its own.
 
     Attributes:
-        learns: whether π follows the losses that `update` is told.
+        learns: whether π follows the losses given to `update`.
 
     Raises:
         NelboError: probabilities that are not positive or do not sum to one.

@@ -60,7 +60,7 @@ def level_profile(
     Args:
         model: the model, evaluated where `x_0` is.
         x_0: data, (B, C, H, W).
-        condition: what the model is told of each example.
+        condition: what the model is conditioned on for each example.
         levels: about how many levels to measure, spread over 1..T; None measures all. Between
             them the logarithms of errors and of KL per unit of signal-to-noise ratio are
             interpolated linearly in log(1 − ᾱ_t), in which they are smooth.
@@ -124,8 +124,8 @@ def measure_levels(
     for group in chosen.split(max(1, pairs // len(examples))):
         parts = []
         for index in torch.arange(len(data), device=x_0.device).split(pairs):
-            told = None if condition is None else condition[examples[index]]
-            parts.append(_measure(model, data[index], noise[index], told, group))
+            some = None if condition is None else condition[examples[index]]
+            parts.append(_measure(model, data[index], noise[index], some, group))
         error, divergence, predicted = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         for row, t in enumerate(group.tolist()):
             variance, cost = _best_reconstruction(model, data, predicted[row])
@@ -190,7 +190,7 @@ def fit_variance(
     Args:
         model: the model, with any variance; a learned one is ignored from then on.
         data: x_0, (B, C, H, W), or a profile that was measured before.
-        condition: what the model is told of each example.
+        condition: what the model is conditioned on for each example.
         levels: how many levels to measure; see `level_profile`.
         draws: draws of noise for each example.
         generator: the source of all noise.
@@ -212,10 +212,10 @@ def _measure(
     """Squared error (L, B), KL (L, B) and predicted data (L, B, ...) at some levels."""
     count, batch = len(levels), len(x_0)
     data, noise = (x.repeat(count, *[1] * (x.ndim - 1)) for x in (x_0, noise))
-    told = None if condition is None else condition.repeat(count)
+    repeated = None if condition is None else condition.repeat(count)
     t = levels.repeat_interleave(batch)
     x_t = model.diffuse(data, noise, t)
-    prediction = model.predict(x_t, t, told)
+    prediction = model.predict(x_t, t, repeated)
     # There is no KL at t = 1; its place holds zeros.
     divergence = torch.zeros(len(t), dtype=data.dtype, device=data.device)
     step = (t >= 2).nonzero().flatten()

@@ -249,7 +249,7 @@ class Diffusion(DescribedChain):
 
         Raises:
             NelboError: a condition of another number of examples, an `x_T` of another shape, or
-                guidance of a model that is told nothing.
+                guidance of an unconditional model.
         """
         check_condition(condition, n)
         if sampler is None:

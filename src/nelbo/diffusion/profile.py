@@ -1,7 +1,7 @@
 r"""What each level of a chain costs, measured on data once.
 
 The network's squared error at a level, :math:`E\|x_0 - \hat x_0(x_t)\|^2`, does not depend on which
-other levels a chain has. So one profile of the whole chain tells the bound of every respaced one,
+other levels a chain has. So one profile of the whole chain gives the bound of every respaced one,
 the variances that make it best, and which levels to keep: see `nelbo.diffusion.variance` and
 `nelbo.diffusion.optimal_levels`.
 """

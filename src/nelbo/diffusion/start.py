@@ -17,7 +17,7 @@ from nelbo.diffusion.schedule import NoiseSchedule
 # Signal that the last level of a chain may hold, as a share of the variance: Stable Diffusion's
 # holds 0.5% and draws well.
 _LARGEST_AT_THE_END = 0.01
-# Below the end: as much as tells the state of a 32×32 colour picture from noise by one nat, and
+# Below the end: one nat between the state of a 32×32 colour picture and noise, and
 # twice what the end of the chain holds.
 _LARGEST_WITHIN, _TIMES_THE_END = 0.001, 2.0
 

@@ -176,7 +176,7 @@ class LatentChain(DescribedLatents):
 
         Args:
             x_0: images on the levels of `data`, (B, C, H, W).
-            condition: what the prior is told of each; without one a model of text is the
+            condition: what the prior is conditioned on for each; without one a model of text is the
                 unconditional one.
             levels: how many levels of the prior to evaluate an image, as `TractableMHVAE.elbo`;
                 `reconstructions` counts draws of z_0, each with one of z_1.
@@ -260,7 +260,7 @@ class LatentChain(DescribedLatents):
         return super().path_elbo(x_0, condition, generator=generator)
 
     def condition_of(self, batch: Tensor, condition: Condition | None) -> Condition | None:
-        """What the prior is told of a batch: `condition`, or without one nothing.
+        """The condition of the prior for a batch: `condition`, or without one that of no prompt.
 
         Raises:
             NelboError: a condition of another number of examples.

@@ -1,6 +1,6 @@
-"""What the prior of a latent model is told: prompts and control as its condition, and its guidance.
+"""The condition of the prior of a latent model, of prompts and control, and its guidance.
 
-A prompt becomes the vectors that the prior attends to; where its network is told the size of the
+A prompt becomes the vectors that the prior attends to; where its network takes the size of the
 picture as well, that of a whole one goes with it. The unconditional model is the empty prompt's, or
 what stands for it in SDXL.
 """
@@ -26,7 +26,7 @@ Prompt = str | Sequence[str | None]
 
 @dataclass(frozen=True)
 class PriorCondition:
-    """Makes conditions of what a user says.
+    """Makes conditions of prompts, control and guidance.
 
     Attributes:
         prior: the diffusion model of latents.
@@ -84,7 +84,7 @@ class PriorCondition:
         return self.prior.guided(guidance, unconditional), condition
 
     def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
-        """What the prior is told of `n` images: `condition`, or without one nothing.
+        """The condition of the prior for `n` images: `condition`, or without one that of no prompt.
 
         Raises:
             NelboError: a condition of another number of examples.
@@ -132,7 +132,7 @@ class PriorCondition:
         return self.of_prompts(prompt)
 
     def _with_size(self, condition: Condition) -> Condition:
-        """With the size of a whole picture, where the network is told one."""
+        """With the size of a whole picture, where the network takes one."""
         config = getattr(self.prior.network, "config", None)
         if not isinstance(config, TextUNetConfig) or config.addition_embed_type != "text_time":
             return condition
