@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from nelbo.training.config import TrainingConfig
+from nelbo.training.processes import is_sharded
 
 # The share of the learning rate that a warm-up begins with, where it is not known by steps.
 _LEAST_RATE = 0.02
@@ -19,7 +19,7 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     # Gains and biases are not decayed. What is sharded is not updated in one call with what is not.
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        kind = parameter.ndim >= 2, isinstance(parameter, DTensor)
+        kind = parameter.ndim >= 2, is_sharded(parameter)
         groups.setdefault(kind, []).append(parameter)
     device = next(model.parameters()).device.type
     return torch.optim.AdamW(

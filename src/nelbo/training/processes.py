@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from nelbo.base.errors import NelboError
@@ -139,7 +138,7 @@ class Processes:
         if not self.sharded:
             return
         beside = [p.grad for p in model.parameters() if p.grad is not None]
-        beside = [gradient for gradient in beside if not isinstance(gradient, DTensor)]
+        beside = [gradient for gradient in beside if not is_sharded(gradient)]
         if beside:
             joined = torch.cat([gradient.flatten() for gradient in beside])
             distributed.all_reduce(joined)
@@ -197,20 +196,33 @@ def _is_of_a_connection(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(word in said for word in _CONNECTION)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over the processes, a DTensor.
+
+    It is asked, because the import of its class takes a third as long as that of torch.
+    """
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, as a whole; every process must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's share of a tensor that may be sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    own = getattr(tensor, "to_local", None)
+    return tensor if own is None else own()
 
 
 @torch.no_grad()
 def assign(target: Tensor, value: Tensor) -> None:
     """Write a whole tensor into one that may be sharded."""
-    if isinstance(target, DTensor):
+    if is_sharded(target):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)
         value = value.to(target.device)
         target.copy_(distribute_tensor(value, target.device_mesh, target.placements))
     else:
@@ -227,7 +239,7 @@ def clip_gradients(model: nn.Module, most: float) -> float:
     weights: dict[bool, list[Tensor]] = {}
     for weight in model.parameters():
         if weight.grad is not None:
-            sharded = isinstance(weight, DTensor)
+            sharded = is_sharded(weight)
             weights.setdefault(sharded, []).append(weight)
             gradients.setdefault(sharded, []).append(weight.grad)
     norms = [whole(get_total_norm(some)) for some in gradients.values()]

@@ -25,7 +25,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import generator_for
@@ -36,7 +35,7 @@ from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverage
 from nelbo.training.optimizer import adamw, rate_factor
 from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast
-from nelbo.training.processes import Processes, clip_gradients
+from nelbo.training.processes import Processes, clip_gradients, is_sharded
 from nelbo.training.task import Task, Terms
 
 # Smoothing of the running loss and bound that are shown.
@@ -216,7 +215,7 @@ class Trainer:
         Raises:
             NelboError: fp16 where only some of the weights are sharded.
         """
-        kinds = {isinstance(weight, DTensor) for weight in self.model.parameters()}
+        kinds = {is_sharded(weight) for weight in self.model.parameters()}
         if precision == "fp16" and len(kinds) > 1:
             raise NelboError(
                 "the gradient scaler of fp16 does not take sharded weights beside others, such as "
