@@ -30,7 +30,7 @@ from nelbo.chain.data_space import Continuous, Pixels
 from nelbo.data import load_data
 from nelbo.families import LDS
 from nelbo.families.emissions import Categorical, Emission, Gaussian
-from nelbo.families.hmm import Chain, expect, maximise
+from nelbo.families.hmm_em import Chain, expect, maximise
 from nelbo.families.kalman import kalman_filter
 from nelbo.families.raster import to_rows
 

@@ -12,7 +12,7 @@ from nelbo.families import Family
 
 
 def every_image(shape: tuple[int, int, int], levels: int) -> Tensor:
-    """All images of so many levels, in network space."""
+    """All images of `levels` pixel levels, in network space."""
     channels, height, width = shape
     values = itertools.product(range(levels), repeat=channels * height * width)
     return Pixels(levels).to_network(torch.tensor(list(values)).view(-1, *shape))

@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo import Continuous, NelboError, Pixels
 from nelbo.families import HMM
 from nelbo.families.emissions import Categorical, Emission, Gaussian
-from nelbo.families.hmm import Chain, expect, log_likelihood, maximise
+from nelbo.families.hmm_em import Chain, expect, log_likelihood, maximise
 from nelbo.families.hmm_inference import hmm_smoother
 from tests.families.brute_force import total_probability
 from tests.families.contract import check_contract

@@ -17,7 +17,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from nelbo import Continuous, NelboError, Pixels
 from nelbo.data import load_data
 from nelbo.families import PPCA
-from nelbo.families.ppca import LinearGaussian, em_step, log_density
+from nelbo.families.linear_gaussian import LinearGaussian, em_step, log_density
 from tests.families.contract import check_contract
 
 
@@ -122,7 +122,7 @@ def test_the_bound_of_pixels_against_the_probability_of_boxes():
     levels[:, 1] = (levels[:, 0] + levels[:, 1] // 3).clamp(max=3)
     space = Pixels(4)
     model = PPCA(1).fit(as_images(space.to_network(levels)), data=space)
-    p = model.parameters_
+    p = model.linear_gaussian
     covariance = (p.weight @ p.weight.T + p.variance * torch.eye(2)).numpy()
     every = torch.tensor(list(itertools.product(range(4), repeat=2)))
     evidence = model.evidence(as_images(space.to_network(every)))
@@ -169,7 +169,7 @@ def test_constant_pixels():
 def test_samples_have_the_covariance_of_the_model(generator):
     x = as_images(correlated(100, 4))
     model = PPCA(2).fit(x)
-    p = model.parameters_
+    p = model.linear_gaussian
     drawn = model.sample(40_000, generator=generator).flatten(1).double()
     expected = p.weight @ p.weight.T + p.variance * torch.eye(4)
     torch.testing.assert_close(drawn.mean(0), p.mean, atol=0.01, rtol=0)

@@ -98,11 +98,12 @@ class AutoregressiveNetwork(Family):
 
     def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Evidence:
         """−log P(x), exact."""
-        return Costs.of("exact", {"likelihood": -self.log_prob(x_0)}, x_0)
+        found = torch.cat([self.log_prob(part) for part in x_0.split(self.recipe.batch_size)])
+        return Costs.of("exact", {"likelihood": -found}, x_0)
 
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """One value after the other."""
-        x = torch.zeros(n, self.dims, dtype=self.head_dtype)
+        x = torch.zeros(n, self.dims, dtype=self.head_dtype, device=self.device)
         state = None
         for i in range(self.dims):
             features, state = self.sequence.step(self.neighbours.at(x, i), state)

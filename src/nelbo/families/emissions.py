@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from nelbo.chain.data_space import DataSpace, Pixels
-from nelbo.chain.distributions import DiscretizedNormal
+from nelbo.chain.distributions import DiscretizedNormal, randn_like
+from nelbo.families.noise import choose
 from nelbo.families.rounding import least_variance, nearest_pixels
 
 # The logarithm of nothing, which may be multiplied by zero.
@@ -83,7 +84,7 @@ class Categorical(Emission):
         """The sum of the logarithms of the table's entries."""
         states, values, levels = parameters.shape
         table = parameters.log().clamp(min=_LOG_ZERO).permute(1, 2, 0).reshape(-1, states)
-        rows = self.space.to_levels(x) + torch.arange(values) * levels
+        rows = self.space.to_levels(x) + torch.arange(values, device=x.device) * levels
         return embedding_bag(rows.flatten(0, 1), table, mode="sum").unflatten(0, x.shape[:2])
 
     def moments(
@@ -108,7 +109,7 @@ class Categorical(Emission):
     ) -> Float[Tensor, "batch values"]:
         """A level for each value."""
         p = parameters[states].flatten(0, 1)
-        k = torch.multinomial(p, 1, generator=generator).view(len(states), -1)
+        k = choose(p, generator).view(len(states), -1)
         return k.double() * (2 / (self.space.shown_levels - 1)) - 1
 
 
@@ -162,7 +163,7 @@ class Gaussian(Emission):
     ) -> Float[Tensor, "batch values"]:
         """A normal draw; of pixels, rounded."""
         mean, variance = parameters[:, states]
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        noise = randn_like(mean, generator)
         return nearest_pixels(mean + variance.sqrt() * noise, self.space)
 
 

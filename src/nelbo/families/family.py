@@ -8,6 +8,7 @@ one line in `nelbo.families`.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 from abc import abstractmethod
@@ -84,7 +85,7 @@ class Family(BaseModel):
         """Register the parameters and buffers, whose shapes follow from shape, data and options.
 
         Raises:
-            NelboError: images too large for this family, or of a kind that it has no model for.
+            NelboError: images too large for this family, or of an unsupported kind.
         """
 
     @abstractmethod
@@ -124,6 +125,11 @@ class Family(BaseModel):
         return math.prod(self.image_shape)
 
     @property
+    def device(self) -> torch.device:
+        """Where the parameters and buffers are; the CPU before the model is fitted."""
+        return next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
+    @property
     def allows_missing(self) -> bool:
         """Whether `fit` takes nan for values that are not known."""
         return False
@@ -148,7 +154,7 @@ class Family(BaseModel):
             seed: of everything that is drawn.
 
         Raises:
-            NelboError: images that this family has no model for; the message says what to do.
+            NelboError: unsupported images, or a fit that became singular or diverged.
         """
         for _ in self.fit_steps(images, data=data, time_budget=time_budget, seed=seed):
             pass
@@ -185,6 +191,11 @@ class Family(BaseModel):
                     return
                 self.last_step = step
                 yield step
+        except torch.linalg.LinAlgError as error:
+            raise NelboError(
+                f"the fit of {self.name} to {examples.source} became singular: use fewer latents, "
+                f"or more images ({error})"
+            ) from error
         finally:
             steps.close()
             self.eval()
@@ -193,7 +204,7 @@ class Family(BaseModel):
         """Make room for the parameters of images of this shape.
 
         Raises:
-            NelboError: images that this family has no model for.
+            NelboError: images of an unsupported kind or size.
         """
         if not isinstance(space, self.spaces):
             names = " or ".join(kind.__name__ for kind in self.spaces)

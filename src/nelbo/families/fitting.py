@@ -61,7 +61,7 @@ class Patience:
 
     Args:
         least: the smallest improvement that counts.
-        steps: how many figures without one are borne.
+        steps: how many figures in a row may come without one.
     """
 
     def __init__(self, least: float, steps: int = 1) -> None:

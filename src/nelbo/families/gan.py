@@ -27,6 +27,7 @@ from torch.nn.functional import softplus
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
+from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.convolution import ImageToVector, VectorToImage, check_width
 from nelbo.families.examples import Examples
@@ -145,11 +146,13 @@ class GAN(Family):
 
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Images of the averaged generator; of pixels, rounded."""
-        z = torch.randn(n, self.latents, generator=generator)
-        return nearest_pixels(self.average(z), self.data)
+        return nearest_pixels(self.average(self._latents(n, generator)), self.data)
 
     def _made(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.generator(torch.randn(n, self.latents, generator=generator))
+        return self.generator(self._latents(n, generator))
+
+    def _latents(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return randn_like(torch.empty(n, self.latents, device=self.device), generator)
 
     @torch.no_grad()
     def _follow(self, number: int) -> None:

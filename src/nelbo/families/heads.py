@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.families.noise import choose, rand_like
 from nelbo.families.rounding import nearest_pixels
 
 # Pixels of more levels than these have a mixture, whose neighbouring levels are alike.
@@ -65,7 +66,7 @@ class Softmax(Head):
     ) -> Float[Tensor, " batch"]:
         """A level for each."""
         p = self.logits(features).softmax(-1)
-        return self.space.to_network(torch.multinomial(p, 1, generator=generator)[:, 0])
+        return self.space.to_network(choose(p, generator))
 
 
 class LogisticMixture(Head):
@@ -103,9 +104,9 @@ class LogisticMixture(Head):
     ) -> Float[Tensor, " batch"]:
         """A component for each, then a logistic draw; of pixels, rounded."""
         log_weight, mean, log_scale = self.components(features)
-        which = torch.multinomial(log_weight.exp(), 1, generator=generator)
+        which = choose(log_weight.exp(), generator)[:, None]
         mean, log_scale = mean.gather(1, which)[:, 0], log_scale.gather(1, which)[:, 0]
-        unit = torch.rand(mean.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+        unit = rand_like(mean, generator).clamp(1e-6, 1 - 1e-6)
         return nearest_pixels(mean + log_scale.exp() * unit.logit(), self.space)
 
     def components(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

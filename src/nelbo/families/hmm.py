@@ -12,10 +12,8 @@ emissions is chosen on them, and the last M-step is made on all images.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
@@ -27,11 +25,10 @@ from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Patience, Steps
-from nelbo.families.hmm_inference import hmm_filter, hmm_smoother
+from nelbo.families.hmm_em import Chain, Expected, expect, log_likelihood, maximise
+from nelbo.families.noise import choose
 from nelbo.families.raster import from_rows, to_rows
 
-# Values of one block of log-likelihoods and states, so that memory is bounded.
-_VALUES = 2**22
 _LARGEST_EMISSION = 2**24
 # Of the states that start a run of EM: rounds of k-means.
 _ROUNDS = 5
@@ -40,92 +37,6 @@ _LOG_PSEUDOCOUNT = (math.log(1e-3), math.log(1e3))
 _CUTS = 12
 # While EM runs: without it a level not yet seen in any image would end the reading.
 _SMALL = 0.1
-
-
-class Chain(NamedTuple):
-    """The parameters of a hidden Markov model, float64.
-
-    Attributes:
-        initial: π, (S,).
-        transition: A, (S, S), rows sum to one.
-        emission: those of the `Emission`.
-    """
-
-    initial: Float[Tensor, " states"]
-    transition: Float[Tensor, "states states"]
-    emission: Tensor
-
-
-class Expected(NamedTuple):
-    """What the E-step hands to the M-step; of several batches the sums.
-
-    Attributes:
-        initial: how many sequences start in each state.
-        transitions: how often each transition is made.
-        moments: those of the `Emission`.
-        log_likelihood: log p of all sequences, nats.
-        sequences: how many there are.
-    """
-
-    initial: Tensor
-    transitions: Tensor
-    moments: Tensor
-    log_likelihood: Tensor
-    sequences: int
-
-    def plus(self, other: Expected) -> Expected:
-        """Those of both batches."""
-        return Expected(
-            self.initial + other.initial,
-            self.transitions + other.transitions,
-            self.moments + other.moments,
-            self.log_likelihood + other.log_likelihood,
-            self.sequences + other.sequences,
-        )
-
-
-def expect(p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]) -> Expected:
-    """The E-step, a bounded number of sequences at a time."""
-    total: Expected | None = None
-    for part in x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2]))):
-        found = hmm_smoother(p.initial, p.transition, emission.log_density(p.emission, part))
-        sums = Expected(
-            found.states[:, 0].sum(0),
-            found.transitions,
-            emission.moments(part, found.states),
-            found.log_likelihood.sum(),
-            len(part),
-        )
-        total = sums if total is None else total.plus(sums)
-    assert total is not None
-    return total
-
-
-def maximise(expected: Expected, emission: Emission, pseudocount: float = 0.0) -> Chain:
-    """The M-step: with no pseudocount EM never lowers the likelihood."""
-    states = len(expected.initial)
-    even = max(pseudocount, 1e-12) / states
-    initial, transitions = expected.initial + even, expected.transitions + even
-    return Chain(
-        initial / initial.sum(),
-        transitions / transitions.sum(1, keepdim=True),
-        emission.maximise(expected.moments, pseudocount),
-    )
-
-
-def log_likelihood(
-    p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]
-) -> Float[Tensor, " batch"]:
-    """log p(x) of each sequence, nats."""
-    parts = x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2])))
-    return torch.cat(
-        [
-            hmm_filter(
-                p.initial, p.transition, emission.log_likelihood(p.emission, part)
-            ).log_likelihood
-            for part in parts
-        ]
-    )
 
 
 class HMM(Family):
@@ -260,11 +171,11 @@ class HMM(Family):
         """The states one after the other, and what each emits."""
         p, emission = self.chain_parameters, self.emission
         length = self._length()
-        state = torch.multinomial(p.initial, n, replacement=True, generator=generator)
+        state = choose(p.initial.expand(n, -1), generator)
         rows = []
         for t in range(length):
             if t:
-                state = torch.multinomial(p.transition[state], 1, generator=generator)[:, 0]
+                state = choose(p.transition[state], generator)
             rows.append(emission.draw(p.emission, state, generator))
         return from_rows(torch.stack(rows, 1).reshape(n, self.image_shape[1], -1), self.image_shape)
 

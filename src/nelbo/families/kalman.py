@@ -100,7 +100,7 @@ class Smoothed(NamedTuple):
 
 def kalman_filter(p: System, x: Float[Tensor, "batch length values"]) -> Filtered:
     """Forward."""
-    eye = torch.eye(len(p.transition), dtype=x.dtype)
+    eye = torch.eye(len(p.transition), dtype=x.dtype, device=x.device)
     likelihood = torch.zeros_like(x[:, 0, 0])
     mean, covariance = x.new_zeros(len(x), len(eye)), p.initial
     predicted, filtered = [], []

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Patience, Steps
 from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother
-from nelbo.families.ppca import maximum_likelihood
+from nelbo.families.linear_gaussian import maximum_likelihood
 from nelbo.families.raster import from_rows, to_rows
 from nelbo.families.rounding import least_variance, nearest_pixels, pixel_bound
 
@@ -127,7 +128,7 @@ class LDS(Family):
         system = self.system
 
         def noise(size: int) -> Tensor:
-            return torch.randn(n, size, generator=generator, dtype=torch.float64)
+            return randn_like(system.initial.new_empty(n, size), generator)
 
         z, rows = noise(self.latents) @ _root(system.initial).T, []
         for t, offset in enumerate(system.offset):

@@ -29,6 +29,7 @@ from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.families.noise import choose
 from nelbo.families.raster import from_raster, to_raster
 
 # The largest table, in numbers of 8 bytes.
@@ -147,19 +148,19 @@ class MarkovModel(Family):
         """−log P(x), exact."""
         sequence = self._sequence(x_0)
         code = contexts(sequence, self.order, self.levels)
-        channel = torch.arange(sequence.shape[1]) % self.image_shape[0]
+        channel = torch.arange(sequence.shape[1], device=x_0.device) % self.image_shape[0]
         log_p = self.table[channel, code, sequence].log()
         return Costs.of("exact", {"likelihood": -log_p.sum(1)}, x_0)
 
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """One value after the other."""
-        sequence = torch.full((n, self.order + self.dims), self.levels)
-        digits = (self.levels + 1) ** torch.arange(self.order - 1, -1, -1)
+        at = self.table.device
+        sequence = torch.full((n, self.order + self.dims), self.levels, device=at)
+        digits = (self.levels + 1) ** torch.arange(self.order - 1, -1, -1, device=at)
         for i in range(self.dims):
             code = (sequence[:, i : i + self.order] * digits).sum(1)
             p = self.table[i % self.image_shape[0], code]
-            drawn = torch.multinomial(p, 1, generator=generator)[:, 0]
-            sequence[:, i + self.order] = drawn
+            sequence[:, i + self.order] = choose(p, generator)
         assert isinstance(self.data, Pixels)
         return self.data.to_network(from_raster(sequence[:, self.order :], self.image_shape))
 

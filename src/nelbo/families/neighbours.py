@@ -41,14 +41,14 @@ class Neighbours(nn.Module):
         before, above = torch.zeros_like(x), torch.zeros_like(x)
         before[:, 1:] = x[:, :-1]
         above[:, self.row :] = x[:, : -self.row]
-        return self(before, above, torch.arange(x.shape[1]))
+        return self(before, above, torch.arange(x.shape[1], device=x.device))
 
     def at(self, x: Float[Tensor, "batch length"], i: int) -> Float[Tensor, "batch width"]:
         """Features at step i, of a sequence of which what is before i is known."""
         nothing = torch.zeros_like(x[:, :1])
         before = x[:, i - 1 : i] if i else nothing
         above = x[:, i - self.row : i - self.row + 1] if i >= self.row else nothing
-        return self(before, above, torch.tensor([i]))[:, 0]
+        return self(before, above, torch.tensor([i], device=x.device))[:, 0]
 
     def forward(
         self,

@@ -12,8 +12,7 @@ which is the **recurrent** mode. The same map is a convolution, :math:`y = K * u
 **convolutional** mode (S4D, Gu et al. 2022, with A = −1/2 + iπn at first).
 
 `SelectiveLayer` makes Δ, B and C functions of the input (Mamba, Gu & Dao 2023, eq. 2), with real
-A < 0. It is then no convolution; whole sequences are computed by doubling steps of the associative
-:math:`(a, b) \circ (a', b') = (a a', a' b + b')`.
+A < 0. It is then no convolution, and whole sequences are computed by the recurrence too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.utils.checkpoint import checkpoint
 
 # The steps Δ at first, evenly spread in logarithm over channels.
 _LEAST_STEP, _LARGEST_STEP = 1e-3, 1e-1
 _RANK = 8
+# Steps of a sequence that a selective layer computes at a time.
+_PART = 64
 
 
 class StateSpaceLayer(nn.Module, ABC):
@@ -63,7 +65,7 @@ class DiagonalLayer(StateSpaceLayer):
         """By the convolution."""
         length = u.shape[1]
         a, b, c = self._discrete()
-        powers = (a.log()[:, :, None] * torch.arange(length)).exp()
+        powers = (a.log()[:, :, None] * torch.arange(length, device=u.device)).exp()
         kernel = 2 * torch.einsum("dn,dnl->dl", b * c, powers).real
         size = 2 * length  # zeros beyond the end keep it from wrapping around
         along = u.transpose(1, 2).contiguous()
@@ -103,15 +105,25 @@ class SelectiveLayer(StateSpaceLayer):
             self.to_step.bias.copy_(torch.expm1(_steps(width)).log())
 
     def forward(self, u: Float[Tensor, "batch length width"]) -> Tensor:
-        """By doubling: log₂ of the length rounds over whole sequences."""
+        """Step by step, one part of the sequence after the other.
+
+        What is within a part is computed anew for the gradient, for every step has as many numbers
+        as there are states.
+        """
+        h, found = u.new_zeros(len(u), *self.log_decay.shape), []
+        for part in u.split(_PART, 1):
+            y, h = checkpoint(self._scan, part, h, use_reentrant=False)
+            found.append(y)
+        return torch.cat(found, 1)
+
+    def _scan(self, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs after each step from the states h, and the last states."""
         a, b, c = self._selected(u)
-        span = 1
-        while span < u.shape[1]:
-            earlier_a, earlier_b = torch.ones_like(a), torch.zeros_like(b)
-            earlier_a[:, span:], earlier_b[:, span:] = a[:, :-span], b[:, :-span]
-            a, b = a * earlier_a, a * earlier_b + b
-            span *= 2
-        return (b * c[:, :, None]).sum(3) + self.d * u
+        states = []
+        for held, new in zip(a.unbind(1), b.unbind(1), strict=True):
+            h = held * h + new
+            states.append(h)
+        return (torch.stack(states, 1) * c[:, :, None]).sum(3) + self.d * u, h
 
     def step(self, u: Float[Tensor, "batch width"], h: Tensor | None) -> tuple[Tensor, Tensor]:
         """By the recurrence."""

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from nelbo.families.examples import Examples
 from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.networks.finite import NotFiniteError
 
 # −log p(x) of each image or what stands for it, nats, given the source of noise.
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 _CLIP = 1.0
 _SLOWER = 3.0
-# A pass over a small set is short: read it no more often than after so many steps.
+# A pass over a small set is short: read the held-out images at most once in this many steps.
 _LEAST_STEPS = 20
 # Held-out images that are read, at most.
 _READ = 1024
@@ -99,7 +100,15 @@ def train(
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """One update of the weights, its gradient clipped; the value of the loss."""
+    """One update of the weights, its gradient clipped; the value of the loss.
+
+    Raises:
+        NotFiniteError: a loss that is not finite, before it spoils the weights.
+    """
+    if not math.isfinite(loss.item()):
+        raise NotFiniteError(
+            f"the loss is {loss.item()}: training diverged; use another seed, or a smaller network"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

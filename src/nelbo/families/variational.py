@@ -80,7 +80,7 @@ class VariationalFamily(Family):
         paths: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " batch"]:
-        """A tighter bound from so many draws of the latents; see `MHVAE`. Nats, (B,).
+        """A tighter bound from `paths` draws of the latents; see `MHVAE`. Nats, (B,).
 
         Raises:
             NelboError: `paths` below one, or images that are not data of this model.
