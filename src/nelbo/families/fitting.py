@@ -25,6 +25,9 @@ class FitStep:
     held_out: float = math.nan
 
 
+# Iterations of EM without an improvement of the held-out images, before it ends.
+PATIENCE = 5
+
 # A fit as it goes on; closed, it leaves a model that can be used.
 Steps = Generator[FitStep, None, None]
 
@@ -60,18 +63,21 @@ class Patience:
     """Whether a figure that should fall still does.
 
     Args:
-        least: the smallest improvement that counts.
+        least: the smallest improvement that counts, which several figures may make together.
         steps: how many figures in a row may come without one.
+
+    Attributes:
+        improved: whether the last figure did.
     """
 
     def __init__(self, least: float, steps: int = 1) -> None:
         self._least, self._steps = least, steps
-        self._since = 0
-        self.best = math.inf
+        self._best, self._since = math.inf, 0
+        self.improved = False
 
     def is_over(self, value: float) -> bool:
         """Take the next figure; whether there were too many without an improvement."""
-        improved = value < self.best - self._least
-        self.best = min(self.best, value)
-        self._since = 0 if improved else self._since + 1
+        self.improved = value < self._best - self._least
+        self._best = value if self.improved else self._best
+        self._since = 0 if self.improved else self._since + 1
         return self._since >= self._steps

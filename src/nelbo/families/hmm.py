@@ -24,7 +24,7 @@ from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
-from nelbo.families.fitting import Budget, FitStep, Patience, Steps
+from nelbo.families.fitting import PATIENCE, Budget, FitStep, Patience, Steps
 from nelbo.families.hmm_em import Chain, Expected, expect, log_likelihood, maximise
 from nelbo.families.noise import choose
 from nelbo.families.raster import from_rows, to_rows
@@ -48,7 +48,8 @@ class HMM(Family):
             By default the first for pixels and the second for continuous data.
         by: "row", each a vector of values that are independent given the state, or "pixel" in
             raster order.
-        tolerance: EM ends where the held-out images gain less than this many nats a value.
+        tolerance: EM ends where the held-out images gain less than this many nats a value in 5
+            iterations; the best are kept.
         data: what the values of a tensor are; see `Family.fit`.
     """
 
@@ -114,16 +115,18 @@ class HMM(Family):
         train, held_out = self._sequences(examples.train), self._sequences(examples.held_out)
         emission = self.emission
         expected = self._start(train, emission, generator)
-        patience, number = Patience(self.tolerance * self.dims), 0
+        patience, number, best = Patience(self.tolerance * self.dims, PATIENCE), 0, expected
         while True:
             number += 1
             self._set(maximise(expected, emission, _SMALL))
             held = -float(log_likelihood(self.chain_parameters, emission, held_out).mean())
+            ended = patience.is_over(held)
+            best = expected if patience.improved else best
             expected = expect(self.chain_parameters, emission, train)
             nats = -float(expected.log_likelihood) / expected.sequences
-            last = budget.is_over or patience.is_over(held)
+            last = budget.is_over or ended
             if last:
-                self._finish(expected, emission, self._sequences(examples.all), held_out)
+                self._finish(best, emission, self._sequences(examples.all), held_out)
             yield FitStep(number, float(number), nats, held)
             if last:
                 return

@@ -20,7 +20,7 @@ from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
-from nelbo.families.fitting import Budget, FitStep, Patience, Steps
+from nelbo.families.fitting import PATIENCE, Budget, FitStep, Patience, Steps
 from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother
 from nelbo.families.linear_gaussian import maximum_likelihood
 from nelbo.families.raster import from_rows, to_rows
@@ -40,7 +40,8 @@ class LDS(Family):
 
     Args:
         latents: q, the number of values of a state.
-        tolerance: EM ends where the held-out images gain less than this many nats a value.
+        tolerance: EM ends where the held-out images gain less than this many nats a value in 5
+            iterations; the best are kept.
         data: what the values of a tensor are; see `Family.fit`.
     """
 
@@ -97,14 +98,18 @@ class LDS(Family):
         shape = self.observation[:, some:].shape
         self.observation[:, some:] = 0.1 * torch.randn(shape, generator=generator)
         self.noise.fill_(float(rows.variance))
-        patience, number = Patience(self.tolerance * self.dims), 0
+        patience, number, best = Patience(self.tolerance * self.dims, PATIENCE), 0, self.system
         while True:
             number += 1
             system, likelihood = em_step(self.system, train, least)
             self._set(system)
             held = float(self.costs(examples.held_out, None).total.mean())
+            ended = patience.is_over(held) or budget.is_over
+            best = system if patience.improved else best
+            if ended:
+                self._set(best)
             yield FitStep(number, float(number), -float(likelihood.mean()), held)
-            if budget.is_over or patience.is_over(held):
+            if ended:
                 return
 
     def _set(self, system: System) -> None:
