@@ -38,7 +38,7 @@ _PRINTED = 10
 def run(options: Classify) -> None:
     """Classify, print the accuracy where labels are known, and the cost."""
     prompts = _prompts(options)
-    model, data = load_asked(options, choose_device(options.computing.device))
+    model, data = load_asked(options, choose_device(options.computing.device), scaled=False)
     classes = _classes(options, model, data, prompts)
     result = _classify(options, model, data, classes)
     found = _found(data, result, classes.names)

@@ -16,7 +16,6 @@ from nelbo.commands.common import (
     say,
     show,
 )
-from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
 from nelbo.commands.run_data import RunSource, check_data, load_with_data
@@ -134,7 +133,6 @@ def _load(
     )
     if len(data) < 2:
         raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
-    fit_missing_scale(source.run_path, model, data, options.computing.seed)
     return model, data
 
 

@@ -19,7 +19,6 @@ from nelbo.commands.common import (
     show,
     warn_of,
 )
-from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
     evaluate_with_progress,
@@ -63,9 +62,6 @@ def run(options: Evaluate) -> None:
     processes = join_processes(options.computing.device, options.out, options.precision)
     loaded, data = load_asked(options, processes.device, quiet=not processes.is_main)
     description = f"Evaluating {Path(data.source).name}, {options.split}"
-    fit_missing_scale(
-        options.run_path, loaded, data, options.computing.seed, quiet=not processes.is_main
-    )
     model = _chain(options, loaded)
     dtype, tried = choose_dtype(
         model,

@@ -124,27 +124,18 @@ def evaluate_with_progress(
     description: str,
     *,
     levels: int | Estimator | None = None,
-    batch_size: int = 64,
     seed: int = 0,
-    dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
+    **options: Any,
 ) -> Evidence:
-    """The bound of every image, behind a progress bar that shows the mean so far."""
-    generator = _generator(seed)
+    """`evaluate` of every image, behind a progress bar that shows the mean so far."""
     bounds: list[Evidence] = []
     bits, images = 0.0, 0
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
         total = len(data) * calls_per_image(model, levels)
         task = progress.add_task(description, total=total, status="")
-        for bound in evaluate(
-            model,
-            data,
-            levels=levels,
-            batch_size=batch_size,
-            generator=generator,
-            dtype=dtype,
-            store=store,
-        ):
+        noise = _generator(seed)
+        for bound in evaluate(model, data, levels=levels, generator=noise, store=store, **options):
             bounds.append(bound)
             bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
             calls = int(bound.calls.sum())
@@ -158,25 +149,17 @@ def evaluate_to_error_with_progress(
     description: str,
     error: float,
     *,
-    score_matching_square: torch.Tensor | None = None,
-    batch_size: int = 64,
     seed: int = 0,
-    dtype: torch.dtype | None = None,
     store: BoundStore | None = None,
+    **options: Any,
 ) -> tuple[Evidence, int]:
-    """The bound to a Monte Carlo error, behind a progress bar, and its network evaluations."""
+    """`evaluate_to_error` behind a progress bar, and the network evaluations that it took."""
     bound, calls, status = None, 0, ""
     with counting_progress(disable=store is not None and store.rank > 0) as progress:
         task = progress.add_task(description, total=None, status="calls")
+        noise = _generator(seed)
         for reading in evaluate_to_error(
-            model,
-            data,
-            error,
-            score_matching_square=score_matching_square,
-            batch_size=batch_size,
-            generator=_generator(seed),
-            dtype=dtype,
-            store=store,
+            model, data, error, generator=noise, store=store, **options
         ):
             if reading.bound is not None and reading.bound is not bound:
                 bits = reading.bound.mean().bits_per_dim

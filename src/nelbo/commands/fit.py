@@ -26,7 +26,6 @@ from nelbo.commands.common import (
     show,
     warn_of,
 )
-from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.fit import Fit
@@ -72,7 +71,6 @@ def run(options: Fit) -> None:
     source = _source(options, pipeline)
     device = choose_device(options.computing.device)
     source, model, data = _load(options, pipeline, source, device)
-    fit_missing_scale(options.run_path, model, data, options.computing.seed)
     profile, autoencoder, spread = _measure(options, model, data)
     if options.out is not None:
         copy_model(options.run_path, options.out)

@@ -16,7 +16,6 @@ from nelbo.commands.common import (
     print_json,
     show,
 )
-from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.commands.run_data import load_asked
@@ -39,7 +38,6 @@ def run(options: Likelihood) -> None:
     model, data = load_asked(options, choose_device(options.computing.device))
     model.eval()
     check_fits(model, data)
-    fit_missing_scale(options.run_path, model, data, options.computing.seed)
     generator = torch.Generator().manual_seed(options.computing.seed)
     if model.chain is None:
         raise NelboError(f"{options.run_path} has no chain of noise levels, and so no flow")

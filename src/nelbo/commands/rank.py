@@ -12,7 +12,6 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import MESSAGES, print_json, show
-from nelbo.commands.decoder_scale import fit_missing_scale
 from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_that_matter,
@@ -54,9 +53,6 @@ def run(options: Rank) -> None:
         images=options.images,
         seed=options.computing.seed,
         quiet=not processes.is_main,
-    )
-    fit_missing_scale(
-        options.run_path, model, data, options.computing.seed, quiet=not processes.is_main
     )
     settings = {k: v for k, v in asdict(options).items() if k not in _NO_SETTINGS}
     levels = options.levels or _LEVELS[model.few_levels_matter]

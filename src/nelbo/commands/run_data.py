@@ -11,7 +11,7 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.common import mention_duplicates, mention_skipped
+from nelbo.commands.common import mention_duplicates, mention_skipped, say
 from nelbo.data import ImageData, load_data
 from nelbo.data.duplicates import without_duplicates
 from nelbo.data.folder import LEVELS
@@ -25,8 +25,12 @@ from nelbo.data.sources import (
     is_path,
 )
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
+from nelbo.evidence.calibration import fit_decoder_scale
 from nelbo.formats import Pipeline
 from nelbo.runs.run_directory import RunDirectory, predates_validation
+
+# Images that a missing scale of a decoder is fitted to.
+_SCALED_ON = 256
 
 
 class ImageModel(Protocol):
@@ -122,6 +126,7 @@ def load_with_data(
     images: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    scaled: bool = True,
 ) -> tuple[Model, ImageData]:
     """The model on a device, and the images in its size; pictures that were skipped are named.
 
@@ -133,6 +138,7 @@ def load_with_data(
         images: as `data_for_run`.
         seed: as `data_for_run`.
         quiet: name nothing.
+        scaled: fit the scale of a decoder to the images, where the likelihood lacks it.
 
     Raises:
         NelboError: a model that cannot be loaded, or as `data_for_run`.
@@ -143,11 +149,13 @@ def load_with_data(
     if not quiet:
         mention_skipped(data)
         mention_duplicates(data)
+    if scaled and model.lacks_scale:
+        fit_missing_scale(str(pipeline.path), model, data, seed, quiet=quiet)
     return model, data
 
 
 def load_asked(
-    options: Any, device: torch.device, *, quiet: bool = False
+    options: Any, device: torch.device, *, quiet: bool = False, scaled: bool = True
 ) -> tuple[Model, ImageData]:
     """The model and the images that a command is asked for; see `check_data`, `load_with_data`.
 
@@ -155,6 +163,7 @@ def load_asked(
         options: with run_path, data, split, keep_duplicates, images, resize and computing.
         device: where the model is to be.
         quiet: name no pictures that were skipped.
+        scaled: as `load_with_data`.
     """
     pipeline = Pipeline.open(options.run_path)
     source = check_data(
@@ -168,7 +177,24 @@ def load_asked(
         images=options.images,
         seed=options.computing.seed,
         quiet=quiet,
+        scaled=scaled,
     )
+
+
+def fit_missing_scale(
+    run_path: str, model: Model, data: ImageData, seed: int, *, quiet: bool
+) -> None:
+    """Give a latent model without a decoder scale the one that suits some of the images best."""
+
+    latent: Any = model
+    latent.decoder_scale = fit_decoder_scale(
+        latent, data.subset(_SCALED_ON, seed), generator=torch.Generator().manual_seed(seed)
+    )
+    if not quiet:
+        say(
+            f"{run_path} has no scale of its decoder; the one that suits these images best, "
+            f"{latent.decoder_scale:.4f}, flatters the bound a little"
+        )
 
 
 def check_uncontrolled(model: Model, path: str) -> None:
