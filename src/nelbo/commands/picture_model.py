@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,8 +76,8 @@ class PictureModel:
 
     def conditioned(
         self, options: ConditionOptions, n: int, *, every_class: bool = False
-    ) -> tuple[Diffusion, Condition | None]:
-        """The guided chain, and its condition for each of `n` pictures.
+    ) -> tuple[Any, Condition | None]:
+        """What is walked, guided, and its condition for each of `n` pictures.
 
         Args:
             options: what was asked for.
@@ -102,7 +103,7 @@ class PictureModel:
 
     def conditioned_between(
         self, options: ConditionOptions, frames: int
-    ) -> tuple[Diffusion, Condition | None]:
+    ) -> tuple[Any, Condition | None]:
         """As `conditioned`, for `frames` pictures between two prompts.
 
         Raises:

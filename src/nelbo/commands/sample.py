@@ -23,7 +23,6 @@ from nelbo.commands.picture_model import (
 from nelbo.commands.run_data import check_data, check_not_data
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
-from nelbo.diffusion import Diffusion
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.formats import Pipeline
 from nelbo.report.animation import check_animation, save_animation
@@ -86,7 +85,7 @@ def run(options: Sample) -> None:
 
 def _conditioned(
     options: Sample, pictures: PictureModel, n: int, compared: Compared | None
-) -> tuple[Diffusion, Condition | None]:
+) -> tuple[Any, Condition | None]:
     """The guided chain, and its condition for each image.
 
     Images to compare are of the classes as often as those they are compared with.
