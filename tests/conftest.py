@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # The suite runs several processes side by side, and its tensors are small.
@@ -46,11 +47,18 @@ def _undrawn(figure: Figure, file: Any, **options: Any) -> None:
 Figure.savefig = _undrawn  # type: ignore[method-assign]
 
 
-@pytest.fixture(scope="module")
-def drawn() -> Iterator[None]:
+@contextmanager
+def figures() -> Iterator[None]:
     """Reports with their figures, for the tests that look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _savefig)
+        yield
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """As `figures`."""
+    with figures():
         yield
 
 

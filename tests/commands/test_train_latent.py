@@ -126,7 +126,7 @@ def test_autoencoder_run(autoencoder, pictures):
     assert page.count("<img") == 2 * len(data) + 3 * min(6, len(data))  # pairs, and two channels
 
 
-def test_the_end_draws_as_many_samples_as_asked_for(latent, tmp_path):
+def test_the_end_draws_as_many_samples_as_asked_for(drawn, latent, tmp_path):
     drawn = {}
     for steps in ("2", "3"):
         run = tmp_path / steps
@@ -162,7 +162,7 @@ def test_evaluate_and_report_an_autoencoder(drawn, autoencoder, tmp_path, capsys
     assert "The latents" in (out / "report.html").read_text()
 
 
-def test_report_of_a_latent_run(drawn, latent, tmp_path):
+def test_report_of_a_latent_run(latent, tmp_path):
     first = (latent / "report.html").read_text()
     evaluation = json.loads((latent / "evaluation.json").read_text())
     total = evaluation["test"]["bits_per_dim"]["total"]["mean"]

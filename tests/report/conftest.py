@@ -1,5 +1,8 @@
+from collections.abc import Iterator
+
 import pytest
 
+from tests.conftest import figures
 from tests.report.examples import make_metrics, make_model
 
 
@@ -14,5 +17,7 @@ def metrics():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def with_figures(drawn) -> None:
+def with_figures() -> Iterator[None]:
     """These tests look at them."""
+    with figures():
+        yield
