@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 
@@ -193,15 +192,6 @@ def test_encode_and_decode_are_inverse(generator):
     torch.testing.assert_close(flow.decode(model, x_T, **TIGHT), x_1, rtol=1e-4, atol=1e-4)
 
 
-def test_time_is_the_level_s_own_at_levels_and_between_them_between():
-    schedule = NoiseSchedule.linear(1000).respace([1, 10, 500, 1000])
-    time = flow.FlowTime(schedule)
-    u = (-0.5 * schedule.log_snr[1:]).tolist()
-    assert [time(v) for v in u] == pytest.approx([0, 9, 499, 999])
-    for (low, high), middle in zip(itertools.pairwise(u), (4.5, 254, 749), strict=True):
-        assert time((low + high) / 2) == pytest.approx(middle)
-
-
 def test_clipped_model_flows_by_its_clipped_prediction(generator):
     """Where all of x̂_0 is clipped, the flow only rescales: tr ∂x̂_0/∂x = 0."""
     schedule = NoiseSchedule.linear(100, 1e-3, 0.15)
@@ -244,7 +234,7 @@ def test_wrong_options_are_explained(generator):
     with pytest.raises(NelboError, match="at most 1,024 dimensions, the data have 3,072"):
         flow.log_likelihood(large, torch.zeros(1, 3, 32, 32), trace="exact")
     with pytest.raises(NelboError, match="at least two levels with signal"):
-        flow.FlowTime(model.schedule.respace([5]))
+        flow.encode(model.respace([5]), x_0)
 
 
 def test_missing_extra_is_named(monkeypatch):

@@ -40,6 +40,7 @@ def test_between_two_levels_the_time_is_linear_in_log_sigma(share):
     level = SHORT.at_sigma(sigma)
     assert level.network_time == pytest.approx(10 + share * 489)
     assert level.t == (3 if share < 0.5 else 4)
+    assert SHORT.at_log_snr(-2 * math.log(sigma)) == pytest.approx(level)
     assert SHORT.at_sigma(sigma, nearest=True).network_time == (10 if share < 0.5 else 499)
     assert level.signal_scale**2 == pytest.approx(1 / (1 + sigma**2))
     assert level.noise_scale**2 == pytest.approx(sigma**2 / (1 + sigma**2))
@@ -63,6 +64,10 @@ def test_a_level_without_signal_has_a_finite_sigma():
     assert schedule.sigmas[-1] == pytest.approx(math.sqrt(2.0**24))
     assert schedule.at_sigma(1e6).t == 1000
     assert schedule.angles[-1] == pytest.approx(math.pi / 2)
+    # In log SNR it lies at infinity, and levels of next to no signal where they are.
+    assert schedule.at_log_snr(-99.0).t == 999
+    faint = NoiseSchedule.geometric(1000, last_signal=1e-10)
+    assert faint.at_log_snr(float(faint.log_snr[998])).network_time == pytest.approx(997)
 
 
 def test_levels_of_times_and_of_a_respaced_chain():

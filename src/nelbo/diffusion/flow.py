@@ -19,8 +19,9 @@ rescaling and steps can be long. Where the model clips :math:`\hat x_0`, so does
 derivative of the clip.
 
 **From levels to time.** The chain knows the levels 1..T only. Between them a and s are those of u
-itself, and the network's time is linear in u, as in the samplers for ODEs. A network that accepts
-whole numbers only cannot be used.
+itself, and the network is called at the fraction of a level that is linear in u
+(`NoiseSchedule.at_log_snr`), as by the samplers for ODEs. A network that accepts whole numbers only
+cannot be used.
 
 **From pixels to densities.** See `nelbo.diffusion.dequantization`.
 """
@@ -165,47 +166,6 @@ def decode(
     return _transport(model, x_T, condition, -1, method, rtol, atol)
 
 
-class FlowTime:
-    """The network's time at any log noise scale u = log(s/a) between levels 1 and T.
-
-    Unlike that of `NoiseSchedule.at_sigma` it goes beyond σ = 2¹². A last level without signal lies
-    at infinity; the flow then ends at the one before.
-    """
-
-    def __init__(self, schedule: NoiseSchedule) -> None:
-        finite = schedule.alphas_cumprod > 0
-        finite[0] = False
-        self.log_noise = -0.5 * schedule.log_snr[finite]
-        self.times = schedule.network_times[finite].double()
-        if len(self.times) < 2:
-            raise NelboError(
-                f"a flow needs at least two levels with signal, the chain has {len(self.times)}"
-            )
-
-    @property
-    def first(self) -> float:
-        """u at level 1."""
-        return float(self.log_noise[0])
-
-    @property
-    def last(self) -> float:
-        """u at the last level with signal."""
-        return float(self.log_noise[-1])
-
-    def __call__(self, u: float) -> float:
-        """The network's time, linear in u between levels."""
-        return self.level(u).network_time
-
-    def level(self, u: float) -> NoiseLevel:
-        """The noise level at u, with the network's time linear in u between levels."""
-        value = torch.tensor(u, dtype=torch.float64)
-        right = int(torch.searchsorted(self.log_noise, value).clamp(1, len(self.times) - 1))
-        low, high = self.log_noise[right - 1], self.log_noise[right]
-        fraction = float(((value - low) / (high - low)).clamp(0.0, 1.0))
-        time = float(torch.lerp(self.times[right - 1], self.times[right], fraction))
-        return NoiseLevel(*_scales(u), time, t=right + round(fraction))
-
-
 class _Field:
     """The right-hand side: of the state, and of its log-density a dimension where `trace` is."""
 
@@ -213,39 +173,43 @@ class _Field:
         self.model = model
         self.condition = condition
         self.trace = trace
-        self.time = FlowTime(model.schedule)
+        self.first, self.last = _ends(model.schedule)
         self.evaluations = 0
 
     def __call__(self, u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.evaluations += 1
         x = state[0]
-        a, _ = _scales(float(u))
+        # The search for a first step looks far out.
+        level = self.model.schedule.at_log_snr(-2 * max(-300.0, min(300.0, float(u))))
+        a = level.signal_scale
         if self.trace is None:
-            return (a * (a * x - self.x_0(x, float(u))),)
+            return (a * (a * x - self.x_0(x, level)),)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            x_0 = self.x_0(x, float(u))
+            x_0 = self.x_0(x, level)
             trace = self.trace(x_0, x)
         x, x_0 = x.detach(), x_0.detach()
         return a * (a * x - x_0), a * (a - trace.detach() / x[0].numel())
 
-    def x_0(self, x: Tensor, u: float) -> Tensor:
-        """The predicted data at a state of log noise scale u."""
-        prediction = self.model.predict_at(x, self.time.level(u), self.condition)
-        return prediction.differentiable_x_0()
+    def x_0(self, x: Tensor, level: NoiseLevel) -> Tensor:
+        """The predicted data at a state of a noise level."""
+        return self.model.predict_at(x, level, self.condition).differentiable_x_0()
 
 
-def _scales(u: float) -> tuple[float, float]:
-    """a and s at a log noise scale, however far out the search for a first step looks."""
-    u = max(-300.0, min(300.0, u))
-    return 1 / math.hypot(1.0, math.exp(u)), 1 / math.hypot(1.0, math.exp(-u))
+def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
+    """u at level 1 and at the last level with signal, as one without lies at infinity."""
+    levels = int((schedule.alphas_cumprod[1:] > 0).sum())
+    if levels < 2:
+        raise NelboError(f"a flow needs at least two levels with signal, the chain has {levels}")
+    u = -0.5 * schedule.log_snr
+    return float(u[1]), float(u[levels])
 
 
 def _log_density(
     solve: Callable[..., tuple[Tensor, ...]], field: _Field, start: Dequantization
 ) -> Float[Tensor, " batch"]:
     """log p(x) of states at the start of the flow, nats, (B,)."""
-    x, ends = start.x, (start.log_noise, field.time.last)
+    x, ends = start.x, (start.log_noise, field.last)
     x_T, change = solve(field, (x, x.new_zeros(len(x))), ends)
     dims = x[0].numel()
     wide = x_T.double()
@@ -265,7 +229,7 @@ def _transport(
     _check_options(model, "exact", 1, 1, method, rtol, atol)
     check_condition(condition, len(x))
     field = _Field(model, condition, None)
-    ends = (field.time.first, field.time.last)[::direction]
+    ends = (field.first, field.last)[::direction]
     return _solver(method, rtol, atol)(field, (x,), ends)[0]
 
 

@@ -9,6 +9,7 @@ two of them the network's time is linear in log σ, as in diffusers.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -97,16 +98,19 @@ class LevelMap:
         """The noise level of this σ; beyond the chain the network's time is that of its end.
 
         Args:
-            sigma: σ > 0.
+            sigma: σ > 0, where those of the levels are `sigmas`.
             nearest: the network's time is that of the nearest level, an integer.
         """
-        place = np.interp(np.log(sigma), self._log_sigmas, np.arange(self.num_levels))
-        t = round(float(place)) + 1
-        if nearest:
-            return NoiseLevel.from_sigma(sigma, int(self.network_times[t]), t)
-        times = self.network_times[1:].numpy()
-        time = float(np.interp(place, np.arange(self.num_levels), times))
-        return NoiseLevel.from_sigma(sigma, time, t)
+        time, t = self._between(np.log(sigma), self._log_sigmas)
+        return NoiseLevel.from_sigma(sigma, int(self.network_times[t]) if nearest else time, t)
+
+    def at_log_snr(self, log_snr: float) -> NoiseLevel:
+        """The noise level of this log SNR, as `at_sigma`, but for levels of next to no signal.
+
+        These have their own log SNR; those without any, where it is −∞, are left out.
+        """
+        time, t = self._between(-0.5 * log_snr, self._half_log_nsr)
+        return NoiseLevel.from_sigma(math.exp(-0.5 * log_snr), time, t)
 
     def level_of(self, network_time: float) -> int:
         """The level of this network time; the one above for a time between two."""
@@ -133,7 +137,19 @@ class LevelMap:
         found = torch.searchsorted(self.angles[1:], ends).clamp(max=self.num_levels - 1) + 1
         return sorted(set(found.tolist()))
 
+    def _between(self, log_sigma: float, levels: np.ndarray) -> tuple[float, int]:
+        """The network's time at log σ and the nearest level, given log σ of levels 1, 2, and on."""
+        places = np.arange(len(levels))
+        place = np.interp(log_sigma, levels, places)
+        time = np.interp(place, places, self.network_times[1 : len(levels) + 1].numpy())
+        return float(time), round(float(place)) + 1
+
     @cached_property
     def _log_sigmas(self) -> np.ndarray:
         """log σ of the levels 1..T."""
         return np.log(self.sigmas[1:].numpy())
+
+    @cached_property
+    def _half_log_nsr(self) -> np.ndarray:
+        """−½ log SNR of the levels from 1 that hold signal."""
+        return -0.5 * self.log_snr[1:][self.alphas_cumprod[1:] > 0].numpy()
