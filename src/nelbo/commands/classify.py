@@ -11,25 +11,21 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.model import Model
-from nelbo.commands.common import (
-    choose_device,
-    counting_progress,
-    print_json,
-    show,
-)
+from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
 from nelbo.commands.run_data import load_asked
-from nelbo.commands.sample import all_classes
 from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
 from nelbo.evidence.evaluation import check_fits
 from nelbo.text import shorten
+from nelbo.training.kinds.drawing import all_classes
 
 # Images whose class is printed; --out and --json have those of all.
 _PRINTED = 10

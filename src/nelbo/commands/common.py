@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console, RenderableType
 
-from nelbo.base.console import MESSAGES, say, writable
-from nelbo.base.console import counting_progress as counting_progress
-from nelbo.base.console import say_first as say_first
+from nelbo.base.console import MESSAGES, say, say_first, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
@@ -22,7 +20,6 @@ from nelbo.data import ImageData
 from nelbo.data.duplicates import duplicates_line
 from nelbo.diffusion import optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.evidence.file_sizes import FileSizes
 from nelbo.formats.model_directory import ships
 from nelbo.networks.files import locate
 
@@ -115,13 +112,6 @@ def mention_skipped(*data: ImageData, shown: int = 5) -> None:
         return
     files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
     say_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
-
-
-def mention_files(files: Mapping[str, FileSizes | None], to: Console) -> None:
-    """What image files of the same pictures take, a line for each split."""
-    for split, sizes in files.items():
-        if sizes is not None:
-            to.print(f"{split}: {sizes.line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def mention_duplicates(data: ImageData) -> None:

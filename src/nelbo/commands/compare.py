@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import torch
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import (
-    choose_device,
-    print_json,
-    say,
-    show,
-)
+from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
 from nelbo.commands.run_data import RunSource, check_data, load_with_data

@@ -13,7 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from nelbo.commands.common import mention_skipped, print_json, say_first, show
+from nelbo.base.console import say_first
+from nelbo.commands.common import mention_skipped, print_json, show
 from nelbo.commands.options.data import Data
 from nelbo.data import ImageData, load_data
 from nelbo.data.duplicates import is_among

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import print_json, say, show
+from nelbo.commands.common import print_json, show
 from nelbo.commands.options.edit import Edit
 from nelbo.commands.picture_model import (
     PictureModel,

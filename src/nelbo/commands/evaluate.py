@@ -8,17 +8,11 @@ from typing import Any
 
 import torch
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import (
-    check_optimal,
-    optimal_chain,
-    print_json,
-    say,
-    show,
-    warn_of,
-)
+from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn_of
 from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
     evaluate_with_progress,

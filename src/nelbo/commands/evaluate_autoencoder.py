@@ -8,8 +8,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, say, show
+from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, show
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.evidence.autoencoder import (
     AutoencoderReading,

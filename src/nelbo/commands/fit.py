@@ -12,20 +12,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
+from nelbo.base.console import counting_progress, say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.chain.terms import per_example
-from nelbo.commands.common import (
-    choose_device,
-    counting_progress,
-    print_json,
-    say,
-    show,
-    warn_of,
-)
+from nelbo.commands.common import choose_device, print_json, show, warn_of
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.fit import Fit

@@ -6,16 +6,12 @@ from typing import Any
 
 import torch
 
+from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
-from nelbo.commands.common import (
-    choose_device,
-    counting_progress,
-    print_json,
-    show,
-)
+from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import levels_that_matter
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.commands.run_data import load_asked

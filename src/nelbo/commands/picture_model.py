@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.base.console import counting_progress, say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device, counting_progress, say
+from nelbo.commands.common import choose_device
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.run_data import check_uncontrolled
 from nelbo.commands.sampling import guidance_of

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nelbo.base.console import MESSAGES
 from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import MESSAGES, print_json, show
+from nelbo.commands.common import print_json, show
 from nelbo.commands.evaluation_progress import (
     evaluate_with_progress,
     levels_that_matter,

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import torch
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.common import mention_duplicates, mention_skipped, say
+from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.data import ImageData, load_data
 from nelbo.data.duplicates import without_duplicates
 from nelbo.data.folder import LEVELS

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.model import Model
-from nelbo.commands.common import check_optimal, optimal_chain, print_json, say, show
+from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import (
     PictureModel,
@@ -155,11 +155,6 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         show(quality_table(reading))
         show(nearest_line(reading))
         say(ABOUT_FEATURES)
-
-
-def all_classes(model: Model, n: int) -> Condition | None:
-    """Every class in turn for a class-conditional model; else None."""
-    return Condition(label=torch.arange(n) % model.num_classes) if model.num_classes else None
 
 
 def sample_with_progress(
