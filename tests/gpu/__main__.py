@@ -40,12 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--device",
         default="cuda",
-        help="cuda, or cpu, which runs every check at a small size to test the checks themselves",
+        help="cuda; or, to test the checks themselves at a small size, cpu or pretended, a CPU "
+        "whose tensors refuse to meet others",
     )
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds to start checks in")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     asked = parser.parse_args(arguments)
-    device = torch.device(asked.device)
+    if asked.device == "pretended":
+        from tests.gpu.pretended import register
+
+        device = register()
+    else:
+        device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(f"no CUDA device found by PyTorch {torch.__version__}: nothing to check")
         return 0

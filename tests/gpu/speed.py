@@ -44,7 +44,7 @@ def _unet(device: torch.device) -> Case:
     """The 36 million parameters of google/ddpm-cifar10-32, 128 images; small on a CPU."""
     fields: dict[str, Any] = test_unet.CONFIGS["ddpm"]
     batch, size = _TINY
-    if device.type != "cpu":
+    if device.type == "cuda":
         batch, size = 128, 32
         wide = {"block_out_channels": (128, 256, 256, 256), "norm_num_groups": 32}
         fields = fields | wide | {"sample_size": 32}
@@ -64,7 +64,7 @@ def _text_unet(device: torch.device) -> Case:
     """The 860 million parameters of Stable Diffusion 1.5, 4 latents of 64×64; small on a CPU."""
     fields: dict[str, Any] = test_text_unet.CONFIGS["sd1"]
     batch, size = _TINY
-    if device.type != "cpu":
+    if device.type == "cuda":
         batch, size = 4, 64
         wide = {"block_out_channels": (320, 640, 1280, 1280), "norm_num_groups": 32}
         fields = fields | wide | {"cross_attention_dim": 768, "sample_size": 64}
@@ -85,7 +85,7 @@ def _autoencoder(device: torch.device) -> Case:
     """The 84 million parameters of Stable Diffusion's, one picture of 512×512; small on a CPU."""
     fields: dict[str, Any] = test_autoencoder.CONFIGS["sd"]
     size = 16
-    if device.type != "cpu":
+    if device.type == "cuda":
         size = 512
         fields = fields | {"block_out_channels": (128, 256, 512, 512), "norm_num_groups": 32}
     peer: Any = diffusers.AutoencoderKL(**fields)
@@ -163,7 +163,7 @@ def _loop(compiled: bool, device: torch.device) -> str:
         batch_size=batch,
         objective="simple",
         precision="bf16",
-        compile=compiled and device.type != "cpu",
+        compile=compiled and device.type == "cuda",
         learning_rate=1e-5,
     )
     steps = Trainer(PixelTask(model, data, config), device).run()
@@ -181,7 +181,7 @@ def compare(own: Step, peer: Step, device: torch.device) -> str:
     """Median milliseconds of steps that take turns, and the peak of memory of each."""
     memory = [_peak(step, device) for step in (own, peer)]
     times: tuple[list[float], list[float]] = ([], [])
-    seconds = 0.0 if device.type == "cpu" else SECONDS
+    seconds = SECONDS if device.type == "cuda" else 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < (TURNS if seconds else 1):
         for step, taken in zip((own, peer), times, strict=True):
@@ -200,7 +200,7 @@ def compare(own: Step, peer: Step, device: torch.device) -> str:
 
 def _peak(step: Step, device: torch.device) -> float:
     """Warm up; then MB that a step takes beyond what lies there before it, nan on a CPU."""
-    for _ in range(1 if device.type == "cpu" else 3):
+    for _ in range(3 if device.type == "cuda" else 1):
         step()
     if device.type != "cuda":
         return float("nan")

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from tests.children import Child
 from tests.gpu.__main__ import main, run
 from tests.gpu.check import Check, Failure, difference, within
 
+PACKAGES = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
 # One of each kind that takes no process of its own, no compiler and little time.
-QUICK = (
-    *("unet/single_resolution", "text-unet/without_text", "autoencoder/single_resolution"),
-    *("bound/sample", "sampler/DDPM", "step/bound", "train/pixel", "resume/pixel"),
+ON_CPU = (
+    *("unet/single_resolution", "autoencoder/single_resolution", "step/bound", "resume/pixel"),
     *("precision/bf16", "speed/UNet forward"),
 )
+PRETENDED = ("bound/sample", "sampler/DDPM")
+
+
+def assert_all_pass(printed: str, names: tuple[str, ...]) -> None:
+    lines = printed.splitlines()
+    assert all(line.startswith("ok ") for line in lines[1:-1]), lines
+    for name in names:
+        assert any(f" {name}" in line for line in lines)
+    assert " 0 failed, in " in lines[-1]
 
 
 def test_checks_pass_where_the_device_is_the_cpu(capsys):
-    assert main(["--device", "cpu", *QUICK]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("ok ") for line in lines[1:-1]), lines
-    for name in QUICK:
-        assert any(f" {name}" in line for line in lines)
-    assert " 0 failed, in " in lines[-1]
+    assert main(["--device", "cpu", *ON_CPU]) == 0
+    assert_all_pass(capsys.readouterr().out, ON_CPU)
+
+
+def test_no_tensor_lies_on_another_device_than_the_model(tmp_path):
+    """In a process of its own: PyTorch does not forget a device."""
+
+    def check() -> None:
+        sys.exit(main(["--device", "pretended", *PRETENDED]))
+
+    child = Child(check, log=tmp_path / "log")
+    assert child.join() == 0, child.message
+    assert_all_pass(child.log.read_text(), PRETENDED)
+
+
+@pytest.mark.slow
+def test_no_tensor_of_a_training_step_lies_on_another_device():
+    """In a new process: the engine of gradients must not have started before the device is made."""
+    only = ("unet/", "text-unet/", "autoencoder/", "controlnet/", "step/", "train/")
+    command = [sys.executable, "-m", "tests.gpu", "--device", "pretended", "--limit", "3600", *only]
+    result = subprocess.run(command, capture_output=True, text=True, env=PACKAGES)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.slow

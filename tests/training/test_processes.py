@@ -125,7 +125,7 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
         return Trainer(task, processes=processes)
 
     def of_latents(config: TrainingConfig, *, frozen: bool = False) -> Trainer:
-        model = text_model()
+        model = text_model().to("cpu" if processes is None else processes.device)
         model.text.requires_grad_(not frozen)
         latents = encode_data(model, data, captions)
         objective = PriorObjective(model, condition_dropout=0.5)

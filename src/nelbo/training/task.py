@@ -147,6 +147,11 @@ class ImageSource:
         return self.stream.batch(int(index[0]), len(index)).labels if has_labels else None
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the weights."""
+    return next(module.parameters()).device
+
+
 def flips(config: TrainingConfig, step: int, batch: int) -> Tensor:
     """Which images of a step are mirrored; from a stream of its own, so no other draw changes."""
     return torch.rand(batch, generator=generator_for(config.seed, 2, step)) < 0.5

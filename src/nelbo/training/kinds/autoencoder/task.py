@@ -13,7 +13,7 @@ from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.ranges import option
-from nelbo.training.task import ImageSource, Task, Terms
+from nelbo.training.task import ImageSource, Task, Terms, device_of
 
 
 class AutoencoderTask(Task):
@@ -57,7 +57,7 @@ class AutoencoderTask(Task):
     ) -> Terms:
         """`AutoencoderObjective`."""
         x = self.objective.data.to_network(self.images.pixels(index, part))
-        return module(x.to(generator.device), generator=generator, part=part)
+        return module(x.to(device_of(module)), generator=generator, part=part)
 
 
 def _refuse(config: TrainingConfig, *names: str, why: str) -> None:

@@ -16,7 +16,16 @@ from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms
 from nelbo.evidence.evaluation import check_fits
 from nelbo.training.config import TrainingConfig
-from nelbo.training.task import ImageSource, Task, Terms, Wrap, flips, objective_of, unchanged
+from nelbo.training.task import (
+    ImageSource,
+    Task,
+    Terms,
+    Wrap,
+    device_of,
+    flips,
+    objective_of,
+    unchanged,
+)
 
 
 class PixelObjective(nn.Module):
@@ -81,9 +90,10 @@ class PixelTask(Task):
             mirrored = flips(self.config, step, len(index))[part.slice]
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         x_0 = self.model.data.to_network(images)
+        device = device_of(module)
         return module(
-            x_0.to(generator.device, non_blocking=True),
-            None if condition is None else condition[part.slice],
+            x_0.to(device, non_blocking=True),
+            None if condition is None else condition[part.slice].to(device),
             generator=generator,
             part=part,
             **self.options,
