@@ -20,7 +20,7 @@ from nelbo.commands.training.outlook import advice, outlook_text
 from nelbo.commands.training.run_facts import passes_text, verdict
 from nelbo.networks import UNet
 from nelbo.report.training_facts import training_facts
-from nelbo.training import allowance, precision
+from nelbo.training import allowance, rehearsal
 from nelbo.training.allowance import Allowance, allowed_seconds
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
@@ -305,11 +305,11 @@ def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
 
 def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    monkeypatch.setattr(precision, "bf16_pays", lambda steps, agreed: True)
+    monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: True)
     options = ["--threads", "1", *TINY, *BRIEF]
     main(["train", "digits", "--out", str(out), "--steps", "2", *options])
     assert "1 thread, bf16" in shown(capsys)
-    monkeypatch.setattr(precision, "bf16_pays", lambda steps, agreed: False)
+    monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: False)
     main(["train", "--resume", "--out", str(out), "--steps", "3"])
     assert "1 thread, bf16" in shown(capsys)
     notes = json.loads((out / "nelbo.json").read_text())

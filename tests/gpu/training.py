@@ -26,8 +26,8 @@ from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.task import pixel_task
-from nelbo.training.precision import choose_precision
 from nelbo.training.processes import Processes
+from nelbo.training.rehearsal import choose_precision
 from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import Trainer
 from tests.gpu.chains import images, model_of

@@ -34,8 +34,8 @@ from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.task import pixel_task
-from nelbo.training.precision import choose_precision
 from nelbo.training.processes import LostProcessError, Processes
+from nelbo.training.rehearsal import choose_precision
 from nelbo.training.state import averaged, restore, state_of
 from nelbo.training.trainer import Trainer
 from tests.children import group

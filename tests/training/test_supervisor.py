@@ -19,7 +19,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.training import memory, supervisor
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
-from nelbo.training.memory import check_memory, estimate_memory
+from nelbo.training.rehearsal import check_memory, estimate_memory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.state import state_of
 from nelbo.training.stopping import StopRequest

@@ -36,7 +36,8 @@ from nelbo.training.kinds.refinement import Asked
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
 from nelbo.training.settings import check_unchanged, parse_options, save_options
-from nelbo.training.start_from import Start, check_settings
+from nelbo.training.start import Start
+from nelbo.training.start_from import check_settings, start_of
 
 
 def run(options: TrainOptions) -> None:
@@ -55,7 +56,7 @@ def run(options: TrainOptions) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     processes = Processes.join(device, sharded=options.training.shard)
-    start = Start.of(options)
+    start = start_of(options)
     images = TrainingImages.load(
         data, *_frame(options, kind, start), validation=not _predates_validation(options)
     )

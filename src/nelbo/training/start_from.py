@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +21,30 @@ from nelbo.training.classes import with_classes
 from nelbo.training.kinds import KINDS, kind_of
 from nelbo.training.options import TrainOptions
 from nelbo.training.ranges import option
+from nelbo.training.start import Start
 
 
-@dataclass(frozen=True)
-class Start:
-    """A trained model that a run begins with.
+def start_of(options: TrainOptions) -> Start | None:
+    """What --start-from names or, on resuming, what has become of it; None without.
 
-    Attributes:
-        path: where it is: what the run names or, on resuming, the run itself.
-        model: as its kind reads it to train on.
-        origin: what the run records of it: whose images made it, and under which licence it stands.
-        resumed: whether it is what has become of it in the run.
+    A run that was killed while its first model was written has none yet.
+
+    Raises:
+        NelboError: as `nelbo.load`, or a model that this kind does not train.
     """
-
-    path: str
-    model: Any
-    origin: dict[str, Any]
-    resumed: bool
-
-    @classmethod
-    def of(cls, options: TrainOptions) -> Start | None:
-        """What --start-from names or, on resuming, what has become of it; None without.
-
-        A run that was killed while its first model was written has none yet.
-
-        Raises:
-            NelboError: as `nelbo.load`, or a model that this kind does not train.
-        """
-        path = options.start_from
-        if path is None:
-            return None
-        origin = None
-        if options.resume and options.out is not None:
-            origin = RunDirectory(options.out).notes.get(ORIGIN)
-            own = str(options.out.resolve())
-            if kind_at(own) == options.trains:
-                path = own
-        model = kind_of(options.trains).starting_model(path)
-        if origin is None:
-            origin = origin_of(options.start_from or path)
-        return cls(path, model, origin, resumed=path != options.start_from)
+    path = options.start_from
+    if path is None:
+        return None
+    origin = None
+    if options.resume and options.out is not None:
+        origin = RunDirectory(options.out).notes.get(ORIGIN)
+        own = str(options.out.resolve())
+        if kind_at(own) == options.trains:
+            path = own
+    model = kind_of(options.trains).starting_model(path)
+    if origin is None:
+        origin = origin_of(options.start_from or path)
+    return Start(path, model, origin, resumed=path != options.start_from)
 
 
 def kind_at(path: str | Path) -> str | None:

@@ -26,7 +26,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.config import parse_duration
 from nelbo.training.kinds.kind import Kind
 from nelbo.training.order import changed_images
-from nelbo.training.precision import choose_precision
+from nelbo.training.rehearsal import choose_precision
 from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
 from nelbo.training.state import averaged, restore, state_of
 from nelbo.training.stopping import StopRequest

@@ -23,11 +23,10 @@ from nelbo.training.hardware import describe_hardware
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds import kind_of
 from nelbo.training.kinds.kind import Stage
-from nelbo.training.memory import check_memory
 from nelbo.training.pace import Outlook, step_seconds
-from nelbo.training.precision import choose_precision
 from nelbo.training.processes import Processes
-from nelbo.training.start_from import Start
+from nelbo.training.rehearsal import check_memory, choose_precision
+from nelbo.training.start import Start
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.threads import use_fastest_threads

@@ -28,7 +28,7 @@ from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.refinement import Asked
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
-from nelbo.training.start_from import Start
+from nelbo.training.start import Start
 from nelbo.training.task import Task
 from nelbo.training.trainer import Step
 

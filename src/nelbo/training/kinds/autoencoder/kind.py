@@ -36,7 +36,7 @@ from nelbo.training.kinds.autoencoder.options import AutoencoderSettings, TrainA
 from nelbo.training.kinds.autoencoder.report import COLUMNS, SHOWN, beside_reconstructions, report
 from nelbo.training.kinds.autoencoder.task import AutoencoderTask
 from nelbo.training.kinds.kind import READ, Ending, Kind
-from nelbo.training.start_from import Start
+from nelbo.training.start import Start
 
 
 class Autoencoder(Kind):

@@ -41,7 +41,8 @@ from nelbo.training.kinds.latent.report import (
 from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
-from nelbo.training.start_from import Start, fit_classes, starting_diffusion
+from nelbo.training.start import Start
+from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.trainer import Step, Trainer
 from nelbo.training.validation import Validation
 

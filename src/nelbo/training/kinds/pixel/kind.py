@@ -29,7 +29,8 @@ from nelbo.training.kinds.pixel.report import report
 from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
-from nelbo.training.start_from import Start, fit_classes, starting_diffusion
+from nelbo.training.start import Start
+from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.validation import Validation
 
 # Steps that a sample takes which is drawn while training.
