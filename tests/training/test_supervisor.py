@@ -16,7 +16,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.runs.checkpoints import VALIDATION, Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training import memory, supervisor
+from nelbo.training import rehearsal, supervisor
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.rehearsal import check_memory, estimate_memory
@@ -215,7 +215,7 @@ def test_the_estimate_of_memory_grows_as_it_should():
 
 
 def test_too_little_memory_is_said_with_numbers(monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(rehearsal, "available_memory", lambda device: 10_000_000)
     small = ModelConfig(widths=(8, 16))
     check_memory(trainer(small, steps=1, batch_size=2))
     with pytest.raises(NelboError, match=r"needs about \d+\.\d GB.*1000 images.*0.0 GB are free"):
