@@ -92,7 +92,7 @@ def test_learns_a_rule_that_needs_the_pixel_above(family, generator):
     x = Pixels(2).to_network(first.expand(-1, 1, 3, 4))
     model = type(family)(**family.options | {"width": 16, "dropout": 0.0})
     steps = model.fit_steps(x, data=Pixels(2))
-    for _ in itertools.islice(steps, 200):
+    for _ in itertools.islice(steps, 120):
         pass
     steps.close()
     bits = model.evidence(x).bits_per_dim.mean().item()

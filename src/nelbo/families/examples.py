@@ -18,6 +18,9 @@ from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.data import ImageData
 from nelbo.data.splits import HELD_OUT, TEST, TRAIN, VALIDATION
 
+# The most values that are fitted, for all of them are in memory.
+LARGEST_DATA = 2**29
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -62,8 +65,8 @@ def prepare(
         missing: allow nan, for values that are not known.
 
     Raises:
-        NelboError: a tensor of another shape, no images, values that do not fit the data space, or
-            a data space that contradicts that of the `ImageData`.
+        NelboError: a tensor of another shape, no or too many images, values that do not fit the
+            data space, or a data space that contradicts that of the `ImageData`.
     """
     if isinstance(images, ImageData):
         own = Pixels(images.levels)
@@ -72,11 +75,18 @@ def prepare(
                 f"{images.source} has {images.levels} pixel levels, but data={space}: leave data "
                 "out, which is for tensors"
             )
+        if images.stream is not None:
+            raise NelboError(
+                f"{images.source} is streamed, and families are fitted to images in memory: name "
+                "it without stream, or give some of its images as a tensor"
+            )
+        _check_size(images.images, images.source)
         x, space, source = own.to_network(images.images), own, images.source
         splits = images.splits
     elif isinstance(images, Tensor):
         x, source, splits = images, "the tensor", None
         space = Continuous() if space is None else space
+        _check_size(x, source)
         _check(x, space, missing)
     else:
         raise NelboError(
@@ -99,6 +109,15 @@ def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         return x, x
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     return x[order[count:].sort().values], x[order[:count].sort().values]
+
+
+def _check_size(x: Tensor, source: str) -> None:
+    if x.numel() > LARGEST_DATA:
+        fit = LARGEST_DATA // x[0].numel()
+        raise NelboError(
+            f"{source} has {x.numel():,} values, families are fitted to at most {LARGEST_DATA:,}, "
+            f"in memory: use smaller images, or some {fit:,} of them, as ImageData.subset draws"
+        )
 
 
 def _check(x: Tensor, space: DataSpace, missing: bool) -> None:
