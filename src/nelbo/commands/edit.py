@@ -15,7 +15,6 @@ from nelbo.commands.common import print_json, show
 from nelbo.commands.options.edit import Edit
 from nelbo.commands.picture_model import (
     PictureModel,
-    walk_with_progress,
 )
 from nelbo.commands.run_data import check_not_data
 from nelbo.commands.sampling import build_sampler, check_guidance
@@ -25,6 +24,7 @@ from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid, save_image, to_pil
 from nelbo.samplers import DDPM, Sampler, State
+from nelbo.samplers.batches import walk_in_batches
 
 # The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
 _INPAINTING_STEPS = 250
@@ -96,7 +96,7 @@ def _walk(
             generator=generators,
         )
 
-    walks = walk_with_progress(
+    return walk_in_batches(
         "Editing",
         options.n,
         states,
@@ -104,7 +104,6 @@ def _walk(
         batch_size=options.batch_size,
         seed=options.computing.seed,
     )
-    return torch.cat(list(walks))
 
 
 def _sampler(options: Edit, pipeline: Pipeline) -> Sampler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.base.console import counting_progress, say
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
@@ -23,8 +22,6 @@ from nelbo.commands.sampling import guidance_of
 from nelbo.diffusion import Diffusion
 from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
-from nelbo.samplers import State
-from nelbo.samplers.batches import walk_in_batches
 
 
 @dataclass(frozen=True)
@@ -215,39 +212,3 @@ class PictureModel:
                 pixels = torch.nan_to_num(self.model.decode(some.to(self.device)))
             pictures.append(to_levels(pixels, self.levels).byte().cpu())
         return torch.cat(pictures)
-
-
-def walk_with_progress(
-    description: str,
-    n: int,
-    states: Callable[[slice, list[torch.Generator]], Iterator[State]],
-    num_states: int,
-    *,
-    batch_size: int,
-    seed: int,
-    repeat: int = 1,
-    watch: Callable[[int, State], None] | None = None,
-) -> Iterator[Tensor]:
-    """The last state of each batch of `n` walks, as `walk_in_batches`, behind a progress bar.
-
-    Args:
-        description: the text of the progress bar.
-        n: how many walks.
-        states: the states of some of them, given which and their generators.
-        num_states: how many there are.
-        batch_size: walks at a time.
-        seed: source of all noise.
-        repeat: how many images in a row take the same noise.
-        watch: called with the number of each state from 0.
-    """
-    with counting_progress() as progress:
-        task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
-
-        def advance(k: int, state: State) -> None:
-            if watch is not None:
-                watch(k, state)
-            progress.advance(task)
-
-        yield from walk_in_batches(
-            n, states, batch_size=batch_size, seed=seed, repeat=repeat, watch=advance
-        )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +16,6 @@ from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import (
     PictureModel,
-    walk_with_progress,
 )
 from nelbo.commands.run_data import check_data, check_not_data
 from nelbo.commands.sample_quality import Compared
@@ -28,8 +25,8 @@ from nelbo.formats import Pipeline
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
-from nelbo.samplers import DDPM, Sampler, State
-from nelbo.samplers.batches import Film
+from nelbo.samplers import DDPM, Sampler
+from nelbo.samplers.batches import Film, sample_in_batches
 
 
 def run(options: Sample) -> None:
@@ -59,7 +56,7 @@ def run(options: Sample) -> None:
         film = Film(sampler.path(chain.schedule), options.animate)
     start = time.perf_counter()
     samples = pictures.to_pictures(
-        sample_with_progress(
+        sample_in_batches(
             chain,
             sampler,
             n,
@@ -67,7 +64,7 @@ def run(options: Sample) -> None:
             batch_size=options.batch_size,
             seed=options.computing.seed,
             repeat=options.interpolate or 1,
-            film=film,
+            watch=None if film is None else film.watch,
         ),
         options.batch_size,
     )
@@ -155,38 +152,3 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         show(quality_table(reading))
         show(nearest_line(reading))
         say(ABOUT_FEATURES)
-
-
-def sample_with_progress(
-    model: Any,
-    sampler: Sampler,
-    n: int,
-    *,
-    condition: Condition | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    repeat: int = 1,
-    film: Film | None = None,
-) -> Tensor:
-    """`n` samples in batches behind a progress bar, on the device of the model.
-
-    Arguments as `Diffusion.sample` and `walk_with_progress`; the model is guided where it is to be.
-    """
-    device = model.device
-
-    def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
-        given = None if condition is None else condition[some].to(device)
-        x_T = model.start(len(generators), None, generators)
-        return sampler.iterate(model, x_T, condition=given, generator=generators)
-
-    walks = walk_with_progress(
-        f"Sampling {n} image{'s' * (n > 1)}",
-        n,
-        states,
-        len(sampler.path(model.schedule)),
-        batch_size=batch_size,
-        seed=seed,
-        repeat=repeat,
-        watch=None if film is None else film.watch,
-    )
-    return torch.cat(list(walks))
