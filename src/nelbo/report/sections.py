@@ -194,7 +194,7 @@ def _how_evaluated(report: RunReport) -> str:
         else:
             sentences.append(
                 f"{name}: {len(bound):,} images, {evaluated:,} draws of {possible:,} levels each, "
-                "weighted so that the mean is unbiased."
+                "more of those where the bound varies, weighted so that the mean is unbiased."
             )
     return " ".join(sentences)
 
