@@ -40,8 +40,8 @@ from nelbo.training.kinds.refinement import (
 )
 
 PROMPTS_FILE = "prompts.txt"
-# How the samples of a run are drawn, and what its scheduler describes.
-SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1)
+# How the samples of a run are drawn, and what its scheduler describes, in diffusers as well.
+SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1, even_stride=True)
 _SHOWN = 32
 # How many of the least, and of the most, surprising images are shown.
 _EXTREME_IMAGES = 8
