@@ -112,7 +112,7 @@ def _classes(
     """The classes of a class-conditional model, or prompts for one of text.
 
     Raises:
-        NelboError: a model that is told nothing, prompts for one without text, or images
+        NelboError: an unconditional model, prompts for one without text, or images
             without classes.
     """
     unknown = torch.full((len(data),), -1)

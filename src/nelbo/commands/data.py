@@ -99,7 +99,7 @@ def _test_duplicates(splits: dict[str, ImageData]) -> int:
 
 
 def write_sheet(data: ImageData, path: Path, images: int) -> None:
-    """A contact sheet of at most so many images, evenly spaced."""
+    """A contact sheet of at most this number of images, evenly spaced."""
     count = min(images, len(data))
     index = torch.arange(count) * len(data) // count
     save_grid(data.images[index], path, data.levels)

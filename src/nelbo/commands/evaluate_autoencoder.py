@@ -45,7 +45,7 @@ def evaluate_autoencoder_run(
         source: images, by default what the run was trained on.
         split: which of them.
         keep_duplicates: as in `nelbo evaluate`.
-        images: at most so many, drawn at random.
+        images: at most this number, drawn at random.
         seed: which of them are drawn.
         resize: crop and resize images of another size.
         batch_size: images at a time.

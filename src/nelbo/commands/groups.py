@@ -35,7 +35,7 @@ class Computing:
     """Print the result as JSON."""
 
     def check(self) -> None:
-        """Raise `NelboError` for a seed that is none."""
+        """Raise `NelboError` for an out-of-range seed."""
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise NelboError(f"--seed must lie in 0..2^63 − 1, got {self.seed}")
 

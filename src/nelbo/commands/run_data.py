@@ -225,7 +225,7 @@ def data_for_run(
         source: of the images.
         model: the model.
         resize: crop and resize images of another size.
-        images: at most so many, drawn at random: those of a seed are the same for every model.
+        images: at most this number, drawn at random: those of a seed are the same for every model.
         seed: which of them are drawn.
 
     Raises:

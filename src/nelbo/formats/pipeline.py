@@ -56,7 +56,7 @@ class Pipeline:
         path: the directory, or Hub id if there is no such directory.
         index: what model_index.json says.
         format: what reads its model.
-        own: what nelbo.json says; None where there is none.
+        own: the content of nelbo.json; None without the file.
     """
 
     path: str | os.PathLike[str]
@@ -69,7 +69,7 @@ class Pipeline:
         """The pipeline at a path, or of the name of a checkpoint that ships, or a Hub id.
 
         Raises:
-            NelboError: there is none, or none that nelbo has a model for.
+            NelboError: it is missing, or of an unsupported class.
         """
         path = resolve(path)
         index = read_index(path)
@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What nelbo.json says; empty where there is none, as for a plain pipeline."""
+        """The content of nelbo.json; empty for a plain pipeline."""
         return self.own or {}
 
     @property

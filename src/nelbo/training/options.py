@@ -84,7 +84,7 @@ class TrainOptions:
     time that takes. By default as many as fit into what may follow training: evaluation, samples
     and report together take a fifth of its time, or 20 s."""
     evaluate_images: int | None = None
-    """At most so many images of each split are evaluated for the report, whatever time that takes;
+    """At most this number of images of each split for the report, whatever time that takes;
     by default as many as fit, or 300 with --evaluate-levels."""
     track: Literal["none", "tensorboard"] = "none"
     """Where to follow training, beside metrics.jsonl: tensorboard needs the extra `tracking`."""

@@ -34,12 +34,12 @@ class Classify:
     template: str = "{}"
     """What the name of a class is said in, such as "a photo of a {}"."""
     images: int | None = None
-    """Classify at most so many images, drawn at random by the seed; all by default."""
+    """At most this number of images, drawn at random by the seed; all by default."""
     margin: float = 3.0
     """Standard errors that a class must be behind before it is dropped: larger is surer and costs
     more network evaluations."""
     draws: int = 64
-    """At most so many draws of a level and noise an image."""
+    """At most this number of draws of level and noise an image."""
     out: Path | None = None
     """CSV file for the class of each image; the first are printed in any case."""
     resize: bool = False

@@ -29,7 +29,7 @@ class Compare:
     """Levels of the chain an image, of latents drawn where they matter; two models of one kind meet
     the same levels and noise."""
     images: int | None = None
-    """Compare on at most so many images, drawn at random by the seed; all by default."""
+    """At most this number of images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the models'; not needed for those that one of the
     two was trained on."""

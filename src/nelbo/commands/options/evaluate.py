@@ -37,9 +37,9 @@ class Evaluate:
     or the profile of `nelbo fit`, finds) and weighted without bias. With --steps, "optimal" keeps
     the levels of the best bound, with the optimal variance."""
     steps: int | None = None
-    """Evaluate a shorter chain of so many levels, evenly spaced or optimal."""
+    """Evaluate a shorter chain of this number of levels, evenly spaced or optimal."""
     images: int | None = None
-    """Evaluate at most so many images, drawn at random by the seed; all by default."""
+    """At most this number of images, drawn at random by the seed; all by default."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64

@@ -30,7 +30,7 @@ class Fit:
     """Which images: validation, the default where there are any, or train; never those for test,
     on which figures are reported. Of other DATA than the run's, all as well."""
     images: int | None = 300
-    """Measure on so many images, drawn at random; "None" takes all."""
+    """Number of images to measure on, drawn at random; "None" takes all."""
     levels: int | None = 100
     """About how many levels to measure, the others interpolated; "None" measures all."""
     draws: int = 1

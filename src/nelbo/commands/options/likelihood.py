@@ -27,7 +27,7 @@ class Likelihood:
     keep_duplicates: bool = False
     """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     images: int = 32
-    """At most so many images, drawn at random by the seed."""
+    """At most this number of images, drawn at random by the seed."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int = 32

@@ -33,7 +33,7 @@ class Rank:
     """Rank by bits/dim, or by their excess over a lossless image file of the same picture, so that
     what is only busy or colourful is not odd."""
     images: int | None = None
-    """Rank at most so many images, drawn at random by the seed; all by default."""
+    """At most this number of images, drawn at random by the seed; all by default."""
     levels: int | None = None
     """Levels of the chain an image, drawn where they matter; more tell images of nearly the same
     rank apart. By default 50, and 10 for latents, whose bound varies at few levels."""

@@ -30,7 +30,7 @@ class Report:
     """Levels an image for the bound of the test split: a number, or all, whatever time that takes;
     by default as many as fit into a fifth of the time that the run trained, or 20 s."""
     images: int | None = None
-    """At most so many images of each split are evaluated, whatever time that takes; by default as
+    """At most this number of images of each split, whatever time that takes; by default as
     many as fit, or 300 with --levels."""
     resize: bool = False
     """Cut and resize images of another size than the model's."""
