@@ -33,7 +33,7 @@ class LatentSettings:
     """The prior to train, and the text encoder that tells it of captions."""
 
     condition: str = "auto"
-    """What to condition the prior on: text, label or none; auto is the first that the images have."""
+    """The condition of the prior: text, label or none; auto is the first that the images have."""
     levels: int = 1000
     """Length T of the prior's chain; its schedule is cosine, its prediction v."""
     widths: tuple[int, ...] = (128, 160)
