@@ -58,7 +58,7 @@ def diffusers_step(batch: int) -> Step:
 def bare_step(batch: int, precision: str) -> Step:
     """nelbo's network in its precision, with its optimiser, in the same loop."""
     trainer = _trainer(batch, precision)
-    network: Any = trainer.variant(precision).network
+    network: Any = trainer.variant(precision).model.network
     return _by_hand(network, trainer.model, trainer.optimizer, batch)
 
 

@@ -33,7 +33,7 @@ def test_it_learns_and_its_chain_has_the_bound():
             bound = chain.elbo(x_0, levels=10, generator=torch.Generator().manual_seed(0))
         return bound.mean().bits_per_dim.mean
 
-    first = build_model(LEARNED, t.data).gamma.state_dict()
+    first = build_model(LEARNED, t.task.images.data).gamma.state_dict()
     before = bits()
     list(t.run())
     assert bits() < before - 0.7
