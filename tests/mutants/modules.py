@@ -6,6 +6,7 @@ _LATENT = ("tests/latent/test_model.py", "tests/oracles/test_latent_bound.py")
 
 # Below src/nelbo.
 MODULES: dict[str, tuple[str, ...]] = {
+    "base/golden_section.py": ("tests/test_golden_section.py",),
     "chain/mhvae.py": (
         "tests/chain/test_mhvae.py",
         "tests/chain/test_tighter_bounds.py",
@@ -56,6 +57,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion/noise_level.py": ("tests/diffusion/test_level_map.py",),
     "diffusion/profile.py": ("tests/formats/test_profile.py",),
     "diffusion/level_map.py": ("tests/diffusion/test_level_map.py",),
+    "diffusion/rounding.py": ("tests/oracles/test_optimal_variance.py",),
+    "diffusion/start.py": ("tests/samplers/test_start.py",),
     "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
     "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),
     "diffusion/variance.py": (
@@ -91,6 +94,12 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_latent_evidence.py",
     ),
     "evidence/comparison.py": ("tests/evidence/test_comparison.py",),
+    "evidence/extremes.py": ("tests/evidence/test_extremes.py",),
+    "evidence/feature_spaces.py": ("tests/evidence/test_sample_quality.py",),
+    "evidence/file_sizes.py": ("tests/evidence/test_file_sizes.py",),
+    "evidence/precision.py": ("tests/evidence/test_precision.py",),
+    "evidence/sample_reading.py": ("tests/commands/test_sample_quality.py",),
+    "evidence/timed_evaluation.py": ("tests/evidence/test_timed_evaluation.py",),
     "evidence/ranking.py": ("tests/commands/test_evidence.py",),
     "evidence/sample_quality.py": ("tests/evidence/test_sample_quality.py",),
     "evidence/nearest.py": ("tests/evidence/test_sample_quality.py",),
