@@ -141,6 +141,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning is for the user here: what it says, not where in the code."""
+    """Show the message of a warning, not its place in the code."""
     text = Text.assemble(("note: ", "yellow"), str(message))
     Console(stderr=True).print(text, soft_wrap=True)

@@ -47,7 +47,7 @@ def test_rank_puts_noise_before_digits(run_path, tmp_path, capsys):
     for i, image in enumerate(digits):
         Image.fromarray((image * 15).numpy()).save(folder / f"digit{i:02d}.png")
     model = nelbo.load(run_path)
-    # The model has 17 levels a pixel and pictures 256: it is told so.
+    # The model has 17 pixel levels and pictures 256, which is reported.
     content = json.loads((run_path / "nelbo.json").read_text())
     copy = tmp_path / "run"
     shutil.copytree(run_path, copy)

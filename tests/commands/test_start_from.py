@@ -270,7 +270,11 @@ def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
             [latent, "--objective", "sigmoid", "--level-shift", "2"],
             "a shift of levels is for",
         ),
-        (pictures, [latent, "--balance-power", "1"], "--balance-power says how much --balance"),
+        (
+            pictures,
+            [latent, "--balance-power", "1"],
+            "--balance-power sets the strength of --balance",
+        ),
         (tmp_path / "gone", [pixel], "unknown data"),
     ):
         message_found = mistake(

@@ -29,7 +29,7 @@ def peer(T: int, steps: int, length: int, samples: int, **fields) -> diffusers.R
 def test_walk_equals_diffusers(steps, length, samples):
     ours = jump_levels(steps, length, samples)
     theirs = (peer(1000, steps, length, samples).timesteps // (1000 // steps)).tolist()
-    # a time is what the network is told on the way down from the level above it
+    # a network time is that of the level above, on the way down
     assert ours == [steps, *theirs]
 
 

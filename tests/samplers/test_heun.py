@@ -53,7 +53,7 @@ def test_is_algorithm_2(kind, churn):
 
     def network(x_t, time, condition):
         # x_t / a is denoised at the σ whose place in the chain is this time. Churn may pass the
-        # largest σ, where the network is told the last level.
+        # largest σ, where the network time is that of the last level.
         log_sigma = np.interp(time[0].item(), np.arange(T), np.log(table))
         sigma = math.exp(log_sigma)
         return denoise(x_t * math.sqrt(1 + sigma**2), sigma)

@@ -68,7 +68,7 @@ def text_model(seed: int = 0) -> LatentDiffusion:
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             **tiny.LAYERS,
         )
-        # Layers that start at zero would hide what the prior is told.
+        # Layers that start at zero would hide the condition of the prior.
         network = tiny.randomise(UNet(config)).train()
         prior = Diffusion(
             network, NoiseSchedule.scaled_linear(), data=Continuous(), shape=(4, 8, 8)

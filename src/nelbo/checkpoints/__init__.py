@@ -1,7 +1,7 @@
 """Trained models that ship with the package: one pipeline directory each, beside this file.
 
-Weights are kept as float16 and loaded as float32. Every checkpoint has a README.md that says what
-it is, whose data made it under which licence, by which command, and how good it is.
+Weights are kept as float16 and loaded as float32. Every checkpoint has a README.md with
+its description, the makers and licence of its data, its command, and its quality.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nelbo.text import TEXT_ENCODER
 
 # What a package may weigh without being a burden to those who never use it.
 LARGEST = 25_000_000
-# What nelbo.json tells of a run, for the commands to find the data and the usual guidance by.
+# Entries of nelbo.json that the commands need, for the data and the usual guidance.
 _KEPT = ("source", "training_images", "label_names", "trained", "settings")
 
 
@@ -59,7 +59,7 @@ def save_checkpoint(
             may carry.
     """
     if not card.strip():
-        raise NelboError("a checkpoint needs a card that says what it is and how it was made")
+        raise NelboError("a checkpoint needs a card with its description and how it was made")
     half = copy.deepcopy(model).to(torch.float16)
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
@@ -78,7 +78,7 @@ def save_checkpoint(
 
 
 def _read_text_encoder_as_float32(directory: Path) -> None:
-    """As its neighbours are read: transformers goes by the config, diffusers by what it is told."""
+    """Let transformers load float32: it reads the dtype in the config, diffusers that of a call."""
     file = directory / TEXT_ENCODER / "config.json"
     if file.is_file():
         write_json(file, {**read_json(file), "dtype": "float32"})

@@ -53,7 +53,7 @@ def choose_device(name: str) -> torch.device:
 def check_optimal(run_path: str, steps: int | None) -> None:
     """Raise `NelboError` unless a number of steps is asked for, of a run that has been fitted.
 
-    What the Hub says of a model that is not here is said as it is.
+    Errors of the Hub for a model that is not local are raised unchanged.
     """
     if steps is None:
         raise NelboError("--levels optimal needs --steps, how many levels to keep")

@@ -100,7 +100,7 @@ def run(options: Compare) -> None:
     if result.p_value < 0.05:
         show(f"{better} explains the images better, {share:.0%} of them one by one")
     else:
-        show("These images do not tell the two models apart")
+        show("These images show no difference between the two models")
     for warning in result.warnings(loaded[0][1].names):
         say(f"warning: {warning}")
 

@@ -148,7 +148,7 @@ def _store(
     # What was computed in, whichever way it was chosen.
     settings |= {"seed": options.computing.seed, "precision": _name(dtype)}
     if options.levels != "all":
-        # A profile says where to draw levels; every level once is the same without one.
+        # A profile guides the draws of levels; every level once needs none.
         settings["proposal"] = identify_profile(model)
     return open_store(options.out, model, data, settings, processes)
 

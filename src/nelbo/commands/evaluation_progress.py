@@ -53,7 +53,7 @@ def find_levels(
     where few of them cost most of the bound their error is seen only once one of these is drawn.
 
     None is every level, where as many are asked for as there are. The first level is drawn twice,
-    to tell how noisy it is.
+    to estimate its noise.
 
     Args:
         count: how many.

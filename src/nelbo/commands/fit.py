@@ -232,7 +232,7 @@ def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[
     gain = max(bounds["even"][str(K)] - bounds["optimal"][str(K)] for K in lengths)
     if gain < _NO_GAIN:
         doubts.append(
-            f"optimal levels gain at most {gain:.4f} bits/dim over even ones, too little to tell "
+            f"optimal levels gain at most {gain:.4f} bits/dim over even ones, too little to detect "
             f"from {profile.examples:,} images"
         )
     return doubts

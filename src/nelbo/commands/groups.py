@@ -140,7 +140,7 @@ class QualityOptions:
     quality: bool = False
     """Report how much the images look like those that the run was trained on: Fréchet and kernel
     distance, precision, recall, density and coverage, beside real images, and whether they are
-    copies. Some hundred images (-n) tell more than a few."""
+    copies. Use some hundred images (-n)."""
     features: Path | None = None
     """With --quality, also compare in the features of a vision model: a directory with config.json
     and model.safetensors that transformers reads, such as DINOv2's."""

@@ -152,7 +152,7 @@ class PictureModel:
 
     @cached_property
     def _class_names(self) -> list[str]:
-        """What its run calls the classes; empty where it does not say."""
+        """The names of the classes in its run; empty without any."""
         names: list[str] = self.pipeline.notes.get("label_names", [])
         return names if len(names) == self.num_classes else []
 

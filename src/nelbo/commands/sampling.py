@@ -25,7 +25,7 @@ def build_sampler(
     *,
     steps: int | None = None,
 ) -> Sampler:
-    """The sampler; what is not asked for is as the scheduler of the pipeline says.
+    """The sampler; settings not given are those of the pipeline's scheduler.
 
     Args:
         options: what was asked for.

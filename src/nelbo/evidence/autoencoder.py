@@ -97,7 +97,7 @@ class AutoencoderRun:
             raise NelboError(f"{path}/{NELBO_FILE}: the data of an autoencoder must be pixels")
         size = autoencoder.config.sample_size
         if size is None:
-            raise NelboError(f"{path}/{AUTOENCODER}/config.json does not say its sample_size")
+            raise NelboError(f"{path}/{AUTOENCODER}/config.json has no sample_size")
         height, width = (size, size) if isinstance(size, int) else size
         return cls(autoencoder, (autoencoder.config.in_channels, height, width), data)
 

@@ -121,7 +121,7 @@ class BoundStore:
 
 
 def fingerprint(model: Model) -> str:
-    """A hash of all weights, which tells whether a model is the same one."""
+    """A hash of all weights, to detect another model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

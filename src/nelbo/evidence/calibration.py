@@ -1,7 +1,7 @@
 r"""The maximum-likelihood scale of a decoder (Rybkin et al. 2021, section 4).
 
 An autoencoder decodes a latent to the mean of :math:`p(x|z) = N(\mathrm{decode}(z), \sigma^2 I)`
-and says nothing of σ, which sets what a squared error costs in nats. The bound is best at
+and does not determine σ, which sets what a squared error costs in nats. The bound is best at
 
 .. math::
     \hat\sigma = \arg\max_\sigma \sum_x E_{q(z|x)}[\log p_\sigma(x|z)],

@@ -12,8 +12,8 @@ behind, and the levels at which classes differ most are drawn most often, as ear
 Each draw costs one network call a class still in the race, where the exhaustive way takes
 classes × levels.
 
-With prompts for classes it needs no labels at all. A latent model's autoencoder is told nothing, so
-its terms are common to all classes; each draw then has a z_0 ~ q(z_0|x) of its own, which all
+With prompts for classes it needs no labels at all. A latent model's autoencoder is unconditional,
+so its terms are common to all classes; each draw then has a z_0 ~ q(z_0|x) of its own, which all
 classes share.
 """
 
@@ -77,7 +77,7 @@ class Classifier:
         classes: the condition of each class, batch size C: labels, or embedded prompts.
         margin: by how many standard errors of the paired difference a class must be behind the
             best before it is dropped. A larger one is surer and costs more calls.
-        draws: at most so many (level, noise) draws an image.
+        draws: largest number of (level, noise) draws an image.
         generator: the source of all noise.
 
     Raises:
@@ -174,7 +174,7 @@ def classify(
         classes: the condition of each class; by default every label of a class-conditional model.
         batch_size: images at a time.
         margin: standard errors that a class must be behind before it is dropped.
-        draws: at most so many (level, noise) draws an image.
+        draws: largest number of (level, noise) draws an image.
         generator: the source of all noise.
 
     Raises:
@@ -191,7 +191,7 @@ def classify(
 
 
 def images_at_once(classes: int) -> int:
-    """How many images may race together among so many classes, by what a race remembers."""
+    """The number of images that race together, by the number of classes and the memory."""
     return max(1, _LARGEST_RACE // classes**2)
 
 

@@ -2,7 +2,8 @@ r"""Which of two models explains these images better? A paired test of the mean 
 
 Two models evaluated on the same images with the same levels and noise have bounds that rise and
 fall together. The differences :math:`d_i` of an image's two bounds in bits per dimension vary far
-less than either, so their mean tells apart models that the two means with their own errors do not.
+less than either, so their mean distinguishes models that the two means with their own errors do
+not.
 
 The p-value is of the hypothesis that the mean difference over all images, of which these are a
 sample, is zero. It comes from the studentised bootstrap (Efron & Tibshirani 1993, "An introduction
@@ -81,7 +82,7 @@ class Comparison:
             found.append(
                 f"the differences have a skewness of {self.skewness:.1f}, much for {n} images: a "
                 "few of them decide, and equal models come out different more often than the "
-                "p-value says; compare on more images"
+                "p-value states; compare on more images"
             )
         return found
 

@@ -24,7 +24,7 @@ def cost_json(bound: Evidence, model: Model, calls: int | None = None) -> dict[s
     Args:
         bound: the bound.
         model: the model it is of.
-        calls: network evaluations, where a pilot took more than the bound tells.
+        calls: network evaluations, including those of a pilot.
     """
     T = levels_of(model) + 1
     calls = int(bound.calls.sum()) if calls is None else calls

@@ -272,7 +272,7 @@ class _Draws:
 
     @classmethod
     def least(cls, images: int, T: int) -> _Draws:
-        """As few as tell the error of a mean over so many images, by `_LEAST_PAIRS` of each."""
+        """The fewest draws for the error of a mean over images, `_LEAST_PAIRS` of each."""
         pairs = math.ceil(_LEAST_PAIRS / images)
         return cls(1 + pairs, 0 if T == 1 else 2 * max(1, pairs))
 
@@ -286,7 +286,7 @@ class _Draws:
         return _Draws(math.ceil(self.first * factor), math.ceil(self.levels * factor))
 
     def more(self, excess: float) -> _Draws:
-        """What to add to so many, to bring their error down by the factor `excess`."""
+        """The number to add to a count, to reduce its error by the factor `excess`."""
         share = max(0.0, (excess / _MARGIN) ** 2 - 1)
         # Two draws at least, of which the error is known.
         first, levels = (max(2, math.ceil(share * count)) for count in (self.first, self.levels))
@@ -348,7 +348,7 @@ def pilot(
         model: the model.
         data: the images.
         generator: the source of all draws.
-        images: at most so many of them.
+        images: largest number of them.
     """
     count = min(images, len(data))
     x_0, condition = inputs(model, data.take(_some(len(data), count, generator)))

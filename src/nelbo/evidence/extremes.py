@@ -25,7 +25,7 @@ _CANDIDATES = 2
 # Levels and draws of x_1 of a candidate: at first, and at most.
 _FIRST_LEVELS, _FIRST_DRAWS = 8, 4
 _MOST_LEVELS = 128
-# How many standard errors of a difference tell two images apart, 95% of the time.
+# Standard errors of a difference at which two images are distinguished, 95% of the time.
 _APART = 1.96
 
 
@@ -58,7 +58,7 @@ def possible_places(
     """The first and last place of each of some values, the largest having place 1.
 
     Two values are apart where they differ by more than 1.96 standard errors of their difference.
-    An error that is not known tells nothing apart.
+    An unknown error distinguishes nothing.
     """
     difference = values[:, None] - values[None, :]
     error = _APART * (errors.square()[:, None] + errors.square()[None, :]).sqrt()
@@ -93,7 +93,7 @@ def find_extremes(
         shown: how many to find at each end, at most half of all.
         seconds: about how long it may take.
         seed: of the noise.
-        clock: what tells the time.
+        clock: the clock, in seconds.
     """
     end = clock() + seconds
     order = bound.bits_per_dim.detach().cpu().double().nan_to_num(nan=math.inf).argsort()

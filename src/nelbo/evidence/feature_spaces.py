@@ -33,7 +33,7 @@ _FITTED_ON = 2000
 _BATCH = 128
 # Channels of the random convolutions.
 _CHANNELS = (32, 64, 64)
-# What the networks of the literature were trained with, where their directory does not say.
+# Defaults of published networks, if their directory has no such entry.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WEIGHTS = "model.safetensors"
 

@@ -1,6 +1,6 @@
 r"""What image files of the same pictures take, to stand beside bits per dimension.
 
-A figure in bits/dim says little alone: what is easy to store differs from set to set. Beside it
+A figure in bits/dim needs a reference, since sets differ in how compressible they are. Beside it
 stand PNG, lossless WebP and, where `pillow-jxl-plugin` is installed, JPEG XL of the same pictures,
 each picture a file of its own, and the bits of the pixels as they are, log₂ of their levels.
 
@@ -42,7 +42,7 @@ TITLES = {PNG: "PNG", WEBP: "lossless WebP", JXL: "JPEG XL"}
 # 2% and takes 25 times as long.
 SMALL_SIDE = 64
 _SEARCHED_PIXELS = 24 * 24
-# At most so many pictures, and about so many values, are written to files.
+# Largest number of pictures, and about the number of values, that are written to files.
 MOST_IMAGES, MOST_VALUES = 300, 1_000_000
 _LEAST_IMAGES = 32
 _MODES = {1: "L", 3: "RGB"}
@@ -56,7 +56,7 @@ _REMEMBERED = 16
 
 
 class FileSize(NamedTuple):
-    """Bytes of a file, and of the compressed pixels in it; the same where they cannot be told."""
+    """Bytes of a file, and of the compressed pixels in it; the same if they cannot be separated."""
 
     whole: int
     pixels: int
@@ -68,7 +68,7 @@ class FormatBits:
 
     Attributes:
         whole: of the files.
-        pixels: without their headers; None where they cannot be told apart.
+        pixels: without their headers; None if they cannot be separated.
         together: of one file with all of the pictures, where what they have in common is written
             once; None for large pictures.
     """
@@ -284,7 +284,7 @@ def packed(images: UInt8[Tensor, "n channels height width"], levels: int = 256) 
 
 
 def bits_per_dim(size: int, dims: int) -> float:
-    """Bytes of a file in bits for each of so many values."""
+    """Bytes of a file as bits for each of a number of values."""
     return 8 * size / dims
 
 

@@ -63,7 +63,7 @@ class Given:
 
 
 def data_facts(model: Model, data: ImageData) -> dict[str, str]:
-    """What a page says of the images that its figures are of."""
+    """A sentence on the images that the figures of a page are of."""
     facts = {"figures conditioned on": given_of(model, data).fact}
     if data.duplicates:
         kept = "left out" if data.left_out else "kept"

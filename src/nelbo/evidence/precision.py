@@ -62,7 +62,7 @@ def try_bfloat16(
     Args:
         model: the model, evaluated where `x_0` is.
         x_0: at least two images, (B, C, H, W).
-        condition: what the model is told of each.
+        condition: the condition of each.
         seed: of the noise.
 
     Raises:

@@ -1,7 +1,7 @@
 """Which images surprise a model: a table of their bounds, the most surprising first.
 
 Images that are busy or colourful cost any model more than plain ones, odd or not. What a
-general-purpose lossless coder takes for the same picture tells how much of the cost is that;
+general-purpose lossless coder takes for the same picture estimates this part of the cost;
 the excess over it is the score that is left (Serrà et al. 2020, "Input complexity and
 out-of-distribution detection with likelihood-based generative models", eq. 3).
 """

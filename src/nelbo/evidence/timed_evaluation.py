@@ -57,12 +57,12 @@ class TimedEvaluation:
     Args:
         model: the model, evaluated where its weights are.
         data: the images.
-        most: at most so many of them.
+        most: largest number of them.
         levels: levels an image, or "all"; by default as many as there is time for. Levels that are
             asked for are evaluated of all `most` images, whatever the time.
         complete: evaluate all `most` images at a few levels at least, whatever the time.
         seed: of the order and of all noise.
-        clock: what tells the time.
+        clock: the clock, in seconds.
 
     Attributes:
         calls: network evaluations so far, with those of the pilot.
@@ -174,7 +174,7 @@ class TimedEvaluation:
         return cast(Bound, self.bound)
 
     def refine(self, seconds: float) -> Iterator[TimedEvaluation]:
-        """Evaluate more, for about so many seconds; itself after each batch.
+        """Evaluate more, for about `seconds`; yields itself after each batch.
 
         The first time two images are evaluated at least.
         """
@@ -293,10 +293,10 @@ class TimedEvaluation:
 
 
 def _shared_out(bound: Bound, calls: int) -> tuple[int, int]:
-    r"""So many more calls an image as draws of x_1 and levels, where they help most.
+    r"""Divide further calls an image between draws of x_1 and of levels, to the greatest effect.
 
     The variances of both are A/R + C/K; R : K is :math:`\sqrt A : \sqrt C` (Neyman allocation).
-    Fewer than two draws tell nothing of their variance: then none is made.
+    Fewer than two draws do not determine their variance: then none is made.
     """
     have_first, have_levels = int(bound.reconstruction_calls[0]), int(bound.level_calls[0])
     first = math.sqrt(variance_over_images(bound.first_variance) * have_first)

@@ -1,6 +1,6 @@
 r"""A generative adversarial network (Goodfellow et al. 2014) of the size of DCGAN.
 
-A generator G turns z ~ N(0, I) into an image, a discriminator D tells images from those. With
+A generator G turns z ~ N(0, I) into an image, a discriminator D separates images from those. With
 :math:`s(a) = \log(1 + e^a)`, so that :math:`-s(-a) = \log \sigma(a)`, they minimise in turn
 
 .. math::

@@ -1,7 +1,7 @@
 """Scheduler configs: the chain and the sampler in one file, as diffusers keeps them.
 
 The chain is the betas, what the network predicts and the reverse variance; every scheduler class
-says the same of it. The sampler is the class itself and its spacing of the steps.
+describes it alike. The sampler is the class itself and its spacing of the steps.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class AutoencoderReport:
-    """What the report tells; every part that is empty is left out.
+    """The contents of the report; empty parts are left out.
 
     Attributes:
         title: of the page.
@@ -72,7 +72,7 @@ class AutoencoderReport:
         latents: the mean latents of the first of these images, (m, C', H', W').
         readings: by the name of their split; "test" makes the headline.
         levels: how many levels a pixel has.
-        facts: names and values to tell at the top.
+        facts: names and values at the top.
         metrics: rows of the training loop.
         settings: nested mappings.
         files: what image files of the held-out images take.
@@ -243,7 +243,7 @@ def _latents(report: AutoencoderReport) -> str:
             "by-channel",
             "Divergence of each channel of the latents",
         ),
-        "KL(q(z|x) ‖ N(0, I)) by channel: what each one says of an image. A channel near zero is "
+        "KL(q(z|x) ‖ N(0, I)) by channel: its information about an image. A channel near zero is "
         "not used.",
         "Cost of each channel",
     )

@@ -23,7 +23,7 @@ def checkpoint_card(
     prompt: str,
     figures: Mapping[str, str] | None = None,
 ) -> str:
-    """Markdown that says what a checkpoint is, who made its data, by which command, how good it is.
+    """Markdown with a checkpoint's description, the makers of its data, its command and quality.
 
     Args:
         name: what `nelbo.pretrained` calls it.
@@ -40,7 +40,7 @@ def checkpoint_card(
     source = notes.get("source")
     if source not in LICENCES or source not in CREDITS:
         raise NelboError(
-            f"the run says it was trained on {source!r}, of which no licence is known; expected "
+            f"the run was trained on {source!r}, of which no licence is known; expected "
             f"one of {', '.join(LICENCES)}"
         )
     if not command.strip():

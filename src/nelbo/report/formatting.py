@@ -39,7 +39,7 @@ def scientific(value: float) -> str:
 
 
 def compact(value: float) -> str:
-    """A value in the fewest digits that tell it: 0.002, 1,000, 10⁻⁵."""
+    """A value in the fewest digits: 0.002, 1,000, 10⁻⁵."""
     if not math.isfinite(value):
         return number(value, 0)
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def setting(name: str, value: Any) -> str:
-    """One setting as text; the name tells the unit of times."""
+    """One setting as text; the name decides the unit of times."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):

@@ -140,7 +140,7 @@ def labelled_images(
 def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
     """A name as HTML that shows its start and its end where it is long, whole in its title.
 
-    What tells files apart is at the end: a number, what comes after the folders.
+    Names of files differ at the end: a number, the part after the folders.
     """
     shown = name
     if len(name) > longest:
@@ -326,7 +326,7 @@ def section(title: str, about: str, *parts_html: str) -> str:
 
 
 def captioned(content_html: str, caption: str, title: str = "") -> str:
-    """A figure with its title above and a caption that says what to see below."""
+    """A figure with its title above and a caption below."""
     heading = f"<h3>{escape(title)}</h3>" if title else ""
     return f"<figure>{heading}{content_html}<figcaption>{escape(caption)}</figcaption></figure>"
 

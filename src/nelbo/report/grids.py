@@ -91,7 +91,7 @@ def image_grid(
 
 
 def page_scale(side: int, columns: int) -> int:
-    """The whole factor that makes pictures of so many pixels a page to look at; 1 for large ones.
+    """The whole factor to enlarge small pictures by for a page; 1 for large ones.
 
     A few are enlarged to 128 pixels each; 4 to 10 columns to less, so that the page has about 512;
     and more of them to 48 each, which can still be read.
@@ -120,7 +120,7 @@ def film_strip(
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write an image in the format that the name says; the file is there whole or not at all.
+    """Write an image in the format of its suffix; the file appears whole or not at all.
 
     Raises:
         NelboError: a name whose ending is no image format, or where nothing can be written.

@@ -16,7 +16,7 @@ from nelbo.report.tables import bits_unit, label
 
 # Of all pipelines but DDPMPipeline, which walks the whole chain.
 _STEPS = 50
-# What the card says of samples in each feature space.
+# Figures of samples in each feature space, with their names in the card.
 QUALITY = {
     "frechet": "Fréchet distance",
     "frechet_extrapolated": "Fréchet distance, extrapolated",
@@ -40,14 +40,14 @@ def model_card(
     prompt: str = "",
     former: str = "",
 ) -> str:
-    """Markdown that says what the model is, its bound, its licence, and how to load it.
+    """Markdown with the description of the model, its bound, its licence, and how to load it.
 
     Args:
         name: title of the card.
         model: the exported model.
         notes: what the run's nelbo.json holds.
         evaluation: what its evaluation.json holds, by split; may be empty.
-        licence: identifier of the licence of the weights, such as "cc-by-4.0"; None says nothing.
+        licence: identifier of the licence of the weights, such as "cc-by-4.0"; None leaves it out.
         pipeline: the class that diffusers reads it as.
         prompt: an example, for a model of text.
         former: the card that the model had before; sections that this one has nothing for are kept.
@@ -152,14 +152,14 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
         cells = [_cell(evaluation[split]["bits_per_dim"][term]) for split in splits]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
-    told = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
+    note = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
     left_out = sum(evaluation[split].get("duplicates_left_out", 0) for split in splits)
     if left_out:
-        told += f" {left_out:,} test images that are training or validation images are left out."
+        note += f" {left_out:,} test images that are training or validation images are left out."
     return "\n".join(
         [
             "The negative evidence lower bound by its terms, mean over images "
-            f"({counts}) ± standard error.{told}",
+            f"({counts}) ± standard error.{note}",
             "",
             *rows,
             *(line for some in files_lines(evaluation) for line in ("", some)),
@@ -168,7 +168,7 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
 
 
 def measured_splits(evaluation: Mapping[str, Any]) -> list[str]:
-    """The splits that evaluation.json holds a bound of; what it tells of samples is none."""
+    """The splits with a bound in evaluation.json; its entry of samples is none."""
     return [
         name
         for name, content in evaluation.items()
@@ -257,11 +257,11 @@ def _cell(estimate: Mapping[str, float | None]) -> str:
 
 
 def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> str:
-    """How diffusers draws, where it has a pipeline that tells the model what it is told."""
+    """How to sample with diffusers, if it has a pipeline with this condition."""
     if model.num_classes:
         return (
-            f"diffusers reads it as a `{pipeline}`, but has no pipeline that tells a network a "
-            "class; nelbo does."
+            f"diffusers reads it as a `{pipeline}`, but has no pipeline that conditions a "
+            "network on a class; nelbo has."
         )
     lines = [f"from diffusers import {pipeline}", ""]
     options = ["batch_size=4"]
@@ -283,28 +283,28 @@ def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> 
 
 def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
     """How nelbo draws, and reads the bound where the model is complete for it."""
-    n, walk, told, condition, some = 4, "", "", "", ""
+    n, walk, given, condition, some = 4, "", "", "", ""
     lines = ["import nelbo", "", 'model = nelbo.load("PATH")']
     if model.few_levels_matter:
         walk, some = ', nelbo.load_sampler("PATH")', ", levels=50"
         if model.reads_text:
             lines.append(f"prompt = {json.dumps(prompt, ensure_ascii=False)}")
-            told = f", prompt=prompt, guidance={guidance:g}"
+            given = f", prompt=prompt, guidance={guidance:g}"
             condition = ", model.condition_on(captions)"
         control = _control_line(model)
         if control is not None:
             lines = ["from dataclasses import replace", "", "import torch", *lines, control]
-            told += ", control=control"
+            given += ", control=control"
             controls = "control.expand(len(images), -1, -1, -1)"
             condition = f", replace(model.condition_on(captions), control={controls})"
     if model.num_classes:
         n = min(n, model.num_classes)
         lines = ["import torch", *lines, f"classes = nelbo.Condition(label=torch.arange({n}))"]
-        told, condition = ", condition=classes", ", nelbo.Condition(label=labels)"
-    lines.append(f"samples = model.sample({n}{walk}{told})  # (N, C, H, W) in [-1, 1]")
+        given, condition = ", condition=classes", ", nelbo.Condition(label=labels)"
+    lines.append(f"samples = model.sample({n}{walk}{given})  # (N, C, H, W) in [-1, 1]")
     if not model.lacks_scale:
         lines += [
-            "x_0 = model.data.to_network(images)  # (N, C, H, W) integer levels",
+            "x_0 = model.data.to_network(images)  # (N, C, H, W) integer pixel levels",
             f"print(model.evidence(x_0{condition}{some}).mean().bits_per_dim)",
         ]
     return "\n".join(["```python", *lines, "```"])

@@ -24,7 +24,7 @@ from nelbo.report.theme import to_inline_svg
 
 @dataclass(frozen=True)
 class RankingReport:
-    """What a ranking tells.
+    """The contents of a ranking page.
 
     Attributes:
         model_name: the model, for the title.

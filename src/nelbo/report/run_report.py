@@ -39,7 +39,7 @@ class RunReport:
         bounds: the evidence by the name of its split; "test", or else the last, makes the headline.
         real: real images to stand beside the samples, pixel levels, (m, C, H, W).
         subtitle: a line below the title.
-        facts: names and values to tell at the top, beside what the model itself tells.
+        facts: names and values at the top, beside those of the model itself.
         forward: the forward process on a few images.
         reverse: the reverse process of a few samples.
         evaluated: the images of the headline's bound in its order, to show the least and the most

@@ -93,7 +93,7 @@ def _place(first: int, last: int) -> str:
 
 
 def map_colors(maps: BoundMap | LatentBoundMap | None) -> tuple[Tensor | None, str]:
-    """The maps as pictures, and a sentence that tells how to read them; nothing without maps."""
+    """The maps as pictures, with a sentence on how to read them; nothing without maps."""
     if maps is None:
         return None, ""
     colors, brightest = map_plots.heat(maps.by_pixel)

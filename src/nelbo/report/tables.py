@@ -171,7 +171,7 @@ def bound_json(
 ) -> dict[str, Any]:
     """The same as plain data: `nats` and `bits_per_dim`, each term as `estimate_json`.
 
-    `warnings` says why the error of the total may not be trusted, naming an image of `names`.
+    `warnings` are reasons to distrust the error of the total; they name images of `names`.
     """
     return {
         "examples": summary.examples,

@@ -1,6 +1,6 @@
 """The colours of plots and page, and figures that follow the page's theme.
 
-The three terms keep one colour each everywhere, told apart in the common colour blindnesses.
+The three terms keep one colour each everywhere, distinct in the common colour blindnesses.
 Figures are drawn in mid tones that read on white and on black; inside a page each tone becomes a
 CSS variable, so that the page decides between light and dark.
 """
@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# No two may be equal, or the page could not tell them apart.
+# All must differ, since the page replaces each by its own variable.
 COLORS = {
     "ink": "#75726d",
     "muted": "#7a7772",

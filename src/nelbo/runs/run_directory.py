@@ -315,7 +315,7 @@ class RunDirectory:
         write_json(self.path / EVALUATION_FILE, content)
 
     def evaluation(self) -> dict[str, Any]:
-        """What evaluation.json says, by split; empty where there is none."""
+        """The contents of evaluation.json, by split; empty without one."""
         file = self.path / EVALUATION_FILE
         return read_json(file) if file.is_file() else {}
 
@@ -326,13 +326,13 @@ class RunDirectory:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What nelbo.json says; empty where there is none, as for a plain pipeline."""
+        """The contents of nelbo.json; empty without one, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
 
 
 def predates_validation(notes: Mapping[str, Any]) -> bool:
-    """Whether what nelbo.json says is from before there was a validation split."""
+    """Whether nelbo.json predates the validation split."""
     return "source" in notes and "splits" not in notes
 
 

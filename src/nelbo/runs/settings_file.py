@@ -70,14 +70,14 @@ def from_mapping(
 
 
 def _unknown(name: str, kind: type, fields: Iterable[str]) -> str:
-    """What to say of a field that there is not: its group, or what it may have meant."""
+    """The message for an unknown field: its group, or similar names."""
     hints = get_type_hints(kind)
     groups = [f for f in fields if dataclasses.is_dataclass(hints[f])]
     for group in groups:
         if name in {field.name for field in dataclasses.fields(hints[group])}:
             return f"{name} is a field of {group}: indent it below {group}:"
-    said = f"unknown field {name!r}{did_you_mean(name, fields)}"
-    return f"{said}; expected {', '.join(sorted(fields))}"
+    unknown = f"unknown field {name!r}{did_you_mean(name, fields)}"
+    return f"{unknown}; expected {', '.join(sorted(fields))}"
 
 
 def plain(value: Any) -> Any:
@@ -90,7 +90,7 @@ def plain(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """The value as the type says."""
+    """Convert a value to a type."""
     origin = get_origin(hint)
     if hint is Any:
         return value

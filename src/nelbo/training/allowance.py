@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from nelbo.base.console import say
 from nelbo.runs.run_directory import RunDirectory
 
-# What follows training takes at most this share of its time, but may take so many seconds.
+# Evaluation and report take at most this share of the training time, or this many seconds.
 SHARE, LEAST = 0.2, 20.0
-# A first report is worth writing where the whole one takes so many seconds; it takes this part of
-# the time.
+# A first report is written if the whole takes at least this many seconds; its share of the time.
 SOON, EARLY = 5.0, 0.15
 
 

@@ -74,7 +74,7 @@ class TrainingConfig:
     """Share of the run over which the learning rate rises linearly; all the while it falls to zero
     on a cosine."""
     warmup_steps: int | None = None
-    """Instead of --warmup, so many steps of linear warm-up."""
+    """Steps of linear warm-up, instead of --warmup."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     ema_decay: float = 0.99
@@ -113,7 +113,7 @@ class TrainingConfig:
             if (value := getattr(self, name)) not in known:
                 raise NelboError(unknown(option(name), value, known))
         if self.balance == "none" and self.balance_power != TrainingConfig.balance_power:
-            raise NelboError("--balance-power says how much --balance counts: give that as well")
+            raise NelboError("--balance-power sets the strength of --balance: give that as well")
         parse_duration(self.save_every)
         if self.time_budget is not None:
             parse_duration(self.time_budget)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-# A loss this many times its lowest running mean, so many steps in a row, will not come back.
+# A loss this many times its lowest running mean, for this many steps in a row, has exploded.
 EXPLOSION_FACTOR = 10
 EXPLOSION_STEPS = 20
 

@@ -93,7 +93,7 @@ class PowerAverages:
         }
 
     def load(self, kept: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from what `named` gave after so many updates."""
+        """Restore what `named` gave after `updates` updates."""
         self.updates = updates
         for length, averages in zip(self.lengths, self._averages, strict=True):
             for name, average in zip(self._names, averages, strict=True):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from nelbo.training.config import TrainingConfig
 
-# A measurement stops once it has taken so many seconds, or steps.
+# A measurement stops after this many seconds, or steps.
 _SECONDS, _STEPS = 0.5, 5
-# Below so many steps a network has hardly begun to learn.
+# With fewer steps a network has hardly begun to learn.
 FEW_STEPS = 100
 
 
@@ -32,7 +32,7 @@ def step_seconds(step: Callable[[], object], agreed: Callable[[float], float] = 
 
 
 def passes(steps: int, batch_size: int, examples: int) -> float:
-    """How often training has seen each image on average after so many steps."""
+    """The mean number of passes over each image after a number of steps."""
     return steps * batch_size / examples
 
 

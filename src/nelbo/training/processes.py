@@ -172,7 +172,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what needs all processes: says so where one of them is gone."""
+        """Context manager for collective operations; reports a lost process."""
         try:
             yield
         except RuntimeError as error:
@@ -191,9 +191,9 @@ class Processes:
 
 
 def _is_of_a_connection(error: RuntimeError) -> bool:
-    """Whether an error says that a process cannot be reached; gloo raises plain RuntimeErrors."""
-    said = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in said for word in _CONNECTION)
+    """Whether an error means that a process is unreachable; gloo raises plain RuntimeErrors."""
+    message = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in message for word in _CONNECTION)
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -15,7 +15,7 @@ from nelbo.training.config import option
 
 Options = TypeVar("Options")
 
-# Fields that say what to do now rather than how to train.
+# Fields for this call rather than for training.
 NOT_SAVED = (
     "out",
     "overwrite",

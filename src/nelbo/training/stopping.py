@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, notes the first SIGINT or SIGTERM; called, it says whether there was one.
+    """Catches the first SIGINT or SIGTERM while entered; a call returns whether there was one.
 
     A step is never cut in half, so that what is saved is a state of the run. A second Ctrl-C does
     not wait and raises `KeyboardInterrupt` at once.

@@ -37,7 +37,7 @@ from nelbo.training.trainer import DivergedError, Step, Trainer
 _LOG_EVERY = 10
 # The learning rate after going back, as a share of what it was.
 _LOWER_RATE = 0.5
-# By how many bits/dim an earlier checkpoint must be better to be told of.
+# The advantage in bits/dim for which an earlier checkpoint is reported.
 _CLEARLY = 0.01
 # What a checkpoint calls the keys of the images of each split, and what it calls these images.
 _KEYS = {TRAIN: "keys", FOR_VALIDATION: "validation", TEST: "held_out"}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nelbo.base.errors import MissingExtraError
 
-# The other columns of a row say where on the axis it is.
+# Columns of a row that are axes, not values.
 _AXES = ("step", "seconds", "fraction")
 
 
@@ -45,7 +45,7 @@ class TensorBoard:
         self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def forget_after(self, step: int) -> None:
-        """Let TensorBoard leave out what it was told of steps that are taken again."""
+        """Let TensorBoard discard the values of steps that are taken again."""
         self._writer.close()
         self._writer = self._open(purge_step=step + 1)
 

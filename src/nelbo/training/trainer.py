@@ -136,7 +136,7 @@ class Trainer:
         """Take steps until the steps or the time are used up, from where the last ones ended.
 
         Args:
-            stop: asked after every step whether to end early; one process that says so is enough.
+            stop: called after every step, whether to end early; one process is enough.
 
         Raises:
             DivergedError: the loss or its gradient is not a number, or the loss has grown far

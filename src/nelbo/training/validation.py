@@ -37,7 +37,7 @@ class Validation:
         return self.each(model).mean().item()
 
     def each(self, model: Model, images: int = IMAGES) -> Float[Tensor, " images"]:
-        """The negative bound of each of at most so many images, bits per dimension, float64."""
+        """The negative bound of each of the first images, bits per dimension, float64."""
         generator = torch.Generator().manual_seed(self.seed)
         bounds = evaluate(
             model, self.data.take(slice(images)), levels=_levels(model), generator=generator

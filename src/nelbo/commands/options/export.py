@@ -29,8 +29,8 @@ class Export:
     name: str | None = None
     """Title of the model card; by default the name of the run."""
     license: str | None = None
-    """Licence of the weights for the card, such as cc-by-4.0; by default what the card of RUN says,
-    if it has one, or what the data ask for."""
+    """Licence of the weights for the card, such as cc-by-4.0; by default that of the card of RUN,
+    if it has one, or that of the data."""
     prompt: str | None = None
     """Example for the card of a model of text; by default the first that the run drew."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""What is said of a run before it begins: how far it will get, and what to change if not far."""
+"""The forecast for a run before it begins: its length, and what to change if it is short."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def advice(outlook: Outlook, training: TrainingConfig, *, sized: bool = True) ->
     Args:
         outlook: what is expected.
         training: how it trains.
-        sized: whether the images have the size that --size says.
+        sized: whether the images have the size of --size.
     """
     few = f"{outlook.steps:,} step{'s' * (outlook.steps != 1)}"
     if outlook.warms_up:

@@ -33,7 +33,7 @@ from nelbo.training.threads import use_fastest_threads
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import Step, Trainer
 
-# Images that the number of threads is found on, where a step takes more than so many seconds.
+# Images to choose the number of threads on, if a step takes more than this many seconds.
 _TUNED_IMAGES, _SLOW_STEP = 16, 1.0
 
 
@@ -90,7 +90,7 @@ class TrainingSession:
         alone = trainer.processes.count == 1
         measures = trainer.device.type == "cpu" and options.threads is None and alone
         if measures and not options.resume:
-            # Of a slow step, a few images tell enough.
+            # Of a slow step, a few images are enough.
             some = _TUNED_IMAGES if self._first_step > _SLOW_STEP else None
             use_fastest_threads(partial(trainer.rehearse, None, some))
         tracked = options.track == "tensorboard" and is_main

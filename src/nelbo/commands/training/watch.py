@@ -15,8 +15,8 @@ from nelbo.training.trainer import Step, Trainer
 
 # The first look, seconds after the command began, or after this share of a short run.
 _FIRST_SECONDS, _FIRST_SHARE, _EARLIEST = 45.0, 0.1, 10.0
-# From one look to the next: at least so many seconds, this share of what has passed, and so many
-# times what the last one took.
+# From one look to the next: least seconds, share of the time passed, and multiple of the duration
+# of the last one.
 _EVERY, _GROWTH, _TIMES = 10.0, 0.1, 25.0
 # What a look may take, seconds: a share of the run within bounds; and the samples' part of it.
 _SHARE, _LEAST, _MOST, _SAMPLES = 0.03, 0.5, 15.0, 0.6

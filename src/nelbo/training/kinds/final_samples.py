@@ -11,7 +11,7 @@ from nelbo.training.ranges import at_least_one
 PIXEL_STEPS = 25
 LATENT_STEPS = 25
 IMAGES = 64
-# What is drawn at least: pictures of fewer steps are noise, fewer pictures say little.
+# Least numbers: with fewer steps pictures are noise, and fewer pictures show little.
 _FEWEST_STEPS, _FEWEST_IMAGES, _SOME_IMAGES = 10, 4, 16
 
 

@@ -34,7 +34,7 @@ from nelbo.training.trainer import Step
 
 # Held-out images that a reading is of.
 READ = 64
-# Samples of a grid that is drawn while training: as many as there is time for, at so many steps.
+# Samples of a grid during training, by the time there is, and the steps of each.
 _GRIDS, _STEPS = (16, 9, 4), 12
 
 
@@ -253,7 +253,7 @@ class Kind(ABC):
 
 
 def grid_of(calls: int | None, steps: int) -> tuple[int, int]:
-    """How many samples a grid has that may take so many network calls, and the steps of each.
+    """The number of samples of a grid, within a number of network calls, and the steps of each.
 
     Args:
         calls: network calls, None for a full grid.

@@ -20,7 +20,7 @@ from nelbo.report.tables import bound_json
 # Images of each split at most, where none were asked for; and where levels were asked for.
 MOST_IMAGES = {"train": 300, "validation": 300, "test": 1000}
 _IMAGES_OF_LEVELS = 300
-# The bound of the training split is there to compare with: a few levels an image tell it well.
+# The bound of the training split is for comparison: a few levels an image are enough.
 _TRAIN_LEVELS = 25
 # The part of the time that each split's bound takes.
 SHARES = {"test": 0.75, "train": 0.25}
@@ -55,7 +55,7 @@ class Asked:
 
 
 def refine(evaluations: Mapping[str, TimedEvaluation], seconds: float) -> None:
-    """Refine the bounds of all splits for about so many seconds, behind progress bars."""
+    """Refine the bounds of all splits for about `seconds`, behind progress bars."""
     whole = sum(SHARES.get(split, 1.0) for split in evaluations)
     for split, evaluation in evaluations.items():
         if evaluation.is_settled:

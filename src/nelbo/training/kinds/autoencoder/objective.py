@@ -5,7 +5,7 @@ r"""What training an autoencoder minimises: its own negative bound, and what els
         + w \lambda\, L_{\mathrm{adversarial}} + v\, L_{\mathrm{perceptual}}
 
 With β = 1 and w = v = 0 this is the negative bound of a VAE. A diffusion model that is to be the
-prior later takes more than N(0, I) can, so a smaller β gives it latents that say more of the image.
+prior later takes more than N(0, I) can, so a smaller β gives it latents with more information.
 
 p(x|z) is one of
 

@@ -33,7 +33,7 @@ class AutoencoderSettings:
     """Weight of LPIPS, how different a reconstruction looks, beside nats a dimension; 0 for none.
     It needs --perceptual-weights."""
     perceptual_weights: str | None = None
-    """The weights of LPIPS, a local safetensors file; docs/training.md says how to make it."""
+    """The weights of LPIPS, a local safetensors file; docs/training.md has the code to make it."""
     mirrored: float = 0.5
     """Share of the images that are learned as their mirror image."""
     recoloured: float = 0.2

@@ -33,7 +33,7 @@ class AutoencoderTask(Task):
             "snr_gamma",
             "sigmoid_bias",
             "label_dropout",
-            why="an autoencoder has no levels and is told nothing; its likelihood is its objective",
+            why="an autoencoder has no levels and no condition; its likelihood is its objective",
         )
         _refuse(config, "horizontal_flip", why="an autoencoder is mirrored by --mirrored 0.5")
         if objective.data.levels != data.levels:

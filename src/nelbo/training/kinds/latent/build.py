@@ -41,12 +41,12 @@ def build_latent_model(
         levels: length T of the prior's chain.
         text: the text encoder; with captions and without one, a fresh one that is to be trained
             with the prior.
-        num_classes: how many classes the prior is told of; 0 for none.
+        num_classes: number of classes of the prior; 0 for none.
         scale: another scale; without one all images are encoded to measure it.
 
     Raises:
         NelboError: another number of captions than images, a text encoder without captions, or
-            latents too small for so many resolutions.
+            latents too small for the number of resolutions.
     """
     if captions is not None and text is None:
         text = TextEncoder.for_captions(captions, width=192, layers=3, heads=6)

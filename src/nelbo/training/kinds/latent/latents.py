@@ -29,7 +29,7 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class LatentData:
-    """The latents of a set of images, as a distribution each, with what the prior is told.
+    """The latents of a set of images, as a distribution each, with the conditions of the prior.
 
     Attributes:
         mean: of q(z_0|x), scaled as the prior sees it, (N, C, H, W).
@@ -128,17 +128,17 @@ def encode_data(
             parts.append((q.mean, q.stddev))
             if model.decoder_scale is not None:
                 costs.append(model.autoencoder_cost(x, q, generator)[1])
-    told: dict[str, Tensor] = {}
+    conditions: dict[str, Tensor] = {}
     embedded = None
     if captions is not None and model.text is not None:
         if model.text.frozen:
-            embedded, told["caption_index"] = _embed(model, captions, device)
+            embedded, conditions["caption_index"] = _embed(model, captions, device)
         else:
             tokens = trainable(model.text).tokens([caption or "" for caption in captions])
-            told["tokens"] = tokens.to(device)
+            conditions["tokens"] = tokens.to(device)
     if model.num_classes and data.labels is not None:
-        told["labels"] = data.labels.to(device)
-    each = {k: v.repeat(len(halves), *[1] * (v.ndim - 1)) for k, v in told.items()}
+        conditions["labels"] = data.labels.to(device)
+    each = {k: v.repeat(len(halves), *[1] * (v.ndim - 1)) for k, v in conditions.items()}
     means, stddevs = zip(*parts, strict=True)
     return LatentData(
         torch.cat(means),

@@ -30,7 +30,7 @@ class PriorObjective(nn.Module):
 
     Args:
         model: whose prior, and text encoder if it has one, to train.
-        condition_dropout: share of examples told no prompt, or no label.
+        condition_dropout: share of examples whose prompt or label is dropped.
 
     Raises:
         NelboError: a share outside [0, 1), or two text encoders to train.

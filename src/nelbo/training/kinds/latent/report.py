@@ -133,7 +133,7 @@ class _End:
         return self.guidance != 1.0 and bool(self.prompts or self.model.num_classes)
 
     def draw(self, calls: float) -> Tensor:
-        """Samples, pixel levels, in about so many network calls; kept in samples/."""
+        """Samples, as pixel levels, from about `calls` network calls; kept in samples/."""
         model, run = self.model, self.run
         n, steps = self.samples.plan(
             LATENT_STEPS, model.prior.num_levels, calls / self._calls_of_a_step
@@ -173,7 +173,7 @@ class _End:
         run.write_evaluation(evaluation)
         asked = self.asked(len(drawn))
         notes = run.notes
-        told = {"guidance of the samples": self.guidance}
+        guidance = {"guidance of the samples": self.guidance}
         report = RunReport(
             title=f"nelbo · {run.path.resolve().name}",
             subtitle=f"A latent diffusion model of {test.source}",
@@ -187,7 +187,7 @@ class _End:
             closer=closer,
             facts=training_facts(notes, run.course())
             | data_facts(model, evaluated.data)
-            | (told if self.prompts or model.num_classes else {}),
+            | (guidance if self.prompts or model.num_classes else {}),
             metrics=run.course(),
             loss=_loss(notes, model),
             settings=settings_that_apply(
@@ -228,7 +228,7 @@ def draw_samples(
     guidance: float,
     seed: int,
 ) -> Tensor:
-    """(n, C, H, W) uint8 of each prompt or class in turn, guided where the model is told any."""
+    """(n, C, H, W) uint8 of each prompt or class in turn, guided if the model is conditional."""
     condition = all_classes(model, n)
     samples = model.sample(
         n,

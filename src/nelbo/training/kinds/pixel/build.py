@@ -27,7 +27,7 @@ _COSINE_SHARE = 0.5
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
-    """The noise schedule of a config for data with so many pixel levels.
+    """The noise schedule of a config for data with `pixel_levels` pixel levels.
 
     One that is learned starts from the ends of the default.
     """

@@ -8,7 +8,7 @@ serve best grow alike (Hoffmann et al. 2022, "Training compute-optimal large lan
 .. math:: E = \frac{\text{time}}{\text{time an image}} \ge r P,
 
 with the time an image measured here and now. As the time an image grows with P, a budget sixteen
-times as long doubles the width. docs/decisions/0014-a-size-that-fits.md says where r comes from.
+times as long doubles the width. docs/decisions/0014-a-size-that-fits.md derives r.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class _End:
     steps: int = 0
 
     def draw(self, calls: float) -> Tensor:
-        """Samples, pixel levels, in about so many network calls; kept as samples/final.png."""
+        """Samples, as pixel levels, from about `calls` network calls; kept as samples/final.png."""
         model = self.model
         n, steps = self.samples.plan(PIXEL_STEPS, levels_of(model) + 1, calls)
         self.steps = steps
