@@ -19,7 +19,7 @@ from nelbo.training.trainer import Trainer
 _OVERHEAD = 1.3
 _GIGA = 1e9
 _REPEATS = 3
-# Seconds of both steps from which one repetition tells enough.
+# Seconds of both steps from which one repetition is enough.
 _SLOW = 1.0
 # Images that show which precision is faster.
 _REHEARSED = 16
