@@ -86,7 +86,7 @@ def check_data(
     remembered = notes.get("source")
     source = source or remembered
     if source is None:
-        raise NelboError(f"{run_path} does not say what it was trained on: give --data")
+        raise NelboError(f"{run_path} does not record its training data: give --data")
     if source == remembered and is_path(source) and not is_local(source):
         if not Path(source).is_absolute():  # as a copy that is to be shared records it
             raise NelboError(

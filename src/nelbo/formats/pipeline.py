@@ -50,11 +50,11 @@ FORMATS: list[Format] = []
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A run or pipeline directory, or one of the Hub: what it says of itself, and its model.
+    """A run or pipeline directory, or one of the Hub: its files, and its model.
 
     Attributes:
         path: the directory, or Hub id if there is no such directory.
-        index: what model_index.json says.
+        index: the contents of model_index.json.
         format: what reads its model.
         own: the content of nelbo.json; None without the file.
     """

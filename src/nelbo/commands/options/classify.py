@@ -29,10 +29,10 @@ class Classify:
     keep_duplicates: bool = False
     """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     prompt_file: Path | None = None
-    """For a model of text, what may be said of an image, one prompt a line; by default the names of
-    the classes of the images."""
+    """For a text-conditional model, a file with a prompt for each class, one a line; by default the
+    names of the classes of the images."""
     template: str = "{}"
-    """What the name of a class is said in, such as "a photo of a {}"."""
+    """Template of a prompt for the name of a class, such as "a photo of a {}"."""
     images: int | None = None
     """At most this number of images, drawn at random by the seed; all by default."""
     margin: float = 3.0

@@ -35,8 +35,8 @@ class Rank:
     images: int | None = None
     """At most this number of images, drawn at random by the seed; all by default."""
     levels: int | None = None
-    """Levels of the chain an image, drawn where they matter; more tell images of nearly the same
-    rank apart. By default 50, and 10 for latents, whose bound varies at few levels."""
+    """Levels of the chain an image, drawn where they matter; more separate images of nearly the
+    same rank. By default 50, and 10 for latents, whose bound varies at few levels."""
     shown: int = 24
     """How many images to show on each end of the page."""
     maps: bool = True

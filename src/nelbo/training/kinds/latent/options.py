@@ -30,7 +30,7 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class LatentSettings:
-    """The prior to train, and the text encoder that tells it of captions."""
+    """The prior to train, and the text encoder of its captions."""
 
     condition: str = "auto"
     """The condition of the prior: text, label or none; auto is the first that the images have."""
