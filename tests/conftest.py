@@ -1,4 +1,4 @@
-"""One thread a test process, and every shape annotation of the package checked as it runs."""
+"""One thread a process; shapes checked at first calls; figures drawn where asked for."""
 
 from __future__ import annotations
 
