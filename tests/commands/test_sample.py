@@ -98,7 +98,7 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(
     run_path, tmp_path, capsys, monkeypatch
 ):
     # A file gets a line of progress a minute: every step takes one here.
-    monkeypatch.setattr("nelbo.commands.common._MINUTE", 0.0)
+    monkeypatch.setattr("nelbo.base.console._MINUTE", 0.0)
     arguments = [
         "sample",
         str(run_path),
