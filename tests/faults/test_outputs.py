@@ -168,8 +168,9 @@ def test_interrupted(run_path, tmp_path, capsys, monkeypatch, command):  # noqa:
 
 
 def ready(program: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python that has started and takes Ctrl-C, also where this suite was told to ignore it."""
+    """A Python about to call nelbo that takes Ctrl-C, also where this suite has to ignore it."""
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "from nelbo.__main__ import main; "
     command = [sys.executable, "-c", f"{start}print('up', flush=True); {program}", *arguments]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
@@ -181,8 +182,7 @@ def ready(program: str, *arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("seconds", [0.1, 0.8, 2.5])
 def test_interrupted_by_a_signal(run_path, seconds):  # noqa: F811
     """Wherever it falls: as nelbo is imported, as PyTorch is, or as the bound is read."""
-    program = "from nelbo.__main__ import main; main()"
-    process = ready(program, "evaluate", str(run_path), "--error", "0.00001")
+    process = ready("main()", "evaluate", str(run_path), "--error", "0.00001")
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     try:

@@ -117,7 +117,8 @@ def test_time_budget_ends_the_run():
     steps = list(trainer(time_budget="1s").run())
     assert steps[-1].fraction == 1.0
     assert 1.0 <= steps[-1].seconds < 3.0
-    assert steps[-1].learning_rate < 2e-4
+    # It falls with the time, however few steps there are.
+    assert steps[-1].learning_rate < 0.5 * max(step.learning_rate for step in steps)
 
 
 def test_divergence_stops_before_the_weights_are_spoilt():

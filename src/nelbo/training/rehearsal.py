@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.memory import available_memory
 from nelbo.training.trainer import Trainer
 
@@ -49,7 +50,7 @@ class MemoryEstimate:
 
 def estimate_memory(trainer: Trainer) -> MemoryEstimate:
     """What a step takes, from the activations that one image leaves behind."""
-    part, module = trainer.parts[0], trainer.task.module
+    module = trainer.task.module
     computed = trainer.task.variant()
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
@@ -61,7 +62,8 @@ def estimate_memory(trainer: Trainer) -> MemoryEstimate:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = trainer.terms(part._replace(stop=part.start + 1), computed).loss
+        # A batch of one: the noise of a whole one may be what does not fit.
+        loss = trainer.terms(BatchPart(0, 1, 1), computed).loss
     image = sum(kept.values())
     loss.backward()  # what is sharded gathers its weights until then
     trainer.optimizer.zero_grad(set_to_none=True)
