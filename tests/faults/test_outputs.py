@@ -248,7 +248,7 @@ def test_a_comparison_looks_at_both_runs_first(run_path, capsys, monkeypatch):  
     def too_late(*args, **kwargs):
         raise AssertionError("one model was evaluated before both were looked at")
 
-    monkeypatch.setattr("nelbo.commands.compare.evaluate_with_progress", too_late)
+    monkeypatch.setattr("nelbo.commands.compare_runs.evaluate_with_progress", too_late)
     missing = ("compare", "digits", "--runs", run_path, "not-there")
     assert "no directory not-there" in mistake(capsys, *missing)
     one = ("compare", "digits", "--runs", run_path, run_path, "--images", "1")

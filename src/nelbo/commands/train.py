@@ -64,7 +64,7 @@ def run(options: TrainOptions) -> None:
         _mention(options, images, start)
         for line in kind.unused(options, images, start):
             say(line)
-    directory, summary = _train(options, images, processes, start)
+    directory, summary = train_stages(options, images, processes, start)
     if not processes.is_main:
         return
     if options.json:
@@ -75,10 +75,26 @@ def run(options: TrainOptions) -> None:
         show(f"Run: {directory.path}")
 
 
-def _train(
-    options: TrainOptions, images: TrainingImages, processes: Processes, start: Start | None
+def train_stages(
+    options: TrainOptions,
+    images: TrainingImages,
+    processes: Processes,
+    start: Start | None = None,
+    *,
+    report: bool = True,
 ) -> tuple[RunDirectory, dict[str, Any]]:
-    """The run, and the results of its stages."""
+    """Train every stage of a run: the run, and the results of its stages.
+
+    Args:
+        options: what to train, with the directory of the run and its data.
+        images: what it is trained on.
+        processes: who trains.
+        start: the trained model to begin with, if any.
+        report: evaluate, sample and write the report of each stage; without, there are no results.
+
+    Raises:
+        NelboError: settings that do not fit together or the images, or training that diverged.
+    """
     assert options.out is not None
     run, made = RunDirectory(options.out), False
     summary: dict[str, Any] = {}
@@ -97,7 +113,7 @@ def _train(
         session.train(directory)
         if not stage.name:
             processes.leave()
-        found = _report(stage, session, directory) if processes.is_main else {}
+        found = _report(stage, session, directory) if report and processes.is_main else {}
         if stage.name:
             processes.sum([0.0])  # the others wait for what the first one evaluates
         summary |= {stage.name: found} if stage.name else found

@@ -1,0 +1,149 @@
+"""nelbo compare --runs: which of two models explains images better."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from nelbo.base.console import say
+from nelbo.base.errors import NelboError
+from nelbo.chain.estimators import Estimator
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
+from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
+from nelbo.commands.options.compare import Compare
+from nelbo.commands.run_data import RunSource, check_data, load_with_data
+from nelbo.data import ImageData
+from nelbo.evidence import compare
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.given import given_of
+from nelbo.formats import Pipeline
+from nelbo.report.formatting import number
+
+
+def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
+    """Evaluate both, compare, print."""
+    pipelines = [Pipeline.open(run) for run in runs]
+    sources = [
+        check_data(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
+        for run in pipelines
+    ]
+    # What one of them was trained on is left out for the other, too.
+    own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
+    sources = [replace(source, own=own, validation=validation) for source in sources]
+    device = choose_device(options.computing.device)
+    # What one of them was trained on is cropped and resized as then for the other, too.
+    resize = options.resize or any(source.own for source in sources)
+    # Both, before the long work: the second may not be there.
+    loaded = [
+        _load(options, run, source, device, resize)
+        for run, source in zip(pipelines, sources, strict=True)
+    ]
+    _check_shapes(runs, [data.shape for _, data in loaded])
+    given = [given_of(model, data) for model, data in loaded]
+    levels = levels_to_compare(options.levels, loaded, options.computing.seed)
+    bounds = [
+        _evaluate(options, run, *found, chosen)
+        for run, found, chosen in zip(runs, loaded, levels, strict=True)
+    ]
+    first, second = bounds
+    result = compare(first, second, generator=torch.Generator().manual_seed(options.computing.seed))
+    means = [bound.mean().bits_per_dim for bound in bounds]
+    shown = loaded[0][1]
+    files = file_sizes(shown.images, shown.levels)
+    if options.computing.json:
+        print_json(
+            {
+                "data": options.data,
+                "split": options.split,
+                "duplicates_left_out": shown.left_out,
+                "images": len(result.difference),
+                "runs": [
+                    {
+                        "run": run,
+                        "bits_per_dim": mean.mean,
+                        "standard_error": mean.standard_error,
+                        "interval": mean.interval(),
+                        **what.to_json(),
+                    }
+                    for run, mean, what in zip(runs, means, given, strict=True)
+                ],
+                "difference": result.mean.mean,
+                "standard_error": result.mean.standard_error,
+                "interval": result.mean.interval(),
+                "p_value": result.p_value,
+                "first_wins": result.first_wins,
+                "files": sizes_json(files),
+                "skewness": result.skewness,
+                "warnings": result.warnings(loaded[0][1].names),
+            }
+        )
+        return
+    low, high = result.mean.interval()
+    for run, mean, what in zip(runs, means, given, strict=True):
+        shown_mean = f"{number(mean.mean, 3)} ± {number(mean.standard_error, 3)}"
+        show(f"{shown_mean} bits/dim{what.suffix}  {run}")
+    if files is not None:
+        show(files.line)
+    show(
+        f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+        f"95% interval {low:+.4f} to {high:+.4f}, "
+        f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
+    )
+    if given[0].what != given[1].what:
+        for run, what in zip(runs, given, strict=True):
+            show(f"{run} is conditioned on {what.fact}")
+    better = runs[0] if result.mean.mean < 0 else runs[1]
+    share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
+    if result.p_value < 0.05:
+        show(f"{better} explains the images better, {share:.0%} of them one by one")
+    else:
+        show("These images show no difference between the two models")
+    for warning in result.warnings(loaded[0][1].names):
+        say(f"warning: {warning}")
+
+
+def _check_shapes(runs: tuple[str, str], shapes: list[tuple[int, int, int]]) -> None:
+    if shapes[0] != shapes[1]:
+        takes = " and ".join(
+            f"{run} takes {'×'.join(map(str, shape))}"
+            for run, shape in zip(runs, shapes, strict=True)
+        )
+        raise NelboError(f"a paired comparison needs models of images of one size: {takes}")
+
+
+def _load(
+    options: Compare, pipeline: Pipeline, source: RunSource, device: torch.device, resize: bool
+) -> tuple[Model, ImageData]:
+    """The model of a run and the images in its size."""
+    # The seed draws the same images for both.
+    model, data = load_with_data(
+        pipeline,
+        source,
+        device,
+        resize=resize,
+        images=options.images,
+        seed=options.computing.seed,
+    )
+    if len(data) < 2:
+        raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
+    return model, data
+
+
+def _evaluate(
+    options: Compare,
+    run: str,
+    model: Model,
+    data: ImageData,
+    levels: int | Estimator | None,
+) -> Evidence:
+    return evaluate_with_progress(
+        model,
+        data,
+        f"Evaluating {run}",
+        levels=levels,
+        batch_size=options.batch_size,
+        seed=options.computing.seed,
+    )

@@ -1,0 +1,159 @@
+"""Trains a family of the taxonomy in a time budget, and saves it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.base.console import training_progress
+from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
+from nelbo.commands.arguments import Given
+from nelbo.commands.taxonomy import TAXONOMY, Entry
+from nelbo.commands.train import train_stages
+from nelbo.data import ImageData
+from nelbo.data.splits import TRAIN, VALIDATION
+from nelbo.evidence.evaluation import evaluate
+from nelbo.families import FAMILIES
+from nelbo.formats import load, save
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.pixel.options import TrainPixels
+from nelbo.training.processes import Processes
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A family that has been trained.
+
+    Attributes:
+        model: the model.
+        steps: updates or iterations.
+        passes: how often each training image was seen.
+        seconds: what it took.
+        choice: what was chosen by held-out images; "" for nothing.
+    """
+
+    model: Model
+    steps: int
+    passes: float
+    seconds: float
+    choice: str = ""
+
+
+def train(
+    name: str, images: TrainingImages, directory: Path, budget: float, seed: int, size: str | None
+) -> Trained:
+    """Train a family on the images for training, choose by those for validation, and save it.
+
+    Args:
+        name: of the family in the taxonomy.
+        images: the images.
+        directory: where to.
+        budget: seconds of wall-clock time.
+        seed: of all that is drawn.
+        size: what the images were cut to, for the record.
+
+    Raises:
+        NelboError: images that the family refuses, or a fit that diverged.
+    """
+    if directory.is_dir():  # left by one that was interrupted
+        shutil.rmtree(directory)
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng():
+            if TAXONOMY[name].model is None:
+                return _diffusion(images, directory, budget, seed, size)
+            return _family(TAXONOMY[name], images, directory, budget, seed)
+    finally:
+        torch.set_num_threads(threads)  # training a diffusion measures which number is faster
+
+
+def _diffusion(
+    images: TrainingImages, directory: Path, budget: float, seed: int, size: str | None
+) -> Trained:
+    """What `nelbo train DATA --model pixel --time-budget BUDGET` trains."""
+    options = TrainPixels(data=images.source, out=directory, size=size, device="cpu")
+    training = replace(options.training, time_budget=f"{budget:.3f}s", seed=seed)
+    options = replace(options, training=training).begun(Given((), {}))
+    run, _ = train_stages(options, images, Processes(torch.device("cpu")), report=False)
+    taken = run.notes["trained"]
+    passes = taken["steps"] * training.batch_size / len(images.train)
+    return Trained(load(run.path), taken["steps"], passes, taken["seconds"])
+
+
+def _family(
+    entry: Entry, images: TrainingImages, directory: Path, budget: float, seed: int
+) -> Trained:
+    """The best of the candidates by held-out images, in the time of all of them together."""
+    data, begun = _for_fit(images), time.monotonic()
+    best: tuple[float, Trained] | None = None
+    problems: list[NelboError] = []
+    count = len(entry.candidates)
+    for i, arguments in enumerate(entry.candidates):
+        left = budget - (time.monotonic() - begun)
+        if left <= 0:
+            break
+        try:
+            found = _fit(entry, arguments, data, left / (count - i), seed)
+        except NelboError as error:
+            problems.append(error)
+            continue
+        cost = _held_out(found.model, images.validation, seed) if count > 1 else 0.0
+        if best is None or cost < best[0]:
+            best = cost, found
+    if best is None:
+        raise problems[0]
+    trained = replace(best[1], seconds=time.monotonic() - begun)
+    save(trained.model, directory, notes={"source": images.source})
+    return trained
+
+
+def _fit(
+    entry: Entry, arguments: Mapping[str, Any], data: ImageData, budget: float, seed: int
+) -> Trained:
+    """One candidate, behind a progress bar."""
+    assert entry.model is not None
+    model = FAMILIES[entry.model](**arguments)
+    choice = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    title, begun = f"{entry.title} {choice}".rstrip(), time.monotonic()
+    with training_progress() as progress:
+        task = progress.add_task(title, total=budget, figures="", step=0, pace="")
+        for step in model.fit_steps(data, time_budget=budget, seed=seed):
+            progress.update(
+                task,
+                completed=min(budget, time.monotonic() - begun),
+                step=step.number,
+                figures=f"{step.nats:,.1f} nats",
+            )
+    assert model.last_step is not None
+    last = model.last_step
+    return Trained(model, last.number, last.passes, time.monotonic() - begun, choice)
+
+
+def _for_fit(images: TrainingImages) -> ImageData:
+    """The images for training and for validation, each marked with its split."""
+    train, validation = images.train, images.validation
+    if images.watched != VALIDATION:
+        return replace(train, splits=None)
+    return ImageData(
+        train.source,
+        torch.cat([train.images, validation.images]),
+        train.levels,
+        (*train.names, *validation.names),
+        splits=(TRAIN,) * len(train) + (VALIDATION,) * len(validation),
+    )
+
+
+def _held_out(model: Model, data: ImageData, seed: int) -> float:
+    """Bits/dim of the images that choices are made by."""
+    noise = torch.Generator().manual_seed(seed)
+    batches = list(evaluate(model, data, batch_size=_BATCH, generator=noise))
+    return float(torch.cat([batch.bits_per_dim for batch in batches]).mean())
