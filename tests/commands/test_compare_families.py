@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,16 @@ def compared(capsys: Any, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_candidate():
+    """PPCA with one number of latents: how many candidates there is time for is no constant."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=({"latents": 4},)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Path:
+def done(one_candidate, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("comparison")
     compare(out, "--families", "gan", "ppca", "--seeds", "2")
     return out
@@ -143,8 +152,10 @@ def test_diffusion_by_the_library_itself(out, capsys):
     assert {"config.yaml", "metrics.jsonl", "training"} <= {file.name for file in run.iterdir()}
 
 
-def test_test_images_are_not_fitted(tmp_path, monkeypatch):
+def test_only_images_for_training_are_fitted(tmp_path, monkeypatch):
     images = TrainingImages.load("digits", None, None)
+    candidates = tuple({"latents": latents} for latents in (4, 16, 32))
+    monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
     seen = []
     real = PPCA.fit_steps
 
@@ -153,17 +164,19 @@ def test_test_images_are_not_fitted(tmp_path, monkeypatch):
         return real(self, data, **options)
 
     monkeypatch.setattr(PPCA, "fit_steps", spied)
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 20.0, 0, None)
+    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, None)
+    fitted = trained.model.data.to_network(images.train.images).flatten(1).double()
+    torch.testing.assert_close(trained.model.mean, fitted.mean(0))
     # The choice is that of validation images.
     costs = {}
-    for latents in (4, 8, 16, 32):
+    for latents in (4, 16, 32):
         with monkeypatch.context() as plain:
             plain.setattr(PPCA, "fit_steps", real)
             model = PPCA(latents).fit(images.train)
         x = model.data.to_network(images.validation.images)
         costs[latents] = model.evidence(x).bits_per_dim.mean().item()
     assert trained.choice == f"latents {min(costs, key=costs.__getitem__)}"
-    assert len(seen) == 4
+    assert len(seen) == 3
     for names, splits in seen:
         assert not set(names) & set(images.test.names)
         assert splits.count("validation") == len(images.validation)
@@ -186,3 +199,11 @@ def test_mistakes(tmp_path, capsys):
     }.items():
         assert message in mistake(capsys, *arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_candidates_without_time_are_named(tmp_path, monkeypatch):
+    images = TrainingImages.load("digits", None, None)
+    candidates = tuple({"latents": latents} for latents in (4, 16, 32))
+    monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
+    trained = contestants.train("ppca", images, tmp_path / "ppca", 1e-3, 0, None)
+    assert trained.choice == "latents 4 (no time for latents 16; latents 32)"

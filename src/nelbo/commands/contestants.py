@@ -97,10 +97,12 @@ def _family(
     best: tuple[float, Trained] | None = None
     problems: list[NelboError] = []
     count = len(entry.candidates)
+    late: list[str] = []
     for i, arguments in enumerate(entry.candidates):
         left = budget - (time.monotonic() - begun)
-        if left <= 0:
-            break
+        if left <= 0 and i > 0:
+            late.append(_named(arguments))
+            continue
         try:
             found = _fit(entry, arguments, data, left / (count - i), seed)
         except NelboError as error:
@@ -112,6 +114,9 @@ def _family(
     if best is None:
         raise problems[0]
     trained = replace(best[1], seconds=time.monotonic() - begun)
+    if late:
+        choice = f"{trained.choice} (no time for {'; '.join(late)})"
+        trained = replace(trained, choice=choice)
     save(trained.model, directory, notes={"source": images.source})
     return trained
 
@@ -122,7 +127,7 @@ def _fit(
     """One candidate, behind a progress bar."""
     assert entry.model is not None
     model = FAMILIES[entry.model](**arguments)
-    choice = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    choice = _named(arguments)
     title, begun = f"{entry.title} {choice}".rstrip(), time.monotonic()
     with training_progress() as progress:
         task = progress.add_task(title, total=budget, figures="", step=0, pace="")
@@ -136,6 +141,10 @@ def _fit(
     assert model.last_step is not None
     last = model.last_step
     return Trained(model, last.number, last.passes, time.monotonic() - begun, choice)
+
+
+def _named(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in arguments.items())
 
 
 def _for_fit(images: TrainingImages) -> ImageData:

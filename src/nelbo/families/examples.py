@@ -2,7 +2,8 @@ r"""What a family is fitted to: images in network space, with a part held out fo
 
 An `ImageData` brings its pixel levels; a tensor is real numbers unless a data space is given with
 it. Choices (smoothing, early stopping) are made on held-out images: those of the validation split
-where the data name one, else a tenth drawn at random. Test images are never used.
+where the data name one, else a tenth drawn at random, which is fitted too once they are made. Test
+images are never used.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ class Examples:
         held_out: what choices are made on, (M, C, H, W); the same as `train` for a single image.
         space: what the values are.
         source: what to call the data in messages.
+        declared: whether the data name the images that are held out: nothing is then fitted to
+            them.
     """
 
     train: Float[Tensor, "n channels height width"]
     held_out: Float[Tensor, "m channels height width"]
     space: DataSpace
     source: str
+    declared: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,8 +50,13 @@ class Examples:
 
     @property
     def all(self) -> Float[Tensor, "n channels height width"]:
-        """Every image, for a last fit once the choices are made."""
-        return self.train if self.held_out is self.train else torch.cat([self.train, self.held_out])
+        """Every image to fit, for a last fit once the choices are made.
+
+        Those are all but images of a validation split that the data name.
+        """
+        if self.declared or self.held_out is self.train:
+            return self.train
+        return torch.cat([self.train, self.held_out])
 
     def __len__(self) -> int:
         return len(self.train)
@@ -96,7 +105,7 @@ def prepare(
         train, held_out = (
             x[torch.tensor([split == part for split in splits])] for part in (TRAIN, VALIDATION)
         )
-        return Examples(train, held_out, space, source)
+        return Examples(train, held_out, space, source, declared=True)
     if splits is not None and TRAIN in splits and TEST in splits:
         x = x[torch.tensor([split != TEST for split in splits])]
     return Examples(*hold_out(x, seed), space, source)
