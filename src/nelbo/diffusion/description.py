@@ -50,7 +50,7 @@ class DescribedChain(GaussianEncoder):
         return config is None or bool(
             self.num_classes
             or getattr(config, "class_embed_type", None)
-            or hasattr(config, "cross_attention_dim")
+            or getattr(config, "for_text", False)
         )
 
     @property

@@ -22,7 +22,8 @@ from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import SCHEDULER_FILE, SchedulerConfig, scheduler_config
 from nelbo.formats.scheduler_classes import CLIPPING
-from nelbo.networks import ControlledUNet, UNet
+from nelbo.networks import ControlledUNet
+from nelbo.networks.denoiser import Denoiser
 from nelbo.samplers import Sampler
 from nelbo.version import __version__
 
@@ -30,7 +31,7 @@ from nelbo.version import __version__
 def read_chain(
     pipeline: Pipeline,
     scheduler: SchedulerConfig,
-    network: UNet | ControlledUNet,
+    network: Denoiser | ControlledUNet,
     data: DataSpace,
 ) -> Diffusion:
     """The diffusion model of a pipeline, from its parts.
@@ -47,8 +48,9 @@ def read_chain(
         found = getattr(network.config, field)
         if found != expected:
             raise NelboError(
-                f"{pipeline.path}/unet/config.json: {field} is {found}, expected {expected} for "
-                f"{shape[0]} channels with variance_type {options['variance']} of {SCHEDULER_FILE}"
+                f"{pipeline.path}/{network.folder}/config.json: {field} is {found}, expected "
+                f"{expected} for {shape[0]} channels with variance_type {options['variance']} of "
+                f"{SCHEDULER_FILE}"
             )
     schedule, profile = scheduler.schedule, pipeline.profile
     try:

@@ -10,7 +10,7 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
-from nelbo.networks import TextUNetConfig, UNetConfig
+from nelbo.networks.denoiser import DenoiserConfig
 
 ASSUMED_LEVELS = 256
 
@@ -53,15 +53,12 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
     )
 
 
-def read_shape(pipeline: Pipeline, config: UNetConfig | TextUNetConfig) -> tuple[int, int, int]:
+def read_shape(pipeline: Pipeline, config: DenoiserConfig) -> tuple[int, int, int]:
     """Channels, height and width of the input of the network."""
-    size = config.sample_size
-    default = None
-    if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        default = [config.in_channels, height, width]
-    shape = pipeline.notes.get("shape") or default
-    if not (isinstance(shape, list) and len(shape) == 3 and all(_positive(n) for n in shape)):
+    shape = pipeline.notes.get("shape") or config.shape
+    if not (
+        isinstance(shape, list | tuple) and len(shape) == 3 and all(_positive(n) for n in shape)
+    ):
         raise NelboError(
             f"{pipeline.path}/{NELBO_FILE}: shape is {shape!r}, expected [channels, height, width]"
         )

@@ -12,6 +12,8 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, to_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE, holds_autoencoder_alone
+from nelbo.networks.denoiser import Denoiser
+from nelbo.networks.denoisers import DENOISERS
 from nelbo.networks.files import locate
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 
@@ -48,6 +50,22 @@ class PipelineIndex:
                 f"{self.file}: {name} is of class {self.parts[name]!r}, nelbo reads {expected}"
             )
         return self.parts[name]
+
+    def denoiser(self, *, text: bool) -> type[Denoiser]:
+        """The class of the denoising network, with a text encoder or without; errors as `require`.
+
+        Its folder is the first of known ones that the pipeline has.
+        """
+        fitting = [
+            (config.class_name, each)
+            for each in DENOISERS
+            for config in each.config_classes
+            if config.for_text == text
+        ]
+        folders = [each.folder for _, each in fitting]
+        folder = next((name for name in folders if name in self.parts), folders[0])
+        known = {name: each for name, each in fitting if each.folder == folder}
+        return known[self.require(folder, *known)]
 
 
 def read_index(path: str | os.PathLike[str]) -> PipelineIndex:

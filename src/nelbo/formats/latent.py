@@ -1,4 +1,4 @@
-"""Latent pipelines: an autoencoder beside the UNet, and a text encoder and ControlNet.
+"""Latent pipelines: an autoencoder beside the denoising network, and a text encoder and ControlNet.
 
 Parts that nelbo does not use (safety_checker, feature_extractor, image_encoder) are ignored, and
 written as absent, which diffusers allows.
@@ -30,10 +30,10 @@ from nelbo.networks import (
     ControlledUNet,
     ControlNet,
     ControlNetConfig,
-    TextUNetConfig,
     UNet,
-    UNetConfig,
 )
+from nelbo.networks.denoiser import Denoiser
+from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
 from nelbo.samplers import DDIM, Sampler
 from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
@@ -76,7 +76,7 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
     index.require(slot, AutoencoderConfig.class_name)
     has_text = kind != UNCONDITIONAL
-    index.require("unet", (TextUNetConfig if has_text else UNetConfig).class_name)
+    denoiser_class = index.denoiser(text=has_text)
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
         index.require(TEXT_ENCODER, "CLIPTextModel")
@@ -90,9 +90,10 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     scheduler = pipeline.scheduler
     # Before the large parts, since transformers may be missing.
     text = _read_text(path, index, kind) if has_text else None
-    unet = UNet.from_pretrained(path, pipeline.folder("unet", CONFIG_FILE))
-    _check_sees_latents_alone(index, unet)
-    network = _controlled(pipeline, unet) if kind == CONTROLLED else unet
+    folder = pipeline.folder(denoiser_class.folder, CONFIG_FILE)
+    denoiser = denoiser_class.from_pretrained(path, folder)
+    _check_sees_latents_alone(index, denoiser)
+    network = _controlled(pipeline, denoiser) if kind == CONTROLLED else denoiser
     prior = read_chain(pipeline, scheduler, network, Continuous())
     autoencoder = AutoencoderKL.from_pretrained(path, pipeline.folder(slot, CONFIG_FILE))
     if kind == PAIRED_TEXT:
@@ -116,10 +117,8 @@ def save_latent(
     """Write the pipeline that has the parts of the model."""
     network = model.prior.network
     controlled = isinstance(network, ControlledUNet)
-    unet = network.unet if isinstance(network, ControlledUNet) else network
-    if not isinstance(unet, UNet):
-        raise NelboError(f"only a UNet can be saved, found {type(unet).__name__}")
-    _check_text(model, unet, controlled)
+    denoiser = denoiser_to_save(network.unet if isinstance(network, ControlledUNet) else network)
+    _check_text(model, denoiser, controlled)
     check_chain(model.prior)
     own = dict(notes)
     if isinstance(network, ControlledUNet) and network.scale != 1:
@@ -128,12 +127,12 @@ def save_latent(
     if model.decoder_scale is not None:
         own["decoder_scale"] = model.decoder_scale
     kind = write_chain(model.prior, directory, sampler or _DEFAULT_SAMPLER, own)
-    unet.save_pretrained(directory / "unet")
+    denoiser.save_pretrained(directory / denoiser.folder)
     slot = "vqvae" if model.text is None else "vae"
     _save_autoencoder(model, directory / slot)
     parts: dict[str, Any] = {
         "scheduler": ["diffusers", kind],
-        "unet": ["diffusers", unet.config.class_name],
+        denoiser.folder: ["diffusers", denoiser.config.class_name],
         slot: ["diffusers", AutoencoderConfig.class_name],
     }
     if isinstance(network, ControlledUNet):
@@ -154,14 +153,15 @@ def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfi
         )
 
 
-def _check_sees_latents_alone(index: PipelineIndex, unet: UNet) -> None:
+def _check_sees_latents_alone(index: PipelineIndex, denoiser: Denoiser) -> None:
     """Raise `NelboError` for a network that is also conditioned on a mask and a masked picture."""
-    found, out = unet.config.in_channels, unet.config.out_channels
+    found, out = denoiser.config.in_channels, denoiser.config.out_channels
     if index.class_name in EDITING and found > out:
         raise NelboError(
-            f"{index.file.parent}/unet/{CONFIG_FILE}: in_channels is {found}, so the network of "
-            f"this {index.class_name} reads a mask or a picture beside the {out} channels that "
-            f"it denoises; nelbo edits with networks of {out} channels: expected in_channels {out}"
+            f"{index.file.parent}/{denoiser.folder}/{CONFIG_FILE}: in_channels is {found}, so the "
+            f"network of this {index.class_name} reads a mask or a picture beside the {out} "
+            f"channels that it denoises; nelbo edits with networks of {out} channels: expected "
+            f"in_channels {out}"
         )
 
 
@@ -206,34 +206,37 @@ def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
         write_json(file, read_json(file) | {"scaling_factor": model.scale})
 
 
-def _check_text(model: LatentDiffusion, unet: UNet, controlled: bool) -> None:
-    attends = isinstance(unet.config, TextUNetConfig)
+def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) -> None:
+    config = denoiser.config
+    attends = config.for_text
     if attends != (model.text is not None) or (controlled and not attends):
         raise NelboError(
-            f"diffusers has no pipeline of a {unet.config.class_name} "
+            f"diffusers has no pipeline of a {config.class_name} "
             f"{'with' if model.text is not None else 'without'} a text encoder"
             f"{' and with a ControlNet' if controlled else ''}"
         )
     paired = isinstance(model.text, PairedTextEncoder)
     if paired and controlled:
         raise NelboError("nelbo saves no pipeline of SDXL with a ControlNet")
-    if isinstance(unet.config, TextUNetConfig):
-        kind = unet.config.addition_embed_type
-        if paired != (kind == "text_time"):
-            raise NelboError(
-                f"a UNet with addition_embed_type={kind!r} goes with "
-                f"{'one text encoder' if paired else 'two text encoders'}, not with "
-                f"{'two' if paired else 'one'}"
-            )
+    if paired != config.takes_size:
+        raise NelboError(
+            f"a {config.class_name} that {'does not take' if paired else 'takes'} the pooled "
+            "prompt and the size of the picture goes with "
+            f"{'one text encoder' if paired else 'two text encoders'}, not with "
+            f"{'two' if paired else 'one'}"
+        )
 
 
-def _controlled(pipeline: Pipeline, unet: UNet) -> ControlledUNet:
+def _controlled(pipeline: Pipeline, denoiser: Denoiser) -> ControlledUNet:
+    if not isinstance(denoiser, UNet):
+        name = type(denoiser).__name__
+        raise NelboError(f"{pipeline.path}: a ControlNet controls a UNet, found a {name}")
     controlnet = ControlNet.from_pretrained(pipeline.path, subfolder="controlnet")
     try:
         scale = _number(pipeline.notes, "control_scale")
     except NelboError as error:
         raise NelboError(f"{pipeline.path}: {error}") from error
-    return ControlledUNet(unet, controlnet, 1.0 if scale is None else scale)
+    return ControlledUNet(denoiser, controlnet, 1.0 if scale is None else scale)
 
 
 def _number(own: Mapping[str, Any], name: str) -> float | None:

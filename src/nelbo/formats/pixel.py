@@ -1,4 +1,4 @@
-"""Pipelines of pixels: a UNet and a scheduler."""
+"""Pipelines of pixels: a denoising network and a scheduler."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.data_space import read_data_space
 from nelbo.formats.files import write_index
 from nelbo.formats.pipeline import Format, Pipeline
-from nelbo.networks import UNet, UNetConfig
+from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
 from nelbo.samplers import DDPM, Sampler
 
 
 def load_pixel(pipeline: Pipeline) -> Diffusion:
     """The model of a `DDPMPipeline` or `DDIMPipeline`."""
-    pipeline.index.require("unet", UNetConfig.class_name)
+    denoiser = pipeline.index.denoiser(text=False)
     scheduler = pipeline.scheduler  # refused, if it is, before the network is read
-    network = UNet.from_pretrained(pipeline.path, pipeline.folder("unet", CONFIG_FILE))
+    network = denoiser.from_pretrained(pipeline.path, pipeline.folder(denoiser.folder, CONFIG_FILE))
     return read_chain(pipeline, scheduler, network, read_data_space(pipeline)).eval()
 
 
@@ -33,14 +33,14 @@ def save_pixel(
     diffusers has no pipeline of pixels that calls a solver as it needs to be called; its
     DDIMPipeline reads the chain from any scheduler and walks it by DDIM.
     """
-    network = model.network
-    if not isinstance(network, UNet) or not isinstance(network.config, UNetConfig):
-        name = network.config.class_name if isinstance(network, UNet) else type(network).__name__
-        raise NelboError(f"only a UNet of the class UNet2DModel can be saved, found {name}")
+    network = denoiser_to_save(model.network)
+    class_name = network.config.class_name
+    if network.config.for_text:
+        raise NelboError(f"a pipeline of pixels has no text encoder, which a {class_name} needs")
     check_chain(model)
     kind = write_chain(model, directory, sampler or DDPM(), notes)
-    network.save_pretrained(directory / "unet")
-    parts = {"scheduler": ["diffusers", kind], "unet": ["diffusers", UNetConfig.class_name]}
+    network.save_pretrained(directory / network.folder)
+    parts = {"scheduler": ["diffusers", kind], network.folder: ["diffusers", class_name]}
     name = "DDPMPipeline" if kind == "DDPMScheduler" else "DDIMPipeline"
     write_index(directory, name, parts)
 

@@ -14,6 +14,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.diffusion import Diffusion, DynamicThreshold, NoiseSchedule, StaticThreshold
+from nelbo.diffusion.prediction import PARAMETERIZATIONS
 from nelbo.diffusion.thresholding import Threshold
 from nelbo.diffusion.variance import analytic_variance
 from nelbo.formats.config_fields import ConfigFields
@@ -111,7 +112,7 @@ class SchedulerConfig(ConfigFields):
                 "v_prediction or sample with rescale_betas_zero_snr, which leaves x_0 undetermined "
                 "by the noise at the last level",
             )
-        predictions = {name: name for name in ("epsilon", "sample", "v_prediction")}
+        predictions = {name: name for name in PARAMETERIZATIONS}
         return {
             "prediction": self.choice("prediction_type", predictions),
             "variance": self.choice("variance_type", _VARIANCES),

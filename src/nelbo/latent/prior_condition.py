@@ -16,7 +16,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
-from nelbo.networks import ControlledUNet, TextUNetConfig
+from nelbo.networks import ControlledUNet
 from nelbo.networks.guidance import Guidance
 from nelbo.text import PromptEncoder
 
@@ -134,7 +134,7 @@ class PriorCondition:
     def _with_size(self, condition: Condition) -> Condition:
         """With the size of a whole picture, where the network takes one."""
         config = getattr(self.prior.network, "config", None)
-        if not isinstance(config, TextUNetConfig) or config.addition_embed_type != "text_time":
+        if not getattr(config, "takes_size", False):
             return condition
         if self.shape is None:
             raise NelboError("the prior has no shape, so its size is not known: give it shape=...")

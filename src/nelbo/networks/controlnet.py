@@ -39,6 +39,8 @@ class ControlledUNet(nn.Module):
         scale: s, the strength of the control.
     """
 
+    folder = UNet.folder
+
     def __init__(self, unet: UNet, controlnet: ControlNet, scale: float = 1.0) -> None:
         super().__init__()
         self.unet = unet

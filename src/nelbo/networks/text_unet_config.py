@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nelbo.networks.config import NetworkConfig, per_level, unsupported
+from nelbo.networks.config import per_level, unsupported
+from nelbo.networks.denoiser import DenoiserConfig
 from nelbo.networks.normalization import ACTIVATIONS
 from nelbo.networks.unet_config import (
     MidKind,
@@ -41,7 +42,7 @@ PER_LEVEL = (
 
 
 @dataclass(frozen=True)
-class TextUNetConfig(NetworkConfig):
+class TextUNetConfig(DenoiserConfig):
     """The shape of a text-conditional UNet; a mistake in it is a `NelboError` naming the field.
 
     Fields that only rare checkpoints change have one supported value each and are not listed.
@@ -86,8 +87,8 @@ class TextUNetConfig(NetworkConfig):
     """
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
+    for_text: ClassVar[bool] = True
 
-    sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
     out_channels: int = 4
     center_input_sample: bool = False
@@ -186,6 +187,11 @@ class TextUNetConfig(NetworkConfig):
         kinds = [self.mid, *map(DOWN_STAGES.get, self.down_block_types)]
         kinds += map(UP_STAGES.get, self.up_block_types)
         return any(kind is not None and kind.attention == "cross" for kind in kinds)
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether the pooled prompt and the size of the picture are embedded (SDXL)."""
+        return self.addition_embed_type == "text_time"
 
     @property
     def embedding_activation(self) -> str:

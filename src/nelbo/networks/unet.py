@@ -8,21 +8,27 @@ are the same network with different layers between the residual blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.normalization import ACTIVATIONS
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet_config import UNetConfig
 from nelbo.networks.unet_encoder import Residuals, UNetEncoder, zero, zero_residual_branches
 from nelbo.networks.unet_stages import StageFactory
 
+_TABLE = "class_embedding.weight"
 
-class UNet(UNetEncoder):
+
+class UNet(UNetEncoder, Denoiser):
     """The denoising network, called as `(x_t, network_time, condition)`.
 
     A fresh network starts as Ho et al. (2020) do: the last layer of every residual branch and of
@@ -34,6 +40,7 @@ class UNet(UNetEncoder):
         **fields: instead of a config, the fields of a `UNetConfig`.
     """
 
+    folder = "unet"
     config_classes = (UNetConfig, TextUNetConfig)
     config: UNetConfig | TextUNetConfig
 
@@ -89,6 +96,29 @@ class UNet(UNetEncoder):
             # The output is a score in units of the noise scale, which is what t is here.
             h = h / network_time.to(h.dtype)[:, None, None, None]
         return h
+
+    def with_classes(self, before: Sequence[str], after: Sequence[str]) -> UNet:
+        """The network with an embedding of other classes; see `Denoiser.with_classes`.
+
+        A class of the same name keeps its embedding. A new one begins as zero, which adds nothing:
+        as an image without a label, see docs/decisions/0004-no-label-adds-nothing.md.
+        """
+        if self.config.class_embed_type is not None:
+            raise NelboError(
+                f"the labels of this network are embedded by {self.config.class_embed_type!r}, not "
+                "by a table of classes: its classes cannot be changed"
+            )
+        weights = self.state_dict()
+        old = weights.pop(_TABLE, None)
+        fitting = UNet(replace(self.config, num_class_embeds=len(after) or None)).to(self.dtype)
+        if after:
+            table = torch.zeros_like(fitting.state_dict()[_TABLE])
+            for i, name in enumerate(after):
+                if old is not None and name in before:
+                    table[i] = old[list(before).index(name)]
+            weights[_TABLE] = table
+        fitting.load_state_dict(weights)
+        return fitting.train(self.training)
 
 
 def _add(skips: list[Tensor], middle: Tensor, residuals: Residuals) -> tuple[list[Tensor], Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from nelbo.networks.config import NetworkConfig, unsupported
+from nelbo.networks.config import unsupported
+from nelbo.networks.denoiser import DenoiserConfig
 from nelbo.networks.normalization import ACTIVATIONS
 
 
@@ -43,7 +44,7 @@ UP_STAGES = {
 
 
 @dataclass(frozen=True)
-class UNetConfig(NetworkConfig):
+class UNetConfig(DenoiserConfig):
     """The shape of a UNet; a mistake in it is a `NelboError` that names the field.
 
     Attributes:
@@ -81,9 +82,6 @@ class UNetConfig(NetworkConfig):
 
     class_name: ClassVar[str] = "UNet2DModel"
 
-    sample_size: int | tuple[int, int] | None = None
-    in_channels: int = 3
-    out_channels: int = 3
     center_input_sample: bool = False
     time_embedding_type: str = "positional"
     time_embedding_dim: int | None = None

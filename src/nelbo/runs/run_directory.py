@@ -32,6 +32,7 @@ from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_
 from nelbo.base.suggestions import directories_near
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
+from nelbo.networks.denoisers import DENOISERS
 from nelbo.runs.checkpoints import VALIDATION
 
 CONFIG_FILE = "config.yaml"
@@ -55,7 +56,7 @@ _OWN = (
     SAMPLES,
     TRAINING,
     TENSORBOARD,
-    "unet",
+    *(each.folder for each in DENOISERS),
     "scheduler",
     "vae",
     "vqvae",

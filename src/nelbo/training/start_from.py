@@ -14,10 +14,9 @@ from nelbo.diffusion import Diffusion
 from nelbo.formats import load
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import CARD_FILE, resolve
-from nelbo.networks import UNet
+from nelbo.networks.denoiser import Denoiser
 from nelbo.report.model_card import licence_of
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.classes import with_classes
 from nelbo.training.kinds import KINDS, kind_of
 from nelbo.training.options import TrainOptions
 from nelbo.training.ranges import option
@@ -75,10 +74,10 @@ def starting_diffusion(path: str, kind: str) -> Any:
     chain: Diffusion | None = model.chain
     if chain is None:
         raise NelboError(f"--start-from: {path} is a {type(model).__name__}, which has no network")
-    if not isinstance(chain.network, UNet):
+    if not isinstance(chain.network, Denoiser):
         raise NelboError(
-            f"--start-from: {path} has a {type(chain.network).__name__}, and only a UNet can be "
-            "trained on: start from the pipeline without it"
+            f"--start-from: {path} has a {type(chain.network).__name__}, which cannot be trained "
+            "on: start from the pipeline without it"
         )
     if chain.profile is not None:
         if chain.variance == "analytic":
@@ -126,8 +125,8 @@ def fit_classes(start: Start, data: ImageData, choice: str) -> None:
     if model.num_classes == len(wanted) and tuple(names) == tuple(wanted):
         return
     chain = model.chain
-    assert isinstance(chain.network, UNet)  # as `starting_diffusion` has seen
-    chain.network = with_classes(chain.network, names, wanted)
+    assert isinstance(chain.network, Denoiser)  # as `starting_diffusion` has seen
+    chain.network = chain.network.with_classes(names, wanted)
 
 
 def _check_same(classes: int, names: Sequence[str], data: ImageData) -> None:

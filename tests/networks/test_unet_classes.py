@@ -7,7 +7,6 @@ import torch
 
 from nelbo import Condition, NelboError
 from nelbo.networks import UNet
-from nelbo.training.classes import with_classes
 
 FIELDS = {
     "sample_size": 8,
@@ -39,7 +38,7 @@ def output(made: UNet, label: int | None) -> torch.Tensor:
 
 def test_classes_of_the_same_name_keep_their_place_and_new_ones_begin_as_none():
     old = network(3)
-    new = with_classes(old, ["cat", "dog", "eel"], ["ant", "eel", "dog", "fox"])
+    new = old.with_classes(["cat", "dog", "eel"], ["ant", "eel", "dog", "fox"])
     assert new.config.num_class_embeds == 4
     assert torch.equal(output(new, 1), output(old, 2))
     assert torch.equal(output(new, 2), output(old, 1))
@@ -50,10 +49,10 @@ def test_classes_of_the_same_name_keep_their_place_and_new_ones_begin_as_none():
 
 def test_without_classes_and_with_the_first():
     old = network(3)
-    bare = with_classes(old, ["a", "b", "c"], [])
+    bare = old.with_classes(["a", "b", "c"], [])
     assert bare.config.num_class_embeds is None
     assert torch.equal(output(bare, None), output(old, None))
-    again = with_classes(bare, [], ["a", "b"])
+    again = bare.with_classes([], ["a", "b"])
     assert torch.equal(output(again, 1), output(old, None))
     loss = again(torch.ones(1, 1, 8, 8), torch.tensor([3.0]), Condition(label=torch.tensor([1])))
     loss.square().sum().backward()
@@ -65,4 +64,4 @@ def test_without_classes_and_with_the_first():
 def test_labels_that_are_no_table_are_refused():
     made = UNet(class_embed_type="timestep", **FIELDS)
     with pytest.raises(NelboError, match="embedded by 'timestep'"):
-        with_classes(made, [], ["a"])
+        made.with_classes([], ["a"])

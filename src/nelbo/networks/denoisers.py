@@ -1,0 +1,21 @@
+"""The networks that pipelines hold and training goes on with: a new one is named here."""
+
+from __future__ import annotations
+
+from nelbo.base.errors import NelboError
+from nelbo.networks.denoiser import Denoiser
+from nelbo.networks.unet import UNet
+
+DENOISERS: list[type[Denoiser]] = [UNet]
+
+
+def denoiser_to_save(network: object) -> Denoiser:
+    """The network, as one that a pipeline can hold.
+
+    Raises:
+        NelboError: a callable of another class.
+    """
+    if not isinstance(network, tuple(DENOISERS)):
+        known = " or a ".join(each.__name__ for each in DENOISERS)
+        raise NelboError(f"only a {known} can be saved, found {type(network).__name__}")
+    return network
