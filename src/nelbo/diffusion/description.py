@@ -50,7 +50,7 @@ class DescribedChain(GaussianEncoder):
         return config is None or bool(
             self.num_classes
             or getattr(config, "class_embed_type", None)
-            or getattr(config, "for_text", False)
+            or getattr(config, "for_text", hasattr(config, "cross_attention_dim"))
         )
 
     @property

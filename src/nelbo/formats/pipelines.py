@@ -68,7 +68,8 @@ def save(
     """Write a model as a pipeline directory that diffusers reads; each file appears whole or not.
 
     Args:
-        model: a diffusion model whose network is a `UNet`, a latent one, or one of a family.
+        model: a diffusion model whose network is one of `nelbo.networks.denoisers`, such as a
+            `UNet`, a latent one, or one of a family.
         path: the directory, made if it does not exist.
         sampler: the sampler that the scheduler describes; by default DDPM, and for latents the DDIM
             of Stable Diffusion.

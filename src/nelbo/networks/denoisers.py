@@ -15,7 +15,8 @@ def denoiser_to_save(network: object) -> Denoiser:
     Raises:
         NelboError: a callable of another class.
     """
-    if not isinstance(network, tuple(DENOISERS)):
-        known = " or a ".join(each.__name__ for each in DENOISERS)
-        raise NelboError(f"only a {known} can be saved, found {type(network).__name__}")
+    known: tuple[type[Denoiser], ...] = tuple(DENOISERS)
+    if not isinstance(network, known):
+        names = " or a ".join(each.__name__ for each in known)
+        raise NelboError(f"only a {names} can be saved, found {type(network).__name__}")
     return network
