@@ -13,7 +13,6 @@ from torch import Tensor
 import nelbo
 from nelbo import Continuous, Diffusion
 from nelbo.diffusion import ContinuousDiffusion, LearnedSchedule, flow
-from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
 from nelbo.editing import ImageToImage, Inpainting
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.diffusion.test_flow import signal_at
@@ -126,47 +125,29 @@ def test_everything_uses_the_same_predicted_data(prediction, threshold):
     torch.testing.assert_close(*bounds)
 
 
-class Velocity(Parameterization):
-    """ε − x_0 at (1 − w) x_0 + w ε, which is the chain's state times (1 − w)/a, at time w."""
+def velocity(state: Tensor, w: Tensor, condition=None) -> Tensor:
+    w = w.to(state).view(-1, 1, 1, 1)
+    return (state - unclipped(state / (w.square() + (1 - w).square()).sqrt())) / w
 
-    def network_input(self, x_t, time, a, s):
-        scale = 1 / (a + s)
-        return scale * x_t, (scale * s).flatten().expand(len(x_t))
 
-    def x_0(self, output, x_t, a, s):
-        return (x_t - s * output) / (a + s)
-
-    def epsilon(self, output, x_t, a, s):
-        return (x_t + a * output) / (a + s)
-
-    def target(self, x_0, epsilon, a, s):
-        return epsilon - x_0
-
-    def data_error(self, log_snr):
-        return (log_snr / 2).exp().add(1).square().reciprocal()
-
-    def noise_error(self, log_snr):
-        return log_snr.exp() * self.data_error(log_snr)
+def denoiser(state: Tensor, sigma: Tensor, condition=None) -> Tensor:
+    return unclipped(state / (1 + sigma.to(state).square()).sqrt().view(-1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("threshold", ["none", "static 0.6"])
+@pytest.mark.parametrize("network", [velocity, denoiser])
 @pytest.mark.filterwarnings("ignore:.*pure noise")
-def test_a_network_in_other_coordinates_is_a_prediction(monkeypatch, threshold):
-    """A velocity network of flow matching, with its own state and time, in one class."""
-    monkeypatch.setitem(PARAMETERIZATIONS, "velocity", Velocity())
-
-    def velocity(state: Tensor, w: Tensor, condition=None) -> Tensor:
-        w = w.to(state).view(-1, 1, 1, 1)
-        x_0 = unclipped(state / (w.square() + (1 - w).square()).sqrt())
-        return (state - x_0) / w
-
-    found = make(velocity, "velocity", **THRESHOLDS[threshold])
+def test_a_network_in_other_coordinates_is_a_prediction(network, threshold):
+    """Those of flow matching and of EDM, each with its own state and time."""
+    found = make(network, network.__name__, **THRESHOLDS[threshold])
     expected = oracle(threshold)
     with torch.no_grad():
-        for name, use in USES.items():
+        for name, use in (USES | {"DDIM": first_of_ddim}).items():
             torch.testing.assert_close(
                 use(found), use(expected), msg=lambda m, name=name: f"{name}: {m}"
             )
+        latents = [flow.encode(m, X, rtol=1e-6, atol=1e-6) for m in (found, expected)]
+        torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-3)
     losses = [
         nelbo.loss(m, X, objective="bound", generator=seeded())
         for m in (found, model_of("epsilon", threshold))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import LatentDiffusion, NelboError
+from nelbo import Diffusion, LatentDiffusion, NelboError
+from nelbo.diffusion.own_network import EpsilonAt
 from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 
@@ -340,4 +341,10 @@ def test_what_cannot_be_saved(stable, tmp_path):
         nelbo.save(short, tmp_path / "x")
     with pytest.raises(NelboError, match="UNet2DConditionModel"):
         nelbo.save(model.prior, tmp_path / "x")
+    prior = model.prior
+    own = EpsilonAt(lambda s: 1.0, lambda s: s, (0.01, 10.0))
+    options = {"data": prior.data, "shape": prior.shape, "variance": prior.variance}
+    flow = Diffusion(prior.network, prior.schedule, prediction=own, **options)
+    with pytest.raises(NelboError, match="prediction='own_epsilon' cannot be saved"):
+        nelbo.save(LatentDiffusion(model.autoencoder, flow, text=model.text), tmp_path / "x")
     assert not (tmp_path / "x").exists()

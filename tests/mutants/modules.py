@@ -54,6 +54,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "diffusion/optimal_levels.py": ("tests/diffusion/test_optimal_levels.py",),
     "diffusion/prediction.py": ("tests/diffusion/test_model.py", "tests/samplers/test_ddim.py"),
+    "diffusion/network_check.py": ("tests/diffusion/test_network_check.py",),
+    "diffusion/own_network.py": ("tests/diffusion/test_own_network.py",),
     "diffusion/noise_level.py": ("tests/diffusion/test_level_map.py",),
     "diffusion/profile.py": ("tests/formats/test_profile.py",),
     "diffusion/level_map.py": ("tests/diffusion/test_level_map.py",),

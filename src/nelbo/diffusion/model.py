@@ -32,7 +32,7 @@ from nelbo.chain.mhvae import Level
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.description import DescribedChain, Network
 from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
-from nelbo.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization, Prediction
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.sampler import Sampler
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -50,7 +50,9 @@ class Diffusion(DescribedChain):
         network: any callable (x_t (B,C,H,W), network time (B,), condition or None) -> (B,C,H,W),
             or (B,2C,H,W) for a learned variance.
         schedule: the noise levels 0..T.
-        prediction: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
+        prediction: what the network predicts: "epsilon", "sample" (x_0), "v_prediction",
+            "velocity" (flow matching: ε − x_0 at the state (1 − s) x_0 + s ε and time s),
+            "denoiser" (EDM: x_0 at the state x_0 + σ ε and time σ), or a `Parameterization`.
         variance: Σ_t: "fixed_small" (β̃_t), "fixed_large" (β_t), "learned_range", or "analytic",
             the best for one number a level, which needs a profile.
         data: `Pixels(levels)` for a probability of integer pixels, `Continuous()` for a density.
@@ -69,7 +71,7 @@ class Diffusion(DescribedChain):
         network: Network,
         schedule: NoiseSchedule,
         *,
-        prediction: str = "epsilon",
+        prediction: str | Parameterization = "epsilon",
         variance: str = "fixed_small",
         data: DataSpace = Pixels(256),  # noqa: B008 - frozen
         shape: Sequence[int] | None = None,
@@ -78,13 +80,15 @@ class Diffusion(DescribedChain):
         profile: LevelProfile | None = None,
     ) -> None:
         super().__init__(schedule)
-        self.prediction = _one_of(prediction, PARAMETERIZATIONS, "prediction")
+        if isinstance(prediction, str):
+            prediction = PARAMETERIZATIONS[_one_of(prediction, PARAMETERIZATIONS, "prediction")]
+        self.parameterization = prediction
+        self.prediction = prediction.name
         self.variance = _one_of(variance, VARIANCES, "variance")
-        self._parameterization = PARAMETERIZATIONS[prediction]
-        if self._parameterization.needs_signal and schedule.alphas_cumprod[-1] == 0:
+        if prediction.needs_signal and schedule.alphas_cumprod[-1] == 0:
             raise NelboError(
                 "a chain that ends without signal leaves x_0 undetermined by the noise: "
-                "use prediction='v_prediction' or 'sample'"
+                "use prediction='v_prediction', 'sample' or 'velocity'"
             )
         self.network = network
         self.data = data
@@ -294,7 +298,7 @@ class Diffusion(DescribedChain):
         model = Diffusion(
             self.network if network is None else network,
             schedule or self.schedule,
-            prediction=self.prediction,
+            prediction=self.parameterization,
             variance=variance or self.variance,
             data=self.data,
             shape=self.shape,
@@ -309,7 +313,7 @@ class Diffusion(DescribedChain):
     ) -> Prediction:
         """The one place that calls the network and reads its output, the variance left out."""
         check_condition(condition, len(x))
-        output = self.network(*self._parameterization.network_input(x, time, a, s), condition)
+        output = self.network(*self.parameterization.network_input(x, time, a, s), condition)
         channels = x.shape[1]
         if self.variance == "analytic" and output.shape[1] == 2 * channels:
             output = output[:, :channels]  # a learned variance that the analytic one replaces
@@ -323,7 +327,7 @@ class Diffusion(DescribedChain):
         if not (self.training and torch.is_grad_enabled()):
             check_finite(output, "the prediction of the network", time)
         return Prediction(
-            self._parameterization,
+            self.parameterization,
             output[:, :channels],
             x,
             a,
@@ -333,8 +337,8 @@ class Diffusion(DescribedChain):
             log_variance=torch.tensor(torch.nan, dtype=a.dtype),
         )
 
-    def _times_within(self, low: float, high: float) -> tuple[int, int]:
-        """The first and last network time to guide at."""
+    def _times_within(self, low: float, high: float) -> tuple[float, float]:
+        """The first and last time to guide at, of those that the network is called with."""
         times = self.schedule.times_within(low, high)
         if times is None:
             sigma = self.schedule.sigmas
@@ -342,7 +346,15 @@ class Diffusion(DescribedChain):
                 f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
                 f"noise levels lie in {sigma[1]:.4g}..{sigma[-1]:.4g}"
             )
-        return times
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+        ends = []
+        for time in times:
+            a, s, at = self.schedule.noise_level(self.schedule.level_of(time)).on(x)
+            ends.append(self.parameterization.network_input(x, at, a, s)[1].item())
+        first, last = sorted(ends)
+        # A time that is computed, not counted, differs by rounding in float32.
+        slack = 1e-6 if isinstance(last, float) else 0
+        return first - slack * abs(first), last + slack * abs(last)
 
     def _divergence(
         self, prediction: Prediction, x_0: Tensor, t: Level

@@ -181,7 +181,7 @@ class Objective:
             wrong = prediction.output - prediction.target(x_0, noise)
         errors = wrong.square().flatten(1).mean(1)
         if self._weighting is not None:
-            weight = error_weight(self._weighting, model.schedule, model.prediction)
+            weight = error_weight(self._weighting, model.schedule, model.parameterization)
             return weight(t, errors) * errors
         losses = _share(model.num_levels, self.level_shift)(t, errors) * errors
         first = (t == 1).nonzero().flatten()

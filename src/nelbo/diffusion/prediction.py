@@ -14,7 +14,8 @@ A squared error of one is therefore one of the others, times a function of
 
 A new prediction is a subclass of `Parameterization` and an entry of `PARAMETERIZATIONS`. One whose
 network has coordinates of its own, a state :math:`\alpha x_0 + \sigma\epsilon` of another scale or
-another time, maps those of the chain to them in `network_input`.
+another time, maps those of the chain to them in `network_input`, as those of flow matching and EDM
+do.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class Parameterization(ABC):
     """How a network's output stands to x_0 and ε at a state x_t with scales a and s.
 
     Attributes:
-        needs_signal: whether x_0 is undetermined where a = 0.
+        name: what it is called in options and descriptions.
+        needs_signal: whether x_0 or the network's input is undetermined where a = 0.
     """
 
+    name: ClassVar[str]
     needs_signal: ClassVar[bool] = False
 
     def network_input(
@@ -67,29 +70,37 @@ class Parameterization(ABC):
         """The squared error of ε for a squared error of one of the output, at λ."""
 
 
-class _Epsilon(Parameterization):
+class Epsilon(Parameterization):
     """The noise ε (Ho et al. 2020)."""
 
+    name = "epsilon"
     needs_signal = True
 
     def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The data of which this is the noise."""
         return (x_t - s * output) / a
 
     def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The output itself."""
         return output
 
     def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The noise itself."""
         return epsilon
 
     def data_error(self, log_snr: Tensor) -> Tensor:
+        """s²/a²."""
         return torch.exp(-log_snr)
 
     def noise_error(self, log_snr: Tensor) -> Tensor:
+        """1."""
         return torch.ones_like(log_snr)
 
 
 class _Sample(Parameterization):
     """The data x_0."""
+
+    name = "sample"
 
     def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return output
@@ -110,6 +121,8 @@ class _Sample(Parameterization):
 class _V(Parameterization):
     """v = a·ε − s·x_0 (Salimans & Ho 2022)."""
 
+    name = "v_prediction"
+
     def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return a * x_t - s * output
 
@@ -126,10 +139,57 @@ class _V(Parameterization):
         return torch.sigmoid(log_snr)
 
 
+def _each(scale: Tensor, x_t: Tensor) -> Tensor:
+    """One value for each example of a state, of a scale that broadcasts to it, (B,)."""
+    return scale.flatten().expand(len(x_t)).to(x_t.device)
+
+
+class _Velocity(Parameterization):
+    """ε − x_0 at the state (1 − w) x_0 + w ε and time w (Lipman et al. 2023; Liu et al. 2023).
+
+    That is the chain's state divided by a + s, with w = s / (a + s).
+    """
+
+    name = "velocity"
+
+    def network_input(
+        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return (x_t / (a + s)).to(x_t.dtype), _each(s / (a + s), x_t)
+
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (x_t - s * output) / (a + s)
+
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (x_t + a * output) / (a + s)
+
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return epsilon - x_0
+
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2).square()
+
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(log_snr / 2).square()
+
+
+class _Denoiser(_Sample):
+    """The data x_0 at the variance-exploding state x_0 + σ ε and time σ (Karras et al. 2022).
+
+    That is the chain's state divided by a, with σ = s / a.
+    """
+
+    name = "denoiser"
+    needs_signal = True
+
+    def network_input(
+        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return (x_t / a).to(x_t.dtype), _each(s / a, x_t)
+
+
 PARAMETERIZATIONS: dict[str, Parameterization] = {
-    "epsilon": _Epsilon(),
-    "sample": _Sample(),
-    "v_prediction": _V(),
+    kind.name: kind for kind in (Epsilon(), _Sample(), _V(), _Velocity(), _Denoiser())
 }
 
 

@@ -117,6 +117,64 @@ class NoiseSchedule(LevelMap):
         return cls.from_levels(-torch.expm1(log_noise))
 
     @classmethod
+    def flow_matching(cls, T: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+        r"""The levels of flow matching: x = (1 − s) x_0 + s ε at s = 1/T, ..., 1.
+
+        .. math::
+            s \leftarrow \frac{k s}{1 + (k - 1) s}, \qquad
+            \bar\alpha = \frac{(1 - s)^2}{(1 - s)^2 + s^2}
+
+        with the shift k of Stable Diffusion 3 (Esser et al. 2024, eq. 23). The last level holds no
+        signal.
+
+        Args:
+            T: number of levels.
+            shift: k; above 1 more of the levels are noisy.
+
+        Raises:
+            NelboError: a shift that is not positive, or no levels.
+        """
+        if not 0 < shift < math.inf:
+            raise NelboError(f"the shift of flow matching must be positive, got {shift}")
+        s = torch.arange(1, _checked(T) + 1, dtype=torch.float64) / T
+        s = shift * s / (1 + (shift - 1) * s)
+        return cls.from_levels((1 - s).square() / ((1 - s).square() + s.square()))
+
+    @classmethod
+    def variance_exploding(
+        cls, T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> NoiseSchedule:
+        r"""The levels of x = x_0 + σ ε with σ^{1/ρ} evenly spaced (Karras et al. 2022, eq. 5).
+
+        .. math::
+            \sigma_t = \left(\sigma_{min}^{1/\rho} + \frac{t - 1}{T - 1}
+                (\sigma_{max}^{1/\rho} - \sigma_{min}^{1/\rho})\right)^\rho, \qquad
+            \bar\alpha_t = \frac{1}{1 + \sigma_t^2}
+
+        Args:
+            T: number of levels.
+            sigma_min: σ of level 1.
+            sigma_max: σ of level T.
+            rho: ρ; `math.inf`, its limit, spaces log σ and so the log SNR evenly.
+
+        Raises:
+            NelboError: no levels, ends that are not 0 < sigma_min < sigma_max, or a ρ that is not
+                positive.
+        """
+        if not 0 < sigma_min < sigma_max < math.inf or not rho > 0:
+            raise NelboError(
+                "the noise goes from a small σ to a large one, 0 < sigma_min < sigma_max, with "
+                f"rho > 0; got sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
+            )
+        if rho == math.inf:
+            ends = math.log(sigma_min), math.log(sigma_max)
+            sigma = torch.linspace(*ends, _checked(T), dtype=torch.float64).exp()
+        else:
+            ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+            sigma = torch.linspace(*ends, _checked(T), dtype=torch.float64) ** rho
+        return cls.from_levels(1 / (1 + sigma.square()))
+
+    @classmethod
     def mixed(
         cls,
         T: int = 1000,

@@ -36,7 +36,7 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.coefficients import Coefficient
-from nelbo.diffusion.prediction import PARAMETERIZATIONS
+from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 
 # Beyond this log SNR nothing is left of the density of noise levels that `EDM` draws from.
@@ -162,7 +162,9 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
-def error_weights(weighting: Weighting, schedule: NoiseSchedule, prediction: str) -> Levels:
+def error_weights(
+    weighting: Weighting, schedule: NoiseSchedule, prediction: str | Parameterization
+) -> Levels:
     r"""What each level's squared error of the network's output counts in the weighted loss.
 
     The loss is :math:`\sum_t c_t\, E\|y_t - \hat y_t\|^2 / D`, y the data, noise or v that the
@@ -177,7 +179,7 @@ def error_weights(weighting: Weighting, schedule: NoiseSchedule, prediction: str
         c_t, (T+1,) float64, zero at level 0.
     """
     log_snr = schedule.log_snr[1:]
-    kind = PARAMETERIZATIONS[prediction]
+    kind = PARAMETERIZATIONS[prediction] if isinstance(prediction, str) else prediction
     if weighting.of_bound:
         # β̃_1 is zero, and β̃_2 is Σ_1 in its place.
         last = schedule.posterior_variance[2] if schedule.num_levels > 1 else schedule.betas[1]
@@ -189,6 +191,8 @@ def error_weights(weighting: Weighting, schedule: NoiseSchedule, prediction: str
 
 
 @lru_cache(maxsize=16)
-def error_weight(weighting: Weighting, schedule: NoiseSchedule, prediction: str) -> Coefficient:
+def error_weight(
+    weighting: Weighting, schedule: NoiseSchedule, prediction: str | Parameterization
+) -> Coefficient:
     """`error_weights`, computed once, to be read at a level."""
     return Coefficient(error_weights(weighting, schedule, prediction))

@@ -11,6 +11,7 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
+from nelbo.diffusion.prediction import PARAMETERIZATIONS
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.diffusion.variance import VARIANCES
@@ -63,6 +64,11 @@ def check_chain(model: Diffusion) -> None:
     """Raise `NelboError` for a chain that the format cannot hold."""
     if not torch.equal(model.schedule.network_times[1:], torch.arange(model.num_levels)):
         raise NelboError("a respaced chain cannot be saved: save the full one and respace it")
+    if model.prediction not in PARAMETERIZATIONS:
+        raise NelboError(
+            f"a chain with prediction={model.prediction!r} cannot be saved: the format holds "
+            + ", ".join(PARAMETERIZATIONS)
+        )
 
 
 def write_chain(

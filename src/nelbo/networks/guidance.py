@@ -75,7 +75,8 @@ class GuidedNetwork(nn.Module):
             conditional half's.
         unconditional: the condition of the unconditional half, for each example or, with batch
             size 1, for all. By default the labels are dropped; text has no such default.
-        times: the first and last network time to guide at; None guides at all.
+        times: the first and last of the times that the network is called with to guide at; None
+            guides at all.
         rescale: the share φ of the output brought back to its standard deviation.
     """
 
@@ -86,7 +87,7 @@ class GuidedNetwork(nn.Module):
         channels: int,
         unconditional: Condition | None = None,
         *,
-        times: tuple[int, int] | None = None,
+        times: tuple[float, float] | None = None,
         rescale: float = 0.0,
     ) -> None:
         super().__init__()

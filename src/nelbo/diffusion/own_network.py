@@ -1,0 +1,323 @@
+r"""A chain around a network of your own, in the coordinates that it was trained in.
+
+A network that was trained at states :math:`x = \alpha(\tau) x_0 + \sigma(\tau) \epsilon` is one of
+the same chain: :math:`x / \sqrt{\alpha^2 + \sigma^2}` is its state, and
+:math:`\bar\alpha = \alpha^2 / (\alpha^2 + \sigma^2)` its signal power. The levels of a chain built
+here are even in log SNR between the ends of the noise.
+
+**The variance** of :math:`p(x_{t-1}|x_t)` is `fixed_large` unless another is named. Data that have
+a density are smooth at the finest noise, where :math:`\beta_t` is the best variance. At level 1
+`fixed_small` takes :math:`\tilde\beta_2`, which between fine levels is a small part of the noise of
+level 1, so that 1,000 levels lose about 20 nats a dimension. What `fixed_large` loses where noise
+is high falls as 1/T; `nelbo.fit_variance` removes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.noise_level import wide
+from nelbo.diffusion.prediction import Epsilon
+from nelbo.diffusion.schedule import NoiseSchedule
+
+Scale = Callable[[Tensor], Tensor | float]
+
+# Of the interval of times that the one of a noise level is sought in: to the last bit of float64.
+_HALVINGS = 64
+_DEFAULT_VARIANCE = "fixed_large"
+
+
+def from_denoiser(
+    D: Callable[..., Tensor],
+    *,
+    shape: Sequence[int],
+    T: int = 1000,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    **options: Any,
+) -> Diffusion:
+    """The chain of a denoiser, as EDM has it (Karras et al. 2022).
+
+    Args:
+        D: (x, sigma) or (x, sigma, condition) -> x_0, with x = x_0 + σ ε, (B, C, H, W), and σ (B,).
+        shape: (C, H, W) of one example.
+        T: number of levels, even in log SNR.
+        sigma_min: σ of level 1.
+        sigma_max: σ of level T.
+        **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
+
+    Raises:
+        NelboError: ends that are not 0 < sigma_min < sigma_max, or options that do not fit.
+    """
+    schedule = NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
+    return _chain(OwnNetwork(D), schedule, "denoiser", shape, options)
+
+
+def from_velocity(
+    v: Callable[..., Tensor],
+    *,
+    shape: Sequence[int],
+    T: int = 1000,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    **options: Any,
+) -> Diffusion:
+    """The chain of a velocity, as flow matching has it (Lipman et al. 2023; Liu et al. 2023).
+
+    Args:
+        v: (x, s) or (x, s, condition) -> ε − x_0, with x = (1 − s) x_0 + s ε, (B, C, H, W), and
+            s (B,) from 0, the data, to 1, the noise.
+        shape: (C, H, W) of one example.
+        T: number of levels, even in log SNR.
+        sigma_min: σ = s / (1 − s) of level 1.
+        sigma_max: σ of level T.
+        **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
+
+    Raises:
+        NelboError: ends that are not 0 < sigma_min < sigma_max, or options that do not fit.
+    """
+    schedule = NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
+    return _chain(OwnNetwork(v), schedule, "velocity", shape, options)
+
+
+def from_score(
+    score: Callable[..., Tensor],
+    *,
+    alpha: Scale,
+    sigma: Scale,
+    shape: Sequence[int],
+    T: int = 1000,
+    times: tuple[float, float] = (1e-5, 1.0),
+    **options: Any,
+) -> Diffusion:
+    """The chain of a score ∇ log p(x) = −ε / σ(τ) (Song et al. 2021).
+
+    Args:
+        score: (x, time) or (x, time, condition) -> score, with x = α(τ) x_0 + σ(τ) ε,
+            (B, C, H, W), and τ (B,).
+        alpha: α of times (B,).
+        sigma: σ of times (B,); σ / α increases.
+        shape: (C, H, W) of one example.
+        T: number of levels, even in log SNR.
+        times: τ of level 1 and of level T.
+        **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
+
+    Raises:
+        NelboError: scales that do not go from data to noise, or options that do not fit.
+    """
+    own = EpsilonAt(alpha, sigma, times)
+    return _chain(_Score(score, own), own.schedule(T), own, shape, options)
+
+
+def from_epsilon(
+    eps: Callable[..., Tensor],
+    *,
+    alpha: Scale | None = None,
+    sigma: Scale | None = None,
+    schedule: NoiseSchedule | None = None,
+    shape: Sequence[int],
+    T: int = 1000,
+    times: tuple[float, float] = (1e-5, 1.0),
+    **options: Any,
+) -> Diffusion:
+    """The chain of a network that predicts the noise, given either its scales or a schedule.
+
+    Args:
+        eps: (x, time) or (x, time, condition) -> ε, with x = α(τ) x_0 + σ(τ) ε, (B, C, H, W), and
+            τ (B,).
+        alpha: α of times (B,).
+        sigma: σ of times (B,); σ / α increases.
+        schedule: in place of both: x = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, and the time is t − 1.
+        shape: (C, H, W) of one example.
+        T: number of levels, even in log SNR; with a schedule those of the schedule.
+        times: τ of level 1 and of level T; with a schedule it has no use.
+        **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
+
+    Raises:
+        NelboError: neither scales nor a schedule or both, scales that do not go from data to
+            noise, or options that do not fit.
+    """
+    network = OwnNetwork(eps)
+    if schedule is not None and alpha is None and sigma is None:
+        return _chain(network, schedule, "epsilon", shape, options)
+    if schedule is not None or alpha is None or sigma is None:
+        raise NelboError("from_epsilon takes either alpha and sigma, or a schedule")
+    own = EpsilonAt(alpha, sigma, times)
+    return _chain(network, own.schedule(T), own, shape, options)
+
+
+def preconditioned(F: Callable[..., Tensor], sigma_data: float = 0.5) -> Preconditioned:
+    """EDM's denoiser of a raw network F (Karras et al. 2022, table 1): see `Preconditioned`.
+
+    Raises:
+        NelboError: a sigma_data that is not positive.
+    """
+    return Preconditioned(F, sigma_data)
+
+
+class EpsilonAt(Epsilon):
+    """The noise ε at the state α(τ) x_0 + σ(τ) ε and time τ.
+
+    Args:
+        alpha: α of times, (B,).
+        sigma: σ of times, (B,).
+        times: the first and last τ; at noise beyond them the network is called with the nearer.
+
+    Raises:
+        NelboError: ends without signal or without noise, or σ / α that does not increase.
+    """
+
+    name = "own_epsilon"
+
+    def __init__(self, alpha: Scale, sigma: Scale, times: tuple[float, float]) -> None:
+        self._alpha, self._sigma, self._times = alpha, sigma, times
+        low, high = self.log_sigma(torch.tensor(times, dtype=torch.float64)).tolist()
+        if not -torch.inf < low < high < torch.inf:
+            raise NelboError(
+                f"log(σ/α) must increase from one finite value to another, got {low:.4g} at time "
+                f"{times[0]:g} and {high:.4g} at {times[1]:g}: choose times=(first, last) with "
+                "both signal and noise"
+            )
+        self._ends = low, high
+
+    def schedule(self, T: int) -> NoiseSchedule:
+        """T levels between the ends, even in log SNR."""
+        if T < 1:
+            raise NelboError(f"a noise schedule needs at least one level, got T={T}")
+        log_sigma = torch.linspace(*self._ends, T, dtype=torch.float64)
+        return NoiseSchedule.from_levels(torch.sigmoid(-2 * log_sigma))
+
+    def network_input(
+        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The state of these scales, and their time."""
+        log_sigma = (s.double() / a.double()).log().flatten().detach()
+        own = self.time_of(log_sigma.to(x_t.device))
+        scale = torch.hypot(self.alpha(own), self.sigma(own)).to(x_t.dtype)
+        return wide(scale, x_t) * x_t, own.to(a.dtype).expand(len(x_t))
+
+    def alpha(self, times: Tensor) -> Tensor:
+        """α, (B,)."""
+        return torch.as_tensor(self._alpha(times)).to(times).expand(times.shape)
+
+    def sigma(self, times: Tensor) -> Tensor:
+        """σ, (B,)."""
+        return torch.as_tensor(self._sigma(times)).to(times).expand(times.shape)
+
+    def log_sigma(self, times: Tensor) -> Tensor:
+        """log(σ/α), (B,)."""
+        return (self.sigma(times) / self.alpha(times)).log()
+
+    def time_of(self, log_sigma: Tensor) -> Tensor:
+        """The time of each log(σ/α), by bisection, (B,)."""
+        low, high = (torch.full_like(log_sigma, end) for end in self._times)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            above = self.log_sigma(middle) > log_sigma
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+
+class OwnNetwork(nn.Module):
+    """Calls a function (x, time) or (x, time, condition) as a chain calls its network.
+
+    Args:
+        function: any callable; the parameters of a module become those of the model.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self._takes_condition = _takes(function, 3)
+        self._needs_condition = self._takes_condition and not _takes(function, 2)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """The function's answer, (B, C, H, W).
+
+        Raises:
+            NelboError: a condition for a function that takes none.
+        """
+        if condition is None and not self._needs_condition:
+            return self.function(x, time)
+        if not self._takes_condition:
+            raise NelboError(
+                "a condition was given to a network that takes none: define it with a third "
+                "argument, (x, time, condition)"
+            )
+        return self.function(x, time, condition)
+
+
+class _Score(OwnNetwork):
+    """The noise ε = −σ(τ) · score that a score stands for."""
+
+    def __init__(self, function: Callable[..., Tensor], own: EpsilonAt) -> None:
+        super().__init__(function)
+        self._own = own
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """The noise, (B, C, H, W)."""
+        sigma = self._own.sigma(time).to(x.dtype)
+        return -wide(sigma, x) * super().forward(x, time, condition)
+
+
+class Preconditioned(OwnNetwork):
+    r"""The denoiser of a raw network F (Karras et al. 2022, eq. 7 and table 1).
+
+    .. math::
+        D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise}), \qquad
+        c_{skip} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \quad
+        c_{out} = \frac{\sigma\,\sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
+        c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
+        c_{noise} = \tfrac14 \log\sigma
+
+    Args:
+        function: F, (x, c_noise) or (x, c_noise, condition), c_noise (B,).
+        sigma_data: σ_d, the standard deviation of the data.
+
+    Raises:
+        NelboError: a sigma_data that is not positive.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], sigma_data: float) -> None:
+        super().__init__(function)
+        if not 0 < sigma_data < torch.inf:
+            raise NelboError(f"sigma_data must be positive, got {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """x_0 at the state x and σ, (B, C, H, W)."""
+        sigma, data = wide(time, x).to(x.dtype), self.sigma_data
+        total = (sigma.square() + data**2).sqrt()
+        raw = super().forward(x / total, time.log() / 4, condition)
+        return (data / total).square() * x + sigma * data / total * raw
+
+
+def _chain(
+    network: OwnNetwork,
+    schedule: NoiseSchedule,
+    prediction: str | Epsilon,
+    shape: Sequence[int],
+    options: dict[str, Any],
+) -> Diffusion:
+    options = {"variance": _DEFAULT_VARIANCE} | options
+    return Diffusion(network, schedule, prediction=prediction, shape=shape, **options)
+
+
+def _takes(function: Callable[..., Tensor], number: int) -> bool:
+    """Whether a callable takes this many arguments by their place; unknown ones take two."""
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        inspect.signature(called).bind(*[None] * number)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to read
+        return number == 2
+    return True
