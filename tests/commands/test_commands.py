@@ -216,7 +216,7 @@ def test_runs_among_the_pictures_that_they_were_trained_on(tmp_path, capsys, mon
     )
     assert compared["images"] == 8
     among = "lies among the pictures of"
-    assert f"--out samples.png {among} {tmp_path} and would be one of them" in mistake(
+    assert f"--out samples.png {among} {tmp_path} and would become one of them" in mistake(
         capsys, "sample", "a"
     )
     for arguments in (

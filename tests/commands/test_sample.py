@@ -359,7 +359,8 @@ def test_a_run_that_says_leading_starts_where_the_noise_is(run_path, tmp_path, r
     assert not [w for w in recwarn if "pure noise" in str(w.message)]
 
 
-def test_starting_where_there_is_signal_is_said_in_one_line(run_path, tmp_path, capsys):
+@pytest.mark.filterwarnings("default:.*starts from pure noise at level:UserWarning")
+def test_starting_where_there_is_signal_is_warned_of_in_one_line(run_path, tmp_path, capsys):
     leading = ["--sampler", "ddim", "--steps", "5", "--spacing", "leading", "--batch-size", "1"]
     main(["sample", str(run_path), "-n", "3", *leading, "--out", str(tmp_path / "x.png")])
     [line] = [x for x in capsys.readouterr().err.splitlines() if "signal" in x]

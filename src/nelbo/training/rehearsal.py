@@ -14,6 +14,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.memory import available_memory
+from nelbo.training.processes import local
 from nelbo.training.trainer import Trainer
 
 # Workspace and fragments come on top of what is kept for the backward pass.
@@ -52,12 +53,15 @@ def estimate_memory(trainer: Trainer) -> MemoryEstimate:
     """What a step takes, from the activations that one image leaves behind."""
     module = trainer.task.module
     computed = trainer.task.variant()
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    weights = {local(p).untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        base = tensor if tensor._base is None else tensor._base
+        # What is sharded was gathered for the step: a leaf as well, of another storage.
+        is_weight = base.is_leaf and base.requires_grad
+        if not is_weight and storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
