@@ -22,6 +22,8 @@ from nelbo.data import ImageData
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
 from nelbo.evidence.evaluation import check_fits
+from nelbo.formats import load
+from nelbo.formats.pipeline import Pipeline
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.final_samples import FinalSamples
@@ -126,18 +128,22 @@ class Kind(ABC):
     # What a run has, before it is built.
 
     @classmethod
-    @abstractmethod
     def is_at(cls, path: Path) -> bool:
-        """Whether a model of this kind is in a directory."""
+        """Whether a model of this kind is in a directory: a pipeline, whose index is written last,
+        unless a kind keeps its models otherwise."""
+        try:
+            return Pipeline.open(path).kind == cls.name
+        except NelboError:
+            return False
 
     @classmethod
-    @abstractmethod
     def load(cls, path: str | Path) -> Any:
-        """The model in a directory, with its `shape` and `data`.
+        """The model in a directory, with its `shape` and `data`, as `nelbo.load`.
 
         Raises:
             NelboError: a file is missing or damaged.
         """
+        return load(path)
 
     @classmethod
     @abstractmethod

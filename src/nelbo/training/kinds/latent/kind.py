@@ -13,8 +13,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import check_objective
-from nelbo.formats import load, save
-from nelbo.formats.pipeline import Pipeline
+from nelbo.formats import save
 from nelbo.latent import LatentDiffusion
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
@@ -74,19 +73,6 @@ class Latent(Kind):
         self.task = PriorTask(objective, latents, options.training)
         self._validation = Validation(images.validation)
         self._prompts = held_out_prompts(images.reported) if model.text is not None else []
-
-    @classmethod
-    def is_at(cls, path: Path) -> bool:
-        """Whether a pipeline of latents is there; its index is written last."""
-        try:
-            return Pipeline.open(path).kind == cls.name
-        except NelboError:
-            return False
-
-    @classmethod
-    def load(cls, path: str | Path) -> Any:
-        """As `nelbo.load`."""
-        return load(path)
 
     @classmethod
     def starting_model(cls, path: str) -> LatentDiffusion:

@@ -10,12 +10,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.learned_schedule import LearnedSchedule
-from nelbo.formats import load, save
-from nelbo.formats.pipeline import Pipeline
+from nelbo.formats import save
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
@@ -63,19 +61,6 @@ class Pixel(Kind):
         self.task = pixel_task(model, data, options.training)
         self.label_names = data.label_names if _chain(model).num_classes else ()
         self._validation = Validation(images.validation)
-
-    @classmethod
-    def is_at(cls, path: Path) -> bool:
-        """Whether a pipeline of pixels is there; its index is written last."""
-        try:
-            return Pipeline.open(path).kind == cls.name
-        except NelboError:
-            return False
-
-    @classmethod
-    def load(cls, path: str | Path) -> Any:
-        """As `nelbo.load`."""
-        return load(path)
 
     @classmethod
     def starting_model(cls, path: str) -> Diffusion:
