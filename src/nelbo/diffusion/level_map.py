@@ -10,6 +10,7 @@ two of them the network's time is linear in log σ, as in diffusers.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +26,7 @@ Levels = Float[Tensor, " levels"]
 _LEAST_SIGNAL_POWER = 2.0**-24
 
 
-class LevelMap:
+class LevelMap(ABC):
     """The places of the levels 0..T of a chain, level 0 being the data, and what lies between.
 
     Attributes:
@@ -38,9 +39,9 @@ class LevelMap:
     network_times: Int[Tensor, " levels"]
 
     @property
+    @abstractmethod
     def noise_power(self) -> Levels:
         """1 − ᾱ_t."""
-        raise NotImplementedError
 
     @property
     def num_levels(self) -> int:
