@@ -23,9 +23,9 @@ from nelbo.report.training_facts import training_facts
 from nelbo.training import allowance, rehearsal
 from nelbo.training.allowance import Allowance, allowed_seconds
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds import run_end
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.kind import grid_of
-from nelbo.training.kinds.pixel import report as pixel_report
 from nelbo.training.pace import Outlook
 from tests.commands.conftest import TINY
 from tests.faults.test_killed import assert_same
@@ -117,7 +117,7 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
     run = tmp_path / "run"
     shutil.copytree(run_path, run)
     (run / "report.html").unlink()
-    monkeypatch.setattr(pixel_report, "SOON", 0.0)
+    monkeypatch.setattr(run_end, "SOON", 0.0)
     monkeypatch.setattr(allowance, "LEAST", 2.0)
     found = {}
 
@@ -126,7 +126,7 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
         found["evaluation"] = json.loads((run / "evaluation.json").read_text())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pixel_report, "find_extremes", interrupted)
+    monkeypatch.setattr(run_end, "find_extremes", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--resume", "--out", str(run)])
     assert stop.value.code == 130

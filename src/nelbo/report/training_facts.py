@@ -75,6 +75,12 @@ def validation_trend(metrics: Sequence[Mapping[str, Any]]) -> str:
     return "level in the last quarter"
 
 
+def run_settings(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that apply, by its notes, with what it was trained on and for."""
+    run = {"source": notes["source"], **notes["trained"]}
+    return settings_that_apply({"run": run, **notes.get("settings", {})})
+
+
 def settings_that_apply(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run without those that were not set or had no effect.
 

@@ -21,7 +21,7 @@ from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
 from nelbo.report.grids import save_grid
-from nelbo.report.training_facts import settings_that_apply, training_facts
+from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import print_files
@@ -65,7 +65,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
     pairs = beside_reconstructions(autoencoder, few)
     save_grid(pairs, run.samples / "final.png", test.levels, columns=COLUMNS)
     notes = run.notes
-    trained, metrics = notes["trained"], run.course()
+    metrics = run.course()
     model = notes["settings"]["model"]
     page = AutoencoderReport(
         title=f"nelbo · {run.path.resolve().name}",
@@ -83,9 +83,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
             **training_facts(notes, metrics),
         },
         metrics=metrics,
-        settings=settings_that_apply(
-            {"run": {"source": notes["source"], **trained}, **notes["settings"]}
-        ),
+        settings=run_settings(notes),
         files=files["test"],
     )
     write_autoencoder_report(page, run.report)

@@ -32,10 +32,10 @@ from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
 from nelbo.training.kinds.latent.report import (
     SAMPLER,
+    LatentEnd,
     draw_samples,
     error_of,
     held_out_prompts,
-    report,
 )
 from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.processes import Processes
@@ -207,7 +207,7 @@ class Latent(Kind):
     @classmethod
     def report(cls, run: RunDirectory, model: LatentDiffusion, ending: Ending) -> dict[str, Any]:
         """The bound on pixels of held-out images, samples with their prompts, and the report."""
-        return report(run, model, ending)
+        return LatentEnd(run, model, ending).report()
 
 
 def _latent_model(

@@ -3,126 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nelbo.base.console import MESSAGES, say
+from nelbo.base.console import MESSAGES
 from nelbo.data import ImageData
-from nelbo.evidence.extremes import Extremes, find_extremes
-from nelbo.evidence.given import data_facts, given_of
-from nelbo.evidence.sample_reading import READ_AT_END, read_samples
-from nelbo.evidence.timed_evaluation import TimedEvaluation
+from nelbo.evidence.extremes import Extremes
+from nelbo.evidence.given import data_facts
 from nelbo.latent import LatentDiffusion
 from nelbo.report.captions import prompt_grid
-from nelbo.report.formatting import duration, number
+from nelbo.report.formatting import number
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.page import write_report
 from nelbo.report.run_report import RunReport
-from nelbo.report.tables import BITS_DECIMALS, bound_table
-from nelbo.report.training_facts import settings_that_apply, training_facts
-from nelbo.runs.run_directory import RunDirectory
+from nelbo.report.tables import BITS_DECIMALS
+from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.samplers import DDIM
-from nelbo.training.allowance import EARLY, SOON, Allowance
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.drawing import all_classes
-from nelbo.training.kinds.final_samples import LATENT_STEPS, FinalSamples
-from nelbo.training.kinds.kind import Ending
+from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.refinement import (
-    Asked,
-    evaluated_text,
     evaluation_json,
-    print_files,
-    refine,
     sizes_of,
 )
+from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes, in diffusers as well.
 SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1, even_stride=True)
 _SHOWN = 32
-# How many of the least, and of the most, surprising images are shown.
-_EXTREME_IMAGES = 8
 # Held-out images that are shown with their reconstructions.
 _RECONSTRUCTED = 16
-# The part of the time that is left for each thing in turn.
-_BOUND, _SAMPLES, _EXTREMES = 0.5, 0.5, 0.8
 
 
-def report(run: RunDirectory, model: LatentDiffusion, ending: Ending) -> dict[str, Any]:
-    """Evaluate, sample, and write evaluation.json, samples/ and report.html.
+class LatentEnd(RunEnd):
+    """The bound on pixels of held-out images, and samples with their prompts."""
 
-    Where that takes its time, a first report is written early. See `Kind.report`.
-    """
-    asked, seed, seconds, table_to = ending.asked, ending.seed, ending.seconds, ending.table_to
-    test = ending.test
-    guidance = run.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
-    allowance = Allowance(seconds)
-    splits = {"test": test}
-    end = _End(run, model, ending.train, test, ending.samples, guidance, seed)
-    first = Asked().of(model, "test", test, seed)
-    refine({"test": first}, 0.0)  # what a call takes
-    call = first.call_seconds
-    whole = first if asked == Asked() else asked.of(model, "test", test, seed)
-    if call * (whole.expected_calls + end.calls) > SOON:
-        refine({"test": first}, EARLY / 2 * seconds)
-        end.write(first, end.draw(EARLY / 2 * seconds / call))
-        say(
-            f"A first report is in {run.report}; to refine it may take "
-            f"{duration(round(allowance.left))} more"
-        )
-    refine({"test": whole}, _BOUND * allowance.left)
-    summary = whole.bound.mean()
-    floor = summary.floor_in_bits
-    assert floor is not None
-    table_to.print(bound_table({"test": summary}))
-    if line := given_of(model, whole.data).line:
-        table_to.print(line, soft_wrap=True)
-    table_to.print(evaluated_text({"test": whole}, splits), soft_wrap=True)
-    print_files({"test": sizes_of(whole)}, table_to)
-    bits = summary.in_bits
-    table_to.print(
-        f"Of the total {number(floor.mean, BITS_DECIMALS)} bits/dim are the "
-        f"autoencoder's floor, the reconstruction of pixels, which no prior can lower; the latents "
-        f"cost {number(bits['total'].mean - floor.mean, BITS_DECIMALS)}.",
-        soft_wrap=True,
-    )
-    drawn = end.draw(_SAMPLES * allowance.left / whole.call_seconds)
-    closer = find_extremes(
-        model,
-        whole.data,
-        whole.bound,
-        whole.proposal,
-        shown=_EXTREME_IMAGES,
-        seconds=_EXTREMES * allowance.left,
-        seed=seed,
-    )
-    return {"evaluation": end.write(whole, drawn, closer), "report": str(run.report)}
-
-
-@dataclass
-class _End:
-    """Draws and writes what there is to see of a finished run."""
-
-    run: RunDirectory
     model: LatentDiffusion
-    train: ImageData
-    test: ImageData
-    samples: FinalSamples
-    guidance: float
-    seed: int
-    steps: int = 0
+    splits = ("test",)
+    shares = (0.5, 0.5, 0.8)
+    extremes = 8
+    _steps = 0
 
-    def __post_init__(self) -> None:
-        self.prompts = held_out_prompts(self.test) if self.model.text is not None else []
+    @cached_property
+    def guidance(self) -> float:
+        """The scale of the guidance of samples that are conditional."""
+        return self.run.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """What samples are drawn for; nothing for a model without text."""
+        return held_out_prompts(self.ending.test) if self.model.text is not None else []
 
     @property
     def calls(self) -> int:
         """Network calls of all samples, where there is time."""
         levels = self.model.prior.num_levels
-        return self._calls_of_a_step * self.samples.calls(LATENT_STEPS, levels)
+        return self._calls_of_a_step * self.ending.samples.calls(LATENT_STEPS, levels)
 
     @property
     def _calls_of_a_step(self) -> int:
@@ -133,18 +74,18 @@ class _End:
         return self.guidance != 1.0 and bool(self.prompts or self.model.num_classes)
 
     def draw(self, calls: float) -> Tensor:
-        """Samples, as pixel levels, from about `calls` network calls; kept in samples/."""
+        """Samples of every prompt or class in turn, as pixel levels; kept in samples/."""
         model, run = self.model, self.run
-        n, steps = self.samples.plan(
+        n, steps = self.ending.samples.plan(
             LATENT_STEPS, model.prior.num_levels, calls / self._calls_of_a_step
         )
-        self.steps = steps
+        self._steps = steps
         with MESSAGES.status("Sampling"):
             drawn = draw_samples(
-                model, n, self.prompts, steps=steps, guidance=self.guidance, seed=self.seed
+                model, n, self.prompts, steps=steps, guidance=self.guidance, seed=self.ending.seed
             )
         asked = self.asked(n)
-        levels = self.test.levels
+        levels = self.ending.test.levels
         grid = prompt_grid(drawn, asked, levels) if asked else image_grid(drawn, levels)
         save_image(grid, run.samples / "final.png")
         if asked:
@@ -155,20 +96,34 @@ class _End:
         """The prompt of each of n samples; none for a model without text."""
         return [self.prompts[i % len(self.prompts)] for i in range(n)] if self.prompts else []
 
+    def remark(self, evaluations: Evaluations) -> str:
+        """The part of the total that is the autoencoder's."""
+        summary = evaluations["test"].bound.mean()
+        floor = summary.floor_in_bits
+        assert floor is not None
+        latents = summary.in_bits["total"].mean - floor.mean
+        return (
+            f"Of the total {number(floor.mean, BITS_DECIMALS)} bits/dim are the "
+            f"autoencoder's floor, the reconstruction of pixels, which no prior can lower; the "
+            f"latents cost {number(latents, BITS_DECIMALS)}."
+        )
+
     def write(
         self,
-        evaluated: TimedEvaluation,
+        evaluations: Evaluations,
         drawn: Tensor,
         closer: tuple[Extremes, Extremes] | None = None,
+        calls: float = 0.0,
     ) -> dict[str, Any]:
-        """evaluation.json, whose content is returned, and the report with what there is."""
-        run, model, test, bound = self.run, self.model, self.test, evaluated.bound
-        evaluation = evaluation_json({"test": evaluated}, {"test": test})
+        """As `RunEnd.write`."""
+        run, model, evaluated = self.run, self.model, evaluations["test"]
+        test, seed = self.ending.test, self.ending.seed
+        evaluation = evaluation_json(evaluations, self.data)
         reading = None
         if closer is not None:  # the first report does without
-            reading = read_samples(drawn, self.train, test, most=READ_AT_END, seed=self.seed)
+            reading = self.read(drawn)
         if reading is not None:
-            drawn_as = {"steps": self.steps, "guidance": self.guidance}
+            drawn_as = {"steps": self._steps, "guidance": self.guidance}
             evaluation["samples"] = {**reading.to_json(), **drawn_as}
         run.write_evaluation(evaluation)
         asked = self.asked(len(drawn))
@@ -178,24 +133,19 @@ class _End:
             title=f"nelbo · {run.path.resolve().name}",
             subtitle=f"A latent diffusion model of {test.source}",
             model=model,
-            bounds={"test": bound},
+            bounds={"test": evaluated.bound},
             evaluated=evaluated.data,
             samples=drawn[:_SHOWN],
             prompts=asked[:_SHOWN],
             beside=_images_of(test, asked[:_SHOWN]) if asked else None,
-            pairs=beside_reconstructions(model.autoencoder, test.subset(_RECONSTRUCTED, self.seed)),
+            pairs=beside_reconstructions(model.autoencoder, test.subset(_RECONSTRUCTED, seed)),
             closer=closer,
             facts=training_facts(notes, run.course())
             | data_facts(model, evaluated.data)
             | (guidance if self.prompts or model.num_classes else {}),
             metrics=run.course(),
             loss=_loss(notes, model),
-            settings=settings_that_apply(
-                {
-                    "run": {"source": notes["source"], **notes["trained"]},
-                    **notes.get("settings", {}),
-                }
-            ),
+            settings=run_settings(notes),
             files=sizes_of(evaluated),
             reading=reading,
         )

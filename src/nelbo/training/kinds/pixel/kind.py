@@ -23,7 +23,7 @@ from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused
 from nelbo.training.kinds.pixel.build import build_model, resolve
 from nelbo.training.kinds.pixel.choices import with_choices
 from nelbo.training.kinds.pixel.options import TrainPixels
-from nelbo.training.kinds.pixel.report import report
+from nelbo.training.kinds.pixel.report import PixelEnd
 from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
@@ -130,7 +130,7 @@ class Pixel(Kind):
     @classmethod
     def report(cls, run: RunDirectory, model: Diffusion, ending: Ending) -> dict[str, Any]:
         """The bound of both splits, samples, and the report."""
-        return report(run, model, ending)
+        return PixelEnd(run, model, ending).report()
 
 
 def _chain(module: Diffusion | ContinuousDiffusion) -> Diffusion:
