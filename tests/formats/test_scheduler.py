@@ -196,7 +196,7 @@ def test_fields_of_other_classes_have_no_effect(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("_class_name", "FlowMatchEulerDiscreteScheduler", "_class_name is 'FlowMatch"),
+        ("_class_name", "AmusedScheduler", "_class_name is 'AmusedScheduler"),
         ("rescale_betas_zero_snr", True, "prediction_type is 'epsilon', expected v_prediction"),
         ("rescale_betas_zero_snr", 1, "rescale_betas_zero_snr is 1"),
         ("thresholding", "yes", "thresholding is 'yes'"),

@@ -153,7 +153,7 @@ def test_even_log_snr(kind, steps):
         DDPM(10),
         DDIM(10, eta=0.5, even_stride=True),
         Euler(10, noise_levels="spaced"),
-        Euler(10),
+        Euler(10, noise_levels="karras"),
         DPMSolver(10, 3, **PEER),
         DPMSolver(10, 2, stochastic=True),
         DPMSolver(10, 2, noise_levels="karras"),

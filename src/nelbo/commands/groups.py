@@ -55,7 +55,8 @@ class SamplerOptions:
     order: int | None = None
     """Order of dpm_solver: 1, 2 or 3."""
     noise_levels: str | None = None
-    """Noise levels of dpm_solver, euler and heun: spaced, karras or log_snr."""
+    """Noise levels of dpm_solver, euler and heun: spaced, karras, log_snr, or flow, even in
+    the time of flow matching."""
 
     def check(self) -> None:
         """Raise `NelboError` for an unknown sampler."""

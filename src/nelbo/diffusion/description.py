@@ -10,6 +10,7 @@ from torch import Tensor
 from nelbo.base.digest import config_digest, digest
 from nelbo.chain.conditioning import Condition
 from nelbo.diffusion.encoder import GaussianEncoder
+from nelbo.diffusion.prediction import Parameterization
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.networks.controlnet import ControlledUNet
@@ -27,6 +28,7 @@ class DescribedChain(GaussianEncoder):
     Attributes:
         network: predicts what `prediction` names.
         prediction: name of what the network predicts.
+        parameterization: how its output is read.
         variance: name of the reverse variance Σ_t.
         threshold: what keeps the predicted x_0 in range, or None.
         profile: what each level costs on data, if it was measured.
@@ -34,6 +36,7 @@ class DescribedChain(GaussianEncoder):
 
     network: Network
     prediction: str
+    parameterization: Parameterization
     variance: str
     threshold: Threshold | None
     profile: LevelProfile | None
@@ -79,7 +82,7 @@ class DescribedChain(GaussianEncoder):
                 f"{float(schedule.alphas_cumprod[-1]):.6g}, "
                 + digest([schedule.alphas_cumprod, schedule.network_times])
             ),
-            "prediction": self.prediction,
+            "prediction": str(self.parameterization),
             "variance": self.variance,
             "clip_sample": clips,
             "thresholding": "-" if clips or self.threshold is None else repr(self.threshold),

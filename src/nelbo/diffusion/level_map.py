@@ -78,6 +78,11 @@ class LevelMap(ABC):
         """φ_t, from 0 at the data to at most π/2."""
         return torch.atan2(self.noise_scale, self.signal_scale)
 
+    @cached_property
+    def flow_times(self) -> Levels:
+        """w_t = s / (a + s) of flow matching's state (1 − w) x_0 + w ε, from 0 to at most 1."""
+        return self.noise_scale / (self.signal_scale + self.noise_scale)
+
     def noise_level(self, t: int) -> NoiseLevel:
         """Level t as a noise level."""
         signal, noise = float(self.signal_scale[t]), float(self.noise_scale[t])
@@ -104,6 +109,13 @@ class LevelMap(ABC):
         """
         time, t = self._between(np.log(sigma), self._log_sigmas)
         return NoiseLevel.from_sigma(sigma, int(self.network_times[t]) if nearest else time, t)
+
+    def at_flow_time(self, w: float) -> NoiseLevel:
+        """The noise level of (1 − w) x_0 + w ε; unlike that of a σ, it may hold no signal."""
+        log_sigma = math.log(w) - (math.log1p(-w) if w < 1 else -math.inf)
+        time, t = self._between(log_sigma, self._log_sigmas)
+        length = math.hypot(1 - w, w)
+        return NoiseLevel((1 - w) / length, w / length, time, t)
 
     def at_log_snr(self, log_snr: float) -> NoiseLevel:
         """The noise level of this log SNR, as `at_sigma`, but for levels of next to no signal.

@@ -37,8 +37,8 @@ class NoiseLevel(NamedTuple):
 
     @property
     def sigma(self) -> float:
-        """σ = s / a."""
-        return self.noise_scale / self.signal_scale
+        """σ = s / a; infinite where there is no signal."""
+        return self.noise_scale / self.signal_scale if self.signal_scale > 0 else math.inf
 
     @property
     def angle(self) -> float:

@@ -43,6 +43,9 @@ class Parameterization(ABC):
     name: ClassVar[str]
     needs_signal: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        return self.name
+
     def network_input(
         self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -144,32 +147,48 @@ def _each(scale: Tensor, x_t: Tensor) -> Tensor:
     return scale.flatten().expand(len(x_t)).to(x_t.device)
 
 
-class _Velocity(Parameterization):
+class Velocity(Parameterization):
     """ε − x_0 at the state (1 − w) x_0 + w ε and time w (Lipman et al. 2023; Liu et al. 2023).
 
     That is the chain's state divided by a + s, with w = s / (a + s).
+
+    Args:
+        time_scale: what the network is called with is this times w; diffusers' networks count
+            from 0 to 1,000.
     """
 
     name = "velocity"
 
+    def __init__(self, time_scale: float = 1.0) -> None:
+        self.time_scale = time_scale
+
+    def __str__(self) -> str:
+        return self.name if self.time_scale == 1 else f"{self.name}, time 0..{self.time_scale:g}"
+
     def network_input(
         self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return (x_t / (a + s)).to(x_t.dtype), _each(s / (a + s), x_t)
+        """That state, and w times the scale of time."""
+        return (x_t / (a + s)).to(x_t.dtype), _each(self.time_scale * s / (a + s), x_t)
 
     def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The data at the other end of the straight way."""
         return (x_t - s * output) / (a + s)
 
     def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The noise that the way leads to."""
         return (x_t + a * output) / (a + s)
 
     def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """ε − x_0."""
         return epsilon - x_0
 
     def data_error(self, log_snr: Tensor) -> Tensor:
+        """(s / (a + s))²."""
         return torch.sigmoid(-log_snr / 2).square()
 
     def noise_error(self, log_snr: Tensor) -> Tensor:
+        """(a / (a + s))²."""
         return torch.sigmoid(log_snr / 2).square()
 
 
@@ -188,8 +207,66 @@ class _Denoiser(_Sample):
         return (x_t / a).to(x_t.dtype), _each(s / a, x_t)
 
 
+class RawDenoiser(Parameterization):
+    r"""What EDM's raw network F answers, of which its denoiser is made (Karras et al. 2022, eq. 7).
+
+    At the variance-exploding state :math:`\bar x = x_0 + \sigma\epsilon` it is
+
+    .. math::
+        F(c_{in} \bar x; c_{noise}) = \frac{x_0 - c_{skip} \bar x}{c_{out}}
+            = \frac{\sigma x_0 - \sigma_d^2 \epsilon}{\sigma_d \sqrt{\sigma^2 + \sigma_d^2}}
+
+    with the coefficients of `nelbo.preconditioned`: of unit variance where x_0 has σ_d², at every
+    noise level. With σ_d = 1 it is −v.
+
+    Args:
+        sigma_data: σ_d, the standard deviation of the data.
+    """
+
+    name = "denoiser"
+    needs_signal = True
+
+    def __init__(self, sigma_data: float) -> None:
+        self.sigma_data = sigma_data
+
+    def __str__(self) -> str:
+        return f"{self.name} of a raw network, sigma_data {self.sigma_data:g}"
+
+    def network_input(
+        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """c_in x̄ and c_noise = log(σ) / 4."""
+        return (x_t / self._total(a, s)).to(x_t.dtype), _each((s / a).log() / 4, x_t)
+
+    def x_0(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """c_skip x̄ + c_out F."""
+        total, data = self._total(a, s), self.sigma_data
+        return (data / total).square() * a * x_t + s * data / total * output
+
+    def epsilon(self, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The noise that leaves this data."""
+        total, data = self._total(a, s), self.sigma_data
+        return s / total.square() * x_t - a * data / total * output
+
+    def target(self, x_0: Tensor, epsilon: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """F of this data and noise."""
+        return (s * x_0 - self.sigma_data**2 * a * epsilon) / (self.sigma_data * self._total(a, s))
+
+    def data_error(self, log_snr: Tensor) -> Tensor:
+        """c_out²."""
+        return self.sigma_data**2 / (1 + self.sigma_data**2 * log_snr.exp())
+
+    def noise_error(self, log_snr: Tensor) -> Tensor:
+        """c_out² / σ²."""
+        return self.sigma_data**2 / (torch.exp(-log_snr) + self.sigma_data**2)
+
+    def _total(self, a: Tensor, s: Tensor) -> Tensor:
+        """a √(σ² + σ_d²)."""
+        return (s.square() + (self.sigma_data * a).square()).sqrt()
+
+
 PARAMETERIZATIONS: dict[str, Parameterization] = {
-    kind.name: kind for kind in (Epsilon(), _Sample(), _V(), _Velocity(), _Denoiser())
+    kind.name: kind for kind in (Epsilon(), _Sample(), _V(), Velocity(), _Denoiser())
 }
 
 

@@ -45,7 +45,7 @@ class NoiseSchedule(LevelMap):
             chain of its own, the parent's value for a respaced one.
         betas: the noise added by each step, (T+1,) float64; β_0 = 0.
         config: the fields of a diffusers scheduler config that rebuild the chain, or None
-            where only its betas do.
+            where only its betas do; its class is that of the prediction.
     """
 
     alphas_cumprod: Levels
@@ -138,7 +138,8 @@ class NoiseSchedule(LevelMap):
             raise NelboError(f"the shift of flow matching must be positive, got {shift}")
         s = torch.arange(1, _checked(T) + 1, dtype=torch.float64) / T
         s = shift * s / (1 + (shift - 1) * s)
-        return cls.from_levels((1 - s).square() / ((1 - s).square() + s.square()))
+        plain = cls.from_levels((1 - s).square() / ((1 - s).square() + s.square()))
+        return replace(plain, config={"shift": shift})
 
     @classmethod
     def variance_exploding(

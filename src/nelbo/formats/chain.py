@@ -19,6 +19,7 @@ from nelbo.formats.data_space import data_config, read_shape
 from nelbo.formats.files import (
     write_json,
 )
+from nelbo.formats.flow_scheduler import flow_notes, own_prediction
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import SCHEDULER_FILE, SchedulerConfig, scheduler_config
@@ -53,7 +54,7 @@ def read_chain(
                 f"{expected} for {shape[0]} channels with variance_type {options['variance']} of "
                 f"{SCHEDULER_FILE}"
             )
-    schedule, profile = scheduler.schedule, pipeline.profile
+    schedule, profile = pipeline.schedule, pipeline.profile
     try:
         return Diffusion(network, schedule, data=data, shape=shape, profile=profile, **options)
     except NelboError as error:
@@ -72,14 +73,25 @@ def check_chain(model: Diffusion) -> None:
 
 
 def write_chain(
-    model: Diffusion, directory: Path, sampler: Sampler, notes: Mapping[str, Any]
+    model: Diffusion,
+    directory: Path,
+    sampler: Sampler | None,
+    notes: Mapping[str, Any],
+    usual: Sampler,
 ) -> str:
     """Write the scheduler and nelbo.json; returns the class of the scheduler.
+
+    Args:
+        model: of the chain.
+        directory: where to.
+        sampler: what the scheduler describes; None for the usual one.
+        notes: further entries of nelbo.json.
+        usual: that of a chain whose scheduler has no usual one of its own.
 
     Raises:
         NelboError: diffusers has no such sampler.
     """
-    scheduler = scheduler_config(model, sampler)
+    scheduler = scheduler_config(model, sampler, usual)
     write_json(directory / "scheduler" / SCHEDULER_FILE, scheduler)
     own: dict[str, Any] = {
         "nelbo_version": __version__,
@@ -88,6 +100,7 @@ def write_chain(
     }
     if scheduler.get("variance_type") != model.variance:
         own["variance"] = model.variance
+    own |= flow_notes(model)
     if model.profile is None:
         (directory / PROFILE_FILE).unlink(missing_ok=True)
     else:
@@ -111,4 +124,5 @@ def _own_options(pipeline: Pipeline) -> dict[str, Any]:
             f"{pipeline.path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true "
             "or false"
         )
-    return {name: own[name] for name in ("variance", "clip_sample") if name in own}
+    options = {name: own[name] for name in ("variance", "clip_sample") if name in own}
+    return options | own_prediction(pipeline)

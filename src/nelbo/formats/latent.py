@@ -126,7 +126,7 @@ def save_latent(
     own["pixels"] = data_config(model.data)
     if model.decoder_scale is not None:
         own["decoder_scale"] = model.decoder_scale
-    kind = write_chain(model.prior, directory, sampler or _DEFAULT_SAMPLER, own)
+    kind = write_chain(model.prior, directory, sampler, own, _DEFAULT_SAMPLER)
     denoiser.save_pretrained(directory / denoiser.folder)
     slot = "vqvae" if model.text is None else "vae"
     _save_autoencoder(model, directory / slot)

@@ -14,9 +14,13 @@ from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.formats.files import PipelineIndex, part_folder, read_index, read_own
-from nelbo.formats.model_directory import resolve
-from nelbo.formats.scheduler import PIPELINE_FIELDS, SCHEDULER_FILE, SchedulerConfig
-from nelbo.formats.scheduler_classes import SCHEDULERS
+from nelbo.formats.model_directory import NELBO_FILE, resolve
+from nelbo.formats.scheduler import (
+    PIPELINE_FIELDS,
+    READERS,
+    SCHEDULER_FILE,
+    SchedulerConfig,
+)
 from nelbo.networks.files import locate
 from nelbo.samplers import DDPM, Sampler, default_sampler
 from nelbo.samplers.one_call import OneCall
@@ -44,6 +48,8 @@ class Format:
     has_chain: bool = True
 
 
+# Of nelbo.json: β_1, ..., β_T of a chain that its scheduler has no fields for.
+BETAS = "betas"
 # Each module of a format adds its own.
 FORMATS: list[Format] = []
 
@@ -110,14 +116,20 @@ class Pipeline:
             raise NelboError(f"{self.path} is a {name}, which has no chain for a sampler")
         class_name = None
         if "scheduler" in self.index.parts:
-            class_name = self.index.require("scheduler", *SCHEDULERS)
+            class_name = self.index.require("scheduler", *READERS)
         file = locate(self.path, self.folder("scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
         return SchedulerConfig.read(file, PIPELINE_FIELDS.get(self.index.class_name), class_name)
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
         """The noise levels of the chain, without its networks; errors as `sampler`."""
-        return self.scheduler.schedule
+        betas = self.notes.get(BETAS)
+        if betas is None:
+            return self.scheduler.schedule
+        try:
+            return NoiseSchedule.from_betas(betas)
+        except (TypeError, ValueError) as error:
+            raise NelboError(f"{self.path}/{NELBO_FILE}: {BETAS}: {error}") from error
 
     @cached_property
     def profile(self) -> LevelProfile | None:

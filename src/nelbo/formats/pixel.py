@@ -38,7 +38,7 @@ def save_pixel(
     if network.config.for_text:
         raise NelboError(f"a pipeline of pixels has no text encoder, which a {class_name} needs")
     check_chain(model)
-    kind = write_chain(model, directory, sampler or DDPM(), notes)
+    kind = write_chain(model, directory, sampler, notes, DDPM())
     network.save_pretrained(directory / network.folder)
     parts = {"scheduler": ["diffusers", kind], network.folder: ["diffusers", class_name]}
     name = "DDPMPipeline" if kind == "DDPMScheduler" else "DDIMPipeline"

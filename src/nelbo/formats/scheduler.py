@@ -14,14 +14,14 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.diffusion import Diffusion, DynamicThreshold, NoiseSchedule, StaticThreshold
-from nelbo.diffusion.prediction import PARAMETERIZATIONS
+from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
 from nelbo.diffusion.thresholding import Threshold
 from nelbo.diffusion.variance import analytic_variance
 from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.scheduler_classes import CLIPPING, SCHEDULERS, THRESHOLDING
 from nelbo.formats.scheduler_sampler import read_sampler, sampler_fields
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
-from nelbo.samplers import Sampler
+from nelbo.samplers import DDPM, Sampler
 
 SCHEDULER_FILE = "scheduler_config.json"
 
@@ -74,14 +74,25 @@ class SchedulerConfig(ConfigFields):
         """
         found = read_json(file)
         name = found.get("_class_name") if class_name is None else class_name
-        if not isinstance(name, str) or name not in SCHEDULERS:
+        if not isinstance(name, str) or name not in READERS:
             raise NelboError(
-                f"{file}: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}"
+                f"{file}: _class_name is {name!r}, expected one of {', '.join(READERS)}"
             )
-        known = SCHEDULERS[name]
-        if (field := known.unsupported(found)) is not None:
+        reader = READERS[name]
+        if (field := reader.unsupported(name, found)) is not None:
             raise NelboError(f"{file}: {field}={found[field]!r} is not supported")
-        return cls(file, known.complete(found) | {"_class_name": name} | dict(overrides or {}))
+        fields = reader.complete(name, found) | {"_class_name": name} | dict(overrides or {})
+        return reader(file, fields)
+
+    @classmethod
+    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a file that count for a class, with its defaults for those it lacks."""
+        return SCHEDULERS[name].complete(found)
+
+    @classmethod
+    def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
+        """A field that changes the chain in a way that is not supported, if there is one."""
+        return SCHEDULERS[name].unsupported(found)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -151,14 +162,31 @@ class SchedulerConfig(ConfigFields):
         return schedule
 
 
-def scheduler_config(model: Diffusion, sampler: Sampler) -> dict[str, Any]:
+# What reads the config of each class. A module of a scheduler with a chain of its own adds it here,
+# and what writes the config of its prediction below.
+READERS: dict[str, type[SchedulerConfig]] = dict.fromkeys(SCHEDULERS, SchedulerConfig)
+WRITERS: dict[type[Parameterization], Callable[[Diffusion, Sampler | None], dict[str, Any]]] = {}
+
+
+def scheduler_config(
+    model: Diffusion, sampler: Sampler | None, usual: Sampler | None = None
+) -> dict[str, Any]:
     """The contents of a scheduler config that describes a chain and a sampler.
+
+    Args:
+        model: of the chain.
+        sampler: what to describe; None for the usual one.
+        usual: that of a chain whose scheduler has no usual one of its own.
 
     Raises:
         NelboError: diffusers has no such sampler, or none with this thresholding.
     """
+    if (write := WRITERS.get(type(model.parameterization))) is not None:
+        return write(model, sampler)
+    sampler = sampler or usual or DDPM()
     schedule = model.schedule
-    chain = schedule.config or {
+    named = schedule.config is not None and "beta_schedule" in schedule.config
+    chain = (named and schedule.config) or {
         "beta_schedule": "linear",
         "trained_betas": schedule.betas[1:].tolist(),
     }

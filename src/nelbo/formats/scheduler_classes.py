@@ -68,7 +68,7 @@ class SchedulerClass:
     own_defaults: dict[str, Any] = field(default_factory=dict)
     same_walk: str | None = None
 
-    def complete(self, found: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a file that count, with the defaults for those that it lacks."""
         some = {name for group in _GROUPS for name in group} | {"timestep_type"}
         counted = {
@@ -78,7 +78,7 @@ class SchedulerClass:
         }
         return _DEFAULTS | self.own_defaults | counted
 
-    def unsupported(self, found: dict[str, Any]) -> str | None:
+    def unsupported(self, found: Mapping[str, Any]) -> str | None:
         """A field that changes the chain in a way that is not supported, if there is one."""
         for name, neutral in _NEUTRAL.items():
             if name in self.has and found.get(name) not in (None, neutral):

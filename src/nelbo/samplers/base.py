@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from nelbo.diffusion.start import warn_of_signal
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.grid import (
     checked_levels,
+    flow_times,
     noise_scales,
     remaining_steps,
     spaced_levels,
@@ -131,9 +133,10 @@ class SigmaSampler(GridSampler):
 
     Args:
         steps: how many.
-        noise_levels: "karras", "log_snr", or "spaced" for the levels of `spacing` themselves; None
-            is "log_snr" without a spacing, and "spaced" with one.
+        noise_levels: "karras", "log_snr", "flow", or "spaced" for the levels of `spacing`
+            themselves; None is "log_snr" without a spacing, and "spaced" with one.
         rho: ρ of "karras"; larger has shorter steps at low noise.
+        shift: k of "flow"; above 1 more of the levels are noisy.
 
     The others are those of `GridSampler`.
     """
@@ -142,6 +145,7 @@ class SigmaSampler(GridSampler):
     _: KW_ONLY
     noise_levels: str | None = None
     rho: float = 7.0
+    shift: float = 1.0
 
     @property
     def kind_of_levels(self) -> str:
@@ -155,6 +159,11 @@ class SigmaSampler(GridSampler):
             return [schedule.at_level(t) for t in reversed(checked_levels(T, self.levels))]
         if self.kind_of_levels == "spaced":
             return [schedule.at_level(t) for t in reversed(self.spaced(T))]
+        if self.kind_of_levels == "flow":
+            levels = self.spaced(T)
+            at = np.interp([levels[-1], levels[0]], np.arange(T + 1), schedule.flow_times)
+            times = flow_times(float(at[0]), float(at[1]), self.steps, self.shift)
+            return [schedule.at_flow_time(w) for w in times]
         ends = self.ends(schedule)
         sigmas = noise_scales(*ends, self.steps, self.kind_of_levels, self.rho)
         return [self.at_sigma(schedule, sigma) for sigma in sigmas]

@@ -6,17 +6,19 @@ In terms of :math:`\bar x = x / \sqrt{\bar\alpha} = x_0 + \sigma\epsilon` and of
 .. math:: \frac{d\bar x}{dt} = \frac{\bar x - D(\bar x; t)}{t}.
 
 Each step raises its noise a little by fresh noise, the *churn*, and follows the slope at its start.
+That leads to the state at the end of the step on the straight line through the predicted data and
+noise, whatever the coordinates: Euler's method on the ODE of flow matching is the same.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.diffusion import NoiseLevel
+from nelbo.diffusion import NoiseLevel, NoiseSchedule
 from nelbo.samplers.base import SigmaSampler
 from nelbo.samplers.loop import Walk
 
@@ -32,7 +34,8 @@ class Euler(SigmaSampler):
         S_tmax: the largest σ that it is added at.
         S_noise: the scale of the noise that is added.
 
-    The other options are those of `SigmaSampler`.
+    The other options are those of `SigmaSampler`; `noise_levels` are by default "karras" and, on a
+    chain that ends without signal, "flow".
 
     Raises:
         NelboError: a negative churn.
@@ -40,7 +43,6 @@ class Euler(SigmaSampler):
 
     _: KW_ONLY
     spacing: str | None = "linspace"
-    noise_levels: str | None = "karras"
     S_churn: float = 0.0
     S_tmin: float = 0.0
     S_tmax: float = math.inf
@@ -55,23 +57,34 @@ class Euler(SigmaSampler):
     ) -> tuple[Tensor, Tensor]:
         """Lines 4 to 8 of algorithm 2."""
         x_hat, hat = self.churn(walk, x, level)
-        x_0 = D(walk, x_hat, hat)
-        d = (x_hat - x_0) / hat.sigma
-        x_next = x_hat + (following.sigma - hat.sigma) * d
-        return following.signal_scale * x_next, x_0
+        x_0 = walk.predict(x_hat, hat).x_0
+        return straight(x_hat, x_0, hat, following), x_0
 
     def churn(self, walk: Walk, x: Tensor, level: NoiseLevel) -> tuple[Tensor, NoiseLevel]:
-        """Lines 4 to 6: x̄ with its noise raised from t to t + γ t; float64, as σ may be large."""
+        """Lines 4 to 6: x with its noise raised from t to t + γ t; float64, as σ may be large."""
         t = level.sigma
-        x_bar = (x if x.device.type == "mps" else x.double()) / level.signal_scale
+        x = x if x.device.type == "mps" else x.double()
         within = self.S_tmin <= t <= self.S_tmax
         gamma = min(self.S_churn / walk.steps, math.sqrt(2) - 1) if within else 0.0
-        if gamma == 0:
-            return x_bar, level
+        if gamma == 0 or t == math.inf:  # where all is noise, more of it changes nothing
+            return x, level
         hat = walk.model.schedule.at_sigma(t + gamma * t)
-        return x_bar + math.sqrt(hat.sigma**2 - t**2) * self.S_noise * walk.noise(x), hat
+        added = math.sqrt(hat.sigma**2 - t**2) * self.S_noise * walk.noise(x)
+        return hat.signal_scale * (x / level.signal_scale + added), hat
+
+    @property
+    def kind_of_levels(self) -> str:
+        """`noise_levels`, or what they are on a chain that ends in noise with a little signal."""
+        return self.noise_levels or "karras"
+
+    def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
+        """The noise level that each step leads from, descending, before any is left out."""
+        if self.noise_levels is None and schedule.alphas_cumprod[-1] == 0:
+            return replace(self, noise_levels="flow").grid(schedule)
+        return super().grid(schedule)
 
 
-def D(walk: Walk, x_bar: Tensor, level: NoiseLevel) -> Tensor:
-    """The data that the model predicts for x̄ = x_0 + σε."""
-    return walk.predict(level.signal_scale * x_bar, level).x_0
+def straight(x: Tensor, x_0: Tensor, level: NoiseLevel, following: NoiseLevel) -> Tensor:
+    """The state at `following` on the line through x_0 and the noise that x holds with it."""
+    kept = following.noise_scale / level.noise_scale
+    return kept * x + (following.signal_scale - kept * level.signal_scale) * x_0

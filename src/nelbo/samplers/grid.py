@@ -11,7 +11,10 @@ Noise levels that need not be levels of the chain, between a largest and a small
 :math:`\sigma = \sqrt{1 - \bar\alpha} / \sqrt{\bar\alpha}`:
 
 * ``karras``: even in :math:`\sigma^{1/\rho}` (Karras et al. 2022, eq. 5);
-* ``log_snr``: even in :math:`\log\sigma`, so in the log-SNR (Lu et al. 2022, section 4.1).
+* ``log_snr``: even in :math:`\log\sigma`, so in the log-SNR (Lu et al. 2022, section 4.1);
+* ``flow``: even in :math:`w = \sigma / (1 + \sigma)`, then shifted,
+  :math:`w \leftarrow k w / (1 + (k - 1) w)` (Esser et al. 2024, eq. 23). Alone of them it may start
+  where there is no signal, w = 1.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 
 SPACINGS = ("leading", "linspace", "trailing")
-NOISE_LEVELS = ("spaced", "karras", "log_snr")
+NOISE_LEVELS = ("spaced", "karras", "log_snr", "flow")
 
 
 def spaced_levels(T: int, steps: int, spacing: str, offset: int = 0) -> list[int]:
@@ -92,6 +95,18 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
     else:
         raise NelboError(unknown("noise levels", kind, NOISE_LEVELS))
     return sigmas.tolist()
+
+
+def flow_times(largest: float, smallest: float, steps: int, shift: float) -> list[float]:
+    """`steps` values of w, descending, even between the two ends and then shifted.
+
+    Raises:
+        NelboError: a shift that is not positive.
+    """
+    if not shift > 0:
+        raise NelboError(f"the shift of flow matching must be positive, got {shift}")
+    even = np.linspace(largest, smallest, steps)
+    return (shift * even / (1 + (shift - 1) * even)).tolist()
 
 
 def check_steps(T: int, steps: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
-from nelbo.samplers.euler import D, Euler
+from nelbo.samplers.euler import Euler, straight
 from nelbo.samplers.loop import Walk
 
 
@@ -15,7 +15,8 @@ from nelbo.samplers.loop import Walk
 class Heun(Euler):
     """Algorithm 2 of Karras et al. 2022: two network calls a step but for the last.
 
-    Options as `Euler`. The defaults are the discretisation of the paper.
+    A step from noise without signal, where σ is infinite, is one of `Euler`. Options as `Euler`.
+    The defaults are the discretisation of the paper.
     """
 
     def step(
@@ -24,15 +25,20 @@ class Heun(Euler):
         """Lines 4 to 11 of algorithm 2, on x̄ = x_0 + σε."""
         x_hat, hat = self.churn(walk, x, level)
         t_hat, t_next = hat.sigma, following.sigma
-        x_0 = D(walk, x_hat, hat)
-        d = (x_hat - x_0) / t_hat
-        x_next = x_hat + (t_next - t_hat) * d
-        if t_next != 0:
-            d_next = (x_next - D(walk, x_next, following)) / t_next
-            x_next = x_hat + (t_next - t_hat) * (0.5 * d + 0.5 * d_next)
-        return following.signal_scale * x_next, x_0
+        x_0 = walk.predict(x_hat, hat).x_0
+        x_next = straight(x_hat, x_0, hat, following)
+        if t_next == 0 or hat.signal_scale == 0:
+            return x_next, x_0
+        bar_hat, bar_next = x_hat / hat.signal_scale, x_next / following.signal_scale
+        d = (bar_hat - x_0) / t_hat
+        d_next = (bar_next - walk.predict(x_next, following).x_0) / t_next
+        bar_next = bar_hat + (t_next - t_hat) * (0.5 * d + 0.5 * d_next)
+        return following.signal_scale * bar_next, x_0
 
     def timesteps(self, schedule: NoiseSchedule) -> list[float]:
         """The network times of all calls: the first once, the others twice, descending."""
         first, *others = super().timesteps(schedule)
-        return [first, *(time for time in others for _ in range(2))]
+        twice = [time for time in others for _ in range(2)]
+        if others and self.start_level(schedule).signal_scale == 0:
+            del twice[0]
+        return [first, *twice]

@@ -1,0 +1,147 @@
+"""The scheduler of flow matching: diffusers' `FlowMatchEulerDiscreteScheduler`.
+
+Its network predicts a velocity, and is called with the time w of flow matching times
+`num_train_timesteps`. The chain is `NoiseSchedule.flow_matching(num_train_timesteps, shift)`; what
+a scheduler of this class has no field for is in nelbo.json.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from nelbo.base.errors import NelboError
+from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion.prediction import Velocity
+from nelbo.diffusion.thresholding import StaticThreshold
+from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.pipeline import BETAS, Pipeline
+from nelbo.formats.scheduler import READERS, WRITERS, SchedulerConfig
+from nelbo.networks.pretrained import DIFFUSERS_VERSION
+from nelbo.samplers import Euler, Sampler
+
+CLASS = "FlowMatchEulerDiscreteScheduler"
+TIME_SCALE = "time_scale"
+_DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
+# Fields that change the chain in ways that are not supported.
+_OTHER_CHAINS = ("use_dynamic_shifting", "invert_sigmas")
+# Fields that change the walk alone in ways that nelbo has no sampler for.
+_OTHER_WALKS = (
+    *("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+    "stochastic_sampling",
+)
+_STEPS = 50
+
+
+class FlowScheduler(SchedulerConfig):
+    """A `FlowMatchEulerDiscreteScheduler`: the chain of a velocity, walked by Euler's method."""
+
+    @classmethod
+    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a file, with the defaults of the class for those that it lacks."""
+        return _DEFAULTS | {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
+        """A field that changes the chain in a way that is not supported, if there is one."""
+        return next((field for field in _OTHER_CHAINS if found.get(field)), None)
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The levels w = 1/T, ..., 1, shifted."""
+        T, shift = self.integer("num_train_timesteps", 1), self.number("shift")
+        try:
+            return NoiseSchedule.flow_matching(T, shift)
+        except NelboError as error:
+            raise NelboError(f"{self.file}: {error}") from error
+
+    @property
+    def chain_options(self) -> dict[str, Any]:
+        """Prediction and variance: that which suits fine levels, for the class names none."""
+        T = self.integer("num_train_timesteps", 1)
+        return {"prediction": Velocity(T), "variance": "fixed_large"}
+
+    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
+        """Euler's method through times that are even before the shift, or another sampler.
+
+        The class of diffusers shifts the lower end of the times twice, which the walk here does
+        as well: level 1 is shifted already.
+        """
+        if kind is not None and kind is not Euler:
+            return kind() if steps is None else kind(steps)  # type: ignore[call-arg]
+        for field in _OTHER_WALKS:
+            if kind is None and self.fields.get(field):
+                warnings.warn(
+                    f"{self.file}: nelbo has no sampler with {field}={self.fields[field]!r}, so "
+                    "Euler's method walks without; --sampler has others",
+                    stacklevel=4,
+                )
+        T = self.integer("num_train_timesteps", 1)
+        shift = self.number("shift")
+        return Euler(min(_STEPS, T) if steps is None else steps, noise_levels="flow", shift=shift)
+
+
+def flow_config(model: Diffusion, sampler: Sampler | None) -> dict[str, Any]:
+    """The contents of a scheduler config of the chain of a velocity.
+
+    Raises:
+        NelboError: a sampler that diffusers has no class for on such a chain, or a threshold.
+    """
+    schedule = model.schedule
+    shift = _shift(schedule)
+    if sampler is not None and sampler != Euler(
+        getattr(sampler, "steps", 1), noise_levels="flow", shift=shift
+    ):
+        raise NelboError(
+            f"the {CLASS} of diffusers walks by Euler(noise_levels='flow', shift={shift:g}) alone, "
+            f"found {sampler}: save the model without a sampler"
+        )
+    if model.threshold not in (None, StaticThreshold()):
+        raise NelboError(f"the {CLASS} of diffusers has no {type(model.threshold).__name__}")
+    return {
+        "_class_name": CLASS,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "num_train_timesteps": schedule.num_levels,
+        "shift": shift,
+    }
+
+
+def flow_notes(model: Diffusion) -> dict[str, Any]:
+    """The entries of nelbo.json for what `flow_config` has no fields for."""
+    kind, schedule = model.parameterization, model.schedule
+    if not isinstance(kind, Velocity):
+        return {}
+    notes: dict[str, Any] = {}
+    usual = NoiseSchedule.flow_matching(schedule.num_levels, _shift(schedule))
+    if not torch.equal(schedule.betas, usual.betas):
+        notes[BETAS] = schedule.betas[1:].tolist()
+    if kind.time_scale != schedule.num_levels:
+        notes[TIME_SCALE] = kind.time_scale
+    return notes
+
+
+def own_prediction(pipeline: Pipeline) -> dict[str, Any]:
+    """The option of `Diffusion` for a scale of time in nelbo.json, if it has one."""
+    if TIME_SCALE not in pipeline.notes:
+        return {}
+    scale = pipeline.notes[TIME_SCALE]
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+        raise NelboError(
+            f"{pipeline.path}/{NELBO_FILE}: {TIME_SCALE} is {scale!r}, expected a positive number"
+        )
+    return {"prediction": Velocity(scale)}
+
+
+def _shift(schedule: NoiseSchedule) -> float:
+    config = schedule.config or {}
+    shift = config.get("shift", 1.0)
+    assert isinstance(shift, int | float)
+    return float(shift)
+
+
+READERS[CLASS] = FlowScheduler
+WRITERS[Velocity] = flow_config
