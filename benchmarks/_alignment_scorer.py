@@ -5,8 +5,8 @@
 f is a small convolutional network. g adds vectors of the words of a name and of its pairs of
 neighbouring words, so that a name never seen is scored by words that were. Both are trained by one
 cross-entropy: which of all training names is this the picture of? Names of the same picture share
-the answer. A fifth of the words and pairs is left out at random, so that no name is known by one
-of them alone.
+the answer; one name may have many pictures. A fifth of the words and pairs is left out at random,
+so that no name is known by one of them alone.
 
 Pictures are shown shifted by up to two pixels, scaled by up to 8%, blurred, with other brightness
 and tint, and with noise, so that what an autoencoder does to a picture does not decide its name. No
@@ -144,9 +144,13 @@ def train_scorer(data: ImageData, steps: int = STEPS, seed: int = 0) -> Scorer:
     captions = data.captions or ()
     named = torch.tensor([i for i, caption in enumerate(captions) if caption])
     x = to_network(data.images[named])
-    names = [captions[i] or "" for i in named.tolist()]
+    of_each = [captions[i] or "" for i in named.tolist()]
+    names = list(dict.fromkeys(of_each))
+    name = torch.tensor([*map({name: i for i, name in enumerate(names)}.get, of_each)])
     first: dict[bytes, int] = {}
     picture = torch.tensor([first.setdefault(image.numpy().tobytes(), len(first)) for image in x])
+    right = torch.zeros(len(first), len(names), dtype=torch.bool)
+    right[picture, name] = True
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -162,7 +166,7 @@ def train_scorer(data: ImageData, steps: int = STEPS, seed: int = 0) -> Scorer:
         keep = (torch.rand(tokens.shape, generator=generator) >= DROPPED).float()
         vectors = scorer.images(augment(x[batch], generator))
         scores = SHARPNESS * vectors @ scorer.names(tokens, keep).T
-        same = (picture[batch][:, None] == picture).float()
+        same = right[picture[batch]].float()
         loss = F.cross_entropy(scores, same / same.sum(1, keepdim=True))
         optimizer.zero_grad()
         loss.backward()

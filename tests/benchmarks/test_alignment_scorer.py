@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -84,6 +86,16 @@ def test_it_names_a_combination_that_it_did_not_see(figures):
     places = ranks(scores, torch.arange(len(figures)))
     assert (places[others] == 1).all()
     assert places[held_out] <= 2
+
+
+def test_one_name_of_many_pictures(figures):
+    colors = tuple(caption.split(": ")[1] for caption in figures.captions)
+    scorer = train_scorer(dataclasses.replace(figures, captions=colors), steps=25)
+    answers = sorted(set(colors))
+    with torch.no_grad():
+        vectors = scorer.images(to_network(figures.images))
+        first = (vectors @ scorer.names(scorer.tokens(answers)).T).argmax(1)
+    assert [answers[i] for i in first.tolist()] == list(colors)
 
 
 def test_it_is_kept_for_its_data_and_settings(figures, tmp_path):
