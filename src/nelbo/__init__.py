@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
     from nelbo.latent.bound import LatentBound, LatentBoundMap
     from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks.control import Control
     from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
 
@@ -58,6 +59,7 @@ _PUBLIC = {
     "BoundSummary": "nelbo.chain.bound",
     "Condition": "nelbo.chain.conditioning",
     "Continuous": "nelbo.diffusion",
+    "Control": "nelbo.networks.control",
     "ControlNet": "nelbo.networks",
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.chain.distributions",
@@ -106,6 +108,7 @@ __all__ = [
     "BoundSummary",
     "Condition",
     "Continuous",
+    "Control",
     "ControlNet",
     "Diffusion",
     "DiscretizedNormal",

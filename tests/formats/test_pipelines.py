@@ -14,6 +14,7 @@ import torch
 import nelbo
 from nelbo import Diffusion, LatentDiffusion, NelboError
 from nelbo.diffusion.own_network import EpsilonAt
+from nelbo.networks.control import Strength
 from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 
@@ -247,10 +248,10 @@ def test_round_trip_leaves_every_tensor_and_the_pictures(kind, tmp_path, request
 def test_scales_are_kept(controlled, tmp_path):
     model = nelbo.load(controlled[1])
     model.scale = 0.25
-    model.prior.network.scale = 0.5
+    model.prior.network = model.prior.network.acting([Strength(0.5)])
     nelbo.save(model, tmp_path)
     again = nelbo.load(tmp_path)
-    assert (again.scale, again.prior.network.scale) == (0.25, 0.5)
+    assert (again.scale, again.prior.network.strengths) == (0.25, (Strength(0.5),))
 
 
 def test_old_settings_of_stable_diffusion_are_mended_as_in_diffusers(tmp_path):

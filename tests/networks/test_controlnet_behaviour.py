@@ -1,4 +1,4 @@
-"""What a ControlNet starts as, and what it says about mistakes."""
+"""What a ControlNet starts as, how several act, and what is reported of mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.networks import ControlledUNet, ControlNet, TextUNetConfig, UNet
+from nelbo.networks import ControlledUNet, ControlNet, Residuals, TextUNetConfig, UNet
+from nelbo.networks.control import Strength
 
 SMALL = {
     "block_out_channels": (8, 16),
@@ -18,12 +19,13 @@ SMALL = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
 }
 CONTROL = {"conditioning_embedding_out_channels": (4, 8)}
+DEEPER = {"conditioning_embedding_out_channels": (4, 8, 8)}
+UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
 def pair(**fields) -> tuple[UNet, ControlNet]:
     torch.manual_seed(0)
-    up = ("UpBlock2D", "CrossAttnUpBlock2D")
-    unet = UNet(TextUNetConfig(**SMALL, up_block_types=up, **fields)).eval()
+    unet = UNet(TextUNetConfig(**SMALL, up_block_types=UP, **fields)).eval()
     with torch.no_grad():
         for parameter in unet.parameters():
             parameter.normal_(std=0.2)
@@ -82,20 +84,119 @@ def test_a_control_of_the_right_size_is_needed():
     network = ControlledUNet(unet, controlnet)
     x_t, time, condition = batch()
     with pytest.raises(NelboError, match=r"Condition\(control="):
-        network(x_t, time, Condition(text=condition.text))
+        controlnet(x_t, time, Condition(text=condition.text))
     with pytest.raises(NelboError, match=r"expected \(2, 3, 16, 16\)"):
         network(*batch(torch.zeros(2, 3, 8, 8)))
 
 
-def test_only_text_conditional_unets_have_one():
+def trained(controlnet: ControlNet, seed: int = 1) -> ControlNet:
+    """With every parameter random, so that it counts."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in controlnet.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return controlnet.eval()
+
+
+@torch.no_grad()
+def test_without_a_control_it_is_the_unet():
+    unet, controlnet = pair()
+    network = ControlledUNet(unet, trained(controlnet))
+    x_t, time, condition = batch()
+    alone = Condition(text=condition.text)
+    assert torch.equal(network(x_t, time, alone), unet(x_t, time, alone))
+    assert not torch.equal(network(x_t, time, condition), unet(x_t, time, alone))
+
+
+@torch.no_grad()
+def test_several_add_up_each_at_its_times():
+    unet, first = pair()
+    second = ControlNet.from_unet(unet, **CONTROL, conditioning_channels=1)
+    first, second = trained(first), trained(second, 2)
+    x_t, time, condition = batch()
+    one = torch.rand(2, 1, 16, 16)
+    alone = Condition(text=condition.text, control=one)
+    both = Condition(text=condition.text, control=torch.cat([condition.control, one], 1))
+    strengths = [Strength(0.5), Strength(2.0, times=(500.0, 1000.0))]
+    found = ControlledUNet(unet, [first, second], strengths=strengths)(x_t, time, both)
+    a, b = first(x_t, time, condition), second(x_t, time, alone)
+    acts = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)  # the times are 10 and 999
+    skips = tuple(0.5 * p + acts * q for p, q in zip(a.skips, b.skips, strict=True))
+    summed = Residuals(skips, 0.5 * a.middle + acts * b.middle)
+    assert torch.allclose(found, unet(x_t, time, alone, residuals=summed), atol=1e-6)
+    network = ControlledUNet(unet, [first, second])
+    with pytest.raises(NelboError, match=r"has 3 channels, expected 4.* 2 ControlNets, 3 \+ 1"):
+        network(x_t, time, condition)
+
+
+def test_what_does_not_act_is_not_computed(monkeypatch):
+    unet, controlnet = pair()
+    network = ControlledUNet(unet, trained(controlnet), 0.0)
+    monkeypatch.setattr(ControlNet, "forward", None)
+    with torch.no_grad():
+        assert torch.equal(network(*batch()), unet(*batch()))
+        outside = network.acting([Strength(1.0, times=(20.0, 900.0))])
+        assert torch.equal(outside(*batch()), unet(*batch()))
+
+
+def test_a_controlnet_of_another_unet_is_refused():
+    unet, _ = pair()
+    other = UNet(TextUNetConfig(**SMALL | {"block_out_channels": (8, 24)}, up_block_types=UP))
+    with pytest.raises(NelboError, match=r"block_out_channels \(8, 24\) and the UNet \(8, 16\)"):
+        ControlledUNet(unet, ControlNet.from_unet(other, **CONTROL))
+    nets = [ControlNet.from_unet(unet, **CONTROL), ControlNet.from_unet(unet, **DEEPER)]
+    with pytest.raises(NelboError, match="controls of 2, 4 times"):
+        ControlledUNet(unet, nets)
+    with pytest.raises(NelboError, match="1 ControlNets were given 2 strengths"):
+        ControlledUNet(unet, nets[0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_class_embeds": 3, "center_input_sample": True}])
+def test_a_unet_without_text_has_one(fields, tmp_path):
+    torch.manual_seed(0)
     unet = UNet(
-        block_out_channels=(8,),
+        in_channels=2,
+        block_out_channels=(8, 16),
         norm_num_groups=4,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-    )
-    with pytest.raises(NelboError, match="UNet2DModel"):
-        ControlNet.from_unet(unet)
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        **fields,
+    ).eval()
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.normal_(std=0.2)
+    controlnet = ControlNet.from_unet(unet, conditioning_embedding_out_channels=(4,))
+    label = torch.tensor([1, 2]) if fields else None
+    condition = Condition(label=label, control=torch.rand(2, 3, 8, 8))
+    x_t, time = torch.randn(2, 2, 8, 8), torch.tensor([10, 999])
+    network = ControlledUNet(unet, controlnet)
+    with torch.no_grad():
+        assert torch.equal(network(x_t, time, condition), unet(x_t, time, condition))
+        trained(controlnet).save_pretrained(tmp_path)
+        again = ControlledUNet(unet, ControlNet.from_pretrained(tmp_path))
+        found = network(x_t, time, condition)
+        assert torch.equal(again(x_t, time, condition), found)
+        assert not torch.equal(unet(x_t, time, condition), found)
+
+
+def test_its_features_are_those_of_the_encoder_that_it_copies():
+    """The copy before its convolutions: each skip connection and the middle of the UNet itself."""
+    unet, _ = pair()
+    controlnet = ControlNet.from_unet(unet, **CONTROL)
+    with torch.no_grad():
+        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            torch.nn.init.dirac_(layer.weight)
+    x_t, time, condition = batch()
+    with torch.no_grad():
+        embedding, context = unet.embed(time, condition), unet.context(condition)
+        skips, middle = unet.descend(unet.conv_in(x_t), embedding, context)
+        found = controlnet(x_t, time, condition)
+    pairs = zip((*skips, middle), (*found.skips, found.middle), strict=True)
+    assert all(torch.allclose(mine, theirs, atol=1e-6) for mine, theirs in pairs)
+
+
+def test_a_unet_that_a_controlnet_has_no_field_for():
     with pytest.raises(NelboError, match="time_embedding_dim"):
         pair(time_embedding_dim=24)
 

@@ -57,7 +57,7 @@ class Model(Protocol):
 
     @property
     def control_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the spatial control that it needs, as with a ControlNet; None for none."""
+        """(C, H, W) of the spatial control that it reads, as with a ControlNet; None for none."""
 
     @property
     def few_levels_matter(self) -> bool:
@@ -116,7 +116,7 @@ class Model(Protocol):
         condition: Condition | None = None,
         prompt: Any = None,
         negative_prompt: Any = None,
-        control: Tensor | None = None,
+        control: Any = None,
         guidance: Any = 1.0,
     ) -> tuple[Any, Condition | None]:
         """What is walked, with its guidance, and the condition of `n` of its states."""
@@ -151,6 +151,9 @@ class Model(Protocol):
 
     def with_profile(self, profile: Any, *, variance: str | None = None) -> Self:
         """The model with a profile of its chain, and another variance where one is named."""
+
+    def with_controlnets(self, *controlnets: Any) -> Self:
+        """The model with ControlNets on the network of its chain."""
 
     def to(self, device: Any) -> Self:
         """The model on a device, as `torch.nn.Module.to`."""
@@ -203,7 +206,7 @@ class BaseModel(nn.Module, ABC):
 
     @property
     def control_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the spatial control that the model needs, as with a ControlNet."""
+        """(C, H, W) of the spatial control that the model reads, as with a ControlNet."""
         return None
 
     @property
@@ -306,7 +309,7 @@ class BaseModel(nn.Module, ABC):
         condition: Condition | None = None,
         prompt: Any = None,
         negative_prompt: Any = None,
-        control: Tensor | None = None,
+        control: Any = None,
         guidance: Any = 1.0,
     ) -> tuple[Any, Condition | None]:
         """What is walked, with its guidance, and the condition of `n` of its states.
@@ -371,6 +374,17 @@ class BaseModel(nn.Module, ABC):
             NelboError: a model without a chain.
         """
         raise NelboError(f"{type(self).__name__} has no chain of levels to have a profile of")
+
+    def with_controlnets(self, *controlnets: Any) -> Self:
+        """The model with ControlNets on the network of its chain, beside any that are there.
+
+        Args:
+            *controlnets: one or more `ControlNet`, trained or fresh; see `ControlNet.from_unet`.
+
+        Raises:
+            NelboError: a model without a UNet, or ControlNets for another one.
+        """
+        raise NelboError(f"a {type(self).__name__} has no UNet for a ControlNet to control")
 
     def identity(self) -> dict[str, Any]:
         """All that decides the evidence beside the weights, by its name in messages."""

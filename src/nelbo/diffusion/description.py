@@ -13,7 +13,6 @@ from nelbo.diffusion.encoder import GaussianEncoder
 from nelbo.diffusion.prediction import Parameterization
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
-from nelbo.networks.controlnet import ControlledUNet
 from nelbo.networks.guidance import GuidedNetwork
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
@@ -58,12 +57,19 @@ class DescribedChain(GaussianEncoder):
 
     @property
     def control_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the control that a ControlNet reads; None without one."""
-        if not isinstance(self.network, ControlledUNet):
+        """(C, H, W) of the control that ControlNets read, one after the other along its channels;
+        None without any."""
+        channels = getattr(self.network, "control_channels", None)
+        if channels is None:
             return None
-        config = self.network.controlnet.config
+        factor: int = self.network.downscale  # type: ignore[attr-defined]
         _, height, width = self.shape or _UNKNOWN_SHAPE
-        return config.conditioning_channels, config.downscale * height, config.downscale * width
+        return sum(channels), factor * height, factor * width
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the network has a ControlNet in guess mode; see `nelbo.networks.control`."""
+        return getattr(self.network, "guesses", False)
 
     @property
     def guidance(self) -> float | None:
@@ -73,6 +79,7 @@ class DescribedChain(GaussianEncoder):
     def identity(self) -> dict[str, Any]:
         """All that decides the bound beside the weights, by its name in messages."""
         schedule, network = self.schedule, self.network
+        controlled: Any = network
         clips = self.threshold == StaticThreshold()
         found: dict[str, Any] = {
             "network configuration": config_digest(network),
@@ -88,6 +95,7 @@ class DescribedChain(GaussianEncoder):
             "thresholding": "-" if clips or self.threshold is None else repr(self.threshold),
             "pixel levels": repr(self.data),
             "guidance": network.identity() if isinstance(network, GuidedNetwork) else "-",
+            "ControlNets": controlled.identity() if self.control_shape is not None else "-",
         }
         if self.variance == "analytic" and self.profile is not None:
             found["level profile"] = self.profile.digest()

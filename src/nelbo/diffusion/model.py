@@ -30,6 +30,7 @@ from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, Generators, normal
 from nelbo.chain.mhvae import Level
 from nelbo.chain.terms import per_example
+from nelbo.diffusion.control import under_control
 from nelbo.diffusion.description import DescribedChain, Network
 from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization, Prediction
@@ -39,8 +40,11 @@ from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
 from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
+from nelbo.networks.control import AnyControl, Strength
+from nelbo.networks.controlnet import ControlledUNet, ControlNet
 from nelbo.networks.finite import check_finite
 from nelbo.networks.guidance import Guidance, GuidedNetwork
+from nelbo.networks.unet import UNet
 
 
 class Diffusion(DescribedChain):
@@ -136,14 +140,21 @@ class Diffusion(DescribedChain):
         return self._reverse_variance.is_learned
 
     def conditioned(
-        self, n: int, *, guidance: float | Guidance = 1.0, **given: Any
+        self,
+        n: int,
+        *,
+        guidance: float | Guidance = 1.0,
+        control: AnyControl | None = None,
+        **given: Any,
     ) -> tuple[Diffusion, Condition | None]:
-        """The model with its guidance, and the condition of `n` examples, for any sampler or edit.
+        """The model with its guidance and control, and the condition of `n` examples, for any
+        sampler or edit.
 
         Arguments are as `BaseModel.conditioned`.
         """
         _, condition = super().conditioned(n, **given)
-        return self.guided(guidance), condition
+        model, condition = under_control(self, n, control, condition)
+        return model.guided(guidance), condition
 
     def p_step(self, x_t: Tensor, t: Level, condition: Condition | None = None) -> Normal:
         """The reverse step p(x_{t-1}|x_t) = N(μ_q(x_t, x̂_0), Σ_t)."""
@@ -206,7 +217,7 @@ class Diffusion(DescribedChain):
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if guidance.scale == 1.0:
             return self
-        if not self.is_conditional:
+        if not (self.is_conditional or self.guesses):
             raise NelboError(
                 f"guidance {guidance.scale} needs a conditional model, this one takes neither "
                 "labels nor text: leave guidance at 1"
@@ -236,6 +247,7 @@ class Diffusion(DescribedChain):
         sampler: Sampler | None = None,
         *,
         condition: Condition | None = None,
+        control: AnyControl | None = None,
         guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
@@ -246,16 +258,23 @@ class Diffusion(DescribedChain):
             n: how many.
             sampler: how to walk the chain; see `nelbo.samplers`.
             condition: what to sample, one entry an example.
+            control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1], or
+                a `Control` with its strength; of several, one each.
             guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
                 `Guidance` with an interval and rescale.
             x_T: the state to start from, (n, C, H, W), drawn from the prior by default.
             generator: the source of all noise, or one an example.
 
         Raises:
-            NelboError: a condition of another number of examples, an `x_T` of another shape, or
-                guidance of an unconditional model.
+            NelboError: a condition of another number of examples, an `x_T` of another shape, a
+                control for a model without ControlNet, or guidance of an unconditional model.
         """
         check_condition(condition, n)
+        if control is not None:
+            model, condition = under_control(self, n, control, condition)
+            return model.sample(
+                n, sampler, condition=condition, guidance=guidance, x_T=x_T, generator=generator
+            )
         if sampler is None:
             if x_T is None:
                 last = self.schedule.noise_level(self.num_levels)
@@ -274,6 +293,21 @@ class Diffusion(DescribedChain):
     def with_profile(self, profile: LevelProfile, *, variance: str | None = None) -> Diffusion:
         """The same model with a profile, and with another variance where one is named."""
         return self.replace(profile=profile, variance=variance)
+
+    def with_controlnets(self, *controlnets: ControlNet) -> Diffusion:
+        """The same model with ControlNets on its UNet, beside any; see `BaseModel`."""
+        network = self.unguided.network
+        strengths: list[Strength] = []
+        if isinstance(network, ControlledUNet):
+            strengths, controlnets = [*network.strengths], (*network.nets, *controlnets)
+            network = network.unet
+        if not isinstance(network, UNet):
+            raise NelboError(
+                f"a ControlNet controls a UNet, and the network here is a {type(network).__name__}"
+            )
+        strengths += [Strength()] * (len(controlnets) - len(strengths))
+        controlled = ControlledUNet(network, controlnets, strengths=strengths)
+        return self.replace(network=controlled.train(self.training))
 
     def replace(
         self,
@@ -337,6 +371,12 @@ class Diffusion(DescribedChain):
             log_variance=torch.tensor(torch.nan, dtype=a.dtype),
         )
 
+    def call_time(self, level: NoiseLevel) -> float:
+        """The time that the network is called with at a noise level."""
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+        a, s, at = level.on(x)
+        return self.parameterization.network_input(x, at, a, s)[1].item()
+
     def _times_within(self, low: float, high: float) -> tuple[float, float]:
         """The first and last time to guide at, of those that the network is called with."""
         times = self.schedule.times_within(low, high)
@@ -346,11 +386,7 @@ class Diffusion(DescribedChain):
                 f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
                 f"noise levels lie in {sigma[1]:.4g}..{sigma[-1]:.4g}"
             )
-        x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-        ends = []
-        for time in times:
-            a, s, at = self.schedule.noise_level(self.schedule.level_of(time)).on(x)
-            ends.append(self.parameterization.network_input(x, at, a, s)[1].item())
+        ends = (self.call_time(self.schedule.noise_level(self.schedule.level_of(t))) for t in times)
         first, last = sorted(ends)
         # A time that is computed, not counted, differs by rounding in float32.
         slack = 1e-6 if isinstance(last, float) else 0

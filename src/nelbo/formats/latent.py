@@ -15,6 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.formats.chain import check_chain, read_chain, write_chain
+from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import data_config, parse_data_space
 from nelbo.formats.files import (
     PipelineIndex,
@@ -22,16 +23,9 @@ from nelbo.formats.files import (
     write_json,
 )
 from nelbo.formats.model_directory import NELBO_FILE
-from nelbo.formats.pipeline import Format, Pipeline
+from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
-from nelbo.networks import (
-    AutoencoderConfig,
-    AutoencoderKL,
-    ControlledUNet,
-    ControlNet,
-    ControlNetConfig,
-    UNet,
-)
+from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
@@ -85,16 +79,15 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
         index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
         if index.settings.get(_PRETTY):
             raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo does not support")
-    if kind == CONTROLLED:
-        index.require("controlnet", ControlNetConfig.class_name)
+    if kind == CONTROLLED and CONTROLNET not in index.parts:
+        index.require(CONTROLNET, ControlNetConfig.class_name, MULTIPLE)
     scheduler = pipeline.scheduler
     # Before the large parts, since transformers may be missing.
     text = _read_text(path, index, kind) if has_text else None
     folder = pipeline.folder(denoiser_class.folder, CONFIG_FILE)
     denoiser = denoiser_class.from_pretrained(path, folder)
     _check_sees_latents_alone(index, denoiser)
-    network = _controlled(pipeline, denoiser) if kind == CONTROLLED else denoiser
-    prior = read_chain(pipeline, scheduler, network, Continuous())
+    prior = read_chain(pipeline, scheduler, controlled(pipeline, denoiser), Continuous())
     autoencoder = AutoencoderKL.from_pretrained(path, pipeline.folder(slot, CONFIG_FILE))
     if kind == PAIRED_TEXT:
         _check_unstandardised(path, autoencoder.config)
@@ -115,14 +108,12 @@ def save_latent(
     model: LatentDiffusion, directory: Path, sampler: Sampler | None, notes: Mapping[str, Any]
 ) -> None:
     """Write the pipeline that has the parts of the model."""
-    network = model.prior.network
-    controlled = isinstance(network, ControlledUNet)
-    denoiser = denoiser_to_save(network.unet if isinstance(network, ControlledUNet) else network)
-    _check_text(model, denoiser, controlled)
+    denoiser = denoiser_to_save(uncontrolled(model.prior.network))
+    has_control = model.control_shape is not None
+    _check_text(model, denoiser, has_control)
     check_chain(model.prior)
-    own = dict(notes)
-    if isinstance(network, ControlledUNet) and network.scale != 1:
-        own["control_scale"] = network.scale
+    control, own = save_controlnets(model.prior.network, directory)
+    own = {**notes, **own}
     own["pixels"] = data_config(model.data)
     if model.decoder_scale is not None:
         own["decoder_scale"] = model.decoder_scale
@@ -135,13 +126,10 @@ def save_latent(
         denoiser.folder: ["diffusers", denoiser.config.class_name],
         slot: ["diffusers", AutoencoderConfig.class_name],
     }
-    if isinstance(network, ControlledUNet):
-        network.controlnet.save_pretrained(directory / "controlnet")
-        parts["controlnet"] = ["diffusers", ControlNetConfig.class_name]
     if model.text is not None:
         model.text.save_pretrained(directory)
-        parts |= _text_parts(model.text)
-    write_index(directory, _class_name(model.text, controlled), parts)
+        parts |= control | _text_parts(model.text)
+    write_index(directory, _class_name(model.text, has_control), parts)
 
 
 def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
@@ -209,11 +197,10 @@ def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
 def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) -> None:
     config = denoiser.config
     attends = config.for_text
-    if attends != (model.text is not None) or (controlled and not attends):
+    if attends != (model.text is not None):
         raise NelboError(
             f"diffusers has no pipeline of a {config.class_name} "
             f"{'with' if model.text is not None else 'without'} a text encoder"
-            f"{' and with a ControlNet' if controlled else ''}"
         )
     paired = isinstance(model.text, PairedTextEncoder)
     if paired and controlled:
@@ -225,18 +212,6 @@ def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) ->
             f"{'one text encoder' if paired else 'two text encoders'}, not with "
             f"{'two' if paired else 'one'}"
         )
-
-
-def _controlled(pipeline: Pipeline, denoiser: Denoiser) -> ControlledUNet:
-    if not isinstance(denoiser, UNet):
-        name = type(denoiser).__name__
-        raise NelboError(f"{pipeline.path}: a ControlNet controls a UNet, found a {name}")
-    controlnet = ControlNet.from_pretrained(pipeline.path, subfolder="controlnet")
-    try:
-        scale = _number(pipeline.notes, "control_scale")
-    except NelboError as error:
-        raise NelboError(f"{pipeline.path}: {error}") from error
-    return ControlledUNet(denoiser, controlnet, 1.0 if scale is None else scale)
 
 
 def _number(own: Mapping[str, Any], name: str) -> float | None:

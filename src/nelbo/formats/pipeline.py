@@ -50,6 +50,8 @@ class Format:
 
 # Of nelbo.json: β_1, ..., β_T of a chain that its scheduler has no fields for.
 BETAS = "betas"
+# The part that ControlNets are, and what nelbo.json calls their number.
+CONTROLNET, CONTROLNETS = "controlnet", "controlnets"
 # Each module of a format adds its own.
 FORMATS: list[Format] = []
 
@@ -96,6 +98,11 @@ class Pipeline:
     def kind(self) -> str:
         """The kind of its model: pixel, latent or family."""
         return self.format.kind
+
+    @property
+    def is_controlled(self) -> bool:
+        """Whether it has a ControlNet beside its denoising network."""
+        return CONTROLNET in self.index.parts or CONTROLNETS in self.notes
 
     @property
     def has_chain(self) -> bool:

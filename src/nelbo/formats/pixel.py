@@ -9,6 +9,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion
 from nelbo.formats.chain import check_chain, read_chain, write_chain
+from nelbo.formats.controlnets import controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import read_data_space
 from nelbo.formats.files import write_index
 from nelbo.formats.pipeline import Format, Pipeline
@@ -21,7 +22,8 @@ def load_pixel(pipeline: Pipeline) -> Diffusion:
     """The model of a `DDPMPipeline` or `DDIMPipeline`."""
     denoiser = pipeline.index.denoiser(text=False)
     scheduler = pipeline.scheduler  # refused, if it is, before the network is read
-    network = denoiser.from_pretrained(pipeline.path, pipeline.folder(denoiser.folder, CONFIG_FILE))
+    unet = denoiser.from_pretrained(pipeline.path, pipeline.folder(denoiser.folder, CONFIG_FILE))
+    network = controlled(pipeline, unet)
     return read_chain(pipeline, scheduler, network, read_data_space(pipeline)).eval()
 
 
@@ -33,12 +35,13 @@ def save_pixel(
     diffusers has no pipeline of pixels that calls a solver as it needs to be called; its
     DDIMPipeline reads the chain from any scheduler and walks it by DDIM.
     """
-    network = denoiser_to_save(model.network)
+    network = denoiser_to_save(uncontrolled(model.network))
     class_name = network.config.class_name
     if network.config.for_text:
         raise NelboError(f"a pipeline of pixels has no text encoder, which a {class_name} needs")
     check_chain(model)
-    kind = write_chain(model, directory, sampler, notes, DDPM())
+    _, own = save_controlnets(model.network, directory)
+    kind = write_chain(model, directory, sampler, {**notes, **own}, DDPM())
     network.save_pretrained(directory / network.folder)
     parts = {"scheduler": ["diffusers", kind], network.folder: ["diffusers", class_name]}
     name = "DDPMPipeline" if kind == "DDPMScheduler" else "DDIMPipeline"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -98,6 +98,10 @@ class LatentChain(DescribedLatents):
     def respace(self, levels: Sequence[int] | Tensor) -> Self:
         """The same model with a shorter chain for its prior, through these levels of it."""
         return self.with_prior(self.prior.respace(levels))
+
+    def with_controlnets(self, *controlnets: Any) -> Self:
+        """The same model with ControlNets on the network of its prior, beside any there."""
+        return self.with_prior(self.prior.with_controlnets(*controlnets))
 
     def with_prior(self, prior: Diffusion) -> Self:
         """A model that shares everything but the prior."""

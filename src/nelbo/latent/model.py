@@ -31,6 +31,7 @@ from nelbo.editing import Edit
 from nelbo.latent.bound import LatentBound
 from nelbo.latent.chain import LatentChain
 from nelbo.latent.prior_condition import Prompt
+from nelbo.networks.control import AnyControl
 from nelbo.networks.guidance import Guidance
 
 
@@ -106,7 +107,7 @@ class LatentDiffusion(LatentChain):
         condition: Condition | None = None,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
-        control: Tensor | None = None,
+        control: AnyControl | None = None,
         guidance: float | Guidance = 1.0,
         x_T: Tensor | None = None,
         generator: Generators | None = None,
@@ -117,10 +118,12 @@ class LatentDiffusion(LatentChain):
             n: how many.
             sampler: how to walk the prior's chain; without one, all of it, ancestrally.
             condition: what to sample, one entry an example, where it is embedded already or is a
-                label; instead of a prompt and control.
+                label; instead of a prompt.
             prompt: one for all, or a list of n; none is the unconditional model.
             negative_prompt: what guidance leads away from, by default the unconditional model.
-            control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1].
+            control: for a ControlNet, (n, C, H, W) or (1, C, H, W) for all, usually in [0, 1], or
+                a `Control` with its strength; of several, one each. Without one a model with a
+                ControlNet is its base.
             guidance: scale of classifier-free guidance, 1 the conditional model itself, or a
                 `Guidance` with an interval and rescale.
             x_T: the latent to start from, (n, C, h, w), drawn from the prior by default.
@@ -150,7 +153,7 @@ class LatentDiffusion(LatentChain):
         *,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
-        control: Tensor | None = None,
+        control: AnyControl | None = None,
         guidance: float | Guidance = 1.0,
         generator: Generators | None = None,
     ) -> Float[Tensor, "edited channels height width"]:
@@ -187,7 +190,7 @@ class LatentDiffusion(LatentChain):
         condition: Condition | None = None,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
-        control: Tensor | None = None,
+        control: AnyControl | None = None,
         guidance: float | Guidance = 1.0,
     ) -> tuple[Diffusion, Condition | None]:
         """The prior with its guidance, and the condition of `n` latents, for any sampler or edit.

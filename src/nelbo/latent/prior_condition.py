@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
-from nelbo.networks import ControlledUNet
+from nelbo.diffusion.control import under_control
+from nelbo.networks.control import AnyControl
 from nelbo.networks.guidance import Guidance
 from nelbo.text import PromptEncoder
 
@@ -66,7 +66,7 @@ class PriorCondition:
         condition: Condition | None = None,
         prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
-        control: Tensor | None = None,
+        control: AnyControl | None = None,
         guidance: float | Guidance = 1.0,
     ) -> tuple[Diffusion, Condition | None]:
         """The prior with its guidance, and the condition of `n` latents.
@@ -75,13 +75,14 @@ class PriorCondition:
         """
         check_condition(condition, n)
         scale = guidance.scale if isinstance(guidance, Guidance) else guidance
-        has_goal = prompt is not None or condition is not None
+        if condition is not None and prompt is not None:
+            raise NelboError("give either a condition, or a prompt")
+        goal = condition if condition is not None else self._embed(n, prompt, "prompt")
+        prior, given = under_control(self.prior, n, control, goal)
+        # In guess mode the control is a goal of its own.
+        has_goal = prompt is not None or condition is not None or prior.guesses
         unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
-        if condition is None:
-            condition = self._of(n, prompt, control)
-        elif prompt is not None or control is not None:
-            raise NelboError("give either a condition, or a prompt and control")
-        return self.prior.guided(guidance, unconditional), condition
+        return prior.guided(guidance, unconditional), given
 
     def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
         """The condition of the prior for `n` images: `condition`, or without one that of no prompt.
@@ -93,21 +94,6 @@ class PriorCondition:
             return self._embed(n, None, "prompt")
         check_condition(condition, n)
         return condition
-
-    def _of(self, n: int, prompt: Prompt | None, control: Tensor | None) -> Condition | None:
-        if control is not None:
-            if not isinstance(self.prior.network, ControlledUNet):
-                raise NelboError("a control was given to a model without a ControlNet")
-            if not isinstance(control, Tensor) or control.ndim != 4:
-                found = tuple(control.shape) if isinstance(control, Tensor) else type(control)
-                raise NelboError(
-                    f"control is {found}, expected a tensor (n, C, H, W), or (1, C, H, W) for all"
-                )
-            if len(control) not in (1, n):
-                raise NelboError(f"control has a batch of {len(control)}, expected {n} or 1")
-            control = control.expand(n, *control.shape[1:])
-        condition = self._embed(n, prompt, "prompt")
-        return condition if control is None else replace(condition or Condition(), control=control)
 
     def _unconditional(
         self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float

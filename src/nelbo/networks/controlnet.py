@@ -7,23 +7,32 @@ zero, so that training starts from the UNet itself:
 .. math:: h_i \leftarrow h_i + s\, Z_i(h'_i), \qquad
     h'_0 = \mathrm{conv}(x_t) + \mathrm{embed}(\mathrm{control})
 
-Names of weights and config fields are those of diffusers' `ControlNetModel`.
+Names of weights and config fields are those of diffusers' `ControlNetModel`, which goes with UNets
+that read text. That of a UNet without has the same names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.base.digest import config_digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.networks.controlnet_config import ControlNetConfig, shared_fields
+from nelbo.networks.control import Strength
+from nelbo.networks.controlnet_config import (
+    ControlNetConfig,
+    PlainControlNetConfig,
+    check_controls,
+    config_for,
+)
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet import UNet
 from nelbo.networks.unet_config import UNetConfig
@@ -31,21 +40,50 @@ from nelbo.networks.unet_encoder import Residuals, UNetEncoder, zero, zero_resid
 
 
 class ControlledUNet(nn.Module):
-    """A UNet and a ControlNet as one network, called as `(x_t, network_time, condition)`.
+    """A UNet with one or several ControlNets as one network, `(x_t, network_time, condition)`.
+
+    Their residuals are added up. The control of a condition holds those of all of them, one after
+    the other along its channels; without a control the network is the UNet itself.
 
     Args:
         unet: the network that predicts.
-        controlnet: the network that reads `condition.control`.
-        scale: s, the strength of the control.
+        controlnets: those that read `condition.control`, or one of them.
+        scale: s, the strength of the control, for all or one each.
+        strengths: instead, how each of them acts.
+
+    Raises:
+        NelboError: a ControlNet for another UNet, another number of strengths than of ControlNets,
+            or ControlNets whose controls are of different sizes.
     """
 
     folder = UNet.folder
 
-    def __init__(self, unet: UNet, controlnet: ControlNet, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        controlnets: ControlNet | Sequence[ControlNet],
+        scale: float | Sequence[float] = 1.0,
+        *,
+        strengths: Sequence[Strength] | None = None,
+    ) -> None:
         super().__init__()
+        nets = [controlnets] if isinstance(controlnets, ControlNet) else list(controlnets)
+        if strengths is None:
+            scales = [scale] * len(nets) if isinstance(scale, int | float) else scale
+            strengths = [Strength(each) for each in scales]
+        if len(strengths) != len(nets):
+            raise NelboError(f"{len(nets)} ControlNets were given {len(strengths)} strengths")
+        for net in nets:
+            check_controls(net.config, unet.config)
+        if len({net.config.downscale for net in nets}) > 1:
+            sizes = ", ".join(str(net.config.downscale) for net in nets)
+            raise NelboError(
+                "ControlNets that act together read controls of one size; these read controls of "
+                f"{sizes} times the size of x_t"
+            )
         self.unet = unet
-        self.controlnet = controlnet
-        self.scale = scale
+        self.controlnets = nn.ModuleList(nets)
+        self.strengths = tuple(strengths)
 
     @property
     def config(self) -> UNetConfig | TextUNetConfig:
@@ -57,6 +95,36 @@ class ControlledUNet(nn.Module):
         """Precision of the UNet's weights."""
         return self.unet.dtype
 
+    @property
+    def nets(self) -> list[ControlNet]:
+        """The ControlNets."""
+        return [cast(ControlNet, net) for net in self.controlnets]
+
+    @property
+    def control_channels(self) -> list[int]:
+        """The channels of the control of each."""
+        return [net.config.conditioning_channels for net in self.nets]
+
+    @property
+    def downscale(self) -> int:
+        """Ratio of the height and width of the controls to those of x_t."""
+        return self.nets[0].config.downscale
+
+    @property
+    def guesses(self) -> bool:
+        """Whether any acts in guess mode, where guidance leads away from no control."""
+        return any(strength.guess for strength in self.strengths)
+
+    def acting(self, strengths: Sequence[Strength]) -> ControlledUNet:
+        """The same networks with other strengths."""
+        network = ControlledUNet(self.unet, self.nets, strengths=strengths)
+        return network.train(self.training)
+
+    def identity(self) -> str:
+        """The strengths and configurations of the ControlNets, in a line."""
+        each = zip(self.nets, self.strengths, strict=True)
+        return "; ".join(f"{config_digest(net)}, {strength}" for net, strength in each)
+
     def forward(
         self,
         x_t: Float[Tensor, "batch in_channels height width"],
@@ -64,10 +132,33 @@ class ControlledUNet(nn.Module):
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch out_channels height width"]:
         """The UNet's prediction at x_t under control."""
-        skips, middle = self.controlnet(x_t, network_time, condition)
-        if self.scale != 1:
-            skips, middle = tuple(self.scale * skip for skip in skips), self.scale * middle
-        return self.unet(x_t, network_time, condition, residuals=Residuals(skips, middle))
+        check_condition(condition)
+        if condition is None or condition.control is None:
+            return self.unet(x_t, network_time, condition)
+        residuals = self._residuals(x_t, network_time, condition, condition.control)
+        return self.unet(x_t, network_time, condition, residuals=residuals)
+
+    def _residuals(
+        self, x_t: Tensor, network_time: Tensor, condition: Condition, control: Tensor
+    ) -> Residuals | None:
+        """The sum of all that act here; None where none does."""
+        channels = self.control_channels
+        if len(channels) > 1 and control.shape[1] != sum(channels):
+            raise NelboError(
+                f"condition.control has {control.shape[1]} channels, expected {sum(channels)}: "
+                f"those of {len(channels)} ControlNets, {' + '.join(map(str, channels))}"
+            )
+        parts = control.split(channels, 1) if len(channels) > 1 else [control]
+        total: Residuals | None = None
+        for net, strength, part in zip(self.controlnets, self.strengths, parts, strict=True):
+            weight = strength.at(network_time)
+            if weight is None:
+                continue
+            found = net(x_t, network_time, replace(condition, control=part))
+            if strength != Strength():
+                found = found.scaled(weight, strength.shares(len(found.skips) + 1))
+            total = found if total is None else total.plus(found)
+        return total
 
 
 class ControlNet(UNetEncoder):
@@ -76,14 +167,17 @@ class ControlNet(UNetEncoder):
     A fresh network adds nothing.
 
     Args:
-        config: the shape of the network.
+        config: the shape of the network: a `ControlNetConfig`, or a `PlainControlNetConfig` for the
+            control of a UNet without text.
         **fields: instead of a config, the fields of a `ControlNetConfig`.
     """
 
-    config_classes = (ControlNetConfig,)
-    config: ControlNetConfig
+    config_classes = (ControlNetConfig, PlainControlNetConfig)
+    config: ControlNetConfig | PlainControlNetConfig
 
-    def __init__(self, config: ControlNetConfig | None = None, **fields: Any) -> None:
+    def __init__(
+        self, config: ControlNetConfig | PlainControlNetConfig | None = None, **fields: Any
+    ) -> None:
         super().__init__(config, **fields)
         config = self.config
         skip_widths = self._build_encoder(config.layout)
@@ -105,24 +199,16 @@ class ControlNet(UNetEncoder):
 
     @classmethod
     def from_unet(cls, unet: UNet, **fields: Any) -> Self:
-        """A ControlNet that starts as a copy of a text-conditional UNet's encoder.
+        """A ControlNet that starts as a copy of a UNet's encoder.
 
         Args:
             unet: the network to control; it is copied and not changed.
-            **fields: the fields of `ControlNetConfig` for the control.
+            **fields: the fields of the config for the control.
+
+        Raises:
+            NelboError: a UNet with a field that a ControlNet has none for.
         """
-        if not isinstance(unet.config, TextUNetConfig):
-            raise NelboError(
-                "a ControlNet has the format of diffusers' ControlNetModel, which goes with "
-                f"UNet2DConditionModel only; found {unet.config.class_name}"
-            )
-        width = unet.config.time_embedding_dim
-        if width not in (None, 4 * unet.config.block_out_channels[0]):
-            raise NelboError(
-                f"the UNet has time_embedding_dim={width}, for which a ControlNet has no field"
-            )
-        shared = {name: getattr(unet.config, name) for name in shared_fields()}
-        controlnet = cls(ControlNetConfig(**(shared | fields)))
+        controlnet = cls(config_for(unet.config, **fields))
         controlnet.to(unet.conv_in.weight)
         copied = {
             name: weight
@@ -150,7 +236,10 @@ class ControlNet(UNetEncoder):
         control = self._control(x_t, condition)
         network_time = network_time.to(x_t.device).expand(x_t.shape[0])
         embedding, context = self.embed(network_time, condition), self.context(condition)
-        h = self.conv_in(x_t.to(self.dtype)) + self.controlnet_cond_embedding(control)
+        h = x_t.to(self.dtype)
+        if self.layout.center_input_sample:
+            h = 2 * h - 1
+        h = self.conv_in(h) + self.controlnet_cond_embedding(control)
         skips, middle = self.descend(h, embedding, context)
         return Residuals(
             tuple(

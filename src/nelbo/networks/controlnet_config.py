@@ -1,19 +1,32 @@
-"""The fields of a ControlNet, as in diffusers' `ControlNetModel`."""
+"""The fields of a ControlNet: as in diffusers' `ControlNetModel`, or of a UNet without text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from nelbo.base.errors import NelboError
 from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.text_unet_config import TextUNetConfig
+from nelbo.networks.unet_config import UNetConfig
 
 _MIRROR = {"CrossAttnDownBlock2D": "CrossAttnUpBlock2D"}
 
 
+class ControlFields:
+    """What every ControlNet states of its control."""
+
+    conditioning_embedding_out_channels: tuple[int, ...]
+
+    @property
+    def downscale(self) -> int:
+        """Ratio of the height and width of the control to those of x_t."""
+        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+
+
 @dataclass(frozen=True)
-class ControlNetConfig(NetworkConfig):
+class ControlNetConfig(ControlFields, NetworkConfig):
     """The shape of a ControlNet: that of the UNet it was copied from, and of the control.
 
     Fields that are also a `TextUNetConfig`'s mean the same as there.
@@ -94,10 +107,68 @@ class ControlNetConfig(NetworkConfig):
             up_block_types=mirrored, **{name: getattr(self, name) for name in shared_fields()}
         )
 
+
+@dataclass(frozen=True)
+class PlainControlNetConfig(ControlFields, UNetConfig):
+    """The shape of the ControlNet of a UNet without text: the UNet's fields, and the control's.
+
+    Fields of the way up are kept, without effect. For those of the control see `ControlNetConfig`.
+    """
+
+    class_name: ClassVar[str] = "UNet2DControlNet"
+
+    conditioning_channels: int = 3
+    controlnet_conditioning_channel_order: str = "rgb"
+    conditioning_embedding_out_channels: tuple[int, ...] = (16,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_list("conditioning_embedding_out_channels")
+        self._require_positive("conditioning_channels")
+        self._require_positives("conditioning_embedding_out_channels")
+        self._require_choice({"controlnet_conditioning_channel_order": ("rgb", "bgr")})
+
     @property
-    def downscale(self) -> int:
-        """Ratio of the height and width of the control to those of x_t."""
-        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+    def layout(self) -> UNetConfig:
+        """The UNet whose encoder this is."""
+        return self
+
+
+def config_for(
+    unet: UNetConfig | TextUNetConfig, **control: Any
+) -> ControlNetConfig | PlainControlNetConfig:
+    """The config of a ControlNet for a UNet.
+
+    Args:
+        unet: that of the UNet.
+        **control: the fields for the control.
+
+    Raises:
+        NelboError: a UNet with a field that a ControlNet has none for.
+    """
+    if isinstance(unet, UNetConfig):
+        of_unet = {field.name: getattr(unet, field.name) for field in fields(UNetConfig)}
+        return PlainControlNetConfig(**(of_unet | control))
+    if unet.time_embedding_dim not in (None, 4 * unet.block_out_channels[0]):
+        raise NelboError(
+            f"the UNet has time_embedding_dim={unet.time_embedding_dim}, for which a ControlNet "
+            "has no field"
+        )
+    shared = {name: getattr(unet, name) for name in shared_fields()}
+    return ControlNetConfig(**(shared | control))
+
+
+def check_controls(
+    controlnet: ControlNetConfig | PlainControlNetConfig, unet: UNetConfig | TextUNetConfig
+) -> None:
+    """Raise `NelboError` for a ControlNet whose features are not those of a UNet."""
+    for name in ("block_out_channels", "layers_per_block", "in_channels", "cross_attention_dim"):
+        found, wanted = getattr(controlnet, name, None), getattr(unet, name, None)
+        if found != wanted:
+            raise NelboError(
+                f"the ControlNet has {name} {found} and the UNet {wanted}: it was made for "
+                "another base; give that, or a ControlNet that was trained for this one"
+            )
 
 
 def shared_fields() -> list[str]:

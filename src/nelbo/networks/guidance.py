@@ -103,6 +103,12 @@ class GuidedNetwork(nn.Module):
         """That of the network, if it has one."""
         return getattr(self.network, "config", None)
 
+    @property
+    def guesses(self) -> bool:
+        """Whether the network has a ControlNet in guess mode, whose control is withheld from the
+        unconditional half."""
+        return getattr(self.network, "guesses", False)
+
     def identity(self) -> str:
         """Scale, interval, rescale and a hash of the unconditional half, in a line."""
         away = self.unconditional
@@ -112,7 +118,8 @@ class GuidedNetwork(nn.Module):
     def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""
         check_condition(condition)
-        if condition is None or (condition.label is None and condition.text is None):
+        goal = condition is not None and (condition.label is not None or condition.text is not None)
+        if condition is None or not (goal or (self.guesses and condition.control is not None)):
             raise NelboError(
                 f"guidance {self.scale} needs a condition to guide towards: pass a label or text, "
                 "or guidance=1"
@@ -122,9 +129,7 @@ class GuidedNetwork(nn.Module):
             guides = (time >= self.times[0]) & (time <= self.times[1])
         if guides is not None and not guides.any():
             return self.network(x_t, time, condition)
-        both = condition.cat(self._unconditional_half(condition))
-        output = self.network(x_t.repeat(2, 1, 1, 1), time.repeat(2), both)
-        conditional, unconditional = output.chunk(2)
+        conditional, unconditional = self._halves(x_t, time, condition)
         c = self.channels
         guided = torch.lerp(unconditional[:, :c], conditional[:, :c], self.scale)
         if self.rescale > 0:
@@ -134,7 +139,17 @@ class GuidedNetwork(nn.Module):
             guided = torch.where(guides.view(-1, 1, 1, 1), guided, conditional[:, :c])
         return torch.cat([guided, conditional[:, c:]], 1)
 
+    def _halves(self, x_t: Tensor, time: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The conditional and the unconditional output."""
+        away = self._unconditional_half(condition)
+        if self.guesses and condition.control is not None:  # two networks, one without the control
+            return self.network(x_t, time, condition), self.network(x_t, time, away)
+        output = self.network(x_t.repeat(2, 1, 1, 1), time.repeat(2), condition.cat(away))
+        conditional, unconditional = output.chunk(2)
+        return conditional, unconditional
+
     def _unconditional_half(self, condition: Condition) -> Condition:
+        control = None if self.guesses else condition.control
         if self.unconditional is not None:
             given, batch = self.unconditional, condition.batch_size
             if given.batch_size == 1:
@@ -146,11 +161,11 @@ class GuidedNetwork(nn.Module):
                 )
             # Where and how large the picture is does not depend on what it shows.
             size = condition.size if given.size is None else given.size
-            return replace(given, control=condition.control, size=size)
+            return replace(given, control=control, size=size)
         if condition.text is not None:
             raise NelboError("guidance on text needs the embedding of a negative or empty prompt")
-        assert condition.label is not None
-        return replace(condition, label=torch.full_like(condition.label, -1))
+        label = None if condition.label is None else torch.full_like(condition.label, -1)
+        return replace(condition, label=label, control=control)
 
 
 def _spread(output: Tensor) -> Tensor:

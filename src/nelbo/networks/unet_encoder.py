@@ -11,6 +11,7 @@ read by the transformers of the stages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,19 @@ class Residuals(NamedTuple):
 
     skips: tuple[Tensor, ...]
     middle: Tensor
+
+    def scaled(self, weight: float | Tensor, shares: Sequence[float]) -> Residuals:
+        """Each times a weight for all, or one an example, and a share of its own."""
+        *skips, middle = (
+            residual * (weight * share)
+            for residual, share in zip((*self.skips, self.middle), shares, strict=True)
+        )
+        return Residuals(tuple(skips), middle)
+
+    def plus(self, other: Residuals) -> Residuals:
+        """The sums of these and others of the same features."""
+        skips = zip(self.skips, other.skips, strict=True)
+        return Residuals(tuple(one + two for one, two in skips), self.middle + other.middle)
 
 
 class UNetEncoder(Pretrained):

@@ -1,0 +1,263 @@
+"""Control as diffusers has it: part of the way, guess mode, several at once; and on disk."""
+
+from __future__ import annotations
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+from PIL import Image
+
+import nelbo
+from nelbo import Control
+from nelbo.base.errors import NelboError
+from nelbo.editing import ImageToImage, Inpainting
+from nelbo.networks import ControlNet
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
+from tests.formats import tiny
+from tests.formats.test_pipelines import assert_same, latents
+
+STEPS = 4
+# Its levels are those that the way of the control is counted in.
+SAMPLER = DDIM(STEPS, spacing="trailing", set_alpha_to_one=False)
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("controlled")
+    scheduler = diffusers.DDIMScheduler(1000, timestep_spacing="trailing", **tiny.SCHEDULER)
+    return tiny.stable_diffusion(path, control=True, scheduler=scheduler), path / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def several(controlled, tmp_path_factory):
+    """A pipeline of two ControlNets, by diffusers."""
+    peer, _ = controlled
+    second = diffusers.ControlNetModel.from_unet(
+        peer.unet, conditioning_embedding_out_channels=(4, 8)
+    )
+    tiny.randomise(second, seed=5)
+    parts = {**peer.components, "controlnet": MultiControlNetModel([peer.controlnet, second])}
+    both = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    path = tmp_path_factory.mktemp("several")
+    both.save_pretrained(path)
+    both.set_progress_bar_config(disable=True)
+    return both, path
+
+
+def controls(seed: int = 3) -> torch.Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(peer, images, **options):
+    options = {"guidance_scale": 4.0, **options}
+    return peer(
+        ["red", "a cat"],
+        image=images,
+        num_inference_steps=STEPS,
+        latents=latents(2),
+        output_type="np",
+        **options,
+    ).images
+
+
+def ours(model, control, **options):
+    options = {"prompt": ["red", "a cat"], "guidance": 4.0, "x_T": latents(2), **options}
+    return model.sample(2, SAMPLER, control=control, **options)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.25, 0.75)])
+def test_a_part_of_the_way(controlled, start, end):
+    peer, path = controlled
+    theirs = drawn(peer, controls(), control_guidance_start=start, control_guidance_end=end)
+    model = nelbo.load(path)
+    assert_same(ours(model, Control(controls(), start=start, end=end)), theirs)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_guess_mode(controlled, guidance):
+    peer, path = controlled
+    theirs = drawn(
+        peer,
+        controls(),
+        guess_mode=True,
+        guidance_scale=guidance,
+        controlnet_conditioning_scale=0.8,
+    )
+    control = Control(controls(), 0.8, guess=True)
+    assert_same(ours(nelbo.load(path), control, guidance=guidance), theirs)
+
+
+def test_guess_mode_needs_no_prompt(controlled):
+    peer, path = controlled
+    theirs = peer(
+        ["", ""],
+        image=controls(),
+        guess_mode=True,
+        guidance_scale=3.0,
+        num_inference_steps=STEPS,
+        latents=latents(2),
+        output_type="np",
+    ).images
+    model = nelbo.load(path)
+    found = ours(model, Control(controls(), guess=True), prompt=None, guidance=3.0)
+    assert_same(found, theirs)
+    with pytest.raises(NelboError, match="needs a prompt"):
+        ours(model, controls(), prompt=None)
+
+
+def test_several_at_once(several, tmp_path):
+    peer, path = several
+    images = [controls(), controls(4)]
+    theirs = drawn(
+        peer,
+        images,
+        controlnet_conditioning_scale=[0.7, 1.3],
+        control_guidance_start=[0.0, 0.25],
+        control_guidance_end=[0.5, 1.0],
+    )
+    model = nelbo.load(path)
+    assert model.control_shape == (6, 16, 16)
+    asked = [Control(images[0], 0.7, end=0.5), Control(images[1], 1.3, start=0.25)]
+    found = ours(model, asked)
+    assert_same(found, theirs)
+    nelbo.save(model, tmp_path)
+    again = diffusers.StableDiffusionControlNetPipeline.from_pretrained(tmp_path)
+    assert isinstance(again.controlnet, MultiControlNetModel)
+    assert torch.equal(ours(nelbo.load(tmp_path), asked), found)
+    with pytest.raises(NelboError, match="1 controls were given to 2 ControlNets"):
+        ours(model, controls())
+
+
+def test_a_published_controlnet_joins_a_base(controlled, several, tmp_path):
+    """A folder of a ControlNetModel alone, as they are published, on the pipeline of a base."""
+    _, path = several
+    plain = tmp_path / "plain"
+    tiny.stable_diffusion(plain)
+    nets = [ControlNet.from_pretrained(path / name) for name in ("controlnet", "controlnet_1")]
+    base = nelbo.load(plain / "pipeline")
+    joined = base.with_controlnets(*nets)
+    whole = nelbo.load(path)
+    asked = [controls(), controls(4)]
+    assert torch.equal(ours(joined, asked), ours(whole, asked))
+    one_more = base.with_controlnets(nets[0]).with_controlnets(nets[1])
+    assert torch.equal(ours(one_more, asked), ours(whole, asked))
+    with pytest.raises(NelboError, match="without a ControlNet"):
+        ours(base, controls())
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "unconditional"])
+def test_models_without_text(kind, tmp_path):
+    """diffusers has no pipeline of them with a ControlNet, and reads the base."""
+    peer = getattr(tiny, kind)(tmp_path / "base")
+    base = nelbo.load(tmp_path / "base")
+    widths = (4,) if kind == "ddpm" else (4, 8)
+    torch.manual_seed(0)
+    unet = base.chain.network
+    net = ControlNet.from_unet(unet, conditioning_embedding_out_channels=widths)
+    tiny.randomise(net)
+    model = base.with_controlnets(net)
+    control = torch.rand(2, *model.control_shape)
+    options = {"x_T": torch.randn(2, *base.chain.shape), "control": Control(control, 0.5)}
+    sampler = DDIM(4)
+    found = model.sample(2, sampler, **options)
+    assert (found - base.sample(2, sampler, x_T=options["x_T"])).abs().max() > 0.01
+    nelbo.save(model, tmp_path / "saved")
+    again = nelbo.load(tmp_path / "saved")
+    assert torch.equal(again.sample(2, sampler, **options), found)
+    assert again.control_shape == model.control_shape
+    read = type(peer).from_pretrained(tmp_path / "saved")
+    for name, weight in read.unet.state_dict().items():
+        assert torch.equal(weight, peer.unet.state_dict()[name])
+    notes = json.loads((tmp_path / "saved" / "nelbo.json").read_text())
+    assert notes["controlnets"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "prompt"),
+    [
+        (DDPM(2), None),
+        (DDIM(2, eta=0.5), "red"),
+        (Euler(4), None),
+        (Heun(4), "red"),
+        (DPMSolver(4), None),
+    ],
+)
+def test_every_sampler(controlled, sampler, prompt):
+    """A control of scale zero is none, and one that acts changes the picture, as its part does."""
+    model = nelbo.load(controlled[1])
+
+    def draw(control):
+        generator = torch.Generator().manual_seed(0)
+        options = {"prompt": prompt, "x_T": latents(1), "generator": generator}
+        return model.sample(1, sampler, control=control, **options)
+
+    image = controls()[:1]
+    base, whole = draw(None), draw(image)
+    assert torch.equal(draw(Control(image, 0.0)), base)
+    differ = [(draw(Control(image, end=end)) - whole).abs().max() for end in (0.5, 1.0)]
+    assert differ[0] > 0.001
+    assert differ[1] == 0
+    assert (whole - base).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("prompt", [None, "red"])
+def test_edits(controlled, prompt):
+    model = nelbo.load(controlled[1])
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[4:12, 4:12] = True
+    for edit in (ImageToImage(DDIM(4), 0.75), Inpainting(mask, DDPM(4), 1, 1)):
+
+        def edited(control, edit=edit):
+            generator = torch.Generator().manual_seed(0)
+            return model.edit(x, edit, prompt=prompt, control=control, generator=generator)
+
+        assert (edited(controls()[:1]) - edited(None)).abs().max() > 0.001
+        assert torch.equal(edited(Control(controls()[:1], 0.0)), edited(None))
+
+
+def test_a_control_of_another_size_is_cut_and_resized(controlled):
+    model = nelbo.load(controlled[1])
+    wide = torch.rand(1, 3, 32, 64)
+    with pytest.warns(UserWarning, match="the control is 32×64, the model takes 16×16"):
+        found = ours(model, wide)
+    channels = [Image.fromarray(each.numpy()) for each in wide[0, :, :, 16:48]]
+    smaller = [np.asarray(each.resize((16, 16), Image.Resampling.BILINEAR)) for each in channels]
+    expected = ours(model, torch.from_numpy(np.stack(smaller))[None])
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        (torch.zeros(2, 1, 16, 16), "has 1 channels, the ControlNet reads 3"),
+        (torch.zeros(3, 3, 16, 16), "a batch of 3, expected 2 or 1"),
+        (torch.zeros(3, 16, 16), r"expected a tensor \(n, C, H, W\)"),
+        ([torch.zeros(2, 3, 16, 16)] * 2, "2 controls were given to 1 ControlNets"),
+    ],
+)
+def test_mistakes(controlled, control, message):
+    with pytest.raises(NelboError, match=message):
+        ours(nelbo.load(controlled[1]), control)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": float("nan")}, "finite"),
+        ({"start": 0.5, "end": 0.5}, "start < end"),
+        ({"end": 1.5}, "end <= 1"),
+    ],
+)
+def test_strengths_that_make_no_sense(fields, message):
+    with pytest.raises(NelboError, match=message):
+        Control(torch.zeros(1, 3, 4, 4), **fields)
+
+
+def test_a_part_without_a_level(controlled):
+    with pytest.raises(NelboError, match="no level of the chain of 1000"):
+        ours(nelbo.load(controlled[1]), Control(controls(), start=0.4001, end=0.4004))
