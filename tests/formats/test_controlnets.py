@@ -198,8 +198,8 @@ def test_every_sampler(controlled, sampler, prompt):
     image = controls()[:1]
     base, whole = draw(None), draw(image)
     assert torch.equal(draw(Control(image, 0.0)), base)
-    differ = [(draw(Control(image, end=end)) - whole).abs().max() for end in (0.5, 1.0)]
-    assert differ[0] > 0.001
+    differ = [(draw(Control(image, end=end)) - whole).abs().max() for end in (0.1, 1.0)]
+    assert differ[0] > 1e-4
     assert differ[1] == 0
     assert (whole - base).abs().max() > 0.01
 
