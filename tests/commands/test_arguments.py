@@ -16,7 +16,6 @@ from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.training.starting_point import train_options
 from tests.faults.test_mistakes import mistake
-from tests.formats import tiny
 
 OUT = ["--out", "nowhere/run"]
 
@@ -212,12 +211,3 @@ def test_pictures_of_an_earlier_call_do_not_stay_beside_the_new_ones(run_path, t
     main(sample(4))
     names = sorted(path.name for path in (tmp_path / "files").iterdir())
     assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "mine.png"]
-
-
-@pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")
-def test_a_control_is_not_asked_for_in_python_terms(tmp_path, capsys):
-    tiny.stable_diffusion(tmp_path, control=True)
-    for command in (["sample"], ["evaluate", "--data", "digits"]):
-        name, *more = command
-        message = mistake(capsys, name, tmp_path / "pipeline", *more)
-        assert "has a ControlNet, and the command line has no option for its control" in message

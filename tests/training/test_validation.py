@@ -8,7 +8,8 @@ import torch
 import nelbo
 from nelbo import NoiseSchedule
 from nelbo.data import ImageData
-from nelbo.training.validation import Validation, unit_normal_costs
+from nelbo.evidence.reading_levels import unit_normal_costs
+from nelbo.training.validation import Validation
 from tests.formats import tiny
 from tests.oracles.gaussian import expected_terms
 

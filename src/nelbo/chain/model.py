@@ -155,6 +155,9 @@ class Model(Protocol):
     def with_controlnets(self, *controlnets: Any) -> Self:
         """The model with ControlNets on the network of its chain."""
 
+    def with_network(self, network: Any) -> Self:
+        """The model with another network of its chain."""
+
     def to(self, device: Any) -> Self:
         """The model on a device, as `torch.nn.Module.to`."""
 
@@ -385,6 +388,14 @@ class BaseModel(nn.Module, ABC):
             NelboError: a model without a UNet, or ControlNets for another one.
         """
         raise NelboError(f"a {type(self).__name__} has no UNet for a ControlNet to control")
+
+    def with_network(self, network: Any) -> Self:
+        """The model with another network of its chain.
+
+        Raises:
+            NelboError: a model without a chain.
+        """
+        raise NelboError(f"a {type(self).__name__} has no chain with a network")
 
     def identity(self) -> dict[str, Any]:
         """All that decides the evidence beside the weights, by its name in messages."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import print_json, show
+from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import Edit
 from nelbo.commands.picture_model import (
     PictureModel,
@@ -41,7 +42,8 @@ def run(options: Edit) -> None:
     check_not_data(pipeline, options.out)
     sampler = _sampler(options, pipeline)
     editing = None if options.mask is not None else _redrawing(options, sampler)
-    pictures = PictureModel.load(pipeline, options.computing.device)
+    controlled = options.controlled
+    pictures = PictureModel.load(pipeline, options.computing.device, controlled.controlnet)
     _check_sizes(options, pictures)
     images = _read(options, pictures)
     paint = None if options.mask is None else _paint(options, pictures)
@@ -81,7 +83,8 @@ def _walk(
     else:
         edit = editing
     outputs = edit.outputs(1) if options.interpolate is not None else options.n
-    chain, condition = pictures.conditioned(options.condition, outputs)
+    control = read_controls(options.controlled, pictures, outputs)
+    chain, condition = pictures.conditioned(options.condition, outputs, control=control)
 
     def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
         if options.interpolate is not None:

@@ -135,6 +135,37 @@ class ConditionOptions:
 
 
 @dataclass(frozen=True)
+class ControlOptions:
+    """The spatial control of a model with a ControlNet."""
+
+    control: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction] = ()
+    """Pictures that decide where things are, such as a sketch, one or several after --control, for
+    the images in turn. With several ControlNets give it once for each, in their order."""
+    control_scale: tuple[float, ...] = ()
+    """How strongly the control acts, for all ControlNets or one each; by default as the model has
+    it, usually 1."""
+    control_start: tuple[float, ...] = ()
+    """Where on the way from noise to picture the control begins to act, 0 to 1; 0 by default."""
+    control_end: tuple[float, ...] = ()
+    """Where it ceases to; 1 by default."""
+    guess: bool = False
+    """Guess mode: guidance leads towards the control itself, so that no prompt is needed."""
+    annotate: bool = False
+    """The pictures of --control are photographs or drawings of what to show: make their controls
+    as those that the run was trained with, such as their edges."""
+    controlnet: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Put this ControlNet on the model: a folder or Hub id of a ControlNetModel of diffusers, or a
+    run; several times for several at once."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that take effect with --control only."""
+        given = ("control_scale", "control_start", "control_end", "guess", "annotate")
+        for name in given:
+            if getattr(self, name) and not self.control:
+                raise NelboError(f"{option(name)} takes effect with --control only")
+
+
+@dataclass(frozen=True)
 class QualityOptions:
     """What to compare drawn images with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,12 @@ from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device
 from nelbo.commands.groups import ConditionOptions
-from nelbo.commands.run_data import check_uncontrolled
 from nelbo.commands.sampling import guidance_of
 from nelbo.diffusion import Diffusion
 from nelbo.formats import Pipeline
+from nelbo.networks.control import Control
 from nelbo.networks.guidance import Guidance
+from nelbo.training.kinds.controlnet.base import trained_controlnet
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,13 @@ class PictureModel:
     model: Model
 
     @classmethod
-    def load(cls, pipeline: Pipeline, device: str) -> PictureModel:
+    def load(cls, pipeline: Pipeline, device: str, controlnets: Sequence[str] = ()) -> PictureModel:
         """The model of a pipeline, on a device.
+
+        Args:
+            pipeline: where it is.
+            device: where to compute.
+            controlnets: those to put on it, by their paths.
 
         Raises:
             NelboError: as `nelbo.load`, or a model of numbers that are no pixels.
@@ -47,7 +54,8 @@ class PictureModel:
         model = pipeline.model()
         if model.data.is_density:
             raise NelboError(f"{pipeline.path} is a model of numbers, not of pixels")
-        check_uncontrolled(model, str(pipeline.path))
+        if controlnets:
+            model = model.with_controlnets(*map(trained_controlnet, controlnets))
         return cls(pipeline, model.to(on))
 
     @property
@@ -73,7 +81,12 @@ class PictureModel:
         return shape
 
     def conditioned(
-        self, options: ConditionOptions, n: int, *, every_class: bool = False
+        self,
+        options: ConditionOptions,
+        n: int,
+        *,
+        every_class: bool = False,
+        control: Sequence[Control] | None = None,
     ) -> tuple[Any, Condition | None]:
         """What is walked, guided, and its condition for each of `n` pictures.
 
@@ -81,6 +94,7 @@ class PictureModel:
             options: what was asked for.
             n: how many pictures.
             every_class: without a label, condition on all classes in turn.
+            control: what `commands.controls.read_controls` read.
 
         Raises:
             NelboError: a label or prompt for a model that takes none, or a label that is none of
@@ -96,11 +110,12 @@ class PictureModel:
             condition=condition,
             prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
             negative_prompt=options.negative,
+            control=control,
             guidance=self._strength(options, prompted=bool(prompts)),
         )
 
     def conditioned_between(
-        self, options: ConditionOptions, frames: int
+        self, options: ConditionOptions, frames: int, control: Sequence[Control] | None = None
     ) -> tuple[Any, Condition | None]:
         """As `conditioned`, for `frames` pictures between two prompts.
 
@@ -116,6 +131,7 @@ class PictureModel:
             frames,
             condition=self.model.condition_between(prompts[0], prompts[1], frames),
             negative_prompt=options.negative,
+            control=control,
             guidance=self._strength(options, prompted=True),
         )
 

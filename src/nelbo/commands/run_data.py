@@ -14,6 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.data import ImageData, load_data
+from nelbo.data.controls import CHANNELS, controls_of
 from nelbo.data.duplicates import without_duplicates
 from nelbo.data.folder import LEVELS
 from nelbo.data.sources import (
@@ -128,6 +129,7 @@ def load_with_data(
     seed: int = 0,
     quiet: bool = False,
     scaled: bool = True,
+    control: str | None = None,
 ) -> tuple[Model, ImageData]:
     """The model on a device, and the images in its size; pictures that were skipped are named.
 
@@ -140,13 +142,14 @@ def load_with_data(
         seed: as `data_for_run`.
         quiet: name nothing.
         scaled: fit the scale of a decoder to the images, where the likelihood lacks it.
+        control: as `with_controls`.
 
     Raises:
         NelboError: a model that cannot be loaded, or as `data_for_run`.
     """
     model = pipeline.model().to(device)
-    check_uncontrolled(model, str(pipeline.path))
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
+    data = with_controls(pipeline, model, data, control, seed)
     if not quiet:
         mention_skipped(data)
         mention_duplicates(data)
@@ -179,6 +182,7 @@ def load_asked(
         seed=options.computing.seed,
         quiet=quiet,
         scaled=scaled,
+        control=getattr(options, "control", None),
     )
 
 
@@ -198,14 +202,41 @@ def fit_missing_scale(
         )
 
 
-def check_uncontrolled(model: Model, path: str) -> None:
-    """Raise `NelboError` for a model with a ControlNet, which no command gives its control."""
-    if model.control_shape is not None:
+def with_controls(
+    pipeline: Pipeline, model: Model, data: ImageData, asked: str | None, seed: int
+) -> ImageData:
+    """The images with the controls that a model with a ControlNet reads.
+
+    Args:
+        pipeline: where the model is.
+        model: the model.
+        data: the images.
+        asked: what the control shows; "none" for the base alone; None as the run was trained.
+        seed: of what is left to chance.
+
+    Raises:
+        NelboError: no run's control where none is asked for, one for a model without ControlNet, or
+            as `nelbo.data.controls.controls_of`.
+    """
+    shape = model.control_shape
+    if shape is None:
+        if asked is not None:
+            raise NelboError(f"--control: {pipeline.path} has no ControlNet")
+        return data
+    asked = asked or pipeline.notes.get("control")
+    if asked is None:
         raise NelboError(
-            f"{path} has a ControlNet, and the command line has no option for its control: use it "
-            f"in Python, nelbo.load({path!r}).sample(1, prompt=..., control=...), or leave the "
-            "ControlNet out: give the pipeline that it was made for"
+            f"{pipeline.path} has a ControlNet and does not record what its control shows: nelbo "
+            "evaluate --control names it, and --control none evaluates the base alone"
         )
+    if asked == "none":
+        return data
+    if shape != (CHANNELS, *data.shape[1:]):
+        raise NelboError(
+            f"the ControlNets of {pipeline.path} read controls of shape {shape}, and one of "
+            f"{data.source} has {(CHANNELS, *data.shape[1:])}: give --control none"
+        )
+    return controls_of(asked, data).of_all(data, seed)
 
 
 def data_for_run(

@@ -13,6 +13,7 @@ from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
+from nelbo.commands.controls import read_controls
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import (
     PictureModel,
@@ -22,6 +23,7 @@ from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.evidence.sample_reading import SampleReading
 from nelbo.formats import Pipeline
+from nelbo.networks.control import Control
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
@@ -44,11 +46,13 @@ def run(options: Sample) -> None:
     if options.judged.quality:
         source = check_data(pipeline, options.judged.data, "train")
     sampler = _sampler(options, pipeline)
-    pictures = PictureModel.load(pipeline, options.computing.device)
+    controlled = options.controlled
+    pictures = PictureModel.load(pipeline, options.computing.device, controlled.controlnet)
+    control = read_controls(controlled, pictures, n)
     compared = None
     if source is not None:
         compared = Compared.load(source, pictures.model, options.judged.features)
-    chain, condition = _conditioned(options, pictures, n, compared)
+    chain, condition = _conditioned(options, pictures, n, compared, control)
     if options.levels == "optimal":
         chain = optimal_chain(chain, options.sampling.steps)
     film = None
@@ -81,16 +85,22 @@ def run(options: Sample) -> None:
 
 
 def _conditioned(
-    options: Sample, pictures: PictureModel, n: int, compared: Compared | None
+    options: Sample,
+    pictures: PictureModel,
+    n: int,
+    compared: Compared | None,
+    control: list[Control] | None,
 ) -> tuple[Any, Condition | None]:
     """The guided chain, and its condition for each image.
 
     Images to compare are of the classes as often as those they are compared with.
     """
     if options.interpolate is not None:
-        chain, condition = pictures.conditioned_between(options.condition, options.interpolate)
+        frames = options.interpolate
+        of_row = None if control is None else [replace(c, image=c.image[:frames]) for c in control]
+        chain, condition = pictures.conditioned_between(options.condition, frames, of_row)
         return chain, condition and condition.repeat(n // options.interpolate)
-    chain, condition = pictures.conditioned(options.condition, n, every_class=True)
+    chain, condition = pictures.conditioned(options.condition, n, every_class=True, control=control)
     if compared is not None and condition is not None and not options.condition.labels():
         labels = compared.labels(n, pictures.num_classes, options.computing.seed)
         if labels is not None:

@@ -182,10 +182,9 @@ def _frame(
     options: TrainOptions, kind: type[Kind], start: Start | None
 ) -> tuple[int | str | Size | None, int | None]:
     """The size and channels to cut the images to: as asked, or as a trained model has them."""
-    if start is None or options.data in FIXED_SIZE:
+    if options.data in FIXED_SIZE:
         return options.size, options.channels
-    size, channels = kind.frame(start.model)
-    return options.size or size, options.channels or channels
+    return kind.asked_frame(options, start)
 
 
 def _predates_validation(options: TrainOptions) -> bool:

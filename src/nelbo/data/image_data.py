@@ -44,11 +44,13 @@ class ImageData:
         splits: the split of each image, "train", "validation" or "test"; or None.
         duplicates: number of test images that are also in other splits; see `duplicates`.
         left_out: number of duplicates that were left out here.
+        controls: a spatial control of each, 0..255, (N, C, H, W) uint8; or None. See
+            `nelbo.data.controls`.
         split_note: how the splits were formed, if the names in the source leave it open.
 
     Raises:
         NelboError: no images, a pixel level outside 0..levels−1, or another number of names,
-            labels, captions or keys than of images.
+            labels, captions, keys or controls than of images.
     """
 
     source: str
@@ -68,6 +70,7 @@ class ImageData:
     split_note: str | None = None
     duplicates: int = 0
     left_out: int = 0
+    controls: UInt8[Tensor, "controls channels_of_control height width"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -79,7 +82,7 @@ class ImageData:
                 f"{self.source} is declared with {self.levels} pixel levels but holds pixel level "
                 f"{highest}; expected 0..{self.levels - 1}"
             )
-        for kind in ("names", "labels", "captions", "pixel_keys", "splits"):
+        for kind in ("names", "labels", "captions", "pixel_keys", "splits", "controls"):
             values = getattr(self, kind)
             if values is not None and len(values) != len(self.images):
                 raise NelboError(
@@ -125,6 +128,7 @@ class ImageData:
             captions=None if self.captions is None else _take(self.captions, index),
             pixel_keys=None if self.pixel_keys is None else self.pixel_keys[index],
             splits=None if self.splits is None else _take(self.splits, index),
+            controls=None if self.controls is None else self.controls[index],
             stream=None,
         )
 
@@ -141,7 +145,7 @@ class ImageData:
             self.images.float(), (height, width), mode="bilinear", antialias=True
         )
         images = resized.round().clamp(0, self.levels - 1).to(torch.uint8)
-        return replace(self, images=images, pixel_keys=None, stream=None)
+        return replace(self, images=images, pixel_keys=None, stream=None, controls=None)
 
     def condition(self, index: Tensor | slice = slice(None)) -> Condition | None:
         """The labels of some images as a condition; None without labels."""

@@ -178,6 +178,19 @@ def with_crops(source: str, crops: int | None) -> str:
     return f"{source}{'&' if options else '?'}crops={crops}"
 
 
+def with_column(source: str, column: str) -> str | None:
+    """The source with another column of pictures, in the same rows; None where it is no table."""
+    typed = _typed_path(source)
+    path = Path(typed).expanduser()
+    is_file = path.suffix.lower() == ".parquet"
+    if is_local(source) and not (is_file or (path.is_dir() and _holds_parquet(path))):
+        return None
+    if not is_local(source) and not (typed in HUB_NAMES or typed.startswith(HUB)):
+        return None
+    options = _options(source, source[len(typed) + 1 :]) | {"image": column}
+    return f"{typed}?{'&'.join(f'{name}={value}' for name, value in options.items())}"
+
+
 def _crops(source: str, options: Mapping[str, str]) -> int:
     """The number of crops of each picture in the options of a folder."""
     for name in options:

@@ -86,9 +86,9 @@ def fitting_control(image: Tensor, shape: Sequence[int], n: int, *, exact: bool 
             + ("1 channel of grey" if channels == 1 else f"{channels}, a grey one repeated")
         )
     if not exact and tuple(image.shape[2:]) != (height, width):
-        found = "×".join(map(str, image.shape[2:]))
+        size = "×".join(map(str, image.shape[2:]))
         warnings.warn(
-            f"the control is {found}, the model takes {height}×{width} (height × width): cut in "
+            f"the control is {size}, the model takes {height}×{width} (height × width): cut in "
             "the middle and resized",
             stacklevel=4,
         )

@@ -294,6 +294,10 @@ class Diffusion(DescribedChain):
         """The same model with a profile, and with another variance where one is named."""
         return self.replace(profile=profile, variance=variance)
 
+    def with_network(self, network: Network) -> Diffusion:
+        """The same model with another network."""
+        return self.replace(network=network)
+
     def with_controlnets(self, *controlnets: ControlNet) -> Diffusion:
         """The same model with ControlNets on its UNet, beside any; see `BaseModel`."""
         network = self.unguided.network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -384,8 +384,13 @@ def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
 
 
 def condition_for(model: Model, data: ImageData) -> Condition | None:
-    """What the model is conditioned on for each image; see `Model.condition_for`."""
-    return model.condition_for(len(data), data.labels, data.captions)
+    """What the model is conditioned on for each image, its control included where it has one; see
+    `Model.condition_for`."""
+    condition = model.condition_for(len(data), data.labels, data.captions)
+    if data.controls is None or model.control_shape is None:
+        return condition
+    control = data.controls.to(model.device).float() / 255
+    return replace(condition or Condition(), control=control)
 
 
 def check_fits(model: Model, data: ImageData) -> None:

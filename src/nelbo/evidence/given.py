@@ -80,4 +80,8 @@ def given_of(model: Model, data: ImageData) -> Given:
         known = model.num_classes and data.labels is not None
         having = int((data.labels >= 0).sum()) if known and data.labels is not None else 0
         what = "class" if known else ""
+    if data.controls is not None and model.control_shape is not None:
+        return Given(
+            f"{what} and the control" if what else "control", len(data), len(data), model.guidance
+        )
     return Given(what, having, len(data), model.guidance)

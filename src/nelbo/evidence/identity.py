@@ -51,5 +51,6 @@ def _of_images(data: ImageData) -> dict[str, Any]:
         "names of the images": digest([json.dumps(data.names)]),
         "pixels": f"{shape}, {digest(data.images.split(_AT_ONCE))}",
         "captions": "-" if captions is None else digest([captions]),
+        "controls": "-" if data.controls is None else digest(data.controls.split(_AT_ONCE)),
         "labels": "-" if data.labels is None else digest(labels),
     }

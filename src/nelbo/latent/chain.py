@@ -103,6 +103,10 @@ class LatentChain(DescribedLatents):
         """The same model with ControlNets on the network of its prior, beside any there."""
         return self.with_prior(self.prior.with_controlnets(*controlnets))
 
+    def with_network(self, network: Any) -> Self:
+        """The same model with another network of its prior."""
+        return self.with_prior(self.prior.with_network(network))
+
     def with_prior(self, prior: Diffusion) -> Self:
         """A model that shares everything but the prior."""
         model = type(self)(

@@ -67,7 +67,7 @@ class ControlledUNet(nn.Module):
         strengths: Sequence[Strength] | None = None,
     ) -> None:
         super().__init__()
-        nets = [controlnets] if isinstance(controlnets, ControlNet) else list(controlnets)
+        nets = [controlnets] if isinstance(controlnets, nn.Module) else list(controlnets)
         if strengths is None:
             scales = [scale] * len(nets) if isinstance(scale, int | float) else scale
             strengths = [Strength(each) for each in scales]

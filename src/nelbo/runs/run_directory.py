@@ -62,6 +62,7 @@ _OWN = (
     "vqvae",
     "text_encoder",
     "tokenizer",
+    "controlnet",
     AUTOENCODER_RUN,
 )
 # The stages of a run that replaces another: it grows, it has won, the old one is gone.

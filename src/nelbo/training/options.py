@@ -16,7 +16,7 @@ from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.ranges import at_least_one
 
-KindName = Literal["pixel", "autoencoder", "latent"]
+KindName = Literal["pixel", "autoencoder", "latent", "controlnet"]
 NAMES: tuple[KindName, ...] = get_args(KindName)
 
 
@@ -51,9 +51,10 @@ class TrainOptions:
     free: ClassVar[tuple[str, ...]] = ()
     suits: ClassVar[tuple[str, ...]] = ()
     kind: Annotated[Literal["auto"] | KindName, tyro.conf.arg(name="model")] = "auto"
-    """What to train: pixel, a diffusion model of the images; autoencoder; or latent, a diffusion
-    model of the latents of an autoencoder. auto is latent for emoji and pixel for other data. Each
-    has options of its own: --model latent --help."""
+    """What to train: pixel, a diffusion model of the images; autoencoder; latent, a diffusion model
+    of the latents of an autoencoder; or controlnet, spatial control of a trained model. auto is
+    latent for emoji and pixel for other data. Each has options of its own: --model latent
+    --help."""
     out: Path | None = None
     """The run directory to make, or to go on with."""
     overwrite: bool = False

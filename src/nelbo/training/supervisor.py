@@ -94,6 +94,7 @@ class Supervisor:
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
         self._validated: tuple[int, float] | None = None
+        self._figures: dict[str, float] = {}
         # Not read from the disk: there one process may be ahead of another.
         self._saved_step: int | None = None
 
@@ -166,6 +167,7 @@ class Supervisor:
             if config.validate_every and step.step % config.validate_every == 0:
                 improved = self._validate(step.step)
                 row[VALIDATION] = self._validated[1] if self._validated else None
+                row |= self._figures
             if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
                 self._log(row)
             if config.snapshot_every and step.step % config.snapshot_every == 0:
@@ -187,7 +189,8 @@ class Supervisor:
         model, bits = self.trainer.average.model, 0.0
         takes_part = self._is_main or self.trainer.processes.sharded
         if takes_part:
-            bits = self.kind.reading(model).mean().item()
+            each = self.kind.reading(model)
+            bits, self._figures = each.mean().item(), self.kind.of_reading(each)
         # Every process goes by what the first one read.
         bits = self.trainer.processes.of_first(bits)
         self._validated = step, bits

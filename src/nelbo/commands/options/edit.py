@@ -12,6 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.commands.groups import (
     Computing,
     ConditionOptions,
+    ControlOptions,
     SamplerOptions,
     at_least_one,
     check_counts,
@@ -52,6 +53,7 @@ class Edit:
     refuses them."""
     sampling: SamplerOptions = field(default_factory=SamplerOptions)
     condition: ConditionOptions = field(default_factory=ConditionOptions)
+    controlled: ControlOptions = field(default_factory=ControlOptions)
     batch_size: int = 64
     """Images at a time; the images do not depend on it."""
     computing: Computing = field(default_factory=Computing)
@@ -60,6 +62,7 @@ class Edit:
         """Raise `NelboError` for options that make no sense."""
         self.computing.check()
         self.condition.check()
+        self.controlled.check()
         self.sampling.check()
         check_counts(self.n, self.batch_size)
         check_png(self.out)

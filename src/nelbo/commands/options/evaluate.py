@@ -25,6 +25,9 @@ class Evaluate:
     a plain VAE, with its PSNR."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
+    control: str | None = None
+    """Of a model with a ControlNet, what its control shows, as in `nelbo train --model controlnet`,
+    by default as the run was trained; measure what it explains as well. none is the base alone."""
     split: str = "test"
     """Which images: train, validation, test or all."""
     keep_duplicates: bool = False

@@ -14,6 +14,7 @@ from nelbo.base.suggestions import listed
 from nelbo.commands.groups import (
     Computing,
     ConditionOptions,
+    ControlOptions,
     QualityOptions,
     SamplerOptions,
     check_counts,
@@ -43,7 +44,8 @@ class Sample:
     """What the animation shows: the state, or the data predicted from it."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
     """How many images, image i of a seed being always the same; by default one for each of several
-    labels or prompts, 4 of one prompt, else 16. With --interpolate how many rows, 1 by default."""
+    labels, prompts or controls, 4 of one prompt or control, else 16. With --interpolate how many
+    rows, 1 by default."""
     scale: int | None = None
     """Whole factor to enlarge the pictures of the grid and animation by, each pixel a block; by
     default what makes small ones easy to see. 1 leaves them as they are; --files always are."""
@@ -54,6 +56,7 @@ class Sample:
     variance, once `nelbo fit` has measured the run."""
     sampling: SamplerOptions = field(default_factory=SamplerOptions)
     condition: ConditionOptions = field(default_factory=ConditionOptions)
+    controlled: ControlOptions = field(default_factory=ControlOptions)
     judged: QualityOptions = field(default_factory=QualityOptions)
     batch_size: int = 64
     """Images at a time; the images do not depend on it."""
@@ -63,6 +66,7 @@ class Sample:
         """Raise `NelboError` for options that make no sense."""
         self.computing.check()
         self.condition.check()
+        self.controlled.check()
         self.sampling.check()
         if self.interpolate is not None and self.interpolate < 2:
             raise NelboError(f"--interpolate must be at least 2, got {self.interpolate}")
@@ -85,9 +89,11 @@ class Sample:
         if self.n is not None:
             return self.n
         labels, prompts = len(self.condition.labels()), len(self.condition.prompts())
-        if prompts == 1:
+        controls = max(map(len, self.controlled.control), default=0)
+        most = max(labels, prompts, controls)
+        if most == 1 and (prompts or controls):
             return _OF_ONE_PROMPT
-        return max(labels, prompts) if max(labels, prompts) > 1 else _IMAGES
+        return most if most > 1 else _IMAGES
 
     def file(self, i: int) -> Path:
         """Where image i is written on its own."""

@@ -108,7 +108,10 @@ class Watch:
             if len(change) > 1:
                 row["change_error"] = float(change.std() / math.sqrt(len(change)))
         self.bits_per_dim, self._last = row["bits_per_dim"], bits
+        figures = self.kind.of_reading(bits)
         if self.trainer.processes.is_main:
+            if figures:
+                self.run.append_metrics({"step": step.step, "seconds": step.seconds, **figures})
             self.run.append_reading({k: v for k, v in row.items() if math.isfinite(v)})
 
     @property

@@ -132,7 +132,8 @@ class Kind(ABC):
         """Whether a model of this kind is in a directory: a pipeline, whose index is written last,
         unless a kind keeps its models otherwise."""
         try:
-            return Pipeline.open(path).kind == cls.name
+            pipeline = Pipeline.open(path)
+            return pipeline.kind == cls.name and not pipeline.is_controlled
         except NelboError:
             return False
 
@@ -161,6 +162,16 @@ class Kind(ABC):
             return None, None
         channels, height, width = model.shape
         return (height, width), channels
+
+    @classmethod
+    def asked_frame(
+        cls, options: Any, start: Start | None
+    ) -> tuple[int | str | Size | None, int | None]:
+        """The size and channels to cut the images to: as asked, or as a trained model has them."""
+        if start is None:
+            return options.size, options.channels
+        size, channels = cls.frame(start.model)
+        return options.size or size, options.channels or channels
 
     @classmethod
     def stages(
@@ -200,6 +211,10 @@ class Kind(ABC):
     def reading(self, module: Any, images: int = READ) -> Tensor:
         """The negative bound of each of at most this number of held-out images, (n,), or their
         mean, (1,), bits per dimension; from the same noise each time."""
+
+    def of_reading(self, bits: Tensor) -> dict[str, float]:
+        """Further figures of what `reading` returned, by their names in metrics.jsonl."""
+        return {}
 
     @abstractmethod
     def picture(self, module: Any, seed: int, calls: int | None = None) -> Image:

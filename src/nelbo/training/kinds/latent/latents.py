@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
@@ -67,6 +67,15 @@ class LatentData:
         values = {name: getattr(self, name) for name in each}
         taken = {k: v[index] for k, v in values.items() if v is not None}
         return replace(self, **taken, keys=None, mirrored=False)
+
+    def condition(self, dropped: Bool[Tensor, " n"]) -> Condition | None:
+        """The embedded captions and labels, dropped from some; None where there are neither."""
+        condition = Condition()
+        if self.captions is not None and self.caption_index is not None:
+            condition = self.captions[self.caption_index.masked_fill(dropped, 0)]
+        if self.labels is not None:
+            condition = replace(condition, label=self.labels.masked_fill(dropped, -1))
+        return condition if condition.batch_size else None
 
     def scaled(self, factor: float) -> LatentData:
         """The latents as a prior of another scale sees them, `factor` times as large."""

@@ -99,14 +99,10 @@ class PriorObjective(nn.Module):
         source = generator.device if generator is not None else device
         chance = torch.rand(part.batch, generator=generator, device=source)[part.slice]
         dropped = chance.to(device) < self.condition_dropout
-        condition = Condition()
+        condition = latents.condition(dropped)
         if self.text is not None and latents.tokens is not None:
             tokens = torch.where(dropped[:, None], self.empty_tokens, latents.tokens)
-            condition = Condition(text=self.text(tokens))
-        elif latents.captions is not None and latents.caption_index is not None:
-            condition = latents.captions[latents.caption_index.masked_fill(dropped, 0)]
-        if latents.labels is not None:
-            condition = replace(condition, label=latents.labels.masked_fill(dropped, -1))
+            condition = replace(condition or Condition(), text=self.text(tokens))
         return condition
 
     def _check_condition(self, latents: LatentData) -> None:

@@ -1,0 +1,107 @@
+"""The controls that commands are given as pictures, as the ControlNets of a model read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nelbo.base.console import say
+from nelbo.base.errors import NelboError
+from nelbo.commands.groups import ControlOptions
+from nelbo.commands.picture_model import PictureModel
+from nelbo.data.annotators import ANNOTATORS, OF_LINES
+from nelbo.data.controls import Annotated
+from nelbo.data.image_file import examine, read_image
+from nelbo.networks.control import Control
+
+# A control of lines that is lighter than this on average is one of dark lines on paper.
+_PAPER = 0.5
+
+
+def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> list[Control] | None:
+    """The control of each ControlNet for `n` images; None where none is asked for.
+
+    Raises:
+        NelboError: a model without ControlNets, another number of controls or strengths than of
+            them, more pictures than images, or a file that is no picture.
+    """
+    shape = pictures.model.control_shape
+    if not options.control:
+        if shape is not None:
+            say("note: without --control the base alone draws")
+        return None
+    if shape is None:
+        raise NelboError(
+            f"--control: {pictures.path} has no ControlNet; --controlnet puts one on it"
+        )
+    channels: list[int] = pictures.model.chain.network.control_channels
+    groups = list(options.control)
+    if len(channels) == 1:
+        groups = [tuple(path for group in groups for path in group)]
+    if len(groups) != len(channels):
+        raise NelboError(
+            f"--control was given {len(groups)} times, and {pictures.path} has {len(channels)} "
+            "ControlNets: give it once for each"
+        )
+    scales, starts, ends = (
+        _each(name, getattr(options, name), usual, len(channels))
+        for name, usual in (("control_scale", None), ("control_start", 0.0), ("control_end", 1.0))
+    )
+    annotator = _annotator(options, pictures)
+    controls = []
+    for i, (paths, count) in enumerate(zip(groups, channels, strict=True)):
+        if len(paths) > n:
+            raise NelboError(f"-n {n} draws {n} of {len(paths)} controls: give -n {len(paths)}")
+        read = [_read(path, (count, *shape[1:]), pictures, annotator) for path in paths]
+        images = torch.stack([read[k % len(read)] for k in range(n)]).to(pictures.device)
+        start, end = starts[i], ends[i]
+        assert start is not None
+        assert end is not None
+        controls.append(Control(images, scales[i], start, end, options.guess))
+    return controls
+
+
+def _each(
+    name: str, given: tuple[float, ...], usual: float | None, count: int
+) -> list[float | None]:
+    """One value a ControlNet, of one for all or one each."""
+    if len(given) not in (0, 1, count):
+        option = f"--{name.replace('_', '-')}"
+        raise NelboError(f"{option} has {len(given)} values for {count} ControlNets")
+    return [*given] * (1 if len(given) == count else count) if given else [usual] * count
+
+
+def _annotator(options: ControlOptions, pictures: PictureModel) -> Annotated | None:
+    """What makes controls of pictures, if that is asked for."""
+    if not options.annotate:
+        return None
+    name = pictures.pipeline.notes.get("control")
+    if name not in ANNOTATORS:
+        raise NelboError(
+            f"--annotate: {pictures.path} was not trained with an annotator's controls; give the "
+            "controls themselves"
+        )
+    return Annotated(name)
+
+
+def _read(
+    path: Path, shape: tuple[int, ...], pictures: PictureModel, annotator: Annotated | None
+) -> Tensor:
+    """A control, (C, H, W) in [0, 1]."""
+    size, wanted = examine(path).size, (shape[1], shape[2])
+    if size is not None and size != wanted:
+        found, takes = (f"{one}×{two}" for one, two in (size, wanted))
+        say(
+            f"note: {path} is {found} pixels, the control {takes} (height × width): cut in the "
+            "middle and scaled"
+        )
+    pixels = read_image(path, shape)
+    if annotator is not None:
+        return annotator.of(pixels[None], torch.zeros(1, dtype=torch.int64), (0,))[0] / 255
+    control = pixels / 255
+    if pictures.pipeline.notes.get("control") in OF_LINES and float(control.mean()) > _PAPER:
+        say(f"note: {path} is dark on light, and is inverted: lines of this run are light on dark")
+        control = 1 - control
+    return control

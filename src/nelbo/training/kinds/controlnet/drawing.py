@@ -1,0 +1,43 @@
+"""Samples that are drawn by the controls of held-out images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.data import ImageData
+from nelbo.evidence.evaluation import condition_for
+from nelbo.formats import Pipeline
+
+
+def usual_guidance(path: str) -> float:
+    """The guidance that the model of a run draws its own samples with, 1 where it has none."""
+    return Pipeline.open(path).notes.get("settings", {}).get("model", {}).get("guidance") or 1.0
+
+
+@torch.no_grad()
+def controlled_samples(
+    model: Any, path: str, data: ImageData, steps: int, guidance: float, seed: int
+) -> Tensor:
+    """A sample for the control, and the caption or class, of each image: pixel levels, uint8.
+
+    Args:
+        model: with its ControlNet.
+        path: of the pipeline that describes the sampler.
+        data: the images, with their controls.
+        steps: network calls of each.
+        guidance: of a model that is conditioned on text or classes.
+        seed: of the noise.
+    """
+    condition = condition_for(model, data)
+    guided = model.reads_text or bool(model.num_classes)
+    samples = model.sample(
+        len(data),
+        Pipeline.open(path).usual_sampler(min(steps, model.chain.num_levels)),
+        condition=condition,
+        guidance=guidance if guided else 1.0,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return model.data.to_levels(samples).byte().cpu()

@@ -1,0 +1,108 @@
+"""What a ControlNet is trained on: states of the base's chain, with their conditions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.base.console import MESSAGES
+from nelbo.chain.conditioning import Condition
+from nelbo.diffusion.objectives import BatchPart, part_of_noise
+from nelbo.evidence.autoencoder import fit_scale
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.task import ImageSource
+
+
+class Examples(ABC):
+    """The states of the images to train on."""
+
+    @abstractmethod
+    def draw(
+        self,
+        images: Tensor,
+        index: Tensor,
+        flipped: Tensor,
+        dropped: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+        """x_0 of a part of a batch, its condition, and what each image costs beside the chain.
+
+        Args:
+            images: the pixel levels of the part.
+            index: which examples the whole batch has.
+            flipped: which of the part are mirrored.
+            dropped: from which of the part text or label is withheld.
+            part: which part it is.
+            generator: the source of all draws.
+        """
+
+
+class PixelExamples(Examples):
+    """Images themselves, with their labels where the base takes any."""
+
+    def __init__(self, base: Any, source: ImageSource) -> None:
+        self.base, self.source = base, source
+
+    def draw(
+        self,
+        images: Tensor,
+        index: Tensor,
+        flipped: Tensor,
+        dropped: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+        """As `Examples.draw`."""
+        images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+        x_0 = self.base.data.to_network(images).to(self.base.device)
+        labels = self.source.labels(index) if self.base.num_classes else None
+        if labels is None:
+            return x_0, None, None
+        label = labels[part.slice].masked_fill(dropped.cpu(), -1)
+        return x_0, Condition(label=label.to(self.base.device)), None
+
+
+class LatentExamples(Examples):
+    """Latents that are encoded once, with the captions as the base's text encoder reads them."""
+
+    def __init__(self, base: Any, images: TrainingImages, *, mirrored: bool) -> None:
+        with MESSAGES.status("Encoding the images"):
+            if base.decoder_scale is None:
+                base.decoder_scale = fit_scale(base.autoencoder, images.for_fits)
+            captions = images.train.captions
+            if base.text is not None and captions is None:
+                captions = (None,) * len(images.train)
+            generator = torch.Generator().manual_seed(0)
+            self.latents = encode_data(
+                base, images.train, captions, mirrored=mirrored, generator=generator
+            )
+        self.count = len(images.train)
+
+    def draw(
+        self,
+        images: Tensor,
+        index: Tensor,
+        flipped: Tensor,
+        dropped: Tensor,
+        part: BatchPart,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+        """As `Examples.draw`."""
+        device = self.latents.mean.device
+        some = self.latents.take((index[part.slice] + self.count * flipped.cpu()).to(device))
+        z = some.mean + some.stddev * part_of_noise(some.mean, part, generator)
+        return z, some.condition(dropped.to(device)), some.cost
+
+
+def examples_of(
+    base: Any, images: TrainingImages, source: ImageSource, *, mirrored: bool
+) -> Examples:
+    """The states of the images to train on, as the base has them."""
+    if base.chain is base:
+        return PixelExamples(base, source)
+    return LatentExamples(base, images, mirrored=mirrored)

@@ -1,0 +1,213 @@
+"""ControlNets, from their settings to their report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.estimate import Estimate
+from nelbo.chain.model import Model
+from nelbo.data import ImageData
+from nelbo.data.controls import controls_of
+from nelbo.data.credits import ORIGIN
+from nelbo.data.size import Size
+from nelbo.diffusion.objectives import check_objective
+from nelbo.evidence.evaluation import check_fits
+from nelbo.formats import Pipeline, save
+from nelbo.formats.files import read_own, write_json
+from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
+from nelbo.networks import ControlledUNet, ControlNet
+from nelbo.report.grids import image_grid
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.controlnet.base import (
+    base_within,
+    fresh_controlnet,
+    read_base,
+    trained_controlnet,
+)
+from nelbo.training.kinds.controlnet.drawing import controlled_samples, usual_guidance
+from nelbo.training.kinds.controlnet.examples import examples_of
+from nelbo.training.kinds.controlnet.objective import ControlObjective
+from nelbo.training.kinds.controlnet.options import TrainControl
+from nelbo.training.kinds.controlnet.report import ControlEnd
+from nelbo.training.kinds.controlnet.task import ControlTask
+from nelbo.training.kinds.final_samples import LATENT_STEPS
+from nelbo.training.kinds.kind import READ, Ending, Kind, grid_of
+from nelbo.training.kinds.refinement import MOST_IMAGES
+from nelbo.training.run_model import assign_weights
+from nelbo.training.start import Start
+from nelbo.training.start_from import origin_of
+from nelbo.training.task import ImageSource
+from nelbo.training.trainer import Step
+from nelbo.training.validation import IMAGES, Validation
+
+
+class ControlNets(Kind):
+    """A ControlNet of a base that stays as it is."""
+
+    name = "controlnet"
+    options: TrainControl
+
+    def __init__(
+        self,
+        options: TrainControl,
+        images: TrainingImages,
+        device: torch.device,
+        start: Start | None = None,
+    ) -> None:
+        assert options.control is not None
+        check_objective(options.training.objective, options.training.level_shift)
+        # First what would be refused after the images have been encoded.
+        controls = controls_of(options.control, images.train)
+        path, base = _base(options)
+        check_fits(base, images.train)
+        self.options = options
+        self.label_names = tuple((read_own(path) or {}).get("label_names") or ())
+        self.base, self._path = base.to(device), path
+        self._origin = origin_of(options.base or path)
+        torch.manual_seed(options.training.seed)
+        net = fresh_controlnet(base) if start is None else start.model
+        # Which checks that it is of this base.
+        self.task = self._task(ControlledUNet(base.chain.network, net).nets[0], images, controls)
+        validation = images.validation.subset(IMAGES, 0)
+        controls = controls_of(options.control, validation)
+        self._watched = controls.of_all(validation)
+        self._validation = Validation(self._watched)
+        self._without: dict[int, Tensor] = {}
+        self._explained: Estimate | None = None
+
+    def _task(self, net: ControlNet, images: TrainingImages, controls: Any) -> ControlTask:
+        training = self.options.training
+        source = ImageSource(images.train, training.seed)
+        examples = examples_of(self.base, images, source, mirrored=training.horizontal_flip)
+        objective = ControlObjective(net.requires_grad_(True), self.base.chain)
+        dropout = self.options.model.control_dropout
+        return ControlTask(objective, source, examples, controls, training, dropout)
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether a pipeline with a ControlNet is in a directory."""
+        try:
+            return Pipeline.open(path).is_controlled
+        except NelboError:
+            return False
+
+    @classmethod
+    def starting_model(cls, path: str) -> ControlNet:
+        """A ControlNet, of a directory of its own or of a run."""
+        try:
+            return trained_controlnet(path)
+        except NelboError as error:
+            raise NelboError(f"--start-from: {error}".replace("--start-from: --", "--")) from error
+
+    @classmethod
+    def asked_frame(
+        cls, options: TrainControl, start: Start | None
+    ) -> tuple[int | str | Size | None, int | None]:
+        """That of the base."""
+        size, channels = cls.frame(_base(options)[1])
+        return options.size or size, options.channels or channels
+
+    def whole(self, trained: ControlObjective) -> Model:
+        """The base with this ControlNet."""
+        network = ControlledUNet(self.base.chain.network, trained.controlnet)
+        return self.base.with_network(network).eval()
+
+    def save(self, module: ControlObjective, directory: Path, notes: Mapping[str, Any]) -> None:
+        """The pipeline of the base with the ControlNet; the base's part of it is written once."""
+        if (directory / INDEX_FILE).is_file():
+            module.controlnet.save_pretrained(directory / "controlnet")
+            write_json(directory / NELBO_FILE, {**(read_own(directory) or {}), **notes})
+            return
+        save(
+            self.whole(module), directory, sampler=Pipeline.open(self._path).sampler(), notes=notes
+        )
+
+    def reading(self, module: ControlObjective, images: int = READ) -> Tensor:
+        """The bound of validation images with their captions or labels, and their controls."""
+        return self._validation.each(self.whole(module), images)
+
+    def of_reading(self, bits: Tensor) -> dict[str, float]:
+        """What the control explains of the images that were read: the bound of the base without
+        it less that with it, at the same levels and noise."""
+        count = len(bits)
+        if count not in self._without:  # the base does not change
+            self._without[count] = self._validation.each(self.base, count)
+        explained = (self._without[count] - bits) * math.prod(self._watched.shape)
+        self._explained = Estimate.of(explained, 0.0)
+        return {
+            "explained_bits": self._explained.mean,
+            "explained_error": self._explained.standard_error,
+        }
+
+    def progress(self, step: Step) -> str:
+        """The loss, and what the control explains."""
+        text = f"loss {step.running_loss:.4f}"
+        if self._explained is not None:
+            mean, error = self._explained.mean, self._explained.standard_error
+            text += f" · the control explains {mean:.1f} ± {error:.1f} bits an image"
+        return text
+
+    def picture(self, module: ControlObjective, seed: int, calls: int | None = None) -> Image:
+        """Controls of held-out images, each beside what is drawn by it."""
+        whole = self.whole(module)
+        n, steps = grid_of(
+            None if calls is None else calls // 2, min(LATENT_STEPS, whole.chain.num_levels)
+        )
+        data = self._watched.take(slice(n))
+        guidance = self.options.model.guidance or usual_guidance(self._path)
+        drawn = controlled_samples(whole, self._path, data, steps, guidance, seed)
+        return image_grid(beside(data, drawn), data.levels)
+
+    def notes(self, start: Start | None) -> dict[str, Any]:
+        """What nelbo.json records: also the base and the control."""
+        found = super().notes(start)
+        found.setdefault(ORIGIN, self._origin)
+        return {**found, "base": self._origin["model"], "control": self.options.control}
+
+    @classmethod
+    def with_weights(cls, model: Any, weights: Mapping[str, Tensor], run: str) -> Any:
+        """The model with this ControlNet."""
+        network = model.chain.network
+        base = model.with_network(network.unet)
+        assign_weights(ControlObjective(network.nets[0], base.chain), weights, run)
+        return model
+
+    @classmethod
+    def report(cls, run: RunDirectory, model: Any, ending: Ending) -> dict[str, Any]:
+        """The bound of held-out images with their controls, what these explain, and samples."""
+        few = ending.test.subset(ending.asked.images or MOST_IMAGES["test"], ending.seed)
+        test = controls_of(run.notes["control"], few).of_all(few, ending.seed)
+        return ControlEnd(run, model, replace(ending, test=test)).report()
+
+
+def beside(data: ImageData, drawn: Tensor) -> Tensor:
+    """Each control, and what was drawn by it, one after the other."""
+    assert data.controls is not None
+    controls = data.controls.float().mean(1, keepdim=True) if data.shape[0] == 1 else data.controls
+    shown = (controls.float() * ((data.levels - 1) / 255)).round().byte()
+    return torch.stack([shown, drawn], 1).flatten(0, 1)
+
+
+def _base(options: TrainControl) -> tuple[str, Model]:
+    """The base of a run, and where it was read from: of one that goes on, the run itself."""
+    if options.resume and options.out is not None and ControlNets.is_at(options.out):
+        return str(options.out), base_within(str(options.out))
+    if options.base is not None:
+        return options.base, read_base(options.base)
+    assert options.start_from is not None
+    if not ControlNets.is_at(Path(options.start_from)):
+        raise NelboError(f"--base is missing: {options.start_from} is a ControlNet without a base")
+    return options.start_from, base_within(options.start_from)
+
+
+KIND = ControlNets

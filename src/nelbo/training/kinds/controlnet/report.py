@@ -1,0 +1,89 @@
+"""The end of the training of a ControlNet: its bound, what the control explains, and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.base.console import MESSAGES
+from nelbo.evidence.extremes import Extremes
+from nelbo.evidence.given import data_facts
+from nelbo.report.grids import image_grid, save_image
+from nelbo.report.page import write_report
+from nelbo.report.run_report import RunReport
+from nelbo.report.training_facts import run_settings, training_facts
+from nelbo.training.kinds.controlnet.drawing import controlled_samples, usual_guidance
+from nelbo.training.kinds.final_samples import LATENT_STEPS
+from nelbo.training.kinds.refinement import evaluation_json, sizes_of
+from nelbo.training.kinds.run_end import Evaluations, RunEnd
+
+_SHOWN = 32
+
+
+class ControlEnd(RunEnd):
+    """The bound of held-out images with their controls, and samples drawn by these."""
+
+    splits = ("test",)
+    shares = (0.5, 0.5, 0.8)
+    extremes = 8
+    _steps = 0
+
+    @property
+    def guidance(self) -> float:
+        """The scale of the guidance of the samples."""
+        return usual_guidance(str(self.run.path))
+
+    @property
+    def calls(self) -> int:
+        """Network calls of all samples, where there is time."""
+        each = 1 if self.guidance == 1.0 else 2
+        return each * self.ending.samples.calls(LATENT_STEPS, self.model.chain.num_levels)
+
+    def draw(self, calls: float) -> Tensor:
+        """A sample for each of some held-out images' controls, as pixel levels."""
+        model, test = self.model, self.ending.test
+        each = 1 if self.guidance == 1.0 else 2
+        levels = model.chain.num_levels
+        n, self._steps = self.ending.samples.plan(LATENT_STEPS, levels, calls / each)
+        data, seed = test.take(slice(n)), self.ending.seed
+        with MESSAGES.status("Sampling"):
+            drawn = controlled_samples(
+                model, str(self.run.path), data, self._steps, self.guidance, seed
+            )
+        save_image(image_grid(drawn, data.levels), self.run.samples / "final.png")
+        return drawn
+
+    def write(
+        self,
+        evaluations: Evaluations,
+        drawn: Tensor,
+        closer: tuple[Extremes, Extremes] | None = None,
+        calls: float = 0.0,
+    ) -> dict[str, Any]:
+        """As `RunEnd.write`."""
+        run, model, evaluated = self.run, self.model, evaluations["test"]
+        evaluation = evaluation_json(evaluations, self.data)
+        reading = None if closer is None else self.read(drawn)
+        if reading is not None:
+            drawn_as = {"steps": self._steps, "guidance": self.guidance}
+            evaluation["samples"] = {**reading.to_json(), **drawn_as}
+        run.write_evaluation(evaluation)
+        notes, data = run.notes, self.ending.test.take(slice(len(drawn)))
+        report = RunReport(
+            title=f"nelbo · {run.path.resolve().name}",
+            subtitle=f"A ControlNet of {data.source}",
+            model=model,
+            bounds={"test": evaluated.bound},
+            evaluated=evaluated.data,
+            samples=drawn[:_SHOWN],
+            real=data.images[:_SHOWN],
+            closer=closer,
+            facts=training_facts(notes, run.course()) | data_facts(model, evaluated.data),
+            metrics=run.course(),
+            settings=run_settings(notes),
+            files=sizes_of(evaluated),
+            reading=reading,
+        )
+        write_report(report, run.report)
+        return evaluation
