@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from nelbo.data import ImageData, load_data
 
 SIZE = 32
-THING_STEPS, FACT_STEPS = 1200, 300  # of the scorers: of 1,500 things; of a few colours or styles
+THING_STEPS, FACT_STEPS = 900, 250  # of the scorers: of 1,500 things; of a few colours or styles
 Facts = dict[str, Any]
 
 
@@ -36,6 +36,13 @@ class Composed:
     def where(self, asked: Callable[[Facts], bool]) -> Composed:
         index = [i for i, one in enumerate(self.facts) if asked(one)]
         return Composed(self.data.take(torch.tensor(index)), tuple(self.facts[i] for i in index))
+
+    def without(self, others: Composed) -> Composed:
+        """Those whose pixels are not among the others'."""
+        known = {image.numpy().tobytes() for image in others.data.images}
+        new = [image.numpy().tobytes() not in known for image in self.data.images]
+        kept = tuple(one for one, keep in zip(self.facts, new, strict=True) if keep)
+        return Composed(self.data.take(torch.tensor(new).nonzero()[:, 0]), kept)
 
     def described_by(self, field: str) -> ImageData:
         """The pictures with one fact as their caption."""

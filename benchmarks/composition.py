@@ -189,7 +189,7 @@ def main() -> None:
         return generate(model, prompts, sampler, guidance, seed)
 
     train = load_composed(arguments.data, "train")
-    held_out = load_composed(arguments.data, arguments.split)
+    held_out = load_composed(arguments.data, arguments.split).without(train)
     scorers = load_scorers(train, arguments.cache)
     console, rows, drawn = Console(width=150), [], []
     results: dict[str, Any] = {"guidance": guidance, "split": arguments.split}

@@ -83,12 +83,12 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
         index.require(CONTROLNET, ControlNetConfig.class_name, MULTIPLE)
     scheduler = pipeline.scheduler
     # Before the large parts, since transformers may be missing.
-    text = _read_text(path, index, kind) if has_text else None
+    text = _read_text(pipeline.shared, index, kind) if has_text else None
     folder = pipeline.folder(denoiser_class.folder, CONFIG_FILE)
-    denoiser = denoiser_class.from_pretrained(path, folder)
+    denoiser = denoiser_class.from_pretrained(pipeline.shared, folder)
     _check_sees_latents_alone(index, denoiser)
     prior = read_chain(pipeline, scheduler, controlled(pipeline, denoiser), Continuous())
-    autoencoder = AutoencoderKL.from_pretrained(path, pipeline.folder(slot, CONFIG_FILE))
+    autoencoder = AutoencoderKL.from_pretrained(pipeline.shared, pipeline.folder(slot, CONFIG_FILE))
     if kind == PAIRED_TEXT:
         _check_unstandardised(path, autoencoder.config)
     try:

@@ -14,7 +14,7 @@ from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.formats.files import PipelineIndex, part_folder, read_index, read_own
-from nelbo.formats.model_directory import NELBO_FILE, resolve
+from nelbo.formats.model_directory import NELBO_FILE, checkpoint_path, resolve
 from nelbo.formats.scheduler import (
     PIPELINE_FIELDS,
     READERS,
@@ -52,6 +52,8 @@ class Format:
 BETAS = "betas"
 # The part that ControlNets are, and what nelbo.json calls their number.
 CONTROLNET, CONTROLNETS = "controlnet", "controlnets"
+# What nelbo.json calls the checkpoint that another one that ships shares its parts with.
+BASE = "base"
 # Each module of a format adds its own.
 FORMATS: list[Format] = []
 
@@ -95,6 +97,18 @@ class Pipeline:
         return self.own or {}
 
     @property
+    def shared(self) -> str | os.PathLike[str]:
+        """Where the parts are that a checkpoint shares with its base; its own path without one.
+
+        ControlNets, scheduler and notes are its own.
+
+        Raises:
+            NelboError: a base that does not ship.
+        """
+        base = self.notes.get(BASE)
+        return self.path if base is None else checkpoint_path(str(base))
+
+    @property
     def kind(self) -> str:
         """The kind of its model: pixel, latent or family."""
         return self.format.kind
@@ -124,7 +138,8 @@ class Pipeline:
         class_name = None
         if "scheduler" in self.index.parts:
             class_name = self.index.require("scheduler", *READERS)
-        file = locate(self.path, self.folder("scheduler", SCHEDULER_FILE), SCHEDULER_FILE)
+        folder = part_folder(self.path, "scheduler", SCHEDULER_FILE)
+        file = locate(self.path, folder, SCHEDULER_FILE)
         return SchedulerConfig.read(file, PIPELINE_FIELDS.get(self.index.class_name), class_name)
 
     @cached_property
@@ -149,7 +164,7 @@ class Pipeline:
 
     def folder(self, part: str, file: str) -> str | None:
         """The folder that a part is in; see `part_folder`."""
-        return part_folder(self.path, part, file)
+        return part_folder(self.shared, part, file)
 
     def model(self) -> Model:
         """The model; see `nelbo.load`."""
