@@ -53,7 +53,7 @@ BETAS = "betas"
 # The part that ControlNets are, and what nelbo.json calls their number.
 CONTROLNET, CONTROLNETS = "controlnet", "controlnets"
 # What nelbo.json calls the checkpoint that another one that ships shares its parts with.
-BASE = "base"
+BASE = "parts_of"
 # Each module of a format adds its own.
 FORMATS: list[Format] = []
 
