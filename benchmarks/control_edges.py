@@ -17,8 +17,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from nelbo.data.annotators import ANNOTATORS
-from nelbo.data.controls import Annotated
 from text_alignment import reconstruct
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +26,8 @@ from nelbo import Control
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimate import Estimate
 from nelbo.data import load_data
+from nelbo.data.annotators import ANNOTATORS
+from nelbo.data.controls import Annotated
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import resolve
 from nelbo.report.captions import prompt_grid

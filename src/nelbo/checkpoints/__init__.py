@@ -31,7 +31,15 @@ LARGEST = 30_000_000
 # The folder that a checkpoint does not share with its base.
 SCHEDULER = "scheduler"
 # Entries of nelbo.json that the commands need, for the data and the usual guidance.
-_KEPT = ("source", "training_images", "label_names", "trained", "settings")
+_KEPT = (
+    "source",
+    "training_images",
+    "label_names",
+    "trained",
+    "settings",
+    "base",
+    "control",
+)
 
 
 def pretrained(name: str) -> Model:
