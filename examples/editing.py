@@ -14,7 +14,7 @@ import torch
 import nelbo
 from nelbo.data import load_data
 from nelbo.editing import ImageToImage, Inpainting, Interpolation, Inversion
-from nelbo.report.grids import film_strip, save_image
+from nelbo.report.grids import image_grid, save_image
 from nelbo.samplers import DDIM, DDPM
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -22,8 +22,8 @@ VARIANTS = 5
 
 
 def strip(model: nelbo.Diffusion, rows: list[list[torch.Tensor]], path: Path) -> None:
-    frames = torch.stack([torch.stack(row) for row in rows])
-    save_image(film_strip(model.data.to_levels(frames).byte(), model.data.levels), path)
+    frames = model.data.to_levels(torch.stack([x for row in rows for x in row])).byte()
+    save_image(image_grid(frames, model.data.levels, columns=len(rows[0])), path)
 
 
 def image_to_image(model: nelbo.Diffusion, digits: torch.Tensor, path: Path) -> None:

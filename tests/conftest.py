@@ -23,13 +23,19 @@ from tests import typechecking
 # Before anything imports the package: the hook rewrites its modules as they load.
 jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
 
+from nelbo.evidence import sample_reading  # noqa: E402
 from nelbo.training import allowance  # noqa: E402
 
 torch.set_num_threads(1)
 
 # Hundreds of runs of a few steps need not be evaluated as closely as users' runs are, nor be
-# reported twice. Before the modules that read these.
+# reported twice, nor looked at. Before the modules that read these.
 allowance.LEAST, allowance.SOON = 0.3, math.inf
+sample_reading.READ_AT_END = 64
+
+from nelbo.training.kinds.pixel import report  # noqa: E402
+
+report.STRIP_STEPS, report.MOST_STRIP_STEPS = 3, 3
 
 _savefig = Figure.savefig
 

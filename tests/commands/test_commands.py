@@ -256,13 +256,13 @@ def test_results_go_to_standard_output_and_json_has_it_to_itself(run_path, tmp_p
     shutil.copytree(run_path, copy)
     commands = {
         "bits/dim": ("evaluate", copy, *few),
-        "ranking.html": ("rank", copy, "--split", "test", "--levels", 2, "--out", tmp_path / "r"),
+        "ranking.html": ("rank", copy, "--split", "test", *few, "--out", tmp_path / "r"),
         "paired over": ("compare", "digits", "--runs", copy, run_path, *few),
         "difference": ("likelihood", copy, "--tolerance", 0.1, *few),
         "evenly spaced": ("fit", copy, *few),
         "8×8": ("data", "digits", "--sheet", tmp_path / "sheet.png"),
         "score matching": ("report", copy, *few),
-        "prior matching": ("train", "--resume", "--out", copy, "--evaluate-levels", 5),
+        "prior matching": ("train", "--resume", "--out", copy, "--evaluate-images", 4),
         "Exported": ("export", copy, "--out", tmp_path / "exported"),
     }
     for words, arguments in commands.items():

@@ -254,7 +254,7 @@ def test_a_run_from_before_there_was_a_validation_split(pictures, tmp_path, caps
     assert "--validate-every reads test images, as it began" in said
     assert "splits" not in RunDirectory(out).notes
     assert RunDirectory(out).notes["training_images"] == 30
-    main(["evaluate", str(out), "--json"])
+    main(["evaluate", str(out), "--levels", "2", "--json"])
     assert json.loads(capsys.readouterr().out)["examples"] == 2
     assert "trained before there was a validation split" in mistake(
         capsys, "evaluate", str(out), "--split", "validation"

@@ -45,6 +45,35 @@ def test_the_prior_sees_scaled_latents(generator):
     torch.testing.assert_close(model.decode(q.mean), model.autoencoder(x))
 
 
+def test_the_loss_is_the_priors_at_a_draw_of_the_latents():
+    model = make(scale=0.5)
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    loss = nelbo.loss(model, x, objective="bound", generator=torch.Generator().manual_seed(1))
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        q = model.autoencoder.encode(x)
+        z = 0.5 * (q.mean + q.stddev * torch.randn(4, *SHAPE, generator=g))
+    torch.testing.assert_close(loss, nelbo.loss(model.prior, z, objective="bound", generator=g))
+    loss.backward()
+    assert all(p.grad is None for p in model.autoencoder.parameters())
+
+
+def test_the_loss_of_a_model_of_text_without_prompts_is_the_unconditional_one(stable):
+    x = torch.rand(2, *stable.shape) * 2 - 1
+    empty = stable.condition_on([None, None])
+    losses = [
+        nelbo.loss(stable, x, condition, generator=torch.Generator().manual_seed(1))
+        for condition in (None, empty)
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_a_model_without_levels_has_no_loss():
+    x = torch.rand(20, 1, 2, 2)
+    with pytest.raises(NelboError, match=r"PPCA has no chain of levels .* fit\(data\)"):
+        nelbo.loss(nelbo.families.PPCA(1).fit(x), x)
+
+
 @pytest.mark.parametrize("sampler", [None, DDPM(5), DDIM(5), DPMSolver(5, 3), Heun(5, S_churn=1.0)])
 def test_sampling_is_the_prior_and_then_the_decoder(sampler):
     model = make()

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from nelbo import Bound, BoundMap, NelboError
+from nelbo import Bound, BoundMap
 from nelbo.report import fragments, map_plots, plots
-from nelbo.report.theme import to_inline_svg, to_png
+from nelbo.report.theme import to_inline_svg
 
 
 def some_map(images: int = 2, channels: int = 3, levels: int = 5) -> BoundMap:
@@ -27,22 +27,6 @@ def some_map(images: int = 2, channels: int = 3, levels: int = 5) -> BoundMap:
     return BoundMap(nats, bound)
 
 
-def test_maps_are_drawn_in_bits_on_one_scale():
-    found = some_map()
-    figure = map_plots.image_beside_map(torch.zeros(2, 3, 4, 6), found)
-    drawn = [axes.images[0] for axes in figure.axes[2:4]]
-    for image, nats in zip(drawn, found.by_pixel, strict=True):
-        torch.testing.assert_close(
-            torch.as_tensor(image.get_array()), nats.double() / math.log(2), rtol=1e-5, atol=0
-        )
-    assert drawn[0].get_clim() == drawn[1].get_clim()
-    assert to_png(figure)
-    with pytest.raises(NelboError, match="2 maps were given for 1 images"):
-        map_plots.image_beside_map(torch.zeros(1, 3, 4, 6), found)
-    with pytest.raises(NelboError, match="got 2"):
-        map_plots.image_beside_map(torch.zeros(2, 2, 4, 6), found)
-
-
 def test_heat_says_what_its_brightest_colour_stands_for():
     maps = torch.zeros(2, 3, 3)
     maps[1, 2, 0] = 4 * math.log(2)
@@ -50,21 +34,6 @@ def test_heat_says_what_its_brightest_colour_stands_for():
     assert bits == pytest.approx(4)
     assert colors[1, :, 2, 0].tolist() == [253, 231, 36]  # viridis ends in yellow
     assert colors[0].flatten(1).unique(dim=1).shape[1] == 1
-
-
-def test_channels_are_bars_of_their_cost():
-    found = some_map()
-    figure = map_plots.cost_by_channel(found)
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
-    expected = found.nats.mean(0).sum((1, 2)) / (72 * math.log(2))
-    assert widths == pytest.approx(expected.tolist(), rel=1e-5)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "red",
-        "green",
-        "blue",
-    ]
-    with pytest.raises(NelboError, match="1 names were given for 3 channels"):
-        map_plots.cost_by_channel(found, ["grey"])
 
 
 @pytest.mark.parametrize("levels", [5, 400])

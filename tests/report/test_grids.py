@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from nelbo.base.errors import NelboError
-from nelbo.report.grids import film_strip, image_grid, page_scale, save_grid, to_bytes, to_pil
+from nelbo.report.grids import image_grid, page_scale, save_grid, to_bytes, to_pil
 from tests.report.examples import make_images
 
 
@@ -45,13 +45,6 @@ def test_levels_span_black_to_white():
     assert to_bytes(torch.arange(17, dtype=torch.uint8), 17)[[0, 8, 16]].tolist() == [0, 128, 255]
     assert to_bytes(torch.arange(256).to(torch.uint8), 256).tolist() == list(range(256))
     assert to_bytes(torch.tensor([0, 1], dtype=torch.uint8), 2).tolist() == [0, 255]
-
-
-def test_a_film_strip_has_one_film_a_row():
-    frames = make_images(6).reshape(2, 3, 1, 8, 8)
-    strip = film_strip(frames, 17, scale=1, gap=1)
-    assert strip.size == (3 * 9 + 1, 2 * 9 + 1)
-    assert np.array_equal(np.asarray(strip)[10:18, 1:9], to_bytes(frames[1, 0, 0], 17).numpy())
 
 
 def test_saved_grid_is_the_grid_and_leaves_nothing_else(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from nelbo import Condition, NelboError, samplers
 from nelbo.samplers import SAMPLERS, DPMSolver, Heun
+from nelbo.samplers.watched import Watched
 from tests.diffusion.test_model import SHAPE, make
 
 EVERY = [getattr(samplers, kind)(6) for kind in SAMPLERS.values()]
@@ -97,3 +98,16 @@ def test_is_described(name, kind):
 def test_spacings_that_there_are_not_are_refused(kind):
     with pytest.raises(NelboError, match="unknown spacing 'even'"):
         make().sample(1, getattr(samplers, kind)(6, spacing="even"))
+
+
+@every_sampler
+def test_watching_changes_nothing(sampler):
+    model, seen = make(), []
+    watched = Watched(sampler, lambda k, state: seen.append((k, state.x)))
+    drawn = [
+        model.sample(2, each, generator=torch.Generator().manual_seed(3))
+        for each in (sampler, watched)
+    ]
+    assert torch.equal(*drawn)
+    assert [k for k, _ in seen] == list(range(6))
+    assert torch.equal(seen[-1][1], drawn[0])

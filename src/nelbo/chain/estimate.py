@@ -95,11 +95,6 @@ class Estimate:
         half = self.standard_error * t_quantile(0.5 + confidence / 2, self.examples - 1)
         return self.mean - half, self.mean + half
 
-    def monte_carlo_interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The ends of the interval for the exact mean over these very examples."""
-        half = self.monte_carlo_error * t_quantile(0.5 + confidence / 2, math.inf)
-        return self.mean - half, self.mean + half
-
     def warnings(self, names: Sequence[str] | None = None) -> list[str]:
         """Why the error may be far from the truth, a sentence each; none where nothing is wrong.
 

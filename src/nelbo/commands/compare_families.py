@@ -36,7 +36,7 @@ from nelbo.report.families_page import (
 )
 from nelbo.report.formatting import duration
 from nelbo.report.page import write_html
-from nelbo.samplers.one_call import suited_sampler
+from nelbo.samplers.default import suited_sampler
 from nelbo.training.config import parse_duration
 from nelbo.training.images import TrainingImages
 
@@ -217,9 +217,7 @@ def _bits(evidence: Evidence) -> tuple[float, ...]:
 def _draw(model: Model, count: int, batch_size: int, seed: int) -> tuple[Tensor, float]:
     """Samples, pixel levels, and the wall-clock time of one."""
     noise = torch.Generator().manual_seed(seed)
-    sampler = None
-    if model.chain is not None:
-        sampler = suited_sampler(model, min(_STEPS, model.chain.num_levels))
+    sampler = suited_sampler(model, _STEPS)
     begun, drawn = time.perf_counter(), []
     with torch.no_grad():
         for start in range(0, count, batch_size):

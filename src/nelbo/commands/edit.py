@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,9 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.commands.common import print_json, show
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import Edit
-from nelbo.commands.picture_model import (
-    PictureModel,
-)
+from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.run_data import check_not_data
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
@@ -24,8 +22,8 @@ from nelbo.editing import Edit as Editing
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid, save_image, to_pil
-from nelbo.samplers import DDPM, Sampler, State
-from nelbo.samplers.batches import walk_in_batches
+from nelbo.samplers import DDPM, Sampler
+from nelbo.samplers.batches import in_batches
 
 # The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
 _INPAINTING_STEPS = 250
@@ -84,25 +82,38 @@ def _walk(
         edit = editing
     outputs = edit.outputs(1) if options.interpolate is not None else options.n
     control = read_controls(options.controlled, pictures, outputs)
-    chain, condition = pictures.conditioned(options.condition, outputs, control=control)
+    chain, condition = pictures.model.conditioned(
+        outputs,
+        condition=pictures.condition(options.condition, outputs),
+        control=control,
+        **pictures.guiding(options.condition),
+    )
 
-    def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
+    def edited(
+        some: slice, generators: list[torch.Generator], advance: Callable[[], None]
+    ) -> Tensor:
         if options.interpolate is not None:
             # All frames take the same noise, so that they differ by their place alone.
             seed = generators[0].initial_seed()
             same = [torch.Generator().manual_seed(seed) for _ in range(outputs)]
-            return edit.iterate(chain, x, condition=condition, generator=same)
-        return edit.iterate(
-            chain,
-            x.expand(len(generators), -1, -1, -1),
-            condition=None if condition is None else condition[some],
-            generator=generators,
-        )
+            states = edit.iterate(chain, x, condition=condition, generator=same)
+        else:
+            states = edit.iterate(
+                chain,
+                x.expand(len(generators), -1, -1, -1),
+                condition=None if condition is None else condition[some],
+                generator=generators,
+            )
+        last = x
+        for state in states:
+            advance()
+            last = state.x
+        return last
 
-    return walk_in_batches(
+    return in_batches(
         "Editing",
         options.n,
-        states,
+        edited,
         edit.num_states(chain.schedule),
         batch_size=options.batch_size,
         seed=options.computing.seed,
@@ -117,15 +128,14 @@ def _sampler(options: Edit, pipeline: Pipeline) -> Sampler:
     """
     if not pipeline.has_chain:
         raise NelboError(f"{options.run_path} has no chain to edit pictures with")
-    if options.interpolate is not None:
-        return build_sampler(options.sampling, pipeline, "ddim" if _inverts(options) else None)
-    if options.mask is None:
-        return build_sampler(options.sampling, pipeline)
-    levels = pipeline.schedule.num_levels
-    sampler = build_sampler(
-        options.sampling, pipeline, "ddpm", steps=min(_INPAINTING_STEPS, levels)
-    )
-    if not isinstance(sampler, DDPM):
+    usual, steps = None, None
+    if options.interpolate is not None and _inverts(options):
+        usual = "ddim"
+    elif options.mask is not None:
+        usual, steps = "ddpm", min(_INPAINTING_STEPS, pipeline.schedule.num_levels)
+    sampler = build_sampler(options.sampling, pipeline, usual, steps=steps)
+    assert sampler is not None  # there is a chain
+    if options.mask is not None and not isinstance(sampler, DDPM):
         raise NelboError(f"inpainting walks with ddpm, not with {options.sampling.sampler}")
     return sampler
 

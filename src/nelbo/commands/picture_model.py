@@ -21,8 +21,6 @@ from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.sampling import guidance_of
 from nelbo.diffusion import Diffusion
 from nelbo.formats import Pipeline
-from nelbo.networks.control import Control
-from nelbo.networks.guidance import Guidance
 from nelbo.training.kinds.controlnet.base import trained_controlnet
 
 
@@ -80,15 +78,10 @@ class PictureModel:
         assert shape is not None
         return shape
 
-    def conditioned(
-        self,
-        options: ConditionOptions,
-        n: int,
-        *,
-        every_class: bool = False,
-        control: Sequence[Control] | None = None,
-    ) -> tuple[Any, Condition | None]:
-        """What is walked, guided, and its condition for each of `n` pictures.
+    def condition(
+        self, options: ConditionOptions, n: int, *, every_class: bool = False
+    ) -> Condition | None:
+        """What each of `n` pictures is conditioned on.
 
         Args:
             options: what was asked for.
@@ -104,20 +97,13 @@ class PictureModel:
         labels = self._labels(options)
         if every_class and not labels:
             labels = list(range(self.num_classes))
-        condition = self._in_turn(labels, n)
-        return self.model.conditioned(
-            n,
-            condition=condition,
-            prompt=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
-            negative_prompt=options.negative,
-            control=control,
-            guidance=self._strength(options, prompted=bool(prompts)),
-        )
+        if prompts:
+            in_turn = [prompts[i % len(prompts)] for i in range(n)]
+            return self.model.condition_for(n, captions=in_turn)
+        return self._in_turn(labels, n)
 
-    def conditioned_between(
-        self, options: ConditionOptions, frames: int, control: Sequence[Control] | None = None
-    ) -> tuple[Any, Condition | None]:
-        """As `conditioned`, for `frames` pictures between two prompts.
+    def condition_between(self, options: ConditionOptions, frames: int) -> Condition:
+        """As `condition`, for `frames` pictures between two prompts.
 
         Raises:
             NelboError: another number of prompts than two, or a model without text.
@@ -127,13 +113,26 @@ class PictureModel:
             raise NelboError(
                 f"--interpolate leads from one prompt to another: expected 2, got {len(prompts)}"
             )
-        return self.model.conditioned(
-            frames,
-            condition=self.model.condition_between(prompts[0], prompts[1], frames),
-            negative_prompt=options.negative,
-            control=control,
-            guidance=self._strength(options, prompted=True),
-        )
+        return self.model.condition_between(prompts[0], prompts[1], frames)
+
+    def guiding(self, options: ConditionOptions) -> dict[str, Any]:
+        """What else `model.sample` is asked: guidance and what it leads away from, if any.
+
+        With prompts, guidance is by default that of the run's own samples.
+
+        Raises:
+            NelboError: guidance of a model without a chain.
+        """
+        usual = 1.0
+        if options.prompts():
+            usual = self.pipeline.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+        guidance = guidance_of(options, usual)
+        if guidance.scale != 1.0 and self.model.chain is None:
+            raise NelboError(f"--guidance {guidance.scale:g}: {self.path} has no chain to guide")
+        asked: dict[str, Any] = {"negative_prompt": options.negative}
+        if guidance.scale != 1.0:
+            asked["guidance"] = guidance
+        return {name: value for name, value in asked.items() if value is not None}
 
     @property
     def num_classes(self) -> int:
@@ -160,7 +159,6 @@ class PictureModel:
         raise NelboError(f"--label must be {expected}, got {asked}{did_you_mean(asked, names)}")
 
     def _in_turn(self, labels: list[int], n: int) -> Condition | None:
-
         if not labels:
             return None
         in_turn = [labels[i % len(labels)] for i in range(n)]
@@ -171,13 +169,6 @@ class PictureModel:
         """The names of the classes in its run; empty without any."""
         names: list[str] = self.pipeline.notes.get("label_names", [])
         return names if len(names) == self.num_classes else []
-
-    def _strength(self, options: ConditionOptions, *, prompted: bool) -> Guidance:
-        """The guidance asked for; with prompts, by default that of the run's own samples."""
-        if not prompted:
-            return guidance_of(options)
-        settings = self.pipeline.notes.get("settings", {})
-        return guidance_of(options, settings.get("model", {}).get("guidance", 1.0))
 
     @property
     def _reads_text(self) -> bool:
@@ -215,16 +206,11 @@ class PictureModel:
             return self.model.encode(x).mean
 
     def to_pictures(self, x: Tensor, batch_size: int) -> Tensor:
-        """What the chain ends in as pixel levels, (B, C, H, W) uint8, on the CPU.
+        """What the chain ends in as `pixels`, decoded a batch at a time."""
+        with torch.no_grad():
+            decoded = (self.model.decode(some.to(self.device)) for some in x.split(batch_size))
+            return torch.cat([self.pixels(some) for some in decoded])
 
-        Args:
-            x: the last states of walks.
-            batch_size: states at a time.
-        """
-
-        pictures = []
-        for some in x.split(batch_size):
-            with torch.no_grad():
-                pixels = torch.nan_to_num(self.model.decode(some.to(self.device)))
-            pictures.append(to_levels(pixels, self.levels).byte().cpu())
-        return torch.cat(pictures)
+    def pixels(self, samples: Tensor) -> Tensor:
+        """Samples as pixel levels, (B, C, H, W) uint8, on the CPU."""
+        return to_levels(torch.nan_to_num(samples), self.levels).byte().cpu()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -15,9 +14,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.sample import Sample
-from nelbo.commands.picture_model import (
-    PictureModel,
-)
+from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.run_data import check_data, check_not_data
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
@@ -46,31 +43,36 @@ def run(options: Sample) -> None:
     if options.judged.quality:
         source = check_data(pipeline, options.judged.data, "train")
     sampler = _sampler(options, pipeline)
-    controlled = options.controlled
-    pictures = PictureModel.load(pipeline, options.computing.device, controlled.controlnet)
-    control = read_controls(controlled, pictures, n)
+    device, controlnets = options.computing.device, options.controlled.controlnet
+    pictures = PictureModel.load(pipeline, device, controlnets)
+    control = _control(options, pictures, n)
     compared = None
     if source is not None:
         compared = Compared.load(source, pictures.model, options.judged.features)
-    chain, condition = _conditioned(options, pictures, n, compared, control)
+    condition = _condition(options, pictures, n, compared)
+    guiding = pictures.guiding(options.condition)
+    model = pictures.model
     if options.levels == "optimal":
-        chain = optimal_chain(chain, options.sampling.steps)
+        model = optimal_chain(model, options.sampling.steps)
     film = None
     if options.animation is not None:
-        film = Film(sampler.path(chain.schedule), options.animate)
+        if sampler is None:
+            raise NelboError(f"--animation: {options.run_path} samples in one call, without a walk")
+        film = Film(sampler.path(model.chain.schedule), options.animate)
     start = time.perf_counter()
-    samples = pictures.to_pictures(
+    samples = pictures.pixels(
         sample_in_batches(
-            chain,
+            model,
             sampler,
             n,
             condition=condition,
+            control=control,
             batch_size=options.batch_size,
             seed=options.computing.seed,
             repeat=options.interpolate or 1,
             watch=None if film is None else film.watch,
-        ),
-        options.batch_size,
+            **guiding,
+        )
     )
     seconds = time.perf_counter() - start
     save_image(_page(options, samples, pictures.levels), options.out)
@@ -84,28 +86,31 @@ def run(options: Sample) -> None:
     _report(options, n, seconds, None if compared is None else compared.read(samples, seed))
 
 
-def _conditioned(
-    options: Sample,
-    pictures: PictureModel,
-    n: int,
-    compared: Compared | None,
-    control: list[Control] | None,
-) -> tuple[Any, Condition | None]:
-    """The guided chain, and its condition for each image.
+def _control(options: Sample, pictures: PictureModel, n: int) -> list[Control] | None:
+    """The control of each ControlNet for each image, in every row of an interpolation the same."""
+    control = read_controls(options.controlled, pictures, n)
+    if control is None or options.interpolate is None:
+        return control
+    frames = options.interpolate
+    return [replace(c, image=c.image[:frames].repeat(n // frames, 1, 1, 1)) for c in control]
+
+
+def _condition(
+    options: Sample, pictures: PictureModel, n: int, compared: Compared | None
+) -> Condition | None:
+    """What each image is conditioned on.
 
     Images to compare are of the classes as often as those they are compared with.
     """
     if options.interpolate is not None:
         frames = options.interpolate
-        of_row = None if control is None else [replace(c, image=c.image[:frames]) for c in control]
-        chain, condition = pictures.conditioned_between(options.condition, frames, of_row)
-        return chain, condition and condition.repeat(n // options.interpolate)
-    chain, condition = pictures.conditioned(options.condition, n, every_class=True, control=control)
+        return pictures.condition_between(options.condition, frames).repeat(n // frames)
+    condition = pictures.condition(options.condition, n, every_class=True)
     if compared is not None and condition is not None and not options.condition.labels():
         labels = compared.labels(n, pictures.num_classes, options.computing.seed)
         if labels is not None:
             condition = replace(condition, label=labels)
-    return chain, condition
+    return condition
 
 
 def _page(options: Sample, images: Tensor, levels: int) -> Image.Image:
@@ -119,7 +124,7 @@ def _page(options: Sample, images: Tensor, levels: int) -> Image.Image:
     return image_grid(images, levels, scale=scale)
 
 
-def _sampler(options: Sample, pipeline: Pipeline) -> Sampler:
+def _sampler(options: Sample, pipeline: Pipeline) -> Sampler | None:
     """What walks the chain: for optimal levels, all of the chain that they make."""
     if options.levels != "optimal":
         return build_sampler(options.sampling, pipeline)

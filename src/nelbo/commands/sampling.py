@@ -24,8 +24,8 @@ def build_sampler(
     default: str | None = None,
     *,
     steps: int | None = None,
-) -> Sampler:
-    """The sampler; settings not given are those of the pipeline's scheduler.
+) -> Sampler | None:
+    """The sampler, None for a model without a chain; what is not given is the scheduler's.
 
     Args:
         options: what was asked for.
@@ -45,7 +45,7 @@ def build_sampler(
         name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
     else:
         sampler = pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
-    own = {field.name for field in fields(sampler)}
+    own = set() if sampler is None else {field.name for field in fields(sampler)}
     asked = {name: getattr(options, name) for name in ("spacing", "eta", "order", "noise_levels")}
     given = {field: value for field, value in asked.items() if value is not None}
     for field in given:
@@ -55,8 +55,8 @@ def build_sampler(
         given.setdefault("noise_levels", "spaced")
     if {"spacing", "noise_levels"} & given.keys():
         given["levels"] = None  # of a default that has its own
-    if not pipeline.has_chain:
-        return sampler
+    if sampler is None:
+        return None
     schedule = pipeline.schedule
     if steps is None and (sampler.steps or 0) > schedule.num_levels:
         given["steps"] = schedule.num_levels

@@ -67,6 +67,8 @@ class ContinuousDiffusion(nn.Module):
             variance for p(x_0|x_1) there, `analytic` is measured on one chain.
     """
 
+    learns_schedule = True
+
     def __init__(self, model: Diffusion, gamma: LearnedSchedule | None = None) -> None:
         super().__init__()
         if model.variance not in VARIANCES:

@@ -70,6 +70,8 @@ class Diffusion(DescribedChain):
             used with, or a profile that is missing or of another chain.
     """
 
+    learns_schedule = False  # as `nelbo.diffusion.continuous.ContinuousDiffusion` does
+
     def __init__(
         self,
         network: Network,

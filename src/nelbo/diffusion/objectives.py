@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import randn_like
+from nelbo.chain.distributions import draw, randn_like
+from nelbo.chain.model import Model
 from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.level_samplers import (
     LevelSampler,
@@ -192,7 +193,7 @@ class Objective:
 
 
 def loss(
-    model: Diffusion,
+    model: Model,
     x_0: Float[Tensor, "batch ..."],
     condition: Condition | None = None,
     *,
@@ -201,18 +202,33 @@ def loss(
 ) -> Float[Tensor, ""]:
     """A training objective of a batch, scalar, each example at one level.
 
+    Of a latent model it is that of the prior, at a draw of q(z_0|x_0); no gradient goes into the
+    autoencoder, which would learn to encode nothing.
+
     Args:
-        model: the model.
+        model: a `Diffusion`, or a model whose prior is one.
         x_0: data, (B, ...).
-        condition: what the network is conditioned on, one entry an example.
+        condition: what the model is conditioned on, one entry an example.
         objective: its name, one of `nelbo.diffusion.objectives.OBJECTIVES`, or a weighting of the
             bound. The bound is in nats per example, the others are means over its values.
-        generator: draws the levels, then the noise.
+        generator: draws z_0 where there is one, the levels, then the noise.
 
     Raises:
-        NelboError: an unknown objective.
+        NelboError: an unknown objective, or a model without a chain of levels.
     """
-    return Objective(objective)(model, x_0, condition, generator=generator).loss
+    chain = model.chain
+    if chain is None:
+        raise NelboError(
+            f"{model.title} has no chain of levels to draw from: train it with its fit(data), or "
+            "lower its evidence(x_0).total"
+        )
+    z_0 = x_0
+    if chain is not model:
+        if condition is None:
+            condition = model.condition_for(len(x_0))
+        with torch.no_grad():
+            z_0 = draw(model.encode(x_0), generator)
+    return Objective(objective)(chain, z_0, condition, generator=generator).loss
 
 
 def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:

@@ -23,7 +23,6 @@ from nelbo.formats.scheduler import (
 )
 from nelbo.networks.files import locate
 from nelbo.samplers import DDPM, Sampler, default_sampler
-from nelbo.samplers.one_call import OneCall
 
 
 @dataclass(frozen=True)
@@ -178,12 +177,11 @@ class Pipeline:
             return replace(sampler, spacing="trailing")
         return sampler
 
-    def usual_sampler(self, steps: int | None = None) -> Sampler:
+    def usual_sampler(self, steps: int | None = None) -> Sampler | None:
         """The default sampler.
 
         For a pixel model trained by nelbo it is chosen for the chain; the scheduler of such a model
-        is for diffusers. Otherwise the scheduler describes it. A model without a chain samples in
-        one call.
+        is for diffusers. Otherwise the scheduler describes it. A model without a chain has none.
 
         Args:
             steps: number of steps; None for what suits the sampler.
@@ -195,7 +193,7 @@ class Pipeline:
             if steps is not None:
                 name = self.index.class_name
                 raise NelboError(f"{self.path} is a {name}, which samples without steps")
-            return OneCall()
+            return None
         if self._is_trained_here and self.kind == "pixel":
             return default_sampler(self.schedule, steps)
         return self.sampler(steps)

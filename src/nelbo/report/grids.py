@@ -100,25 +100,6 @@ def page_scale(side: int, columns: int) -> int:
     return max(1, wanted // side)
 
 
-def film_strip(
-    frames: UInt8[Tensor, "rows frames channels height width"],
-    levels: int = 256,
-    *,
-    scale: int | None = None,
-    gap: int | None = None,
-) -> Image.Image:
-    """A grid with one film a row; arguments as `image_grid`.
-
-    Raises:
-        NelboError: no frames, or frames that are neither grey nor RGB.
-    """
-    if frames.ndim != 5:
-        raise NelboError(
-            f"a film strip needs frames as (rows, frames, C, H, W), got {tuple(frames.shape)}"
-        )
-    return image_grid(frames.flatten(0, 1), levels, columns=frames.shape[1], scale=scale, gap=gap)
-
-
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write an image in the format of its suffix; the file appears whole or not at all.
 

@@ -1,8 +1,9 @@
-"""Walks of many images in batches, each image with noise of its own, and films of them."""
+"""Many images in batches, each image with noise of its own, and films of their walks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,93 +12,108 @@ from torch import Tensor
 from nelbo.base.console import counting_progress
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
+from nelbo.chain.model import Model
 from nelbo.diffusion.sampler import Sampler, State, Step
+from nelbo.networks.control import Control
+from nelbo.samplers.watched import Watched
 
 # Frames of a film at most: some four seconds.
 _FRAMES = 48
 
 
 def sample_in_batches(
-    model: Any,
-    sampler: Sampler,
+    model: Model,
+    sampler: Sampler | None,
     n: int,
     *,
     condition: Condition | None = None,
+    control: Sequence[Control] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     repeat: int = 1,
     watch: Callable[[int, State], None] | None = None,
+    **asked: Any,
 ) -> Tensor:
-    """The last states of `n` samples, (n, C, H, W), behind a progress bar.
+    """`n` samples of `model.sample`, (n, C, H, W), behind a progress bar.
 
     Args:
-        model: what is walked, guided where it is to be.
-        sampler: how to walk it.
+        model: what to sample.
+        sampler: how to walk its chain; None for a model without one.
         n: how many samples.
         condition: of each sample.
-        batch_size: as `walk_in_batches`.
-        seed: as `walk_in_batches`.
-        repeat: as `walk_in_batches`.
-        watch: as `walk_in_batches`.
+        control: for each ControlNet, with an image for each sample.
+        batch_size: as `in_batches`.
+        seed: as `in_batches`.
+        repeat: as `in_batches`.
+        watch: called with the number of each state of a walk from 0, and the state.
+        asked: what else `model.sample` is asked, the same for all samples.
     """
 
-    def states(some: slice, generators: list[torch.Generator]) -> Iterator[State]:
-        given = None if condition is None else condition[some].to(model.device)
-        x_T = model.start(len(generators), None, generators)
-        return sampler.iterate(model, x_T, condition=given, generator=generators)
+    def drawn(
+        some: slice, generators: list[torch.Generator], advance: Callable[[], None]
+    ) -> Tensor:
+        def seen(k: int, state: State) -> None:
+            advance()
+            if watch is not None:
+                watch(k, state)
 
-    return walk_in_batches(
+        given = None if condition is None else condition[some].to(model.device)
+        if control is not None:
+            asked["control"] = [replace(each, image=each.image[some]) for each in control]
+        x = model.sample(
+            len(generators),
+            None if sampler is None else Watched(sampler, seen),
+            condition=given,
+            generator=generators,
+            **asked,
+        )
+        if sampler is None:
+            advance()
+        return x
+
+    return in_batches(
         f"Sampling {n} image{'s' * (n > 1)}",
         n,
-        states,
-        len(sampler.path(model.schedule)),
+        drawn,
+        1 if sampler is None else len(sampler.path(model.chain.schedule)),
         batch_size=batch_size,
         seed=seed,
         repeat=repeat,
-        watch=watch,
     )
 
 
-def walk_in_batches(
+def in_batches(
     description: str,
     n: int,
-    states: Callable[[slice, list[torch.Generator]], Iterator[State]],
+    drawn: Callable[[slice, list[torch.Generator], Callable[[], None]], Tensor],
     num_states: int,
     *,
     batch_size: int,
     seed: int,
     repeat: int = 1,
-    watch: Callable[[int, State], None] | None = None,
 ) -> Tensor:
-    """The last states of `n` walks, (n, C, H, W), behind a progress bar.
+    """`n` images, (n, C, H, W), behind a progress bar.
 
     Image i draws from a generator of its own, made of (seed, i), so that it does not depend on the
     batch it is in; or, where images in a row take the same noise, of (seed, i // repeat).
 
     Args:
         description: the text of the progress bar.
-        n: how many walks.
-        states: the states of some of them, given which and their generators.
-        num_states: how many there are.
-        batch_size: walks at a time.
+        n: how many images.
+        drawn: some of them, given which, their generators, and what to call after each state.
+        num_states: how many states a walk has.
+        batch_size: images at a time.
         seed: source of all noise.
         repeat: how many images in a row take the same noise.
-        watch: called with the number of each state from 0.
     """
-    last = []
+    batches = []
     with counting_progress() as progress:
         task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
         for start in range(0, n, batch_size):
             some = slice(start, min(start + batch_size, n))
             generators = [generator_for(seed, i // repeat) for i in range(some.start, some.stop)]
-            state = None
-            for k, state in enumerate(states(some, generators)):
-                if watch is not None:
-                    watch(k, state)
-                progress.advance(task)
-            assert state is not None
-            last.append(state.x)
-    return torch.cat(last)
+            batches.append(drawn(some, generators, lambda: progress.advance(task)))
+    return torch.cat(batches)
 
 
 class Film:

@@ -5,6 +5,7 @@ Measured in docs/samplers.md; see docs/decisions/0016-default-sampler.md.
 
 from __future__ import annotations
 
+from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.sampler import Sampler
 from nelbo.samplers.dpm_solver import DPMSolver
@@ -26,3 +27,10 @@ def default_sampler(schedule: NoiseSchedule, steps: int | None = None) -> Sample
     steps = min(_STEPS, schedule.num_levels) if steps is None else steps
     check_steps(schedule.num_levels, steps)
     return DPMSolver(steps, stochastic=True, levels=schedule.even_in_angle(steps))
+
+
+def suited_sampler(model: Model, steps: int) -> Sampler | None:
+    """The default sampler of a model in at most `steps` calls; None for one without a chain."""
+    if model.chain is None:
+        return None
+    return default_sampler(model.chain.schedule, min(steps, model.chain.num_levels))

@@ -44,14 +44,6 @@ def kept_checkpoint(run: str | Path, step: int | None = None) -> Checkpoint:
     return kept.load(step)
 
 
-def checkpoint_model(run: str | Path, step: int | None = None) -> Any:
-    """The averaged model of a run as of a checkpoint, by default the best.
-
-    Arguments and errors are those of `kept_checkpoint`.
-    """
-    return with_weights(run, kept_checkpoint(run, step).tensors["average"])
-
-
 @torch.no_grad()
 def with_weights(run: str | Path, weights: Mapping[str, Tensor]) -> Any:
     """The model of a run with other values of the weights that it trained.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -20,6 +18,6 @@ def all_classes(model: Model, n: int) -> Condition | None:
     return Condition(label=torch.arange(n, device=model.device) % model.num_classes)
 
 
-def draw(model: Any, sampler: Sampler, n: int, seed: int) -> Tensor:
+def draw(model: Model, sampler: Sampler | None, n: int, seed: int) -> Tensor:
     """`n` samples of every class in turn, in batches behind a progress bar, with a seed each."""
     return sample_in_batches(model, sampler, n, condition=all_classes(model, n), seed=seed)

@@ -133,9 +133,9 @@ class Pixel(Kind):
         return PixelEnd(run, model, ending).report()
 
 
-def _chain(module: Diffusion | ContinuousDiffusion) -> Diffusion:
+def _chain(module: Any) -> Diffusion:
     """The model as a chain, with the schedule that it has learned so far."""
-    return module.chain() if isinstance(module, ContinuousDiffusion) else module
+    return module.chain() if module.learns_schedule else module
 
 
 KIND = Pixel

@@ -25,7 +25,7 @@ from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.objectives import Objective
 from nelbo.training.kinds.pixel.build import build_model, default_depth
 from nelbo.training.kinds.pixel.options import ModelConfig
-from nelbo.training.kinds.pixel.task import PixelObjective
+from nelbo.training.kinds.pixel.task import trained_module
 from nelbo.training.threads import use_fastest_threads
 
 # Channels at the first resolution; the others have twice as many.
@@ -105,7 +105,7 @@ def _seconds_per_image(
     """The least time that forward and backward of a step took, a part for each image."""
     generator = torch.Generator(device).manual_seed(0)
     x_0 = torch.rand((images, *data.shape), generator=generator, device=device) * 2 - 1
-    objective = PixelObjective(model, Objective()) if isinstance(model, Diffusion) else model
+    objective = trained_module(model, Objective())
 
     def step() -> None:
         objective(x_0, None, generator=generator).loss.backward()

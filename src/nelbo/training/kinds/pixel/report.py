@@ -19,8 +19,8 @@ from nelbo.report.page import RunReport, write_report
 from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.report.training_facts import run_settings, training_facts
+from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
-from nelbo.samplers.one_call import suited_sampler
 from nelbo.training.kinds.drawing import all_classes, draw
 from nelbo.training.kinds.final_samples import PIXEL_STEPS
 from nelbo.training.kinds.refinement import (
@@ -31,7 +31,7 @@ from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.
-_STRIP_STEPS, _MOST_STRIP_STEPS = 20, 250
+STRIP_STEPS, MOST_STRIP_STEPS = 20, 250
 # Levels an image for maps, where there is time and where there is not.
 _FEWEST_MAP_LEVELS = 10
 # The part of the time that is left for maps.
@@ -122,9 +122,9 @@ class PixelEnd(RunEnd):
         model: Diffusion | None = self.model.chain
         if model is None:
             return None
-        steps = max(_STRIP_STEPS, int(calls / 2 / STRIP_ROWS))
+        steps = max(STRIP_STEPS, int(calls / 2 / STRIP_ROWS))
         visited = spaced_levels(
-            model.num_levels, min(steps, _MOST_STRIP_STEPS, model.num_levels), "trailing"
+            model.num_levels, min(steps, MOST_STRIP_STEPS, model.num_levels), "trailing"
         )
         strip = reverse_strip(
             model.respace(visited),

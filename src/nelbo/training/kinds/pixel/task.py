@@ -72,8 +72,7 @@ class PixelTask(Task):
 
     def variant(self, wrap: Wrap = unchanged, module: nn.Module | None = None) -> nn.Module:
         """The objective of the model around its wrapped network."""
-        model = super().variant(wrap, module)
-        return PixelObjective(model, self.objective) if isinstance(model, Diffusion) else model
+        return trained_module(super().variant(wrap, module), self.objective)
 
     def terms(
         self,
@@ -132,10 +131,13 @@ class ContinuousTask(PixelTask):
         self.options = {"level_sampler": self.level_sampler}
 
 
-def pixel_task(
-    model: Diffusion | ContinuousDiffusion, data: ImageData, config: TrainingConfig
-) -> PixelTask:
+def pixel_task(model: Any, data: ImageData, config: TrainingConfig) -> PixelTask:
     """The task of what `nelbo.training.kinds.pixel.build.build_model` builds."""
-    if isinstance(model, ContinuousDiffusion):
+    if model.learns_schedule:
         return ContinuousTask(model, data, config)
     return PixelTask(model, data, config)
+
+
+def trained_module(model: Any, objective: Objective) -> nn.Module:
+    """What computes the objective of a batch: a model that learns its schedule does so itself."""
+    return model if model.learns_schedule else PixelObjective(model, objective)
