@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +38,38 @@ class Computing:
         """Raise `NelboError` for an out-of-range seed."""
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise NelboError(f"--seed must lie in 0..2^63 − 1, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """A model, and the images to read it on."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    data: str | None = None
+    """As in `nelbo train`; by default what the run was trained on."""
+    images: int | None = None
+    """At most this number of images, drawn at random by the seed; all by default."""
+    resize: bool = False
+    """Crop and resize images of another size than the model's."""
+    batch_size: int = 64
+    """Images at a time."""
+    computing: Computing = field(default_factory=Computing)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        self.computing.check()
+        at_least_one(images=self.images, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True)
+class SplitOptions(ImageOptions):
+    """A model, and the images of a split to read it on."""
+
+    split: str = "test"
+    """Which images: train, validation, test or all."""
+    keep_duplicates: bool = False
+    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
 
 
 @dataclass(frozen=True)

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import (
-    Computing,
-    at_least_one,
-    check_out,
-)
+from nelbo.commands.groups import SplitOptions, at_least_one, check_out
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(SplitOptions):
     """Evaluate the bound of a model on images, term by term."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """A run, a diffusers pipeline directory, or a Hub id; a run of an autoencoder alone is read as
     a plain VAE, with its PSNR."""
-    data: str | None = None
-    """As in `nelbo train`; by default what the run was trained on."""
     control: str | None = None
     """Of a model with a ControlNet, what its control shows, as in `nelbo train --model controlnet`,
     by default as the run was trained; measure what it explains as well. none is the base alone."""
-    split: str = "test"
-    """Which images: train, validation, test or all."""
-    keep_duplicates: bool = False
-    """Keep test images whose pixels are those of images that the run was trained or chosen on."""
     error: float | None = None
     """Add levels until the Monte Carlo standard error of the mean, in bits/dim, is this small;
     0.01 where neither this nor --levels is given."""
@@ -41,26 +31,19 @@ class Evaluate:
     the levels of the best bound, with the optimal variance."""
     steps: int | None = None
     """Evaluate a shorter chain of this number of levels, evenly spaced or optimal."""
-    images: int | None = None
-    """At most this number of images, drawn at random by the seed; all by default."""
-    resize: bool = False
-    """Crop and resize images of another size than the model's."""
-    batch_size: int = 64
-    """Images at a time."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16 evaluates the network in mixed precision; auto does where that is faster and, on a few
     images, moves the bound by less than a tenth of --error (of 0.01 without it)."""
     out: Path | None = None
     """Directory for the bound of each image, images.csv, and of each batch: an evaluation that was
     cut short goes on there, and the processes of `accelerate launch` or torchrun share it."""
-    computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
-        self.computing.check()
+        super().check()
         if self.out is not None:
             check_out(self.out, directory=True)
-        at_least_one(images=self.images, steps=self.steps, batch_size=self.batch_size)
+        at_least_one(steps=self.steps)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
         # The whole of the best short chain is evaluated, in as many calls as that needs.
