@@ -70,8 +70,10 @@ def drawn() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory) -> None:
-    """The suite's decoded pictures do not stay in the user's cache."""
-    os.environ["NELBO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """The suite's decoded pictures do not stay in the user's cache; its processes share them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["NELBO_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(autouse=True)

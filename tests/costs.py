@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nelbo import Bound, NoiseSchedule
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.estimators import as_estimator
+from nelbo.chain.variances import variance_of_mean
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 

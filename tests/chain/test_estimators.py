@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nelbo import Bound, NelboError, NoiseSchedule
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.estimators import EveryLevel, Importance, Stratified, Uniform, proposal_from
+from nelbo.chain.variances import variance_of_mean
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.evaluation import evaluate_to_error

@@ -156,7 +156,7 @@ def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F
     for i in range(3):
         Image.new("L", (8, 8), 90).save(tmp_path / f"{i}.png")
     message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
-    assert "pictures have 256 levels a pixel" in message
+    assert "pictures have 256 pixel levels" in message
     assert "has 17: it gives them no probability" in message
     assert "unknown split" in mistake(capsys, "evaluate", run_path, "--split", "dev")
     assert "levels must be" in mistake(capsys, "evaluate", run_path, "--levels", "0")

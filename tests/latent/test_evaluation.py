@@ -112,7 +112,7 @@ def test_prior_and_pixels_must_be_of_their_kinds(stable):
     with pytest.raises(NelboError, match="decoder_scale must be positive"):
         nelbo.LatentDiffusion(model.autoencoder, model.prior, decoder_scale=-1.0)
     model.decoder_scale = 0.1
-    with pytest.raises(NelboError, match="not on the model's 256 levels"):
+    with pytest.raises(NelboError, match="not on the model's 256 pixel levels"):
         model.elbo(torch.full((1, 3, 16, 16), 0.123))
     x = model.data.to_network(pictures().images)
     with pytest.raises(NelboError, match="condition is of 2 examples, for 5 images"):

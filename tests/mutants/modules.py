@@ -13,6 +13,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_gaussian_bound.py",
     ),
     "chain/bound.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
+    "chain/variances.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
     "chain/distributions.py": ("tests/chain/test_distributions.py", "tests/chain/test_bound.py"),
     "chain/estimate.py": ("tests/chain/test_estimate.py",),
     "chain/estimators.py": ("tests/chain/test_estimators.py",),

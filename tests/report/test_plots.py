@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nelbo.diffusion import NoiseSchedule
-from nelbo.report import plots
+from nelbo.report import plots, training_plots
 from nelbo.report.theme import COLORS, to_inline_svg, to_png, to_svg
 from tests.report.examples import make_bound, make_model
 
@@ -126,7 +126,7 @@ ROWS = {
 @pytest.mark.parametrize("quantity", ["loss", "bits_per_dim", "learning_rate"])
 @pytest.mark.parametrize("x", ["step", "seconds"])
 def test_training_curves_draw(rows, quantity, x):
-    figure = plots.training_curve(rows, quantity, x=x, reference=2.0)
+    figure = training_plots.training_curve(rows, quantity, x=x, reference=2.0)
     ElementTree.fromstring(to_svg(figure))
     finite = [
         (row[x], row[quantity])
@@ -143,20 +143,20 @@ def test_training_curves_draw(rows, quantity, x):
 
 
 def test_a_training_curve_goes_through_its_rows(metrics):
-    line = plots.training_curve(metrics, "loss").axes[0].lines[0]
+    line = training_plots.training_curve(metrics, "loss").axes[0].lines[0]
     assert line.get_ydata().tolist() == [row["loss"] for row in metrics]
 
 
 def test_readings_of_the_bound_are_points_beside_the_training_curve(metrics):
     read = {40: 9.0, 80: 5.0, 119: 3.5}
     rows = [row | ({"v": read[row["step"]]} if row["step"] in read else {}) for row in metrics]
-    axes = plots.training_curve(rows, "bits_per_dim", validation="v").axes[0]
+    axes = training_plots.training_curve(rows, "bits_per_dim", validation="v").axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["training", "validation"]
     points = axes.lines[-1].get_xydata().tolist()
     assert points == [[float(step), bits] for step, bits in read.items()]
-    assert plots.training_curve(rows, "bits_per_dim").axes[0].get_legend() is None
-    to_svg(plots.training_curve(metrics, "bits_per_dim", validation="v"))
+    assert training_plots.training_curve(rows, "bits_per_dim").axes[0].get_legend() is None
+    to_svg(training_plots.training_curve(metrics, "bits_per_dim", validation="v"))
 
 
 def test_a_histogram_counts_every_image():

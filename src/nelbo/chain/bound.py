@@ -26,6 +26,13 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import Summary
+from nelbo.chain.variances import (
+    largest_share,
+    share_out,
+    variance_of_sum,
+    variance_over_images,
+    variances_of_pairs,
+)
 
 BoundKind = TypeVar("BoundKind", bound="Bound")
 
@@ -163,7 +170,7 @@ class Bound:
     @property
     def monte_carlo_variance(self) -> Float[Tensor, " batch"]:
         """Estimated Monte Carlo variance of each example's bound, nats²; nan where unknown."""
-        return self.first_variance + _variance_of_sum(
+        return self.first_variance + variance_of_sum(
             self.weights.detach() * self.score_matching.detach()
         )
 
@@ -178,7 +185,7 @@ class Bound:
         correction = 1.0
         if n > 1:
             columns, correction = columns - columns.mean(0), n / (n - 1)
-        pairs = correction * _variances_of_pairs(columns).flatten()
+        pairs = correction * variances_of_pairs(columns).flatten()
         first = self.first_variance.double()
         draws = (self.reconstruction_calls // 2).clamp(min=1)
         score_matching = pairs.sum().item() / n**2
@@ -188,13 +195,13 @@ class Bound:
             ),
             prior_matching=Estimate.of(self.prior_matching, 0.0),
             score_matching=Estimate.of(
-                self.total_score_matching, score_matching, _largest_share(pairs, pairs)
+                self.total_score_matching, score_matching, largest_share(pairs, pairs)
             ),
             elbo=Estimate.of(
                 self.elbo,
                 variance_over_images(first) + score_matching,
                 # The draws of x_1 are known by their mean only, and taken to be alike.
-                _largest_share(torch.cat([pairs, first]), torch.cat([pairs, first / draws])),
+                largest_share(torch.cat([pairs, first]), torch.cat([pairs, first / draws])),
             ),
             examples=n,
             dims=self.dims,
@@ -293,7 +300,7 @@ class Bound:
         ]
         first = rounds[0]
         shared: dict[str, Any] = {
-            name: _share_out(share, torch.stack([getattr(b, name) for b in rounds]))
+            name: share_out(share, torch.stack([getattr(b, name) for b in rounds]))
             for names, share in (
                 (first._first_means, first_share),
                 (first._first_variances, first_share.square()),
@@ -363,47 +370,3 @@ class BoundMap:
     def by_channel(self) -> Float[Tensor, "batch channels"]:
         """The sum over pixels, (B, C)."""
         return self.nats.flatten(2).sum(2)
-
-
-def _share_out(shares: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
-    """The sum of rounds' values times their shares; a round without a share has no value."""
-    return torch.where(shares > 0, shares.to(values) * values, 0.0).sum(0)
-
-
-def _variance_of_sum(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:
-    """The variance of the sum of independent columns, from neighbours, the last three if odd."""
-    return _variances_of_pairs(columns).sum(1)
-
-
-def _variances_of_pairs(columns: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch pairs"]:
-    """The variance of the sum of each two neighbouring columns, of the last three if odd.
-
-    Unbiased where neighbours are draws of one distribution. Where they come from neighbouring
-    strata it is too high by the squared difference of their means, never too low. It is nan of a
-    single column.
-    """
-    n = columns.shape[1]
-    if n == 1:
-        return columns.new_full((len(columns), 1), math.nan)
-    paired = n if n % 2 == 0 else n - 3
-    variance = (columns[:, 0:paired:2] - columns[:, 1:paired:2]).square()
-    if paired == n:
-        return variance
-    return torch.cat([variance, 3.0 * columns[:, paired:].var(1, keepdim=True)], 1)
-
-
-def _largest_share(variances: Float[Tensor, " terms"], single: Float[Tensor, " terms"]) -> float:
-    """The share of the largest variance of a single draw in the sum of all; nan without any."""
-    total = variances.sum().item()
-    return single.max().item() / total if total > 0 and math.isfinite(total) else math.nan
-
-
-def variance_over_images(variance: Float[Tensor, " batch"]) -> float:
-    """The variance of the mean over images that are drawn apart, from that of each."""
-    return variance.double().sum().item() / len(variance) ** 2
-
-
-def variance_of_mean(draws: Float[Tensor, "batch draws"]) -> Float[Tensor, " batch"]:
-    """The variance of the mean of independent draws of one distribution; nan for one draw."""
-    n = draws.shape[1]
-    return draws.var(1) / n if n > 1 else draws.new_full((len(draws),), math.nan)

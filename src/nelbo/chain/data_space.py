@@ -33,7 +33,7 @@ class Pixels:
 
     def __post_init__(self) -> None:
         if self.levels < 2:
-            raise NelboError(f"pixels need at least 2 levels, got {self.levels}")
+            raise NelboError(f"pixels need at least 2 pixel levels, got {self.levels}")
 
     @property
     def shown_levels(self) -> int:
@@ -50,7 +50,7 @@ class Pixels:
         if low < 0 or high >= self.levels:
             raise NelboError(
                 f"pixel levels must lie in 0..{self.levels - 1}, found {low}..{high}; "
-                "give the number of levels of this data"
+                "give the number of pixel levels of this data"
             )
         return from_levels(k, self.levels)
 
@@ -68,9 +68,9 @@ class Pixels:
         off = (k - k.round().clamp(0, self.levels - 1)).abs().max().item()
         if not off < 0.01:  # also catches nan
             raise NelboError(
-                f"images are not on the model's {self.levels} levels between -1 and 1: values from "
-                f"{x.min().item():.4g} to {x.max().item():.4g}, up to {off:.3g} levels off; use "
-                "to_network on integer levels, or declare the number of levels of this data"
+                f"images are not on the model's {self.levels} pixel levels between -1 and 1: "
+                f"values from {x.min().item():.4g} to {x.max().item():.4g}, up to {off:.3g} pixel "
+                "levels off; use to_network on pixel levels, or declare how many this data has"
             )
 
     def check_levels(self, levels: int, source: str) -> None:

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimators import ChosenLevels, Estimator
+from nelbo.chain.variances import variance_of_mean
 
 # Values of one stacked network call when many levels are evaluated: large enough to fill the
 # cores, small enough to stay in their caches.

@@ -299,7 +299,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
     levels = model.data.shown_levels
     if levels != LEVELS and is_local(source) and not asked.own:
         raise NelboError(
-            f"pictures have {LEVELS} levels a pixel, the model of {run_path} has "
+            f"pictures have {LEVELS} pixel levels, the model of {run_path} has "
             f"{levels}: it gives them no probability"
         )
     if not is_local(source) and OWN_CHANNELS.get(source, channels) != channels:

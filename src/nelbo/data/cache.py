@@ -18,8 +18,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,20 +30,13 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check_room, evict, locked
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
 from nelbo.data.splits import ALL, PARTS, TRAIN
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes then decode the same pictures twice
-    fcntl = None  # type: ignore[assignment]
-
-LIMIT_GB = 20.0
-_IMAGES, _KEYS, _INDEX, _WAITING = "images.bin", "keys.bin", "index.json", "waiting.bin"
-_PARTIAL = ".partial-"
+_KEYS, _WAITING = "keys.bin", "waiting.bin"
 _VERSION = 6  # of what is stored and how pictures are decoded
-_ABANDONED = 24 * 3600.0  # seconds after which a partial entry has no writer any more
 
 Settle = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
 
@@ -182,14 +173,14 @@ def cached(
     entry = _open(final)
     if entry is not None:
         return entry
-    with _lock(root / f"{where}.lock"):
+    with locked(root / f"{where}.lock"):
         entry = _open(final)  # another process may have written it meanwhile
         if entry is not None:
             return entry
         for old in root.glob(f"{where}-*"):  # outdated, damaged, or left by a killed process
             shutil.rmtree(old, ignore_errors=True)
-        _check_room(root, at_most, shape)
-        partial = Path(tempfile.mkdtemp(dir=root, prefix=f"{where}-{_PARTIAL}"))
+        check_room(root, at_most, shape)
+        partial = Path(tempfile.mkdtemp(dir=root, prefix=f"{where}-{PARTIAL}"))
         try:
             index = _write(partial, shape, pictures(), {} if extra is None else extra, settle)
             if not index["names"]:
@@ -203,45 +194,10 @@ def cached(
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    _evict(root, keep=final)
+    evict(root, keep=final)
     entry = _open(final)
     assert entry is not None
     return entry
-
-
-def cache_directory() -> Path:
-    """The directory of the entries, created if need be.
-
-    If the default directory cannot be written, as under a read-only home, use a temporary directory
-    and warn.
-
-    Raises:
-        NelboError: the directory named in NELBO_CACHE cannot be written.
-    """
-    chosen = os.environ.get("NELBO_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = (Path(chosen).expanduser() if chosen else Path(base) / "nelbo") / "images"
-    try:
-        return _writable(root)
-    except OSError as error:
-        if chosen:
-            raise NelboError(
-                f"NELBO_CACHE is {chosen}, which cannot be written: {error.strerror or error}"
-            ) from error
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        instead = Path(tempfile.gettempdir()) / f"nelbo-{user}" / "images"
-        warnings.warn(
-            f"decoded pictures are kept in {instead}, because {root} cannot be written; name "
-            "another directory in NELBO_CACHE",
-            stacklevel=2,
-        )
-        return _writable(instead)
-
-
-def _writable(root: Path) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=root).close()
-    return root
 
 
 def _digest(content: object) -> str:
@@ -252,20 +208,20 @@ def _digest(content: object) -> str:
 def _open(directory: Path) -> Entry | None:
     """The entry, or None if it is missing or its files do not match."""
     try:
-        index = json.loads((directory / _INDEX).read_text())
+        index = json.loads((directory / INDEX).read_text())
         shape = len(index["names"]), *index["shape"]
         pixels = int(np.prod(shape))
-        if (directory / _IMAGES).stat().st_size != pixels:
+        if (directory / IMAGES).stat().st_size != pixels:
             return None
         keys = torch.from_numpy(np.fromfile(directory / _KEYS, dtype=np.int64))
         if len(keys) != len(index["names"]):
             return None
         # Not shared: a private mapping cannot change the file.
         flat = torch.from_file(
-            str(directory / _IMAGES), shared=False, size=pixels, dtype=torch.uint8
+            str(directory / IMAGES), shared=False, size=pixels, dtype=torch.uint8
         )
         with contextlib.suppress(OSError):
-            os.utime(directory / _INDEX)  # used now
+            os.utime(directory / INDEX)  # used now
         return _entry(index, flat.view(shape), keys)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
@@ -299,7 +255,7 @@ def _write(
     skipped = []
     # What comes after the images to train on waits in files of its own until its place is known.
     paths = {split: directory / f"{split}-{_WAITING}" for split in PARTS}
-    paths[TRAIN] = directory / _IMAGES
+    paths[TRAIN] = directory / IMAGES
     with contextlib.ExitStack() as opened:
         files = {s: opened.enter_context(path.open("w+b")) for s, path in paths.items()}
         for number, picture in enumerate(pictures):
@@ -331,7 +287,7 @@ def _write(
             place = [place for split in PARTS for place in places[split]]
             kept_still = [i for i, split in enumerate(settled) if split]
             order = sorted(kept_still, key=lambda i: (PARTS.index(settled[i]), place[i]))
-            _reorder(directory / _IMAGES, shape, order)
+            _reorder(directory / IMAGES, shape, order)
             ordered_keys = [ordered_keys[i] for i in order]
             ordered, splits = [ordered[i] for i in order], [settled[i] for i in order]
     np.array(ordered_keys, dtype=np.int64).tofile(directory / _KEYS)
@@ -346,7 +302,7 @@ def _write(
         "notes": [picture.notes for picture in ordered],
         "extra": extra,
     }
-    (directory / _INDEX).write_text(json.dumps(index))
+    (directory / INDEX).write_text(json.dumps(index))
     return index
 
 
@@ -360,60 +316,3 @@ def _reorder(path: Path, shape: tuple[int, int, int], order: Sequence[int]) -> N
         out.flush()
         os.fsync(out.fileno())
     moved.replace(path)
-
-
-def _check_room(root: Path, at_most: int | None, shape: tuple[int, int, int]) -> None:
-    if at_most is None:
-        return
-    needed, free = at_most * int(np.prod(shape)), shutil.disk_usage(root).free
-    if needed > free:
-        channels, height, width = shape
-        raise NelboError(
-            f"{at_most:,} pictures of {channels}×{height}×{width} need {needed / 1e9:,.1f} GB in "
-            f"{root}, where {free / 1e9:,.1f} GB are free. Choose a smaller size, or name a "
-            "directory with more room in NELBO_CACHE"
-        )
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a killed one is gone with it."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            # A file system without locks: the move into place is whole all the same.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _evict(root: Path, keep: Path) -> None:
-    """Remove what was not used for longest until all entries fit the limit."""
-    limit = _limit()
-    entries = []
-    for directory in root.iterdir():
-        # Another process may remove entries at the same time.
-        with contextlib.suppress(OSError):
-            if _PARTIAL in directory.name:
-                if time.time() - directory.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(directory, ignore_errors=True)
-            elif directory.is_dir() and directory != keep:
-                used = (directory / _INDEX).stat().st_mtime
-                entries.append((used, (directory / _IMAGES).stat().st_size, directory))
-    total = (keep / _IMAGES).stat().st_size + sum(size for _, size, _ in entries)
-    for _, size, directory in sorted(entries):
-        if total <= limit:
-            break
-        # A process that has it mapped keeps its pixels until it ends.
-        shutil.rmtree(directory, ignore_errors=True)
-        total -= size
-
-
-def _limit() -> float:
-    text = os.environ.get("NELBO_CACHE_GB", str(LIMIT_GB))
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not limit >= 0:
-        raise NelboError(f"NELBO_CACHE_GB is {text!r}; expected a number of gigabytes, such as 20")
-    return limit * 1e9

@@ -24,10 +24,9 @@ read the bound on; training reads the whole train split anew each epoch, see `st
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -38,92 +37,18 @@ import torch
 
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.data.cache import Picture, cached, check_size
+from nelbo.data.columns import caption_of, class_names_of, columns_of, label_of
 from nelbo.data.credits import CREDITS
 from nelbo.data.crops import base_of, crop_names, settle_crops
-from nelbo.data.declared import TEST_FOLDERS, VALIDATION_FOLDERS
 from nelbo.data.decode import Decoded, in_threads, read_crops
 from nelbo.data.image_data import ImageData
-from nelbo.data.labels import Label, as_label, class_names, index_labels, name_of
+from nelbo.data.labels import class_names, index_labels, name_of
 from nelbo.data.size import Size
 from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
 from nelbo.data.stream import ImageStream, StreamedRow
+from nelbo.data.table import Parts, Table
 
 LEVELS = 256
-# The number of images of each split of a streamed set that are kept for evaluation.
-_KEPT = 2000
-OPTIONS = (
-    *("config", "revision", "train", "validation", "test", "image", "label", "caption"),
-    *("max_images", "stream", "crops"),
-)
-_IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-_SEVERAL_CAPTIONS = "several captions: the first is taken"
-_NO_CLASS = "a label that is neither a string nor a whole number: no class"
-_CAPTION_COLUMNS = ("text", "caption", "captions", "txt", "prompt")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Where rows come from.
-
-    Attributes:
-        source: what the user typed.
-        path: a Hub id, a parquet file, or a folder of them.
-        options: see the module; any of `OPTIONS`.
-
-    Raises:
-        NelboError: an unknown option, or a max_images that is no number.
-    """
-
-    source: str
-    path: str
-    options: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        for name in self.options:
-            if name not in OPTIONS:
-                raise NelboError(
-                    f"{self.source}: unknown option {name!r}; expected one of {', '.join(OPTIONS)}"
-                )
-        for name in ("max_images", "stream", "crops"):
-            if self._number(name) == 0:
-                raise NelboError(f"{self.source}: {name} must be at least 1")
-        if self.stream is not None and self.crops > 1:
-            raise NelboError(f"{self.source}: a stream gives each row once: leave crops out")
-
-    @property
-    def max_images(self) -> int | None:
-        """The largest number of images of each split; None for all."""
-        return self._number("max_images")
-
-    @property
-    def stream(self) -> int | None:
-        """The size of the shuffle buffer, in rows, if training streams the set; otherwise None."""
-        return self._number("stream")
-
-    @property
-    def crops(self) -> int:
-        """How many crops a row to train on gives."""
-        return self._number("crops") or 1
-
-    def kept(self) -> Table:
-        """The rows of a streamed set that are decoded into the cache."""
-        options = {"max_images": str(_KEPT), **self.options}
-        del options["stream"]
-        return replace(self, options=options)
-
-    def _number(self, name: str) -> int | None:
-        text = self.options.get(name)
-        if text is None:
-            return None
-        if not text.isdecimal():
-            raise NelboError(f"{self.source}: {name} is {text!r}; expected a whole number")
-        return int(text)
-
-    @property
-    def local(self) -> bool:
-        """Whether it lies on this machine."""
-        return Path(self.path).exists()
 
 
 def load_table(
@@ -232,9 +157,9 @@ class _Rows:
             return _open(self.table)
 
     @cached_property
-    def parts(self) -> _Parts:
+    def parts(self) -> Parts:
         """The assignment of the table's splits to train, validation and test."""
-        return _Parts.of(self.table, list(self.splits), self.validation)
+        return Parts.of(self.table, list(self.splits), self.validation)
 
     def split(self, names: Sequence[str]) -> list[str]:
         """The split of each readable row; an empty split takes the row of least u."""
@@ -262,8 +187,8 @@ def _decoded(
     extra: dict[str, Any],
 ) -> Iterator[Picture]:
     splits, parts = source.splits, source.parts
-    columns = _columns(table, splits[parts.train])
-    names = _class_names(splits[parts.train], columns)
+    columns = columns_of(table, splits[parts.train])
+    names = class_names_of(splits[parts.train], columns)
     if parts.note is not None:
         extra["split_note"] = parts.note
     if names is not None:
@@ -277,8 +202,8 @@ def _decoded(
 
     def read(item: tuple[str, str, Mapping[str, Any]]) -> list[Picture]:
         name, split, row = item
-        label, notes = _label(row.get(columns.get("label", "")))
-        caption, first = _caption(row.get(columns.get("caption", "")))
+        label, notes = label_of(row.get(columns.get("label", "")))
+        caption, first = caption_of(row.get(columns.get("caption", "")))
         notes += first
         if names is not None and label == -1:
             label = None
@@ -312,14 +237,14 @@ def _streamed(
     def rows() -> Iterator[StreamedRow]:
         with _explained(table):
             splits = _open(kept)
-            parts = _Parts.of(table, list(splits), validation)
-            columns = _columns(table, splits[parts.train])
-            names = _class_names(splits[parts.train], columns)
+            parts = Parts.of(table, list(splits), validation)
+            columns = columns_of(table, splits[parts.train])
+            names = class_names_of(splits[parts.train], columns)
             for i, row in enumerate(_undecoded(splits[parts.train], columns["image"])):
                 called = f"{parts.train} #{i}"
                 if parts.split_of(parts.train, i) != TRAIN or called in held:
                     continue
-                label, _ = _label(row.get(columns.get("label", "")))
+                label, _ = label_of(row.get(columns.get("label", "")))
                 if names is None and label is not None:
                     label = index.get(name_of(label))
                 picture = row[columns["image"]]
@@ -368,130 +293,6 @@ def _open(table: Table) -> Mapping[str, Any]:
         # max_images.
         streaming=table.local or table.max_images is not None,
     )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The names of a table's splits; a missing split is taken from the rows of train.
-
-    Attributes:
-        train: name of the training split.
-        validation: name of the validation split, or None.
-        test: name of the test split, or None.
-        carves: whether there is a validation split, if need be from rows of train.
-        note: a line on how splits were assigned, if their names leave it open.
-    """
-
-    train: str
-    validation: str | None
-    test: str | None
-    carves: bool
-    note: str | None = None
-
-    @classmethod
-    def of(cls, table: Table, names: list[str], validation: bool) -> _Parts:
-        """Assign splits by the options, or else by their names.
-
-        Raises:
-            NelboError: an option names an unknown split.
-        """
-        for option in (TRAIN, VALIDATION, TEST):
-            wanted = table.options.get(option)
-            if wanted is not None and wanted not in names:
-                raise NelboError(
-                    f"{table.source} has no split {wanted!r}; it has {', '.join(names)}"
-                )
-        default = "train" if "train" in names else names[0]
-        train = table.options.get(TRAIN, default)
-        chosen = table.options.get(VALIDATION)
-        free = [name for name in names if name not in (train, chosen)]
-        declared = [name for name in VALIDATION_FOLDERS if name in free]
-        test = table.options.get(TEST)
-        if test is None:
-            named = [name for name in TEST_FOLDERS if name in free]
-            test = next(iter([*named, *declared]), None)
-        if not validation:
-            return cls(train, None, test, carves=False)
-        found = chosen or next((name for name in declared if name != test), None)
-        note = None
-        if test in VALIDATION_FOLDERS and TEST not in table.options:
-            note = (
-                f"there is no split test: {test} is the test split, and every tenth row "
-                f"of {train} is for validation; with ?validation={test} it is the validation "
-                f"split, and every tenth row of {train} is for test"
-            )
-        return cls(train, found, test, carves=True, note=note)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names whose rows are read, each once."""
-        found = (self.train, self.validation, self.test)
-        return tuple(dict.fromkeys(name for name in found if name is not None))
-
-    def split_of(self, name: str, i: int) -> str:
-        """The split of a row."""
-        if name == self.test:
-            return TEST
-        if name == self.validation:
-            return VALIDATION
-        if self.test is None and i % 10 == 9:
-            return TEST
-        is_eighth = self.carves and self.validation is None and i % 10 == 8
-        return VALIDATION if is_eighth else TRAIN
-
-
-def _columns(table: Table, rows: Any) -> dict[str, str]:
-    """The columns for image, label and caption: by option, or else by type and name."""
-    features = rows.features or {}
-    kinds = {name: type(feature).__name__ for name, feature in features.items()}
-    found = {
-        "image": [name for name in kinds if kinds[name] == "Image"]
-        + [name for name in _IMAGE_COLUMNS if name in kinds],
-        "label": [name for name in _LABEL_COLUMNS if name in kinds]
-        + [name for name in kinds if kinds[name] == "ClassLabel"],
-        "caption": [name for name in _CAPTION_COLUMNS if _is_text(features.get(name))],
-    }
-    columns = {kind: names[0] for kind, names in found.items() if names}
-    for kind in found:
-        wanted = table.options.get(kind)
-        if wanted is not None and wanted not in kinds:
-            raise NelboError(f"{table.source} has no column {wanted!r}; it has {', '.join(kinds)}")
-        if wanted is not None:
-            columns[kind] = wanted
-    if "image" not in columns:
-        raise NelboError(
-            f"{table.source} has no column of pictures among {', '.join(kinds)}; name it with "
-            "?image=COLUMN"
-        )
-    return columns
-
-
-def _is_text(feature: Any) -> bool:
-    """Whether a column holds texts, or lists of them."""
-    of_list = feature[0] if isinstance(feature, list) and feature else feature
-    element = getattr(of_list, "feature", of_list)
-    return getattr(element, "dtype", None) in ("string", "large_string")
-
-
-def _caption(value: Any) -> tuple[str | None, tuple[str, ...]]:
-    """A text, or the first of several with a note."""
-    if not isinstance(value, list):
-        return (value if isinstance(value, str) else None), ()
-    texts = [text for text in value if isinstance(text, str)]
-    notes = (_SEVERAL_CAPTIONS,) if len(texts) > 1 else ()
-    return (texts[0] if texts else None), notes
-
-
-def _label(value: Any) -> tuple[Label | None, tuple[str, ...]]:
-    """A class; for a value of another type None, with a note."""
-    label = as_label(value)
-    nothing = value is None or (isinstance(value, float) and math.isnan(value))
-    return label, () if nothing or label is not None else (_NO_CLASS,)
-
-
-def _class_names(rows: Any, columns: Mapping[str, str]) -> list[str] | None:
-    names = getattr((rows.features or {}).get(columns.get("label")), "names", None)
-    return None if names is None else list(names)
 
 
 def _undecoded(rows: Any, column: str) -> Iterable[Any]:

@@ -14,12 +14,13 @@ from nelbo.data.digits import load_digits
 from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
 from nelbo.data.formats import is_picture
-from nelbo.data.hub import Table, load_table
+from nelbo.data.hub import load_table
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import would_be_listed
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.data.size import Size, parse_size
 from nelbo.data.splits import SPLITS
+from nelbo.data.table import Table
 
 # The Hub ids of data sets with a name of their own, with the channels and the side of their images.
 HUB_NAMES = {

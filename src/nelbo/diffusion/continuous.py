@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, variance_of_mean
+from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.estimators import as_estimator
 from nelbo.chain.terms import per_example
+from nelbo.chain.variances import variance_of_mean
 from nelbo.diffusion.learned_schedule import LearnedSchedule
 from nelbo.diffusion.level_samplers import LevelSampler
 from nelbo.diffusion.model import Diffusion

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.terms import VALUES_PER_CALL, per_example
+from nelbo.chain.variances import variance_of_mean
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.rounding import fit_rounded_normal

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, variance_over_images
+from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimate import DOMINANT_SHARE
@@ -28,6 +28,7 @@ from nelbo.chain.estimators import (
 )
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
+from nelbo.chain.variances import variance_over_images
 from nelbo.data import ImageData
 from nelbo.evidence.bound_store import BoundStore
 

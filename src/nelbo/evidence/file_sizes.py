@@ -227,7 +227,7 @@ def picture(image: UInt8[Tensor, "channels height width"], levels: int = 256) ->
     if channels not in _MODES:
         raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {channels}")
     if image.numel() and int(image.max()) >= levels:
-        raise NelboError(f"a pixel has level {int(image.max())}, expected 0..{levels - 1}")
+        raise NelboError(f"found pixel level {int(image.max())}, expected 0..{levels - 1}")
     values = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(values[..., 0] if channels == 1 else values, _MODES[channels])
 

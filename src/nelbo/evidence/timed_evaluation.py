@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, variance_over_images
+from nelbo.chain.bound import Bound
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimators import EveryLevel, Importance, proposal_from
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
+from nelbo.chain.variances import variance_over_images
 from nelbo.data import ImageData
 from nelbo.evidence.evaluation import (
     PILOT_IMAGES,

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.variances import variance_of_mean
 from nelbo.families.variational import DRAWS, VariationalFamily
 
 

@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import Bound, variance_of_mean
+from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw
 from nelbo.chain.terms import per_example
+from nelbo.chain.variances import variance_of_mean
 from nelbo.families.one_latent import bound_of_one_latent
 from nelbo.families.variational import DRAWS, VariationalFamily
 

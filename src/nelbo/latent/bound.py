@@ -23,8 +23,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.chain.bound import Bound, BoundSummary, variance_over_images
+from nelbo.chain.bound import Bound, BoundSummary
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.variances import variance_over_images
 
 
 @dataclass(frozen=True)

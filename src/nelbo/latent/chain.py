@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.bound import variance_of_mean
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, normal
 from nelbo.chain.estimators import Estimator, as_estimator
 from nelbo.chain.mhvae import Level
 from nelbo.chain.terms import Drawing, Draws, per_example
+from nelbo.chain.variances import variance_of_mean
 from nelbo.diffusion import Diffusion, LevelProfile, Pixels
 from nelbo.latent.bound import LatentBound, LatentBoundMap
 from nelbo.latent.description import DescribedLatents

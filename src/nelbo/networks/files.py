@@ -6,14 +6,15 @@ Nothing is unpickled: weights in .bin, .pt or .ckpt files are refused with the w
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near, listed
-from nelbo.networks.hub import download, is_hub_id
 
 CONFIG_FILE = "config.json"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 _HOW_TO_CONVERT = (
     "nelbo reads safetensors only, because opening a pickle runs the code in it. If you trust the "
@@ -39,9 +40,19 @@ def locate(path: str | os.PathLike[str], subfolder: str | None, *names: str) -> 
         raise NelboError(f"{local} is a file; give the directory of a run, pipeline or network")
     if not is_hub_id(str(path)):
         raise missing_directory(local)
+    from nelbo.networks.hub import download  # long to import
+
     return download(
         str(path), subfolder, names, f". {_HOW_TO_CONVERT}" if _are_weights(names) else ""
     )
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path can be a Hub id: owner/name, where owner is not a local folder.
+
+    A missing path in a folder that exists is taken for a mistyped local path.
+    """
+    return bool(_HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
 
 
 def missing_directory(path: Path) -> NelboError:

@@ -1,8 +1,10 @@
-"""Files on the Hugging Face Hub, and errors for files that are not available."""
+"""Files on the Hugging Face Hub, and errors for files that are not available.
+
+Its client takes long to import, and a model in a directory does without.
+"""
 
 from __future__ import annotations
 
-import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -21,15 +23,6 @@ from nelbo.base.suggestions import directories_near
 # Time limit for the first response of the Hub; its client would try for half a minute.
 _SECONDS_TO_ANSWER = 5.0
 _SECONDS_REMEMBERED = 60.0
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path can be a Hub id: owner/name, where owner is not a local folder.
-
-    A missing path in a folder that exists is taken for a mistyped local path.
-    """
-    return bool(_HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
 
 
 def download(hub_id: str, subfolder: str | None, names: tuple[str, ...], advice: str = "") -> Path:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from nelbo.report.formatting import compact
 from nelbo.report.theme import COLORS
+
+# What is smaller than this part of the largest value is no cost that one could see.
+DYNAMIC_RANGE = 1e-5
 
 
 def new_axes(figure: Figure) -> Axes:
@@ -35,3 +42,39 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 PLAIN = FuncFormatter(_tick)
+
+
+def cost_axis(axes: Axes, values: NDArray[np.float64]) -> None:
+    """A logarithmic axis where the values span more than a decade, else one from zero."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) == 0 or positive.max() < 10 * positive.min():
+        axes.set_ylim(bottom=0.0)
+        axes.yaxis.set_major_locator(round_ticks(6))
+    else:
+        axes.set_yscale("log", nonpositive="mask")
+        low, high = axes.get_ylim()
+        if low < high * DYNAMIC_RANGE:
+            low = high * DYNAMIC_RANGE
+            axes.set_ylim(low, high)
+        subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PLAIN)
+
+
+def round_ticks(count: int) -> MaxNLocator:
+    """At most about `count` ticks at round numbers."""
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+
+
+def legend(axes: Axes, loc: Literal["best", "upper left"]) -> None:
+    """A legend in the page's theme, where anything has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=loc, frameon=False, fontsize=9.5, labelcolor=COLORS["ink"])
+
+
+def nothing(figure: Figure, axes: Axes, message: str) -> Figure:
+    """The figure with a message in place of what there is not."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=COLORS["muted"], fontsize=10)
+    return figure

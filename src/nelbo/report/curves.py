@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nelbo.report import fragments, plots
+from nelbo.report import fragments, training_plots
 from nelbo.report.theme import to_inline_svg
 from nelbo.runs.checkpoints import VALIDATION
 
@@ -36,7 +36,7 @@ def section(
         return ""
     loss_panel = fragments.captioned(
         to_inline_svg(
-            plots.training_curve(metrics, "loss"), "training-loss", "Loss against the step"
+            training_plots.training_curve(metrics, "loss"), "training-loss", "Loss against the step"
         ),
         loss,
         "Loss",
@@ -45,7 +45,7 @@ def section(
     if held_out_alone and not is_validated:
         return fragments.section("Training", "", loss_panel)
     about = bound
-    if len(metrics) >= plots.SMOOTHED_FROM:
+    if len(metrics) >= training_plots.SMOOTHED_FROM:
         about += " The bold line is its running median."
     if held_out_alone:
         about = "The bound of held-out images, read from the averaged weights, on the same levels "
@@ -53,7 +53,7 @@ def section(
     elif is_validated:
         about += " The points are the bound of held-out images, read from the averaged weights."
     of = "held-out images" if held_out_alone else "training batches"
-    figure = plots.training_curve(
+    figure = training_plots.training_curve(
         metrics,
         VALIDATION if held_out_alone else "bits_per_dim",
         reference=reference,

@@ -63,9 +63,9 @@ _TERMS = [
 ]
 _PROBABILITY = Entry(
     "Bits per dimension",
-    "The cost in bits for each value of an image. The pixels are integer levels, so this bounds "
+    "The cost in bits for each value of an image. Pixels are integers, so this bounds "
     "their true code length: an ideal coder stores the image in at most that many bits. It "
-    "compares with published figures for the same images and levels.",
+    "compares with published figures for the same images and pixel levels.",
     f"−log<sub>2</sub> <i>P</i>({_X0}) / dims ≤ −ELBO / (dims · ln 2)",
 )
 _DENSITY = Entry(

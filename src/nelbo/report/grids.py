@@ -25,9 +25,9 @@ def to_bytes(images: UInt8[Tensor, "..."], levels: int) -> UInt8[Tensor, "..."]:
         NelboError: fewer than two levels, or a pixel outside them.
     """
     if levels < 2:
-        raise NelboError(f"pixels need at least 2 levels, got {levels}")
+        raise NelboError(f"pixels need at least 2 pixel levels, got {levels}")
     if images.numel() and int(images.max()) >= levels:
-        raise NelboError(f"a pixel has level {int(images.max())}, expected 0..{levels - 1}")
+        raise NelboError(f"found pixel level {int(images.max())}, expected 0..{levels - 1}")
     return (images.double() * (255.0 / (levels - 1))).round().to(torch.uint8)
 
 

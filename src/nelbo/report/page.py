@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from nelbo.base.files import atomic_file
-from nelbo.report import sections
+from nelbo.report import chain_sections, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
@@ -29,9 +29,9 @@ def render(report: RunReport) -> str:
         sections.reconstructions(report),
         sections.bound_table(report),
         sections.beside_files(report),
-        sections.levels(report),
-        sections.forward(report),
-        sections.reverse(report),
+        chain_sections.levels(report),
+        chain_sections.forward(report),
+        chain_sections.reverse(report),
         sections.extremes(report),
         sections.training(report),
         sections.settings(report),

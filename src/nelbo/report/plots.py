@@ -6,8 +6,8 @@ All bounds are in bits per dimension, so that the plots read beside the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +19,24 @@ from numpy.typing import NDArray
 from nelbo.chain.bound import Bound
 from nelbo.chain.evidence import Evidence
 from nelbo.diffusion.schedule import NoiseSchedule
-from nelbo.report.axes import PLAIN, new_axes
+from nelbo.report.axes import (
+    DYNAMIC_RANGE,
+    PLAIN,
+    cost_axis,
+    legend,
+    new_axes,
+    nothing,
+    round_ticks,
+)
 from nelbo.report.formatting import number
 from nelbo.report.theme import COLORS, new_figure
 
-Row = Mapping[str, Any]
 Array = NDArray[np.float64]
 
 HEADLINE = "test"  # the split that is drawn in front
-SMOOTHED_FROM = 50  # rows of training; fewer are drawn as they are
 _POOLS = 72
 _FEW = 24
 _USUAL_SCHEDULES = {"linear": "--", "cosine": ":"}
-# What is smaller than this part of the largest value is no cost that one could see.
-_DYNAMIC_RANGE = 1e-5
 
 
 def kl_by_level(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> Figure:
@@ -66,10 +70,10 @@ def kl_by_level(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> Figur
                 zorder=4 if split == front(bounds) else 3,
             )
     drawn = [line.get_ydata() for line in axes.lines]
-    _cost_axis(axes, np.concatenate(drawn).astype(np.float64) if drawn else np.empty(0))
+    cost_axis(axes, np.concatenate(drawn).astype(np.float64) if drawn else np.empty(0))
     _level_axis(axes, bounds)
     axes.set_ylabel(f"{unit} per level")
-    _legend(axes, loc="best")
+    legend(axes, loc="best")
     return figure
 
 
@@ -115,10 +119,10 @@ def cumulative_bound(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> 
         share.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0)
         axes.set_ylim(0, spent[-1] * 1.06)
     _level_axis(axes, bounds)
-    axes.yaxis.set_major_locator(_round_ticks(6))
+    axes.yaxis.set_major_locator(round_ticks(6))
     axes.yaxis.set_major_formatter(PLAIN)
     axes.set_ylabel(f"{unit} spent up to level t")
-    _legend(axes, loc="upper left")
+    legend(axes, loc="upper left")
     return figure
 
 
@@ -131,7 +135,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     figure = new_figure()
     axes = new_axes(figure)
     if bound.levels.numel() == 0:
-        return _nothing(figure, axes, "a chain of one level has no score matching terms")
+        return nothing(figure, axes, "a chain of one level has no score matching terms")
     levels = bound.levels.unique().cpu().double().numpy()
     # Groups without a gap, for pools between sparse levels stay empty.
     groups = None if len(levels) <= _POOLS else np.unique(_pools(levels), return_inverse=True)[1]
@@ -142,7 +146,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     color = COLORS["score-matching"]
     axes.fill_between(x, y - band, y + band, color=color, alpha=0.25, linewidth=0)
     axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) <= _FEW else None)
-    _cost_axis(axes, y)
+    cost_axis(axes, y)
     _level_axis(axes, {"": bound})
     axes.set_ylabel(f"{unit} per level ± 2 standard errors")
     return figure
@@ -155,7 +159,7 @@ def bits_histogram(bound: Evidence, *, unit: str = "bits/dim") -> Figure:
     bits = bound.bits_per_dim.detach().cpu().double().numpy()
     bits = bits[np.isfinite(bits)]
     if len(bits) == 0:
-        return _nothing(figure, axes, "no image has a finite bound")
+        return nothing(figure, axes, "no image has a finite bound")
     bins = int(np.clip(np.sqrt(len(bits)) * 1.6, 1, 60))
     axes.hist(bits, bins, color=COLORS["score-matching"], alpha=0.55, linewidth=0, rwidth=0.92)
     axes.axvline(bits.mean(), color=COLORS["ink"], linewidth=1.4)
@@ -170,83 +174,11 @@ def bits_histogram(bound: Evidence, *, unit: str = "bits/dim") -> Figure:
         fontsize=9.5,
     )
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_locator(_round_ticks(7))
+    axes.xaxis.set_major_locator(round_ticks(7))
     axes.xaxis.set_major_formatter(PLAIN)
     axes.margins(y=0.12)
     axes.set_xlabel(unit)
     axes.set_ylabel("images")
-    return figure
-
-
-def training_curve(
-    rows: Sequence[Row],
-    quantity: str = "bits_per_dim",
-    *,
-    x: str = "step",
-    reference: float | None = None,
-    reference_label: str = "test bound",
-    unit: str = "bits/dim",
-    validation: str | None = None,
-) -> Figure:
-    """One quantity of training against the step or the time.
-
-    Args:
-        rows: what the training loop recorded, each a mapping of names to numbers.
-        quantity: which of them to draw: "bits_per_dim", "loss", "learning_rate", "gradient_norm".
-        x: against which: "step" or "seconds".
-        reference: a value to mark by a dashed line.
-        reference_label: what to call it.
-        unit: what to call bits per dimension.
-        validation: a quantity that only some rows have, to draw beside it as points.
-    """
-    figure = new_figure()
-    axes = new_axes(figure)
-    at, values = _points(rows, x, quantity)
-    if len(at) == 0:
-        return _nothing(figure, axes, "no steps were recorded")
-    color = COLORS["score-matching"]
-    label = None if validation is None else "training"
-    if len(values) < SMOOTHED_FROM:
-        axes.plot(at, values, color=color, linewidth=1.6, marker="o", markersize=3.5, label=label)
-    else:
-        axes.plot(at, values, color=color, linewidth=0.7, alpha=0.35)
-        axes.plot(at, _smoothed(values), color=color, linewidth=1.8, label=label)
-    if validation is not None:
-        read_at, readings = _points(rows, x, validation)
-        color = COLORS["reconstruction"]
-        axes.plot(
-            read_at,
-            readings,
-            color=color,
-            linewidth=1.2,
-            marker="o",
-            markersize=4,
-            label="validation",
-        )
-        values = np.concatenate([values, readings])
-        _legend(axes, "best")
-    if values.min() > 0 and values.max() > 10 * values.min():
-        _cost_axis(axes, values)
-    else:
-        axes.yaxis.set_major_locator(_round_ticks(6))
-        axes.yaxis.set_major_formatter(PLAIN)
-    if reference is not None and math.isfinite(reference):
-        axes.axhline(reference, color=COLORS["ink"], linewidth=1.1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"{reference_label}\n{number(reference, 3)}",
-            (1.0, reference),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=COLORS["ink"],
-            fontsize=9.5,
-        )
-    axes.xaxis.set_major_locator(_round_ticks(6))
-    axes.xaxis.set_major_formatter(PLAIN)
-    axes.set_xlabel("training time, seconds" if x == "seconds" else x)
-    is_bits = quantity.endswith("bits_per_dim")
-    axes.set_ylabel(unit if is_bits else quantity.replace("_", " "))
     return figure
 
 
@@ -271,14 +203,8 @@ def noise_schedule(schedule: NoiseSchedule) -> Figure:
     axes.set_ylabel("log SNR")
     if len(log_snr):  # the others may go far beyond
         axes.set_ylim(log_snr.min() - 2, log_snr.max() + 3)
-    _legend(axes, loc="best")
+    legend(axes, loc="best")
     return figure
-
-
-def _points(rows: Sequence[Row], x: str, y: str) -> Array:
-    """Where both are numbers, (2, n)."""
-    numbers = [(row[x], row[y]) for row in rows if _is_number(row, x) and _is_number(row, y)]
-    return np.array(numbers, dtype=np.float64).reshape(-1, 2).T
 
 
 def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:
@@ -302,7 +228,7 @@ def spent_by_level(bound: Bound) -> tuple[torch.Tensor, Array]:
 def shows_reconstruction(bound: Bound) -> bool:
     """Whether the reconstruction term is a cost that can be seen beside those of the levels."""
     highest = bound.by_level()[1].max().item() if bound.levels.numel() else 0.0
-    return -bound.mean().reconstruction.mean > _DYNAMIC_RANGE * highest
+    return -bound.mean().reconstruction.mean > DYNAMIC_RANGE * highest
 
 
 def half_spent_level(bound: Bound) -> int | None:
@@ -346,42 +272,11 @@ def _pools(x: Array) -> NDArray[np.int64]:
     return np.clip(np.digitize(scaled, edges) - 1, 0, _POOLS - 1)
 
 
-def _smoothed(values: Array) -> Array:
-    """Running median over a thirtieth of the curve, which outliers do not pull."""
-    half = max(1, len(values) // 60)
-    return np.array(
-        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-    )
-
-
-def _is_number(row: Row, name: str) -> bool:
-    value = row.get(name)
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _log_snr(schedule: NoiseSchedule) -> tuple[Array, Array]:
     """The levels that have both signal and noise, and their log SNR."""
     log_snr = schedule.log_snr.numpy()
     levels = np.flatnonzero(np.isfinite(log_snr))
     return levels.astype(np.float64), log_snr[levels]
-
-
-def _cost_axis(axes: Axes, values: Array) -> None:
-    """A logarithmic axis where the values span more than a decade, else one from zero."""
-    positive = values[np.isfinite(values) & (values > 0)]
-    if len(positive) == 0 or positive.max() < 10 * positive.min():
-        axes.set_ylim(bottom=0.0)
-        axes.yaxis.set_major_locator(_round_ticks(6))
-    else:
-        axes.set_yscale("log", nonpositive="mask")
-        low, high = axes.get_ylim()
-        if low < high * _DYNAMIC_RANGE:
-            low = high * _DYNAMIC_RANGE
-            axes.set_ylim(low, high)
-        subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PLAIN)
 
 
 def _level_axis(axes: Axes, bounds: Mapping[str, Bound]) -> None:
@@ -398,20 +293,5 @@ def _level_axis(axes: Axes, bounds: Mapping[str, Bound]) -> None:
     axes.set_xlabel("level t (data on the left, noise on the right)")
 
 
-def _round_ticks(count: int) -> MaxNLocator:
-    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
-
-
 def _scaling(forward: float, backward: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return (lambda value: value * forward, lambda value: value * backward)
-
-
-def _legend(axes: Axes, loc: Literal["best", "upper left"]) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=loc, frameon=False, fontsize=9.5, labelcolor=COLORS["ink"])
-
-
-def _nothing(figure: Figure, axes: Axes, message: str) -> Figure:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, message, ha="center", va="center", color=COLORS["muted"], fontsize=10)
-    return figure
