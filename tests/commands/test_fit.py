@@ -45,13 +45,14 @@ def test_fit_stores_a_profile_and_leaves_the_model_alone(run_path, fitted, capsy
 
 
 def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
-    main(["evaluate", str(fitted), "--steps", "6", "--levels", "optimal", "--json"])
+    few = ["--steps", "6", "--images", "100"]
+    main(["evaluate", str(fitted), *few, "--levels", "optimal", "--json"])
     printed = json.loads(capsys.readouterr().out)
     model = nelbo.load(fitted)
     chain = model.with_profile(model.profile, variance="analytic").respace(
         nelbo.optimal_levels(model.profile, 6)
     )
-    digits = load_data("digits", "test")
+    digits = load_data("digits", "test").subset(100, 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         bounds = [
@@ -64,7 +65,7 @@ def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
     )
     assert printed["levels_of_chain"] == 5
 
-    main(["evaluate", str(fitted), "--steps", "6", "--json"])
+    main(["evaluate", str(fitted), *few, "--json"])
     even = json.loads(capsys.readouterr().out)
     assert even["levels_of_chain"] == 5
     assert even["bits_per_dim"]["total"]["mean"] > total["mean"] + 3 * total["monte_carlo_error"]

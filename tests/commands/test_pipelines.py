@@ -71,3 +71,6 @@ def test_a_latent_pipeline_from_elsewhere_has_a_bound_on_pixels(tmp_path, pictur
     assert sum(costs) == pytest.approx(terms["total"]["mean"])
     # Its decoder says nothing of its scale.
     assert "has no scale of its decoder" in " ".join(shown.err.split())
+    assert "which flatters the bound a little" in " ".join(shown.err.split())
+    main([*arguments[:-1], "test", "--resize", "--levels", "2", "--images", "3", "--json"])
+    assert "that are not for test" in " ".join(capsys.readouterr().err.split())

@@ -7,7 +7,7 @@ import torch
 
 from nelbo.data import ImageData
 from nelbo.training.kinds.pixel import network_size
-from nelbo.training.kinds.pixel.build import build_model
+from nelbo.training.kinds.pixel.build import build_model, halving_note
 from nelbo.training.kinds.pixel.network_size import CANDIDATES, EXAMPLES_PER_WEIGHT, choose_network
 from nelbo.training.kinds.pixel.options import ModelConfig
 
@@ -80,6 +80,25 @@ def test_two_processes_see_twice_the_examples(timed):
 def test_as_many_resolutions_as_by_default(timed, side, depth):
     found = choose_network(CONFIG, images(side), 1e-9, 64, CPU)
     assert found.widths == (16, *[32] * (depth - 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (
+            (33, 33),
+            ("33×33 pixels cannot be halved", "1 resolution w", "--size 32 or --size 40"),
+        ),
+        ((30, 64), ("can be halved once", "2 resolutions", "--size 24x64 or --size 32x64")),
+        ((32, 32), None),
+        ((28, 28), None),
+        ((8, 8), None),
+        ((5, 5), None),
+    ],
+)
+def test_sizes_that_cannot_be_halved_are_noted(size, words):
+    note = halving_note(*size)
+    assert all(word in note for word in words) if words else note == ""
 
 
 def test_timing_is_real_and_draws_nothing_from_the_global_generator(monkeypatch):

@@ -141,7 +141,8 @@ def load_with_data(
         images: as `data_for_run`.
         seed: as `data_for_run`.
         quiet: name nothing.
-        scaled: fit the scale of a decoder to the images, where the likelihood lacks it.
+        scaled: fit the scale of a decoder, where the likelihood lacks it, to images that are not
+            for test.
         control: as `with_controls`.
 
     Raises:
@@ -154,7 +155,7 @@ def load_with_data(
         mention_skipped(data)
         mention_duplicates(data)
     if scaled and model.lacks_scale:
-        fit_missing_scale(str(pipeline.path), model, data, seed, quiet=quiet)
+        _fit_missing_scale(source, model, data, seed, resize=resize, quiet=quiet)
     return model, data
 
 
@@ -186,19 +187,28 @@ def load_asked(
     )
 
 
-def fit_missing_scale(
-    run_path: str, model: Model, data: ImageData, seed: int, *, quiet: bool
+def _fit_missing_scale(
+    source: RunSource, model: Model, data: ImageData, seed: int, *, resize: bool, quiet: bool
 ) -> None:
-    """Give a latent model without a decoder scale the one that suits some of the images best."""
+    """Give a latent model without a decoder scale the one that suits some images best.
 
+    Those are for validation, or else to train on; the images themselves in a set without either.
+    """
+    flatters = True
+    fitted = data
+    with contextlib.suppress(EmptySplitError):
+        fitted = for_fits_of(source, model, resize=resize)
+        flatters = source.split != TEST
     latent: Any = model
     latent.decoder_scale = fit_decoder_scale(
-        latent, data.subset(_SCALED_ON, seed), generator=torch.Generator().manual_seed(seed)
+        latent, fitted.subset(_SCALED_ON, seed), generator=torch.Generator().manual_seed(seed)
     )
     if not quiet:
+        which = f"{len(fitted.subset(_SCALED_ON, seed))} images of {fitted.source}"
+        which += ", which flatters the bound a little" if flatters else " that are not for test"
         say(
-            f"{run_path} has no scale of its decoder; the one that suits these images best, "
-            f"{latent.decoder_scale:.4f}, flatters the bound a little"
+            f"{source.run_path} has no scale of its decoder: {latent.decoder_scale:.4f} is fitted "
+            f"to {which}"
         )
 
 

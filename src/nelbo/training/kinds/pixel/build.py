@@ -111,3 +111,16 @@ def default_depth(height: int, width: int) -> int:
     while depth < 4 and height % 2 == width % 2 == 0 and min(height, width) > 2:
         height, width, depth = height // 2, width // 2, depth + 1
     return depth
+
+
+def halving_note(height: int, width: int) -> str:
+    """A line on pictures of a size that cannot be halved twice, as those of 33 pixels; else ""."""
+    halvings = default_depth(height, width) - 1
+    if halvings >= 2 or min(height, width) < 8:
+        return ""
+    times = ("cannot be halved", "can be halved once")[halvings]
+    return (
+        f"note: {height}×{width} pixels {times}, so that the network sees them at "
+        f"{halvings + 1} resolution{'s' * halvings} where 3 or 4 are usual, and is slow: "
+        f"{divisible_near((height, width), 8)} suits it better"
+    )

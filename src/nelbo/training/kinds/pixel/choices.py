@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nelbo.base.console import say
 from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.pixel.build import halving_note
 from nelbo.training.kinds.pixel.mirroring import mirrors_suit
 from nelbo.training.kinds.pixel.network_size import choose_network
 from nelbo.training.kinds.pixel.options import TrainPixels
@@ -36,7 +37,11 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
         training = replace(options.training, horizontal_flip=mirrored)
         options = replace(options, training=training)
     options = replace(options, left_to_data=())
-    if options.model.widths or options.start_from is not None or options.training.seconds is None:
+    if options.model.widths or options.start_from is not None:
+        return options
+    if processes.is_main and (note := halving_note(*images.train.shape[1:])):
+        say(note)
+    if options.training.seconds is None:
         return options
     widths = _fitting_widths(options, images, options.training.seconds, processes)
     return replace(options, model=replace(options.model, widths=widths))
