@@ -374,8 +374,9 @@ def test_starting_where_there_is_signal_is_warned_of_in_one_line(run_path, tmp_p
 def test_guidance_of_a_pixel_model(run_path):
     options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
     assert guidance_of(options) == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
-    chain, condition = PictureModel(Pipeline.open(run_path), make()).conditioned(options, 2)
-    assert condition is None
+    pictures = PictureModel(Pipeline.open(run_path), make())
+    assert pictures.condition(options, 2) is None
+    chain, _ = pictures.model.conditioned(2, **pictures.guiding(options))
     assert chain.network.scale == 2.0
     assert chain.network.rescale == 0.5
     first, last = chain.network.times
