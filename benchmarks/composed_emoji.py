@@ -1,6 +1,6 @@
 """A folder of emoji to compose from: five styles, colours, sizes, places and pairs, as SVG files.
 
-    python benchmarks/composed_emoji.py [OUT]
+    python benchmarks/composed_emoji.py [OUT] [--kinds name style]
     nelbo train OUT --start-from emoji --train-text-encoder --out RUN
 
 OUT is runs/composed-emoji by default. Its pictures are drawn from packages that npm downloads by
@@ -51,6 +51,7 @@ from folders import Packages
 
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, share
 
+KINDS = ("name", "style", "colour", "pair")
 # The share of recolourings for training that are drawn; of pictures that are small, at a place.
 DRAWN, PLACED = 0.5, 0.2
 PAIRS = {TRAIN: 3000, VALIDATION: 150, TEST: 300}
@@ -85,7 +86,9 @@ class Picture:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path("runs/composed-emoji"))
-    out: Path = parser.parse_args().out
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="default: all")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     things = list_things(Packages(out.with_name(".packages")))
     shutil.rmtree(out, ignore_errors=True)
     counts: dict[tuple[str, str], int] = {}
@@ -93,6 +96,8 @@ def main() -> None:
     out.mkdir(parents=True)
     with (out / "metadata.jsonl").open("w") as metadata:
         for picture in pictures(things):
+            if picture.kind not in arguments.kinds:
+                continue
             facts = asdict(picture)
             path = out / picture.file_name
             path.parent.mkdir(parents=True, exist_ok=True)
