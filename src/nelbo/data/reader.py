@@ -64,7 +64,11 @@ class Opened:
 
 
 def open_picture(
-    file: Path | BinaryIO, cover: tuple[int, int], *, background: str = "white"
+    file: Path | BinaryIO,
+    cover: tuple[int, int],
+    *,
+    background: str = "white",
+    drawings: bool = True,
 ) -> Opened:
     """The picture in a file.
 
@@ -72,12 +76,13 @@ def open_picture(
         file: its path, or its bytes.
         cover: least (height, width) of a drawing.
         background: colour of transparent areas.
+        drawings: render SVG, which may name other files, as well.
 
     Raises:
         Exception: whatever Pillow meets in a damaged file, from IndexError to MemoryError; see
             `why`.
     """
-    drawing = _drawing(file)
+    drawing = _drawing(file) if drawings else None
     if drawing is not None:
         return Opened(_flat(_draw(drawing, cover), background), None)
     with Image.open(file, formats=formats()) as opened:

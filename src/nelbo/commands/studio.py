@@ -1,0 +1,110 @@
+"""nelbo studio: a page in the browser to generate, edit, evaluate and compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.console import say
+from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.commands.options.studio import Studio
+from nelbo.formats.model_directory import INDEX_FILE, available
+
+_RUNS = Path("runs")
+# What a directory of `nelbo compare --budget` holds.
+_FIGURES = "figures"
+
+
+def run(options: Studio) -> None:
+    """Serve until interrupted."""
+    try:
+        from nelbo.studio import server
+    except ImportError as error:
+        raise MissingExtraError("nelbo studio", "studio") from error
+    models, comparisons = _served(options.runs)
+    studio = server.Studio(
+        models, run_images, lambda: _device(options.device), comparisons, options.users()
+    )
+    names = ", ".join([*models, *comparisons])
+    studio.serve(
+        options.host,
+        options.port,
+        lambda address: say(f"nelbo studio: {address} (serving {names}; Ctrl-C ends it)"),
+    )
+    say("nelbo studio: ended")
+    sys.stdout.flush()
+    # At an ordinary end torch takes seconds to be taken down, while the worker may be within it.
+    os._exit(0)
+
+
+def _served(runs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the command line calls each model, and the comparisons, by their names on the page.
+
+    Raises:
+        NelboError: nothing to serve, or what is no model.
+    """
+    shelf = {str(_checkpoint(name)): name for name in available()}
+    # What was named is resolved already, to the directory of a checkpoint that ships.
+    asked = [shelf.get(name, name) for name in runs] or [*available(), *_found()]
+    if not asked:
+        raise NelboError("there is no checkpoint and no run under runs/: name a RUN to serve")
+    models: dict[str, str] = {}
+    comparisons: dict[str, Any] = {}
+    for name in asked:
+        path = Path(name)
+        if (path / _FIGURES).is_dir() and not (path / INDEX_FILE).exists():
+            comparisons[name.rstrip("/")] = partial(_standings, path)
+        elif path.is_dir() and not (path / INDEX_FILE).is_file() and name not in available():
+            raise NelboError(f"{name} holds no model: there is no {INDEX_FILE}")
+        else:
+            models[name.rstrip("/")] = name
+    return models, comparisons
+
+
+def _found() -> list[str]:
+    """Runs and comparisons below runs/, the latest first."""
+    if not _RUNS.is_dir():
+        return []
+    inside = [path for path in _RUNS.iterdir() if path.is_dir()]
+    runs = [path for path in inside if (path / INDEX_FILE).is_file() or (path / _FIGURES).is_dir()]
+    return [str(path) for path in sorted(runs, key=lambda path: -path.stat().st_mtime)]
+
+
+def _checkpoint(name: str) -> Path:
+    from nelbo.formats.model_directory import checkpoint_path
+
+    return checkpoint_path(name)
+
+
+def _device(name: str) -> Any:
+    from nelbo.commands.common import choose_device
+
+    return choose_device(name)
+
+
+def run_images(pipeline: Any, model: Any, split: str) -> Any:
+    """The images of a split that a model was trained on; None where they are not there."""
+    from nelbo.commands.run_data import check_data, data_for_run
+
+    try:
+        return data_for_run(check_data(pipeline, None, split), model, resize=True)
+    except (NelboError, OSError):
+        return None
+
+
+def _standings(directory: Path) -> list[Any]:
+    """What the families of a comparison came to, in the order of the taxonomy."""
+    from nelbo.base.files import read_json
+    from nelbo.commands.taxonomy import TAXONOMY
+    from nelbo.evidence.standings import Figures, Standing
+
+    files = sorted((directory / _FIGURES).glob("*.json"))
+    figures = [Figures.from_json(read_json(file)) for file in files]
+    return [
+        Standing(name, entry.title, entry.group, runs, {})
+        for name, entry in TAXONOMY.items()
+        if (runs := tuple(each for each in figures if each.family == name))
+    ]

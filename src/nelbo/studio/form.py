@@ -1,0 +1,131 @@
+"""The settings of a request, read field by field with a clear error for each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
+from nelbo.studio.limits import Limits
+from nelbo.studio.uploads import Upload
+
+_LARGEST_SEED = 2**53 - 1  # what a page counts exactly
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a request asks for.
+
+    Attributes:
+        settings: by name, as the page sent them.
+        pictures: the uploads, by the name of their field.
+        limits: what may be asked for.
+    """
+
+    settings: Mapping[str, Any]
+    pictures: Mapping[str, Sequence[Upload]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def parse(cls, settings: str, pictures: Mapping[str, Sequence[Upload]], limits: Limits) -> Form:
+        """A form of JSON settings.
+
+        Raises:
+            NelboError: they are no JSON object.
+        """
+        try:
+            content = json.loads(settings)
+        except (ValueError, RecursionError) as error:
+            raise NelboError(f"the settings are no JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise NelboError(f"the settings must be a JSON object, got {type(content).__name__}")
+        return cls(content, pictures, limits)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        return sum(len(each.content) for some in self.pictures.values() for each in some)
+
+    def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
+        """A whole number in low..high."""
+        value = self.settings.get(name)
+        if value is None:
+            return default
+        whole = isinstance(value, int | float) and not isinstance(value, bool)
+        if not whole or not math.isfinite(value) or value != int(value):
+            raise NelboError(f"{name} must be a whole number, got {_named(value)}")
+        if not low <= value <= high:
+            raise NelboError(f"{name} must lie in {low}..{high:,}, got {_named(value)}")
+        return int(value)
+
+    def count(self, name: str, default: int, low: int, high: int) -> int:
+        """As `integer`, with a default."""
+        value = self.integer(name, default, low, high)
+        assert value is not None
+        return value
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        """A number in low..high."""
+        value = self.settings.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise NelboError(f"{name} must be a number, got {_named(value)}")
+        if not low <= value <= high:
+            raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {value:g}")
+        return float(value)
+
+    def text(self, name: str) -> str | None:
+        """A text without blanks around it; None for an empty one."""
+        value = self.settings.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise NelboError(f"{name} must be a text, got {_named(value)}")
+        if len(value) > self.limits.text:
+            raise NelboError(
+                f"{name} has {len(value):,} characters, at most {self.limits.text:,} are read"
+            )
+        return value.strip() or None
+
+    def texts(self, name: str, most: int) -> list[str]:
+        """Several texts; empty ones are left out."""
+        values = self.settings.get(name) or []
+        if not isinstance(values, list):
+            raise NelboError(f"{name} must be a list of texts, got {_named(values)}")
+        found = [Form({name: value}, limits=self.limits).text(name) for value in values]
+        texts = list(dict.fromkeys(text for text in found if text))
+        if len(texts) > most:
+            raise NelboError(f"{name} are {len(texts)}, at most {most} are compared")
+        return texts
+
+    def choice(self, name: str, known: Collection[str]) -> str | None:
+        """One of several names; None where none is given."""
+        value = self.text(name)
+        if value is not None and value not in known:
+            raise NelboError(unknown(name, value, known))
+        return value
+
+    def seed(self) -> int:
+        """The source of all noise; 0 where none is given."""
+        return self.count("seed", 0, 0, _LARGEST_SEED)
+
+    def picture(self, name: str, what: str) -> Upload:
+        """The one picture of a field.
+
+        Raises:
+            NelboError: there is none.
+        """
+        some = self.pictures.get(name, ())
+        if not some:
+            raise NelboError(f"{what} is missing: choose or drop a picture")
+        return some[0]
+
+
+def _named(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:39] + "…"

@@ -1,0 +1,225 @@
+"""The models that are served: loaded when first used, the last few kept in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean
+from nelbo.chain.distributions import from_levels, to_levels
+from nelbo.chain.model import Model
+from nelbo.data import ImageData
+from nelbo.evidence.calibration import fit_decoder_scale
+from nelbo.evidence.standings import Standing
+from nelbo.formats import Pipeline
+from nelbo.samplers import SAMPLERS, Sampler
+
+# Models in memory at once: two can be compared without loading them in turn.
+KEPT = 2
+_STEPS = 25
+# The images of a model's data by split; None where they are not known.
+Images = Callable[[Pipeline, Model, str], ImageData | None]
+# The standings of each comparison, by its name on the page.
+Comparisons = Mapping[str, Callable[[], Sequence[Standing]]]
+# What to ask a text model of a data set for, until its user has ideas.
+_EXAMPLES = {
+    "emoji": ("red apple", "woman firefighter: medium skin tone", "full moon", "sailboat", "fox"),
+}
+_FITTED_ON = 256
+
+
+@dataclass
+class Served:
+    """A model with what the page asks of it.
+
+    Attributes:
+        name: what the page calls it.
+        argument: what the command line calls it.
+        pipeline: where it comes from.
+        model: the model.
+        known: what tasks have found out about it, by their own keys.
+    """
+
+    name: str
+    argument: str
+    pipeline: Pipeline
+    model: Model
+    known: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a picture."""
+        assert self.model.shape is not None
+        return self.model.shape
+
+    @property
+    def levels(self) -> int:
+        """How many levels a pixel has."""
+        return self.model.data.shown_levels
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names of its classes, numbers where they have none."""
+        count = self.model.num_classes
+        names = list(map(str, self.pipeline.notes.get("label_names", [])))
+        return names if len(names) == count else [str(i) for i in range(count)]
+
+    @cached_property
+    def usual_guidance(self) -> float:
+        """The guidance that its own samples were drawn with; 1 for none."""
+        settings = self.pipeline.notes.get("settings", {}).get("model", {})
+        return float(settings.get("guidance", 1.0))
+
+    @property
+    def usual_steps(self) -> int:
+        """Steps where no number is asked for."""
+        chain = self.model.chain
+        return _STEPS if chain is None else min(_STEPS, chain.num_levels)
+
+    def sampler(self, name: str | None, steps: int) -> Sampler:
+        """The sampler of that name, or the usual one; what has no chain needs none.
+
+        Raises:
+            NelboError: more steps than the chain has levels.
+        """
+        from nelbo import samplers
+
+        if not self.pipeline.has_chain:
+            return self.pipeline.usual_sampler(None)
+        if name is None:
+            return self.pipeline.usual_sampler(steps)
+        return self.pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
+
+    def to_pixels(self, pictures: Tensor) -> Tensor:
+        """Pictures 0..255 on the model's pixel levels, uint8."""
+        return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
+
+    def to_network(self, pictures: Tensor) -> Tensor:
+        """Pictures 0..255 as the model takes data, on its device."""
+        return from_levels(self.to_pixels(pictures), self.levels).to(self.model.device)
+
+    @torch.no_grad()
+    def to_pictures(self, states: Tensor) -> Tensor:
+        """What the chain ends in as pixel levels, uint8, on the CPU."""
+        pixels = torch.nan_to_num(self.model.decode(states))
+        return to_levels(pixels, self.levels).byte().cpu()
+
+    def facts(self) -> dict[str, Any]:
+        """What the page shows of the model, and what it may ask of it."""
+        chain = self.model.chain
+        control = self.model.control_shape
+        source = self.pipeline.notes.get("source")
+        return {
+            "name": self.name,
+            "description": self.model.description(),
+            "facts": {name: str(value) for name, value in self.model.facts().items()},
+            "shape": list(self.shape),
+            "levels": self.levels,
+            "text": self.model.reads_text,
+            "classes": self.classes,
+            "control": None if control is None else list(control),
+            "chain": None if chain is None else chain.num_levels,
+            "samplers": list(SAMPLERS) if chain is not None else [],
+            "steps": None if chain is None else self.usual_steps,
+            "guided": bool(self.model.reads_text or self.model.num_classes),
+            "guidance": self.usual_guidance,
+            "data": None if source is None else Path(source).name,
+            "examples": list(_EXAMPLES.get(str(source), ())) if self.model.reads_text else [],
+        }
+
+
+class Shelf:
+    """Models by name.
+
+    Args:
+        arguments: for each name what the command line calls the model; nothing else is opened.
+        images: the images of a model's data.
+        device: where the models compute.
+        check: called from the layers of models, to raise where their task was cancelled.
+        comparisons: what `nelbo compare --budget` found.
+    """
+
+    def __init__(
+        self,
+        arguments: Mapping[str, str],
+        images: Images,
+        device: torch.device,
+        check: Callable[[], None],
+        comparisons: Comparisons | None = None,
+    ) -> None:
+        self._arguments, self._images = arguments, images
+        self._device, self._check = device, check
+        self._comparisons = comparisons or {}
+        self._loaded: OrderedDict[str, Served] = OrderedDict()
+
+    def model(self, name: str | None) -> Served:
+        """The model of a name, loaded where it is not in memory.
+
+        Raises:
+            NelboError: there is none of this name, or it is no model of pixels.
+        """
+        if name is None or name not in self._arguments:
+            near = did_you_mean(str(name), self._arguments)
+            raise NelboError(f"no model {name!r} is served here{near}")
+        if name not in self._loaded:
+            while len(self._loaded) >= KEPT:
+                self._loaded.popitem(last=False)
+            self._loaded[name] = self._load(name)
+        self._loaded.move_to_end(name)
+        return self._loaded[name]
+
+    def images(self, served: Served, split: str) -> ImageData | None:
+        """The images of a split of the data that a model was trained on; None where unknown."""
+        key = ("images", split)
+        if key not in served.known:
+            served.known[key] = self._images(served.pipeline, served.model, split)
+        return served.known[key]
+
+    def comparison(self, name: str | None) -> Sequence[Standing]:
+        """What a comparison of families found.
+
+        Raises:
+            NelboError: there is none of this name, or its files are damaged.
+        """
+        if name is None or name not in self._comparisons:
+            raise NelboError(f"no comparison {name!r} is served here")
+        return self._comparisons[name]()
+
+    def scaled(self, served: Served) -> None:
+        """Fit the scale of a decoder that lacks one, to images that are not for test."""
+        if not served.model.lacks_scale:
+            return
+        data = self.images(served, "validation") or self.images(served, "train")
+        if data is None:
+            raise NelboError(
+                f"{served.name} has no scale of its decoder, so that its bits are not known: train "
+                "it with nelbo, or fit one to images in Python (docs/latent-diffusion.md)"
+            )
+        latent: Any = served.model
+        generator = torch.Generator().manual_seed(0)
+        latent.decoder_scale = fit_decoder_scale(
+            latent, data.subset(_FITTED_ON, 0), generator=generator
+        )
+
+    def _load(self, name: str) -> Served:
+        argument = self._arguments[name]
+        pipeline = Pipeline.open(argument)
+        model = pipeline.model().to(self._device).eval()
+        if model.data.is_density or model.shape is None:
+            raise NelboError(f"{name} is a model of numbers, not of pictures of one size")
+        served = Served(name, argument, pipeline, model)
+        self._watch(model)
+        return served
+
+    def _watch(self, model: Any) -> None:
+        """Have every layer ask whether anyone still waits, so that a long step breaks off."""
+        for layer in model.modules():
+            layer.register_forward_pre_hook(lambda *_: self._check())

@@ -1,0 +1,93 @@
+// Generate: pictures from a prompt, a class or a sketch.
+
+import { $, el, seconds, setRange, takesFiles, toast } from "./dom.js";
+import { Job } from "./job.js";
+import { fitControls, newSeed, onModel, open, state, steering } from "./models.js";
+import { Picture, commandLine, titleOf } from "./pictures.js";
+import { readSettings } from "./png.js";
+import { Sketch } from "./sketch.js";
+
+const panel = $("#generate");
+const form = $("#generate-form");
+const gallery = $("[data-gallery]", panel);
+const empty = $("[data-empty]", panel);
+const job = new Job(panel);
+const sketch = new Sketch($("#sketch"));
+// Batches that are kept on the page.
+const KEPT = 24;
+
+onModel((model) => {
+  fitControls(form, model);
+  setRange($("#generate-n"), null, state.overview.limits.images);
+  if (model.control) sketch.fit(model.control);
+});
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  generate();
+});
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+});
+$("[data-shuffle]", form).addEventListener("click", () => ($("#generate-seed").value = newSeed()));
+
+async function generate() {
+  const model = state.model;
+  if (!model) return toast("The model is still being opened");
+  if (job.running) return;
+  let settings;
+  const files = [];
+  try {
+    settings = { ...steering(form), n: Number($("#generate-n").value) };
+    if (model.control) files.push(["control", await sketch.file()]);
+  } catch (error) {
+    return job.fail(error.message);
+  }
+  const title = titleOf(settings);
+  const pictures = Array.from({ length: settings.n }, (_, i) => new Picture(model.shape, `${title}, ${i + 1} of ${settings.n}`));
+  const aside = el("span");
+  const grid = el(`div.pictures${settings.n <= 4 ? ".few" : ""}${settings.n === 1 ? ".one" : ""}`, {}, pictures.map((each) => each.element));
+  const batch = el("article.batch", {}, el("header", {}, el("h3", {}, title), aside), grid);
+  gallery.prepend(batch);
+  empty.hidden = true;
+  if (matchMedia("(max-width: 800px)").matches) $("#generate-stage").scrollIntoView({ behavior: "smooth" });
+  const done = await job.run("generate", settings, files, (event) => {
+    if (event.type === "progress") event.previews?.forEach((url, i) => pictures[event.first + i].preview(url));
+    if (event.type === "picture") pictures[event.index].show(event.url, event.settings);
+    if (event.type === "result") {
+      aside.textContent = `${seconds(event.seconds)} · seed ${settings.seed}`;
+      batch.append(commandLine(event.command));
+    }
+  });
+  if (!done) {
+    for (const picture of pictures) if (!picture.url) picture.element.remove();
+    if (!batch.querySelector(".picture")) batch.remove();
+    empty.hidden = gallery.children.length > 0;
+    return;
+  }
+  while (gallery.children.length > KEPT) gallery.lastChild.remove();
+  if ($("#generate-again").checked) $("#generate-seed").value = newSeed();
+}
+
+/** Set all controls as a picture was drawn. */
+export async function restore(settings) {
+  if (settings.model && settings.model !== state.model?.name) {
+    if (!state.overview.models.includes(settings.model)) toast(`${settings.model} is not served here`);
+    else await open(settings.model);
+  }
+  for (const name of ["prompt", "negative", "label", "sampler", "seed"]) {
+    const field = $(`[name=${name}]`, form);
+    if (field) field.value = settings[name] ?? (name === "seed" ? 0 : "");
+  }
+  for (const name of ["steps", "guidance", "n"]) setRange($(`[name=${name}]`, form), settings[name]);
+  $("#generate-again").checked = false;
+  if (settings.negative) $("details", form).open = true;
+  toast("Settings restored");
+}
+
+takesFiles(panel, async ([file]) => {
+  const settings = await readSettings(file);
+  if (settings) await restore(settings);
+  else if (state.model?.control) sketch.load(file);
+  else toast(`${file.name} holds no settings of nelbo`);
+});

@@ -1,0 +1,86 @@
+// Pictures in galleries, and one of them seen large, with what can be done with it.
+
+import { $, blobOfData, copy, el, icon, toast } from "./dom.js";
+
+// What other tabs do with a picture, by the words of the button.
+const uses = [];
+export const addUse = (words, use) => uses.push([words, use]);
+
+const NAMES = { prompt: "prompt", negative: "negative prompt", label: "class", guidance: "guidance", sampler: "sampler", steps: "steps", seed: "seed", picture: "picture", strength: "strength", model: "model" };
+
+export function titleOf(settings) {
+  return settings?.prompt ?? (settings?.label ? `Class ${settings.label}` : "Without a condition");
+}
+
+export function fileName(settings) {
+  const words = titleOf(settings).toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
+  return `${words || "picture"}-${settings?.seed ?? 0}-${settings?.picture ?? 0}.png`;
+}
+
+/** A frame for a picture that is being drawn; `show` fills it. */
+export class Picture {
+  constructor(shape, label) {
+    this.image = el("img", { alt: label });
+    this.button = el("button", { type: "button", "aria-label": `${label}: look at it`, disabled: true, onclick: () => this.view() }, this.image);
+    this.element = el("div.picture.pending", {}, this.button);
+    this.element.style.setProperty("--ratio", `${shape[2]} / ${shape[1]}`);
+    if (Math.max(shape[1], shape[2]) <= 128) this.element.classList.add("small-pixels");
+    this.image.hidden = true;
+  }
+
+  preview(url) {
+    this.image.src = url;
+    this.image.hidden = false;
+  }
+
+  show(url, settings) {
+    this.preview(url);
+    this.url = url;
+    this.settings = settings;
+    this.element.classList.remove("pending");
+    this.button.disabled = false;
+    const name = fileName(settings);
+    this.element.append(el("div.row", {}, el("a", { href: url, download: name, "aria-label": "Save", title: "Save" }, icon("save"))));
+  }
+
+  view() {
+    if (this.url) viewPicture(this.url, this.settings, this.image.alt);
+  }
+}
+
+export function viewPicture(url, settings, alt = "") {
+  const dialog = $("#viewer");
+  const facts = Object.entries(settings ?? {}).filter(([name]) => NAMES[name]).flatMap(([name, value]) => [el("dt", {}, NAMES[name]), el("dd", {}, String(value))]);
+  const image = el("img", { src: url, alt });
+  image.addEventListener("load", () => image.classList.toggle("small-pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 128));
+  const name = fileName(settings);
+  const go = (use) => () => {
+    dialog.close();
+    use(new File([blobOfData(url)], name, { type: "image/png" }), url, settings);
+  };
+  dialog.replaceChildren(
+    el("button.icon.close", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
+    el("div.viewer", {},
+      el("figure", {}, image),
+      el("div.side", {},
+        el("h2", {}, titleOf(settings)),
+        el("dl.facts", {}, facts),
+        el("div.ways", {},
+          el("a.button.small", { href: url, download: name }, "Save"),
+          ...uses.map(([words, use]) => el("button.button.small", { type: "button", onclick: go(use) }, words)),
+        ),
+      ),
+    ),
+  );
+  dialog.showModal();
+}
+
+$("#viewer").addEventListener("click", ({ target }) => {
+  if (target === $("#viewer")) target.close();
+});
+
+export function commandLine(text) {
+  return el("div.command", {}, el("code", { tabindex: 0, "aria-label": "Command line" }, text), el("button", { type: "button", onclick: () => copy(text) }, "Copy"));
+}
+
+export { toast };

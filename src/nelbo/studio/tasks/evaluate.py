@@ -1,0 +1,170 @@
+"""Evaluate: what pictures cost in bits, refined live; the terms, the levels, and where it goes."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import generator_for
+from nelbo.evidence.bit_map import MAP_LEVELS
+from nelbo.evidence.cost import levels_to_evaluate
+from nelbo.evidence.file_sizes import file_size, formats_here, picture
+from nelbo.evidence.one_image import Refined, refine
+from nelbo.studio.desk import Event
+from nelbo.studio.form import Form
+from nelbo.studio.limits import Limits
+from nelbo.studio.pictures import png
+from nelbo.studio.shelf import Served, Shelf
+from nelbo.studio.tasks.looking import Reading, proposal
+
+# Groups of levels of the chart, wider where there is less to see.
+_BINS = 18
+# The side of a heat map at most.
+_MAP_SIDE = 128
+_LEAST_ERROR, _MOST_ERROR = 0.001, 10.0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The pictures, and the error to reach."""
+
+    reading: Reading
+    error: float
+    limits: Limits
+
+    def run(self, shelf: Shelf) -> Iterator[Event]:
+        """For each picture what is known of its bits, its map, and the sizes of its files."""
+        served = shelf.model(self.reading.model)
+        shelf.scaled(served)
+        condition = self.reading.condition(served)
+        pixels = torch.stack(
+            [served.to_pixels(image.pixels(served.shape)) for image in self.reading.images]
+        )
+        for i, (image, one) in enumerate(zip(self.reading.images, pixels, strict=True)):
+            url = png(one, served.levels)
+            yield {"type": "image", "index": i, "name": image.name, "url": url}
+        where = proposal(served, pixels)
+        for i, one in enumerate(pixels):
+            x_0 = served.to_network(to_screen(one, served.levels))[None]
+            readings = refine(
+                served.model,
+                x_0,
+                condition,
+                self.error,
+                where,
+                seed=self.reading.seed + i,
+                most=self.limits.calls,
+            )
+            for reading in readings:
+                if reading.evidence.kind == "none":
+                    raise NelboError(f"{served.name} gives pictures no probability, so no bits")
+                yield from self._progress(i, len(pixels), reading)
+                yield {"type": "estimate", "index": i, **estimate(reading)}
+            yield {"type": "sizes", "index": i, **_sizes(one, served, reading)}
+            yield from self._map(served, i, x_0, condition)
+
+    def _progress(self, i: int, of: int, reading: Refined) -> Iterator[Event]:
+        which = f"Picture {i + 1} of {of}: " if of > 1 else ""
+        text = f"{which}{reading.calls:,} of about {reading.planned:,} evaluations of the network"
+        yield {"type": "progress", "step": reading.calls, "of": reading.planned, "text": text}
+
+    def _map(self, served: Served, i: int, x_0: Tensor, condition: Any) -> Iterator[Event]:
+        if served.model.chain is None:
+            return
+        levels = levels_to_evaluate(MAP_LEVELS, served.model)
+        found = served.model.bound_map(
+            x_0, condition, levels=levels, generator=generator_for(self.reading.seed + i, 7)
+        )
+        if found is None:
+            return
+        bits = found.by_pixel[0].float() / math.log(2.0)
+        factor = math.ceil(max(bits.shape) / _MAP_SIDE)
+        if factor > 1:
+            pooled = torch.nn.functional.avg_pool2d(bits[None, None], factor, ceil_mode=True)
+            bits = pooled[0, 0]
+        values = np.ascontiguousarray(bits.cpu().numpy(), dtype="<f4")
+        yield {
+            "type": "map",
+            "index": i,
+            "height": values.shape[0],
+            "width": values.shape[1],
+            "values": base64.b64encode(values.tobytes()).decode(),
+        }
+
+
+def to_screen(pixels: Tensor, levels: int) -> Tensor:
+    """Pixel levels as 0..255, which `Served.to_network` takes back to the same levels."""
+    return (pixels.double() * (255 / (levels - 1))).round()
+
+
+def estimate(reading: Refined) -> dict[str, Any]:
+    """What is known of the bits of a picture."""
+    evidence = reading.evidence
+    terms = evidence.mean().in_bits
+    return {
+        "bits": float(evidence.bits_per_dim[0]),
+        "error": reading.error,
+        "kind": evidence.kind,
+        "dims": evidence.dims,
+        "calls": reading.calls,
+        "final": reading.final,
+        "terms": [
+            {"name": name, "bits": cost.mean, "error": cost.monte_carlo_error}
+            for name, cost in terms.items()
+            if name != "total"
+        ],
+        "levels": _by_level(evidence),
+    }
+
+
+def _by_level(evidence: Any) -> list[dict[str, float]]:
+    r"""What groups of levels cost together, bits/dim, with the error of each.
+
+    With draws y = w KL of which N make the sum, that of a group is Σ y, with the variance
+    Σ y² − (Σ y)²/N: that of N times the mean of y where it is of the group, and 0 elsewhere.
+    """
+    levels, count = evidence.levels[0], evidence.levels.shape[1]
+    if count == 0:
+        return []
+    costs = (evidence.weights * evidence.score_matching)[0].double() / evidence.nats_per_bit_per_dim
+    last = int(levels.max())
+    edges = np.unique(np.geomspace(2, last + 1, _BINS + 1).round().astype(int))
+    found = []
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        inside = costs[(levels >= low) & (levels < high)]
+        total = float(inside.sum())
+        variance = float(inside.square().sum()) - total**2 / count
+        found.append(
+            {"from": low, "to": high - 1, "bits": total, "error": math.sqrt(max(0.0, variance))}
+        )
+    return found
+
+
+def _sizes(pixels: Tensor, served: Served, reading: Refined) -> dict[str, Any]:
+    """Bytes of the picture as files, and what its bits would come to."""
+    files = []
+    if len(pixels) in (1, 3):
+        shown = picture(pixels, served.levels)
+        for kind in formats_here():
+            size = file_size(shown, kind)
+            files.append({"name": kind, "bytes": size.whole, "pixels": size.pixels})
+    evidence = reading.evidence
+    return {
+        "raw": math.ceil(evidence.dims * math.log2(served.levels) / 8),
+        "bound": math.ceil(float(evidence.bits_per_dim[0]) * evidence.dims / 8),
+        "files": files,
+    }
+
+
+def read(form: Form) -> Evaluate:
+    """The task of a form."""
+    error = form.number("error", 0.02, _LEAST_ERROR, _MOST_ERROR)
+    return Evaluate(Reading.read(form), error, form.limits)

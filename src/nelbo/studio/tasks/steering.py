@@ -1,0 +1,167 @@
+"""What all tasks that walk a chain ask for: where to, by which steps, from which noise."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import generator_for
+from nelbo.samplers import SAMPLERS
+from nelbo.studio.form import Form
+from nelbo.studio.shelf import Served
+from nelbo.studio.uploads import Upload
+
+_MOST_GUIDANCE = 50.0
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How a walk is steered.
+
+    Attributes:
+        model: name of the model.
+        prompt: for a model of text.
+        negative: what guidance leads away from.
+        label: name of a class.
+        guidance: its scale; None for the model's usual one.
+        sampler: its name; None for the model's usual one.
+        steps: how many; None for what suits the model.
+        seed: of all noise.
+        control: what a ControlNet follows.
+    """
+
+    model: str | None
+    prompt: str | None
+    negative: str | None
+    label: str | None
+    guidance: float | None
+    sampler: str | None
+    steps: int | None
+    seed: int
+    control: Upload | None = None
+
+    @classmethod
+    def read(cls, form: Form) -> Steering:
+        """That of a form.
+
+        Raises:
+            NelboError: a setting out of range.
+        """
+        for upload in form.pictures.get("control", ()):
+            upload.check(form.limits.upload_pixels)
+        controls = form.pictures.get("control", ())
+        guided = form.settings.get("guidance") is not None
+        return cls(
+            form.text("model"),
+            form.text("prompt"),
+            form.text("negative"),
+            form.text("label"),
+            form.number("guidance", 1.0, 0.0, _MOST_GUIDANCE) if guided else None,
+            form.choice("sampler", SAMPLERS),
+            form.integer("steps", None, 1, form.limits.steps),
+            form.seed(),
+            controls[0] if controls else None,
+        )
+
+    def conditioned(
+        self, served: Served, n: int, *, every_class: bool = False
+    ) -> tuple[Any, Condition | None]:
+        """What is walked, with its guidance, and the condition of `n` pictures.
+
+        Args:
+            served: the model.
+            n: how many.
+            every_class: without a label, all classes in turn.
+
+        Raises:
+            NelboError: a prompt, label or sketch that the model has no use for.
+        """
+        labels = self._labels(served, every_class)
+        condition = None
+        if labels:
+            in_turn = [labels[i % len(labels)] for i in range(n)]
+            condition = Condition(label=torch.tensor(in_turn, device=served.model.device))
+        return served.model.conditioned(
+            n,
+            condition=condition,
+            prompt=None if self.prompt is None else [self.prompt] * n,
+            negative_prompt=self.negative,
+            control=self._control(served),
+            guidance=self.scale(served),
+        )
+
+    def scale(self, served: Served) -> float:
+        """The scale of guidance: without anything to guide towards, 1."""
+        if self.prompt is None and self.label is None:
+            return 1.0
+        if self.guidance is not None:
+            return self.guidance
+        return served.usual_guidance if self.prompt is not None else 1.0
+
+    def steps_of(self, served: Served) -> int:
+        """How many steps: what was asked for, or what suits the model."""
+        return served.usual_steps if self.steps is None else self.steps
+
+    def noise(self, i: int) -> torch.Generator:
+        """The source of noise of picture i, as `nelbo sample` has it."""
+        return generator_for(self.seed, i)
+
+    def settings(self, served: Served) -> dict[str, Any]:
+        """All of it, for the metadata of a picture; what the model does not use is left out."""
+        found: dict[str, Any] = {"model": self.model}
+        if served.model.reads_text:
+            found |= {"prompt": self.prompt, "negative": self.negative}
+        if served.model.num_classes:
+            found["label"] = self.label
+        if self.prompt is not None or self.label is not None:
+            found["guidance"] = self.scale(served)
+        if served.model.chain is not None:
+            found |= {"sampler": self.sampler, "steps": self.steps_of(served)}
+        found["seed"] = self.seed
+        return {name: value for name, value in found.items() if value is not None}
+
+    def options(self, served: Served) -> list[str]:
+        """The same as options of the command line."""
+        settings = self.settings(served)
+        named: Mapping[str, Any] = {
+            f"--{name}": settings[name]
+            for name in ("prompt", "negative", "label", "guidance", "sampler", "steps", "seed")
+            if name in settings
+        }
+        return [word for name, value in named.items() for word in _words(name, value)]
+
+    def _labels(self, served: Served, every_class: bool) -> list[int]:
+        if self.label is None:
+            return list(range(served.model.num_classes)) if every_class else []
+        if self.label not in served.classes:
+            has = "has no classes" if not served.classes else "has no such class"
+            raise NelboError(f"{self.label!r}: {self.model} {has}")
+        return [served.classes.index(self.label)]
+
+    def _control(self, served: Served) -> Tensor | None:
+        shape = served.model.control_shape
+        if shape is None:
+            if self.control is not None:
+                raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
+            return None
+        if self.control is None:
+            raise NelboError(f"{self.model} draws after a sketch: draw one, or drop a picture")
+        return (self.control.pixels(shape)[None].float() / 255).to(served.model.device)
+
+
+def command(name: str, served: Served, options: list[str]) -> str:
+    """A command line to copy."""
+    return " ".join(["nelbo", name, shlex.quote(served.argument), *options])
+
+
+def _words(name: str, value: Any) -> list[str]:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    # A value that begins with a dash would be taken for an option.
+    return [f"{name}={shlex.quote(text)}"] if text.startswith("-") else [name, shlex.quote(text)]

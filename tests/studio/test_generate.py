@@ -1,0 +1,104 @@
+"""Generate: what the command draws, with settings that draw it again."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nelbo.cli import main
+from tests.studio.conftest import ask, of_type, picture
+
+
+def opened(event) -> Image.Image:
+    head, _, body = event["url"].partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(body)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label": "3", "guidance": 2.0, "sampler": "ddim", "steps": 5, "seed": 7, "n": 3},
+        {"steps": 4, "seed": 1, "n": 2},
+    ],
+)
+def test_pictures_are_those_of_the_command_to_copy(serve, digits, tmp_path, settings):
+    events = ask(serve(), "generate", {"model": "digits", **settings})
+    assert events[-1] == {"type": "done"}
+    pictures = [opened(event) for event in of_type(events, "picture")]
+    (result,) = of_type(events, "result")
+    words = shlex.split(result["command"])[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "samples.png")
+    main([*words, "--files", str(tmp_path / "files")])
+    for i, image in enumerate(pictures):
+        drawn = Image.open(tmp_path / "files" / f"{i:05d}.png")
+        assert np.array_equal(np.asarray(image), np.asarray(drawn))
+        kept = json.loads(image.text["nelbo"])
+        assert kept["picture"] == i
+        assert {name: kept[name] for name in settings} == settings
+        again = of_type(ask(serve(), "generate", kept), "picture")[i]
+        assert np.array_equal(np.asarray(opened(again)), np.asarray(image))
+
+
+def test_every_step_is_shown_while_it_runs(serve):
+    events = ask(serve(), "generate", {"model": "digits", "steps": 6, "n": 2, "seed": 3})
+    progress = of_type(events, "progress")
+    # A reader that is slow may miss some, never the last.
+    assert progress[-1]["step"] == progress[-1]["of"] == 6
+    assert [event["step"] for event in progress] == sorted(event["step"] for event in progress)
+    assert any(len(event.get("previews", [])) == 2 for event in progress)
+
+
+def test_a_prompt_and_what_to_lead_away_from(serve, stable):
+    client = serve({"stable": str(stable)})
+    asked = {"model": "stable", "prompt": "red cat", "steps": 2, "guidance": 3.0}
+    plain = of_type(ask(client, "generate", asked), "picture")[0]
+    away = of_type(ask(client, "generate", {**asked, "negative": "dog"}), "picture")[0]
+    assert away["settings"]["negative"] == "dog"
+    assert not np.array_equal(np.asarray(opened(plain)), np.asarray(opened(away)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "message"),
+    [
+        ({"model": "../../etc"}, [], "no model '../../etc' is served here"),
+        ({"model": "digit"}, [], "did you mean digits?"),
+        ({"model": "digits", "prompt": "a cat"}, [], "prompt was given to a model that reads none"),
+        ({"model": "digits", "label": "12"}, [], "'12': digits has no such class"),
+        ({"model": "digits", "steps": 30}, [], "20"),
+        ({"model": "digits"}, [picture("control")], "takes no sketch: it has no ControlNet"),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_an_error_in_the_page(serve, settings, files, message):
+    client = serve()
+    events = ask(client, "generate", settings, files)
+    assert message in events[-1]["message"]
+    assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must lie in 1..1,000, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"n": 1000}, "n must lie in 1..16, got 1000"),
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"guidance": 1e9}, "guidance must lie in 0..50"),
+        ({"sampler": "eular"}, "did you mean euler?"),
+        ({"prompt": "x" * 501}, "prompt has 501 characters, at most 500 are read"),
+        ({"prompt": 3}, "prompt must be a text, got 3"),
+        ("[1]", "the settings must be a JSON object, got list"),
+        ("{", "the settings are no JSON"),
+        ("[" * 100_000, "the settings are no JSON"),
+    ],
+)
+def test_settings_out_of_range_are_refused(serve, settings, message):
+    (event,) = ask(serve(), "generate", settings)
+    assert event["status"] == 400
+    assert message in event["error"]
