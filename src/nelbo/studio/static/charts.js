@@ -2,7 +2,10 @@
 
 import { el, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [560, 220, 50, 12, 12, 34];
+const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [220, 50, 14, 12, 38];
+// A chart is as wide as it is shown, so that its letters keep their size.
+const narrow = () => matchMedia("(max-width: 800px)").matches;
+let WIDTH = 560;
 
 export const fixed = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "?" : value.toFixed(digits).replace("-", "−"));
 
@@ -21,7 +24,8 @@ function ticks(low, high, count = 4) {
   return found;
 }
 
-function frame(label, low, high, format = String) {
+function frame(label, low, high, format = String, wide = 560) {
+  WIDTH = narrow() ? 350 : wide;
   const y = (value) => TOP + (1 - (value - low) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
   const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, class: "chart" });
   for (const at of ticks(low, high)) {
@@ -43,13 +47,13 @@ export function levelBars(groups) {
   const step = (WIDTH - LEFT - RIGHT) / groups.length;
   groups.forEach(({ from, to, bits, error }, i) => {
     const x = LEFT + i * step;
-    const bar = svg("rect", { x: x + 2, width: Math.max(1, step - 4), y: y(Math.max(bits, 0)), height: Math.abs(y(0) - y(bits)), rx: 1.5, class: "bar" });
+    const bar = svg("rect", { x: x + 2, width: Math.max(1, step - 4), y: y(Math.max(bits, 0)), height: Math.abs(y(0) - y(bits)), rx: 1.5, class: "column" });
     bar.append(svg("title", {}, `levels ${from} to ${to}: ${fixed(bits, 4)} ± ${fixed(error, 4)} bits/dim`));
     const middle = x + step / 2;
     root.append(bar, svg("line", { x1: middle, x2: middle, y1: y(bits - error), y2: y(bits + error), class: "whisker" }));
-    if (i % 3 === 0) root.append(text(middle, HEIGHT - 17, from));
+    if (i % 3 === 0) root.append(text(middle, HEIGHT - 20, from));
   });
-  root.append(text((LEFT + WIDTH) / 2, HEIGHT - 2, "level of the chain", "middle", "axis"));
+  root.append(text((LEFT + WIDTH) / 2, HEIGHT - 4, "level of the chain", "middle", "axis"));
   return root;
 }
 
@@ -58,15 +62,20 @@ export class LevelCurve {
   constructor(frames, of) {
     const values = frames.map(({ bits }) => Math.max(bits, 1e-7));
     const [low, high] = [Math.floor(Math.log10(Math.min(...values))), Math.ceil(Math.log10(Math.max(...values)) + 1e-9)];
-    const [root, y] = frame("Bits per dimension of each level, of one noise", low, Math.max(high, low + 1), (v) => (Number.isInteger(v) ? `10${superscript(v)}` : ""));
-    this.x = (i) => LEFT + (i / Math.max(1, frames.length - 1)) * (WIDTH - LEFT - RIGHT);
+    const [root, y] = frame("Bits per dimension of each level, of one noise", low, Math.max(high, low + 1), (v) => (Number.isInteger(v) ? `10${superscript(v)}` : ""), 900);
+    const width = WIDTH - LEFT - RIGHT;
+    this.x = (i) => LEFT + (i / Math.max(1, frames.length - 1)) * width;
     this.y = (i) => y(Math.log10(values[i]));
     const points = values.map((_, i) => `${this.x(i)},${this.y(i)}`).join(" ");
     this.line = svg("line", { y1: TOP, y2: HEIGHT - BOTTOM, class: "cursor" });
     this.dot = svg("circle", { r: 4.5, class: "dot" });
     root.append(svg("polyline", { points, class: "curve" }), this.line, this.dot);
-    for (const i of [0, ...[1, 2, 3, 4].map((k) => Math.round((k * (frames.length - 1)) / 4))]) root.append(text(this.x(i), HEIGHT - 17, frames[i].t, i ? "middle" : "start"));
-    root.append(text((LEFT + WIDTH) / 2, HEIGHT - 2, "level of the chain", "middle", "axis"));
+    const last = frames.length - 1;
+    for (const k of [0, 1, 2, 3, 4]) {
+      const i = Math.round((k * last) / 4);
+      root.append(text(this.x(i), HEIGHT - 20, frames[i].t.toLocaleString("en"), i === 0 ? "start" : i === last ? "end" : "middle"));
+    }
+    root.append(text((LEFT + WIDTH) / 2, HEIGHT - 4, "level of the chain", "middle", "axis"));
     this.element = root;
   }
 
@@ -87,11 +96,11 @@ export function histogram(bits, own) {
   for (const value of bits) bins[Math.min(count - 1, Math.floor((count * (value - low)) / (high - low || 1)))]++;
   const [root, y] = frame(`${bits.length} test images from ${fixed(low, 2)} to ${fixed(high, 2)} bits per dimension; this picture has ${fixed(own, 2)}`, 0, Math.max(...bins) * 1.08);
   const step = (WIDTH - LEFT - RIGHT) / count;
-  bins.forEach((value, i) => root.append(svg("rect", { x: LEFT + i * step + 1, width: step - 2, y: y(value), height: y(0) - y(value), class: "bar faint" })));
+  bins.forEach((value, i) => root.append(svg("rect", { x: LEFT + i * step + 1, width: step - 2, y: y(value), height: y(0) - y(value), class: "column faint" })));
   const at = LEFT + ((own - low) / (high - low || 1)) * (WIDTH - LEFT - RIGHT);
   root.append(svg("line", { x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM, class: "cursor" }));
-  for (const value of ticks(low, high, 5)) root.append(text(LEFT + ((value - low) / (high - low || 1)) * (WIDTH - LEFT - RIGHT), HEIGHT - 17, Number(value.toPrecision(3))));
-  root.append(text((LEFT + WIDTH) / 2, HEIGHT - 2, "bits/dim", "middle", "axis"));
+  for (const value of ticks(low, high, 5)) root.append(text(LEFT + ((value - low) / (high - low || 1)) * (WIDTH - LEFT - RIGHT), HEIGHT - 20, Number(value.toPrecision(3))));
+  root.append(text((LEFT + WIDTH) / 2, HEIGHT - 4, "bits/dim", "middle", "axis"));
   return root;
 }
 

@@ -1,0 +1,212 @@
+"""Evaluate: against the bound of every level, and by direct normals."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.distributions import kl_divergence
+
+import nelbo
+from nelbo.evidence.file_sizes import file_size
+from nelbo.evidence.one_image import refine
+from nelbo.studio.tasks.classify import ranking
+from tests.costs import COSTS, CostModel
+from tests.studio.conftest import ask, of_type, picture
+
+IMAGE = picture("image")
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return nelbo.load(digits)
+
+
+@pytest.fixture(scope="module")
+def x_0():
+    """The upload as the model of digits takes it: grey, 17 levels."""
+    grey = np.asarray(Image.open(io.BytesIO(IMAGE[1][1])).convert("L"), dtype=np.float64)
+    levels = torch.from_numpy(np.rint(grey / 255 * 16))
+    return (levels / 16 * 2 - 1).float()[None, None]
+
+
+def exact(model, x_0: torch.Tensor, condition=None, draws: int = 200) -> tuple[float, float]:
+    """The bound in bits/dim by every level many times, and its standard error."""
+    noise = torch.Generator().manual_seed(11)
+    copies = x_0.expand(draws, *x_0.shape[1:])
+    with torch.no_grad():
+        given = None if condition is None else condition.repeat(draws)
+        bits = model.elbo(copies, given, generator=noise).bits_per_dim.double()
+    return float(bits.mean()), float(bits.std()) / math.sqrt(draws)
+
+
+def test_a_picture_is_refined_to_the_error_that_was_asked_for(serve, model, x_0):
+    events = ask(serve(), "evaluate", {"model": "digits", "error": 0.02, "seed": 3}, [IMAGE])
+    assert events[-1] == {"type": "done"}
+    final = of_type(events, "estimate")[-1]
+    assert final["final"]
+    assert final["error"] <= 0.02
+    known, error = exact(model, x_0)
+    assert abs(final["bits"] - known) < 4 * math.hypot(final["error"], error)
+    terms = {term["name"]: term["bits"] for term in final["terms"]}
+    assert [*terms] == ["reconstruction", "prior_matching", "score_matching"]
+    assert sum(terms.values()) == pytest.approx(final["bits"], abs=1e-5)
+    groups = final["levels"]
+    assert sum(group["bits"] for group in groups) == pytest.approx(
+        terms["score_matching"], abs=1e-5
+    )
+    assert [groups[0]["from"], groups[-1]["to"]] == [2, 20]
+    (found,) = of_type(events, "map")
+    values = np.frombuffer(base64.b64decode(found["values"]), dtype="<f4")
+    assert values.size == found["height"] * found["width"] == 64
+    assert values.sum() / 64 == pytest.approx(known, rel=0.1)
+    (sizes,) = of_type(events, "sizes")
+    assert sizes["raw"] == math.ceil(64 * math.log2(17) / 8)
+    assert sizes["bound"] == math.ceil(final["bits"] * 64 / 8)
+    shown = Image.fromarray(((x_0[0, 0] + 1) * 8).round().byte().numpy())
+    png = next(each for each in sizes["files"] if each["name"] == "PNG")
+    assert png["bytes"] == file_size(shown, "PNG").whole
+
+
+def test_several_pictures_and_a_class(serve, model, x_0):
+    asked = {"model": "digits", "error": 0.5, "label": "3"}
+    files = [IMAGE, picture("image", seed=1, name="second.png")]
+    events = ask(serve(), "evaluate", asked, files)
+    finals = [event for event in of_type(events, "estimate") if event["final"]]
+    assert [event["index"] for event in finals] == [0, 1]
+    known, error = exact(model, x_0, nelbo.Condition(label=torch.tensor([3])))
+    assert abs(finals[0]["bits"] - known) < 4 * math.hypot(finals[0]["error"], error)
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "squared"])
+def test_refining_is_unbiased_and_its_error_is_true(kind):
+    """Of costs with a known mean: what is reported, over many seeds."""
+    model = CostModel(kind)
+    proposal = torch.full((model.num_levels - 1,), 1 / (model.num_levels - 1)).double()
+    x_0 = torch.zeros(1, 1, 1, 1)
+    z = []
+    for seed in range(60):
+        *_, last = refine(model, x_0, None, 0.5, proposal, seed=seed)
+        assert last.final
+        z.append((float(last.evidence.bits_per_dim[0]) - model.exact) / last.error)
+    z = torch.tensor(z)
+    assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
+    assert 0.7 < float(z.std()) < 1.35
+
+
+def test_a_plan_has_a_bound():
+    model = CostModel("normal")
+    proposal = torch.full((model.num_levels - 1,), 1 / (model.num_levels - 1)).double()
+    *_, last = refine(model, torch.zeros(1, 1, 1, 1), None, 1e-4, proposal, most=2_000)
+    assert last.final
+    assert last.calls < 3_000
+    assert last.error > 1e-4
+
+
+def test_costs_of_the_test_are_those_it_names():
+    assert set(COSTS) >= {"normal", "exponential", "squared"}
+
+
+def test_rank_among_the_test_images(serve):
+    client = serve()
+    (low,) = of_type(ask(client, "rank", {"model": "digits", "bits": -100}), "rank")
+    (high,) = of_type(ask(client, "rank", {"model": "digits", "bits": 1e5}), "rank")
+    assert (low["share"], high["share"]) == (0, 1)
+    assert low["images"] == len(low["bits"]) == 200
+    assert low["error"] > 0
+    middle = (low["bits"][99] + low["bits"][100]) / 2
+    (half,) = of_type(ask(client, "rank", {"model": "digits", "bits": middle}), "rank")
+    assert half["share"] == pytest.approx(0.5, abs=0.011)
+
+
+def test_classes_are_ranked_by_their_bounds(serve, model, x_0):
+    events = ask(serve(), "classify", {"model": "digits"}, [IMAGE])
+    found = of_type(events, "ranking")[-1]["classes"]
+    assert sum(each["probability"] for each in found) == pytest.approx(1)
+    assert found[0]["behind"] == 0
+    best, last = found[0], found[-1]
+    known = [
+        exact(model, x_0, nelbo.Condition(label=torch.tensor([int(each["name"])])), 400)
+        for each in (best, last)
+    ]
+    nats = 64 * math.log(2)
+    behind = (known[1][0] - known[0][0]) * nats
+    error = math.hypot(known[0][1], known[1][1]) * nats
+    assert abs(last["behind"] - behind) < 4 * math.hypot(last["error"], error)
+
+
+def test_probabilities_are_those_of_bayes():
+    found = ranking(["a", "b"], torch.tensor([[10.0, 11.0], [12.0, 13.0]]).double())["classes"]
+    assert [each["name"] for each in found] == ["a", "b"]
+    assert found[0]["probability"] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert found[1]["behind"] == pytest.approx(1)
+    assert found[1]["error"] == pytest.approx(0)
+
+
+def test_prompts_are_ranked(serve, stable):
+    client = serve({"stable": str(stable)})
+    asked = {"model": "stable", "prompts": ["red cat", " ", "dog", "dog"]}
+    events = ask(client, "classify", asked, [picture("image", (16, 16))])
+    assert {each["name"] for each in of_type(events, "ranking")[-1]["classes"]} == {
+        "red cat",
+        "dog",
+    }
+    (refused,) = ask(client, "classify", {**asked, "prompts": ["a"] * 3 + ["b" * 501]}, [IMAGE])
+    assert "501 characters" in refused["error"]
+    one = ask(client, "classify", {**asked, "prompts": ["dog"]}, [IMAGE])
+    assert "at least two prompts" in one[-1]["message"]
+
+
+def test_the_chain_of_a_picture(serve, model, x_0):
+    """The costs are the divergences of normals, the pictures those of the chain."""
+    events = ask(serve(), "process", {"model": "digits", "frames": 20, "seed": 2}, [IMAGE])
+    assert events[-1] == {"type": "done"}
+    frames = [frame for event in of_type(events, "frames") for frame in event["frames"]]
+    assert [frame["t"] for frame in frames] == list(range(1, 21))
+    from nelbo.chain.distributions import generator_for
+
+    noise = torch.randn(x_0.shape, generator=generator_for(2, 9))
+    for t in (5, 20):
+        frame = frames[t - 1]
+        signal = model.schedule.alphas_cumprod[t].item()
+        x_t = math.sqrt(signal) * x_0 + math.sqrt(1 - signal) * noise
+        with torch.no_grad():
+            q, p = model.q_posterior(x_t, x_0, t), model.p_step(x_t, t)
+        bits = kl_divergence(q, p).sum().item() / (64 * math.log(2))
+        assert frame["bits"] == pytest.approx(bits, rel=1e-4)
+        shown = Image.open(io.BytesIO(base64.b64decode(frame["x_t"].partition(",")[2])))
+        levels = ((x_t[0, 0] + 1) * 8).round().clamp(0, 16)
+        assert np.array_equal(np.asarray(shown), (levels * (255 / 16)).round().numpy())
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "files", "message"),
+    [
+        ("evaluate", {}, [], "the picture is missing"),
+        ("evaluate", {"error": 0}, [IMAGE], "error must lie in 0.001..10"),
+        ("evaluate", {"prompt": "a cat"}, [IMAGE], "digits reads none"),
+        ("evaluate", {"label": "x"}, [IMAGE], "has no class 'x'"),
+        ("evaluate", {}, [picture("image")] * 17, "at most 16"),
+        ("rank", {}, [], "bits is missing"),
+        ("process", {"frames": 1}, [IMAGE], "frames must lie in 2.."),
+        ("families", {"comparison": "../x"}, [], "no comparison '../x' is served"),
+    ],
+)
+def test_mistakes(serve, task, settings, files, message):
+    event = ask(serve(), task, {"model": "digits", **settings}, files)[-1]
+    assert message in (event.get("error") or event["message"])
+
+
+def test_a_picture_that_is_cut_short_is_an_error_in_the_page(serve):
+    client = serve()
+    whole = picture("image", (64, 64))[1][1]
+    cut = [("image", ("cut.png", whole[: len(whole) // 2], "image/png"))]
+    assert "cut.png cannot be read" in ask(client, "evaluate", {"model": "digits"}, cut)[-1][
+        "message"
+    ]
+    assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
