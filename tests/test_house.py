@@ -12,7 +12,16 @@ PACKAGE = Path(nelbo.__file__).parent
 # What a wrapper around a network calls is the network, too.
 CALLERS = {"diffusion/model.py", "networks/guidance.py", "training/precision.py"}
 # Underscored members of other libraries.
-FOREIGN = {"_replace", "_asdict", "_fields", "_modules", "_buffers", "_base", "_foreach_lerp_", "_exit"}
+FOREIGN = {
+    "_replace",
+    "_asdict",
+    "_fields",
+    "_modules",
+    "_buffers",
+    "_base",
+    "_foreach_lerp_",
+    "_exit",
+}
 
 
 def sources() -> dict[str, ast.Module]:

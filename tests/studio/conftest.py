@@ -52,6 +52,14 @@ def stable(tmp_path_factory) -> Path:
     return path / "pipeline"
 
 
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory) -> Path:
+    """The same with a ControlNet."""
+    path = tmp_path_factory.mktemp("controlled")
+    tiny.stable_diffusion(path, control=True)
+    return path / "pipeline"
+
+
 @pytest.fixture
 def serve(digits) -> Iterator[Callable[..., TestClient]]:
     """Start a server; by default of the digits alone."""

@@ -206,7 +206,7 @@ def test_a_picture_that_is_cut_short_is_an_error_in_the_page(serve):
     client = serve()
     whole = picture("image", (64, 64))[1][1]
     cut = [("image", ("cut.png", whole[: len(whole) // 2], "image/png"))]
-    assert "cut.png cannot be read" in ask(client, "evaluate", {"model": "digits"}, cut)[-1][
-        "message"
-    ]
+    assert (
+        "cut.png cannot be read" in ask(client, "evaluate", {"model": "digits"}, cut)[-1]["message"]
+    )
     assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}

@@ -64,6 +64,24 @@ def test_a_prompt_and_what_to_lead_away_from(serve, stable):
     assert not np.array_equal(np.asarray(opened(plain)), np.asarray(opened(away)))
 
 
+def test_a_sketch_is_followed_as_the_command_follows_it(serve, controlled, tmp_path):
+    sketch = picture("control", (16, 16), name="sketch.png")
+    asked = {"model": "controlled", "prompt": "red cat", "steps": 2, "control_scale": 0.5}
+    client = serve({"controlled": str(controlled)})
+    assert of_type(ask(client, "open", {"model": "controlled"}), "model")[0]["model"]["control"]
+    events = ask(client, "generate", asked, [sketch])
+    (tmp_path / "sketch.png").write_bytes(sketch[1][1])
+    words = shlex.split(of_type(events, "result")[0]["command"])[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "samples.png")
+    words[words.index("--control") + 1] = str(tmp_path / "sketch.png")
+    main([*words, "--files", str(tmp_path / "files")])
+    (drawn,) = of_type(events, "picture")
+    expected = Image.open(tmp_path / "files" / "00000.png")
+    assert np.array_equal(np.asarray(opened(drawn)), np.asarray(expected))
+    base = of_type(ask(client, "generate", asked), "picture")[0]
+    assert not np.array_equal(np.asarray(opened(base)), np.asarray(expected))
+
+
 @pytest.mark.parametrize(
     ("settings", "files", "message"),
     [

@@ -39,7 +39,11 @@ async function generate() {
   const files = [];
   try {
     settings = { ...steering(form), n: Number($("#generate-n").value) };
-    if (model.control) files.push(["control", await sketch.file()]);
+    // Without a sketch the base alone draws.
+    if (model.control && !sketch.isEmpty) {
+      files.push(["control", await sketch.file()]);
+      settings.control_scale = Number($("#generate-control").value);
+    }
   } catch (error) {
     return job.fail(error.message);
   }
@@ -79,7 +83,7 @@ export async function restore(settings) {
     const field = $(`[name=${name}]`, form);
     if (field) field.value = settings[name] ?? (name === "seed" ? 0 : "");
   }
-  for (const name of ["steps", "guidance", "n"]) setRange($(`[name=${name}]`, form), settings[name]);
+  for (const name of ["steps", "guidance", "n", "control_scale"]) setRange($(`[name=${name}]`, form), settings[name]);
   $("#generate-again").checked = false;
   if (settings.negative) $("details", form).open = true;
   toast("Settings restored");

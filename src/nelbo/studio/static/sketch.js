@@ -175,9 +175,12 @@ export class Sketch extends Drawing {
     this.paint();
   }
 
+  get isEmpty() {
+    return this.isBlank && !this.picture;
+  }
+
   /** The sketch as a ControlNet reads scribbles: white lines on black. */
   async file() {
-    if (this.isBlank && !this.picture) throw new Error("Draw a sketch first.");
     this.canvas.blur();
     this.paint();
     const copy = new OffscreenCanvas(this.canvas.width, this.canvas.height);

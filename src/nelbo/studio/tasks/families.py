@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,11 +23,12 @@ class Families:
     def run(self, shelf: Shelf) -> Iterator[Event]:
         """A row a family, the best bound first."""
         standings = shelf.comparison(self.name)
-        rows = [_row(standing) for standing in standings if standing.runs]
-        rows.sort(key=lambda row: row["bits"] if row["bits"] == row["bits"] else float("inf"))
+        fitted = [standing for standing in standings if standing.runs]
+        # What gives no probability comes last.
+        fitted.sort(key=lambda each: math.inf if math.isnan(each.bits.mean) else each.bits.mean)
         yield {
             "type": "families",
-            "rows": rows,
+            "rows": [_row(standing) for standing in fitted],
             "failed": [each.title for each in standings if not each.runs],
         }
 

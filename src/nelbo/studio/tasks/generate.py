@@ -74,8 +74,6 @@ class Generate:
 
     def _command(self, served: Served) -> str:
         options = [*self.steering.options(served), "-n", str(self.n)]
-        if served.model.control_shape is not None:
-            options += ["--control", "sketch.png"]
         return command("sample", served, [*options, "--out", "samples.png"])
 
 

@@ -49,9 +49,7 @@ class Reading:
             raise NelboError(f"{len(images)} pictures were given, at most {form.limits.pictures}")
         for image in images:
             image.check(form.limits.upload_pixels)
-        return cls(
-            form.text("model"), images, form.text("prompt"), form.text("label"), form.seed()
-        )
+        return cls(form.text("model"), images, form.text("prompt"), form.text("label"), form.seed())
 
     def condition(self, served: Served) -> Condition | None:
         """What the model is conditioned on, of one example.

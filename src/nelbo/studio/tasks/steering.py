@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
+from nelbo.networks.control import Control
 from nelbo.samplers import SAMPLERS
 from nelbo.studio.form import Form
 from nelbo.studio.shelf import Served
 from nelbo.studio.uploads import Upload
 
-_MOST_GUIDANCE = 50.0
+_MOST_GUIDANCE, _MOST_SCALE = 50.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Steering:
         sampler: its name; None for the model's usual one.
         steps: how many; None for what suits the model.
         seed: of all noise.
-        control: what a ControlNet follows.
+        control: what a ControlNet follows; without it the base alone draws.
+        control_scale: how strongly; None for the model's usual scale.
     """
 
     model: str | None
@@ -46,6 +47,7 @@ class Steering:
     steps: int | None
     seed: int
     control: Upload | None = None
+    control_scale: float | None = None
 
     @classmethod
     def read(cls, form: Form) -> Steering:
@@ -58,6 +60,7 @@ class Steering:
             upload.check(form.limits.upload_pixels)
         controls = form.pictures.get("control", ())
         guided = form.settings.get("guidance") is not None
+        scaled = form.settings.get("control_scale") is not None
         return cls(
             form.text("model"),
             form.text("prompt"),
@@ -68,6 +71,7 @@ class Steering:
             form.integer("steps", None, 1, form.limits.steps),
             form.seed(),
             controls[0] if controls else None,
+            form.number("control_scale", 1.0, 0.0, _MOST_SCALE) if scaled else None,
         )
 
     def conditioned(
@@ -124,6 +128,8 @@ class Steering:
             found["guidance"] = self.scale(served)
         if served.model.chain is not None:
             found |= {"sampler": self.sampler, "steps": self.steps_of(served)}
+        if self.control is not None:
+            found["control_scale"] = self.control_scale
         found["seed"] = self.seed
         return {name: value for name, value in found.items() if value is not None}
 
@@ -135,7 +141,11 @@ class Steering:
             for name in ("prompt", "negative", "label", "guidance", "sampler", "steps", "seed")
             if name in settings
         }
-        return [word for name, value in named.items() for word in _words(name, value)]
+        words = [word for name, value in named.items() for word in _words(name, value)]
+        if self.control is None:
+            return words
+        scale = [] if self.control_scale is None else ["--control-scale", f"{self.control_scale:g}"]
+        return [*words, "--control", shlex.quote(self.control.name), *scale]
 
     def _labels(self, served: Served, every_class: bool) -> list[int]:
         if self.label is None:
@@ -145,15 +155,16 @@ class Steering:
             raise NelboError(f"{self.label!r}: {self.model} {has}")
         return [served.classes.index(self.label)]
 
-    def _control(self, served: Served) -> Tensor | None:
+    def _control(self, served: Served) -> Control | None:
+        if self.control is None:
+            return None
         shape = served.model.control_shape
         if shape is None:
-            if self.control is not None:
-                raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
-            return None
-        if self.control is None:
-            raise NelboError(f"{self.model} draws after a sketch: draw one, or drop a picture")
-        return (self.control.pixels(shape)[None].float() / 255).to(served.model.device)
+            raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
+        if shape[0] not in (1, 3):
+            raise NelboError(f"{self.model} has several ControlNets: use nelbo sample --control")
+        image = self.control.pixels(shape)[None].float() / 255
+        return Control(image.to(served.model.device), self.control_scale)
 
 
 def command(name: str, served: Served, options: list[str]) -> str:

@@ -1,0 +1,247 @@
+"""The page in a browser: what its users do, with a mouse, a file, a slider, and keys alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.studio.conftest import picture
+from tests.studio.running import running
+
+selenium = pytest.importorskip("selenium", reason="pip install 'nelbo[dev]'")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver import ActionChains, Keys  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None,
+    reason="no Chromium: apt-get install chromium chromium-driver",
+)
+_PATIENCE = 90.0
+
+
+class Page:
+    """A browser window that waits for what it is asked for."""
+
+    def __init__(self, address: str) -> None:
+        options = webdriver.ChromeOptions()
+        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
+            options.add_argument(f"--{argument}")
+        options.binary_location = BROWSER
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver.set_window_size(1280, 900)
+        self.address = address
+
+    def open(self, tab: str = "generate") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}/#{tab}")
+        self.until("document.documentElement.dataset.ready && document.querySelector('#opening')")
+        self.until("document.querySelector('#opening').hidden && models() > 0")
+
+    def until(self, condition: str) -> None:
+        models = "const models = () => document.querySelectorAll('[name=sampler] option').length;"
+        end = time.monotonic() + _PATIENCE
+        while not self.driver.execute_script(f"{models} return Boolean({condition})"):
+            assert time.monotonic() < end, condition
+            time.sleep(0.05)
+
+    def get(self, selector: str):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def script(self, text: str, *arguments):
+        return self.driver.execute_script(text, *arguments)
+
+    def choose_model(self, name: str) -> None:
+        self.script(
+            "const s = document.querySelector('#model'); s.value = arguments[0];"
+            "s.dispatchEvent(new Event('change'))",
+            name,
+        )
+        classes = str("digits" in name).lower()
+        shown = "!document.querySelector('#generate [data-for=classes]').hidden"
+        self.until(f"document.querySelector('#opening').hidden && {shown} == {classes}")
+
+    def set(self, selector: str, value: object) -> None:
+        self.script(
+            "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event('input', { bubbles: true }))",
+            selector,
+            value,
+        )
+
+
+@pytest.fixture(scope="module")
+def server(digits, controlled, tmp_path_factory):
+    with running(tmp_path_factory.mktemp("browser") / "log.txt", controlled, digits) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(server):
+    page = Page(server.address)
+    yield page
+    page.driver.quit()
+
+
+@pytest.fixture
+def page(browser):
+    browser.open()
+    yield browser
+    severe = [log for log in browser.driver.get_log("browser") if log["level"] == "SEVERE"]
+    # A request that is refused is reported by the browser as well as by the page.
+    assert [log for log in severe if "/api/" not in log["message"]] == []
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    path.write_bytes(picture(size=(16, 16))[1][1])
+    return path
+
+
+def digits_of(page: Page) -> str:
+    return page.all("#model option")[1].get_attribute("value")
+
+
+def test_generate_from_a_prompt_and_restore_its_settings(page):
+    page.get("#generate-prompt").send_keys("red cat")
+    for selector, value in (("#generate-n", 2), ("#generate-steps", 3), ("#generate-seed", 41)):
+        page.set(selector, value)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelector('.command')")
+    assert len(page.all(".picture img[src^='data:image/png']")) == 2
+    assert "--prompt 'red cat'" in page.get(".command code").text
+    assert int(page.get("#generate-seed").get_attribute("value")) != 41
+    outside = page.script(
+        "return performance.getEntriesByType('resource').map(({ name }) => name)"
+        ".filter((name) => !name.startsWith(location.origin) && !name.startsWith('data:'))"
+    )
+    assert outside == []
+    # Back from its own PNG, dropped on the page.
+    page.set("#generate-prompt", "another")
+    page.script(
+        """const [, body] = document.querySelectorAll('.picture img')[1].src.split(',');
+        const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], 'a.png', { type: 'image/png' }));
+        const event = new Event('drop', { bubbles: true });
+        event.dataTransfer = files;
+        document.querySelector('#generate').dispatchEvent(event);"""
+    )
+    page.until("document.querySelector('#generate-prompt').value == 'red cat'")
+    page.until("document.querySelector('#generate-seed').value == '41'")
+    assert page.get("#generate-steps").get_attribute("value") == "3"
+    assert page.get("#generate-n").get_attribute("value") == "2"
+
+
+def test_draw_a_sketch_with_the_mouse(page):
+    canvas = page.get("#sketch canvas")
+    page.script("arguments[0].scrollIntoView({ block: 'center' })", canvas)
+    strokes = ActionChains(page.driver).move_to_element_with_offset(canvas, -50, -20)
+    strokes.click_and_hold().move_by_offset(60, 10).move_by_offset(10, 40).release().perform()
+    dark = page.script(
+        """const c = document.querySelector('#sketch canvas');
+        const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);
+        return data.filter((value, i) => i % 4 === 0 && value < 100).length"""
+    )
+    assert dark > 200
+    page.get("#generate-prompt").send_keys("dog")
+    page.set("#generate-n", 1)
+    page.set("#generate-steps", 2)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelector('.command')")
+    assert "--control sketch.png" in page.get(".command code").text
+
+
+def test_by_keyboard_alone(page):
+    keys = ActionChains(page.driver)
+    for _ in range(12):
+        keys.send_keys(Keys.TAB).perform()
+        focused = page.driver.switch_to.active_element.get_attribute("id")
+        if focused == "tab-generate":
+            keys.send_keys(Keys.ARROW_RIGHT).perform()
+            assert page.get("#edit").is_displayed()
+            keys.send_keys(Keys.ARROW_LEFT).perform()
+        if focused == "generate-prompt":
+            break
+    assert focused == "generate-prompt"
+    page.set("#generate-n", 1)
+    page.set("#generate-steps", 2)
+    keys.send_keys("cat").perform()
+    keys.key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    page.until("document.querySelector('.command')")
+    unnamed = page.script(
+        """const kinds = 'button, input, select, textarea, canvas[tabindex]';
+        return [...document.querySelectorAll(kinds)]
+        .filter((e) => e.offsetParent && !e.labels?.length && !e.textContent.trim()
+          && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby'))
+        .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_cancel(page):
+    page.set("#generate-n", 16)
+    page.set("#generate-steps", 100)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelector('.picture img[src]')")
+    page.get("#generate [data-stop]").click()
+    page.until("document.querySelector('#toasts').textContent.includes('Cancelled')")
+    page.until("!document.querySelector('#generate [data-start]').hidden")
+    page.set("#generate-n", 1)
+    page.set("#generate-steps", 1)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelector('.command')")
+
+
+def test_evaluate_an_upload_then_send_a_broken_file(page, upload, tmp_path):
+    page.choose_model(digits_of(page))
+    page.get("#tab-evaluate").click()
+    page.get("#evaluate-image").send_keys(str(upload))
+    page.set("#evaluate-error", "0.1")
+    page.get("#evaluate [data-start]").click()
+    page.until("document.querySelector('.card.final .heat canvas')")
+    assert "± 0.0" in page.get(".number").text
+    assert len(page.all(".terms dt")) == 3
+    assert len(page.all(".chart .column")) > 3
+    assert "PNG" in page.get(".sizes").text
+    page.get(".chosen button").click()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(upload.read_bytes()[:40])
+    page.get("#evaluate-image").send_keys(str(broken))
+    page.get("#evaluate [data-start]").click()
+    page.until("!document.querySelector('#evaluate [data-message]').hidden")
+    assert "broken.png" in page.get("#evaluate [data-message]").text
+
+
+def test_move_along_the_chain(page, upload):
+    page.choose_model(digits_of(page))
+    page.get("#tab-process").click()
+    page.get("#process-image").send_keys(str(upload))
+    page.get("#process [data-start]").click()
+    page.until("document.querySelector('.curve-box svg')")
+    shown = "return document.querySelector('.view canvas').toDataURL()"
+    first, level = page.script(shown), page.get(".level").text
+    page.get("#level").send_keys(*[Keys.ARROW_RIGHT] * 9)
+    assert page.script(shown) != first
+    assert page.get(".level").text != level
+    assert "t = 10 of 20" in page.get(".level").text
+    delay = page.script(
+        """const slider = document.querySelector('#level'); const begun = performance.now();
+        for (let i = 0; i < 20; i++) {
+          slider.value = i; slider.dispatchEvent(new Event('input', { bubbles: true }));
+        }
+        return (performance.now() - begun) / 20"""
+    )
+    assert delay < 50
