@@ -7,11 +7,13 @@ import struct
 import zlib
 
 import pytest
+from PIL import Image
 
 from nelbo import NelboError
 from nelbo.cli import main
 from nelbo.studio.access import Users, check_address, is_loopback, is_own_page
 from nelbo.studio.limits import Limits
+from nelbo.studio.uploads import Upload
 from tests.studio.conftest import ask, picture
 
 USERS = Users({"ada": "analytical", "bob": "engines:and:more"})
@@ -145,6 +147,27 @@ def test_pictures_that_are_refused(serve, content, message):
     assert message in event["error"]
     assert ".." not in event["error"]
     assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
+
+
+def test_a_photograph_is_turned_as_its_camera_was():
+    """Orientation 6 is a quarter turn: what is left in the file is the top of the picture."""
+    image = Image.new("RGB", (8, 8), "black")
+    image.paste("white", (0, 0, 2, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", exif=exif)
+    pixels = Upload("photo.png", buffer.getvalue()).pixels((1, 8, 8))[0]
+    assert (pixels[:2] == 255).all()
+    assert (pixels[2:] == 0).all()
+
+
+@pytest.mark.parametrize("run", ["no/such/run", "tests"])
+def test_what_is_no_model_is_found_before_the_server_starts(run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["studio", run])
+    assert stopped.value.code == 2
+    assert run in capsys.readouterr().err
 
 
 def test_more_bytes_than_are_taken(serve):

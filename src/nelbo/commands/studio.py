@@ -11,7 +11,8 @@ from typing import Any
 from nelbo.base.console import say
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.commands.options.studio import Studio
-from nelbo.formats.model_directory import INDEX_FILE, available
+from nelbo.formats import Pipeline
+from nelbo.formats.model_directory import INDEX_FILE, available, checkpoint_path
 
 _RUNS = Path("runs")
 # What a directory of `nelbo compare --budget` holds.
@@ -46,7 +47,7 @@ def _served(runs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     Raises:
         NelboError: nothing to serve, or what is no model.
     """
-    shelf = {str(_checkpoint(name)): name for name in available()}
+    shelf = {str(checkpoint_path(name)): name for name in available()}
     # What was named is resolved already, to the directory of a checkpoint that ships.
     asked = [shelf.get(name, name) for name in runs] or [*available(), *_found()]
     if not asked:
@@ -60,6 +61,8 @@ def _served(runs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
         elif path.is_dir() and not (path / INDEX_FILE).is_file() and name not in available():
             raise NelboError(f"{name} holds no model: there is no {INDEX_FILE}")
         else:
+            if not path.is_dir() and name not in available():
+                Pipeline.open(name)  # of the Hub, or a mistake that is better found now
             models[name.rstrip("/")] = name
     return models, comparisons
 
@@ -71,12 +74,6 @@ def _found() -> list[str]:
     inside = [path for path in _RUNS.iterdir() if path.is_dir()]
     runs = [path for path in inside if (path / INDEX_FILE).is_file() or (path / _FIGURES).is_dir()]
     return [str(path) for path in sorted(runs, key=lambda path: -path.stat().st_mtime)]
-
-
-def _checkpoint(name: str) -> Path:
-    from nelbo.formats.model_directory import checkpoint_path
-
-    return checkpoint_path(name)
 
 
 def _device(name: str) -> Any:

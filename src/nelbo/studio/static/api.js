@@ -44,6 +44,8 @@ async function* events(stream) {
 }
 
 const sentence = (text) => {
-  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  // The name of a file or of a setting stays as it is.
+  const named = /^\S*[._'"`]/.test(text);
+  const whole = named ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 };

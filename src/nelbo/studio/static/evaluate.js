@@ -115,16 +115,16 @@ class Card {
   }
 
   #sizes({ raw, bound, files, archive }) {
-    const rows = [["as it is", raw], ...files.map(({ name, bytes, pixels }) => [name, bytes, pixels]), ["nelbo, by the bound", bound]];
+    const rows = [["as it is", raw], ...files.map(({ name, bytes }) => [name, bytes]), ["nelbo, by the bound", bound]];
     if (archive) rows.push(["nelbo archive", archive]);
+    const bare = files.filter(({ bytes, pixels }) => pixels !== bytes).map(({ name, pixels }) => `${name} ${pixels.toLocaleString("en")}`);
     const most = Math.max(...rows.map(([, bytes]) => bytes));
-    this.sizes.replaceChildren(el("h3", {}, "What it would take, bytes"), el("div.sizes", {}, rows.map(([name, bytes, pixels]) => {
+    this.sizes.replaceChildren(el("h3", {}, "What it would take, bytes"), el("div.sizes", {}, rows.map(([name, bytes]) => {
       const bar = el("i");
       bar.style.width = `${(100 * bytes) / most}%`;
       if (name.startsWith("nelbo")) bar.className = "own";
-      const more = pixels && pixels !== bytes ? ` (${pixels.toLocaleString("en")} without headers)` : "";
-      return [el("span", {}, name), el("div", {}, bar, el("em", {}, `${bytes.toLocaleString("en")}${more}`))];
-    })));
+      return [el("span", {}, name), el("div", {}, bar, el("em", {}, bytes.toLocaleString("en")))];
+    })), bare.length ? el("p.note", {}, `Without headers: ${bare.join(", ")}.`) : "");
   }
 
   #offerRank() {

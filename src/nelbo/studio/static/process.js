@@ -122,6 +122,7 @@ form.addEventListener("submit", async (event) => {
     if (found.type === "frames") waiting.push(film.add(found.start, found.frames));
   });
   await Promise.all(waiting);
+  $("[data-empty]", panel).hidden = !stage.hidden;
 });
 
 takesFiles(panel, (files) => image.take(files));
