@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import editing, families, samplers
+    from nelbo import coding, editing, families, samplers
     from nelbo.base.errors import MissingExtraError, NelboError
     from nelbo.chain.bound import Bound, BoundMap, BoundSummary
     from nelbo.chain.conditioning import Condition
@@ -81,6 +81,7 @@ _PUBLIC = {
     "TractableMHVAE": "nelbo.chain.mhvae",
     "UNet": "nelbo.networks",
     "check_network": "nelbo.diffusion.network_check",
+    "coding": "nelbo.coding",
     "editing": "nelbo.editing",
     "families": "nelbo.families",
     "fit_decoder_scale": "nelbo.evidence.calibration",
@@ -130,6 +131,7 @@ __all__ = [
     "UNet",
     "__version__",
     "check_network",
+    "coding",
     "editing",
     "families",
     "fit_decoder_scale",

@@ -17,6 +17,7 @@ from nelbo.chain.data_space import Continuous, DataSpace
 from nelbo.chain.distributions import Generators, Known
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Conditionals
 
 
 class BaseModel(nn.Module, ABC):
@@ -35,6 +36,19 @@ class BaseModel(nn.Module, ABC):
     @property
     def chain(self) -> Any:
         """The `Diffusion` inside whose levels are evaluated and walked; None without one."""
+        return None
+
+    @property
+    def latent_chain(self) -> Any:
+        """The `MHVAE` that the model is, or holds, whose latents examples are coded by; or None."""
+        return None
+
+    def conditionals(self, n: int) -> Conditionals | None:
+        """P of each value of `n` examples given those before it, in raster order; None without.
+
+        The channels of a pixel follow one another. The generator yields log P of every pixel level
+        of the next value, (n, levels), and is sent the levels of that value, (n,) int64.
+        """
         return None
 
     @property

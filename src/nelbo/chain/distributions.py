@@ -59,6 +59,12 @@ def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
+def narrow(distribution: Distribution) -> Float[Tensor, ""]:
+    """The standard deviation that one value in twenty is below, float64."""
+    stddev = distribution.stddev.flatten().double().cpu()
+    return stddev.kthvalue(1 + len(stddev) // 20).values
+
+
 def rows(distribution: Distribution, chosen: Tensor) -> Distribution:
     """A `Normal` or `Known` distribution of some of its examples."""
     if isinstance(distribution, Normal):

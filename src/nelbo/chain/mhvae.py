@@ -36,7 +36,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.base_model import BaseModel
 from nelbo.chain.bound import Bound, BoundMap
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.chain.distributions import Generators, draw
+from nelbo.chain.distributions import Generators, draw, narrow
 from nelbo.chain.estimators import ChosenLevels, Estimator, as_estimator
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
@@ -71,6 +71,42 @@ class MHVAE(BaseModel):
     @abstractmethod
     def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Distribution:
         """The decoder's last step p(x_0 | x_1)."""
+
+    @property
+    def latent_chain(self) -> Any:
+        """The model itself."""
+        return self
+
+    @torch.no_grad()
+    def scales(
+        self,
+        x_0: Float[Tensor, "batch ..."],
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " levels"]:
+        """How fine the values of each level are known, (T+1,): the narrower of q and p there.
+
+        That is the smaller standard deviation of q(x_t|x_{t−1}) and p(x_t|x_{t+1}), at level 0 that
+        of p(x_0|x_1); where they vary, of one in twenty values of a path from `x_0`.
+        """
+        x, found = x_0, torch.full((self.num_levels + 1,), math.inf, dtype=torch.float64)
+        for t in range(1, self.num_levels + 1):
+            q = self.q_step(x, t)
+            x = draw(q, generator)
+            p = self.p_data(x, condition) if t == 1 else self.p_step(x, t, condition)
+            found[t] = narrow(q)
+            found[t - 1] = torch.minimum(found[t - 1], narrow(p))
+        found[-1] = torch.minimum(found[-1], narrow(self.p_prior(tuple(x.shape))))
+        return found
+
+    def sensitivity(self, side: str) -> Float[Tensor, " levels"]:
+        """How far means move where the output of a network does by one, at each level, (T+1,).
+
+        Args:
+            side: "q" for q(x_t|x_{t−1}), "p" for p(x_t|x_{t+1}), which at T is the prior.
+        """
+        return torch.ones(self.num_levels + 1, dtype=torch.float64)
 
     def evidence(
         self,

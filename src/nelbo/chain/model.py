@@ -10,7 +10,7 @@ so that a family of models writes `evidence` and `sample` and what else it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -22,6 +22,9 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+
+# Yields log P of each level of the next value, (n, levels), and is sent the value's levels, (n,).
+Conditionals = Generator[Tensor, Tensor, None]
 
 
 @runtime_checkable
@@ -39,6 +42,13 @@ class Model(Protocol):
     @property
     def chain(self) -> Any:
         """The `Diffusion` inside: itself, the prior of a latent model, or None."""
+
+    @property
+    def latent_chain(self) -> Any:
+        """The `MHVAE` that it is, or holds, whose latents examples are coded by; or None."""
+
+    def conditionals(self, n: int) -> Conditionals | None:
+        """P of each value of `n` examples given those before it; None for a model without."""
 
     @property
     def device(self) -> torch.device:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
@@ -36,6 +37,42 @@ def read_image(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channel
     with _explained(path):
         opened = open_picture(Path(path), (size[0], size[1]))
         return torch.from_numpy(prepare(opened.image, (size[0], size[1]), channels).copy())
+
+
+def read_levels(
+    path: str | Path, channels: int, levels: int
+) -> UInt8[Tensor, "channels height width"]:
+    """The pixel levels of a picture as they are, neither turned nor scaled nor converted.
+
+    Args:
+        path: the file.
+        channels: 1 for a grey picture, 3 for colours, which a palette may hold.
+        levels: how many levels a pixel has; the values in the file are these.
+
+    Raises:
+        NelboError: a file that is missing or no picture, or one that loses by becoming such pixels:
+            with transparency, 16 bits, other channels or higher values.
+    """
+    with _explained(path), Image.open(path) as image:
+        mode, frames = image.mode, getattr(image, "n_frames", 1)
+        transparent = "transparency" in image.info
+        pixels = np.array(image.convert("RGB") if mode == "P" else image)
+    if mode not in ("L", "RGB", "P") or transparent or frames > 1:
+        kind = (
+            f"{frames} frames" if frames > 1 else "transparency" if transparent else f"mode {mode}"
+        )
+        raise NelboError(
+            f"{path} has {kind}: without loss, grey or RGB pictures of 8 bits and one frame are "
+            "compressed; convert it first"
+        )
+    found = 1 if mode == "L" else 3
+    if found != channels:
+        raise NelboError(f"{path} has {found} channels, the model has {channels}: convert it first")
+    if int(pixels.max()) >= levels:
+        raise NelboError(
+            f"{path} has pixel level {int(pixels.max())}, the model has levels 0..{levels - 1}"
+        )
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
 
 
 def read_mask(path: str | Path, size: Sequence[int]) -> Bool[Tensor, "height width"]:

@@ -39,7 +39,7 @@ from nelbo.diffusion.sampler import Sampler
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.thresholding import StaticThreshold, Threshold
-from nelbo.diffusion.variance import VARIANCES, difference, profile_levels
+from nelbo.diffusion.variance import VARIANCES, ReverseVariance, difference, profile_levels
 from nelbo.networks.control import AnyControl, Strength
 from nelbo.networks.controlnet import ControlledUNet, ControlNet
 from nelbo.networks.finite import check_finite
@@ -137,6 +137,11 @@ class Diffusion(DescribedChain):
         return 2 if self._reverse_variance.is_learned else 1
 
     @property
+    def reverse_variance(self) -> ReverseVariance:
+        """Σ_t of p(x_{t-1}|x_t), or between what it is learned."""
+        return self._reverse_variance
+
+    @property
     def learns_variance(self) -> bool:
         """Whether the network predicts the reverse variance."""
         return self._reverse_variance.is_learned
@@ -174,6 +179,27 @@ class Diffusion(DescribedChain):
     def likelihood(self, prediction: Prediction) -> DiscretizedNormal | Normal:
         """p(x_0|x_1) from a prediction already made."""
         return self.data.likelihood(prediction.x_0, prediction.stddev)
+
+    def scales(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " levels"]:
+        """As `MHVAE.scales`, from the schedule and the least reverse variances alone."""
+        p = self._reverse_variance.least.sqrt()[1:]
+        q = self.schedule.betas.sqrt()[1:]
+        return torch.cat([p[:1], torch.minimum(q[:-1], p[1:]), q[-1:]])
+
+    def sensitivity(self, side: str) -> Float[Tensor, " levels"]:
+        """As `MHVAE.sensitivity`; no network gives q."""
+        found = torch.zeros(self.num_levels + 1, dtype=torch.float64)
+        if side == "p":
+            weight = self.schedule.posterior_data_weight[1:]
+            error = self.parameterization.data_error(self.schedule.log_snr[1:])
+            found[:-1] = weight * error.sqrt()
+        return found
 
     # The bound
 

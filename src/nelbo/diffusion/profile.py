@@ -9,11 +9,13 @@ the variances that make it best, and which levels to keep: see `nelbo.diffusion.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -78,6 +80,31 @@ class LevelProfile:
         signal = self.schedule.alphas_cumprod
         excess = -signal - self.schedule.noise_power.log()
         return 0.5 * (signal * self.squared_norm + excess * self.dims)
+
+    @classmethod
+    def of_variances(cls, schedule: NoiseSchedule, variance: Levels) -> LevelProfile:
+        """The profile whose analytic variance is a given one at every level, and nothing else.
+
+        Args:
+            schedule: the chain.
+            variance: Σ_t, (T+1,).
+        """
+        weight = schedule.posterior_data_weight.square()
+        unknown = torch.full_like(variance, torch.nan)
+        return cls(
+            schedule=schedule,
+            levels=torch.arange(1, schedule.num_levels + 1),
+            squared_error=(variance - schedule.posterior_variance) / weight,
+            standard_error=unknown,
+            score_matching=unknown,
+            score_matching_square=unknown,
+            data_variance=variance,
+            reconstruction=unknown,
+            squared_norm=math.nan,
+            dims=1,
+            examples=0,
+            draws=0,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile to a safetensors file, which appears whole or not at all."""

@@ -42,6 +42,7 @@ class FixedVariance:
     is_learned = False
 
     def __init__(self, variance: Levels) -> None:
+        self.least = variance
         self.log_variance = Coefficient(variance.log())
 
     def log(self, t: Level, x_t: Tensor, output: Tensor | None) -> Tensor:
@@ -63,6 +64,7 @@ class LearnedRange:
     is_learned = True
 
     def __init__(self, low: Levels, high: Levels) -> None:
+        self.least = low
         self.log_low = Coefficient(low.log())
         self.log_high = Coefficient(high.log())
 

@@ -16,6 +16,7 @@ cost predictors dearly, and PNG takes the smaller of values and a palette.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -192,6 +193,32 @@ def file_sizes(
             _KNOWN.popitem(last=False)
     _KNOWN.move_to_end(key)
     return _KNOWN[key]
+
+
+def total_sizes(images: Sequence[Tensor], levels: int) -> dict[str, int]:
+    """Bytes of pictures of any sizes by format, the smaller of a file each and of all in one.
+
+    Beside the formats of pictures it holds "zstd", of all raw pixels in one block, where zstandard
+    is installed. All in one is tried where the pictures are small and of one size.
+    """
+    found: dict[str, int] = {}
+    alike = len({image.shape for image in images}) == 1
+    if len(images[0]) in _MODES:
+        small = alike and max(images[0].shape[1:]) <= SMALL_SIDE and len(images) > 1
+        page = packed(torch.stack(list(images)), levels) if small else None
+        for kind in formats_here():
+            each = sum(file_size(picture(image, levels), kind).whole for image in images)
+            found[kind] = each if page is None else min(each, file_size(page, kind).whole)
+    with contextlib.suppress(ImportError):
+        zstandard = importlib.import_module("zstandard")
+        raw = b"".join(image.to(torch.uint8).numpy().tobytes() for image in images)
+        found["zstd"] = len(zstandard.ZstdCompressor(level=19).compress(raw))
+    return found
+
+
+def raw_size(dims: int, levels: int) -> int:
+    """Bytes of pixels as they are, log₂ of the levels each."""
+    return math.ceil(dims * math.log2(levels) / 8)
 
 
 def sizes_json(sizes: FileSizes | None) -> dict[str, Any] | None:

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.data_space import DataSpace
+from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import Conditionals
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, Steps
@@ -100,6 +101,20 @@ class AutoregressiveNetwork(Family):
         """−log P(x), exact."""
         found = torch.cat([self.log_prob(part) for part in x_0.split(self.recipe.batch_size)])
         return Costs.of("exact", {"likelihood": -found}, x_0)
+
+    def conditionals(self, n: int) -> Conditionals | None:
+        """The head's distribution after each step."""
+        return self._conditionals(n) if isinstance(self.data, Pixels) else None
+
+    def _conditionals(self, n: int) -> Conditionals:
+        x = torch.zeros(n, self.dims, dtype=self.head_dtype, device=self.device)
+        levels = torch.arange(self.data.shown_levels, device=self.device)
+        every = self.data.to_network(levels).to(x).expand(n, -1)
+        state = None
+        for i in range(self.dims):
+            features, state = self.sequence.step(self.neighbours.at(x, i), state)
+            k = yield self.head.log_prob(features[:, None].expand(-1, len(levels), -1), every)
+            x[:, i] = every[0, k.to(self.device)]
 
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """One value after the other."""

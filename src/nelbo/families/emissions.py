@@ -64,6 +64,10 @@ class Emission(ABC):
     ) -> Float[Tensor, "batch values"]:
         """One x for each of the states (B,), in network space."""
 
+    @abstractmethod
+    def log_table(self, parameters: Tensor) -> Float[Tensor, "states values levels"]:
+        """log P of every pixel level of each value, nats."""
+
     def log_density(
         self, parameters: Tensor, x: Float[Tensor, "batch length values"]
     ) -> Float[Tensor, "batch length states"]:
@@ -86,6 +90,10 @@ class Categorical(Emission):
         table = parameters.log().clamp(min=_LOG_ZERO).permute(1, 2, 0).reshape(-1, states)
         rows = self.space.to_levels(x) + torch.arange(values, device=x.device) * levels
         return embedding_bag(rows.flatten(0, 1), table, mode="sum").unflatten(0, x.shape[:2])
+
+    def log_table(self, parameters: Tensor) -> Float[Tensor, "states values levels"]:
+        """The logarithm of the table."""
+        return parameters.log().clamp(min=_LOG_ZERO)
 
     def moments(
         self, x: Float[Tensor, "batch length values"], states: Float[Tensor, "batch length states"]
@@ -141,6 +149,11 @@ class Gaussian(Emission):
         mean, variance = parameters
         square = ((x[:, :, None] - mean).square() / variance).sum(3)
         return -0.5 * (square + (2 * math.pi * variance).log().sum(1))
+
+    def log_table(self, parameters: Tensor) -> Float[Tensor, "states values levels"]:
+        """The probabilities of all bins."""
+        mean, variance = parameters
+        return DiscretizedNormal(mean, variance.sqrt(), self.space.shown_levels).log_probs()
 
     def moments(
         self, x: Float[Tensor, "batch length values"], states: Float[Tensor, "batch length states"]

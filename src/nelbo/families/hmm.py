@@ -21,6 +21,7 @@ from nelbo.base.golden_section import golden_section
 from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import Conditionals
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -181,6 +182,25 @@ class HMM(Family):
                 state = choose(p.transition[state], generator)
             rows.append(emission.draw(p.emission, state, generator))
         return from_rows(torch.stack(rows, 1).reshape(n, self.image_shape[1], -1), self.image_shape)
+
+    def conditionals(self, n: int) -> Conditionals | None:
+        """The states' emissions, weighted by what the states are given all values before.
+
+        After each value the weights are those of Bayes' rule, and after each observation the
+        states move on.
+        """
+        return self._conditionals(n) if isinstance(self.data, Pixels) else None
+
+    def _conditionals(self, n: int) -> Conditionals:
+        p, table = self.chain_parameters, self.emission.log_table(self.emission_parameters)
+        log_state = p.initial.log().expand(n, -1)
+        for t in range(self._length()):
+            if t:
+                log_state = (log_state.softmax(1) @ p.transition).log()
+            for of_value in table.unbind(1):
+                log_state = log_state.log_softmax(1)
+                k = yield (log_state[:, :, None] + of_value).logsumexp(1)
+                log_state = log_state + of_value[:, k.to(of_value.device)].T
 
     def _length(self) -> int:
         _, height, width = self.image_shape

@@ -26,6 +26,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import golden_section
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import Conditionals
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps
@@ -163,6 +164,14 @@ class MarkovModel(Family):
             sequence[:, i + self.order] = choose(p, generator)
         assert isinstance(self.data, Pixels)
         return self.data.to_network(from_raster(sequence[:, self.order :], self.image_shape))
+
+    def conditionals(self, n: int) -> Conditionals:
+        """The row of the table for the values before."""
+        code = torch.full((n,), (self.levels + 1) ** self.order - 1, device=self.table.device)
+        for i in range(self.dims):
+            k = yield self.table[i % self.image_shape[0], code].log()
+            # The latest value is the lowest digit.
+            code = (code * (self.levels + 1) + k.to(code)) % (self.levels + 1) ** self.order
 
     def _sequence(self, x: Tensor) -> Tensor:
         return to_raster(self.data.to_levels(x))

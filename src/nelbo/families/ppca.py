@@ -43,6 +43,7 @@ from nelbo.families.linear_gaussian import (
     posterior,
 )
 from nelbo.families.one_latent import bound_of_one_latent
+from nelbo.families.ppca_chain import LinearChain
 from nelbo.families.rounding import (
     expected_log_density,
     least_variance,
@@ -95,6 +96,11 @@ class PPCA(Family):
     def allows_missing(self) -> bool:
         """Only EM allows missing values."""
         return self.method == "em"
+
+    @property
+    def latent_chain(self) -> LinearChain:
+        """x ← z, along which pixels are coded."""
+        return LinearChain(self.linear_gaussian, self.image_shape, self.data)
 
     @property
     def linear_gaussian(self) -> LinearGaussian:

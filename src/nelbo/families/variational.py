@@ -61,6 +61,11 @@ class VariationalFamily(Family):
             self.image_shape, self.data, self.latents, self.levels, self.width
         )
 
+    @property
+    def latent_chain(self) -> Hierarchy:
+        """The hierarchy."""
+        return self.hierarchy
+
     @abstractmethod
     def loss(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
         """What training minimises, nats of each image."""

@@ -18,7 +18,7 @@ from torch.distributions import Normal
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
-from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, normal
+from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, narrow, normal
 from nelbo.chain.estimators import Estimator, as_estimator
 from nelbo.chain.mhvae import Level
 from nelbo.chain.terms import Drawing, Draws, per_example
@@ -169,6 +169,27 @@ class LatentChain(DescribedLatents):
     ) -> Float[Tensor, "n ..."]:
         """The latent that sampling starts from: `x_T` checked, or `n` draws from the prior."""
         return self.prior.start(n, x_T, generator)
+
+    def scales(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " levels"]:
+        """As `MHVAE.scales`; only q(z_0|x) is asked of a network."""
+        q = self.encode(x_0)
+        z_0 = draw(q, generator)
+        found = self.prior.scales(z_0, condition, generator=generator)
+        found[0] = torch.minimum(found[0], narrow(q))
+        return torch.cat([narrow(self.p_data(z_0))[None], found])
+
+    def sensitivity(self, side: str) -> Float[Tensor, " levels"]:
+        """As `MHVAE.sensitivity`: 1 for the autoencoder's two steps."""
+        found = torch.cat([torch.ones(1).double(), self.prior.sensitivity(side)])
+        if side == "q":
+            found[:2] = 1.0
+        return found
 
     # The bound
 

@@ -1,0 +1,42 @@
+"""The condition of each tile, from what an archive holds or from one that was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
+from nelbo.coding.pictures import Beside, Tiling
+
+# The condition of some of the tiles, by index.
+Conditions = Callable[[Sequence[int]], Condition | None]
+
+
+def conditions_of(
+    model: Model, beside: Beside, tiling: Tiling, given: Condition | None = None
+) -> Conditions:
+    """What the model is conditioned on for each tile: that of its picture.
+
+    Args:
+        model: the model.
+        beside: the labels and captions of the pictures, if any.
+        tiling: which picture each tile is of.
+        given: a condition of the pictures that the archive does not hold.
+    """
+    of_tile = tiling.pictures
+
+    def of(index: Sequence[int]) -> Condition | None:
+        picture = [of_tile[i] for i in index]
+        if given is not None and not is_stored(given):
+            return given[torch.tensor(picture)].to(model.device)
+        return model.condition_for(len(picture), *beside.given(picture))
+
+    return of
+
+
+def is_stored(condition: Condition) -> bool:
+    """Whether a condition is of labels alone, which an archive holds."""
+    others = (condition.text, condition.control, condition.pooled_text, condition.size)
+    return condition.label is not None and all(other is None for other in others)

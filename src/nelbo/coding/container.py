@@ -1,0 +1,141 @@
+r"""The bytes of an archive; docs/archives.md documents each.
+
+An archive is a frame, a header, and blocks that are read without one another. Whatever is damaged
+is found by a checksum before anything is decoded by it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nelbo.base.errors import NelboError
+from nelbo.coding.stack import Words
+
+MAGIC = b"\x89nelbo\r\n"
+VERSION = 1
+_FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
+_CHECKSUM = struct.Struct("<I")
+_BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words
+
+
+class DamageError(NelboError):
+    """Bytes that are not as they were written."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images, coded on one stack.
+
+    Attributes:
+        words: what lies on the ground.
+        taken: how many words of the ground are gone.
+        listed: the numbers that may be rounded apart; see `nelbo.coding.agreement`.
+    """
+
+    words: Words
+    taken: int
+    listed: bytes
+
+    def to_bytes(self) -> bytes:
+        """Its checksum, numbers, list and words."""
+        words = self.words.astype("<u4").tobytes()
+        body = _BLOCK.pack(0, self.taken, len(self.listed), len(self.words))[4:]
+        body += self.listed + words
+        return _CHECKSUM.pack(zlib.crc32(body)) + body
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Block:
+        """The block that `to_bytes` wrote.
+
+        Raises:
+            DamageError: other bytes than were written.
+        """
+        if (
+            len(content) < _BLOCK.size
+            or zlib.crc32(content[4:]) != _CHECKSUM.unpack(content[:4])[0]
+        ):
+            raise DamageError("its checksum is wrong")
+        _, taken, listed, count = _BLOCK.unpack_from(content)
+        end = _BLOCK.size + listed
+        words = np.frombuffer(content[end:], "<u4").astype(np.uint32)
+        if len(words) != count:
+            raise DamageError("its length is wrong")
+        return cls(words, taken, content[_BLOCK.size : end])
+
+
+@dataclass(frozen=True)
+class Container:
+    """A header, and the bytes of each block.
+
+    Attributes:
+        header: what decoding needs, JSON.
+        blocks: as `Block.to_bytes`, each whole or not.
+    """
+
+    header: dict[str, Any]
+    blocks: list[bytes]
+
+    def to_bytes(self) -> bytes:
+        """The archive."""
+        header = {**self.header, "blocks": [len(block) for block in self.blocks]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        packed = zlib.compress(text.encode(), 9)
+        start = _FRAME.pack(MAGIC, VERSION, len(packed)) + packed
+        return b"".join([start, _CHECKSUM.pack(zlib.crc32(start)), *self.blocks])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Container:
+        """The frame and header of an archive, checked, and its blocks, unchecked.
+
+        Raises:
+            NelboError: a file that is no archive, or of a newer version.
+            DamageError: a header that is damaged, without which nothing can be decoded.
+        """
+        if not content.startswith(MAGIC):
+            kind = "is damaged at its start" if content[1:6] == b"nelbo" else "is no nelbo archive"
+            raise NelboError(f"this {kind}: an archive is what nelbo compress writes")
+        if len(content) < _FRAME.size + _CHECKSUM.size:
+            raise DamageError(f"the archive is cut off after {len(content)} bytes, in its header")
+        _, version, size = _FRAME.unpack_from(content)
+        end = _FRAME.size + size
+        checksum = content[end : end + _CHECKSUM.size]
+        whole = len(checksum) == _CHECKSUM.size
+        if whole and zlib.crc32(content[:end]) == _CHECKSUM.unpack(checksum)[0]:
+            if version > VERSION:
+                raise NelboError(
+                    f"the archive is of version {version}, this nelbo reads up to {VERSION}: "
+                    "update nelbo to open it"
+                )
+            header = json.loads(zlib.decompress(content[_FRAME.size : end]))
+            return cls(header, _split(content[end + _CHECKSUM.size :], header["blocks"]))
+        raise DamageError(
+            "the header of the archive is damaged or cut off, and without it nothing can be "
+            "decoded: get the file again from where it came"
+        )
+
+
+def _split(content: bytes, sizes: list[int]) -> list[bytes]:
+    """The bytes of each block, and what is beyond the last as one more."""
+    blocks, at = [], 0
+    for size in sizes:
+        blocks.append(content[at : at + size])
+        at += size
+    return blocks if at >= len(content) else [*blocks, content[at:]]
+
+
+def required(header: Mapping[str, Any], name: str) -> Any:
+    """A field of a header.
+
+    Raises:
+        NelboError: it is missing.
+    """
+    if name not in header:
+        raise NelboError(f"the archive's header has no {name}: it was not written by nelbo")
+    return header[name]

@@ -1,0 +1,44 @@
+"""Which model an archive needs, and of a fast archive which machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+
+import torch
+from torch import Tensor
+
+from nelbo.chain.model import Model
+
+# Of a model: decided by the archive itself.
+_IN_ARCHIVE = ("noise levels", "variance", "level profile")
+
+
+def weights_digest(model: Model) -> str:
+    """A hash of all weights, whatever their precision, and of how outputs are read."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            plain = value.detach().cpu()
+            plain = plain.double() if plain.is_floating_point() else plain
+            digest.update(plain.contiguous().numpy().tobytes())
+    said = {name: value for name, value in model.identity().items() if name not in _IN_ARCHIVE}
+    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    if model.chain is not None:
+        # Cosines and logarithms of machines differ in the last bits of the schedule.
+        signal = (model.chain.schedule.alphas_cumprod * 2**24).round().long()
+        digest.update(signal.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def machine(device: torch.device) -> str:
+    """All on which the last bits of float32 depend."""
+    if device.type != "cpu":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"torch {torch.__version__}, {platform.machine()} {capability}, "
+        f"{torch.get_num_threads()} threads"
+    )

@@ -1,0 +1,114 @@
+"""nelbo compress: pictures as bytes of about the number that the bound says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nelbo.base.console import counting_progress
+from nelbo.base.errors import NelboError
+from nelbo.base.files import atomic_file
+from nelbo.chain.model import Model
+from nelbo.coding import Estimated, compress, estimate
+from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.options.compress import Compress
+from nelbo.commands.run_data import check_data, check_not_data, check_uncontrolled, data_for_run
+from nelbo.data import ImageData
+from nelbo.data.image_file import read_levels
+from nelbo.evidence.file_sizes import TITLES, raw_size, total_sizes
+from nelbo.formats import Pipeline
+from nelbo.formats.model_directory import ships
+
+
+def run(options: Compress) -> None:
+    """Write the archive, or print what it would take."""
+    pipeline = Pipeline.open(options.run_path)
+    if not options.estimate:
+        check_not_data(pipeline, options.out)
+    model = pipeline.model().to(choose_device(options.device)).eval()
+    check_uncontrolled(model, options.run_path)
+    images, names = _pictures(options, pipeline, model)
+    pixels = list(images.images) if isinstance(images, ImageData) else images
+    captions = options.caption * len(pixels) if len(options.caption) == 1 else options.caption
+    given: dict[str, Any] = {"captions": captions or None, "steps": options.steps}
+    if options.estimate:
+        _report(options, estimate(model, images, **given), None, pixels, model)
+        return
+    with counting_progress() as progress:
+        task = progress.add_task("Compressing", total=None, status="")
+        archive = compress(
+            model,
+            images,
+            names=names,
+            block=options.block,
+            fast=options.fast,
+            verify=options.verify,
+            notes={"run": _name(options.run_path)},
+            progress=lambda done: progress.advance(task, done),
+            **given,
+        )
+    try:
+        with atomic_file(options.out) as temporary:
+            temporary.write_bytes(archive)
+    except OSError as error:
+        raise NelboError(
+            f"cannot write {options.out}: {error.strerror or error}; nothing was written"
+        ) from error
+    _report(options, None, len(archive), pixels, model)
+
+
+def _pictures(options: Compress, pipeline: Pipeline, model: Model) -> tuple[Any, list[str] | None]:
+    """The pictures and their names; of a data set, with all that is beside them."""
+    if options.data is not None:
+        return data_for_run(check_data(pipeline, options.data, options.split), model), None
+    shape = model.shape
+    assert shape is not None
+    images = [read_levels(path, shape[0], model.data.shown_levels) for path in options.files]
+    return images, [_file_name(path) for path in options.files]
+
+
+def _file_name(path: Path) -> str:
+    return f"{path.stem}.png"
+
+
+def _name(run_path: str) -> str:
+    """What a model is called where it is looked for again."""
+    return Path(run_path).name if ships(run_path) else run_path
+
+
+def _report(
+    options: Compress, estimated: Estimated | None, size: int | None, pixels: Any, model: Model
+) -> None:
+    """What the archive takes, beside other formats."""
+    dims = sum(image.numel() for image in pixels)
+    levels = model.data.shown_levels
+    others = total_sizes(pixels, levels)
+    others["raw"] = raw_size(dims, levels)
+    if options.json:
+        content = {"run": options.run_path, "pictures": len(pixels), "dims": dims}
+        if estimated is not None:
+            content |= {
+                "estimated_bytes": estimated.bytes.mean,
+                "standard_error": estimated.bytes.standard_error,
+                "bits_per_dim": estimated.bits_per_dim,
+                "steps": estimated.steps,
+            }
+        else:
+            content |= {"out": str(options.out), "bytes": size}
+        print_json(content | {"other_formats": others})
+        return
+    if estimated is not None:
+        show(
+            f"about {estimated.bytes.mean:,.0f} ± {estimated.bytes.standard_error:,.0f} bytes by "
+            f"the bound, {estimated.bits_per_dim:.3f} bits/dim, for {len(pixels):,} pictures with "
+            f"{estimated.steps} levels"
+        )
+    elif size is not None:
+        back = ", read back the same" if options.verify else ""
+        show(
+            f"{len(pixels):,} picture{'s' * (len(pixels) > 1)} in {size:,} bytes, "
+            f"{8 * size / dims:.3f} bits/dim{back} → {options.out}"
+        )
+    titles = TITLES | {"zstd": "zstd -19 of all", "raw": "the pixels as they are"}
+    line = ", ".join(f"{titles[name]} {count:,}" for name, count in others.items())
+    show(f"the same pictures in bytes: {line}")

@@ -1,0 +1,63 @@
+"""nelbo decompress: the pictures of an archive, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from nelbo.base.console import counting_progress, say
+from nelbo.base.errors import NelboError
+from nelbo.coding import Decoded, contents, read
+from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.options.decompress import Decompress
+from nelbo.data.names import printable
+from nelbo.evidence.file_sizes import picture
+from nelbo.formats import Pipeline
+from nelbo.formats.model_directory import resolve
+
+
+def run(options: Decompress) -> None:
+    """Write the pictures."""
+    archive = options.archive.read_bytes()
+    named = contents(archive).get("run")
+    run_path = options.run_path or named
+    if run_path is None:
+        raise NelboError(f"{options.archive} does not name its model: give --run")
+    try:
+        model = Pipeline.open(str(resolve(run_path))).model().to(choose_device(options.device))
+    except NelboError as error:
+        if options.run_path is not None:
+            raise
+        raise NelboError(
+            f"{options.archive} was made with {run_path}, which is not here: give --run ({error})"
+        ) from error
+    with counting_progress() as progress:
+        task = progress.add_task("Decompressing", total=None, status="")
+        found = read(
+            model,
+            archive,
+            recover=options.recover,
+            progress=lambda done: progress.advance(task, done),
+        )
+    files = _write(found, options.out)
+    for line in found.damage:
+        say(f"lost: {line}")
+    if options.json:
+        content = {"archive": str(options.archive), "out": str(options.out), "run": run_path}
+        print_json(content | {"pictures": len(files), "of": found.total, "damage": found.damage})
+    else:
+        of = "" if len(files) == found.total else f" of {found.total:,}"
+        show(f"{len(files):,}{of} picture{'s' * (len(files) > 1)} → {options.out}")
+
+
+def _write(found: Decoded, out: Path) -> list[Path]:
+    """A PNG file for each picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, image in enumerate(found.images):
+        name = f"{found.index[i]:05d}.png" if found.names is None else found.names[i]
+        # A name in an archive is somebody else's: it leads nowhere but into the folder.
+        plain = PurePosixPath(printable(name).replace("\\", "_")).name or "picture"
+        file = out / (plain if plain.endswith(".png") else f"{plain}.png")
+        picture(image.to("cpu")).save(file)
+        files.append(file)
+    return files

@@ -1,0 +1,62 @@
+"""What `nelbo compress` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nelbo.base.errors import NelboError
+from nelbo.commands.groups import at_least_one, check_out
+
+_SUFFIX = ".nelbo"
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress pictures without loss, in about as many bits as the bound of a model says."""
+
+    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES")] = ()
+    """Pictures of any size; one of another size than the model's is cut into tiles."""
+    out: Path = Path(f"pictures{_SUFFIX}")
+    """The archive to write."""
+    data: str | None = None
+    """In place of FILES, the images of a data set, as in `nelbo train`."""
+    split: str = "test"
+    """Which images of --data: train, validation, test or all."""
+    caption: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Caption that a model of text is conditioned on, one for each picture in turn; the archive
+    holds them."""
+    steps: int | None = None
+    """Levels of the chain, and so network calls a picture; by default 30. The best ones are taken,
+    by the profile of `nelbo fit` or, without, by one that is measured on some of the pictures."""
+    block: int = 512
+    """Tiles that are coded together; a smaller block is larger in bytes, and loses less if it is
+    damaged."""
+    fast: bool = False
+    """Compute in float32; such an archive opens on a machine like this one alone."""
+    verify: bool = True
+    """Read the archive back before it is written; --no-verify trusts it."""
+    estimate: bool = False
+    """Write nothing, and print what the archive would take by the bound, beside other formats."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        at_least_one(steps=self.steps, block=self.block)
+        if bool(self.files) == (self.data is not None):
+            raise NelboError("give either pictures to compress, or --data with the name of a set")
+        if self.caption and len(self.caption) not in (1, len(self.files)):
+            raise NelboError(
+                f"{len(self.caption)} captions were given for {len(self.files)} pictures: give one "
+                "for all, or one for each"
+            )
+        if not self.estimate:
+            check_out(self.out)

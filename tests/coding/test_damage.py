@@ -1,0 +1,165 @@
+"""An archive never gives wrong pixels in silence, and what cannot be compressed is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, coding
+from nelbo.coding.container import VERSION, Container
+from nelbo.data import ImageData
+from tests.coding.models import random_images, tiny
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny(17, T=3)
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    return random_images(6, model)
+
+
+@pytest.fixture(scope="module")
+def archive(model, images):
+    return coding.compress(model, images, block=2, verify=False)
+
+
+def test_no_flipped_bit_gives_wrong_pixels(model, archive):
+    random = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        at = int(torch.randint(8 * len(archive), (1,), generator=random))
+        broken = bytearray(archive)
+        broken[at // 8] ^= 1 << at % 8
+        with pytest.raises(NelboError):
+            coding.decompress(model, bytes(broken))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 12, 40, -1, -30])
+def test_a_file_that_is_cut_off(model, archive, kept):
+    with pytest.raises(NelboError):
+        coding.decompress(model, archive[:kept])
+
+
+def test_whole_blocks_are_recovered(model, images, archive):
+    sizes = coding.contents(archive)["blocks"]
+    broken = bytearray(archive)
+    broken[len(archive) - sizes[2] - 3] ^= 4  # in the second block
+    with pytest.raises(NelboError, match=r"block 2 of 3, pictures 3 to 4: .*--recover"):
+        coding.decompress(model, bytes(broken))
+    found = coding.read(model, bytes(broken), recover=True)
+    assert found.index == [0, 1, 4, 5]
+    assert torch.equal(torch.stack(found.images), images[[0, 1, 4, 5]])
+    assert len(found.damage) == 1
+
+
+def test_a_truncated_archive_is_recovered_as_far_as_it_goes(model, images, archive):
+    found = coding.read(model, archive[:-3], recover=True)
+    assert torch.equal(torch.stack(found.images), images[:4])
+
+
+def test_other_weights_are_refused(archive):
+    with pytest.raises(NelboError, match="weights have the hash"):
+        coding.decompress(tiny(17, T=3, seed=1), archive)
+
+
+def test_a_newer_version(model, archive):
+    content = Container.from_bytes(archive)
+    newer = bytearray(content.to_bytes())
+    newer[8] = VERSION + 1
+    import struct
+    import zlib
+
+    end = 13 + struct.unpack("<I", newer[9:13])[0]
+    newer[end : end + 4] = struct.pack("<I", zlib.crc32(bytes(newer[:end])))
+    with pytest.raises(NelboError, match=f"version {VERSION + 1}.*update nelbo"):
+        coding.decompress(model, bytes(newer))
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"0" * 99])
+def test_a_foreign_file(model, content):
+    with pytest.raises(NelboError, match="no nelbo archive"):
+        coding.decompress(model, content)
+
+
+def test_no_pictures(model, images):
+    for empty in (images[:0], []):
+        with pytest.raises(NelboError, match="empty"):
+            coding.compress(model, empty)
+
+
+def test_a_name_twice(model, images):
+    with pytest.raises(NelboError, match="'a' is given to more than one"):
+        coding.compress(model, images[:2], names=["a", "a"])
+
+
+def test_other_pixel_levels(model, images):
+    with pytest.raises(NelboError, match=r"0\.\.16"):
+        coding.compress(model, images + 17)
+    data = ImageData("photos", images, 256, tuple("abcdef"))
+    with pytest.raises(NelboError, match="photos has 256 pixel levels, the model has 17"):
+        coding.compress(model, data)
+
+
+def test_continuous_data():
+    model = Diffusion(tiny().network, NoiseSchedule.cosine(4), data=Continuous(), shape=(1, 4, 4))
+    with pytest.raises(NelboError, match="real numbers"):
+        coding.compress(model, torch.zeros(1, 1, 4, 4))
+
+
+def test_another_number_of_channels(model):
+    with pytest.raises(NelboError, match=r"shape \(3, 4, 4\), expected \(1, H, W\)"):
+        coding.compress(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+
+
+class Noisy(torch.nn.Module):
+    """A network whose outputs are those of another machine: the last digits differ."""
+
+    def __init__(self, network, error: float) -> None:
+        super().__init__()
+        self.network, self.error = network, error
+        self.random = torch.Generator().manual_seed(1)
+
+    def forward(self, x, time, condition=None):
+        output = self.network(x, time, condition)
+        noise = torch.rand(output.shape, generator=self.random, dtype=output.dtype)
+        return output * (1 + self.error * (2 * noise - 1))
+
+
+def test_another_machine_reads_the_same(model, images, monkeypatch):
+    """Outputs that differ by 1e-9, in batches of another size, and every time in another way."""
+    many = random_images(40, model, seed=3)
+    archive = coding.compress(model, many, block=3, verify=False)
+    other = model.replace(network=Noisy(model.network, 1e-9))
+    monkeypatch.setattr("nelbo.coding.archive._check_model", lambda *_: None)
+    assert torch.equal(coding.decompress(other, archive), many)
+
+
+def test_outputs_beyond_the_margin_are_noticed(model, images, archive, monkeypatch):
+    other = model.replace(network=Noisy(model.network, 1e-2))
+    monkeypatch.setattr("nelbo.coding.archive._check_model", lambda *_: None)
+    with pytest.raises(NelboError, match="not those that it was coded with"):
+        coding.decompress(other, archive)
+
+
+def test_a_fast_archive_opens_on_its_machine_alone(model, images, monkeypatch):
+    archive = coding.compress(model, images, fast=True)
+    assert torch.equal(coding.decompress(model, archive), images)
+    monkeypatch.setattr("nelbo.coding.archive.machine", lambda _: "another")
+    with pytest.raises(NelboError, match=r"float32 on a machine with .* this one has another"):
+        coding.decompress(model, archive)
+
+
+def test_an_archive_that_does_not_read_back_is_not_returned(model, images, monkeypatch):
+    read = coding.archive.read
+
+    def other(*arguments, **options):
+        found = read(*arguments, **options)
+        return dataclasses.replace(found, images=[1 - image for image in found.images])
+
+    monkeypatch.setattr("nelbo.coding.archive.read", other)
+    with pytest.raises(NelboError, match="does not read back"):
+        coding.compress(model, images)

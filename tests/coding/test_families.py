@@ -1,0 +1,96 @@
+"""Families without a diffusion chain code with their own conditionals, or along their latents."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import NelboError, Pixels, coding
+from nelbo.coding.container import Block, Container
+from nelbo.families import GAN, HMM, PPCA, RNN, SSM, VAE, HierarchicalVAE, MarkovModel
+from tests.coding.models import random_images, tiny
+
+LEVELS = 5
+SHAPE = (1, 4, 4)
+
+
+def allocated(family, shape=SHAPE, levels=LEVELS):
+    """With its first weights, as if fitted."""
+    torch.manual_seed(0)
+    family.allocate(shape, Pixels(levels))
+    return family.eval()
+
+
+def some_images(n, shape=SHAPE, levels=LEVELS):
+    return random_images(n, tiny(levels, shape))
+
+
+def hmm(by: str):
+    model = allocated(HMM(3, by=by))
+    random = torch.Generator().manual_seed(1)
+    for name in ("initial", "transition", "emission_parameters"):
+        p = torch.rand(getattr(model, name).shape, generator=random, dtype=torch.float64) + 0.05
+        getattr(model, name).copy_(p / p.sum(-1, keepdim=True))
+    return model
+
+
+def markov():
+    model = MarkovModel(2)
+    images = some_images(20, (3, 2, 2))
+    return model.fit(2.0 * images / (LEVELS - 1) - 1, data=Pixels(LEVELS))
+
+
+EXACT = {
+    "hmm by row": lambda: hmm("row"),
+    "hmm by pixel": lambda: hmm("pixel"),
+    "markov": markov,
+    "rnn": lambda: allocated(RNN(width=8, layers=1)),
+    "ssm": lambda: allocated(SSM(width=8, layers=1, states=2)),
+    "rnn of many levels": lambda: allocated(RNN(width=8, layers=1), levels=256),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_conditionals_are_the_likelihood_and_code_it(name):
+    model = EXACT[name]()
+    levels = model.data.levels
+    images = some_images(30, model.shape, levels)
+    wide = model.double()
+    exact = wide.evidence(wide.data.to_network(images).double()).total
+    values = images.permute(0, 2, 3, 1).flatten(1).long()
+    steps = wide.conditionals(len(images))
+    log_p, total = next(steps), torch.zeros(len(images), dtype=torch.float64)
+    with torch.no_grad():
+        for i in range(values.shape[1]):
+            assert torch.allclose(log_p.exp().sum(1), torch.ones(len(images)).double())
+            total += log_p.gather(1, values[:, i : i + 1])[:, 0]
+            if i + 1 < values.shape[1]:
+                log_p = steps.send(values[:, i])
+    assert torch.allclose(-total, exact, rtol=1e-6)
+    archive = coding.compress(model, images)
+    block = Block.from_bytes(Container.from_bytes(archive).blocks[0])
+    assert 32 * len(block.words) == pytest.approx(
+        float(exact.sum()) / math.log(2), rel=2e-3, abs=96
+    )
+
+
+LATENT = {
+    "vae": lambda: allocated(VAE(3, width=8)),
+    "hierarchical vae": lambda: allocated(HierarchicalVAE(3, width=8)),
+    "ppca": lambda: PPCA(3).fit(2.0 * some_images(40) / (LEVELS - 1) - 1, data=Pixels(LEVELS)),
+}
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_families_with_latents_code_along_them(name):
+    model = LATENT[name]()
+    images = some_images(5)
+    assert torch.equal(coding.decompress(model, coding.compress(model, images)), images)
+
+
+def test_a_model_without_probabilities():
+    model = allocated(GAN(width=8), (1, 8, 8))
+    with pytest.raises(NelboError, match="cannot code pictures"):
+        coding.compress(model, some_images(2, (1, 8, 8)))

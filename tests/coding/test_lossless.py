@@ -1,0 +1,174 @@
+"""Every picture comes back bit for bit, in about as many bits as the bound says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import nelbo
+from nelbo import NelboError, coding
+from nelbo.coding.arithmetic import exp
+from nelbo.coding.container import Block, Container
+from nelbo.coding.distributions import GridNormal, PixelNormal, Table
+from nelbo.coding.plan import Plan
+from nelbo.coding.stack import Stack
+from nelbo.data import ImageData
+from tests.coding.models import random_images, tiny
+
+SHAPES = [(1, 1, 1), (1, 3, 5), (3, 4, 2), (2, 1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "shape"),
+    [(2, (1, 1, 1)), (3, (1, 3, 5)), (4, (3, 4, 2)), (17, (2, 1, 7)), (256, (1, 3, 5))],
+)
+def test_every_picture_comes_back(levels, shape):
+    model = tiny(levels, shape, seed=levels)
+    images = random_images(5, model, seed=levels)
+    archive = coding.compress(model, images, block=2, verify=False)
+    back = coding.decompress(model, archive)
+    assert back.dtype == torch.uint8
+    assert torch.equal(back, images)
+
+
+@pytest.mark.slow
+def test_ten_thousand_pictures_come_back():
+    done = 0
+    for seed in range(100):
+        levels = (2, 3, 5, 17, 64, 256)[seed % 6]
+        model = tiny(levels, SHAPES[seed % 4], T=1 + seed % 7, seed=seed)
+        images = random_images(100, model, seed)
+        if seed % 3 == 0:  # noise, which the model expects nowhere
+            images = torch.randint(0, levels, images.shape, dtype=torch.uint8)
+        archive = coding.compress(model, images, block=1 + seed, verify=False)
+        assert torch.equal(coding.decompress(model, archive), images)
+        done += len(images)
+    assert done == 10_000
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+def test_every_variance(variance):
+    model = tiny(variance=variance)
+    images = random_images(3, model)
+    assert torch.equal(coding.decompress(model, coding.compress(model, images)), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.float32, torch.float64])
+def test_pictures_come_back_in_their_type(dtype):
+    model = tiny()
+    images = random_images(2, model)
+    given = (model.data.to_network(images) if dtype.is_floating_point else images).to(dtype)
+    back = coding.decompress(model, coding.compress(model, given))
+    assert back.dtype == dtype
+    assert torch.equal(back, given)
+
+
+def test_pictures_of_other_sizes_are_tiled():
+    model = tiny(256, (3, 4, 4))
+    images = [
+        torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in [(4, 4), (5, 9), (1, 2)]
+    ]
+    back = coding.decompress(model, coding.compress(model, images))
+    assert [torch.equal(a, b) for a, b in zip(back, images, strict=True)] == [True] * 3
+
+
+def test_a_far_picture_costs_but_comes_back():
+    """What the model holds for impossible is far beyond every window."""
+    model = tiny(256, (1, 4, 4), T=3)
+    model.network.mix.weight.data.mul_(0)
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    images[0, 0, 1, 2] = 255
+    assert torch.equal(coding.decompress(model, coding.compress(model, images)), images)
+
+
+def test_the_length_is_the_bound():
+    """A path's cost is unbiased for the bound, so many images' lengths are its sum, near enough."""
+    model = tiny(17, (1, 4, 4), T=6)
+    images = random_images(60, model)
+    archive = coding.compress(model, images, verify=False)
+    container = Container.from_bytes(archive)
+    block = Block.from_bytes(container.blocks[0])
+    bits = 32 * (len(block.words) - block.taken)
+    model = model.double()
+    chain = Plan(**container.header["plan"]).applied(model)
+    x_0 = model.data.to_network(images).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        paths = torch.stack([-chain.path_elbo(x_0, generator=generator) for _ in range(20)], 1)
+    bound = paths.mean().item() / math.log(2) * len(images)
+    spread = paths.std(1).square().sum().sqrt().item() / math.log(2)
+    assert abs(bits - bound) < 4 * spread + 64
+    assert abs(bits / bound - 1) < 0.02
+
+
+def test_names_labels_and_captions_of_image_data():
+    model = tiny(17)
+    images = random_images(3, model)
+    data = ImageData("some", images, 17, ("a.png", "b.png", "c.png"))
+    found = coding.read(model, coding.compress(model, data))
+    assert found.names == ["a.png", "b.png", "c.png"]
+    assert torch.equal(torch.stack(found.images), images)
+
+
+def test_a_condition_of_labels_is_kept():
+    model = tiny()
+    images = random_images(4, model)
+    condition = nelbo.Condition(label=torch.tensor([0, 3, 1, 2]))
+    archive = coding.compress(model, images, condition=condition)
+    assert torch.equal(coding.decompress(model, archive), images)
+    assert len(archive) > 0
+
+
+def test_exp():
+    x = np.linspace(-200, 200, 4001)
+    assert np.abs(exp(x) / np.exp(x) - 1).max() < 1e-11
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_stack_gives_back_what_it_took(drawn):
+    n = 300
+    random = np.random.default_rng(0)
+    codes = [
+        GridNormal(random.normal(0, 1e4, n), random.uniform(0.1, 90, n), drawn),
+        PixelNormal(random.uniform(-40, 300, n), random.uniform(0.05, 90, n), 256),
+        PixelNormal(random.uniform(-1, 2, n), random.uniform(0.05, 2, n), 2),
+        Table(np.floor(random.uniform(0, 1, (n, 9)) ** 4 * 1000) + 1),
+    ]
+    stack = Stack(4 * n)
+    drawn_values = [code.pop(stack) for code in codes]
+    for code, values in zip(reversed(codes), reversed(drawn_values), strict=True):
+        code.push(stack, values)
+    assert stack.is_bare
+
+
+def test_values_far_from_the_mean_are_pushed():
+    code = GridNormal(np.zeros(5), np.ones(5), False)
+    values = np.array([0, 11, -12, 10**6, -(2**31) + 40])
+    stack = Stack(8)
+    code.push(stack, values)
+    assert np.array_equal(code.pop(stack), values)
+    assert stack.is_bare
+
+
+def test_the_length_of_a_pushed_pixel_is_that_of_its_bin():
+    n, levels = 4000, 17
+    random = np.random.default_rng(1)
+    mean, stddev = random.uniform(-1, 17, n), random.uniform(0.2, 4, n)
+    normal = nelbo.DiscretizedNormal(
+        torch.from_numpy(2 * mean / 16 - 1), torch.from_numpy(stddev / 8), levels
+    )
+    values = ((normal.rsample().double() + 1) * 8).round().long().numpy()
+    stack = Stack(8)
+    before = stack.bits
+    PixelNormal(mean, stddev, levels).push(stack, values)
+    x = 2 * torch.from_numpy(values) / 16 - 1
+    expected = -normal.log_prob(x).sum().item() / math.log(2)
+    assert stack.bits - before == pytest.approx(expected, rel=2e-3)
+
+
+def test_more_steps_than_levels():
+    with pytest.raises(NelboError, match=r"steps must lie in 1\.\.6"):
+        coding.compress(tiny(), random_images(1, tiny()), steps=7)

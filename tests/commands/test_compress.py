@@ -1,0 +1,120 @@
+"""nelbo compress and decompress: pictures to bytes and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nelbo import coding
+from nelbo.cli import main
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Path]:
+    """Grey pictures of 17 levels, one of another size than the model's."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    files = []
+    for name, shape in (("a", (8, 8)), ("b", (8, 8)), ("wide", (5, 11))):
+        files.append(folder / f"{name}.png")
+        Image.fromarray(random.integers(0, 17, shape, dtype=np.uint8), "L").save(files[-1])
+    return files
+
+
+@pytest.fixture(scope="module")
+def archive(run_path, pictures, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("archive") / "some.nelbo"
+    main(["compress", str(run_path), *map(str, pictures), "--out", str(out), "--steps", "3"])
+    return out
+
+
+def mistake(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
+    main(["decompress", str(archive), "--out", str(tmp_path / "back"), "--json"])
+    assert json.loads(capsys.readouterr().out)["pictures"] == 3
+    for file in pictures:
+        with Image.open(file) as given, Image.open(tmp_path / "back" / file.name) as back:
+            assert np.array_equal(np.array(given), np.array(back))
+
+
+def test_an_estimate_writes_nothing(run_path, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["compress", str(run_path), *map(str, pictures), "--steps", "3", "--estimate", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["standard_error"] > 0
+    assert {"PNG", "WebP", "raw"} <= printed["other_formats"].keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_is_compressed_as_it_is(run_path, tmp_path, capsys):
+    out = tmp_path / "test.nelbo"
+    options = ["--data", "digits", "--steps", "1", "--no-verify", "--json"]
+    main(["compress", str(run_path), *options, "--out", str(out)])
+    assert json.loads(capsys.readouterr().out)["bytes"] == out.stat().st_size
+    assert coding.contents(out.read_bytes())["count"] == 299
+
+
+def test_damage(archive, tmp_path, capsys):
+    broken = bytearray(archive.read_bytes())
+    broken[-9] ^= 1
+    file = tmp_path / "broken.nelbo"
+    file.write_bytes(broken)
+    message = mistake(capsys, "decompress", file, "--out", tmp_path / "a")
+    assert "block 1 of 1, pictures 1 to 3: its checksum is wrong; --recover reads" in message
+    main(["decompress", str(file), "--out", str(tmp_path / "b"), "--recover"])
+    shown = capsys.readouterr()
+    assert "0 of 3 pictures" in shown.out
+    assert "lost: block 1 of 1" in shown.err
+    assert "no nelbo archive" in mistake(capsys, "decompress", __file__, "--out", tmp_path / "c")
+
+
+def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
+    out = ["--out", tmp_path / "new.nelbo"]
+    first, second = pictures[:2]
+    colours, high = tmp_path / "colours.png", tmp_path / "high.png"
+    Image.new("RGB", (8, 8)).save(colours)
+    Image.new("L", (8, 8), 200).save(high)
+    assert "give either pictures" in mistake(capsys, "compress", run_path, *out)
+    assert "'a.png' is given to more than one" in mistake(
+        capsys, "compress", run_path, first, second, first, *out
+    )
+    assert "3 channels, the model has 1" in mistake(capsys, "compress", run_path, colours, *out)
+    assert "pixel level 200, the model has levels 0..16" in mistake(
+        capsys, "compress", run_path, high, *out
+    )
+    assert "steps must lie in 1..20" in mistake(
+        capsys, "compress", run_path, first, *out, "--steps", "21"
+    )
+    assert "there is no archive" in mistake(capsys, "decompress", "none", "--out", tmp_path / "d")
+    assert not (tmp_path / "new.nelbo").exists()
+
+
+def test_a_full_disk_leaves_nothing(run_path, pictures, tmp_path, capsys, monkeypatch):
+    def full(file: Path, content: bytes) -> int:
+        with file.open("wb") as half:
+            half.write(content[: len(content) // 2])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = mistake(
+        capsys, "compress", run_path, pictures[0], "--out", tmp_path / "x.nelbo", "--steps", "2"
+    )
+    assert "No space left on device; nothing was written" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_names_its_extra(run_path, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "constriction", None)
+    message = mistake(capsys, "compress", run_path, pictures[0], "--out", tmp_path / "x.nelbo")
+    assert "nelbo[coding]" in message
