@@ -12,7 +12,7 @@ from nelbo.chain.model import Model
 from nelbo.coding import Estimated, compress, estimate
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
-from nelbo.commands.run_data import check_data, check_not_data, check_uncontrolled, data_for_run
+from nelbo.commands.run_data import check_data, check_not_data, data_for_run
 from nelbo.data import ImageData
 from nelbo.data.image_file import read_levels
 from nelbo.evidence.file_sizes import TITLES, raw_size, total_sizes
@@ -26,7 +26,6 @@ def run(options: Compress) -> None:
     if not options.estimate:
         check_not_data(pipeline, options.out)
     model = pipeline.model().to(choose_device(options.device)).eval()
-    check_uncontrolled(model, options.run_path)
     images, names = _pictures(options, pipeline, model)
     pixels = list(images.images) if isinstance(images, ImageData) else images
     captions = options.caption * len(pixels) if len(options.caption) == 1 else options.caption
