@@ -86,6 +86,11 @@ class BaseModel(nn.Module, ABC):
         """The scale of the guidance of the chain; None for a chain that is not guided."""
         return None
 
+    @property
+    def embedded_guidance(self) -> float | None:
+        """The guidance that a distilled network receives as an input; None for any other."""
+        return None
+
     @abstractmethod
     def evidence(
         self,
@@ -255,6 +260,17 @@ class BaseModel(nn.Module, ABC):
             NelboError: a model without a chain.
         """
         raise NelboError(f"a {type(self).__name__} has no chain with a network")
+
+    def with_embedded_guidance(self, guidance: float) -> Self:
+        """The model whose distilled network receives another guidance, which is another model.
+
+        Raises:
+            NelboError: a model whose network takes none.
+        """
+        raise NelboError(
+            "the network of this model takes no embedded guidance, which those distilled from a "
+            "guided model do: leave --embedded-guidance out; guidance=... is classifier-free"
+        )
 
     def identity(self) -> dict[str, Any]:
         """All that decides the evidence beside the weights, by its name in messages."""

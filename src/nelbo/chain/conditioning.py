@@ -7,11 +7,12 @@ Every term of the bound holds for a conditional model :math:`p(x_0 \mid c)` as w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nelbo.base.errors import NelboError
 
@@ -23,6 +24,7 @@ _EXPECTED = {
         "and sample(prompt=...) takes them as they are"
     ),
     "control": "a tensor of spatial controls, (B, C, H, W) float",
+    "text_mask": "a tensor of which tokens of each prompt count, (B, N)",
     "pooled_text": "a tensor of a vector for each prompt, (B, D) float",
     "size": "a tensor of six numbers for each picture, (B, 6)",
 }
@@ -73,6 +75,8 @@ class Condition:
         label: class of each example, (B,) int64; -1 stands for "no label".
         text: embedded prompt of each example, (B, N, D) float.
         control: spatial control of each example, (B, C, H, W) float.
+        text_mask: 1 for each token of a prompt and 0 for padding, (B, N) int64, where the network
+            does not attend to the latter; texts of different N are then padded to be joined.
         pooled_text: one vector for each prompt, (B, D) float, which SDXL takes beside the tokens.
         size: original height and width, top and left of the crop, target height and width of each
             picture in pixels, (B, 6), which SDXL takes.
@@ -84,6 +88,7 @@ class Condition:
     label: Tensor | None = None
     text: Tensor | None = None
     control: Tensor | None = None
+    text_mask: Tensor | None = None
     pooled_text: Tensor | None = None
     size: Tensor | None = None
 
@@ -124,7 +129,7 @@ class Condition:
         Raises:
             NelboError: they do not.
         """
-        given = [part._given() for part in parts]
+        given = [part._padded(max(p._tokens for p in parts))._given() for part in parts]
         for other in given[1:]:
             if given[0].keys() != other.keys():
                 raise NelboError(f"cannot join conditions on {[*given[0]]} and on {[*other]}")
@@ -150,6 +155,8 @@ class Condition:
             raise NelboError("nothing lies between two labels")
 
         def mix(ends: Tensor) -> Tensor:
+            if not ends.is_floating_point():  # a mask: what counts at either end
+                return ends.amax(0, keepdim=True).expand(len(fractions), *ends.shape[1:])
             weight = fractions.to(ends).view(-1, *[1] * (ends.ndim - 1))
             return torch.lerp(ends[:1], ends[1:], weight)
 
@@ -166,6 +173,23 @@ class Condition:
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         """Move every tensor, as `Tensor.to`."""
         return self._map(lambda value: value.to(*args, **kwargs))
+
+    def float_to(self, dtype: torch.dtype) -> Condition:
+        """With every tensor of real numbers in this type; labels and masks stay as they are."""
+        return self._map(lambda value: value.to(dtype) if value.is_floating_point() else value)
+
+    @property
+    def _tokens(self) -> int:
+        """N of a text with a mask; 0 without."""
+        return 0 if self.text_mask is None else self.text_mask.shape[1]
+
+    def _padded(self, tokens: int) -> Condition:
+        """The same with a masked text of this many tokens."""
+        more = tokens - self._tokens
+        if self.text is None or self.text_mask is None or more == 0:
+            return self
+        text = pad(self.text, (0, 0, 0, more))
+        return replace(self, text=text, text_mask=pad(self.text_mask, (0, more)))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         return Condition(**{name: function(value) for name, value in self._given().items()})

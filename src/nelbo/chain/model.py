@@ -78,6 +78,10 @@ class Model(Protocol):
     def guidance(self) -> float | None:
         """The scale of the guidance of its chain; None for a chain that is not guided."""
 
+    @property
+    def embedded_guidance(self) -> float | None:
+        """The guidance that a distilled network receives as an input; None for any other."""
+
     def evidence(
         self,
         x_0: Tensor,
@@ -164,6 +168,9 @@ class Model(Protocol):
 
     def with_network(self, network: Any) -> Self:
         """The model with another network of its chain."""
+
+    def with_embedded_guidance(self, guidance: float) -> Self:
+        """The model whose distilled network receives another guidance."""
 
     def to(self, device: Any) -> Self:
         """The model on a device, as `torch.nn.Module.to`."""

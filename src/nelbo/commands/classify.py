@@ -60,6 +60,7 @@ def run(options: Classify) -> None:
                 "chance": 1 / count,
                 "largest_class": largest,
                 "conditioned_on": "prompt" if reads else "class",
+                "embedded_guidance": model.embedded_guidance,
                 "duplicates_left_out": data.left_out,
                 "calls_per_image": calls,
                 "calls_for_all_classes_and_levels": count * T,
@@ -78,6 +79,8 @@ def run(options: Classify) -> None:
             f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
             f"{largest:.1%}"
         )
+    if model.embedded_guidance is not None:
+        show(f"by the model at the embedded guidance {model.embedded_guidance:g}")
     show(
         f"{calls:,.1f} network evaluations an image; all {count} classes at all "
         f"{T:,} levels would be {count * T:,}"

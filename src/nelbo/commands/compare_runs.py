@@ -41,6 +41,8 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
         _load(options, run, source, device, resize)
         for run, source in zip(pipelines, sources, strict=True)
     ]
+    if options.embedded_guidance is not None:
+        loaded = _at_guidance(loaded, options.embedded_guidance)
     _check_shapes(runs, [data.shape for _, data in loaded])
     given = [given_of(model, data) for model, data in loaded]
     levels = levels_to_compare(options.levels, loaded, options.computing.seed)
@@ -130,6 +132,19 @@ def _load(
     if len(data) < 2:
         raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
     return model, data
+
+
+def _at_guidance(
+    loaded: list[tuple[Model, ImageData]], guidance: float
+) -> list[tuple[Model, ImageData]]:
+    """Those of the models whose networks receive a guidance at this one; an error for none."""
+    embeds = [model.embedded_guidance is not None for model, _ in loaded]
+    if not any(embeds):
+        embeds = [True] * len(loaded)
+    return [
+        (model.with_embedded_guidance(guidance) if one else model, data)
+        for one, (model, data) in zip(embeds, loaded, strict=True)
+    ]
 
 
 def _evaluate(

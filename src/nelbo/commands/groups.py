@@ -54,6 +54,9 @@ class ImageOptions:
     """Crop and resize images of another size than the model's."""
     batch_size: int = 64
     """Images at a time."""
+    embedded_guidance: float | None = None
+    """Guidance that a guidance-distilled network receives, which is another model at each; 3.5 by
+    default."""
     computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:

@@ -54,6 +54,7 @@ def run(options: Rank) -> None:
         images=options.images,
         seed=options.computing.seed,
         quiet=not processes.is_main,
+        embedded_guidance=options.embedded_guidance,
     )
     settings = {k: v for k, v in asdict(options).items() if k not in _NO_SETTINGS}
     levels = options.levels or _LEVELS[model.few_levels_matter]

@@ -130,6 +130,7 @@ def load_with_data(
     quiet: bool = False,
     scaled: bool = True,
     control: str | None = None,
+    embedded_guidance: float | None = None,
 ) -> tuple[Model, ImageData]:
     """The model on a device, and the images in its size; pictures that were skipped are named.
 
@@ -144,11 +145,15 @@ def load_with_data(
         scaled: fit the scale of a decoder, where the likelihood lacks it, to images that are not
             for test.
         control: as `with_controls`.
+        embedded_guidance: what a guidance-distilled network receives; None is its usual one.
 
     Raises:
-        NelboError: a model that cannot be loaded, or as `data_for_run`.
+        NelboError: a model that cannot be loaded, or without embedded guidance if that is given, or
+            as `data_for_run`.
     """
     model = pipeline.model().to(device)
+    if embedded_guidance is not None:
+        model = model.with_embedded_guidance(embedded_guidance)
     data = data_for_run(source, model, resize=resize, images=images, seed=seed)
     data = with_controls(pipeline, model, data, control, seed)
     if not quiet:
@@ -184,6 +189,7 @@ def load_asked(
         quiet=quiet,
         scaled=scaled,
         control=getattr(options, "control", None),
+        embedded_guidance=options.embedded_guidance,
     )
 
 

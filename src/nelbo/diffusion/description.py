@@ -76,6 +76,11 @@ class DescribedChain(GaussianEncoder):
         """The scale of the guidance of the network; None for one that is not guided."""
         return self.network.scale if isinstance(self.network, GuidedNetwork) else None
 
+    @property
+    def embedded_guidance(self) -> float | None:
+        """The guidance that a distilled network receives as an input; None for any other."""
+        return getattr(self.network, "embedded_guidance", None)
+
     def identity(self) -> dict[str, Any]:
         """All that decides the bound beside the weights, by its name in messages."""
         schedule, network = self.schedule, self.network

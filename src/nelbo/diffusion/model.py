@@ -262,6 +262,17 @@ class Diffusion(DescribedChain):
         )
         return self.replace(network=guided)
 
+    def with_embedded_guidance(self, guidance: float) -> Diffusion:
+        """The model whose distilled network receives another guidance, which is another model.
+
+        Raises:
+            NelboError: a network that takes none.
+        """
+        network: Any = self.network
+        if self.embedded_guidance is None:
+            return super().with_embedded_guidance(guidance)
+        return self.replace(network=network.with_guidance(guidance))
+
     @property
     def unguided(self) -> Diffusion:
         """The model without guidance; itself where it has none."""

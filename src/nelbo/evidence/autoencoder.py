@@ -27,6 +27,7 @@ from nelbo.formats.data_space import parse_data_space
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import AUTOENCODER
 from nelbo.networks import AutoencoderKL
+from nelbo.networks.encoding import Autoencoder
 
 # Pixels lie in [−1, 1].
 _PEAK = 2.0
@@ -107,7 +108,7 @@ class AutoencoderRun:
         return self
 
 
-def fit_scale(autoencoder: AutoencoderKL, data: ImageData, images: int = FITTED) -> float:
+def fit_scale(autoencoder: Autoencoder, data: ImageData, images: int = FITTED) -> float:
     """The σ under which some of the images are most likely, each given one draw of its latent.
 
     Drawn at random, since folders have one class after the other; the same ones every time.

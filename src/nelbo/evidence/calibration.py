@@ -26,7 +26,7 @@ from nelbo.evidence.evaluation import check_fits
 
 if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion
-    from nelbo.networks import AutoencoderKL
+    from nelbo.networks.encoding import Autoencoder
 
 # The smallest and largest scale that are tried, in bins between two levels and in units of x.
 _FEWEST_BINS, _LARGEST = 0.05, 2.0
@@ -58,7 +58,7 @@ def fit_decoder_scale(
 
 @torch.no_grad()
 def reconstruction_scale(
-    model: AutoencoderKL | LatentDiffusion,
+    model: Autoencoder | LatentDiffusion,
     data: ImageData,
     *,
     batch_size: int = 64,

@@ -2,7 +2,8 @@
 
 A model of text or of classes has no bound on log p(x), only on log p(x | c) with c the caption or
 the class of each image, which is not counted. And a guided chain, `Diffusion.guided`, is another
-model than the one that was trained: its bound is that of the chain with the guided network.
+model than the one that was trained: its bound is that of the chain with the guided network. So is
+each guidance that a distilled network receives as an input.
 """
 
 from __future__ import annotations
@@ -23,25 +24,31 @@ class Given:
         having: how many of the images have one.
         images: how many images there are.
         guidance: the scale of a guided chain; None where it is not guided.
+        embedded: the guidance that a distilled network receives; None for any other.
     """
 
     what: str
     having: int
     images: int
     guidance: float | None = None
+    embedded: float | None = None
 
     @property
     def suffix(self) -> str:
         """What follows bits/dim: " given the caption", or nothing."""
         guided = "" if self.guidance is None else f", guided by {self.guidance:g}"
+        if self.embedded is not None:
+            guided += f", at the embedded guidance {self.embedded:g}"
         return (f" given the {self.what}" if self.what else "") + guided
 
     @property
     def fact(self) -> str:
         """What the figures are conditioned on, in a few words."""
-        if not self.what:
-            return "nothing"
         guided = "" if self.guidance is None else f", in the chain guided by {self.guidance:g}"
+        if self.embedded is not None:
+            guided += f", with {self.embedded:g} for the guidance that the network receives"
+        if not self.what:
+            return f"nothing{guided}"
         if self.having == self.images:
             return f"the {self.what} of each image{guided}"
         rest = "no image" if self.having == 0 else f"{self.having:,} of {self.images:,} images"
@@ -51,7 +58,7 @@ class Given:
     def line(self) -> str:
         """The same as a line for the terminal; empty for a bound on log p(x)."""
         if not self.what:
-            return ""
+            return "" if self.embedded is None else f"conditioned on {self.fact}"
         return f"a bound on log p(x | {self.what}), conditioned on {self.fact}"
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +66,8 @@ class Given:
         content: dict[str, Any] = {"conditioned_on": self.what or None}
         if self.what:
             content["conditioned_images"] = self.having
-        return content if self.guidance is None else content | {"guidance": self.guidance}
+        given = {"guidance": self.guidance, "embedded_guidance": self.embedded}
+        return content | {name: value for name, value in given.items() if value is not None}
 
 
 def data_facts(model: Model, data: ImageData) -> dict[str, str]:
@@ -81,7 +89,5 @@ def given_of(model: Model, data: ImageData) -> Given:
         having = int((data.labels >= 0).sum()) if known and data.labels is not None else 0
         what = "class" if known else ""
     if data.controls is not None and model.control_shape is not None:
-        return Given(
-            f"{what} and the control" if what else "control", len(data), len(data), model.guidance
-        )
-    return Given(what, having, len(data), model.guidance)
+        what, having = f"{what} and the control" if what else "control", len(data)
+    return Given(what, having, len(data), model.guidance, model.embedded_guidance)

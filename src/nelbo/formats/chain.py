@@ -24,8 +24,6 @@ from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import SCHEDULER_FILE, SchedulerConfig, scheduler_config
 from nelbo.formats.scheduler_classes import CLIPPING
-from nelbo.networks import ControlledUNet
-from nelbo.networks.denoiser import Denoiser
 from nelbo.samplers import Sampler
 from nelbo.version import __version__
 
@@ -33,10 +31,10 @@ from nelbo.version import __version__
 def read_chain(
     pipeline: Pipeline,
     scheduler: SchedulerConfig,
-    network: Denoiser | ControlledUNet,
+    network: Any,
     data: DataSpace,
 ) -> Diffusion:
-    """The diffusion model of a pipeline, from its parts.
+    """The diffusion model of a pipeline, from its parts; the network has a config and a folder.
 
     Raises:
         NelboError: the network's channels or the level profile do not fit the chain.

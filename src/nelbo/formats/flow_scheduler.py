@@ -10,30 +10,38 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.prediction import Velocity
 from nelbo.diffusion.thresholding import StaticThreshold
+from nelbo.formats.flow_times import SPREAD, shift_of, walk_times
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import BETAS, Pipeline
-from nelbo.formats.scheduler import READERS, WRITERS, SchedulerConfig
+from nelbo.formats.scheduler import FLOW_READERS, READERS, WRITERS, SchedulerConfig
+from nelbo.formats.scheduler_classes import SCHEDULERS
+from nelbo.formats.scheduler_sampler import read_sampler
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
-from nelbo.samplers import Euler, Sampler
+from nelbo.samplers import DPMSolver, Euler, Sampler
+from nelbo.samplers.grid import check_steps, flow_times
 
 CLASS = "FlowMatchEulerDiscreteScheduler"
 TIME_SCALE = "time_scale"
 _DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
 # Fields that change the chain in ways that are not supported.
-_OTHER_CHAINS = ("use_dynamic_shifting", "invert_sigmas")
-# Fields that change the walk alone in ways that nelbo has no sampler for.
-_OTHER_WALKS = (
+_OTHER_CHAINS = ("invert_sigmas",)
+# Fields that change the walk to one of times that are not even before the shift.
+_OTHER_TIMES = (
     *("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
-    "stochastic_sampling",
+    *("use_dynamic_shifting", SPREAD),
 )
+# A field that changes the walk alone in a way that nelbo has no sampler for.
+_STOCHASTIC = "stochastic_sampling"
 _STEPS = 50
 
 
@@ -51,11 +59,16 @@ class FlowScheduler(SchedulerConfig):
         return next((field for field in _OTHER_CHAINS if found.get(field)), None)
 
     @property
+    def shift(self) -> float:
+        """k of the times; with `use_dynamic_shifting` that of the size of a picture."""
+        return shift_of(self)
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """The levels w = 1/T, ..., 1, shifted."""
-        T, shift = self.integer("num_train_timesteps", 1), self.number("shift")
+        T = self.integer("num_train_timesteps", 1)
         try:
-            return NoiseSchedule.flow_matching(T, shift)
+            return NoiseSchedule.flow_matching(T, self.shift)
         except NelboError as error:
             raise NelboError(f"{self.file}: {error}") from error
 
@@ -73,16 +86,56 @@ class FlowScheduler(SchedulerConfig):
         """
         if kind is not None and kind is not Euler:
             return kind() if steps is None else kind(steps)  # type: ignore[call-arg]
-        for field in _OTHER_WALKS:
-            if kind is None and self.fields.get(field):
-                warnings.warn(
-                    f"{self.file}: nelbo has no sampler with {field}={self.fields[field]!r}, so "
-                    "Euler's method walks without; --sampler has others",
-                    stacklevel=4,
-                )
-        T = self.integer("num_train_timesteps", 1)
-        shift = self.number("shift")
-        return Euler(min(_STEPS, T) if steps is None else steps, noise_levels="flow", shift=shift)
+        if kind is None and self.fields.get(_STOCHASTIC):
+            warnings.warn(
+                f"{self.file}: nelbo has no sampler with {_STOCHASTIC}=True, so Euler's method "
+                "walks without; --sampler has others",
+                stacklevel=4,
+            )
+        T, shift = self.integer("num_train_timesteps", 1), self.shift
+        steps = min(_STEPS, T) if steps is None else steps
+        if not any(self.fields.get(field) for field in _OTHER_TIMES):
+            return Euler(steps, noise_levels="flow", shift=shift)
+        check_steps(T, steps)
+        # Only the levels of a shift that is fixed are shifted before they are spread.
+        last = 1 / T if self.fields.get("use_dynamic_shifting") else shift / (T + shift - 1)
+        return Euler(steps, times=walk_times(self, steps, shift, last))
+
+
+class FlowSolver(FlowScheduler):
+    """A solver of diffusion models on the chain of a velocity (`use_flow_sigmas`)."""
+
+    @classmethod
+    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a file that count for a class, with its defaults for those it lacks."""
+        return {"flow_shift": 1.0} | SCHEDULERS[name].complete(dict(found))
+
+    @classmethod
+    def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
+        """A prediction whose chain is another."""
+        return "prediction_type" if found.get("prediction_type") != "flow_prediction" else None
+
+    @property
+    def whole_times(self) -> bool:
+        """Yes: such solvers hold their times as integers."""
+        return True
+
+    @property
+    def shift(self) -> float:
+        """k of the times."""
+        return shift_of(self, "flow_shift")
+
+    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
+        """The solver through times that are even before the shift, or another sampler."""
+        sampler = read_sampler(self, steps, kind)
+        if not isinstance(sampler, DPMSolver) or kind is not None:
+            return sampler
+        T, n = self.integer("num_train_timesteps", 1), sampler.steps
+        check_steps(T, n)
+        first = (T - 1) / T
+        # In the precision that diffusers holds them in.
+        times = np.array(flow_times(first, first / n, n, self.shift), np.float32)
+        return replace(sampler, times=times.tolist())
 
 
 def flow_config(model: Diffusion, sampler: Sampler | None) -> dict[str, Any]:
@@ -144,4 +197,7 @@ def _shift(schedule: NoiseSchedule) -> float:
 
 
 READERS[CLASS] = FlowScheduler
+FLOW_READERS |= {
+    name: FlowSolver for name, each in SCHEDULERS.items() if "use_flow_sigmas" in each.has
+}
 WRITERS[Velocity] = flow_config

@@ -13,7 +13,7 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
-from nelbo.diffusion import Continuous, Pixels
+from nelbo.diffusion import Continuous, Diffusion, Pixels
 from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import data_config, parse_data_space
@@ -91,6 +91,21 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     autoencoder = AutoencoderKL.from_pretrained(pipeline.shared, pipeline.folder(slot, CONFIG_FILE))
     if kind == PAIRED_TEXT:
         _check_unstandardised(path, autoencoder.config)
+    return assemble(path, autoencoder, prior, text, own)
+
+
+def assemble(
+    path: str | os.PathLike[str],
+    autoencoder: AutoencoderKL,
+    prior: Diffusion,
+    text: PromptEncoder | None,
+    own: Mapping[str, Any],
+) -> LatentDiffusion:
+    """The model of these parts, with what the notes of its pipeline have of pixels.
+
+    Raises:
+        NelboError: parts that do not fit together, or notes that are malformed.
+    """
     try:
         return LatentDiffusion(
             autoencoder,
@@ -98,7 +113,7 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
             text=text,
             scale=autoencoder.config.scaling_factor,
             data=parse_data_space(own["pixels"], "pixels") if "pixels" in own else Pixels(),
-            decoder_scale=_number(own, "decoder_scale"),
+            decoder_scale=number(own, "decoder_scale"),
         ).eval()
     except NelboError as error:
         raise NelboError(f"{path}: {error}") from error
@@ -214,7 +229,7 @@ def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) ->
         )
 
 
-def _number(own: Mapping[str, Any], name: str) -> float | None:
+def number(own: Mapping[str, Any], name: str) -> float | None:
     """A field of nelbo.json, if it is there."""
     value = own.get(name)
     if value is None:

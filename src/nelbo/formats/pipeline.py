@@ -37,6 +37,7 @@ class Format:
         save: writes a model into a directory, with a sampler for its scheduler to describe and
             notes for nelbo.json.
         has_chain: whether its models are of a chain, which a scheduler describes.
+        scheduler_fields: what its pipelines insist on, whatever the config of the scheduler holds.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Format:
     load: Callable[[Pipeline], Model]
     save: Callable[[Any, Path, Sampler | None, Mapping[str, Any]], None]
     has_chain: bool = True
+    scheduler_fields: Callable[[Pipeline], Mapping[str, Any]] | None = None
 
 
 # Of nelbo.json: β_1, ..., β_T of a chain that its scheduler has no fields for.
@@ -55,6 +57,8 @@ CONTROLNET, CONTROLNETS = "controlnet", "controlnets"
 BASE = "parts_of"
 # Each module of a format adds its own.
 FORMATS: list[Format] = []
+# What opens a path that is no directory or Hub id, or answers None.
+OPENERS: list[Callable[[str | os.PathLike[str]], Pipeline | None]] = []
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,16 @@ class Pipeline:
             NelboError: it is missing, or of an unsupported class.
         """
         path = resolve(path)
+        for opens in OPENERS:
+            if (found := opens(path)) is not None:
+                return found
         index = read_index(path)
         known = {name: each for each in FORMATS for name in each.pipelines}
         if index.class_name not in known:
             raise NelboError(
-                f"{index.file}: _class_name is {index.class_name!r}, expected one of "
-                f"{', '.join(known)}"
+                f"{index.file}: _class_name is {index.class_name!r}, which nelbo has no adapter "
+                f"for; it reads {', '.join(known)}. docs/your-own-network.md shows how to put the "
+                "network of any other pipeline into a chain, in three lines"
             )
         return cls(path, index, known[index.class_name], read_own(path))
 
@@ -139,7 +147,10 @@ class Pipeline:
             class_name = self.index.require("scheduler", *READERS)
         folder = part_folder(self.path, "scheduler", SCHEDULER_FILE)
         file = locate(self.path, folder, SCHEDULER_FILE)
-        return SchedulerConfig.read(file, PIPELINE_FIELDS.get(self.index.class_name), class_name)
+        overrides = PIPELINE_FIELDS.get(self.index.class_name)
+        if self.format.scheduler_fields is not None:
+            overrides = dict(self.format.scheduler_fields(self))
+        return SchedulerConfig.read(file, overrides, class_name)
 
     @cached_property
     def schedule(self) -> NoiseSchedule:

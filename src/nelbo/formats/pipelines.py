@@ -9,16 +9,22 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.formats import family, latent, pixel
+from nelbo.diffusion.prediction import RawDenoiser
+from nelbo.formats import adapted, family, latent, pixel
+from nelbo.formats.edm_scheduler import EDM_READERS, edm_config
 from nelbo.formats.pipeline import FORMATS, Pipeline
+from nelbo.formats.scheduler import READERS, WRITERS
+from nelbo.formats.single_file import load_network
 from nelbo.networks.finite import check_finite_weights
 from nelbo.samplers import Sampler
 
-FORMATS += [pixel.FORMAT, latent.FORMAT, family.FORMAT]
+READERS |= EDM_READERS
+WRITERS[RawDenoiser] = edm_config
+FORMATS += [pixel.FORMAT, adapted.FORMAT, latent.FORMAT, family.FORMAT]
 
 
-def load(path: str | os.PathLike[str]) -> Model:
-    """A model from a run or pipeline directory, or from the Hugging Face Hub.
+def load(path: str | os.PathLike[str]) -> Any:
+    """A model from a run or pipeline directory, a single file, or from the Hugging Face Hub.
 
     The name of a checkpoint that ships with the package stands for its directory.
 
@@ -33,7 +39,8 @@ def load(path: str | os.PathLike[str]) -> Model:
             field.
         MissingExtraError: a pipeline with a text encoder, without transformers installed.
     """
-    return Pipeline.open(path).model()
+    network = load_network(path)
+    return Pipeline.open(path).model() if network is None else network
 
 
 def load_sampler(

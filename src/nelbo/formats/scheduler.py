@@ -79,6 +79,8 @@ class SchedulerConfig(ConfigFields):
                 f"{file}: _class_name is {name!r}, expected one of {', '.join(READERS)}"
             )
         reader = READERS[name]
+        if found.get("use_flow_sigmas"):
+            reader = FLOW_READERS.get(name, reader)
         if (field := reader.unsupported(name, found)) is not None:
             raise NelboError(f"{file}: {field}={found[field]!r} is not supported")
         fields = reader.complete(name, found) | {"_class_name": name} | dict(overrides or {})
@@ -87,12 +89,17 @@ class SchedulerConfig(ConfigFields):
     @classmethod
     def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a file that count for a class, with its defaults for those it lacks."""
-        return SCHEDULERS[name].complete(found)
+        return SCHEDULERS[name].complete(dict(found))
 
     @classmethod
     def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
         """A field that changes the chain in a way that is not supported, if there is one."""
-        return SCHEDULERS[name].unsupported(found)
+        return SCHEDULERS[name].unsupported(dict(found))
+
+    @property
+    def whole_times(self) -> bool:
+        """Whether it calls a velocity with whole numbers for times."""
+        return False
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -165,6 +172,8 @@ class SchedulerConfig(ConfigFields):
 # What reads the config of each class. A module of a scheduler with a chain of its own adds it here,
 # and what writes the config of its prediction below.
 READERS: dict[str, type[SchedulerConfig]] = dict.fromkeys(SCHEDULERS, SchedulerConfig)
+# What reads the config of a solver that walks the chain of a velocity.
+FLOW_READERS: dict[str, type[SchedulerConfig]] = {}
 WRITERS: dict[type[Parameterization], Callable[[Diffusion, Sampler | None], dict[str, Any]]] = {}
 
 

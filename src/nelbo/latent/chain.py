@@ -27,7 +27,7 @@ from nelbo.diffusion import Diffusion, LevelProfile, Pixels
 from nelbo.latent.bound import LatentBound, LatentBoundMap
 from nelbo.latent.description import DescribedLatents
 from nelbo.latent.prior_condition import PriorCondition
-from nelbo.networks import AutoencoderKL
+from nelbo.networks.encoding import Autoencoder
 from nelbo.networks.finite import check_finite
 from nelbo.text import PromptEncoder
 
@@ -37,7 +37,7 @@ class LatentChain(DescribedLatents):
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL,
+        autoencoder: Autoencoder,
         prior: Diffusion,
         *,
         text: PromptEncoder | None = None,
@@ -94,6 +94,10 @@ class LatentChain(DescribedLatents):
     def with_profile(self, profile: LevelProfile, *, variance: str | None = None) -> Self:
         """The same model with a profile of its prior, and another variance where one is named."""
         return self.with_prior(self.prior.with_profile(profile, variance=variance))
+
+    def with_embedded_guidance(self, guidance: float) -> Self:
+        """The model whose distilled prior receives another guidance; errors as that of it."""
+        return self.with_prior(self.prior.with_embedded_guidance(guidance))
 
     def respace(self, levels: Sequence[int] | Tensor) -> Self:
         """The same model with a shorter chain for its prior, through these levels of it."""
@@ -301,7 +305,7 @@ class LatentChain(DescribedLatents):
         return PriorCondition(self.prior, self.text, self.shape)
 
 
-def _image_shape(autoencoder: AutoencoderKL, prior: Diffusion) -> tuple[int, int, int] | None:
+def _image_shape(autoencoder: Autoencoder, prior: Diffusion) -> tuple[int, int, int] | None:
     if prior.shape is None:
         return None
     factor, (_, height, width) = autoencoder.config.downscale, prior.shape

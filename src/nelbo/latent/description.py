@@ -7,7 +7,7 @@ from typing import Any
 from nelbo.base.digest import config_digest
 from nelbo.chain.mhvae import MHVAE
 from nelbo.diffusion import Diffusion
-from nelbo.networks import AutoencoderKL
+from nelbo.networks.encoding import Autoencoder
 from nelbo.text import PromptEncoder
 
 
@@ -22,7 +22,7 @@ class DescribedLatents(MHVAE):
         decoder_scale: the standard deviation of p(x|z_0), if it is known.
     """
 
-    autoencoder: AutoencoderKL
+    autoencoder: Autoencoder
     prior: Diffusion
     text: PromptEncoder | None
     scale: float
@@ -62,6 +62,11 @@ class DescribedLatents(MHVAE):
     def guidance(self) -> float | None:
         """The scale of the guidance of the prior; None for one that is not guided."""
         return self.prior.guidance
+
+    @property
+    def embedded_guidance(self) -> float | None:
+        """The guidance that a distilled prior receives as an input; None for any other."""
+        return self.prior.embedded_guidance
 
     def identity(self) -> dict[str, Any]:
         """All that decides the bound beside the weights, by its name in messages."""

@@ -74,11 +74,14 @@ class PriorCondition:
         Args and errors as `LatentDiffusion.sample`.
         """
         check_condition(condition, n)
+        prior = self.prior
+        if prior.embedded_guidance is not None and negative_prompt is None:
+            prior, guidance = self._embedded(guidance), 1.0
         scale = guidance.scale if isinstance(guidance, Guidance) else guidance
         if condition is not None and prompt is not None:
             raise NelboError("give either a condition, or a prompt")
         goal = condition if condition is not None else self._embed(n, prompt, "prompt")
-        prior, given = under_control(self.prior, n, control, goal)
+        prior, given = under_control(prior, n, control, goal)
         # In guess mode the control is a goal of its own.
         has_goal = prompt is not None or condition is not None or prior.guesses
         unconditional = self._unconditional(n, has_goal, negative_prompt, scale)
@@ -94,6 +97,19 @@ class PriorCondition:
             return self._embed(n, None, "prompt")
         check_condition(condition, n)
         return condition
+
+    def _embedded(self, guidance: float | Guidance) -> Diffusion:
+        """A guidance-distilled prior at this guidance; at its own where none is asked for."""
+        if not isinstance(guidance, Guidance):
+            guidance = Guidance(guidance)
+        if guidance.interval is not None or guidance.rescale:
+            raise NelboError(
+                "the guidance of this model is an input of its network, without an interval or "
+                "rescale: these are of classifier-free guidance, which a negative prompt asks for"
+            )
+        if guidance.scale == 1.0:
+            return self.prior
+        return self.prior.with_embedded_guidance(guidance.scale)
 
     def _unconditional(
         self, n: int, has_goal: bool, negative_prompt: Prompt | None, guidance: float
@@ -111,11 +127,12 @@ class PriorCondition:
     def _embed(self, n: int, prompt: Prompt | None, name: str) -> Condition | None:
         if self.text is None and prompt is None:
             return None
-        if prompt is None or isinstance(prompt, str):
-            return self.of_prompts([prompt] * n)
-        if len(prompt) != n:
-            raise NelboError(f"{name} lists {len(prompt)} prompts for {n} samples")
-        return self.of_prompts(prompt)
+        prompts = [prompt] * n if prompt is None or isinstance(prompt, str) else prompt
+        if len(prompts) != n:
+            raise NelboError(f"{name} lists {len(prompts)} prompts for {n} samples")
+        if name == "negative_prompt" and self.text is not None:
+            return self._with_size(self.text.negative(prompts))
+        return self.of_prompts(prompts)
 
     def _with_size(self, condition: Condition) -> Condition:
         """With the size of a whole picture, where the network takes one."""

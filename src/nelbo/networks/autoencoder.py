@@ -25,6 +25,7 @@ from nelbo.networks.autoencoder_config import (
     ENCODER_STAGES,
     AutoencoderConfig,
 )
+from nelbo.networks.encoding import Autoencoder
 from nelbo.networks.normalization import ACTIVATIONS, silu
 from nelbo.networks.pretrained import Pretrained
 from nelbo.networks.resampling import Downsample, Upsample
@@ -35,7 +36,7 @@ EPS = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
-class AutoencoderKL(Pretrained):
+class AutoencoderKL(Pretrained, Autoencoder):
     """Images to distributions over latents, and latents to images.
 
     Args:

@@ -69,7 +69,8 @@ class GuidedNetwork(nn.Module):
     """Calls `network` once on the conditional and unconditional halves and extrapolates.
 
     Args:
-        network: (x_t, network_time, condition) -> output.
+        network: (x_t, network_time, condition) -> output; if it has `rescale_guided`, that has the
+            last word on a guided output, given the conditional one.
         scale: the guidance scale s; 1 is the conditional network itself.
         channels: how many leading output channels to guide; the rest (a learned variance) are the
             conditional half's.
@@ -109,6 +110,11 @@ class GuidedNetwork(nn.Module):
         unconditional half."""
         return getattr(self.network, "guesses", False)
 
+    @property
+    def embedded_guidance(self) -> float | None:
+        """That of the network, if it has one."""
+        return getattr(self.network, "embedded_guidance", None)
+
     def identity(self) -> str:
         """Scale, interval, rescale and a hash of the unconditional half, in a line."""
         away = self.unconditional
@@ -132,6 +138,8 @@ class GuidedNetwork(nn.Module):
         conditional, unconditional = self._halves(x_t, time, condition)
         c = self.channels
         guided = torch.lerp(unconditional[:, :c], conditional[:, :c], self.scale)
+        if (own := getattr(self.network, "rescale_guided", None)) is not None:
+            guided = own(guided, conditional[:, :c])
         if self.rescale > 0:
             ratio = _spread(conditional[:, :c]) / _spread(guided)
             guided = torch.lerp(guided, guided * ratio, self.rescale)

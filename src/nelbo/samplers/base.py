@@ -137,6 +137,9 @@ class SigmaSampler(GridSampler):
             themselves; None is "log_snr" without a spacing, and "spaced" with one.
         rho: ρ of "karras"; larger has shorter steps at low noise.
         shift: k of "flow"; above 1 more of the levels are noisy.
+        times: times w of flow matching to visit, decreasing, in place of all of these. The states
+            are then (1 − w) x_0 + w ε, so that x_T is taken for that of the first time, as in
+            diffusers.
 
     The others are those of `GridSampler`.
     """
@@ -146,6 +149,7 @@ class SigmaSampler(GridSampler):
     noise_levels: str | None = None
     rho: float = 7.0
     shift: float = 1.0
+    times: Sequence[float] | None = None
 
     @property
     def kind_of_levels(self) -> str:
@@ -155,6 +159,11 @@ class SigmaSampler(GridSampler):
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""
         T = schedule.num_levels
+        if self.times is not None:
+            return [
+                schedule.at_flow_time(w)._replace(signal_scale=1 - w, noise_scale=w)
+                for w in self.times
+            ]
         if self.levels is not None:
             return [schedule.at_level(t) for t in reversed(checked_levels(T, self.levels))]
         if self.kind_of_levels == "spaced":

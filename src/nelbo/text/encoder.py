@@ -59,6 +59,10 @@ class PromptEncoder(nn.Module, ABC):
         place = {prompt: i for i, prompt in enumerate(distinct)}
         return self.embed(distinct)[torch.tensor([place[prompt] for prompt in prompts])]
 
+    def negative(self, prompts: Sequence[str | None]) -> Condition:
+        """The condition of prompts that guidance leads away from; errors as `condition`."""
+        return self.condition(prompts)
+
     def identity(self) -> str:
         """A hash of the configurations and the tokenizers, whose values are no weights."""
         encoders = [part for part in self.modules() if isinstance(part, TextEncoder)]

@@ -20,7 +20,7 @@ from nelbo.training.ranges import option
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
-_OF_RUNS = ("split", "keep_duplicates", "resize")
+_OF_RUNS = ("split", "keep_duplicates", "resize", "embedded_guidance")
 _OF_FAMILIES = ("families", "budget", "seeds", "out", "samples", "size", "channels")
 _FAMILIES_HELP = (
     f"The families to train, of {', '.join(TAXONOMY)}; all by default. docs/families.md describes "
@@ -67,6 +67,9 @@ class Compare:
     two was trained on."""
     batch_size: int = 64
     """Images at a time."""
+    embedded_guidance: float | None = None
+    """Guidance that a guidance-distilled network receives, which is another model at each; 3.5 by
+    default."""
     computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:

@@ -19,6 +19,7 @@ from nelbo.evidence.autoencoder import (
 )
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
+from nelbo.networks.encoding import Autoencoder
 from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
 from nelbo.report.grids import save_grid
 from nelbo.report.training_facts import run_settings, training_facts
@@ -91,11 +92,13 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
 
 
 @torch.no_grad()
-def beside_reconstructions(autoencoder: AutoencoderKL, data: ImageData) -> Tensor:
+def beside_reconstructions(autoencoder: Autoencoder, data: ImageData) -> Tensor:
     """Each image, then its reconstruction from the mean latent, (2N, C, H, W) uint8."""
     pixels = Pixels(data.levels)
     x = pixels.to_network(data.images).to(next(autoencoder.parameters()).device)
-    made = pixels.to_levels(autoencoder(x).clamp(-1, 1)).byte().cpu()
+    made = (
+        pixels.to_levels(autoencoder.decode(autoencoder.encode(x).mean).clamp(-1, 1)).byte().cpu()
+    )
     return torch.stack([data.images, made], 1).flatten(0, 1)
 
 

@@ -1,0 +1,164 @@
+"""The autoencoders of adapted pipelines: nelbo's own, and those of diffusers behind its form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from nelbo.formats.adapters.parts import load_part
+from nelbo.formats.pipeline import Pipeline
+from nelbo.networks import AutoencoderKL
+from nelbo.networks.encoding import Autoencoder
+
+FOLDER = "vae"
+# The standard deviation of q(z|x) of an autoencoder that has none, in units of the scaled latents.
+ENCODER_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """The shape of an autoencoder of diffusers.
+
+    Attributes:
+        in_channels: of the image.
+        latent_channels: of z.
+        downscale: ratio of the sides of both.
+        fields: its own configuration, and what else decides its answer.
+    """
+
+    in_channels: int
+    latent_channels: int
+    downscale: int
+    fields: Mapping[str, Any]
+    sample_size: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides its answers beside the weights."""
+        return {name: value for name, value in self.fields.items() if name[0] != "_"}
+
+
+class Standardised(Autoencoder):
+    """The latents of an autoencoder, less a mean and by a scale, one for each channel or for all.
+
+    Args:
+        autoencoder: another.
+        mean: what is subtracted from z.
+        scale: what z is then multiplied by.
+    """
+
+    def __init__(
+        self, autoencoder: Any, mean: float | Sequence[float], scale: float | Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
+        self.config = autoencoder.config
+
+    def encode(self, x: Tensor) -> Normal:
+        """q of the standardised latents."""
+        q = self.autoencoder.encode(x)
+        mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
+        return Normal((q.mean - mean) * scale, q.stddev * scale, validate_args=False)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The image of standardised latents."""
+        return self.autoencoder.decode(z / self.get_buffer("scale") + self.get_buffer("mean"))
+
+    def save_pretrained(self, path: Any) -> None:
+        """Write the autoencoder as it was."""
+        self.autoencoder.save_pretrained(path)
+
+
+class Pointwise(Autoencoder):
+    """An autoencoder of diffusers without q(z|x): a normal of a given scale around its code.
+
+    The bound holds for every q, so for this one; a smaller scale costs more nats.
+
+    Args:
+        autoencoder: an `AutoencoderDC`.
+        std: the standard deviation of q, in the units of its code.
+    """
+
+    def __init__(self, autoencoder: Any, std: float) -> None:
+        super().__init__()
+        self.autoencoder, self.std = autoencoder, std
+        found = autoencoder.config
+        self.config = EncodingConfig(
+            found["in_channels"],
+            found["latent_channels"],
+            2 ** (len(found["encoder_block_out_channels"]) - 1),
+            {**found, "std": std},
+        )
+
+    def encode(self, x: Tensor) -> Normal:
+        """The normal around the code of each image."""
+        mean = self.autoencoder.encode(x).latent
+        return Normal(mean, torch.full_like(mean, self.std), validate_args=False)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The image of a code."""
+        return self.autoencoder.decode(z).sample
+
+    def save_pretrained(self, path: Any) -> None:
+        """Write the autoencoder."""
+        self.autoencoder.save_pretrained(path)
+
+
+class OneFrame(Autoencoder):
+    """An autoencoder of films, for pictures: films of one frame.
+
+    Args:
+        autoencoder: an `AutoencoderKLQwenImage`.
+    """
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        found = autoencoder.config
+        self.config = EncodingConfig(
+            found.get("input_channels", 3),
+            found["z_dim"],
+            2 ** len(found["temperal_downsample"]),
+            dict(found),
+        )
+
+    def encode(self, x: Tensor) -> Normal:
+        """q(z|x) of pictures."""
+        q = self.autoencoder.encode(x.unsqueeze(2)).latent_dist
+        return Normal(q.mean.squeeze(2), q.std.squeeze(2), validate_args=False)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The picture of latents."""
+        return self.autoencoder.decode(z.unsqueeze(2)).sample.squeeze(2)
+
+    def save_pretrained(self, path: Any) -> None:
+        """Write the autoencoder."""
+        self.autoencoder.save_pretrained(path)
+
+
+def kl_autoencoder(pipeline: Pipeline) -> Autoencoder:
+    """An `AutoencoderKL`, whose latents are shifted and scaled as its configuration has it."""
+    pipeline.index.require(FOLDER, "AutoencoderKL")
+    own = AutoencoderKL.from_pretrained(pipeline.path, FOLDER)
+    return Standardised(own, own.config.shift_factor or 0.0, own.config.scaling_factor)
+
+
+def point_autoencoder(pipeline: Pipeline) -> Autoencoder:
+    """An `AutoencoderDC`, whose latents are scaled."""
+    found = load_part(pipeline, FOLDER, "diffusers", ("AutoencoderDC",), dtype=torch.float32)
+    scale = found.config["scaling_factor"]
+    return Standardised(Pointwise(found, ENCODER_SCALE / scale), 0.0, scale)
+
+
+def film_autoencoder(pipeline: Pipeline) -> Autoencoder:
+    """An `AutoencoderKLQwenImage`, whose latents are standardised by channel."""
+    classes = ("AutoencoderKLQwenImage",)
+    found = load_part(pipeline, FOLDER, "diffusers", classes, dtype=torch.float32)
+    mean, std = found.config["latents_mean"], found.config["latents_std"]
+    return Standardised(OneFrame(found), mean, [1 / value for value in std])

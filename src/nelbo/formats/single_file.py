@@ -1,0 +1,118 @@
+"""Single files as pipelines: Stable Diffusion 1, 2 and XL, with or without a ControlNet.
+
+`nelbo.formats.single` has the layout. Notes that a pipeline keeps in nelbo.json (`shape`, `pixels`,
+`decoder_scale`), and `prediction` and `scaling_factor`, lie beside a file in NAME.nelbo.json.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.chain.model import Model
+from nelbo.diffusion import Continuous, NoiseSchedule
+from nelbo.formats.chain import read_chain
+from nelbo.formats.files import PipelineIndex
+from nelbo.formats.latent import FORMAT, assemble
+from nelbo.formats.pipeline import OPENERS, Pipeline
+from nelbo.formats.scheduler import READERS, SchedulerConfig
+from nelbo.formats.single.checkpoint import Checkpoint
+from nelbo.formats.single.networks import (
+    predicts_v,
+    read_autoencoder,
+    read_controlnet,
+    read_unet,
+)
+from nelbo.formats.single.prompts import read_prompts
+from nelbo.networks import AutoencoderKL, ControlledUNet, ControlNet
+
+_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+_FIRST: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    **_BETAS,
+}
+_XL: dict[str, Any] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    **_BETAS,
+}
+
+
+class SingleFile(Pipeline):
+    """A single file, opened as the pipeline that it would be in a directory."""
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What the file holds."""
+        return Checkpoint.open(Path(self.path))
+
+    @cached_property
+    def scheduler(self) -> SchedulerConfig:
+        """That of the pipeline of its kind, with the betas that the file states."""
+        checkpoint = self.checkpoint
+        fields = dict(_XL if checkpoint.is_xl else _FIRST)
+        if predicts_v(checkpoint):
+            fields["prediction_type"] = "v_prediction"
+        if "ztsnr" in checkpoint.names:
+            fields["rescale_betas_zero_snr"] = True
+        betas = checkpoint.value("betas")
+        if betas is not None and not _usual(betas):
+            fields |= {"trained_betas": betas.double().tolist(), "num_train_timesteps": len(betas)}
+        name = fields["_class_name"]
+        return SchedulerConfig(checkpoint.path, READERS[name].complete(name, fields) | fields)
+
+    def model(self) -> Model:
+        """The model; see `nelbo.load`."""
+        checkpoint = self.checkpoint
+        if checkpoint.is_second and "modelspec.prediction_type" not in checkpoint.metadata:
+            warnings.warn(
+                f"{self.path} does not state what its network predicts: assuming "
+                f'{self.scheduler.fields["prediction_type"]} ("prediction" in its notes decides)',
+                stacklevel=3,
+            )
+        text = read_prompts(checkpoint)
+        unet = read_unet(checkpoint)
+        controlled = "ControlNet" in checkpoint.kind
+        network = ControlledUNet(unet, [read_controlnet(checkpoint)]) if controlled else unet
+        prior = read_chain(self, self.scheduler, network, Continuous())
+        return assemble(self.path, read_autoencoder(checkpoint), prior, text, self.notes)
+
+
+def open_single_file(path: Any) -> SingleFile | None:
+    """The pipeline in a single file; None for a directory, a Hub id or a network alone.
+
+    Raises:
+        NelboError: as `Checkpoint.open`.
+    """
+    if not Path(path).is_file():
+        return None
+    checkpoint = Checkpoint.open(Path(path))
+    index = PipelineIndex(Path(path), checkpoint.kind, {})
+    return SingleFile(path, index, FORMAT, checkpoint.notes)
+
+
+def load_network(path: Any) -> AutoencoderKL | ControlNet | None:
+    """The ControlNet or autoencoder that a single file holds alone; None for anything else."""
+    if not Path(path).is_file():
+        return None
+    checkpoint = Checkpoint.open(Path(path))
+    if checkpoint.is_pipeline:
+        return None
+    read: Any = {"ControlNetModel": read_controlnet, "AutoencoderKL": read_autoencoder}
+    return read[checkpoint.kind](checkpoint)
+
+
+def _usual(betas: torch.Tensor) -> bool:
+    usual = NoiseSchedule.scaled_linear().betas[1:]
+    return len(betas) == len(usual) and bool((betas.double() / usual - 1).abs().max() < 1e-4)
+
+
+OPENERS.append(open_single_file)
