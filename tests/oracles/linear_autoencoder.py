@@ -55,10 +55,11 @@ def latent_model(
     shape=(1, 2, 2),
     skill: float = 1.0,
     data=Continuous(),  # noqa: B008
+    scale: float = SCALE,
 ) -> LatentDiffusion:
     """The linear autoencoder with the exact, or a poor, diffusion model of its scaled latents."""
-    prior = gaussian_model(SCALE * STD, schedule, "fixed_large", shape=shape, skill=skill)
-    return LatentDiffusion(autoencoder, prior, scale=SCALE, data=data, decoder_scale=NOISE)
+    prior = gaussian_model(scale * STD, schedule, "fixed_large", shape=shape, skill=skill)
+    return LatentDiffusion(autoencoder, prior, scale=scale, data=data, decoder_scale=NOISE)
 
 
 def draw_images(n: int, generator: torch.Generator, shape=(2, 2)) -> Tensor:

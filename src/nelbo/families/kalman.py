@@ -3,14 +3,14 @@ r"""The filter, the smoother and EM of a linear dynamical system, all sequences 
 .. math::
     z_1 &\sim N(0, P_1) \\
     z_t &= A z_{t-1} + N(0, Q) \\
-    x_t &= C z_t + d_t + N(0, \mathrm{diag}(r))
+    x_t &= C z_t + d_t + N(0, \mathrm{diag}(r_t))
 
 **Filter** (Kalman 1960), from :math:`m_1^- = 0, P_1^- = P_1`:
 
 .. math::
-    S_t &= C P_t^- C^\top + \mathrm{diag}(r), \qquad K_t = P_t^- C^\top S_t^{-1} \\
+    S_t &= C P_t^- C^\top + \mathrm{diag}(r_t), \qquad K_t = P_t^- C^\top S_t^{-1} \\
     m_t &= m_t^- + K_t (x_t - d_t - C m_t^-), \qquad
-    P_t = (I - K_t C) P_t^- (I - K_t C)^\top + K_t \mathrm{diag}(r) K_t^\top \\
+    P_t = (I - K_t C) P_t^- (I - K_t C)^\top + K_t \mathrm{diag}(r_t) K_t^\top \\
     m_{t+1}^- &= A m_t, \qquad P_{t+1}^- = A P_t A^\top + Q
 
 and :math:`\log p(x) = \sum_t \log N(x_t;\, C m_t^- + d_t,\, S_t)`.
@@ -22,8 +22,8 @@ and :math:`\log p(x) = \sum_t \log N(x_t;\, C m_t^- + d_t,\, S_t)`.
     \hat m_t = m_t + J_t (\hat m_{t+1} - m_{t+1}^-), \quad
     \hat P_t = P_t + J_t (\hat P_{t+1} - P_{t+1}^-) J_t^\top
 
-Sequences have one length and nothing missing, so every covariance is the same for all of them: it
-is computed once, and a sequence costs matrix-vector products alone.
+Sequences have one length and the same values missing, so every covariance is the same for all of
+them: it is computed once, and a sequence costs matrix-vector products alone.
 
 This is the algorithm of `nelbo.families.hmm_inference` with integrals in place of sums.
 """
@@ -47,7 +47,8 @@ class System(NamedTuple):
         process: Q, (q, q).
         observation: C, (M, q).
         offset: d, (T, M).
-        noise: r, (M,).
+        noise: r, (M,), or of each step, (T, M); inf where a value is missing, 0 where it is the
+            state itself.
     """
 
     initial: Float[Tensor, "latents latents"]
@@ -55,7 +56,7 @@ class System(NamedTuple):
     process: Float[Tensor, "latents latents"]
     observation: Float[Tensor, "values latents"]
     offset: Float[Tensor, "length values"]
-    noise: Float[Tensor, " values"]
+    noise: Float[Tensor, "*length values"]
 
 
 class States(NamedTuple):
@@ -104,19 +105,20 @@ def kalman_filter(p: System, x: Float[Tensor, "batch length values"]) -> Filtere
     likelihood = torch.zeros_like(x[:, 0, 0])
     mean, covariance = x.new_zeros(len(x), len(eye)), p.initial
     predicted, filtered = [], []
-    for t in range(x.shape[1]):
+    for t, noise in enumerate(p.noise.expand_as(p.offset)):
         predicted.append((mean, covariance))
-        spread = p.observation @ covariance @ p.observation.T + torch.diag(p.noise)
-        chol = torch.linalg.cholesky(spread)
-        gain = torch.cholesky_solve(p.observation @ covariance, chol).T
-        error = x[:, t] - p.offset[t] - mean @ p.observation.T
+        seen = noise.isfinite()
+        c, r = p.observation[seen], noise[seen]
+        chol = torch.linalg.cholesky(c @ covariance @ c.T + torch.diag(r))
+        gain = torch.cholesky_solve(c @ covariance, chol).T
+        error = (x[:, t] - p.offset[t])[:, seen] - mean @ c.T
         white = torch.linalg.solve_triangular(chol, error.T, upper=False)
         log_det = chol.diagonal().log().sum()
-        normalisation = log_det + 0.5 * x.shape[2] * math.log(2 * math.pi)
+        normalisation = log_det + 0.5 * len(r) * math.log(2 * math.pi)
         likelihood = likelihood - 0.5 * white.square().sum(0) - normalisation
         mean = mean + error @ gain.T
-        rest = eye - gain @ p.observation
-        covariance = rest @ covariance @ rest.T + gain * p.noise @ gain.T
+        rest = eye - gain @ c
+        covariance = rest @ covariance @ rest.T + gain * r @ gain.T
         filtered.append((mean, covariance))
         mean = mean @ p.transition.T
         covariance = _symmetric(p.transition @ covariance @ p.transition.T + p.process)
@@ -156,7 +158,7 @@ def em_step(
     The offset stays: states have mean zero, so the mean over sequences is its maximum.
 
     Args:
-        p: the parameters.
+        p: the parameters, with one noise for all steps.
         x: the sequences.
         least: what each r is kept above.
 
