@@ -18,13 +18,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
 from nelbo.base.errors import NelboError
 from nelbo.commands import options
-from nelbo.commands.arguments import check_arguments, check_command, options_of
+from nelbo.commands.arguments import check_arguments, check_command, options_of, parse
 from nelbo.commands.printing import make_printable
 from nelbo.version import __version__
 
@@ -105,20 +104,14 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     Raises:
         NelboError: what is misspelt.
     """
-    kind, start = options_class(name), {}
     if name == "train":
         # Its options depend on the kind of model, and its defaults on presets and other runs.
-        from nelbo.commands.training.starting_point import starting_point, train_options
+        from nelbo.commands.training.starting_point import parse_train
 
-        check_arguments(name, train_options(), arguments)
-        start = {"default": starting_point(arguments)}
-        kind = type(start["default"])
-    else:
-        check_arguments(name, options_of(kind), arguments)
-    parse: Any = tyro.cli
-    return parse(
-        kind, prog=f"nelbo {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **start
-    )
+        return parse_train(arguments)
+    kind = options_class(name)
+    check_arguments(name, options_of(kind), arguments)
+    return parse(name, kind, arguments)
 
 
 def _resolved(asked: Any) -> Any:

@@ -17,6 +17,7 @@ import nelbo.families
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
 from nelbo.commands import compare_families, contestants
+from nelbo.commands.options.compare import Compare
 from nelbo.commands.taxonomy import TAXONOMY
 from nelbo.families import PPCA, Family
 from nelbo.training.images import TrainingImages
@@ -85,6 +86,8 @@ def test_table_page_and_models(out, capsys):
     assert ppca["bits_per_dim"] == pytest.approx(bits.mean().item())
     assert ppca["error_over_images"] == pytest.approx(bits.std().item() / 12**0.5)
     assert ppca["notes"] == f"latents {model.latents}"
+    assert ppca["modes"]["count"] == 25
+    assert 0 < ppca["modes"]["reached"] <= found["real"]["modes"]["reached"]
 
     rows = list(csv.DictReader((out / "comparison.csv").open()))
     assert [row["family"] for row in rows] == ["ppca", "gan"]
@@ -100,9 +103,9 @@ def test_what_is_there_is_not_done_again(out, capsys, monkeypatch):
     trained = []
     real = compare_families.train
 
-    def counted(name, images, directory, budget, seed, size):
+    def counted(name, images, directory, budget, seed, options):
         trained.append((name, seed))
-        return real(name, images, directory, budget, seed, size)
+        return real(name, images, directory, budget, seed, options)
 
     monkeypatch.setattr(compare_families, "train", counted)
     before = compared(capsys, out, "--families", "ppca", "gan", "--seeds", "2")
@@ -139,6 +142,20 @@ def test_one_that_fails_does_not_lose_the_others(out, capsys, monkeypatch):
     assert "failed: training diverged" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_latent_diffusion_and_flow_matching_by_the_library_itself(tmp_path, capsys):
+    found = compared(capsys, tmp_path, "--families", "latent", "flow", "--seeds", "1")["families"]
+    assert [one["family"] for one in found] == ["flow", "latent"]
+    assert all(one["evidence"] == "bound" and one["bits_per_dim"] > 0 for one in found)
+    flow = nelbo.load(tmp_path / "models" / "flow-0")
+    assert (flow.prediction, flow.data) == ("velocity", nelbo.Pixels(17))
+    latent = nelbo.load(tmp_path / "models" / "latent-0")
+    assert isinstance(latent, nelbo.LatentDiffusion)
+    # Both stages count.
+    alone = json.loads((tmp_path / "models" / "latent-0" / "nelbo.json").read_text())["trained"]
+    assert found[1]["steps"] > alone["steps"]
+
+
 def test_diffusion_by_the_library_itself(out, capsys):
     threads = torch.get_num_threads()
     found = compared(capsys, out, "--families", "ppca", "diffusion", "--seeds", "1")["families"]
@@ -164,7 +181,7 @@ def test_only_images_for_training_are_fitted(tmp_path, monkeypatch):
         return real(self, data, **options)
 
     monkeypatch.setattr(PPCA, "fit_steps", spied)
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, None)
+    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, Compare("digits"))
     fitted = trained.model.data.to_network(images.train.images).flatten(1).double()
     torch.testing.assert_close(trained.model.mean, fitted.mean(0))
     # The choice is that of validation images.
@@ -205,5 +222,13 @@ def test_candidates_without_time_are_named(tmp_path, monkeypatch):
     images = TrainingImages.load("digits", None, None)
     candidates = tuple({"latents": latents} for latents in (4, 16, 32))
     monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 1e-3, 0, None)
-    assert trained.choice == "latents 4 (no time for latents 16; latents 32)"
+    trained = contestants.train("ppca", images, tmp_path / "ppca", 1e-3, 0, Compare("digits"))
+    assert trained.choice == "latents 4 (no time for latents 16, latents 32)"
+
+
+def test_candidates_that_are_refused_are_named(tmp_path, monkeypatch):
+    images = TrainingImages.load("digits", None, None)
+    candidates = tuple({"latents": latents} for latents in (4, 64))
+    monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
+    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, Compare("digits"))
+    assert trained.choice.startswith("latents 4 (latents 64 failed: PPCA needs fewer latents")

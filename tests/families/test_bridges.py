@@ -97,9 +97,7 @@ def test_the_exact_reverse_process_is_the_kalman_smoother(t, generator):
     q = model.q_posterior(images, x_0.view_as(images), t)
     torch.testing.assert_close(states.means[:, t - 1], q.mean.flatten(1), atol=1e-10, rtol=0)
     variance = q.variance.flatten(1)[0]
-    torch.testing.assert_close(
-        states.covariances[t - 1], torch.diag(variance), atol=1e-10, rtol=0
-    )
+    torch.testing.assert_close(states.covariances[t - 1], torch.diag(variance), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("seen", "variance"), [((4,), "fixed_large"), ((0, 4), "fixed_small")])

@@ -147,6 +147,13 @@ def options_of(command: type) -> dict[str, Option]:
     return options
 
 
+def parse(command: str, kind: type, arguments: Sequence[str], **start: Any) -> Any:
+    """The options that arguments ask for, with those of `default`, if given, for the others."""
+    cli: Any = tyro.cli
+    config = (tyro.conf.OmitArgPrefixes,)
+    return cli(kind, prog=f"nelbo {command}", args=arguments, config=config, **start)
+
+
 @dataclass(frozen=True)
 class Given:
     """What was typed after the name of a command.

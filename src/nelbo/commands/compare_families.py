@@ -23,6 +23,7 @@ from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_th
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.data import ImageData
+from nelbo.evidence.modes import count_modes
 from nelbo.evidence.sample_quality import sample_quality
 from nelbo.evidence.sample_reading import LEAST_REAL
 from nelbo.evidence.standings import SPACES, Figures, Standing, packed
@@ -82,6 +83,8 @@ def compare_families(options: Compare) -> None:
     """Train what is not there yet, and write the table and the page."""
     assert options.budget is not None
     assert options.out is not None
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     out, names = options.out, chosen(options.families)
     images = _images(options)
     test = images.reported
@@ -162,7 +165,7 @@ def _figures(contest: _Contest, asked: dict[str, Any], out: Path, name: str, see
     title, budget = TAXONOMY[name].title, contest.budget
     say(f"{title}, seed {seed}: {duration(budget)} of training")
     directory = out / MODELS / f"{name}-{seed}"
-    trained = train(name, contest.images, directory, budget, seed, contest.options.size)
+    trained = train(name, contest.images, directory, budget, seed, contest.options)
     figures = _judge(contest, name, seed, title, trained)
     write_json(file, {"asked": asked, **figures.to_json()})
     return figures
@@ -190,6 +193,7 @@ def _judge(contest: _Contest, name: str, seed: int, title: str, trained: Trained
         bits=_bits(evidence),
         monte_carlo_error=evidence.mean().bits_per_dim.monte_carlo_error,
         quality=dict(zip(SPACES, (space.to_json() for space in spaces), strict=True)),
+        modes=count_modes(samples, train.images, train.levels, seed=seed).to_json(),
         sample_seconds=seconds,
         parameters=_numbers(model),
         steps=trained.steps,

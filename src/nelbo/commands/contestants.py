@@ -14,16 +14,17 @@ import torch
 from nelbo.base.console import training_progress
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.arguments import Given
+from nelbo.commands.options.compare import Compare
 from nelbo.commands.taxonomy import TAXONOMY, Entry
 from nelbo.commands.train import train_stages
+from nelbo.commands.training.starting_point import parse_train
 from nelbo.data import ImageData
 from nelbo.data.splits import TRAIN, VALIDATION
 from nelbo.evidence.evaluation import evaluate
 from nelbo.families import FAMILIES
 from nelbo.formats import load, save
+from nelbo.runs.run_directory import AUTOENCODER_RUN
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.pixel.options import TrainPixels
 from nelbo.training.processes import Processes
 
 _BATCH = 64
@@ -49,7 +50,7 @@ class Trained:
 
 
 def train(
-    name: str, images: TrainingImages, directory: Path, budget: float, seed: int, size: str | None
+    name: str, images: TrainingImages, directory: Path, budget: float, seed: int, options: Compare
 ) -> Trained:
     """Train a family on the images for training, choose by those for validation, and save it.
 
@@ -59,34 +60,45 @@ def train(
         directory: where to.
         budget: seconds of wall-clock time.
         seed: of all that is drawn.
-        size: what the images were cut to, for the record.
+        options: what else is asked for.
 
     Raises:
         NelboError: images that the family refuses, or a fit that diverged.
     """
     if directory.is_dir():  # left by one that was interrupted
         shutil.rmtree(directory)
-    threads = torch.get_num_threads()
+    threads, entry = torch.get_num_threads(), TAXONOMY[name]
     try:
         with torch.random.fork_rng():
-            if TAXONOMY[name].model is None:
-                return _diffusion(images, directory, budget, seed, size)
-            return _family(TAXONOMY[name], images, directory, budget, seed)
+            if entry.model is None:
+                return _run(entry, images, directory, budget, seed, options)
+            return _family(entry, images, directory, budget, seed)
     finally:
         torch.set_num_threads(threads)  # training a diffusion measures which number is faster
 
 
-def _diffusion(
-    images: TrainingImages, directory: Path, budget: float, seed: int, size: str | None
+def _run(
+    entry: Entry,
+    images: TrainingImages,
+    directory: Path,
+    budget: float,
+    seed: int,
+    asked: Compare,
 ) -> Trained:
-    """What `nelbo train DATA --model pixel --time-budget BUDGET` trains."""
-    options = TrainPixels(data=images.source, out=directory, size=size, device="cpu")
-    training = replace(options.training, time_budget=f"{budget:.3f}s", seed=seed)
-    options = replace(options, training=training).begun(Given((), {}))
+    """What `nelbo train DATA --time-budget BUDGET` trains with the arguments of the entry."""
+    arguments = [images.source, "--out", str(directory), "--time-budget", f"{budget:.3f}s"]
+    arguments += ["--seed", str(seed), "--device", "cpu", *entry.train]
+    for option, value in (("--size", asked.size), ("--threads", asked.threads)):
+        arguments += [] if value is None else [option, str(value)]
+    options = parse_train(arguments)
     run, _ = train_stages(options, images, Processes(torch.device("cpu")), report=False)
-    taken = run.notes["trained"]
-    passes = taken["steps"] * training.batch_size / len(images.train)
-    return Trained(load(run.path), taken["steps"], passes, taken["seconds"])
+    autoencoder = run.stage(AUTOENCODER_RUN)
+    stages = [stage.notes for stage in (autoencoder, run) if stage.has_model]
+    steps = [stage["trained"]["steps"] for stage in stages]
+    shown = [stage["settings"]["training"]["batch_size"] for stage in stages]
+    passes = sum(n * size for n, size in zip(steps, shown, strict=True)) / len(images.train)
+    seconds = sum(stage["trained"]["seconds"] for stage in stages)
+    return Trained(load(run.path), sum(steps), passes, seconds)
 
 
 def _family(
@@ -96,6 +108,7 @@ def _family(
     data, begun = _for_fit(images), time.monotonic()
     best: tuple[float, Trained] | None = None
     problems: list[NelboError] = []
+    refused: list[str] = []
     count = len(entry.candidates)
     late: list[str] = []
     for i, arguments in enumerate(entry.candidates):
@@ -107,6 +120,7 @@ def _family(
             found = _fit(entry, arguments, data, left / (count - i), seed)
         except NelboError as error:
             problems.append(error)
+            refused.append(f"{_named(arguments)} failed: {error}")
             continue
         cost = _held_out(found.model, images.validation, seed) if count > 1 else 0.0
         if best is None or cost < best[0]:
@@ -114,9 +128,9 @@ def _family(
     if best is None:
         raise problems[0]
     trained = replace(best[1], seconds=time.monotonic() - begun)
-    if late:
-        choice = f"{trained.choice} (no time for {'; '.join(late)})"
-        trained = replace(trained, choice=choice)
+    left_out = refused + ([f"no time for {', '.join(late)}"] if late else [])
+    if left_out:
+        trained = replace(trained, choice=f"{trained.choice} ({'; '.join(left_out)})")
     save(trained.model, directory, notes={"source": images.source})
     return trained
 

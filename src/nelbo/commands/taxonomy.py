@@ -23,16 +23,22 @@ class Entry:
         title: what tables call it.
         group: the part of the taxonomy that it belongs to.
         candidates: arguments of its class, of which held-out images choose.
+        train: arguments of `nelbo train`, where that trains it.
     """
 
     model: str | None
     title: str
     group: str
     candidates: tuple[Mapping[str, Any], ...] = ({},)
+    train: tuple[str, ...] = ()
 
 
 def _candidates(argument: str, *values: Any) -> tuple[Mapping[str, Any], ...]:
     return tuple({argument: value} for value in values)
+
+
+def _trained(title: str, arguments: str) -> Entry:
+    return Entry(None, title, HIERARCHICAL, train=tuple(arguments.split()))
 
 
 LATENT, SEQUENCE = "latent variables", "sequence models"
@@ -47,8 +53,14 @@ TAXONOMY: dict[str, Entry] = {
     "rnn": Entry("RNN", "RNN (GRU)", SEQUENCE),
     "ssm": Entry("SSM", "SSM", SEQUENCE),
     "gan": Entry("GAN", "GAN", ADVERSARIAL),
+    "gan_classical": Entry("GAN", "GAN, classical", ADVERSARIAL, _candidates("loss", "classical")),
     "hierarchical": Entry("HierarchicalVAE", "hierarchical VAE", HIERARCHICAL),
-    "diffusion": Entry(None, "diffusion", HIERARCHICAL),
+    "diffusion": _trained("diffusion", "--model pixel"),
+    "flow": _trained(
+        "flow matching",
+        "--model pixel --prediction velocity --schedule flow_matching --objective hybrid",
+    ),
+    "latent": _trained("latent diffusion", "--model latent --condition none --widths 64 96"),
 }
 
 

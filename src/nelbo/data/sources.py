@@ -17,6 +17,7 @@ from nelbo.data.formats import is_picture
 from nelbo.data.hub import load_table
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import would_be_listed
+from nelbo.data.mixture import load_mixture
 from nelbo.data.mnist5k import load_mnist5k
 from nelbo.data.size import Size, parse_size
 from nelbo.data.splits import SPLITS
@@ -29,8 +30,8 @@ HUB_NAMES = {
     "cifar10": ("uoft-cs/cifar10", 3, 32),
 }
 # The channels of data sets that are not converted to others.
-OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "emoji": 3}
-FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k}
+OWN_CHANNELS = {"digits": 1, "mnist5k": 1, "mixture": 1, "emoji": 3}
+FIXED_SIZE = {"digits": load_digits, "mnist5k": load_mnist5k, "mixture": load_mixture}
 NAMES = (*FIXED_SIZE, "emoji", *HUB_NAMES)
 DEFAULT_SIZE = (32, 32)
 HUB = "hub:"

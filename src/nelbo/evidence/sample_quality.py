@@ -301,9 +301,21 @@ def precision_recall(
     """Precision and recall of Kynkäänniemi et al. (2019); nan where a set is too small."""
     if min(len(real), len(fake)) <= neighbours:
         return math.nan, math.nan
-    found = _within(fake, real, _radii(real, neighbours))
-    lost = _within(real, fake, _radii(fake, neighbours))
-    return float(found.any(1).double().mean()), float(lost.any(1).double().mean())
+    found, lost = among(fake, real, neighbours), among(real, fake, neighbours)
+    return float(found.double().mean()), float(lost.double().mean())
+
+
+def among(
+    points: Float[Tensor, "n features"], others: Float[Tensor, "m features"], neighbours: int = 3
+) -> Bool[Tensor, " n"]:
+    """Whether each point lies in the ball around some other that reaches to its third neighbour.
+
+    Args:
+        points: those that are asked about.
+        others: at least one more than `neighbours`.
+        neighbours: which neighbour among the others a ball reaches to.
+    """
+    return _within(points, others, _radii(others, neighbours)).any(1)
 
 
 def density_coverage(

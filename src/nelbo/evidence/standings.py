@@ -54,6 +54,7 @@ class Figures:
         bits: bits/dim of each test image; empty for the kind "none".
         monte_carlo_error: of their mean, bits/dim; nan where it is not known.
         quality: `SpaceQuality.to_json` of its samples in each of `SPACES`.
+        modes: `Modes.to_json` of them.
         sample_seconds: wall-clock time of one sample.
         parameters: how many numbers were fitted.
         steps: updates or iterations of the fit.
@@ -70,6 +71,7 @@ class Figures:
     bits: tuple[float, ...]
     monte_carlo_error: float
     quality: Mapping[str, Any]
+    modes: Mapping[str, float]
     sample_seconds: float
     parameters: int
     steps: int
@@ -167,6 +169,10 @@ class Standing:
     def quality(self, space: str, figure: str) -> float:
         """The mean over seeds of another figure of the samples, such as "precision"."""
         return _mean(self._each(space, figure))
+
+    def modes(self, figure: str) -> float:
+        """The mean over seeds of a figure of `Modes`, such as "reached"."""
+        return self.mean(lambda run: run.modes[figure])
 
     def mean(self, of: Callable[[Figures], float]) -> float:
         """The mean over seeds of a figure; nan without any."""

@@ -62,16 +62,17 @@ class FamiliesReport:
         return (
             "bits/dim of the test images: ≤ a bound, else exact; ± over images, and over seeds "
             f"after the comma. Fréchet distance, precision and recall of {count:,} samples to the "
-            f"training images in {SHOWN_SPACE}; ± of its sampling, and over seeds."
+            f"training images in {SHOWN_SPACE}; ± of its sampling, and over seeds. Modes: clusters "
+            "of the training images that hold a sample which is like one of them."
         )
 
 
 _COLUMNS = (
-    *("family", "bits/dim", "±", "Fréchet", "±", "precision", "recall", "ms/sample"),
-    *("parameters", "steps", "passes"),
+    *("family", "bits/dim", "±", "Fréchet", "±", "precision", "recall", "modes"),
+    *("ms/sample", "parameters", "steps", "passes"),
 )
 # How many of them are of the likelihood and the samples.
-_WORTH = 7
+_WORTH = 8
 
 
 def families_tables(report: FamiliesReport) -> tuple[Table, Table]:
@@ -108,13 +109,17 @@ def _table(title: str, columns: tuple[str, ...], caption: str) -> Table:
 def families_json(report: FamiliesReport) -> dict[str, Any]:
     """The comparison for a program."""
     judged = report.judged
+    real: dict[str, Any] = {}
+    if judged is not None:
+        real = {space: judged.quality[space]["real"] for space in SPACES}
+        real["modes"] = {name: judged.modes[f"real_{name}"] for name in ("reached", "off")}
     return {
         "data": report.test.source,
         "test_images": len(report.test),
         "training_images": report.trained_on,
         "budget_seconds": report.budget,
         "seeds": list(report.seeds),
-        "real": {} if judged is None else {s: judged.quality[s]["real"] for s in SPACES},
+        "real": real,
         "families": [
             {**_plain(standing, report.budget), "runs": [_run_json(r) for r in standing.runs]}
             for standing in report.standings
@@ -230,11 +235,16 @@ def _cells(standing: Standing) -> list[str]:
         _errors(frechet, 2),
         number(standing.quality(SHOWN_SPACE, "precision"), 2),
         number(standing.quality(SHOWN_SPACE, "recall"), 2),
+        _modes(standing.modes("reached"), standing.modes("count")),
         compact(float(f"{1000 * standing.mean(lambda run: run.sample_seconds):.2g}")),
         f"{standing.mean(lambda run: run.parameters):,.0f}",
         f"{standing.mean(lambda run: run.steps):,.0f}",
         compact(float(f"{standing.mean(lambda run: run.passes):.2g}")),
     ]
+
+
+def _modes(reached: float, count: float) -> str:
+    return f"{compact(float(f'{reached:.3g}'))}/{count:.0f}"
 
 
 def _real_cells(report: FamiliesReport) -> list[str]:
@@ -245,6 +255,8 @@ def _real_cells(report: FamiliesReport) -> list[str]:
     known = {name: math.nan if value is None else value for name, value in real.items()}
     row = ["real images", "", "", number(known["frechet"], 2), number(known["frechet_error"], 2)]
     row += [number(known[name], 2) for name in ("precision", "recall")]
+    modes = report.judged.modes
+    row.append(_modes(modes["real_reached"], modes["count"]))
     return row + [""] * (len(_COLUMNS) - len(row))
 
 
@@ -270,6 +282,7 @@ def _plain(standing: Standing, budget: float) -> dict[str, Any]:
         "error_over_seeds": bits.over_seeds,
         "monte_carlo_error": standing.monte_carlo_error,
         **quality,
+        "modes": {name: standing.modes(name) for name in ("count", "reached", "off")},
         "seconds_per_sample": standing.mean(lambda run: run.sample_seconds),
         "parameters": standing.mean(lambda run: run.parameters),
         "steps": standing.mean(lambda run: run.steps),

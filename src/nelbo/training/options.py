@@ -45,8 +45,9 @@ class TrainOptions:
     """
 
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
-    """digits, emoji, mnist5k, mnist, fashion_mnist, cifar10, a folder of pictures, a .parquet file,
-    or hub:USER/NAME; with --resume or --config, by default what the settings name."""
+    """digits, emoji, mnist5k, mixture, mnist, fashion_mnist, cifar10, a folder of pictures, a
+    .parquet file, or hub:USER/NAME; with --resume or --config, by default what the settings
+    name."""
     trains: ClassVar[KindName]
     free: ClassVar[tuple[str, ...]] = ()
     suits: ClassVar[tuple[str, ...]] = ()

@@ -21,7 +21,7 @@ from nelbo.training.ranges import option
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
 _OF_RUNS = ("split", "keep_duplicates", "resize", "embedded_guidance")
-_OF_FAMILIES = ("families", "budget", "seeds", "out", "samples", "size", "channels")
+_OF_FAMILIES = (*("families", "budget", "seeds", "out", "samples", "size", "channels", "threads"),)
 _FAMILIES_HELP = (
     f"The families to train, of {', '.join(TAXONOMY)}; all by default. docs/families.md describes "
     "them."
@@ -52,6 +52,9 @@ class Compare:
     """What to cut pictures to before training, as in `nelbo train`."""
     channels: int | None = None
     """1 for grey or 3 for colour pictures to train on, as in `nelbo train`."""
+    threads: int | None = None
+    """CPU threads of each family; by default all, and for what nelbo train trains the faster of one
+    and all."""
     split: str = "test"
     """Which images to compare --runs on: train, validation, test or all. Families are fitted to
     train, chosen by validation and compared on test."""
@@ -81,6 +84,7 @@ class Compare:
             batch_size=self.batch_size,
             seeds=self.seeds,
             samples=self.samples,
+            threads=self.threads,
         )
         if self.runs is not None:
             self._check_unused(_OF_FAMILIES, "trains families, and --runs compares trained models")

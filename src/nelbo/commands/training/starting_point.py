@@ -8,7 +8,14 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
-from nelbo.commands.arguments import Given, Option, options_of, read_arguments
+from nelbo.commands.arguments import (
+    Given,
+    Option,
+    check_arguments,
+    options_of,
+    parse,
+    read_arguments,
+)
 from nelbo.training.kinds import KINDS
 from nelbo.training.options import NAMES, TrainOptions
 
@@ -19,6 +26,17 @@ def train_options() -> dict[str, Option]:
     for kind in KINDS.values():
         options |= options_of(kind)
     return options
+
+
+def parse_train(arguments: Sequence[str]) -> TrainOptions:
+    """What the arguments of `nelbo train` ask for.
+
+    Raises:
+        NelboError: what is misspelt, and as `starting_point`.
+    """
+    check_arguments("train", train_options(), arguments)
+    start = starting_point(arguments)
+    return parse("train", type(start), arguments, default=start)
 
 
 def starting_point(arguments: Sequence[str]) -> TrainOptions:

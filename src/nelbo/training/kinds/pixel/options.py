@@ -14,7 +14,10 @@ from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS, preset_o
 from nelbo.training.options import Given, KindName, TrainOptions
 from nelbo.training.ranges import check_numbers
 
-SCHEDULES = ("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "learned")
+SCHEDULES = (
+    *("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "flow_matching"),
+    "learned",
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,12 @@ class ModelConfig:
 
     schedule: str = "geometric"
     """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
-    scaled_linear, cosine or sigmoid; or learned, in continuous time, beside the network."""
+    scaled_linear, cosine, sigmoid or flow_matching; or learned, in continuous time, beside the
+    network."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample or v_prediction."""
+    """What the network predicts: epsilon, sample, v_prediction or velocity."""
     variance: str = "learned_range"
     """Reverse variance: fixed_small, fixed_large or learned_range."""
     clip_sample: bool = True
