@@ -32,7 +32,7 @@ def test_samples_reach_the_modes_they_hold(kept):
 
 def test_a_share_that_differs_is_off_and_noise_reaches_nothing():
     one = TEST.images[TEST.labels == 3]
-    tilted = torch.cat([TEST.images[:150], one, one, one])
+    tilted = torch.cat([TEST.images[:150], one.repeat(10, 1, 1, 1)])
     found = count_modes(tilted, TRAIN.images, 256)
     assert found.reached == 25
     assert found.off >= 10
