@@ -161,6 +161,23 @@ def test_options_of_a_chain_are_refused(toys, tmp_path, capsys):
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_model_that_was_saved_by_itself_is_reported_where_it_is(tmp_path, capsys):
+    from nelbo.data import load_data
+    from nelbo.families import PPCA
+
+    model = PPCA(4).fit(load_data("digits", "train"))
+    nelbo.save(model, tmp_path, notes={"source": "digits"})
+    options = ["--images", "20", "--sample-images", "4"]
+    found = run_json(capsys, "report", str(tmp_path), *options)
+    bits = found["evaluation"]["test"]["bits_per_dim"]["total"]["mean"]
+    shown = digits(299).subset(20, 0)
+    x = model.data.to_network(shown.images)
+    assert bits == pytest.approx(model.evidence(x).bits_per_dim.mean().item(), abs=0.3)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "With this model an ideal coder" in html
+    assert (tmp_path / "samples" / "final.png").is_file()
+
+
 @pytest.mark.parametrize("name", ["Inky", "Blank"])
 def test_the_report_has_what_the_model_has(name, toys, tmp_path, capsys):
     out = tmp_path / "copy"

@@ -25,6 +25,12 @@ from nelbo.training.images import TrainingImages
 SMALL = ("--budget", "1s", "--images", "12", "--samples", "16")
 
 
+def contest(images: TrainingImages, budget: float = 600.0) -> contestants.Contest:
+    """A contest of these images on the CPU."""
+    device, options = torch.device("cpu"), Compare("digits")
+    return contestants.Contest(images, images.reported, budget, 16, device, options)
+
+
 def compare(out: Path, *arguments: str) -> None:
     main(["compare", "digits", *SMALL, "--out", str(out), *arguments])
 
@@ -103,9 +109,9 @@ def test_what_is_there_is_not_done_again(out, capsys, monkeypatch):
     trained = []
     real = compare_families.train
 
-    def counted(name, images, directory, budget, seed, options):
+    def counted(name, contest, directory, seed):
         trained.append((name, seed))
-        return real(name, images, directory, budget, seed, options)
+        return real(name, contest, directory, seed)
 
     monkeypatch.setattr(compare_families, "train", counted)
     before = compared(capsys, out, "--families", "ppca", "gan", "--seeds", "2")
@@ -181,7 +187,7 @@ def test_only_images_for_training_are_fitted(tmp_path, monkeypatch):
         return real(self, data, **options)
 
     monkeypatch.setattr(PPCA, "fit_steps", spied)
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, Compare("digits"))
+    trained = contestants.train("ppca", contest(images), tmp_path / "ppca", 0)
     fitted = trained.model.data.to_network(images.train.images).flatten(1).double()
     torch.testing.assert_close(trained.model.mean, fitted.mean(0))
     # The choice is that of validation images.
@@ -211,7 +217,7 @@ def test_mistakes(tmp_path, capsys):
         (*out, "--budget", "1s", "--samples", "3"): "--samples must be at least 4, got 3",
         (*out, "--budget", "1s", "--images", "1"): "--images must be at least 2, got 1",
         (*out, "--budget", "1s", "--split", "all"): "--split is for --runs",
-        (*out, "--budget", "1s", "--device", "cuda"): "compared on the CPU",
+        (*out, "--budget", "1s", "--device", "mps"): "cannot be on device 'mps'",
         ("--runs", "a", "b", "--budget", "1s"): "--budget trains families",
     }.items():
         assert message in mistake(capsys, *arguments)
@@ -222,7 +228,7 @@ def test_candidates_without_time_are_named(tmp_path, monkeypatch):
     images = TrainingImages.load("digits", None, None)
     candidates = tuple({"latents": latents} for latents in (4, 16, 32))
     monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 1e-3, 0, Compare("digits"))
+    trained = contestants.train("ppca", contest(images, 1e-3), tmp_path / "ppca", 0)
     assert trained.choice == "latents 4 (no time for latents 16, latents 32)"
 
 
@@ -230,5 +236,5 @@ def test_candidates_that_are_refused_are_named(tmp_path, monkeypatch):
     images = TrainingImages.load("digits", None, None)
     candidates = tuple({"latents": latents} for latents in (4, 64))
     monkeypatch.setitem(TAXONOMY, "ppca", replace(TAXONOMY["ppca"], candidates=candidates))
-    trained = contestants.train("ppca", images, tmp_path / "ppca", 600.0, 0, Compare("digits"))
+    trained = contestants.train("ppca", contest(images), tmp_path / "ppca", 0)
     assert trained.choice.startswith("latents 4 (latents 64 failed: PPCA needs fewer latents")

@@ -67,9 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _chosen(only: Sequence[str]) -> list[Check]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from tests.gpu import chains, networks, speed, training
+    from tests.gpu import chains, families, networks, speed, training
 
-    checks = [check for part in (networks, chains, training, speed) for check in part.checks()]
+    parts = (networks, chains, families, training, speed)
+    checks = [check for part in parts for check in part.checks()]
     return [c for c in checks if not only or any(text in c.name for text in only)]
 
 

@@ -20,7 +20,7 @@ ON_CPU = (
     *("unet/single_resolution", "autoencoder/single_resolution", "step/bound", "resume/pixel"),
     *("precision/bf16", "speed/UNet forward"),
 )
-PRETENDED = ("bound/sample", "sampler/DDPM")
+PRETENDED = ("bound/sample", "sampler/DDPM", "family/PPCA", "family/LDS", "family/Markov")
 
 
 def assert_all_pass(printed: str, names: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ def test_no_tensor_lies_on_another_device_than_the_model(tmp_path):
 @pytest.mark.slow
 def test_no_tensor_of_a_training_step_lies_on_another_device():
     """In a new process: the engine of gradients must not have started before the device is made."""
-    only = ("unet/", "text-unet/", "autoencoder/", "controlnet/", "step/", "train/")
+    only = ("unet/", "text-unet/", "autoencoder/", "controlnet/", "step/", "train/", "family/")
     command = [sys.executable, "-m", "tests.gpu", "--device", "pretended", "--limit", "3600", *only]
     result = subprocess.run(command, capture_output=True, text=True, env=PACKAGES)
     assert result.returncode == 0, result.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,20 @@ import torch
 from torch import Tensor
 
 from nelbo.base.console import say
-from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import mention_duplicates, mention_skipped, print_json, show
-from nelbo.commands.contestants import Trained, train
+from nelbo.commands.contestants import Contest, Trained, train
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_that_matter
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
-from nelbo.data import ImageData
 from nelbo.evidence.modes import count_modes
 from nelbo.evidence.sample_quality import sample_quality
 from nelbo.evidence.sample_reading import LEAST_REAL
 from nelbo.evidence.standings import SPACES, Figures, Standing, packed
+from nelbo.families.noise import device_for
 from nelbo.formats import write_json
 from nelbo.report.families_page import (
     FamiliesReport,
@@ -49,36 +47,6 @@ SHOWN = 12
 _STEPS = 50
 
 
-@dataclass(frozen=True)
-class _Contest:
-    """What every family meets.
-
-    Attributes:
-        images: the images, of all splits.
-        test: those that figures are reported on.
-        budget: seconds of training.
-        samples: how many samples are judged.
-        options: what else is asked for.
-    """
-
-    images: TrainingImages
-    test: ImageData
-    budget: float
-    samples: int
-    options: Compare
-
-    def asked(self) -> dict[str, Any]:
-        """All that decides the figures of a family beside its seed."""
-        parts = [self.images.train.keys, self.images.validation.keys, self.test.keys]
-        return {
-            "data": self.images.source,
-            "images": digest(parts),
-            "budget": self.budget,
-            "samples": self.samples,
-            "levels": self.options.levels,
-        }
-
-
 def compare_families(options: Compare) -> None:
     """Train what is not there yet, and write the table and the page."""
     assert options.budget is not None
@@ -91,7 +59,8 @@ def compare_families(options: Compare) -> None:
     if options.images is not None:
         test = test.subset(options.images, options.computing.seed)
     budget, count = parse_duration(options.budget), options.seeds or SEEDS
-    contest = _Contest(images, test, budget, options.samples or SAMPLES, options)
+    device = device_for(None if options.computing.device == "auto" else options.computing.device)
+    contest = Contest(images, test, budget, options.samples or SAMPLES, device, options)
     asked = contest.asked()
     seeds = range(options.computing.seed, options.computing.seed + count)
     _check_same(out, asked)
@@ -157,7 +126,7 @@ def _check_same(out: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _figures(contest: _Contest, asked: dict[str, Any], out: Path, name: str, seed: int) -> Figures:
+def _figures(contest: Contest, asked: dict[str, Any], out: Path, name: str, seed: int) -> Figures:
     """The figures of a family with a seed: those that are there, or new ones."""
     file = _file(out, name, seed)
     if file.is_file():
@@ -165,13 +134,13 @@ def _figures(contest: _Contest, asked: dict[str, Any], out: Path, name: str, see
     title, budget = TAXONOMY[name].title, contest.budget
     say(f"{title}, seed {seed}: {duration(budget)} of training")
     directory = out / MODELS / f"{name}-{seed}"
-    trained = train(name, contest.images, directory, budget, seed, contest.options)
+    trained = train(name, contest, directory, seed)
     figures = _judge(contest, name, seed, title, trained)
     write_json(file, {"asked": asked, **figures.to_json()})
     return figures
 
 
-def _judge(contest: _Contest, name: str, seed: int, title: str, trained: Trained) -> Figures:
+def _judge(contest: Contest, name: str, seed: int, title: str, trained: Trained) -> Figures:
     """Evaluate the test images, draw samples and compare them with the training images."""
     model, test, options = trained.model, contest.test, contest.options
     levels = levels_that_matter(options.levels, model, test, seed)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nelbo.base.console import training_progress
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.options.compare import Compare
@@ -28,6 +29,39 @@ from nelbo.training.images import TrainingImages
 from nelbo.training.processes import Processes
 
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What every family meets.
+
+    Attributes:
+        images: the images, of all splits.
+        test: those that figures are reported on.
+        budget: seconds of wall-clock time to train in.
+        samples: how many samples are judged.
+        device: where all of them compute.
+        options: what else is asked for.
+    """
+
+    images: TrainingImages
+    test: ImageData
+    budget: float
+    samples: int
+    device: torch.device
+    options: Compare
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides the figures of a family beside its seed."""
+        parts = [self.images.train.keys, self.images.validation.keys, self.test.keys]
+        return {
+            "data": self.images.source,
+            "images": digest(parts),
+            "budget": self.budget,
+            "samples": self.samples,
+            "levels": self.options.levels,
+            "device": self.device.type,
+        }
 
 
 @dataclass(frozen=True)
@@ -49,18 +83,14 @@ class Trained:
     choice: str = ""
 
 
-def train(
-    name: str, images: TrainingImages, directory: Path, budget: float, seed: int, options: Compare
-) -> Trained:
+def train(name: str, contest: Contest, directory: Path, seed: int) -> Trained:
     """Train a family on the images for training, choose by those for validation, and save it.
 
     Args:
         name: of the family in the taxonomy.
-        images: the images.
+        contest: what it meets.
         directory: where to.
-        budget: seconds of wall-clock time.
         seed: of all that is drawn.
-        options: what else is asked for.
 
     Raises:
         NelboError: images that the family refuses, or a fit that diverged.
@@ -70,28 +100,23 @@ def train(
     threads, entry = torch.get_num_threads(), TAXONOMY[name]
     try:
         with torch.random.fork_rng():
-            if entry.model is None:
-                return _run(entry, images, directory, budget, seed, options)
-            return _family(entry, images, directory, budget, seed)
+            fit = _run if entry.model is None else _family
+            trained = fit(entry, contest, directory, seed)
     finally:
         torch.set_num_threads(threads)  # training a diffusion measures which number is faster
+    return replace(trained, model=trained.model.to(contest.device))
 
 
-def _run(
-    entry: Entry,
-    images: TrainingImages,
-    directory: Path,
-    budget: float,
-    seed: int,
-    asked: Compare,
-) -> Trained:
+def _run(entry: Entry, contest: Contest, directory: Path, seed: int) -> Trained:
     """What `nelbo train DATA --time-budget BUDGET` trains with the arguments of the entry."""
-    arguments = [images.source, "--out", str(directory), "--time-budget", f"{budget:.3f}s"]
-    arguments += ["--seed", str(seed), "--device", "cpu", *entry.train]
+    images, device = contest.images, contest.device
+    arguments = [images.source, "--out", str(directory), "--time-budget", f"{contest.budget:.3f}s"]
+    arguments += ["--seed", str(seed), "--device", str(device), *entry.train]
+    asked = contest.options
     for option, value in (("--size", asked.size), ("--threads", asked.threads)):
         arguments += [] if value is None else [option, str(value)]
     options = parse_train(arguments)
-    run, _ = train_stages(options, images, Processes(torch.device("cpu")), report=False)
+    run, _ = train_stages(options, images, Processes(device), report=False)
     autoencoder = run.stage(AUTOENCODER_RUN)
     stages = [stage.notes for stage in (autoencoder, run) if stage.has_model]
     steps = [stage["trained"]["steps"] for stage in stages]
@@ -101,10 +126,9 @@ def _run(
     return Trained(load(run.path), sum(steps), passes, seconds)
 
 
-def _family(
-    entry: Entry, images: TrainingImages, directory: Path, budget: float, seed: int
-) -> Trained:
+def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Trained:
     """The best of the candidates by held-out images, in the time of all of them together."""
+    images, budget = contest.images, contest.budget
     data, begun = _for_fit(images), time.monotonic()
     best: tuple[float, Trained] | None = None
     problems: list[NelboError] = []
@@ -117,7 +141,7 @@ def _family(
             late.append(_named(arguments))
             continue
         try:
-            found = _fit(entry, arguments, data, left / (count - i), seed)
+            found = _fit(entry, arguments, data, left / (count - i), seed, contest.device)
         except NelboError as error:
             problems.append(error)
             refused.append(f"{_named(arguments)} failed: {error}")
@@ -131,12 +155,23 @@ def _family(
     left_out = refused + ([f"no time for {', '.join(late)}"] if late else [])
     if left_out:
         trained = replace(trained, choice=f"{trained.choice} ({'; '.join(left_out)})")
-    save(trained.model, directory, notes={"source": images.source})
+    notes = {
+        "source": images.source,
+        "splits": images.counts,
+        "training_images": len(images.train),
+        "channels": images.train.shape[0],
+    }
+    save(trained.model, directory, notes=notes)
     return trained
 
 
 def _fit(
-    entry: Entry, arguments: Mapping[str, Any], data: ImageData, budget: float, seed: int
+    entry: Entry,
+    arguments: Mapping[str, Any],
+    data: ImageData,
+    budget: float,
+    seed: int,
+    device: torch.device,
 ) -> Trained:
     """One candidate, behind a progress bar."""
     assert entry.model is not None
@@ -145,7 +180,7 @@ def _fit(
     title, begun = f"{entry.title} {choice}".rstrip(), time.monotonic()
     with training_progress() as progress:
         task = progress.add_task(title, total=budget, figures="", step=0, pace="")
-        for step in model.fit_steps(data, time_budget=budget, seed=seed):
+        for step in model.fit_steps(data, time_budget=budget, seed=seed, device=device):
             progress.update(
                 task,
                 completed=min(budget, time.monotonic() - begun),

@@ -35,10 +35,12 @@ def run(options: Report) -> None:
     run = RunDirectory.open(options.run_path)
     if options.out is None:
         check_out(run.report, "RUN")
-    if "trained" not in run.notes:
-        raise NelboError(f"{options.run_path} is no run of nelbo train, or was never trained")
+    if not run.has_model:
+        raise NelboError(f"{options.run_path} holds no model yet: its training was broken off")
     test = check_data(run, options.data, "test")
-    if options.out is None and not (run.path / METRICS_FILE).is_file():
+    # A model that was saved by itself has no record that could be lost.
+    recorded = "trained" in run.notes
+    if options.out is None and recorded and not (run.path / METRICS_FILE).is_file():
         raise NelboError(
             f"{options.run_path} is a pipeline without the record of its training "
             f"({METRICS_FILE}): give --out DIR for a copy with the report"
@@ -54,7 +56,8 @@ def run(options: Report) -> None:
     kind.check_fits(model, ending.test)
     if options.out is not None:
         copy_model(run.path, options.out)
-        run = RunDirectory(options.out).reopen()
+        run = RunDirectory(options.out)
+    run.samples.mkdir(exist_ok=True)
     summary = kind.report(run, model, ending)
     if options.computing.json:
         print_json({"run": str(run.path), **summary})
@@ -75,7 +78,7 @@ def _ending(
         for_fits=for_fits_of(test, model, resize=options.resize) if fits else train,
         asked=Asked(options.levels, options.images),
         samples=options.samples,
-        seconds=allowed_seconds(run.notes["trained"]["seconds"]),
+        seconds=allowed_seconds(run.notes.get("trained", {}).get("seconds", 0.0)),
         seed=options.computing.seed,
         table_to=results_to(options.computing.json),
     )

@@ -8,7 +8,7 @@ images are never used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -57,6 +57,12 @@ class Examples:
         if self.declared or self.held_out is self.train:
             return self.train
         return torch.cat([self.train, self.held_out])
+
+    def to(self, device: torch.device) -> Examples:
+        """The same on a device."""
+        train = self.train.to(device)
+        alone = self.held_out is self.train
+        return replace(self, train=train, held_out=train if alone else self.held_out.to(device))
 
     def __len__(self) -> int:
         return len(self.train)

@@ -33,6 +33,7 @@ from nelbo.chain.evidence import Evidence
 from nelbo.data import ImageData
 from nelbo.families.examples import Examples, prepare
 from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.families.noise import GlobalRandomness, device_for
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import check_weights, read_weights
@@ -142,6 +143,7 @@ class Family(BaseModel):
         data: DataSpace | None = None,
         time_budget: float | None = None,
         seed: int = 0,
+        device: torch.device | str | None = None,
     ) -> Self:
         """Fit the model, from the beginning if it was fitted before.
 
@@ -152,11 +154,15 @@ class Family(BaseModel):
             time_budget: seconds of wall-clock time after which no step is begun; at least one step
                 is made. None fits until the held-out images no longer improve.
             seed: of everything that is drawn.
+            device: where to compute, and where the model is then; by default a GPU where CUDA sees
+                one, else the CPU.
 
         Raises:
-            NelboError: unsupported images, or a fit that became singular or diverged.
+            NelboError: unsupported images, a device that is not there or has no float64, or a fit
+                that became singular or diverged.
         """
-        for _ in self.fit_steps(images, data=data, time_budget=time_budget, seed=seed):
+        steps = self.fit_steps(images, data=data, time_budget=time_budget, seed=seed, device=device)
+        for _ in steps:
             pass
         return self
 
@@ -168,25 +174,25 @@ class Family(BaseModel):
         data: DataSpace | None = None,
         time_budget: float | None = None,
         seed: int = 0,
+        device: torch.device | str | None = None,
     ) -> Steps:
         """`fit` one step at a time, for a progress bar; the model can be used after each."""
         if time_budget is not None and not time_budget > 0:
             raise NelboError(f"time_budget must be positive seconds, got {time_budget}")
-        budget = Budget(time_budget)
-        examples = prepare(images, data or self._given_space, seed, missing=self.allows_missing)
+        at, budget = device_for(device), Budget(time_budget)
+        examples = prepare(images, data or self._given_space, seed, missing=self.allows_missing).to(
+            at
+        )
         steps = self.fitting(examples, budget, torch.Generator().manual_seed(seed))
         # Initial weights and dropout know no generator: they have a global state of their own.
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        apart = GlobalRandomness(seed, at)
+        with apart:
             self.allocate(examples.shape, examples.space)
-            state = torch.get_rng_state()
-        self.train()
+        self.to(at).train()
         try:
             while True:
-                with torch.random.fork_rng():
-                    torch.set_rng_state(state)
+                with apart:
                     step = next(steps, None)
-                    state = torch.get_rng_state()
                 if step is None:
                     return
                 self.last_step = step

@@ -95,8 +95,8 @@ class LDS(Family):
         some = min(self.latents, centred.shape[1] - 1)
         rows = maximum_likelihood(centred, some, least)
         self.observation[:, :some] = rows.weight
-        shape = self.observation[:, some:].shape
-        self.observation[:, some:] = 0.1 * torch.randn(shape, generator=generator)
+        rest = self.observation[:, some:]
+        rest.copy_(0.1 * randn_like(rest, generator))
         self.noise.fill_(float(rows.variance))
         patience, number, best = Patience(self.tolerance * self.dims, PATIENCE), 0, self.system
         while True:

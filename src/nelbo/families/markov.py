@@ -62,10 +62,11 @@ def count(
 ) -> Float[Tensor, "channels contexts levels"]:
     """How often each value follows each context, in each channel, float64."""
     size = (channels, (levels + 1) ** order, levels)
-    total = torch.zeros(math.prod(size), dtype=torch.float64)
+    at = sequence.device
+    total = torch.zeros(math.prod(size), dtype=torch.float64, device=at)
     for group in sequence.split(_GROUP):
         cell = contexts(group, order, levels) * levels + group
-        cell += (torch.arange(group.shape[1]) % channels) * (size[1] * levels)
+        cell += (torch.arange(group.shape[1], device=at) % channels) * (size[1] * levels)
         total += torch.bincount(cell.flatten(), minlength=len(total))
     return total.view(size)
 
@@ -178,4 +179,4 @@ class MarkovModel(Family):
 
     def _uniform(self) -> Tensor:
         shape = (self.image_shape[0], 1, self.levels)
-        return torch.full(shape, 1 / self.levels, dtype=torch.float64)
+        return torch.full(shape, 1 / self.levels, dtype=torch.float64, device=self.device)

@@ -145,7 +145,7 @@ class PPCA(Family):
         mean = x.nanmean(0)
         variance = (x - mean).square().nanmean().clamp(min=least)
         x = x.nan_to_num()
-        weight = torch.randn(self.dims, self.latents, generator=generator, dtype=torch.float64)
+        weight = randn_like(self.weight, generator)
         self._set(LinearGaussian(weight * (variance / self.latents).sqrt(), mean, variance))
         patience, number = Patience(self.tolerance * self.dims), 0
         while True:

@@ -287,11 +287,15 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; one that was cut short or damaged is left out."""
-        return _rows(self.path / METRICS_FILE)
+        return self._rows(METRICS_FILE)
 
     def readings(self) -> list[dict[str, Any]]:
-        """All lines of readings.jsonl, likewise; none where there is no such file."""
-        file = self.path / READINGS_FILE
+        """All lines of readings.jsonl, likewise."""
+        return self._rows(READINGS_FILE)
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file; none without it."""
+        file = self.path / name
         return _rows(file) if file.is_file() else []
 
     def course(self) -> list[dict[str, Any]]:

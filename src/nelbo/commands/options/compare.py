@@ -102,11 +102,6 @@ class Compare:
             raise NelboError(f"--samples must be at least 4, got {self.samples}")
         if self.images is not None and self.images < 2:
             raise NelboError(f"--images must be at least 2, got {self.images}")
-        if self.computing.device not in ("auto", "cpu"):
-            raise NelboError(
-                "families are compared on the CPU, each with the same time there: leave --device "
-                f"{self.computing.device} out"
-            )
 
     def _check_unused(self, names: tuple[str, ...], why: str) -> None:
         defaults = {each.name: each.default for each in fields(self)}

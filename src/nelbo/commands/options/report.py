@@ -20,7 +20,7 @@ class Report:
     """Evaluate a run, sample, and write its report, as at the end of training."""
 
     run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run directory, finished or interrupted."""
+    """A run directory, finished or interrupted, or a model that was saved."""
     out: Path | None = None
     """Directory for a copy of the model with the report, instead of writing into RUN; it must be
     new or empty. Checkpoints that ship with nelbo are reported so."""
