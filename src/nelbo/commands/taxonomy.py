@@ -45,7 +45,7 @@ LATENT, SEQUENCE = "latent variables", "sequence models"
 ADVERSARIAL, HIERARCHICAL = "adversarial", "Markovian hierarchical VAEs"
 
 TAXONOMY: dict[str, Entry] = {
-    "ppca": Entry("PPCA", "PPCA", LATENT, _candidates("latents", 4, 8, 16, 32)),
+    "ppca": Entry("PPCA", "PPCA", LATENT, _candidates("latents", 1, 4, 8, 16, 32)),
     "vae": Entry("VAE", "VAE", LATENT),
     "markov": Entry("MarkovModel", "Markov model", SEQUENCE, _candidates("order", 1, 2, 3, 4)),
     "hmm": Entry("HMM", "HMM", SEQUENCE, _candidates("states", 16, 64)),

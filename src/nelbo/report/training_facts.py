@@ -77,7 +77,8 @@ def validation_trend(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def run_settings(notes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that apply, by its notes, with what it was trained on and for."""
-    run = {"source": notes["source"], **notes["trained"]}
+    source = {"source": notes["source"]} if "source" in notes else {}
+    run = {**source, **notes.get("trained", {})}
     return settings_that_apply({"run": run, **notes.get("settings", {})})
 
 
