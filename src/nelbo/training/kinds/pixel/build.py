@@ -16,12 +16,15 @@ from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
+from nelbo.diffusion.prediction import Velocity
 from nelbo.networks import UNet
 from nelbo.training.kinds.pixel.options import SCHEDULES, ModelConfig
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
 # and half a bin.
 _FIRST_NOISE = 1 / math.sqrt(8)
+# What a UNet is called with where flow matching ends: its embedding is of times up to this.
+_FLOW_END = 1000.0
 # Of the levels of a mixed chain; docs/decisions/0015-one-model-for-both.md.
 _COSINE_SHARE = 0.5
 
@@ -85,7 +88,7 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
     model = Diffusion(
         network,
         build_schedule(config, data.levels),
-        prediction=config.prediction,
+        prediction=Velocity(_FLOW_END) if config.prediction == "velocity" else config.prediction,
         variance=config.variance,
         data=Pixels(data.levels),
         shape=data.shape,
