@@ -1,13 +1,16 @@
-"""EM and the Kalman filter beside hmmlearn and statsmodels, from the same parameters.
+"""Fits beside hmmlearn, statsmodels and pythae, from the same parameters.
 
-    python benchmarks/families.py [--iterations 10] [--json FILE]
+    python benchmarks/families.py [--iterations 10] [--steps 400] [--json FILE]
 
 Each row is one task on the digits, done by both in this process, with what they find in the end,
-which must agree, and the ratio of processor times, nelbo's over the peer's:
+which must agree for all but the VAE, and the ratio of processor times, nelbo's over the peer's:
 
     EM of an HMM with categorical emissions, pixels in raster order (hmmlearn.CategoricalHMM)
     EM of an HMM with diagonal Gaussian emissions, rows (hmmlearn.GaussianHMM)
     the likelihood of the rows of every digit under an LDS (statsmodels' KalmanFilter)
+    EM of that LDS: both E-steps, of statsmodels by KalmanSmoother, with one and the same M-step
+    steps of a VAE with the same networks and images, taken in turn; bits/dim of the test images
+        (pythae, where it is installed: pip install -c constraints.txt pythae)
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +28,24 @@ from hmmlearn import hmm
 from rich.console import Console
 from rich.table import Table
 from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
+from statsmodels.tsa.statespace.kalman_smoother import KalmanSmoother
 from torch import Tensor
 
 from nelbo.chain.data_space import Continuous, Pixels
 from nelbo.data import load_data
-from nelbo.families import LDS
+from nelbo.families import LDS, VAE
 from nelbo.families.emissions import Categorical, Emission, Gaussian
 from nelbo.families.hmm_em import Chain, expect, maximise
-from nelbo.families.kalman import kalman_filter
+from nelbo.families.kalman import (
+    Smoothed,
+    States,
+    System,
+    kalman_filter,
+    kalman_smoother,
+    maximise_system,
+)
 from nelbo.families.raster import to_rows
+from nelbo.families.training import shuffled
 
 CONSOLE = Console(width=110)
 STATES = 16
@@ -85,26 +98,86 @@ def em_of(x: Tensor, emission: Emission, peer, iterations: int) -> dict[str, flo
     return side_by_side(ours, theirs)
 
 
-def likelihood_of(x: Tensor) -> dict[str, float]:
+def filters(kind: type, system: System, x: Tensor) -> Iterator[Any]:
+    """A filter or smoother of statsmodels for each sequence: one that is bound to a second keeps
+    the first."""
+    q, m = system.transition.shape[0], x.shape[2]
+    for sequence in (x - system.offset).numpy():
+        peer = kind(k_endog=m, k_states=q, k_posdef=q)
+        peer.bind(sequence.copy())
+        peer["design"] = system.observation.numpy()
+        peer["obs_cov"] = np.diag(system.noise.numpy())
+        peer["transition"], peer["selection"] = system.transition.numpy(), np.eye(q)
+        peer["state_cov"] = system.process.numpy()
+        peer.initialize_known(np.zeros(q), system.initial.numpy())
+        yield peer
+
+
+def likelihood_of(system: System, x: Tensor) -> dict[str, float]:
     """The mean log-likelihood of all sequences under one fitted LDS."""
-    system = LDS(4).fit(x[:, None]).system
 
     def theirs() -> float:
-        q, m = system.transition.shape[0], x.shape[2]
-        noise, root = np.diag(system.noise.numpy()), np.eye(q)
-        total = 0.0
-        # A filter that is bound to a second sequence keeps the first: one for each.
-        for sequence in (x - system.offset).numpy():
-            peer = KalmanFilter(k_endog=m, k_states=q, k_posdef=q)
-            peer.bind(sequence.copy())
-            peer["design"], peer["obs_cov"] = system.observation.numpy(), noise
-            peer["transition"], peer["selection"] = system.transition.numpy(), root
-            peer["state_cov"] = system.process.numpy()
-            peer.initialize_known(np.zeros(q), system.initial.numpy())
-            total += peer.loglike()
-        return total / len(x)
+        return sum(peer.loglike() for peer in filters(KalmanFilter, system, x)) / len(x)
 
     return side_by_side(lambda: float(kalman_filter(system, x).log_likelihood.mean()), theirs)
+
+
+def lds_em_of(start: System, x: Tensor, iterations: int) -> dict[str, float]:
+    """EM from one start by both; what is found is the mean log-likelihood before the last step."""
+
+    def smoothed(p: System, x: Tensor) -> Smoothed:
+        """What `kalman_smoother` finds, by statsmodels."""
+        found = [peer.smooth() for peer in filters(KalmanSmoother, p, x)]
+        first = found[0]
+        # Its covariance of lag one is of z_{t+1} and z_t at t.
+        pairs = torch.from_numpy(first.smoothed_state_autocov).permute(2, 0, 1)[:-1]
+        return Smoothed(
+            States(
+                torch.stack([torch.from_numpy(each.smoothed_state).T for each in found]),
+                torch.from_numpy(first.smoothed_state_cov).permute(2, 0, 1),
+            ),
+            pairs,
+            torch.tensor([each.llf for each in found], dtype=torch.float64),
+        )
+
+    def fitted(smooth: Callable[[System, Tensor], Smoothed]) -> float:
+        p = start
+        for _ in range(iterations):
+            expected = smooth(p, x)
+            p = maximise_system(p, x, expected, 1e-8)
+        return float(expected.log_likelihood.mean())
+
+    return side_by_side(lambda: fitted(kalman_smoother), lambda: fitted(smoothed))
+
+
+def vae_of(steps: int) -> dict[str, float] | None:
+    """A VAE by both, steps in turn from the same weights; bits/dim of the test images."""
+    try:
+        from _pythae_vae import bits_per_dim, pythae_vae, stepper
+    except ImportError:
+        return None
+    train, space = load_data("digits", "train"), Pixels(17)
+    parts = [load_data("digits", split).images for split in ("train", "validation", "test")]
+    images, held_out, test = (space.to_network(part) for part in parts)
+    model, seconds = VAE(), {"nelbo": 0.0, "pythae": 0.0}
+    ours = model.fit_steps(train, device="cpu")
+    next(ours)  # the networks are there now
+    peer = pythae_vae(model.hierarchy, model.image_shape).train()
+    step = stepper(peer, model.recipe.learning_rate)
+    batches = shuffled(len(images), model.recipe.batch_size, torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        seconds["nelbo"] += timed(lambda: next(ours).nats)[1]
+        x = images[next(batches)]
+        seconds["pythae"] += timed(lambda x=x: step(x))[1]
+    ours.close()
+    with torch.no_grad():
+        evidence = model.evidence(test, generator=torch.Generator().manual_seed(0))
+    return {
+        "nelbo": float(evidence.bits_per_dim.mean()),
+        "peer": float(bits_per_dim(peer, space, test, held_out).mean()),
+        "seconds": seconds["nelbo"],
+        "peer seconds": seconds["pythae"],
+    }
 
 
 def side_by_side(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, float]:
@@ -115,6 +188,7 @@ def side_by_side(ours: Callable[[], float], theirs: Callable[[], float]) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -130,15 +204,22 @@ def main() -> None:
         STATES, "diag", n_iter=n, tol=-np.inf, init_params="", covars_prior=0, covars_weight=0,
         means_weight=0, implementation="scaling",
     )  # fmt: skip
-    found = {
+    system = LDS(4).fit((rows + noise)[:, None], device="cpu").system
+    start = system._replace(transition=0.5 * system.transition, noise=2 * system.noise)
+    found: dict[str, dict[str, float] | None] = {
         "EM, categorical, pixels": em_of(
             rows.reshape(len(rows), -1, 1), Categorical(space), categorical, n
         ),
         "EM, Gaussian, rows": em_of(rows + noise, Gaussian(Continuous()), gaussian, n),
-        "likelihood of an LDS": likelihood_of(rows + noise),
+        "likelihood of an LDS": likelihood_of(system, rows + noise),
+        "EM of an LDS": lds_em_of(start, rows + noise, n),
+        "VAE, bits/dim": vae_of(options.steps),
     }
-    table = Table("task", "nelbo, nats", "peer, nats", "nelbo, s", "peer, s", "ratio of times")
+    table = Table("task", "nelbo", "peer", "nelbo, s", "peer, s", "ratio of times")
     for task, row in found.items():
+        if row is None:
+            table.add_row(task, "", "not installed")
+            continue
         ratio = row["seconds"] / row["peer seconds"]
         table.add_row(
             task,

@@ -144,7 +144,24 @@ def kalman_smoother(p: System, x: Float[Tensor, "batch length values"]) -> Smoot
 def em_step(
     p: System, x: Float[Tensor, "batch length values"], least: float
 ) -> tuple[System, Tensor]:
-    r"""One iteration of EM (Shumway & Stoffer 1982), which never lowers the likelihood.
+    """One iteration of EM (Shumway & Stoffer 1982), which never lowers the likelihood.
+
+    Args:
+        p: the parameters, with one noise for all steps.
+        x: the sequences.
+        least: what each r is kept above.
+
+    Returns:
+        The new parameters, and the log-likelihood of the old ones, nats, (B,).
+    """
+    expected = kalman_smoother(p, x)
+    return maximise_system(p, x, expected, least), expected.log_likelihood
+
+
+def maximise_system(
+    p: System, x: Float[Tensor, "batch length values"], expected: Smoothed, least: float
+) -> System:
+    r"""The M-step: the parameters that maximise the expected likelihood.
 
     With all expectations given x, and sums over t and sequences,
 
@@ -158,14 +175,12 @@ def em_step(
     The offset stays: states have mean zero, so the mean over sequences is its maximum.
 
     Args:
-        p: the parameters, with one noise for all steps.
+        p: the parameters of before.
         x: the sequences.
+        expected: what the smoother finds with them.
         least: what each r is kept above.
-
-    Returns:
-        The new parameters, and the log-likelihood of the old ones, nats, (B,).
     """
-    (means, covariances), pairs, likelihood = kalman_smoother(p, x)
+    (means, covariances), pairs, _ = expected
     batch, length = x.shape[:2]
     second = torch.einsum("bti,btj->tij", means, means) + batch * covariances
     initial = _symmetric(second[0] / batch)
@@ -178,16 +193,13 @@ def em_step(
     seen = torch.einsum("btm,bti->mi", centred, means)
     observation = torch.linalg.solve(second.sum(0), seen.T).T
     noise = (centred.square().sum((0, 1)) - (observation * seen).sum(1)) / (batch * length)
-    return (
-        System(
-            initial,
-            transition,
-            _symmetric(process),
-            observation,
-            p.offset,
-            noise.clamp(min=least),
-        ),
-        likelihood,
+    return System(
+        initial,
+        transition,
+        _symmetric(process),
+        observation,
+        p.offset,
+        noise.clamp(min=least),
     )
 
 
