@@ -95,7 +95,8 @@ class GAN(Family):
         penalty, rate, betas = LOSSES[self.loss]
         players = (self.discriminator, self.generator)
         discriminate, generate = (
-            torch.optim.Adam(player.parameters(), lr=rate, betas=betas) for player in players
+            torch.optim.Adam(player.parameters(), lr=rate, betas=betas, fused=True)
+            for player in players
         )
         images = examples.all
         batches = shuffled(len(images), _BATCH, generator)

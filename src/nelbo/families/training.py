@@ -70,7 +70,7 @@ def train(
         budget: when the time is over.
         generator: of the order of images and of all noise.
     """
-    adam = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=_BETAS)
+    adam = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=_BETAS, fused=True)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
     every = max(_LEAST_STEPS, a_pass)
