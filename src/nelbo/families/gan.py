@@ -34,7 +34,7 @@ from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps
 from nelbo.families.rounding import nearest_pixels
-from nelbo.families.training import shuffled, step
+from nelbo.families.training import adam_of, shuffled, step
 
 LARGEST_SIDE = 256
 _BATCH = 64
@@ -94,10 +94,7 @@ class GAN(Family):
         """Steps of both players in turn; `nats` is the loss of the discriminator."""
         penalty, rate, betas = LOSSES[self.loss]
         players = (self.discriminator, self.generator)
-        discriminate, generate = (
-            torch.optim.Adam(player.parameters(), lr=rate, betas=betas, fused=True)
-            for player in players
-        )
+        discriminate, generate = (adam_of(player, rate, betas) for player in players)
         images = examples.all
         batches = shuffled(len(images), _BATCH, generator)
         a_pass = math.ceil(len(images) / _BATCH)

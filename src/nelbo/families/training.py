@@ -70,7 +70,7 @@ def train(
         budget: when the time is over.
         generator: of the order of images and of all noise.
     """
-    adam = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=_BETAS, fused=True)
+    adam = adam_of(network, recipe.learning_rate, _BETAS)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
     every = max(_LEAST_STEPS, a_pass)
@@ -97,6 +97,13 @@ def train(
     finally:
         if best < math.inf:
             network.load_state_dict(weights)
+
+
+def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam of all parameters, in one fused call where it can be."""
+    parameters = list(network.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
