@@ -101,9 +101,10 @@ class Smoothed(NamedTuple):
 
 def kalman_filter(p: System, x: Float[Tensor, "batch length values"]) -> Filtered:
     """Forward."""
-    eye = torch.eye(len(p.transition), dtype=x.dtype, device=x.device)
+    latents = len(p.transition)
+    eye = torch.eye(latents, dtype=x.dtype, device=x.device)
     likelihood = torch.zeros_like(x[:, 0, 0])
-    mean, covariance = x.new_zeros(len(x), len(eye)), p.initial
+    mean, covariance = x.new_zeros(len(x), latents), p.initial
     predicted, filtered = [], []
     for t, noise in enumerate(p.noise.expand_as(p.offset)):
         predicted.append((mean, covariance))

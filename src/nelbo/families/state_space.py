@@ -12,8 +12,8 @@ which is the **recurrent** mode. The same map is a convolution, :math:`y = K * u
 **convolutional** mode (S4D, Gu et al. 2022, with A = −1/2 + iπn at first).
 
 `SelectiveLayer` makes Δ, B and C functions of the input (Mamba, Gu & Dao 2023, eq. 2), with real
-A < 0 and :math:`\bar B = \Delta B`, the first order of the hold. It is then no convolution, and whole
-sequences are computed by the recurrence too.
+A < 0 and :math:`\bar B = \Delta B`, the first order of the hold. It is then no convolution, and
+whole sequences are computed by the recurrence too.
 """
 
 from __future__ import annotations
