@@ -27,11 +27,14 @@ from nelbo.evidence import write_ranking
 from nelbo.evidence.bound_store import BoundStore, stored_settings
 from nelbo.evidence.cost import cost_json, cost_line, levels_of
 from nelbo.evidence.evaluation import check_fits, inputs
+from nelbo.evidence.explained import IMAGES as EXPLAINED_IMAGES
+from nelbo.evidence.explained import Explained, explained_by_control
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.formats.model_directory import holds_autoencoder_alone
+from nelbo.report.control import explained_table, warning
 from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 from nelbo.samplers.grid import spaced_levels
 from nelbo.training.processes import Processes
@@ -101,7 +104,12 @@ def run(options: Evaluate) -> None:
         )
         calls = int(bound.calls.sum()) + pilot_calls
     stored = 0 if store is None else store.stored_calls
-    _show(options, bound, model, data, calls + tried, stored, dtype, processes)
+    explained = None
+    if data.controls is not None and processes.is_main and len(data) > 1:
+        few = data.subset(EXPLAINED_IMAGES, options.computing.seed)
+        explained = explained_by_control(model, few, seed=options.computing.seed)
+        calls += sum(int(each.calls.sum()) for each in explained.bounds.values())
+    _show(options, bound, model, data, calls + tried, stored, dtype, processes, explained)
 
 
 def _evaluate_autoencoder(options: Evaluate) -> bool:
@@ -170,6 +178,7 @@ def _show(
     stored: int,
     dtype: torch.dtype,
     processes: Processes,
+    explained: Explained | None,
 ) -> None:
     processes.leave()
     if not processes.is_main:
@@ -193,6 +202,7 @@ def _show(
             "skipped": list(data.skipped),
             **bound_json(summary, density=density, names=data.names),
             "files": sizes_json(files),
+            **({} if explained is None else {"control": explained.to_json()}),
         }
         print_json(content)
     else:
@@ -201,6 +211,10 @@ def _show(
         show(result_line(summary, bits_unit(density) + given.suffix))
         if given.line:
             show(given.line)
+        if explained is not None:
+            show(explained_table(explained))
+            if line := warning(explained):
+                show(line)
         if files is not None:
             show(files.line)
         show(cost_line(len(bound), levels_of(model) + 1, calls))

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from nelbo.base.files import atomic_file
-from nelbo.report import chain_sections, sections
+from nelbo.report import chain_sections, control, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
@@ -24,12 +24,13 @@ def render(report: RunReport) -> str:
     """The report as HTML."""
     parts = [
         sections.header(report),
-        sections.pictures(report),
+        control.pictures(report) or sections.pictures(report),
         quality_section(report.reading),
         sections.reconstructions(report),
         sections.bound_table(report),
         sections.beside_files(report),
         chain_sections.levels(report),
+        control.section(report),
         chain_sections.forward(report),
         chain_sections.reverse(report),
         sections.extremes(report),

@@ -16,6 +16,7 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence, Summary
 from nelbo.chain.model import Model
 from nelbo.data.image_data import ImageData
+from nelbo.evidence.explained import Explained
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.sample_reading import SampleReading
@@ -60,6 +61,9 @@ class RunReport:
         loss: what the loss of `metrics` is, a sentence with its unit.
         files: what image files of the evaluated images take.
         reading: what the samples were found to be.
+        controls: what each sample was drawn by, 0..255, where the model reads a control; `real` are
+            then the images that these are of.
+        explained: what the control explains.
 
     Raises:
         NelboError: `evaluated` that has another number of images than the headline's bound, or
@@ -89,6 +93,8 @@ class RunReport:
     beside: UInt8[Tensor, "n channels height width"] | None = None
     pairs: UInt8[Tensor, "pairs channels height width"] | None = None
     loss: str = "The objective that the optimiser lowered."
+    controls: UInt8[Tensor, "n three height width"] | None = None
+    explained: Explained | None = None
 
     def __post_init__(self) -> None:
         counts = {"prompts": self.prompts or None, "images beside": self.beside}

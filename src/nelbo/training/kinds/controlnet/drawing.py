@@ -10,6 +10,7 @@ from torch import Tensor
 from nelbo.data import ImageData
 from nelbo.evidence.evaluation import condition_for
 from nelbo.formats import Pipeline
+from nelbo.report.control import shown_controls
 
 
 def usual_guidance(path: str) -> float:
@@ -41,3 +42,10 @@ def controlled_samples(
         generator=torch.Generator().manual_seed(seed),
     )
     return model.data.to_levels(samples).byte().cpu()
+
+
+def beside(data: ImageData, drawn: Tensor) -> Tensor:
+    """Each control, and what was drawn by it, one after the other: pixel levels."""
+    assert data.controls is not None
+    controls = shown_controls(data.controls, data.levels, data.shape[0])
+    return torch.stack([controls, drawn], 1).flatten(0, 1)

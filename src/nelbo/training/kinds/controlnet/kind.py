@@ -15,7 +15,6 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.data import ImageData
 from nelbo.data.controls import controls_of
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
@@ -25,6 +24,7 @@ from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_own, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks import ControlledUNet, ControlNet
+from nelbo.report.control import ERROR, EXPLAINED
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.images import TrainingImages
@@ -34,7 +34,7 @@ from nelbo.training.kinds.controlnet.base import (
     read_base,
     trained_controlnet,
 )
-from nelbo.training.kinds.controlnet.drawing import controlled_samples, usual_guidance
+from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples, usual_guidance
 from nelbo.training.kinds.controlnet.examples import examples_of
 from nelbo.training.kinds.controlnet.objective import ControlObjective
 from nelbo.training.kinds.controlnet.options import TrainControl
@@ -70,7 +70,8 @@ class ControlNets(Kind):
         controls = controls_of(options.control, images.train)
         path, base = _base(options)
         check_fits(base, images.train)
-        self.options = options
+        guidance = options.model.guidance or usual_guidance(path)
+        self.options = options.with_settings(replace(options.model, guidance=guidance))
         self.label_names = tuple((read_own(path) or {}).get("label_names") or ())
         self.base, self._path = base.to(device), path
         self._origin = origin_of(options.base or path)
@@ -145,8 +146,8 @@ class ControlNets(Kind):
         explained = (self._without[count] - bits) * math.prod(self._watched.shape)
         self._explained = Estimate.of(explained, 0.0)
         return {
-            "explained_bits": self._explained.mean,
-            "explained_error": self._explained.standard_error,
+            EXPLAINED: self._explained.mean,
+            ERROR: self._explained.standard_error,
         }
 
     def progress(self, step: Step) -> str:
@@ -164,7 +165,7 @@ class ControlNets(Kind):
             None if calls is None else calls // 2, min(LATENT_STEPS, whole.chain.num_levels)
         )
         data = self._watched.take(slice(n))
-        guidance = self.options.model.guidance or usual_guidance(self._path)
+        guidance = self.options.model.guidance
         drawn = controlled_samples(whole, self._path, data, steps, guidance, seed)
         return image_grid(beside(data, drawn), data.levels)
 
@@ -188,14 +189,6 @@ class ControlNets(Kind):
         few = ending.test.subset(ending.asked.images or MOST_IMAGES["test"], ending.seed)
         test = controls_of(run.notes["control"], few).of_all(few, ending.seed)
         return ControlEnd(run, model, replace(ending, test=test)).report()
-
-
-def beside(data: ImageData, drawn: Tensor) -> Tensor:
-    """Each control, and what was drawn by it, one after the other."""
-    assert data.controls is not None
-    controls = data.controls.float().mean(1, keepdim=True) if data.shape[0] == 1 else data.controls
-    shown = (controls.float() * ((data.levels - 1) / 255)).round().byte()
-    return torch.stack([shown, drawn], 1).flatten(0, 1)
 
 
 def _base(options: TrainControl) -> tuple[str, Model]:

@@ -7,18 +7,22 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.base.console import MESSAGES
+from nelbo.evidence.explained import IMAGES, LEVELS, Explained, explained_by_control
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.given import data_facts
+from nelbo.report.control import headline, warning
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.page import write_report
 from nelbo.report.run_report import RunReport
 from nelbo.report.training_facts import run_settings, training_facts
-from nelbo.training.kinds.controlnet.drawing import controlled_samples, usual_guidance
+from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples, usual_guidance
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.refinement import evaluation_json, sizes_of
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 _SHOWN = 32
+# Of what the control explains: evaluations of an image, part of the time, fewest images.
+_CONDITIONS, _SHARE, _FEWEST = 5, 0.15, 8
 
 
 class ControlEnd(RunEnd):
@@ -28,6 +32,7 @@ class ControlEnd(RunEnd):
     shares = (0.5, 0.5, 0.8)
     extremes = 8
     _steps = 0
+    _explained: Explained | None = None
 
     @property
     def guidance(self) -> float:
@@ -51,8 +56,21 @@ class ControlEnd(RunEnd):
             drawn = controlled_samples(
                 model, str(self.run.path), data, self._steps, self.guidance, seed
             )
-        save_image(image_grid(drawn, data.levels), self.run.samples / "final.png")
+        grid = image_grid(beside(data, drawn), data.levels)
+        save_image(grid, self.run.samples / "final.png")
         return drawn
+
+    def remark(self, evaluations: Evaluations) -> str:
+        """What the control explains, measured in a part of the time."""
+        asked, evaluated = self.ending.asked, evaluations["test"]
+        per_image = _CONDITIONS * (LEVELS + 2) * evaluated.call_seconds
+        fitting = int(min(_SHARE * self.ending.seconds / max(per_image, 1e-9), IMAGES))
+        images = asked.images or max(_FEWEST, fitting)
+        data = self.ending.test.subset(min(images, IMAGES), self.ending.seed)
+        if len(data) < 2:
+            return ""
+        self._explained = explained_by_control(self.model, data, seed=self.ending.seed)
+        return "\n".join(filter(None, (headline(self._explained), warning(self._explained))))
 
     def write(
         self,
@@ -68,16 +86,22 @@ class ControlEnd(RunEnd):
         if reading is not None:
             drawn_as = {"steps": self._steps, "guidance": self.guidance}
             evaluation["samples"] = {**reading.to_json(), **drawn_as}
+        if self._explained is not None:
+            evaluation["control"] = self._explained.to_json()
         run.write_evaluation(evaluation)
-        notes, data = run.notes, self.ending.test.take(slice(len(drawn)))
+        notes, shown = run.notes, drawn[:_SHOWN]
+        data = self.ending.test.take(slice(len(shown)))
         report = RunReport(
             title=f"nelbo · {run.path.resolve().name}",
             subtitle=f"A ControlNet of {data.source}",
             model=model,
             bounds={"test": evaluated.bound},
             evaluated=evaluated.data,
-            samples=drawn[:_SHOWN],
-            real=data.images[:_SHOWN],
+            samples=shown,
+            real=data.images,
+            controls=data.controls,
+            prompts=[caption or "" for caption in data.captions or ()],
+            explained=self._explained,
             closer=closer,
             facts=training_facts(notes, run.course()) | data_facts(model, evaluated.data),
             metrics=run.course(),

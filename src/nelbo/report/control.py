@@ -1,0 +1,192 @@
+"""What a control shows and explains: pictures drawn by it, and bits of an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from nelbo.evidence.explained import SHUFFLED, Explained
+from nelbo.report import fragments
+from nelbo.report.axes import PLAIN, new_axes
+from nelbo.report.formatting import number
+from nelbo.report.run_report import RunReport
+from nelbo.report.theme import COLORS, new_figure, to_inline_svg
+
+EXPLAINED, ERROR = "explained_bits", "explained_error"
+_GAP, _WIDTH = 2, 200
+_ABOUT = (
+    "The bound without the one less the bound with the other, on the same images, levels and "
+    "noise: bits of an image, mean ± standard error over images."
+)
+
+
+def shown_controls(controls: Tensor, levels: int, channels: int) -> Tensor:
+    """Controls 0..255, (n, 3, H, W), as pixel levels of images of this number of channels."""
+    grey = controls.float().mean(1, keepdim=True) if channels == 1 else controls.float()
+    return (grey * ((levels - 1) / 255)).round().byte()
+
+
+def section(report: RunReport) -> str:
+    """What the control explains, against the step and by level; "" without a control."""
+    explained = report.explained
+    if explained is None:
+        return ""
+    panels = [
+        fragments.captioned(
+            to_inline_svg(by_level(explained), "explained-levels", "Bits explained by level"),
+            "What the control alone explains at the levels of the chain, from the data to the "
+            "noise; bars are a standard error.",
+            "Where the control explains",
+        )
+    ]
+    if any(EXPLAINED in row for row in report.metrics):
+        figure = curve(report.metrics)
+        panels.insert(
+            0,
+            fragments.captioned(
+                to_inline_svg(figure, "explained-curve", "Bits explained against the step"),
+                "Read now and then from the averaged weights, on the same validation images, levels"
+                " and noise each time; the band is a standard error.",
+                "While training",
+            ),
+        )
+    rows = "".join(
+        f"<tr><th>{escape(given)}</th><td>{escape(without)}</td>"
+        f"<td>{number(estimate.mean, 1)} <small>± {number(estimate.standard_error, 1)}</small></td>"
+        f"<td>{number(estimate.mean / explained.dims, 4)}</td></tr>"
+        for without, given, estimate in _rows(explained)
+    )
+    table = (
+        '<div class="table"><table><thead><tr><th>given</th><th>over</th><th>bits an image</th>'
+        f"<th>bits/dim</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+    note = f'<p class="note">{escape(warning(explained))}</p>' if warning(explained) else ""
+    return fragments.section(
+        "What the control explains", _ABOUT, table, note, fragments.pair(*panels)
+    )
+
+
+def pictures(report: RunReport) -> str:
+    """Controls of held-out images, what was drawn by them, and the images; "" without controls."""
+    if report.controls is None or report.real is None:
+        return ""
+    levels, channels = report.pixel_levels, report.samples.shape[1]
+    gap = torch.full_like(report.samples[..., :_GAP], levels - 1)
+    drawn_by = shown_controls(report.controls, levels, channels)
+    rows = torch.cat([drawn_by, gap, report.samples, gap, report.real], -1)
+    captions = report.prompts or [""] * len(rows)
+    cells = "".join(
+        f"<figure>{fragments.image(pixels, levels, alt=caption or 'control, drawn, real')}"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for pixels, caption in zip(rows, captions, strict=True)
+    )
+    return fragments.section(
+        "Drawn by the control",
+        "Left is the control of a held-out image, in the middle what the model draws by it, right "
+        "the image that it has never seen.",
+        '<div class="images spaced" style="grid-template-columns: '
+        f'repeat(auto-fill, minmax({_WIDTH}px, 1fr))">{cells}</div>',
+    )
+
+
+def explained_table(explained: Explained) -> Table:
+    """What the control explains, as a table for the terminal."""
+    images = len(next(iter(explained.bounds.values())))
+    table = Table(
+        title="bits explained",
+        title_justify="left",
+        caption=f"paired on the same noise: mean ± standard error over {images:,} images",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("given", "over"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bits/image", "bits/dim"):
+        table.add_column(name, justify="right")
+    for without, given, estimate in _rows(explained):
+        bits = f"{number(estimate.mean, 1)} ± {number(estimate.standard_error, 1)}"
+        table.add_row(given, without, bits, number(estimate.mean / explained.dims, 4))
+    return table
+
+
+def warning(explained: Explained) -> str:
+    """That the network gains from a control that is not the image's, where it clearly does."""
+    without, given = explained.pairs[-1]
+    gained = explained.estimate(without, given)
+    if not gained.mean > 3 * gained.standard_error:
+        return ""
+    return (
+        f"With the control of another image the network still gains {gained.mean:.1f} ± "
+        f"{gained.standard_error:.1f} bits: so much of what is explained is not the control's, but "
+        "of what the ControlNet has learned of these images and the base has not."
+    )
+
+
+def curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The bits explained against the step, with their standard error."""
+    read = [row for row in rows if math.isfinite(row.get(EXPLAINED, math.nan))]
+    steps, bits = [row["step"] for row in read], [row[EXPLAINED] for row in read]
+    errors = [row.get(ERROR, 0.0) for row in read]
+    figure = new_figure()
+    axes = new_axes(figure)
+    color = COLORS["score-matching"]
+    low = [b - e for b, e in zip(bits, errors, strict=True)]
+    high = [b + e for b, e in zip(bits, errors, strict=True)]
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(steps, bits, color=color, linewidth=1.8, marker="o", markersize=3.5)
+    axes.axhline(0.0, color=COLORS["ink"], linewidth=1.0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("bits an image")
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
+    return figure
+
+
+def by_level(explained: Explained) -> Figure:
+    """What the control alone explains in each band of levels."""
+    bands = explained.by_level()
+    figure = new_figure()
+    axes = new_axes(figure)
+    centres = [(band.low + band.high) / 2 for band in bands]
+    widths = [0.85 * (band.high - band.low + 1) for band in bands]
+    axes.bar(
+        centres,
+        [band.bits.mean for band in bands],
+        widths,
+        yerr=[band.bits.standard_error for band in bands],
+        color=COLORS["score-matching"],
+        ecolor=COLORS["ink"],
+        capsize=2,
+    )
+    axes.axhline(0.0, color=COLORS["ink"], linewidth=1.0)
+    axes.set_xlabel("level")
+    axes.set_ylabel("bits an image")
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
+    return figure
+
+
+def _rows(explained: Explained) -> list[tuple[str, str, Any]]:
+    """Each difference by what is left out and what is given."""
+    return [(a, b, explained.estimate(a, b)) for a, b in explained.pairs]
+
+
+def headline(explained: Explained) -> str:
+    """What the control explains beside everything else, in a line."""
+    without, given = explained.pairs[min(1, len(explained.pairs) - 2)]
+    bits = explained.headline
+    beside = "" if "text" not in given and "class" not in given else f" beside the {without}"
+    return (
+        f"The control explains {bits.mean:.1f} ± {bits.standard_error:.1f} bits an image{beside}; "
+        f"that of another image {explained.estimate(*explained.pairs[-1]).mean:.1f} ± "
+        f"{explained.estimate(without, SHUFFLED).standard_error:.1f}."
+    )

@@ -1,0 +1,116 @@
+"""Controls of pictures: what annotators make of them, and pictures that are given."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.data import ImageData
+from nelbo.data.annotators import ANNOTATORS, subject
+from nelbo.data.controls import controls_of
+
+SIDE = 32
+
+
+def rectangle(ground=(255, 255, 255)) -> np.ndarray:
+    """A red rectangle with a hole of the colour of the ground."""
+    picture = np.full((SIDE, SIDE, 3), ground, np.uint8)
+    picture[8:24, 4:28] = (200, 20, 20)
+    picture[14:18, 14:18] = ground
+    return picture
+
+
+def data(pictures: list[np.ndarray], levels: int = 256) -> ImageData:
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return ImageData("made", images, levels, tuple(f"{i}.png" for i in range(len(images))))
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), (90, 120, 60)])
+def test_the_subject_is_what_the_ground_does_not_reach(ground):
+    expected = np.zeros((SIDE, SIDE), bool)
+    expected[8:24, 4:28] = True  # with its hole, which the ground outside does not reach
+    assert np.array_equal(subject(rectangle(ground)), expected)
+
+
+def test_what_annotators_show():
+    of = {name: controls_of(name, data([rectangle()])) for name in ANNOTATORS}
+    made = {name: each.of_all(data([rectangle()])).controls[0].numpy() for name, each in of.items()}
+    assert all(each.shape == (3, SIDE, SIDE) for each in made.values())
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[8:24, 4:28] = True
+    assert np.array_equal(made["mask"][0] > 0, inside)
+    border = inside.copy()
+    border[9:23, 5:27] = False
+    assert np.array_equal(made["outline"][0] > 0, border)
+    # Nearer in the middle than at the edge, and nothing outside.
+    depth = made["depth-like"][0].astype(int)
+    assert depth[~inside].max() == 0
+    assert depth[16, 12] == 255 > depth[9, 12] > depth[8, 12] > 0
+    cells = made["colours"].transpose(1, 2, 0)[::4, ::4]
+    means = rectangle().reshape(8, 4, 8, 4, 3).mean((1, 3))
+    assert np.abs(cells - means).max() <= 1
+    edges = np.abs(np.diff(rectangle()[..., 1].astype(int), axis=1)).astype(bool)
+    assert made["canny"][0][10:13, 3:6].any()
+    assert made["canny"][0][edges.sum(1) == 0].sum() < made["canny"][0].sum()
+
+
+def test_scribbles_are_drawn_anew_from_the_same_outline():
+    images = data([rectangle()] * 3)
+    controls = controls_of("scribble", images)
+    every = torch.arange(3)
+    first, again = (controls.of(images.images, every, (0, 1)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, controls.of(images.images, every, (0, 2)))
+    assert not torch.equal(first[0], first[1])
+    near = np.zeros((SIDE, SIDE), bool)
+    near[2:30, 0:32] = True
+    near[15:17, 7:10] = False
+    for drawing in controls.of(images.images.repeat(8, 1, 1, 1), torch.arange(24), (3,)):
+        drawn = drawing[0].numpy() > 64
+        assert 20 < drawn.sum() < 400
+        assert not (drawn & ~near).any()
+
+
+def test_grey_images_of_few_levels():
+    picture = np.zeros((8, 8, 1), np.uint8)
+    picture[2:6, 2:6] = 16
+    made = controls_of("mask", data([picture], 17)).of_all(data([picture], 17)).controls
+    assert torch.equal(made[0, 0] > 0, torch.from_numpy(picture[..., 0] > 0))
+
+
+def test_taken_with_their_images():
+    images = data([rectangle(), rectangle((0, 0, 0))])
+    with_controls = controls_of("canny", images).of_all(images)
+    assert torch.equal(with_controls.take(slice(1, 2)).controls, with_controls.controls[1:])
+    assert with_controls.resize(16, 16).controls is None
+    with pytest.raises(NelboError, match="2 images but 1 controls"):
+        replace(images, controls=with_controls.controls[:1])
+
+
+def test_a_folder_of_controls(tmp_path):
+    images = data([rectangle(), rectangle((0, 0, 0))])
+    for i, colour in enumerate(["red", "blue"]):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.jpg", quality=100)
+    given = controls_of(str(tmp_path), images)
+    found = given.of(images.images[1:], torch.tensor([1]), (0,))
+    assert found.shape == (1, 3, SIDE, SIDE)
+    assert found[0, :, 0, 0].tolist()[2] > 250
+    (tmp_path / "1.jpg").unlink()
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "2.png")
+    message = "holds 2 controls, and none for 1 of the 2 images of made; the first is 1.png"
+    with pytest.raises(NelboError, match=message):
+        controls_of(str(tmp_path), images)
+
+
+def test_mistakes(monkeypatch):
+    with pytest.raises(NelboError, match=r"--control 'cany'.*canny"):
+        controls_of("cany", data([rectangle()]))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"nelbo\[control\]"):
+        controls_of("canny", data([rectangle()]))

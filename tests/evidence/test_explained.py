@@ -1,0 +1,110 @@
+"""What a control explains, against the mutual information of normals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nelbo import Diffusion, NoiseSchedule, Pixels
+from nelbo.base.errors import NelboError
+from nelbo.data import ImageData
+from nelbo.evidence.explained import CONTROL, NOTHING, SHUFFLED, explained_by_control
+from nelbo.networks.control import Strength
+from nelbo.report.control import explained_table, warning
+
+SHAPE = (3, 4, 4)
+# Standard deviations of c, and of x given c, of which each value is drawn.
+OF_CONTROL, OF_REST = 0.2, 0.1
+
+
+class Posterior(nn.Module):
+    """E[ε|x_t] where x_0 ~ N(c, σ²) given the control, and N(0, σ² + σ_c²) without."""
+
+    control_channels = (3,)
+    downscale = 1
+    strengths = (Strength(),)
+    guesses = False
+
+    def __init__(self, schedule: NoiseSchedule, follows: bool) -> None:
+        super().__init__()
+        self.schedule, self.follows = schedule, follows
+
+    def identity(self) -> str:
+        return "exact"
+
+    def forward(self, x_t, time, condition=None):
+        signal = self.schedule.alphas_cumprod[1:][time].to(x_t).view(-1, 1, 1, 1)
+        mean, variance = torch.zeros_like(x_t), OF_REST**2 + OF_CONTROL**2
+        if self.follows and condition is not None and condition.control is not None:
+            mean, variance = 2 * condition.control - 1, OF_REST**2
+        gain = variance * signal.sqrt() / (signal * variance + 1 - signal)
+        x_0 = mean + gain * (x_t - signal.sqrt() * mean)
+        return (x_t - signal.sqrt() * x_0) / (1 - signal).sqrt()
+
+
+def example(follows: bool, n: int = 48):
+    generator = torch.Generator().manual_seed(0)
+
+    def levels(x):
+        return ((x + 1) * 127.5).round().clamp(0, 255).byte()
+
+    c = OF_CONTROL * torch.randn(n, *SHAPE, generator=generator)
+    controls = levels(c)
+    x = controls / 127.5 - 1 + OF_REST * torch.randn(n, *SHAPE, generator=generator)
+    names = tuple(map(str, range(n)))
+    schedule = NoiseSchedule.geometric(200, 0.01)
+    model = Diffusion(Posterior(schedule, follows), schedule, data=Pixels(256), shape=SHAPE)
+    return model, ImageData("normal", levels(x), 256, names, controls=controls)
+
+
+def test_it_is_the_mutual_information_and_another_images_control_explains_nothing():
+    found = explained_by_control(*example(follows=True), levels=64)
+    dims = math.prod(SHAPE)
+    ratio = (OF_CONTROL**2 + OF_REST**2) / OF_REST**2
+    information = 0.5 * dims * math.log2(ratio)
+    estimate = found.estimate(NOTHING, CONTROL)
+    assert estimate.mean == pytest.approx(information, abs=3 * estimate.standard_error + 1.5)
+    assert estimate.mean > 20 * estimate.standard_error
+    # −log p(x|c') of an independent c' has (x − c')² / 2σ², of mean (2 σ_c² + σ²) / 2σ².
+    excess = 0.5 * math.log(ratio) + 0.5 - (2 * OF_CONTROL**2 + OF_REST**2) / (2 * OF_REST**2)
+    shuffled = found.estimate(NOTHING, SHUFFLED)
+    expected = dims * excess / math.log(2)
+    assert shuffled.mean == pytest.approx(expected, abs=3 * shuffled.standard_error + 6)
+    assert shuffled.mean < 0
+    assert warning(found) == ""
+    bands = found.by_level()
+    assert sum(band.bits.mean for band in bands) == pytest.approx(estimate.mean, rel=1e-6)
+    assert (bands[0].low, bands[-1].high) == (1, 200)
+    assert bands[-1].bits.mean < estimate.mean / 10  # next to nothing is seen through the noise
+    assert explained_table(found).row_count == 2
+
+
+def test_a_network_that_ignores_its_control_explains_exactly_nothing():
+    """The levels and the noise are the same."""
+    found = explained_by_control(*example(follows=False, n=4), levels=4)
+    for given in (CONTROL, SHUFFLED):
+        assert torch.equal(found.bits(NOTHING, given), torch.zeros(4, dtype=torch.float64))
+
+
+def test_a_gain_from_another_images_control_is_reported():
+    """Of a network that learned, whatever the control, what its base does not know."""
+    model, data = example(follows=True)
+    alike = replace(data, controls=data.controls[:1].expand_as(data.controls))
+    level = alike.controls[:1] / 127.5 - 1
+    near = (level + OF_REST * torch.randn(len(data), *SHAPE)).clamp(-1, 1)
+    alike = replace(alike, images=((near + 1) * 127.5).round().byte())
+    assert "so much of what is explained is not the control's" in warning(
+        explained_by_control(model, alike, levels=16)
+    )
+
+
+def test_mistakes():
+    model, data = example(follows=True, n=2)
+    with pytest.raises(NelboError, match="on images with one"):
+        explained_by_control(model, replace(data, controls=None))
+    with pytest.raises(NelboError, match="two images or more"):
+        explained_by_control(model, data.take(slice(1)))
