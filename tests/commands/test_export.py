@@ -162,8 +162,7 @@ def test_the_python_of_the_card_runs(tmp_path, run_path, kind):
     card = (out / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == (1 if kind == "classes" else 2)
-    # The command line has no way to give a control.
-    assert ("nelbo sample PATH" in card) == (kind != "control")
+    assert ("nelbo sample PATH --control sketch.png" in card) == (kind == "control")
     model = nelbo.load(out)
     names = {
         "images": torch.zeros(2, *model.shape, dtype=torch.uint8),

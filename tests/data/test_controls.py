@@ -68,13 +68,13 @@ def test_scribbles_are_drawn_anew_from_the_same_outline():
     assert torch.equal(first, again)
     assert not torch.equal(first, controls.of(images.images, every, (0, 2)))
     assert not torch.equal(first[0], first[1])
-    near = np.zeros((SIDE, SIDE), bool)
-    near[2:30, 0:32] = True
-    near[15:17, 7:10] = False
+    outline, rest = (controls_of(name, images).of_all(images) for name in ("outline", "canny"))
+    lines = torch.maximum(outline.controls[0, 0], rest.controls[0, 0]).nonzero().float()
     for drawing in controls.of(images.images.repeat(8, 1, 1, 1), torch.arange(24), (3,)):
-        drawn = drawing[0].numpy() > 64
-        assert 20 < drawn.sum() < 400
-        assert not (drawn & ~near).any()
+        drawn = (drawing[0] > 64).nonzero().float()
+        assert 20 < len(drawn) < 500
+        # Its lines are off by a pixel or two.
+        assert torch.cdist(drawn, lines).min(1).values.mean() < 2.5
 
 
 def test_grey_images_of_few_levels():

@@ -107,6 +107,11 @@ def controls_of(asked: str, data: ImageData) -> Controls:
         if data.shape[0] not in (1, CHANNELS):
             raise NelboError(f"{data.source} has {data.shape[0]} channels: {asked} needs 1 or 3")
         return Annotated(asked, data.levels)
+    if data.stream is not None:
+        raise NelboError(
+            f"{data.source} is a stream, whose controls are made by an annotator: give one of "
+            f"{listed([*ANNOTATORS])}, or leave stream= out"
+        )
     _, height, width = data.shape
     source = asked if Path(asked).is_dir() else with_column(data.source, asked)
     if source is None:

@@ -263,9 +263,14 @@ def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> 
             f"diffusers reads it as a `{pipeline}`, but has no pipeline that conditions a "
             "network on a class; nelbo has."
         )
+    control = _control_line(model)
+    if control is not None and not model.reads_text:
+        return (
+            f"diffusers reads it as a `{pipeline}` of its base, and has no pipeline with a "
+            "ControlNet for such a model; nelbo has."
+        )
     lines = [f"from diffusers import {pipeline}", ""]
     options = ["batch_size=4"]
-    control = _control_line(model)
     if model.reads_text:
         options = [json.dumps(prompt, ensure_ascii=False), f"guidance_scale={guidance:g}"]
     if control is not None:
@@ -291,13 +296,14 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
             lines.append(f"prompt = {json.dumps(prompt, ensure_ascii=False)}")
             given = f", prompt=prompt, guidance={guidance:g}"
             condition = ", model.condition_on(captions)"
-        control = _control_line(model)
-        if control is not None:
-            lines = ["from dataclasses import replace", "", "import torch", *lines, control]
-            given += ", control=control"
-            controls = "control.expand(len(images), -1, -1, -1)"
-            condition = f", replace(model.condition_on(captions), control={controls})"
-    if model.num_classes:
+    control = _control_line(model)
+    if control is not None:
+        lines = ["from dataclasses import replace", "", "import torch", *lines, control]
+        given += ", control=control"
+        controls = "control.expand(len(images), -1, -1, -1)"
+        own = "model.condition_on(captions)" if model.reads_text else "nelbo.Condition()"
+        condition = f", replace({own}, control={controls})"
+    elif model.num_classes:
         n = min(n, model.num_classes)
         lines = ["import torch", *lines, f"classes = nelbo.Condition(label=torch.arange({n}))"]
         given, condition = ", condition=classes", ", nelbo.Condition(label=labels)"
@@ -311,10 +317,10 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
 
 
 def _by_command(model: Model, prompt: str) -> str:
-    """How the command line draws and evaluates; "" where it cannot give the control needed."""
-    if _control_line(model) is not None:
-        return ""
+    """How the command line draws and evaluates."""
     asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if model.reads_text else ""
+    if _control_line(model) is not None:
+        return f"```sh\nnelbo sample PATH --control sketch.png{asked} --out pictures.png\n```"
     return f"""```sh
 nelbo sample PATH{asked} --out pictures.png
 nelbo evaluate PATH --data FOLDER_OF_PICTURES --split all --resize

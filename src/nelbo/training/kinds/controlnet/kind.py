@@ -165,7 +165,7 @@ class ControlNets(Kind):
             None if calls is None else calls // 2, min(LATENT_STEPS, whole.chain.num_levels)
         )
         data = self._watched.take(slice(n))
-        guidance = self.options.model.guidance
+        guidance = self.options.model.guidance or 1.0
         drawn = controlled_samples(whole, self._path, data, steps, guidance, seed)
         return image_grid(beside(data, drawn), data.levels)
 

@@ -40,8 +40,9 @@ class ControlObjective(nn.Module):
     def __init__(self, controlnet: ControlNet, base: Diffusion) -> None:
         super().__init__()
         self.controlnet = controlnet
+        unet: Any = base.network
         self.base = Frozen(base)
-        self.network = Frozen(ControlledUNet(base.network, controlnet))
+        self.network = Frozen(ControlledUNet(unet, controlnet))
 
     def wrapped(self, wrap: Wrap) -> ControlObjective:
         """The same objective with the base and the ControlNet wrapped as one network."""

@@ -53,12 +53,11 @@ class TrainControl(TrainOptions):
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""
-        paths = {
-            name: str(Path(value).resolve())
-            for name in ("base", "control")
-            if (value := getattr(self, name)) is not None and Path(value).exists()
-        }
-        return replace(super().found_again(), **paths)
+        base, control = (
+            str(Path(value).resolve()) if value is not None and Path(value).exists() else value
+            for value in (self.base, self.control)
+        )
+        return replace(super().found_again(), base=base, control=control)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
