@@ -33,6 +33,11 @@ def controlled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def model(controlled):
+    return nelbo.load(controlled[1])
+
+
+@pytest.fixture(scope="module")
 def several(controlled, tmp_path_factory):
     """A pipeline of two ControlNets, by diffusers."""
     peer, _ = controlled
@@ -69,30 +74,20 @@ def ours(model, control, **options):
     return model.sample(2, SAMPLER, control=control, **options)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.25, 0.75)])
-def test_a_part_of_the_way(controlled, start, end):
-    peer, path = controlled
-    theirs = drawn(peer, controls(), control_guidance_start=start, control_guidance_end=end)
-    model = nelbo.load(path)
-    assert_same(ours(model, Control(controls(), start=start, end=end)), theirs)
+def test_a_part_of_the_way(controlled, model):
+    peer, _ = controlled
+    theirs = drawn(peer, controls(), control_guidance_start=0.25, control_guidance_end=0.75)
+    assert_same(ours(model, Control(controls(), start=0.25, end=0.75)), theirs)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_guess_mode(controlled, guidance):
-    peer, path = controlled
-    theirs = drawn(
-        peer,
-        controls(),
-        guess_mode=True,
-        guidance_scale=guidance,
-        controlnet_conditioning_scale=0.8,
-    )
-    control = Control(controls(), 0.8, guess=True)
-    assert_same(ours(nelbo.load(path), control, guidance=guidance), theirs)
+def test_guess_mode(controlled, model):
+    peer, _ = controlled
+    theirs = drawn(peer, controls(), guess_mode=True, controlnet_conditioning_scale=0.8)
+    assert_same(ours(model, Control(controls(), 0.8, guess=True)), theirs)
 
 
-def test_guess_mode_needs_no_prompt(controlled):
-    peer, path = controlled
+def test_guess_mode_needs_no_prompt(controlled, model):
+    peer, _ = controlled
     theirs = peer(
         ["", ""],
         image=controls(),
@@ -102,7 +97,6 @@ def test_guess_mode_needs_no_prompt(controlled):
         latents=latents(2),
         output_type="np",
     ).images
-    model = nelbo.load(path)
     found = ours(model, Control(controls(), guess=True), prompt=None, guidance=3.0)
     assert_same(found, theirs)
     with pytest.raises(NelboError, match="needs a prompt"):
@@ -186,9 +180,8 @@ def test_models_without_text(kind, tmp_path):
         (DPMSolver(4), None),
     ],
 )
-def test_every_sampler(controlled, sampler, prompt):
+def test_every_sampler(model, sampler, prompt):
     """A control of scale zero is none, and one that acts changes the picture, as its part does."""
-    model = nelbo.load(controlled[1])
 
     def draw(control):
         generator = torch.Generator().manual_seed(0)
@@ -204,15 +197,14 @@ def test_every_sampler(controlled, sampler, prompt):
     assert (whole - base).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("prompt", [None, "red"])
-def test_edits(controlled, prompt):
-    model = nelbo.load(controlled[1])
+def test_edits(model):
     x = torch.rand(1, 3, 16, 16) * 2 - 1
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[4:12, 4:12] = True
-    for edit in (ImageToImage(DDIM(4), 0.75), Inpainting(mask, DDPM(4), 1, 1)):
+    edits = [(ImageToImage(DDIM(4), 0.75), None), (Inpainting(mask, DDPM(4), 1, 1), "red")]
+    for edit, prompt in edits:
 
-        def edited(control, edit=edit):
+        def edited(control, edit=edit, prompt=prompt):
             generator = torch.Generator().manual_seed(0)
             return model.edit(x, edit, prompt=prompt, control=control, generator=generator)
 
@@ -220,8 +212,7 @@ def test_edits(controlled, prompt):
         assert torch.equal(edited(Control(controls()[:1], 0.0)), edited(None))
 
 
-def test_a_control_of_another_size_is_cut_and_resized(controlled):
-    model = nelbo.load(controlled[1])
+def test_a_control_of_another_size_is_cut_and_resized(model):
     wide = torch.rand(1, 3, 32, 64)
     with pytest.warns(UserWarning, match="the control is 32×64, the model takes 16×16"):
         found = ours(model, wide)
@@ -240,9 +231,9 @@ def test_a_control_of_another_size_is_cut_and_resized(controlled):
         ([torch.zeros(2, 3, 16, 16)] * 2, "2 controls were given to 1 ControlNets"),
     ],
 )
-def test_mistakes(controlled, control, message):
+def test_mistakes(model, control, message):
     with pytest.raises(NelboError, match=message):
-        ours(nelbo.load(controlled[1]), control)
+        ours(model, control)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +249,6 @@ def test_strengths_that_make_no_sense(fields, message):
         Control(torch.zeros(1, 3, 4, 4), **fields)
 
 
-def test_a_part_without_a_level(controlled):
+def test_a_part_without_a_level(model):
     with pytest.raises(NelboError, match="no level of the chain of 1000"):
-        ours(nelbo.load(controlled[1]), Control(controls(), start=0.4001, end=0.4004))
+        ours(model, Control(controls(), start=0.4001, end=0.4004))

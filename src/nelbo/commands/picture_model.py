@@ -87,7 +87,6 @@ class PictureModel:
             options: what was asked for.
             n: how many pictures.
             every_class: without a label, condition on all classes in turn.
-            control: what `commands.controls.read_controls` read.
 
         Raises:
             NelboError: a label or prompt for a model that takes none, or a label that is none of
