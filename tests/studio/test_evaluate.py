@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,14 @@ from PIL import Image
 from torch.distributions import kl_divergence
 
 import nelbo
+from nelbo.chain.distributions import generator_for
+from nelbo.commands.studio import standings_of
+from nelbo.data import load_data
 from nelbo.evidence.file_sizes import file_size
 from nelbo.evidence.one_image import refine
+from nelbo.evidence.standings import SPACES, Figures, packed
+from nelbo.families import MarkovModel
+from nelbo.formats import write_json
 from nelbo.studio.tasks.classify import ranking
 from tests.costs import COSTS, CostModel
 from tests.studio.conftest import ask, of_type, picture
@@ -168,8 +175,6 @@ def test_the_chain_of_a_picture(serve, model, x_0):
     assert events[-1] == {"type": "done"}
     frames = [frame for event in of_type(events, "frames") for frame in event["frames"]]
     assert [frame["t"] for frame in frames] == list(range(1, 21))
-    from nelbo.chain.distributions import generator_for
-
     noise = torch.randn(x_0.shape, generator=generator_for(2, 9))
     for t in (5, 20):
         frame = frames[t - 1]
@@ -210,3 +215,50 @@ def test_a_picture_that_is_cut_short_is_an_error_in_the_page(serve):
         "cut.png cannot be read" in ask(client, "evaluate", {"model": "digits"}, cut)[-1]["message"]
     )
     assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
+
+
+def test_a_model_without_a_chain_is_exact_and_draws_in_one_call(serve, x_0, tmp_path):
+    markov = MarkovModel(order=1).fit(load_data("digits", "train"))
+    nelbo.save(markov, tmp_path / "markov", notes={"source": "digits"})
+    client = serve({"markov": str(tmp_path / "markov")})
+    assert len(of_type(ask(client, "generate", {"model": "markov", "n": 2}), "picture")) == 2
+    events = ask(client, "evaluate", {"model": "markov"}, [IMAGE])
+    (found,) = of_type(events, "estimate")
+    assert (found["kind"], found["error"], found["final"]) == ("exact", 0, True)
+    assert found["bits"] == pytest.approx(float(markov.evidence(x_0).bits_per_dim), rel=1e-5)
+    assert "no chain" in ask(client, "process", {"model": "markov"}, [IMAGE])[-1]["message"]
+
+
+def test_the_table_of_a_comparison(serve, tmp_path):
+    """From the files of `nelbo compare --budget`: the best bound first, none last."""
+    (tmp_path / "figures").mkdir()
+    samples = torch.arange(4 * 64).reshape(4, 1, 8, 8).remainder(17).byte()
+    judged = {"frechet": 3.0, "frechet_error": 0.5}
+    for family, kind, bits in (("ppca", "bound", (3.0, 4.0)), ("hmm", "exact", (2.0, 2.5))):
+        for seed in (0, 1):
+            figures = Figures(
+                family=family,
+                seed=seed,
+                kind=kind,
+                bits=tuple(bit + seed for bit in bits),
+                monte_carlo_error=0.0,
+                quality={space: {"samples": judged} for space in SPACES},
+                sample_seconds=0.1,
+                parameters=10,
+                steps=1,
+                passes=1.0,
+                seconds=1.0,
+                choice="",
+                **packed(samples),
+            )
+            write_json(tmp_path / "figures" / f"{family}-{seed}.json", figures.to_json())
+    client = serve(comparisons={"all": partial(standings_of, tmp_path)})
+    assert client.get("/api/studio").json()["comparisons"] == ["all"]
+    (found,) = of_type(ask(client, "families", {"comparison": "all"}), "families")
+    assert [row["title"] for row in found["rows"]] == ["HMM", "PPCA"]
+    row = found["rows"][0]
+    assert row["bits"] == pytest.approx(np.mean([2.0, 2.5, 3.0, 3.5]))
+    # Over images the spread of 2.5 and 3.0, over seeds that of 2.25 and 3.25, each by √2.
+    assert row["error"] == pytest.approx(np.std([2.5, 3.0], ddof=1) / math.sqrt(2))
+    assert row["over_seeds"] == pytest.approx(np.std([2.25, 3.25], ddof=1) / math.sqrt(2))
+    assert (row["distance"], row["count"], row["kind"]) == (3.0, 4, "exact")

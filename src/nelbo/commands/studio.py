@@ -57,7 +57,7 @@ def _served(runs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     for name in asked:
         path = Path(name)
         if (path / _FIGURES).is_dir() and not (path / INDEX_FILE).exists():
-            comparisons[name.rstrip("/")] = partial(_standings, path)
+            comparisons[name.rstrip("/")] = partial(standings_of, path)
         elif path.is_dir() and not (path / INDEX_FILE).is_file() and name not in available():
             raise NelboError(f"{name} holds no model: there is no {INDEX_FILE}")
         else:
@@ -92,7 +92,7 @@ def run_images(pipeline: Any, model: Any, split: str) -> Any:
         return None
 
 
-def _standings(directory: Path) -> list[Any]:
+def standings_of(directory: Path) -> list[Any]:
     """What the families of a comparison came to, in the order of the taxonomy."""
     from nelbo.base.files import read_json
     from nelbo.commands.taxonomy import TAXONOMY

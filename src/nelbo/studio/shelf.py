@@ -84,8 +84,8 @@ class Served:
         chain = self.model.chain
         return _STEPS if chain is None else min(_STEPS, chain.num_levels)
 
-    def sampler(self, name: str | None, steps: int) -> Sampler:
-        """The sampler of that name, or the usual one; what has no chain needs none.
+    def sampler(self, name: str | None, steps: int) -> Sampler | None:
+        """The sampler of that name, or the usual one; None for a model without a chain.
 
         Raises:
             NelboError: more steps than the chain has levels.
@@ -93,7 +93,7 @@ class Served:
         from nelbo import samplers
 
         if not self.pipeline.has_chain:
-            return self.pipeline.usual_sampler(None)
+            return None
         if name is None:
             return self.pipeline.usual_sampler(steps)
         return self.pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))

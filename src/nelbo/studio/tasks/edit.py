@@ -14,7 +14,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.editing import Edit, ImageToImage, Inpainting, Interpolation
-from nelbo.samplers import DDIM, DDPM, Sampler
+from nelbo.samplers import DDIM, DDPM
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.pictures import png
@@ -98,17 +98,20 @@ class Change:
         if self.mode == "paint":
             if self.steering.sampler not in (None, "ddpm"):
                 raise NelboError(f"painting walks with ddpm, not with {self.steering.sampler}")
-            sampler = served.sampler("ddpm", steps)
+            ancestral = served.sampler("ddpm", steps)
             assert paint is not None
-            assert isinstance(sampler, DDPM)
+            assert isinstance(ancestral, DDPM)
             jumps = self.jump_length, self.jump_n_sample
-            return Inpainting(paint, sampler, *jumps).of_latents(size)
+            return Inpainting(paint, ancestral, *jumps).of_latents(size)
         if self.mode == "between":
             name = self.steering.sampler or "ddim"
-            between: Sampler = served.sampler(name, steps)
+            between = served.sampler(name, steps)
+            assert between is not None
             encoder = "inversion" if isinstance(between, DDIM) else "diffusion"
             return Interpolation(self.n, between, encoder)
-        return ImageToImage(served.sampler(self.steering.sampler, steps), self.strength)
+        sampler = served.sampler(self.steering.sampler, steps)
+        assert sampler is not None
+        return ImageToImage(sampler, self.strength)
 
     def _painted(self, served: Served) -> Tensor:
         assert self.mask is not None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.samplers import Sampler, State
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.limits import Limits
@@ -39,18 +43,14 @@ class Generate:
             raise NelboError(f"at most {most} pictures of {height}×{width} are drawn at once")
         sampler = served.sampler(self.steering.sampler, self.steering.steps_of(served))
         walked, condition = self.steering.conditioned(served, self.n, every_class=True)
-        steps = len(sampler.path(walked.schedule))
+        steps = 1 if sampler is None else len(sampler.path(walked.schedule))
         size = max(1, _AT_ONCE // (height * width))
         batches = range(0, self.n, size)
         for k, first in enumerate(batches):
             some = slice(first, min(first + size, self.n))
             noise = [self.steering.noise(i) for i in range(some.start, some.stop)]
-            states = sampler.iterate(
-                walked,
-                walked.start(len(noise), None, noise),
-                condition=None if condition is None else condition[some],
-                generator=noise,
-            )
+            given = None if condition is None else condition[some]
+            states = _states(walked, sampler, given, noise)
             steered = follow(
                 served, states, steps, first=first, done=k * steps, of=len(batches) * steps
             )
@@ -75,6 +75,20 @@ class Generate:
     def _command(self, served: Served) -> str:
         options = [*self.steering.options(served), "-n", str(self.n)]
         return command("sample", served, [*options, "--out", "samples.png"])
+
+
+def _states(
+    walked: Any,
+    sampler: Sampler | None,
+    condition: Condition | None,
+    noise: list[torch.Generator],
+) -> Iterator[State]:
+    """The states of a walk; of a model without a chain its samples alone."""
+    if sampler is None:
+        x = walked.sample(len(noise), condition=condition, generator=noise)
+        return iter((State(x, x, 0),))
+    start = walked.start(len(noise), None, noise)
+    return sampler.iterate(walked, start, condition=condition, generator=noise)
 
 
 def read(form: Form) -> Generate:
