@@ -51,7 +51,7 @@ class Timed(torch.nn.Module):
 @torch.no_grad()
 def bound_of(model: nelbo.Model, data: ImageData, header: dict, draws: int) -> Estimate:
     """−ELBO of the chain that an archive was coded along, bits/dim."""
-    chain = Plan(**header["plan"]).applied(copy.deepcopy(model))
+    chain = Plan.from_json(header["plan"]).applied(copy.deepcopy(model))
     generator = torch.Generator().manual_seed(0)
     found = []
     for batch in data.batches(64):

@@ -58,7 +58,7 @@ def test_conditionals_are_the_likelihood_and_code_it(name):
     levels = model.data.levels
     images = some_images(30, model.shape, levels)
     wide = model.double()
-    exact = wide.evidence(wide.data.to_network(images).double()).total
+    exact = wide.evidence(wide.data.to_network(images).double()).total.detach()
     values = images.permute(0, 2, 3, 1).flatten(1).long()
     steps = wide.conditionals(len(images))
     log_p, total = next(steps), torch.zeros(len(images), dtype=torch.float64)

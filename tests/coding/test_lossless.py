@@ -87,21 +87,20 @@ def test_a_far_picture_costs_but_comes_back():
 def test_the_length_is_the_bound():
     """A path's cost is unbiased for the bound, so many images' lengths are its sum, near enough."""
     model = tiny(17, (1, 4, 4), T=6)
-    images = random_images(60, model)
+    images = random_images(40, model)
     archive = coding.compress(model, images, verify=False)
     container = Container.from_bytes(archive)
     block = Block.from_bytes(container.blocks[0])
     bits = 32 * (len(block.words) - block.taken)
     model = model.double()
-    chain = Plan(**container.header["plan"]).applied(model)
+    chain = Plan.from_json(container.header["plan"]).applied(model)
     x_0 = model.data.to_network(images).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        paths = torch.stack([-chain.path_elbo(x_0, generator=generator) for _ in range(20)], 1)
+        paths = torch.stack([-chain.path_elbo(x_0, generator=generator) for _ in range(10)], 1)
     bound = paths.mean().item() / math.log(2) * len(images)
     spread = paths.std(1).square().sum().sqrt().item() / math.log(2)
-    assert abs(bits - bound) < 4 * spread + 64
-    assert abs(bits / bound - 1) < 0.02
+    assert abs(bits - bound) < 4 * spread + 32 + 0.01 * bound
 
 
 def test_names_labels_and_captions_of_image_data():
@@ -167,6 +166,21 @@ def test_the_length_of_a_pushed_pixel_is_that_of_its_bin():
     x = 2 * torch.from_numpy(values) / 16 - 1
     expected = -normal.log_prob(x).sum().item() / math.log(2)
     assert stack.bits - before == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_length_of_a_pushed_latent_is_that_of_its_bin():
+    n = 4000
+    random = np.random.default_rng(2)
+    mean, stddev = random.uniform(-1e3, 1e3, n), random.uniform(3, 60, n)
+    values = np.round(random.normal(mean, stddev)).astype(np.int64)
+    stack = Stack(8)
+    before = stack.bits
+    GridNormal(mean, stddev, False).push(stack, values)
+    edges = torch.from_numpy((values + np.array([[-0.5], [0.5]]) - mean) / stddev)
+    low, high = torch.special.ndtr(-edges.abs()), torch.special.ndtr(edges)
+    same_side = (edges[0] * edges[1]) > 0
+    mass = torch.where(same_side, (low[0] - low[1]).abs(), high[1] - high[0])
+    assert stack.bits - before == pytest.approx(-mass.log2().sum().item(), rel=2e-3)
 
 
 def test_more_steps_than_levels():

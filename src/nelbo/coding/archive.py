@@ -111,7 +111,6 @@ def compress(
     header = {
         "nelbo": __version__,
         "coder": CODER,
-        "model": model.title,
         "weights": weights_digest(model),
         "shape": list(shape),
         "levels": model.data.shown_levels,
@@ -198,7 +197,7 @@ def read(
             f"the archive was made in float32 on a machine with {header['machine']}, which alone "
             f"opens it; this one has {machine(wide.device)}"
         )
-    plan = Plan(**required(header, "plan"))
+    plan = Plan.from_json(required(header, "plan"))
     tiling, beside = Tiling.from_json(header), Beside.from_json(header)
     if "condition" in header and condition is None:
         raise NelboError(
@@ -295,8 +294,8 @@ def _check_model(model: Model, header: dict[str, Any]) -> None:
     found = weights_digest(model)
     if required(header, "weights") != found:
         raise NelboError(
-            f"the archive was made with {header.get('model', 'a model')} whose weights have the "
-            f"hash {header['weights']}, this model's have {found}: give the model that made it"
+            f"the archive was made with a model whose weights have the hash {header['weights']}, "
+            f"those of this {model.title[2:]} have {found}: give the model that made it"
         )
     if required(header, "coder") != CODER:
         raise NelboError(f"the archive needs the coder {header['coder']}, this nelbo has {CODER}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -46,8 +47,17 @@ class Plan:
     steps: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the header of an archive."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """For the header of an archive: of each list the first number, and then the differences."""
+        return {
+            name: [b - a for a, b in pairwise([0, *value])]
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Plan:
+        """The plan that `to_json` wrote."""
+        return cls(**{name: list(accumulate(steps)) for name, steps in content.items()})
 
     def applied(self, model: Model) -> Model:
         """The model with the levels and variances of this plan.

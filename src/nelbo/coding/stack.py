@@ -22,7 +22,8 @@ from nelbo.base.errors import MissingExtraError
 from nelbo.coding.arithmetic import Integers
 
 Words = NDArray[np.uint32]
-CODER = "constriction ANS, 32 bit words, 24 bit probabilities"
+# The coder of an archive: its words and probabilities, in bits.
+CODER = "ANS 32 24"
 
 
 def coder() -> Any:

@@ -46,7 +46,7 @@ def run(options: Decompress) -> None:
         print_json(content | {"pictures": len(files), "of": found.total, "damage": found.damage})
     else:
         of = "" if len(files) == found.total else f" of {found.total:,}"
-        show(f"{len(files):,}{of} picture{'s' * (len(files) > 1)} → {options.out}")
+        show(f"{len(files):,}{of} picture{'s' * (found.total > 1)} → {options.out}")
 
 
 def _write(found: Decoded, out: Path) -> list[Path]:
