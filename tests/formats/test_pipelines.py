@@ -94,7 +94,7 @@ PEER = {"lower_orders_below": 15}
             DPMSolver(6, noise_levels="karras", **PEER),
         ),
         ("EulerDiscrete", {}, Euler(6, noise_levels="spaced")),
-        ("HeunDiscrete", {"use_karras_sigmas": True}, Heun(6)),
+        ("HeunDiscrete", {"use_karras_sigmas": True}, Heun(6, noise_levels="karras")),
     ],
 )
 def test_stable_diffusion_with_solvers(tmp_path, kind, options, sampler):
