@@ -20,9 +20,9 @@ def figures(seed: int, bits: tuple[float, ...], frechet: float, error: float | N
     of_samples = {"frechet": frechet, "frechet_error": error, "precision": 0.25 * (seed + 1)}
     quality = {space: {"samples": of_samples, "real": {}} for space in SPACES}
     kind = "bound" if bits else "none"
-    return Figures(
-        "ppca", seed, kind, bits, math.nan, quality, 0.5, 10, 3, 1.5, 2.0, "", **packed(SAMPLES)
-    )
+    modes = {"count": 25, "reached": 20 + seed, "off": 3}
+    rest = (0.5, 10, 3, 1.5, 2.0, "")
+    return Figures("ppca", seed, kind, bits, math.nan, quality, modes, *rest, **packed(SAMPLES))
 
 
 FIRST, SECOND = figures(0, (1.0, 2.0, 3.0), 6.0, 3.0), figures(1, (3.0, 4.0, 5.0), 8.0, 4.0)
@@ -41,6 +41,7 @@ def test_errors_over_images_and_over_seeds():
     distance = standing(FIRST, SECOND).frechet(SPACES[0])
     assert (distance.mean, distance.error, distance.over_seeds) == pytest.approx((7.0, 2.5, 1.0))
     assert standing(FIRST, SECOND).quality(SPACES[1], "precision") == 0.375
+    assert standing(FIRST, SECOND).modes("reached") == 20.5
 
 
 def test_what_has_no_likelihood_or_nothing():

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from nelbo import NelboError, Pixels
-from nelbo.evidence.standings import Figures, Standing
 from tests.gpu.families import every_family
 
 SPACE = Pixels(5)
@@ -45,13 +44,3 @@ def test_odd_images_are_fitted(name, kind):
 def test_a_device_that_is_not_there(device):
     with pytest.raises(NelboError, match="cannot be on device"):
         FAMILIES["PPCA"].fit(ODD["colour"], data=SPACE, device=device)
-
-
-def test_a_budget_too_small_for_one_pass_is_noted():
-    run = Figures(
-        family="rnn", seed=0, kind="exact", bits=(2.0,), monte_carlo_error=0.0, quality={},
-        modes={}, sample_seconds=0.1, parameters=1, steps=3, passes=0.25, seconds=1.0, choice="",
-        shape=(0,), pixels="",
-    )  # fmt: skip
-    standing = Standing("rnn", "RNN", "sequence models", (run,), {})
-    assert standing.notes(1.0) == ["the budget was too small for one pass over the images (0.25)"]
