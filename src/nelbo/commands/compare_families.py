@@ -33,6 +33,7 @@ from nelbo.report.families_page import (
     families_page,
     families_tables,
 )
+from nelbo.report.families_pictures import PLANE
 from nelbo.report.formatting import duration
 from nelbo.report.page import write_html
 from nelbo.samplers.default import suited_sampler
@@ -169,7 +170,7 @@ def _judge(contest: Contest, name: str, seed: int, title: str, trained: Trained)
         passes=trained.passes,
         seconds=trained.seconds,
         choice=trained.choice,
-        **packed(samples[:SHOWN]),
+        **packed(samples if samples[0].numel() == PLANE else samples[:SHOWN]),
     )
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from nelbo.data import ImageData
 from nelbo.evidence.standings import SHOWN_SPACE, SPACES, Figures, Spread, Standing
 from nelbo.report import fragments
+from nelbo.report.families_pictures import drawn, figure
 from nelbo.report.formatting import NOTHING, compact, duration, number
 from nelbo.report.page import page
 
@@ -147,6 +148,7 @@ def families_page(report: FamiliesReport) -> str:
         [
             header,
             fragments.section("On one scale", "", _html_table(report), _html_notes(report)),
+            fragments.section("The data", "", figure("Test images", "", _real(report))),
             *_groups(report),
         ],
     )
@@ -187,28 +189,20 @@ def _groups(report: FamiliesReport) -> Iterator[str]:
 
 def _row(report: FamiliesReport, standing: Standing) -> str:
     """Samples of a family, with its figures above; its reason where it has none."""
-    margin = ' style="margin-bottom: 26px"'
     if not standing.runs:
-        reason = "; ".join(standing.notes(report.budget))
-        return (
-            f"<figure{margin}><h3>{escape(standing.title)}</h3>"
-            f'<p class="note">{escape(reason)}</p></figure>'
-        )
-    first = standing.runs[0]
+        reason = escape("; ".join(standing.notes(report.budget)))
+        return figure(standing.title, "", f'<p class="note">{reason}</p>')
     bits = standing.bits.mean
     figures = "no likelihood" if math.isnan(bits) else f"{_bits(standing)} bits/dim"
     figures += f", Fréchet {number(standing.frechet(SHOWN_SPACE).mean, 2)}"
-    images = "".join(
-        fragments.image(pixels, report.test.levels, f"{standing.title}, sample {i + 1}")
-        for i, pixels in enumerate(first.samples)
-    )
-    columns = f"grid-template-columns: repeat({len(first.samples)}, minmax(0, 72px))"
-    return (
-        f"<figure{margin}><h3>{escape(standing.title)} "
-        f'<small style="font-weight: 400; color: var(--muted)">{escape(figures)}</small></h3>'
-        f'<div class="images" role="group" aria-label="Samples of {escape(standing.title)}" '
-        f'style="{columns}">{images}</div></figure>'
-    )
+    samples = standing.runs[0].samples
+    return figure(standing.title, figures, drawn(samples, report.test.levels, standing.title))
+
+
+def _real(report: FamiliesReport) -> str:
+    """As many test images as a family has samples."""
+    count = len(report.judged.samples) if report.judged else 0
+    return drawn(report.test.images[:count], report.test.levels, "Test images")
 
 
 def _bits(standing: Standing) -> str:
