@@ -65,6 +65,19 @@ def test_a_data_set_is_compressed_as_it_is(run_path, tmp_path, capsys):
     assert coding.contents(out.read_bytes())["count"] == 299
 
 
+def test_coarse_to_fine(run_path, pictures, tmp_path, capsys):
+    file, short = tmp_path / "a.nbp", tmp_path / "short.nbp"
+    rate = ["--bits-per-pixel", "1.5", "--steps", "4"]
+    main(["compress", str(run_path), str(pictures[0]), *rate, "--out", str(file), "--json"])
+    assert json.loads(capsys.readouterr().out)["bytes"] == file.stat().st_size <= 9 + 12
+    short.write_bytes(file.read_bytes()[:-4])
+    assert "does not name its model" in mistake(capsys, "decompress", file, "--out", tmp_path / "n")
+    for each in (file, short):
+        main(["decompress", str(each), "--run", str(run_path), "--out", str(tmp_path / each.stem)])
+        with Image.open(tmp_path / each.stem / f"{each.stem}.png") as back:
+            assert back.size == (8, 8)
+
+
 def test_damage(archive, tmp_path, capsys):
     broken = bytearray(archive.read_bytes())
     broken[-9] ^= 1

@@ -7,7 +7,11 @@ fine, so that any prefix decodes.
 
 from nelbo.coding.archive import Decoded, compress, contents, decompress, read
 from nelbo.coding.estimate import Estimated, estimate
-from nelbo.coding.progressive import compress_progressive, decompress_progressive
+from nelbo.coding.progressive import (
+    compress_progressive,
+    decompress_progressive,
+    is_progressive,
+)
 
 __all__ = [
     "Decoded",
@@ -18,5 +22,6 @@ __all__ = [
     "decompress",
     "decompress_progressive",
     "estimate",
+    "is_progressive",
     "read",
 ]

@@ -207,7 +207,7 @@ class ChainCode:
             step = lane.agreement.round(
                 scale, LOG_STEPS * min(moved, TOLERANCE * _OUTPUT), place + self.values
             )
-            centre, stddev = rounded * part, scale_of(step)
+            centre, stddev = np.asarray(rounded * part, np.float64), scale_of(step)
             if t == 0:
                 half = (self.levels - 1) / 2
                 found.append(PixelNormal((centre + 1.0) * half, stddev * half, self.levels))

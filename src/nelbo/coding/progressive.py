@@ -128,13 +128,18 @@ def decompress_progressive(
     Raises:
         NelboError: other bytes, fewer than the 9 at the start, or a model of other weights.
     """
-    if not data.startswith(MAGIC) or len(data) < _START:
+    if not is_progressive(data) or len(data) < _START:
         raise NelboError("this is no progressive picture of nelbo, or less than its first 9 bytes")
     if data[len(MAGIC) : _START - 1] != bytes.fromhex(weights_digest(model))[:_HASH]:
         raise NelboError("the picture was compressed by a model of other weights: give that one")
     chain = _chain(model, data[_START - 1])
     *_, (state, t) = _walk(model, chain, Bits(data[_START:]), condition, None)
     return model.data.to_levels(model.decode(_finished(chain, state, t, condition)))[0]
+
+
+def is_progressive(data: bytes) -> bool:
+    """Whether a file is, or begins, what `compress_progressive` writes."""
+    return data.startswith(MAGIC)
 
 
 def _chain(model: Model, steps: int | None) -> Diffusion:

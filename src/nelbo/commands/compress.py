@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
-from nelbo.coding import Estimated, compress, estimate
+from nelbo.coding import (
+    Estimated,
+    compress,
+    compress_progressive,
+    decompress_progressive,
+    estimate,
+)
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
 from nelbo.commands.run_data import check_data, check_not_data, data_for_run
@@ -28,6 +37,9 @@ def run(options: Compress) -> None:
     model = pipeline.model().to(choose_device(options.device)).eval()
     images, names = _pictures(options, pipeline, model)
     pixels = list(images.images) if isinstance(images, ImageData) else images
+    if options.bits_per_pixel is not None:
+        _coarse_to_fine(options, model, pixels[0], options.bits_per_pixel)
+        return
     captions = options.caption * len(pixels) if len(options.caption) == 1 else options.caption
     given: dict[str, Any] = {"captions": captions or None, "steps": options.steps}
     if options.estimate:
@@ -46,14 +58,40 @@ def run(options: Compress) -> None:
             progress=lambda done: progress.advance(task, done),
             **given,
         )
+    _write(options.out, archive)
+    _report(options, None, len(archive), pixels, model)
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     try:
-        with atomic_file(options.out) as temporary:
-            temporary.write_bytes(archive)
+        with atomic_file(out) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise NelboError(
-            f"cannot write {options.out}: {error.strerror or error}; nothing was written"
+            f"cannot write {out}: {error.strerror or error}; nothing was written"
         ) from error
-    _report(options, None, len(archive), pixels, model)
+
+
+def _coarse_to_fine(options: Compress, model: Model, image: Tensor, rate: float) -> None:
+    """Write one picture with loss, and print how near to it what is read back is."""
+    dims, levels = image[0].numel(), model.data.shown_levels
+    condition = model.condition_for(1, None, options.caption or None)
+    content = compress_progressive(
+        model, image, rate * dims, steps=options.steps, condition=condition
+    )
+    _write(options.out, content)
+    back = decompress_progressive(model, content, condition=condition).to(image.device)
+    error = float((back.double() - image.double()).square().mean())
+    psnr = 10 * math.log10((levels - 1) ** 2 / error) if error else math.inf
+    if options.json:
+        found = {"run": options.run_path, "out": str(options.out), "bytes": len(content)}
+        print_json(found | {"bits_per_pixel": 8 * len(content) / dims, "psnr": psnr})
+    else:
+        show(
+            f"{len(content):,} bytes, {8 * len(content) / dims:.3f} bits/pixel, PSNR {psnr:.1f} dB "
+            f"→ {options.out}"
+        )
 
 
 def _pictures(options: Compress, pipeline: Pipeline, model: Model) -> tuple[Any, list[str] | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from nelbo.base.console import counting_progress, say
 from nelbo.base.errors import NelboError
-from nelbo.coding import Decoded, contents, read
+from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.decompress import Decompress
 from nelbo.data.names import printable
@@ -18,6 +20,9 @@ from nelbo.formats.model_directory import resolve
 def run(options: Decompress) -> None:
     """Write the pictures."""
     archive = options.archive.read_bytes()
+    if is_progressive(archive):
+        _coarse(options, archive)
+        return
     named = contents(archive).get("run")
     run_path = options.run_path or named
     if run_path is None:
@@ -47,6 +52,23 @@ def run(options: Decompress) -> None:
     else:
         of = "" if len(files) == found.total else f" of {found.total:,}"
         show(f"{len(files):,}{of} picture{'s' * (found.total > 1)} → {options.out}")
+
+
+def _coarse(options: Decompress, content: bytes) -> None:
+    """Write the picture of a file that was coded coarse to fine, or of a part of it."""
+    if options.run_path is None:
+        raise NelboError(f"{options.archive} does not name its model: give --run")
+    model = Pipeline.open(options.run_path).model().to(choose_device(options.device)).eval()
+    captions = None if options.caption is None else [options.caption]
+    condition = model.condition_for(1, None, captions)
+    image = decompress_progressive(model, content, condition=condition)
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{options.archive.stem}.png"
+    picture(image.to("cpu", torch.uint8)).save(file)
+    if options.json:
+        print_json({"archive": str(options.archive), "out": str(file)})
+    else:
+        show(f"1 picture of {len(content):,} bytes → {file}")
 
 
 def _write(found: Decoded, out: Path) -> list[Path]:

@@ -41,6 +41,9 @@ class Compress:
     """Compute in float32; such an archive opens on a machine like this one alone."""
     verify: bool = True
     """Read the archive back before it is written; --no-verify trusts it."""
+    bits_per_pixel: float | None = None
+    """Code one picture of the model's size coarse to fine in at most this number of bits a pixel,
+    with loss; any prefix of the file is a coarser picture."""
     estimate: bool = False
     """Write nothing, and print what the archive would take by the bound, beside other formats."""
     device: str = "auto"
@@ -58,5 +61,10 @@ class Compress:
                 f"{len(self.caption)} captions were given for {len(self.files)} pictures: give one "
                 "for all, or one for each"
             )
+        if self.bits_per_pixel is not None:
+            if not self.bits_per_pixel > 0:
+                raise NelboError(f"--bits-per-pixel must be positive, got {self.bits_per_pixel:g}")
+            if len(self.files) != 1 or self.estimate:
+                raise NelboError("--bits-per-pixel codes one picture: give one, and no --estimate")
         if not self.estimate:
             check_out(self.out)

@@ -22,6 +22,8 @@ class Decompress:
     """Directory for the pictures, PNG files; it must be new or empty."""
     run_path: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """The model that compressed them; by default the one that the archive names."""
+    caption: str | None = None
+    """Caption that a picture which was coded with --bits-per-pixel was conditioned on."""
     recover: bool = False
     """Write the pictures of whole blocks where others are damaged, and name what is lost."""
     device: str = "auto"
