@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from nelbo.base.console import say
-from nelbo.base.errors import NelboError
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn_of
@@ -50,7 +49,11 @@ _TRIED_IMAGES = 16
 
 def run(options: Evaluate) -> None:
     """Print the bound."""
-    if _evaluate_autoencoder(options):
+    if holds_autoencoder_alone(options.run_path):
+        # Which has the plots of a report with it.
+        from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
+
+        evaluate_autoencoder_run(options)
         return
     if options.levels == "optimal":
         check_optimal(options.run_path, options.steps)
@@ -110,37 +113,6 @@ def run(options: Evaluate) -> None:
         explained = explained_by_control(model, few, seed=options.computing.seed)
         calls += sum(int(each.calls.sum()) for each in explained.bounds.values())
     _show(options, bound, model, data, calls + tried, stored, dtype, processes, explained)
-
-
-def _evaluate_autoencoder(options: Evaluate) -> bool:
-    """Evaluate a run of an autoencoder alone as a plain VAE; False where it is another run."""
-    if not holds_autoencoder_alone(options.run_path):
-        return False
-    # Which has the plots of a report with it.
-    from nelbo.commands.evaluate_autoencoder import evaluate_autoencoder_run
-
-    for name in ("error", "levels", "steps", "out"):
-        if getattr(options, name) is not None:
-            raise NelboError(
-                f"--{name} does not apply to an autoencoder, which has no chain of levels"
-            )
-    if options.precision != "fp32":
-        raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
-    content = evaluate_autoencoder_run(
-        options.run_path,
-        options.data,
-        options.split,
-        keep_duplicates=options.keep_duplicates,
-        images=options.images,
-        seed=options.computing.seed,
-        resize=options.resize,
-        batch_size=options.batch_size,
-        device=options.computing.device,
-        show_table=not options.computing.json,
-    )
-    if options.computing.json:
-        print_json(content)
-    return True
 
 
 def _store(

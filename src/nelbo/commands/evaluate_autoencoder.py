@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, mention_duplicates, mention_skipped, show
+from nelbo.commands.common import (
+    choose_device,
+    mention_duplicates,
+    mention_skipped,
+    print_json,
+    show,
+)
+from nelbo.commands.options.evaluate import Evaluate
 from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
 from nelbo.evidence.autoencoder import (
     AutoencoderReading,
@@ -22,43 +28,29 @@ from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.runs.run_directory import RunDirectory
 
 
-def evaluate_autoencoder_run(
-    path: str,
-    source: str | None,
-    split: str,
-    *,
-    keep_duplicates: bool = False,
-    images: int | None = None,
-    seed: int = 0,
-    resize: bool = False,
-    batch_size: int = 64,
-    device: str = "auto",
-    show_table: bool = True,
-) -> dict[str, Any]:
-    """Read the autoencoder of a run on images; the result for a program.
+def evaluate_autoencoder_run(options: Evaluate) -> None:
+    """Read the autoencoder of a run on images, and print it.
 
-    σ is that of the finished run; for one that was broken off it is fitted to validation
-    images.
-
-    Args:
-        path: the run.
-        source: images, by default what the run was trained on.
-        split: which of them.
-        keep_duplicates: as in `nelbo evaluate`.
-        images: at most this number, drawn at random.
-        seed: which of them are drawn.
-        resize: crop and resize images of another size.
-        batch_size: images at a time.
-        device: where to compute.
-        show_table: print the result for people.
+    σ is that of the finished run; for one that was broken off it is fitted to validation images.
 
     Raises:
-        NelboError: images that do not fit.
+        NelboError: options of a chain, or images that do not fit.
     """
-    directory = RunDirectory(path)
-    found = check_data(directory, source, split, keep_duplicates=keep_duplicates)
-    run = AutoencoderRun.load(path).to(choose_device(device))
-    data = data_for_run(found, run, resize=resize, images=images, seed=seed)
+    for name in ("error", "levels", "steps", "out", "control"):
+        if getattr(options, name) is not None:
+            raise NelboError(
+                f"--{name} does not apply to an autoencoder, which has no chain of levels"
+            )
+    if options.precision != "fp32":
+        raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
+    directory = RunDirectory(options.run_path)
+    found = check_data(
+        directory, options.data, options.split, keep_duplicates=options.keep_duplicates
+    )
+    run = AutoencoderRun.load(options.run_path).to(choose_device(options.computing.device))
+    data = data_for_run(
+        found, run, resize=options.resize, images=options.images, seed=options.computing.seed
+    )
     if data.levels != run.data.levels:
         raise NelboError(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
@@ -68,26 +60,29 @@ def evaluate_autoencoder_run(
     scale = directory.evaluation().get("decoder_scale")
     if scale is None:
         scale = fit_scale(run.autoencoder, for_fits_of(check_data(directory, None, "train"), run))
-    reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=batch_size)
+    reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=options.batch_size)
     files = file_sizes(data.images, data.levels)
-    if show_table:
-        show(_table(reading, split))
-        if files is not None:
-            show(files.line)
-        say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
-        for warning in reading.warnings:
-            say(f"warning: {warning}")
-    return {
-        "run": path,
-        "data": data.source,
-        "split": split,
-        "conditioned_on": None,
-        "duplicates_left_out": data.left_out,
-        "examples": len(data),
-        "decoder_scale": scale,
-        **dataclasses.asdict(reading),
-        "files": sizes_json(files),
-    }
+    if options.computing.json:
+        print_json(
+            {
+                "run": options.run_path,
+                "data": data.source,
+                "split": options.split,
+                "conditioned_on": None,
+                "duplicates_left_out": data.left_out,
+                "examples": len(data),
+                "decoder_scale": scale,
+                **dataclasses.asdict(reading),
+                "files": sizes_json(files),
+            }
+        )
+        return
+    show(_table(reading, options.split))
+    if files is not None:
+        show(files.line)
+    say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
+    for warning in reading.warnings:
+        say(f"warning: {warning}")
 
 
 def _table(reading: AutoencoderReading, split: str) -> Table:
