@@ -263,7 +263,7 @@ def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
         (pictures, [pixel, "--size", "16"], "shape (3, 16, 16), the model (3, 8, 8)"),
         ("digits", [pixel], "17 pixel levels, the model has 256"),
         (bare, [latent], "has no captions, which the model to start from reads"),
-        (pictures, [controlled], "a ControlledUNet, which cannot be trained on"),
+        (pictures, [controlled], "--control is missing"),
         (pictures, [latent, "--balance", "labels"], "has no labels to balance its images by"),
         (pictures, [latent, "--balance", "words"], "unknown --balance 'words'"),
         (pictures, [latent, "--level-shift", "0"], "--level-shift must be positive"),

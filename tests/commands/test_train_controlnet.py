@@ -289,8 +289,9 @@ def test_sample_and_evaluate(run, tmp_path, capsys):
     Image.new("RGB", (16, 16), "red").save(image)
     edit = ["edit", str(run), "--image", str(image), "--steps", "2", "--out", str(out)]
     main([*edit, "--control", str(sketch)])
+    capsys.readouterr()
     main(["evaluate", str(run), "--images", "4", "--levels", "2", "--json"])
-    with_control = json.loads(capsys.readouterr().out.splitlines()[-1])
+    with_control = json.loads(capsys.readouterr().out)
     assert with_control["control"]["images"] == 4
     main(["evaluate", str(run), "--images", "4", "--levels", "2", "--control", "none"])
     assert "bits explained" not in capsys.readouterr().out
@@ -334,7 +335,10 @@ def test_mistakes(run, base, pictures, pixel_base, tmp_path, capsys):
         (["sample", base, "--control", "x.png"], "has no ControlNet; --controlnet puts one"),
         (["sample", run, "--control-scale", "2"], "--control-scale takes effect with --control"),
         (["sample", run, "--control", "x.png"], "there is no picture x.png"),
-        (["evaluate", base, "--data", pictures, "--control", "canny"], "has no ControlNet"),
+        (
+            ["evaluate", base, "--data", pictures, "--resize", "--control", "canny"],
+            "has no ControlNet",
+        ),
     ):
         found = mistake(capsys, *given)
         assert message in found, (message, found)

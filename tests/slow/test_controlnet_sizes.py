@@ -23,7 +23,7 @@ def shared(peer: torch.nn.Module, cls):
     with torch.device("meta"):
         network = cls.from_config(json.loads(peer.to_json_string()))
     network.load_state_dict(peer.state_dict(), assign=True)
-    return network.eval()
+    return network.requires_grad_(False).eval()
 
 
 @pytest.mark.slow
