@@ -31,8 +31,9 @@ def load(path: str | os.PathLike[str]) -> Any:
     Returns:
         A `Diffusion` for pipelines of pixels (DDPMPipeline, DDIMPipeline), a `LatentDiffusion` for
         LDMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline and
-        StableDiffusionControlNetPipeline, and those that edit pictures with the parts of one;
-        the model of a family of `nelbo.families` that `save` wrote.
+        StableDiffusionControlNetPipeline, those that edit pictures with the parts of one, and
+        those of `nelbo.formats.adapters`; the model of a family of `nelbo.families` that `save`
+        wrote; a `ControlNet` or `AutoencoderKL` for a single file that holds one alone.
 
     Raises:
         NelboError: a file is missing, damaged or unsupported; the message names the file and the
