@@ -18,6 +18,7 @@ from tests.studio.conftest import digits  # noqa: F401 - a fixture
 from tests.studio.running import Running, running
 
 CLIENTS = 20
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,6 @@ def test_a_client_that_leaves_gives_its_turn_back(server):
     pytest.fail("the server goes on computing for clients that have left")
 
 
-@pytest.mark.slow
 def test_memory_is_flat_over_five_hundred_requests(server):
     running_server, name = server
     process = psutil.Process(running_server.process.pid)

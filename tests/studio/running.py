@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-_STARTING = 120.0
+_STARTING = 600.0
 
 
 class Running(NamedTuple):

@@ -15,6 +15,7 @@ from torch.distributions import kl_divergence
 
 import nelbo
 from nelbo.chain.distributions import generator_for
+from nelbo.coding import compress
 from nelbo.commands.studio import standings_of
 from nelbo.data import load_data
 from nelbo.evidence.file_sizes import file_size
@@ -226,6 +227,9 @@ def test_a_model_without_a_chain_is_exact_and_draws_in_one_call(serve, x_0, tmp_
     (found,) = of_type(events, "estimate")
     assert (found["kind"], found["error"], found["final"]) == ("exact", 0, True)
     assert found["bits"] == pytest.approx(float(markov.evidence(x_0).bits_per_dim), rel=1e-5)
+    (archive,) = of_type(events, "archive")
+    levels = ((x_0 + 1) * 8).round().long()
+    assert archive["bytes"] == len(compress(markov, levels))
     assert "no chain" in ask(client, "process", {"model": "markov"}, [IMAGE])[-1]["message"]
 
 

@@ -84,7 +84,8 @@ class Card {
   take(event) {
     if (event.type === "estimate") this.#estimate(event);
     if (event.type === "map") this.map.replaceChildren(el("h3", {}, "Where in the picture"), heatMap(event));
-    if (event.type === "sizes") this.#sizes(event);
+    if (event.type === "sizes") this.#sizes((this.known = event));
+    if (event.type === "archive") this.#sizes({ ...this.known, archive: event.bytes, reason: event.reason });
   }
 
   #estimate(event) {
@@ -114,7 +115,7 @@ class Card {
     if (event.final && !this.rank.firstChild && state.model.data) this.#offerRank();
   }
 
-  #sizes({ raw, bound, files, archive }) {
+  #sizes({ raw, bound, files, archive, reason }) {
     const rows = [["as it is", raw], ...files.map(({ name, bytes }) => [name, bytes]), ["nelbo, by the bound", bound]];
     if (archive) rows.push(["nelbo archive", archive]);
     const bare = files.filter(({ bytes, pixels }) => pixels !== bytes).map(({ name, pixels }) => `${name} ${pixels.toLocaleString("en")}`);
@@ -124,7 +125,7 @@ class Card {
       bar.style.width = `${(100 * bytes) / most}%`;
       if (name.startsWith("nelbo")) bar.className = "own";
       return [el("span", {}, name), el("div", {}, bar, el("em", {}, bytes.toLocaleString("en")))];
-    })), bare.length ? el("p.note", {}, `Without headers: ${bare.join(", ")}.`) : "");
+    })), el("p.note", {}, [bare.length ? `Without headers: ${bare.join(", ")}. ` : "", archive ? "The archive pays for the draws of its first picture, here the only one." : reason ? `No archive: ${reason}.` : ""]));
   }
 
   #offerRank() {

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
+from nelbo.coding import compress
 from nelbo.evidence.bit_map import MAP_LEVELS
 from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.file_sizes import file_size, formats_here, picture
@@ -70,6 +72,7 @@ class Evaluate:
                 yield {"type": "estimate", "index": i, **estimate(reading)}
             yield {"type": "sizes", "index": i, **_sizes(one, served, reading)}
             yield from self._map(served, i, x_0, condition)
+            yield {"type": "archive", "index": i, **_archive(served, one, condition)}
 
     def _progress(self, i: int, of: int, reading: Refined) -> Iterator[Event]:
         which = f"Picture {i + 1} of {of}: " if of > 1 else ""
@@ -162,6 +165,15 @@ def _sizes(pixels: Tensor, served: Served, reading: Refined) -> dict[str, Any]:
         "bound": math.ceil(float(evidence.bits_per_dim[0]) * evidence.dims / 8),
         "files": files,
     }
+
+
+def _archive(served: Served, pixels: Tensor, condition: Condition | None) -> dict[str, Any]:
+    """Bytes of the picture alone in an archive of `nelbo compress`, or why there is none."""
+    try:
+        archive = compress(served.model, pixels[None], condition=condition, verify=False)
+        return {"bytes": len(archive)}
+    except NelboError as error:  # without the extra, or of a model that cannot be coded with
+        return {"bytes": None, "reason": str(error)}
 
 
 def read(form: Form) -> Evaluate:
