@@ -144,7 +144,7 @@ def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Train
             found = _fit(entry, arguments, data, left / (count - i), seed, contest.device)
         except NelboError as error:
             problems.append(error)
-            refused.append(f"{_named(arguments)} failed: {error}")
+            refused.append(_named(arguments))
             continue
         cost = _held_out(found.model, images.validation, seed) if count > 1 else 0.0
         if best is None or cost < best[0]:
@@ -152,7 +152,9 @@ def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Train
     if best is None:
         raise problems[0]
     trained = replace(best[1], seconds=time.monotonic() - begun)
-    left_out = refused + ([f"no time for {', '.join(late)}"] if late else [])
+    # What the first was refused for is what the others were, too, as a rule.
+    left_out = [f"{', '.join(refused)} failed: {problems[0]}"] if refused else []
+    left_out += [f"no time for {', '.join(late)}"] if late else []
     if left_out:
         trained = replace(trained, choice=f"{trained.choice} ({'; '.join(left_out)})")
     notes = {
