@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from nelbo.formats import load, load_sampler, save
     from nelbo.latent import LatentDiffusion
     from nelbo.latent.bound import LatentBound, LatentBoundMap
-    from nelbo.networks import AutoencoderKL, ControlNet, UNet
+    from nelbo.networks import AutoencoderKL, ControlNet, DiT, UNet
     from nelbo.networks.control import Control
     from nelbo.networks.guidance import Guidance
     from nelbo.text import TextEncoder
@@ -61,6 +61,7 @@ _PUBLIC = {
     "Continuous": "nelbo.diffusion",
     "Control": "nelbo.networks.control",
     "ControlNet": "nelbo.networks",
+    "DiT": "nelbo.networks",
     "Diffusion": "nelbo.diffusion",
     "DiscretizedNormal": "nelbo.chain.distributions",
     "Estimate": "nelbo.chain.estimate",
@@ -111,6 +112,7 @@ __all__ = [
     "Continuous",
     "Control",
     "ControlNet",
+    "DiT",
     "Diffusion",
     "DiscretizedNormal",
     "Estimate",

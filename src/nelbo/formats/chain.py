@@ -28,6 +28,11 @@ from nelbo.samplers import Sampler
 from nelbo.version import __version__
 
 
+# Pipelines that walk with the first half of a network's channels: the other half is a learned
+# variance, of which their scheduler knows nothing.
+SPLITTING = ("DiTPipeline", "PixArtAlphaPipeline")
+
+
 def read_chain(
     pipeline: Pipeline,
     scheduler: SchedulerConfig,
@@ -39,8 +44,11 @@ def read_chain(
     Raises:
         NelboError: the network's channels or the level profile do not fit the chain.
     """
-    options = scheduler.chain_options | _own_options(pipeline)
     shape = read_shape(pipeline, network.config)
+    options = scheduler.chain_options
+    if pipeline.index.class_name in SPLITTING and network.config.out_channels == 2 * shape[0]:
+        options["variance"] = "learned_range"
+    options |= _own_options(pipeline)
     multiple = 2 if options["variance"] == "learned_range" else 1
     if options["variance"] == "analytic" and network.config.out_channels == 2 * shape[0]:
         multiple = 2  # a learned variance that is not used

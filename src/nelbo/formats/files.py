@@ -57,10 +57,11 @@ class PipelineIndex:
         Its folder is the first of known ones that the pipeline has.
         """
         fitting = [
-            (config.class_name, each)
+            (name, each)
             for each in DENOISERS
             for config in each.config_classes
             if config.for_text == text
+            for name in (config.class_name, *config.other_names)
         ]
         folders = [each.folder for _, each in fitting]
         folder = next((name for name in folders if name in self.parts), folders[0])

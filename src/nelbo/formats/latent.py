@@ -39,6 +39,8 @@ from nelbo.text.paired import (
 )
 
 UNCONDITIONAL = "LDMPipeline"
+TRANSFORMER = "DiTPipeline"
+TEXT_TRANSFORMER = "PixArtAlphaPipeline"
 TEXT = "StableDiffusionPipeline"
 PAIRED_TEXT = "StableDiffusionXLPipeline"
 CONTROLLED = "StableDiffusionControlNetPipeline"
@@ -52,7 +54,11 @@ EDITING = {
     "StableDiffusionControlNetImg2ImgPipeline": CONTROLLED,
     "StableDiffusionControlNetInpaintPipeline": CONTROLLED,
 }
-PIPELINES = (UNCONDITIONAL, TEXT, PAIRED_TEXT, CONTROLLED, *EDITING)
+PIPELINES = (
+    *(UNCONDITIONAL, TRANSFORMER, TEXT_TRANSFORMER),
+    *(TEXT, PAIRED_TEXT, CONTROLLED, *EDITING),
+)
+_WITHOUT_TEXT = (UNCONDITIONAL, TRANSFORMER)
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 # Whether the unconditional half of an SDXL pipeline is conditioned on zeros.
@@ -69,7 +75,7 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     kind = EDITING.get(index.class_name, index.class_name)
     slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
     index.require(slot, AutoencoderConfig.class_name)
-    has_text = kind != UNCONDITIONAL
+    has_text = kind not in _WITHOUT_TEXT
     denoiser_class = index.denoiser(text=has_text)
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
@@ -134,7 +140,8 @@ def save_latent(
         own["decoder_scale"] = model.decoder_scale
     kind = write_chain(model.prior, directory, sampler, own, _DEFAULT_SAMPLER)
     denoiser.save_pretrained(directory / denoiser.folder)
-    slot = "vqvae" if model.text is None else "vae"
+    name = _class_name(model.text, has_control, denoiser)
+    slot = "vqvae" if name == UNCONDITIONAL else "vae"
     _save_autoencoder(model, directory / slot)
     parts: dict[str, Any] = {
         "scheduler": ["diffusers", kind],
@@ -143,8 +150,10 @@ def save_latent(
     }
     if model.text is not None:
         model.text.save_pretrained(directory)
-        parts |= control | _text_parts(model.text)
-    write_index(directory, _class_name(model.text, has_control), parts)
+        parts |= control | _text_parts(model.text, name)
+    if name == TRANSFORMER and notes.get("label_names"):
+        parts["id2label"] = dict(enumerate(notes["label_names"]))
+    write_index(directory, name, parts)
 
 
 def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
@@ -177,14 +186,15 @@ def _read_text(path: str | os.PathLike[str], index: PipelineIndex, kind: str) ->
     return PairedTextEncoder.from_pretrained(path, zeros=zeros)
 
 
-def _text_parts(text: PromptEncoder) -> dict[str, Any]:
+def _text_parts(text: PromptEncoder, name: str) -> dict[str, Any]:
     """The entries of model_index.json for a text encoder and the parts that accompany it."""
     parts: dict[str, Any] = {
         TOKENIZER: ["transformers", _TOKENIZERS[0]],
         TEXT_ENCODER: ["transformers", "CLIPTextModel"],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
     }
+    if name == TEXT_TRANSFORMER:
+        return parts
+    parts |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     if isinstance(text, PairedTextEncoder):
         return parts | {
             SECOND_TOKENIZER: ["transformers", _TOKENIZERS[0]],
@@ -194,9 +204,12 @@ def _text_parts(text: PromptEncoder) -> dict[str, Any]:
     return parts | {"safety_checker": [None, None], "requires_safety_checker": False}
 
 
-def _class_name(text: PromptEncoder | None, controlled: bool) -> str:
+def _class_name(text: PromptEncoder | None, controlled: bool, denoiser: Denoiser) -> str:
+    transformer = denoiser.folder == "transformer"
     if text is None:
-        return UNCONDITIONAL
+        return TRANSFORMER if transformer else UNCONDITIONAL
+    if transformer:
+        return TEXT_TRANSFORMER
     if isinstance(text, PairedTextEncoder):
         return PAIRED_TEXT
     return CONTROLLED if controlled else TEXT

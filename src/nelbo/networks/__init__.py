@@ -4,6 +4,8 @@ from nelbo.networks.autoencoder import AutoencoderKL
 from nelbo.networks.autoencoder_config import AutoencoderConfig
 from nelbo.networks.controlnet import ControlledUNet, ControlNet
 from nelbo.networks.controlnet_config import ControlNetConfig
+from nelbo.networks.dit import DiT, TextDiT
+from nelbo.networks.dit_config import DiTConfig, TextDiTConfig
 from nelbo.networks.text_unet_config import TextUNetConfig
 from nelbo.networks.unet import UNet
 from nelbo.networks.unet_config import UNetConfig
@@ -15,7 +17,11 @@ __all__ = [
     "ControlNet",
     "ControlNetConfig",
     "ControlledUNet",
+    "DiT",
+    "DiTConfig",
     "Residuals",
+    "TextDiT",
+    "TextDiTConfig",
     "TextUNetConfig",
     "UNet",
     "UNetConfig",

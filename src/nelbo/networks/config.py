@@ -15,9 +15,14 @@ class NetworkConfig:
 
     Subclasses check themselves in `__post_init__`; a mistake is a `NelboError` that names the
     field.
+
+    Attributes:
+        class_name: the class.
+        other_names: what early checkpoints call it.
     """
 
     class_name: ClassVar[str]
+    other_names: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
@@ -27,7 +32,7 @@ class NetworkConfig:
                 f"a {cls.class_name} config must be a JSON object, found {type(found).__name__}"
             )
         class_name = found.get("_class_name", cls.class_name)
-        if class_name != cls.class_name:
+        if class_name not in (cls.class_name, *cls.other_names):
             raise unsupported("_class_name", class_name, repr(cls.class_name))
         names = {field.name for field in fields(cls)}
         given = {name: value for name, value in found.items() if not name.startswith("_")}

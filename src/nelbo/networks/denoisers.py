@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from nelbo.base.errors import NelboError
 from nelbo.networks.denoiser import Denoiser
+from nelbo.networks.dit import DiT, TextDiT
 from nelbo.networks.unet import UNet
 
-DENOISERS: list[type[Denoiser]] = [UNet]
+DENOISERS: list[type[Denoiser]] = [UNet, DiT, TextDiT]
 
 
 def denoiser_to_save(network: object) -> Denoiser:

@@ -95,7 +95,7 @@ class EmbeddingMLP(nn.Module):
         self.linear_1 = nn.Linear(in_features, out_features)
         self.linear_2 = nn.Linear(out_features, out_features)
 
-    def forward(self, embedding: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out"]:
+    def forward(self, embedding: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """Map the embedding."""
         return self.linear_2(self.activation(self.linear_1(embedding)))
 

@@ -82,7 +82,11 @@ class Pretrained(nn.Module):
     @classmethod
     def read_config(cls, found: Mapping[str, Any]) -> NetworkConfig:
         """The config of the class that the contents of a config.json name."""
-        known = {config_class.class_name: config_class for config_class in cls.config_classes}
+        known = {
+            name: config_class
+            for config_class in cls.config_classes
+            for name in (config_class.class_name, *config_class.other_names)
+        }
         if not isinstance(found, Mapping):
             raise NelboError(f"a config must be a JSON object, found {type(found).__name__}")
         class_name = found.get("_class_name", cls.config_classes[0].class_name)

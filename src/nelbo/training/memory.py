@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nelbo.networks.attention import Attention
+from nelbo.networks.mlp import MLP
 from nelbo.networks.resnet import ResnetBlock
 
 
@@ -28,11 +29,11 @@ def available_memory(device: torch.device) -> int:
 
 
 def recompute_activations(network: nn.Module) -> None:
-    """Keep only the inputs of residual blocks and attention; compute the rest again going back."""
+    """Keep only the inputs of the blocks; compute the rest again going back."""
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Where most of the weights and activations are: residual blocks and attention."""
-    return [m for m in network.modules() if isinstance(m, (ResnetBlock, Attention))]
+    """Where most of the weights and activations are: residual blocks, attention, and MLPs."""
+    return [m for m in network.modules() if isinstance(m, (ResnetBlock, Attention, MLP))]
