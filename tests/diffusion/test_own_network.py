@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -330,3 +331,45 @@ def test_epsilon_takes_a_schedule_in_place_of_scales():
     torch.testing.assert_close(
         model.elbo(DATA, generator=seeded()).elbo, expected.elbo(DATA, generator=seeded()).elbo
     )
+
+
+def test_the_first_bound_warns_of_a_wrong_convention():
+    model = nelbo.from_denoiser(
+        lambda x, sigma: -denoiser(x, sigma), shape=SHAPE, T=50, data=Continuous()
+    )
+    with pytest.warns(UserWarning, match="its answer has the other sign"):
+        model.elbo(DATA, levels=2, generator=seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.elbo(DATA, levels=2, generator=seeded())  # once is enough
+        own("velocity").elbo(DATA[:4], levels=2)  # too few to know
+        own("velocity").elbo(DATA, levels=2)
+
+
+def test_the_time_of_a_level_is_sought_once():
+    calls = []
+
+    def sigma(time: Tensor) -> Tensor:
+        calls.append(len(time))
+        return sigma_vp(time)
+
+    model = nelbo.from_epsilon(
+        epsilon_vp, **VP | {"sigma": sigma}, shape=SHAPE, T=20, data=Continuous()
+    )
+    t = torch.tensor([3, 3, 7, 20])
+    first = model.predict(DATA[:4], t).x_0
+    sought = len(calls)
+    again = model.predict(DATA[:4], t).x_0
+    assert torch.equal(first, again)
+    assert sought > 64
+    assert len(calls) - sought < 5
+    alone = torch.cat([model.predict(DATA[i : i + 1], int(level)).x_0 for i, level in enumerate(t)])
+    torch.testing.assert_close(first, alone)
+
+
+def test_the_noise_of_levels_with_little_signal_is_their_own():
+    schedule = NoiseSchedule.variance_exploding(5, 0.1, 1e5)
+    assert float(schedule.sigmas[-1]) == pytest.approx(1e5, rel=1e-6)
+    flow = NoiseSchedule.flow_matching(100_000)
+    assert (flow.sigmas.diff() > 0).all()
+    assert float(NoiseSchedule.flow_matching(1000).sigmas[-1]) == pytest.approx(4096, rel=1e-6)

@@ -47,16 +47,15 @@ def test_euler_walks_as_diffusers_and_is_saved(fields, tmp_path):
     assert nelbo.load_sampler(tmp_path / "saved", steps) == sampler
     with pytest.raises(NelboError, match="walks by Euler"):
         nelbo.save(model, tmp_path / "other", sampler=Heun(4))
-    with pytest.raises(NelboError, match="has no fields for the levels"):
-        nelbo.save(
-            nelbo.Diffusion(
-                model.network,
-                nelbo.NoiseSchedule.linear(20),
-                prediction=model.parameterization,
-                shape=SHAPE,
-            ),
-            tmp_path / "other",
-        )
+    other = nelbo.Diffusion(
+        model.network,
+        nelbo.NoiseSchedule.linear(20),
+        prediction=model.parameterization,
+        shape=SHAPE,
+    )
+    nelbo.save(other, tmp_path / "other")  # its levels are in nelbo.json
+    levels = nelbo.load(tmp_path / "other").schedule
+    torch.testing.assert_close(levels.betas, other.schedule.betas, rtol=1e-9, atol=0)
 
 
 def test_the_bound_is_finite_and_the_chain_that_of_its_levels(tmp_path):

@@ -227,3 +227,21 @@ def _saved(pipeline, path: Path):
         pipeline.save_pretrained(path)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@seeded
+def dit(path: Path, *, classes: int = 1000, learned: bool = True) -> diffusers.DiTPipeline:
+    """A tiny DiTPipeline; its guidance needs 1,000 classes."""
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        num_layers=2,
+        in_channels=4,
+        out_channels=8 if learned else None,
+        sample_size=8,
+        num_embeds_ada_norm=classes,
+    )
+    scheduler = diffusers.DDIMScheduler(**SCHEDULER)
+    names = {0: "cat, kitten", 1: "dog"}
+    pipeline = diffusers.DiTPipeline(randomise(transformer), autoencoder(), scheduler, names)
+    return _saved(pipeline, path)

@@ -70,8 +70,11 @@ class LevelMap(ABC):
 
     @cached_property
     def sigmas(self) -> Levels:
-        """σ_t, from 0 at the data; finite, since a level without signal counts as ᾱ = 2⁻²⁴."""
-        return (self.noise_power / self.alphas_cumprod.clamp(min=_LEAST_SIGNAL_POWER)).sqrt()
+        """σ_t, from 0 at the data; finite, since a level without signal counts as ᾱ = 2⁻²⁴, or as a
+        quarter of what the level below it holds where that is less."""
+        signal = self.alphas_cumprod
+        least = min(_LEAST_SIGNAL_POWER, float(signal[signal > 0][-1]) / 4)
+        return (self.noise_power / signal.where(signal > 0, least)).sqrt()
 
     @cached_property
     def angles(self) -> Levels:

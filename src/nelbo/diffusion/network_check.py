@@ -30,7 +30,7 @@ _LEVELS = 6
 # How far above the linear guess an error may lie, and how large a part of the power of its output
 # a network may be wrong by beside.
 _TIMES_THE_GUESS, _OF_THE_OUTPUT = 1.25, 0.02
-_LEAST_EXAMPLES = 8
+LEAST_EXAMPLES = 8
 
 _SIGNS: dict[str, float] = {"": 1.0, "its answer has the other sign": -1.0}
 _TIMES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,9 +77,9 @@ def check_network(
         NelboError: predictions of x_0 that are much worse than a linear guess at some level, or
             fewer than 8 examples.
     """
-    if len(x_0) < _LEAST_EXAMPLES:
+    if len(x_0) < LEAST_EXAMPLES:
         raise NelboError(
-            f"check_network needs at least {_LEAST_EXAMPLES} examples to know the mean and "
+            f"check_network needs at least {LEAST_EXAMPLES} examples to know the mean and "
             f"variance of data, got {len(x_0)}"
         )
     generator = generator or torch.Generator().manual_seed(0)

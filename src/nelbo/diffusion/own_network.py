@@ -15,6 +15,7 @@ is high falls as 1/T; `nelbo.fit_variance` removes it.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.estimators import Estimator
 from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.network_check import LEAST_EXAMPLES, check_network
 from nelbo.diffusion.noise_level import wide
 from nelbo.diffusion.prediction import Epsilon
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -32,6 +36,8 @@ Scale = Callable[[Tensor], Tensor | float]
 
 # Of the interval of times that the one of a noise level is sought in: to the last bit of float64.
 _HALVINGS = 64
+# Noise levels whose time is held, at most: many times those of a chain.
+_MOST_HELD = 100_000
 _DEFAULT_VARIANCE = "fixed_large"
 
 
@@ -187,6 +193,7 @@ class EpsilonAt(Epsilon):
                 "both signal and noise"
             )
         self._ends = low, high
+        self._held: dict[float, float] = {}
 
     def schedule(self, T: int) -> NoiseSchedule:
         """T levels between the ends, even in log SNR."""
@@ -200,7 +207,7 @@ class EpsilonAt(Epsilon):
     ) -> tuple[Tensor, Tensor]:
         """The state of these scales, and their time."""
         log_sigma = (s.double() / a.double()).log().flatten().detach()
-        own = self.time_of(log_sigma.to(x_t.device))
+        own = self.time_of(log_sigma).to(x_t.device)
         scale = torch.hypot(self.alpha(own), self.sigma(own)).to(x_t.dtype)
         return wide(scale, x_t) * x_t, own.to(a.dtype).expand(len(x_t))
 
@@ -217,13 +224,50 @@ class EpsilonAt(Epsilon):
         return (self.sigma(times) / self.alpha(times)).log()
 
     def time_of(self, log_sigma: Tensor) -> Tensor:
-        """The time of each log(σ/α), by bisection, (B,)."""
+        """The time of each log(σ/α), (B,) float64 on the CPU; each is found once and held."""
+        values, place = log_sigma.double().cpu().unique(return_inverse=True)
+        wanted = values.tolist()
+        if len(self._held) > _MOST_HELD:
+            self._held.clear()
+        if new := [value for value in wanted if value not in self._held]:
+            found = self._bisected(torch.tensor(new, dtype=torch.float64))
+            self._held.update(zip(new, found.tolist(), strict=True))
+        times = torch.tensor([self._held[value] for value in wanted], dtype=torch.float64)
+        return times[place]
+
+    def _bisected(self, log_sigma: Tensor) -> Tensor:
         low, high = (torch.full_like(log_sigma, end) for end in self._times)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             above = self.log_sigma(middle) > log_sigma
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (low + high) / 2
+
+
+class OwnChain(Diffusion):
+    """The chain of a network of your own, whose conventions are looked at with its first bound."""
+
+    _is_checked = False
+
+    def elbo(
+        self,
+        x_0: Tensor,
+        condition: Condition | None = None,
+        *,
+        levels: int | Estimator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Bound:
+        """As `Diffusion.elbo`; of enough examples the first call warns as `check_network` raises.
+
+        That takes the network at six levels, and more where it finds a mistake.
+        """
+        if not self._is_checked and len(x_0) >= LEAST_EXAMPLES:
+            self._is_checked = True
+            try:
+                check_network(self, x_0, condition)
+            except NelboError as error:
+                warnings.warn(str(error), stacklevel=2)
+        return super().elbo(x_0, condition, levels=levels, generator=generator)
 
 
 class OwnNetwork(nn.Module):
@@ -308,7 +352,7 @@ def _chain(
     options: dict[str, Any],
 ) -> Diffusion:
     options = {"variance": _DEFAULT_VARIANCE} | options
-    return Diffusion(network, schedule, prediction=prediction, shape=shape, **options)
+    return OwnChain(network, schedule, prediction=prediction, shape=shape, **options)
 
 
 def _takes(function: Callable[..., Tensor], number: int) -> bool:

@@ -173,7 +173,8 @@ class NoiseSchedule(LevelMap):
         else:
             ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
             sigma = torch.linspace(*ends, _checked(T), dtype=torch.float64) ** rho
-        return cls.from_levels(1 / (1 + sigma.square()))
+        config: dict[str, object] = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        return replace(cls.from_levels(1 / (1 + sigma.square())), config=config)
 
     @classmethod
     def mixed(

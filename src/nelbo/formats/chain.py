@@ -21,12 +21,17 @@ from nelbo.formats.files import (
 )
 from nelbo.formats.flow_scheduler import flow_notes, own_prediction
 from nelbo.formats.model_directory import NELBO_FILE
-from nelbo.formats.pipeline import Pipeline
-from nelbo.formats.scheduler import SCHEDULER_FILE, SchedulerConfig, scheduler_config
+from nelbo.formats.pipeline import BETAS, Pipeline
+from nelbo.formats.scheduler import (
+    READERS,
+    SCHEDULER_FILE,
+    WRITERS,
+    SchedulerConfig,
+    scheduler_config,
+)
 from nelbo.formats.scheduler_classes import CLIPPING
 from nelbo.samplers import Sampler
 from nelbo.version import __version__
-
 
 # Pipelines that walk with the first half of a network's channels: the other half is a learned
 # variance, of which their scheduler knows nothing.
@@ -107,6 +112,11 @@ def write_chain(
     if scheduler.get("variance_type") != model.variance:
         own["variance"] = model.variance
     own |= flow_notes(model)
+    if type(model.parameterization) in WRITERS:  # whose classes have no field for betas
+        reader = READERS[scheduler["_class_name"]]
+        read = reader(Path(SCHEDULER_FILE), reader.complete(scheduler["_class_name"], scheduler))
+        if not torch.allclose(read.schedule.betas, model.schedule.betas, rtol=1e-9, atol=0):
+            own[BETAS] = model.schedule.betas[1:].tolist()
     if model.profile is None:
         (directory / PROFILE_FILE).unlink(missing_ok=True)
     else:

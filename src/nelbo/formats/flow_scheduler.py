@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion, NoiseSchedule
@@ -22,7 +21,7 @@ from nelbo.diffusion.prediction import Velocity
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.formats.flow_times import SPREAD, shift_of, walk_times
 from nelbo.formats.model_directory import NELBO_FILE
-from nelbo.formats.pipeline import BETAS, Pipeline
+from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import FLOW_READERS, READERS, WRITERS, SchedulerConfig
 from nelbo.formats.scheduler_classes import SCHEDULERS
 from nelbo.formats.scheduler_sampler import read_sampler
@@ -164,17 +163,9 @@ def flow_config(model: Diffusion, sampler: Sampler | None) -> dict[str, Any]:
 
 
 def flow_notes(model: Diffusion) -> dict[str, Any]:
-    """The entries of nelbo.json for what `flow_config` has no fields for."""
-    kind, schedule = model.parameterization, model.schedule
-    if not isinstance(kind, Velocity):
-        return {}
-    notes: dict[str, Any] = {}
-    usual = NoiseSchedule.flow_matching(schedule.num_levels, _shift(schedule))
-    if not torch.equal(schedule.betas, usual.betas):
-        notes[BETAS] = schedule.betas[1:].tolist()
-    if kind.time_scale != schedule.num_levels:
-        notes[TIME_SCALE] = kind.time_scale
-    return notes
+    """The entry of nelbo.json for a scale of time that `flow_config` has no field for."""
+    scale = getattr(model.parameterization, "time_scale", model.num_levels)
+    return {} if scale == model.num_levels else {TIME_SCALE: scale}
 
 
 def own_prediction(pipeline: Pipeline) -> dict[str, Any]:

@@ -10,14 +10,14 @@ whose shifts b, scales s and gates g are linear in the embedded time and class (
 a prompt, z also attends to it between the two, and the six vectors are one linear map of the time
 for all blocks plus a table for each ("adaLN-single", Chen et al. 2024, section 2.3). Names of
 weights and config fields are those of diffusers' `DiTTransformer2DModel` and
-`PixArtTransformer2DModel`; docs/decisions/0024-text-for-a-transformer.md has why the latter.
+`PixArtTransformer2DModel`; docs/decisions/0026-text-for-a-transformer.md has why the latter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Num
@@ -112,11 +112,12 @@ class DiT(Transformer):
         super().__init__(config, **fields)
         c = self.config
         self.time_proj = Sinusoidal(TIME, freq_shift=1)
-        self.transformer_blocks = nn.ModuleList(DiTBlock(c) for _ in range(c.num_layers))
+        blocks = [DiTBlock(c) for _ in range(c.num_layers)]
+        self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(c.width, 2 * c.width)
         self.proj_out_2 = nn.Linear(c.width, c.patch_size**2 * c.out_channels)
         start(self)
-        zero(self.proj_out_1, self.proj_out_2, *(b.norm1.linear for b in self.transformer_blocks))
+        zero(self.proj_out_1, self.proj_out_2, *(block.norm1.linear for block in blocks))
 
     def forward(
         self,
@@ -134,8 +135,9 @@ class DiT(Transformer):
         z = self._tokens(x_t)
         time = self.time_proj(network_time.to(x_t.device).expand(len(x_t))).to(self.dtype)
         rows = self._rows(condition, x_t)
-        embedded = [block.norm1.emb(time, rows) for block in self.transformer_blocks]
-        for block, each in zip(self.transformer_blocks, embedded, strict=True):
+        blocks = cast(Sequence[DiTBlock], self.transformer_blocks)
+        embedded = [block.norm1.emb(time, rows) for block in blocks]
+        for block, each in zip(blocks, embedded, strict=True):
             z = block(z, each)
         shift, scale = self.proj_out_1(F.silu(embedded[0]))[:, None].chunk(2, dim=2)
         return self._finish(z, x_t, shift, scale, self.proj_out_2)
@@ -194,7 +196,8 @@ class TextDiT(Transformer):
     def __init__(self, config: TextDiTConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)
         c = self.config
-        self.transformer_blocks = nn.ModuleList(TextBlock(c) for _ in range(c.num_layers))
+        blocks = [TextBlock(c) for _ in range(c.num_layers)]
+        self.transformer_blocks = nn.ModuleList(blocks)
         self.scale_shift_table = nn.Parameter(torch.zeros(2, c.width))
         self.proj_out = nn.Linear(c.width, c.patch_size**2 * c.out_channels)
         self.adaln_single = TimeModulation(c.width)
@@ -202,7 +205,7 @@ class TextDiT(Transformer):
             None if c.caption_channels is None else CaptionProjection(c.caption_channels, c.width)
         )
         start(self)
-        attended = (block.attn2.to_out[0] for block in self.transformer_blocks)
+        attended = (block.attn2.to_out[0] for block in blocks)
         zero(self.proj_out, self.adaln_single.linear, *attended)
 
     def forward(

@@ -36,7 +36,7 @@ class TransformerConfig(DenoiserConfig):
 
     sample_size: int = 32
     in_channels: int = 4
-    out_channels: int | None = None  # type: ignore[assignment]  # an integer once it is checked
+    out_channels: int = None  # type: ignore[assignment]  # an integer once it is checked
     num_attention_heads: int = 16
     attention_head_dim: int = 72
     num_layers: int = 28
@@ -132,7 +132,7 @@ class TextDiTConfig(TransformerConfig):
     class_name: ClassVar[str] = "PixArtTransformer2DModel"
     for_text: ClassVar[bool] = True
 
-    out_channels: int | None = 8  # type: ignore[assignment]
+    out_channels: int = 8
     sample_size: int = 128
     norm_type: str = "ada_norm_single"
     norm_eps: float = 1e-6

@@ -171,7 +171,9 @@ class Latent(Kind):
 
     def save(self, module: PriorObjective, directory: Path, notes: Mapping[str, Any]) -> None:
         """A pipeline of latents."""
-        save(self.whole(module), directory, sampler=SAMPLER, notes=notes)
+        # The schedulers of flow matching and EDM have a walk of their own.
+        own = module.prior.prediction in ("velocity", "denoiser")
+        save(self.whole(module), directory, sampler=None if own else SAMPLER, notes=notes)
 
     def reading(self, module: PriorObjective, images: int = READ) -> Tensor:
         """The bound on pixels of validation images with their captions or labels."""

@@ -16,6 +16,7 @@ from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.kinds.pixel.options import check_network_options
 from nelbo.training.options import KindName, TrainOptions
 from nelbo.training.ranges import at_least_one, check_numbers
 
@@ -34,14 +35,29 @@ class LatentSettings:
 
     condition: str = "auto"
     """The condition of the prior: text, label or none; auto is the first that the images have."""
+    network: str = "unet"
+    """unet, or dit, a transformer of patches."""
     levels: int = 1000
-    """Length T of the prior's chain; its schedule is cosine, its prediction v."""
-    widths: tuple[int, ...] = (128, 160)
-    """Channels of the UNet at each resolution, from that of the latents."""
+    """Length T of the prior's chain."""
+    prediction: str = "v_prediction"
+    """What the network predicts: epsilon, sample, v_prediction, velocity (flow matching), or
+    denoiser (EDM, preconditioned)."""
+    schedule: str | None = None
+    """Noise schedule: cosine, linear, scaled_linear, sigmoid, flow_matching or variance_exploding;
+    by default flow_matching for a velocity, variance_exploding for a denoiser, else cosine."""
+    shift: float = 1.0
+    """Of --schedule flow_matching: above 1 more of the levels are noisy."""
+    widths: tuple[int, ...] = ()
+    """Channels of the UNet at each resolution, from that of the latents, 128 160 by default; or of
+    the transformer, 192."""
     layers: int = 1
-    """Residual blocks at each resolution."""
+    """Residual blocks of the UNet at each resolution."""
     heads: int = 4
-    """Attention heads."""
+    """Attention heads of the UNet."""
+    blocks: int | None = None
+    """Blocks of the transformer; by default a thirty-second of its width, from 4 to 12."""
+    patch: int | None = None
+    """Side of a patch of the transformer; by default the smallest that makes at most 16 a side."""
     text_encoder: str | None = None
     """Read the captions with a trained CLIP text encoder, of a pipeline or by itself with its
     tokenizer, rather than with a new one of the sizes below; it stays as it is, and the run keeps a
@@ -64,10 +80,12 @@ class LatentSettings:
         check_numbers(
             self,
             at_least_one=(
-                *("levels", "widths", "layers", "heads", "vocabulary"),
+                *("levels", "widths", "layers", "heads", "blocks", "patch", "vocabulary"),
                 *("text_width", "text_layers", "text_heads"),
             ),
+            positive=("shift",),
         )
+        check_network_options(self, LatentSettings.layers)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,8 @@ class LatentEnd(RunEnd):
 
 def error_of(prediction: str) -> str:
     """What the loss `simple` is a mean squared error of."""
-    return {"v_prediction": "v", "epsilon": "ε", "sample": "z_0"}.get(prediction, "the prediction")
+    names = {"v_prediction": "v", "epsilon": "ε", "sample": "z_0", "velocity": "ε − z_0"}
+    return names.get(prediction, "the prediction")
 
 
 def _loss(notes: Mapping[str, Any], model: LatentDiffusion) -> str:

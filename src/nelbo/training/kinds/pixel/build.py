@@ -1,4 +1,4 @@
-r"""Which model to train: from a few settings and the data to a `Diffusion` around a `UNet`.
+r"""Which model to train: from a few settings and the data to a `Diffusion` around a network.
 
 The defaults follow from the data. The noise of the default chain grows geometrically, from a
 scale at which neighbouring pixel levels just begin to blur to one at which next to nothing of the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
@@ -16,17 +17,20 @@ from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.diffusion.prediction import Velocity
+from nelbo.evidence.feature_spaces import some_of
 from nelbo.networks import UNet
+from nelbo.networks.denoiser import Denoiser
+from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
 from nelbo.training.kinds.pixel.options import SCHEDULES, ModelConfig
+from nelbo.training.kinds.transformer import build_transformer, one_width
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
 # and half a bin.
 _FIRST_NOISE = 1 / math.sqrt(8)
-# What a UNet is called with where flow matching ends: its embedding is of times up to this.
-_FLOW_END = 1000.0
 # Of the levels of a mixed chain; docs/decisions/0015-one-model-for-both.md.
 _COSINE_SHARE = 0.5
+# Images that the spread of the data is measured on, at most.
+_SPREAD_OF = 2000
 
 
 def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
@@ -39,19 +43,20 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
         return NoiseSchedule.mixed(config.levels, first_noise, _COSINE_SHARE)
     if config.schedule in ("geometric", "learned"):
         return NoiseSchedule.geometric(config.levels, first_noise)
+    continuous = continuous_schedule(config.schedule, config.levels, config.shift)
+    if continuous is not None:
+        return continuous
     if config.schedule not in SCHEDULES:
         raise NelboError(unknown("schedule", config.schedule, SCHEDULES))
     return getattr(NoiseSchedule, config.schedule)(config.levels)
 
 
-def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousDiffusion:
-    """A fresh model for these images, in continuous time where its schedule is to be learned.
+def build_unet(config: ModelConfig, data: ImageData) -> UNet:
+    """The UNet of a config, for these images.
 
     Raises:
-        NelboError: settings that do not fit together or the data.
+        NelboError: widths or attention that do not fit the images.
     """
-    if config.class_conditional and not data.num_classes:
-        raise NelboError(f"{data.source} has no labels to condition on")
     channels, height, width = data.shape
     widths = resolve(config, data).widths
     if min(widths) < 2:
@@ -72,10 +77,10 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
             f"are {sizes[1:]}"
         )
     attends = [level > 0 and size in config.attention for level, size in enumerate(sizes)]
-    network = UNet(
+    return UNet(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
-        out_channels=channels * (2 if config.variance == "learned_range" else 1),
+        out_channels=out_channels(config, data),
         block_out_channels=widths,
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
@@ -85,10 +90,44 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
         dropout=config.dropout,
         num_class_embeds=data.num_classes if config.class_conditional else None,
     )
+
+
+def build_dit(config: ModelConfig, data: ImageData) -> Denoiser:
+    """The transformer of a config, for these images.
+
+    Raises:
+        NelboError: a width or patch that does not fit the images.
+    """
+    return build_transformer(
+        data.shape,
+        width=one_width(config.widths, usual_width(*data.shape[1:])),
+        blocks=config.blocks,
+        patch=config.patch,
+        out_channels=out_channels(config, data),
+        num_classes=data.num_classes if config.class_conditional else 0,
+        dropout=config.dropout,
+        source=f"images of {data.source}",
+    )
+
+
+def out_channels(config: ModelConfig, data: ImageData) -> int:
+    """Of a network: those of the images, and as many for a learned variance."""
+    return data.shape[0] * (2 if config.variance == "learned_range" else 1)
+
+
+def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousDiffusion:
+    """A fresh model for these images, in continuous time where its schedule is to be learned.
+
+    Raises:
+        NelboError: settings that do not fit together or the data.
+    """
+    if config.class_conditional and not data.num_classes:
+        raise NelboError(f"{data.source} has no labels to condition on")
+    network = build_dit(config, data) if config.network == "dit" else build_unet(config, data)
     model = Diffusion(
         network,
         build_schedule(config, data.levels),
-        prediction=Velocity(_FLOW_END) if config.prediction == "velocity" else config.prediction,
+        prediction=prediction_of(config.prediction, partial(_spread, data)),
         variance=config.variance,
         data=Pixels(data.levels),
         shape=data.shape,
@@ -99,7 +138,19 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
 
 def resolve(config: ModelConfig, data: ImageData) -> ModelConfig:
     """The config with what it leaves to the data filled in."""
+    if config.network == "dit":
+        return replace(config, widths=config.widths or (usual_width(*data.shape[1:]),))
     return replace(config, widths=config.widths or _default_widths(*data.shape[1:]))
+
+
+def usual_width(height: int, width: int) -> int:
+    """The width of a transformer for pictures of this size where no time is given."""
+    return 128 if max(height, width) <= 16 else 384
+
+
+def _spread(data: ImageData) -> float:
+    """The standard deviation of some of the images, as the network sees them."""
+    return float(Pixels(data.levels).to_network(some_of(data.images, _SPREAD_OF)).std())
 
 
 def _default_widths(height: int, width: int) -> tuple[int, ...]:

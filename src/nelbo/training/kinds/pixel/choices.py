@@ -39,7 +39,8 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
     options = replace(options, left_to_data=())
     if options.model.widths or options.start_from is not None:
         return options
-    if processes.is_main and (note := halving_note(*images.train.shape[1:])):
+    halves = processes.is_main and options.model.network == "unet"
+    if halves and (note := halving_note(*images.train.shape[1:])):
         say(note)
     if options.training.seconds is None:
         return options

@@ -26,9 +26,10 @@ from nelbo.diffusion.objectives import Objective
 from nelbo.training.kinds.pixel.build import build_model, default_depth
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.task import trained_module
+from nelbo.training.kinds.transformer import WIDTHS
 from nelbo.training.threads import use_fastest_threads
 
-# Channels at the first resolution; the others have twice as many.
+# Channels of a UNet at the first resolution; the others have twice as many.
 CANDIDATES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 # r: how many examples a weight is to see.
 EXAMPLES_PER_WEIGHT = 0.05
@@ -78,11 +79,9 @@ def choose_network(
         threads: CPU threads, where they are fixed; otherwise the faster of one and all is timed.
         processes: how many divide the images of a step.
     """
-    depth = default_depth(*data.shape[1:])
     images = max(1, min(_IMAGES.get(device.type, 16), batch_size // processes))
     chosen: FittingNetwork | None = None
-    for base in CANDIDATES:
-        widths = (base, *[2 * base] * (depth - 1))
+    for widths in _candidates(config, data):
         with torch.random.fork_rng([]):
             model = build_model(replace(config, widths=widths), data).to(device)
         weights = sum(parameter.numel() for parameter in model.parameters())
@@ -93,6 +92,13 @@ def choose_network(
         chosen = found
     assert chosen is not None
     return chosen
+
+
+def _candidates(config: ModelConfig, data: ImageData) -> list[tuple[int, ...]]:
+    if config.network == "dit":
+        return [(width,) for width in WIDTHS]
+    depth = default_depth(*data.shape[1:])
+    return [(base, *[2 * base] * (depth - 1)) for base in CANDIDATES]
 
 
 def _seconds_per_image(

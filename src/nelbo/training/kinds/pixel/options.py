@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import tyro
 
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS, preset_of
@@ -15,36 +16,46 @@ from nelbo.training.options import Given, KindName, TrainOptions
 from nelbo.training.ranges import check_numbers
 
 SCHEDULES = (
-    *("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid", "flow_matching"),
-    "learned",
+    *("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid"),
+    *("flow_matching", "variance_exploding", "learned"),
 )
+NETWORKS = ("unet", "dit")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The model to train."""
 
+    network: str = "unet"
+    """unet, or dit, a transformer of patches."""
     schedule: str = "geometric"
     """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
-    scaled_linear, cosine, sigmoid or flow_matching; or learned, in continuous time, beside the
-    network."""
+    scaled_linear, cosine or sigmoid; flow_matching; variance_exploding, that of EDM; or learned, in
+    continuous time, beside the network."""
+    shift: float = 1.0
+    """Of --schedule flow_matching: above 1 more of the levels are noisy."""
     levels: int = 1000
     """Length T of the chain."""
     prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample, v_prediction or velocity."""
+    """What the network predicts: epsilon, sample, v_prediction, velocity (flow matching), or
+    denoiser (EDM, preconditioned)."""
     variance: str = "learned_range"
     """Reverse variance: fixed_small, fixed_large or learned_range."""
     clip_sample: bool = True
     """Clip the predicted image to the range of pixels."""
     widths: tuple[int, ...] = ()
-    """Channels of the UNet at each resolution; by default the widest that is fast enough for the
-    time budget here, and what suits the image size where there is none."""
+    """Channels of the UNet at each resolution, or of the transformer; by default the widest that is
+    fast enough for the time budget here, and what suits the image size where there is none."""
     layers: int = 1
-    """Residual blocks at each resolution."""
+    """Residual blocks of the UNet at each resolution."""
     attention: tuple[int, ...] = (16, 8, 4, 2)
-    """Resolutions, in pixels, that have self-attention below the first one."""
+    """Resolutions of the UNet, in pixels, that have self-attention below the first one."""
+    blocks: int | None = None
+    """Blocks of the transformer; by default a thirty-second of its width, from 4 to 12."""
+    patch: int | None = None
+    """Side of a patch of the transformer; by default the smallest that makes at most 16 a side."""
     dropout: float = 0.1
-    """Dropout in the residual blocks."""
+    """Dropout in the residual blocks, or those of the transformer."""
     class_conditional: bool = False
     """Tell the network the label of each image."""
 
@@ -52,8 +63,30 @@ class ModelConfig:
         """Raise `NelboError` for a number that makes no sense, naming it."""
         check_numbers(
             self,
-            at_least_one=("levels", "layers", "attention"),  # widths: what the model is built with
+            # widths: what the model is built with
+            at_least_one=("levels", "layers", "attention", "blocks", "patch"),
+            positive=("shift",),
             below_one=("dropout",),
+        )
+        check_network_options(self, ModelConfig.layers, ModelConfig.attention)
+
+
+def check_network_options(settings: Any, layers: int, attention: Any = None) -> None:
+    """Raise `NelboError` for an unknown network, or options of another than it.
+
+    Args:
+        settings: of a model, with `network` and the options of each.
+        layers: what is usual.
+        attention: likewise, where there is such an option.
+    """
+    if settings.network not in NETWORKS:
+        raise NelboError(unknown("--network", settings.network, NETWORKS))
+    if settings.network == "unet" and (settings.blocks or settings.patch):
+        raise NelboError("--blocks and --patch are for --network dit: leave them out")
+    of_unet = (settings.layers, getattr(settings, "attention", None))
+    if settings.network == "dit" and of_unet != (layers, attention):
+        raise NelboError(
+            "--layers and --attention are for --network unet; a transformer has --blocks"
         )
 
 
