@@ -62,7 +62,7 @@ from nelbo.report.grids import save_image
 ASKED = {"colour": 200, "style": 80, "pair": 80}
 MEASURES = (*ASKED, "name", "variety")
 CANDIDATES, ASKED_NAMES = 1000, 200
-VARIED, SEEDS = 24, 8
+VARIED, SEEDS = 24, 8  # names, and pictures of each
 Draw = Callable[..., Tensor]
 _CHUNK = 64
 
@@ -88,11 +88,11 @@ def prompt_of(kind: str, one: dict[str, str]) -> str:
     return f"{one['colour']} {one['thing']}" if kind == "colour" else one["text"]
 
 
-def questions(some: Composed, kind: str, seed: int) -> Composed:
+def questions(some: Composed, kind: str, most: int, seed: int) -> Composed:
     """What is asked of a kind: one picture of each pair, at full size but for two things."""
     fields = {"colour": ("thing", "colour"), "style": ("thing", "style"), "pair": ("thing",)}
     of_kind = some.where(lambda one: one["kind"] == kind and (kind == "pair" or whole(one)))
-    return one_each(of_kind, fields[kind], ASKED[kind], seed)
+    return one_each(of_kind, fields[kind], min(most, ASKED[kind]), seed)
 
 
 def candidates(train: Composed, seed: int) -> list[str]:
@@ -139,14 +139,14 @@ def copied(images: Tensor, train: Composed) -> Tensor:
     return torch.cat(parts)
 
 
-def varied(draw: Draw, train: Composed, seed: int) -> tuple[Estimate, float, float]:
+def varied(draw: Draw, train: Composed, most: int, seed: int) -> tuple[Estimate, float, float]:
     """The spread over seeds as a share of that over styles, and the two means."""
     names = candidates(train, seed)
     of_name: dict[str, list[int]] = {name: [] for name in names}
     for i, one in enumerate(train.facts):
         if one["kind"] == "name" and one["text"] in of_name:
             of_name[one["text"]].append(i)
-    several = [name for name in names if len(of_name[name]) > 2][:VARIED]
+    several = [name for name in names if len(of_name[name]) > 2][: min(most, VARIED)]
     real = [spread(train.data.images[torch.tensor(of_name[name])]) for name in several]
     images = torch.stack([draw(several, seed + 1 + k) for k in range(SEEDS)], 1)
     own = [spread(some) for some in images]
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/composed-emoji"))
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--only", nargs="*", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--most", type=int, default=200, help="prompts of a kind")
     parser.add_argument("--guidance", type=float, help="default: that of the run's own samples")
     parser.add_argument("--steps", type=int, default=25, help="of the run's own sampler")
     parser.add_argument("--seed", type=int, default=0)
@@ -194,7 +195,7 @@ def main() -> None:
     console, rows, drawn = Console(width=150), [], []
     results: dict[str, Any] = {"guidance": guidance, "split": arguments.split}
     for kind in (kind for kind in ASKED if kind in arguments.only):
-        asked = questions(held_out, kind, arguments.seed)
+        asked = questions(held_out, kind, arguments.most, arguments.seed)
         prompts = [prompt_of(kind, one) for one in asked.facts]
         real, generated = asked.data.images, draw(prompts)
         sources = {"real": real, "reconstructed": reconstruct(model, real), "generated": generated}
@@ -213,7 +214,7 @@ def main() -> None:
     console.print(table_of(title, rows))
     if "name" in arguments.only:
         names = candidates(train, arguments.seed)
-        asked = names[:ASKED_NAMES]
+        asked = names[: min(arguments.most, ASKED_NAMES)]
         drawn.append(draw(asked))
         places = ranks(scorers.scores(drawn[-1], "thing", names), torch.arange(len(asked)))
         first, five = within(places, 1), within(places, 5)
@@ -224,11 +225,11 @@ def main() -> None:
         results["copies"] = wilson(int(near.sum()), len(near))._asdict()
         console.print(f"copies: {wilson(int(near.sum()), len(near))}")
     if "variety" in arguments.only:
-        share, own, real = varied(draw, train, arguments.seed)
+        share, own, real = varied(draw, train, arguments.most, arguments.seed)
         results["variety"] = {"share": share.mean, "error": share.standard_error}
         console.print(
             f"variety: {share.mean:.2f} ± {share.standard_error:.2f} of that of real pictures "
-            f"({own:.3f} of {real:.3f}; {VARIED} names, {SEEDS} seeds)"
+            f"({own:.3f} of {real:.3f}; {SEEDS} seeds a name)"
         )
     console.print(f"guidance {guidance:g}, {arguments.steps} steps of {type(sampler).__name__}")
     if arguments.json:
