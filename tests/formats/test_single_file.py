@@ -426,6 +426,8 @@ def test_an_autoencoder_alone(prefix, tmp_path):
     save_file(below(prefix, ldm_autoencoder(network.state_dict())), file)
     found = nelbo.load(file)
     assert isinstance(found, AutoencoderKL)
+    with pytest.raises(NelboError, match="holds the network AutoencoderKL alone"):
+        nelbo.load_sampler(file)
     same(dict(found.state_dict()), network.state_dict())
     assert found.config.scaling_factor == 0.18215
 

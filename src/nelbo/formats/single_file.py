@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.diffusion import Continuous, NoiseSchedule
 from nelbo.formats.chain import read_chain
@@ -87,14 +88,19 @@ class SingleFile(Pipeline):
 
 
 def open_single_file(path: Any) -> SingleFile | None:
-    """The pipeline in a single file; None for a directory, a Hub id or a network alone.
+    """The pipeline in a single file; None for a directory or a Hub id.
 
     Raises:
-        NelboError: as `Checkpoint.open`.
+        NelboError: a network alone, or as `Checkpoint.open`.
     """
     if not Path(path).is_file():
         return None
     checkpoint = Checkpoint.open(Path(path))
+    if not checkpoint.is_pipeline:
+        raise NelboError(
+            f"{path} holds the network {checkpoint.kind} alone, which is a part of a model: nelbo.load gives "
+            "the network in Python, whose save_pretrained(DIR) writes a folder of it"
+        )
     index = PipelineIndex(Path(path), checkpoint.kind, {})
     return SingleFile(path, index, FORMAT, checkpoint.notes)
 
