@@ -98,8 +98,8 @@ def open_single_file(path: Any) -> SingleFile | None:
     checkpoint = Checkpoint.open(Path(path))
     if not checkpoint.is_pipeline:
         raise NelboError(
-            f"{path} holds the network {checkpoint.kind} alone, which is a part of a model: nelbo.load gives "
-            "the network in Python, whose save_pretrained(DIR) writes a folder of it"
+            f"{path} holds the network {checkpoint.kind} alone, which is a part of a model: "
+            "nelbo.load gives it in Python, and its save_pretrained(DIR) writes a folder of it"
         )
     index = PipelineIndex(Path(path), checkpoint.kind, {})
     return SingleFile(path, index, FORMAT, checkpoint.notes)
