@@ -229,7 +229,7 @@ def test_mistakes_name_file_and_field(tmp_path, field, value, message):
     [
         ("solver_order", "two", "solver_order is 'two'"),
         ("algorithm_type", 2, "algorithm_type is 2"),
-        ("use_flow_sigmas", True, "use_flow_sigmas=True is not supported"),
+        ("use_flow_sigmas", True, "prediction_type='epsilon' with use_flow_sigmas=True is not"),
         ("use_karras_sigmas", "yes", "use_karras_sigmas is 'yes'"),
         ("thresholding", 2, "thresholding is 2"),
         ("sample_max_value", 0.5, None),

@@ -79,10 +79,12 @@ class SchedulerConfig(ConfigFields):
                 f"{file}: _class_name is {name!r}, expected one of {', '.join(READERS)}"
             )
         reader = READERS[name]
-        if found.get("use_flow_sigmas"):
+        on_flow = bool(found.get("use_flow_sigmas"))
+        if on_flow:
             reader = FLOW_READERS.get(name, reader)
         if (field := reader.unsupported(name, found)) is not None:
-            raise NelboError(f"{file}: {field}={found[field]!r} is not supported")
+            beside = " with use_flow_sigmas=True" if on_flow and field != "use_flow_sigmas" else ""
+            raise NelboError(f"{file}: {field}={found.get(field)!r}{beside} is not supported")
         fields = reader.complete(name, found) | {"_class_name": name} | dict(overrides or {})
         return reader(file, fields)
 
