@@ -139,9 +139,6 @@ def test_what_ships_is_reported_in_a_copy(shelf, monkeypatch, tmp_path_factory, 
     assert "7 steps in 3 s" in page
     assert Path("reported", "samples", "final.png").is_file()
     assert nelbo.load("reported").decoder_scale == 0.25
-    # A pipeline that was never a run's directory has nothing that a report is written beside.
-    Path("reported", "metrics.jsonl").unlink()
-    assert "(metrics.jsonl): give --out DIR" in mistake(capsys, "report", "reported", *brief)
 
 
 def test_a_checkpoint_is_half_as_large_and_draws_the_same(shelf):

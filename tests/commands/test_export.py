@@ -41,7 +41,7 @@ def test_export_is_a_clean_pipeline_with_a_card(run_path, tmp_path):
     assert card.data.library_name == "diffusers"
     total = json.loads((run_path / "evaluation.json").read_text())["test"]["bits_per_dim"]["total"]
     assert f"{total['mean']:.3f}" in card.text
-    for words in ("8×8", "17 levels", "12 steps", "Alpaydin", "DDPMPipeline", "nelbo.load"):
+    for words in ("8×8", "17 pixel levels", "12 steps", "Alpaydin", "DDPMPipeline", "nelbo.load"):
         assert words in card.text
 
 

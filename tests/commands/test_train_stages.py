@@ -199,7 +199,6 @@ def test_the_model_suits_the_data(arguments, kind):
             ["digits", "--latent-channels", "4"],
             "--latent-channels is an option of --model autoencoder, and the model here is pixel",
         ),
-        (["emoji", "--schedule", "learned"], "--schedule is an option of --model pixel"),
     ],
 )
 def test_an_option_of_another_kind_is_said_to_be_one(arguments, message, tmp_path, capsys):

@@ -300,9 +300,9 @@ def test_conditions_reach_every_level():
 
 
 def test_data_is_checked():
-    with pytest.raises(NelboError, match="17 levels"):
+    with pytest.raises(NelboError, match="17 pixel levels"):
         make().elbo(pixels(2) + 0.03)
-    with pytest.raises(NelboError, match="17 levels"):
+    with pytest.raises(NelboError, match="17 pixel levels"):
         make().path_elbo(2 * pixels(2))
     with pytest.raises(NelboError, match=r"\(1, 3, 3\).*\(2, 3, 3\)"):
         make().elbo(pixels(2)[:, :1])

@@ -114,7 +114,7 @@ def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  
 @pytest.mark.parametrize(
     ("file", "field", "value", "message"),
     [
-        ("model_index.json", "_class_name", "FluxPipeline", "FluxPipeline"),
+        ("model_index.json", "_class_name", "MochiPipeline", "MochiPipeline"),
         ("model_index.json", "scheduler", ["diffusers", "X"], "scheduler is of class 'X'"),
         ("scheduler/scheduler_config.json", "prediction_type", "flow", "prediction_type is 'flow'"),
         ("scheduler/scheduler_config.json", "variance_type", "learned", "variance_type"),

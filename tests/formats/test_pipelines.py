@@ -277,7 +277,7 @@ def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("model_index.json", {"_class_name": "FluxPipeline"}, "_class_name is 'FluxPipeline'"),
+        ("model_index.json", {"_class_name": "MochiPipeline"}, "_class_name is 'MochiPipeline'"),
         ("model_index.json", {"_class_name": None}, "_class_name is None"),
         ("model_index.json", {"vae": ["diffusers", "VQModel"]}, "vae is of class 'VQModel'"),
         ("model_index.json", {"vae": [None, None]}, "there is no 'vae'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,7 +193,7 @@ def test_gradients_equal_diffusers(name):
     leaves = []
     for predict in (lambda *batch: peer_output(peer, *batch), network):
         x, text = x_t.clone().requires_grad_(), condition.text.clone().requires_grad_()
-        given = Condition(condition.label, text, None, condition.pooled_text, condition.size)
+        given = replace(condition, text=text)
         outputs.append(predict(x, network_time, given))
         outputs[-1].square().mean().backward()
         leaves.append((x.grad, text.grad))

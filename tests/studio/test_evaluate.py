@@ -228,7 +228,7 @@ def test_a_model_without_a_chain_is_exact_and_draws_in_one_call(serve, x_0, tmp_
     assert (found["kind"], found["error"], found["final"]) == ("exact", 0, True)
     assert found["bits"] == pytest.approx(float(markov.evidence(x_0).bits_per_dim), rel=1e-5)
     (archive,) = of_type(events, "archive")
-    levels = ((x_0 + 1) * 8).round().long()
+    levels = ((x_0 + 1) * 8).round().byte()
     assert archive["bytes"] == len(compress(markov, levels))
     assert "no chain" in ask(client, "process", {"model": "markov"}, [IMAGE])[-1]["message"]
 
@@ -247,6 +247,7 @@ def test_the_table_of_a_comparison(serve, tmp_path):
                 bits=tuple(bit + seed for bit in bits),
                 monte_carlo_error=0.0,
                 quality={space: {"samples": judged} for space in SPACES},
+                modes={"count": 25, "reached": 20, "off": 3},
                 sample_seconds=0.1,
                 parameters=10,
                 steps=1,

@@ -88,9 +88,9 @@ class Condition:
     label: Tensor | None = None
     text: Tensor | None = None
     control: Tensor | None = None
-    text_mask: Tensor | None = None
     pooled_text: Tensor | None = None
     size: Tensor | None = None
+    text_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         given = self._given()

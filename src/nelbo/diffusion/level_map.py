@@ -71,9 +71,10 @@ class LevelMap(ABC):
     @cached_property
     def sigmas(self) -> Levels:
         """σ_t, from 0 at the data; finite, since a level without signal counts as ᾱ = 2⁻²⁴, or as a
-        quarter of what the level below it holds where that is less."""
+        quarter of what the level below it holds where that is no more."""
         signal = self.alphas_cumprod
-        least = min(_LEAST_SIGNAL_POWER, float(signal[signal > 0][-1]) / 4)
+        below = float(signal[signal > 0][-1])
+        least = _LEAST_SIGNAL_POWER if below > _LEAST_SIGNAL_POWER else below / 4
         return (self.noise_power / signal.where(signal > 0, least)).sqrt()
 
     @cached_property

@@ -65,9 +65,9 @@ class FlowScheduler(SchedulerConfig):
     @property
     def schedule(self) -> NoiseSchedule:
         """The levels w = 1/T, ..., 1, shifted."""
-        T = self.integer("num_train_timesteps", 1)
+        T, shift = self.integer("num_train_timesteps", 1), self.shift
         try:
-            return NoiseSchedule.flow_matching(T, self.shift)
+            return NoiseSchedule.flow_matching(T, shift)
         except NelboError as error:
             raise NelboError(f"{self.file}: {error}") from error
 
