@@ -173,7 +173,11 @@ def test_mistakes(tmp_path):
     file = tmp_path / "scheduler" / "scheduler_config.json"
     plain = json.loads(file.read_text())
     for field, value, match in (
-        ("use_dynamic_shifting", True, "use_dynamic_shifting is True, expected false, for the shift"),
+        (
+            "use_dynamic_shifting",
+            True,
+            "use_dynamic_shifting is True, expected false, for the shift",
+        ),
         ("shift", 0.0, "shift of flow matching must be positive"),
         ("shift", "big", "shift is 'big', expected a number"),
     ):

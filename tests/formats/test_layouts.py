@@ -63,9 +63,7 @@ def test_the_index_may_name_another_class_than_wrote_the_file(tmp_path):
     model = nelbo.load(tmp_path)
     assert isinstance(nelbo.load_sampler(tmp_path, 5), Euler)
     assert model.threshold is None  # which EulerDiscreteScheduler has no field for
-    change(
-        tmp_path / "model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"]
-    )
+    change(tmp_path / "model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"])
     with pytest.raises(NelboError, match=r"model_index.json: scheduler is of class 'ScoreSdeVe"):
         nelbo.load(tmp_path)
 

@@ -221,6 +221,7 @@ def assert_close(found: Checkpoint, expected: Checkpoint, kind: str) -> None:
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-4, msg=f"{kind}: {name}")
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_whatever_the_model(tmp_path):
     halves = kinds(None)
     for each in halves.values():
@@ -272,6 +273,7 @@ def test_sharded_models_in_each_precision(tmp_path):
         assert child.join() == 0, child.message
 
 
+@pytest.mark.slow
 def test_a_sharded_run_of_two_stages_is_whole(tmp_path, capsys):
     """Validation, grids, both finishes, in place of an old run; then one goes on with it."""
     data = draw_squares(tmp_path / "pictures")
