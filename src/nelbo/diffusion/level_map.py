@@ -78,6 +78,14 @@ class LevelMap(ABC):
         return (self.noise_power / signal.where(signal > 0, least)).sqrt()
 
     @cached_property
+    def largest_sigma(self) -> float:
+        """Where a walk starts: σ_T, or at most 2¹², ᾱ = 2⁻²⁴, where level T holds no signal, so that
+        no step is spent on levels of next to none."""
+        largest = float(self.sigmas[-1])
+        faint = _LEAST_SIGNAL_POWER**-0.5
+        return largest if self.alphas_cumprod[-1] > 0 else min(largest, faint)
+
+    @cached_property
     def angles(self) -> Levels:
         """φ_t, from 0 at the data to at most π/2."""
         return torch.atan2(self.noise_scale, self.signal_scale)

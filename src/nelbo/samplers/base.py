@@ -28,8 +28,6 @@ from nelbo.samplers.loop import StepRule
 # The data: what every walk ends at, and no network is called with.
 DATA = NoiseLevel(1.0, 0.0, -1, 0)
 USUAL_SPACING = "trailing"
-# σ of ᾱ = 2⁻²⁴, where walks start whose chain ends without signal.
-_FAINT = 2.0**12
 
 
 @dataclass(frozen=True)
@@ -185,14 +183,10 @@ class SigmaSampler(GridSampler):
         return [time + 1 for time in times]
 
     def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
-        """The largest and smallest σ of noise levels off the chain: the ends of `spacing`.
-
-        Where level T holds no signal, the walk starts at ᾱ = 2⁻²⁴ at the least: no step is spent
-        on levels of next to no signal.
-        """
+        """The largest and smallest σ of noise levels off the chain: the ends of `spacing`."""
         levels = self.spaced(schedule.num_levels)
         largest, smallest = (schedule.at_level(t).sigma for t in (levels[-1], levels[0]))
-        return largest if schedule.alphas_cumprod[-1] > 0 else min(largest, _FAINT), smallest
+        return min(largest, schedule.largest_sigma), smallest
 
     def at_sigma(self, schedule: NoiseSchedule, sigma: float) -> NoiseLevel:
         """The noise level of a σ, with the network's time between levels of the chain."""

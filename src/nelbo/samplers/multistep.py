@@ -55,7 +55,7 @@ class MultistepSampler(SigmaSampler):
     def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
         """The largest and smallest σ of noise levels off the chain: the ends of the chain."""
         check_steps(schedule.num_levels, self.steps)
-        return float(schedule.sigmas[-1]), float(schedule.sigmas[1])
+        return schedule.largest_sigma, float(schedule.sigmas[1])
 
     def at_sigma(self, schedule: NoiseSchedule, sigma: float) -> NoiseLevel:
         """The noise level of a σ, with the time of the nearest level of the chain."""
