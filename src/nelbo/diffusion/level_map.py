@@ -79,8 +79,10 @@ class LevelMap(ABC):
 
     @cached_property
     def largest_sigma(self) -> float:
-        """Where a walk starts: σ_T, or at most 2¹², ᾱ = 2⁻²⁴, where level T holds no signal, so that
-        no step is spent on levels of next to none."""
+        """Where a walk starts: σ_T, or at most 2¹² (ᾱ = 2⁻²⁴) where level T holds no signal.
+
+        So no step is spent on levels of next to none.
+        """
         largest = float(self.sigmas[-1])
         faint = _LEAST_SIGNAL_POWER**-0.5
         return largest if self.alphas_cumprod[-1] > 0 else min(largest, faint)
