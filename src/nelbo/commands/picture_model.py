@@ -21,6 +21,7 @@ from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.sampling import guidance_of
 from nelbo.diffusion import Diffusion
 from nelbo.formats import Pipeline
+from nelbo.formats.files import usual_guidance
 from nelbo.training.kinds.controlnet.base import trained_controlnet
 
 
@@ -122,9 +123,7 @@ class PictureModel:
         Raises:
             NelboError: guidance of a model without a chain.
         """
-        usual = 1.0
-        if options.prompts():
-            usual = self.pipeline.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+        usual = usual_guidance(self.pipeline.notes) if options.prompts() else 1.0
         guidance = guidance_of(options, usual)
         if guidance.scale != 1.0 and self.model.chain is None:
             raise NelboError(f"--guidance {guidance.scale:g}: {self.path} has no chain to guide")

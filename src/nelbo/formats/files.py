@@ -20,6 +20,12 @@ from nelbo.networks.pretrained import DIFFUSERS_VERSION
 _PART = re.compile(r"\w[\w-]*")
 
 
+def usual_guidance(notes: Mapping[str, Any]) -> float:
+    """The guidance that a run draws its own samples with, from its nelbo.json; 1 for none."""
+    found = notes.get("settings", {}).get("model", {}).get("guidance")
+    return 1.0 if found is None else float(found)
+
+
 @dataclass(frozen=True)
 class PipelineIndex:
     """The contents of model_index.json.

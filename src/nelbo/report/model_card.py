@@ -11,6 +11,7 @@ from typing import Any
 from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.evidence.file_sizes import TITLES
+from nelbo.formats.files import usual_guidance
 from nelbo.report.formatting import number
 from nelbo.report.tables import bits_unit, label
 
@@ -57,7 +58,7 @@ def model_card(
         front.append("- text-to-image")
     if licence is not None:
         front.insert(2, f"license: {json.dumps(licence)}")
-    guidance = notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+    guidance = usual_guidance(notes)
     sections = {
         "Evidence": _evidence(model, evaluation),
         "Samples": _samples(evaluation),

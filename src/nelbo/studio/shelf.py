@@ -20,6 +20,7 @@ from nelbo.data import ImageData
 from nelbo.evidence.calibration import fit_decoder_scale
 from nelbo.evidence.standings import Standing
 from nelbo.formats import Pipeline
+from nelbo.formats.files import usual_guidance
 from nelbo.samplers import SAMPLERS, Sampler
 
 # Models in memory at once: two can be compared without loading them in turn.
@@ -75,8 +76,7 @@ class Served:
     @cached_property
     def usual_guidance(self) -> float:
         """The guidance that its own samples were drawn with; 1 for none."""
-        settings = self.pipeline.notes.get("settings", {}).get("model", {})
-        return float(settings.get("guidance", 1.0))
+        return usual_guidance(self.pipeline.notes)
 
     @property
     def usual_steps(self) -> int:

@@ -13,11 +13,6 @@ from nelbo.formats import Pipeline
 from nelbo.report.control import shown_controls
 
 
-def usual_guidance(path: str) -> float:
-    """The guidance that the model of a run draws its own samples with, 1 where it has none."""
-    return Pipeline.open(path).notes.get("settings", {}).get("model", {}).get("guidance") or 1.0
-
-
 @torch.no_grad()
 def controlled_samples(
     model: Any, path: str, data: ImageData, steps: int, guidance: float, seed: int

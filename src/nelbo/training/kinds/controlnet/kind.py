@@ -21,7 +21,7 @@ from nelbo.data.size import Size
 from nelbo.diffusion.objectives import check_objective
 from nelbo.evidence.evaluation import check_fits
 from nelbo.formats import Pipeline, save
-from nelbo.formats.files import read_own, write_json
+from nelbo.formats.files import read_own, usual_guidance, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks import ControlledUNet, ControlNet
 from nelbo.report.control import ERROR, EXPLAINED
@@ -34,7 +34,7 @@ from nelbo.training.kinds.controlnet.base import (
     read_base,
     trained_controlnet,
 )
-from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples, usual_guidance
+from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples
 from nelbo.training.kinds.controlnet.examples import examples_of
 from nelbo.training.kinds.controlnet.objective import ControlObjective
 from nelbo.training.kinds.controlnet.options import TrainControl
@@ -70,7 +70,7 @@ class ControlNets(Kind):
         controls = controls_of(options.control, images.train)
         path, base = _base(options)
         check_fits(base, images.train)
-        guidance = options.model.guidance or usual_guidance(path)
+        guidance = options.model.guidance or usual_guidance(Pipeline.open(path).notes)
         self.options = options.with_settings(replace(options.model, guidance=guidance))
         self.label_names = tuple((read_own(path) or {}).get("label_names") or ())
         self.base, self._path = base.to(device), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +11,13 @@ from nelbo.base.console import MESSAGES
 from nelbo.evidence.explained import IMAGES, LEVELS, Explained, explained_by_control
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.given import data_facts
+from nelbo.formats.files import usual_guidance
 from nelbo.report.control import headline, warning
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.page import write_report
 from nelbo.report.run_report import RunReport
 from nelbo.report.training_facts import run_settings, training_facts
-from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples, usual_guidance
+from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.refinement import evaluation_json, sizes_of
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
@@ -34,10 +36,10 @@ class ControlEnd(RunEnd):
     _steps = 0
     _explained: Explained | None = None
 
-    @property
+    @cached_property
     def guidance(self) -> float:
         """The scale of the guidance of the samples."""
-        return usual_guidance(str(self.run.path))
+        return usual_guidance(self.run.notes)
 
     @property
     def calls(self) -> int:

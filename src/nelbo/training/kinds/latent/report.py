@@ -14,6 +14,7 @@ from nelbo.base.console import MESSAGES
 from nelbo.data import ImageData
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.given import data_facts
+from nelbo.formats.files import usual_guidance
 from nelbo.latent import LatentDiffusion
 from nelbo.report.captions import prompt_grid
 from nelbo.report.formatting import number
@@ -52,7 +53,7 @@ class LatentEnd(RunEnd):
     @cached_property
     def guidance(self) -> float:
         """The scale of the guidance of samples that are conditional."""
-        return self.run.notes.get("settings", {}).get("model", {}).get("guidance", 1.0)
+        return usual_guidance(self.run.notes)
 
     @cached_property
     def prompts(self) -> list[str]:
