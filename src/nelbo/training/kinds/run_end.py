@@ -24,6 +24,7 @@ from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import (
     Asked,
     evaluated_text,
+    evaluation_json,
     expected_calls,
     print_files,
     refine,
@@ -95,6 +96,27 @@ class RunEnd(ABC):
         """How good the samples are beside the images of training and test."""
         ending = self.ending
         return read_samples(drawn, ending.train, ending.test, most=READ_AT_END, seed=ending.seed)
+
+    def judged(
+        self,
+        evaluations: Evaluations,
+        drawn: Tensor,
+        closer: tuple[Extremes, Extremes] | None,
+        **how: Any,
+    ) -> tuple[dict[str, Any], SampleReading | None]:
+        """What evaluation.json holds, and how good the samples are; the first report does without.
+
+        Args:
+            evaluations: of each of `splits`.
+            drawn: the samples.
+            closer: None in the first report.
+            how: how the samples were drawn.
+        """
+        evaluation = evaluation_json(evaluations, self.data)
+        reading = None if closer is None else self.read(drawn)
+        if reading is not None:
+            evaluation["samples"] = {**reading.to_json(), **how}
+        return evaluation, reading
 
     def report(self) -> dict[str, Any]:
         """Evaluate, sample, and write evaluation.json, samples/ and report.html.

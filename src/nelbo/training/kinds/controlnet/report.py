@@ -19,7 +19,7 @@ from nelbo.report.run_report import RunReport
 from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.training.kinds.controlnet.drawing import beside, controlled_samples
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.refinement import evaluation_json, sizes_of
+from nelbo.training.kinds.refinement import sizes_of
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 _SHOWN = 32
@@ -83,11 +83,9 @@ class ControlEnd(RunEnd):
     ) -> dict[str, Any]:
         """As `RunEnd.write`."""
         run, model, evaluated = self.run, self.model, evaluations["test"]
-        evaluation = evaluation_json(evaluations, self.data)
-        reading = None if closer is None else self.read(drawn)
-        if reading is not None:
-            drawn_as = {"steps": self._steps, "guidance": self.guidance}
-            evaluation["samples"] = {**reading.to_json(), **drawn_as}
+        evaluation, reading = self.judged(
+            evaluations, drawn, closer, steps=self._steps, guidance=self.guidance
+        )
         if self._explained is not None:
             evaluation["control"] = self._explained.to_json()
         run.write_evaluation(evaluation)

@@ -28,7 +28,6 @@ from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.drawing import all_classes
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.refinement import (
-    evaluation_json,
     sizes_of,
 )
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
@@ -119,13 +118,9 @@ class LatentEnd(RunEnd):
         """As `RunEnd.write`."""
         run, model, evaluated = self.run, self.model, evaluations["test"]
         test, seed = self.ending.test, self.ending.seed
-        evaluation = evaluation_json(evaluations, self.data)
-        reading = None
-        if closer is not None:  # the first report does without
-            reading = self.read(drawn)
-        if reading is not None:
-            drawn_as = {"steps": self._steps, "guidance": self.guidance}
-            evaluation["samples"] = {**reading.to_json(), **drawn_as}
+        evaluation, reading = self.judged(
+            evaluations, drawn, closer, steps=self._steps, guidance=self.guidance
+        )
         run.write_evaluation(evaluation)
         asked = self.asked(len(drawn))
         notes = run.notes

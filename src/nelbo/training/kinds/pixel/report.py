@@ -24,7 +24,6 @@ from nelbo.samplers.grid import spaced_levels
 from nelbo.training.kinds.drawing import all_classes, draw
 from nelbo.training.kinds.final_samples import PIXEL_STEPS
 from nelbo.training.kinds.refinement import (
-    evaluation_json,
     sizes_of,
 )
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
@@ -70,12 +69,7 @@ class PixelEnd(RunEnd):
     ) -> dict[str, Any]:
         """As `RunEnd.write`; maps and the reverse process come with the extremes."""
         run, model = self.run, self.model
-        evaluation = evaluation_json(evaluations, self.data)
-        reading = None
-        if closer is not None:  # the first report does without
-            reading = self.read(drawn)
-        if reading is not None:
-            evaluation["samples"] = {**reading.to_json(), "steps": self._steps}
+        evaluation, reading = self.judged(evaluations, drawn, closer, steps=self._steps)
         run.write_evaluation(evaluation)
         generator = torch.Generator().manual_seed(self.ending.seed)
         test = evaluations["test"].data
