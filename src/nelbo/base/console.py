@@ -5,8 +5,10 @@ Results go to standard output, so that a result can be piped and --json has it t
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +36,19 @@ def say(text: str) -> None:
 def writable(text: str) -> str:
     r"""A text with paths in it that any terminal takes: bytes that are not UTF-8 become \\xe9."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Without the progress bars of a library, which would cut through those of a command."""
+    logging = importlib.import_module(f"{library}.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def say_first(title: str, lines: Sequence[str], shown: int) -> None:

@@ -12,8 +12,7 @@ import json
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nelbo.base.console import quiet
 from nelbo.base.digest import digest
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.chain.conditioning import Condition
@@ -122,7 +122,7 @@ class TextEncoder(PromptEncoder):
             MissingExtraError: transformers is not installed.
             NelboError: a part is missing or damaged, or its weights are a pickle.
         """
-        transformers = _transformers()
+        transformers = transformers_library()
         root = Path(path)
         if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
             tokenizer = text_encoder = ""
@@ -133,7 +133,7 @@ class TextEncoder(PromptEncoder):
         try:
             tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
             part = text_encoder
-            with _no_progress_bar():
+            with quiet("transformers"):
                 model = getattr(transformers, model_class).from_pretrained(
                     path,
                     subfolder=text_encoder,
@@ -174,7 +174,7 @@ class TextEncoder(PromptEncoder):
             MissingExtraError: transformers is not installed.
             NelboError: no captions, or numbers that do not fit.
         """
-        transformers = _transformers()
+        transformers = transformers_library()
         if width < 1 or layers < 1 or heads < 1 or width % heads:
             raise NelboError(
                 f"width {width}, layers {layers} and heads {heads} must be positive, and heads "
@@ -213,7 +213,7 @@ class TextEncoder(PromptEncoder):
         if not (folder / "vocab.json").exists():
             # Newer releases of transformers write tokenizer.json alone, which older do not read.
             self.tokenizer.backend_tokenizer.model.save(str(folder))
-        with _no_progress_bar():
+        with quiet("transformers"):
             self.model.save_pretrained(Path(path) / text_encoder)
 
     @property
@@ -300,20 +300,12 @@ def _vocabulary(tokenizer: Any) -> str:
     return f"{words}{tokenizer.model_max_length}{'' if whole is None else whole.to_str()}"
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Without transformers' bars, which would cut through those of training."""
-    logging = _transformers().utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def transformers_library() -> Any:
+    """The package of text encoders.
 
-
-def _transformers() -> Any:
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:

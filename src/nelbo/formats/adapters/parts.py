@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nelbo.base.console import quiet
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.base.files import read_json
 from nelbo.formats.pipeline import Pipeline
@@ -112,19 +112,6 @@ def default_argument(pipeline: str, name: str) -> Any:
     """
     kind = getattr(library_of("diffusers", pipeline), pipeline)
     return inspect.signature(kind.__call__).parameters[name].default
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Without the progress bars of a library, which would cut through those of a command."""
-    logging = importlib.import_module(f"{name}.utils.logging")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _stored_type(weights: Path, kind: str) -> torch.dtype:

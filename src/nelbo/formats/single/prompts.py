@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError
 from nelbo.formats.single.checkpoint import CLIP, OPEN_CLIP, XL_CLIP, XL_OPEN_CLIP, Checkpoint
 from nelbo.formats.single.renaming import counted
 from nelbo.formats.single.text import clip_fields, rename_clip, rename_open_clip
 from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import check_weights
 from nelbo.text import PromptEncoder, TextEncoder
+from nelbo.text.encoder import transformers_library
 from nelbo.text.paired import SECOND_CLASS, SECOND_TOKENIZER, PairedTextEncoder
 
 # Whose words every CLIP reads.
@@ -53,10 +54,7 @@ def _encoder(
     kind: str = "CLIPTextModel",
     padding: str | None = None,
 ) -> TextEncoder:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("a text encoder", "text") from error
+    transformers = transformers_library()
     fields = clip_fields(weights, activation)
     words = fields["vocab_size"]
     tokens = _tokenizer(checkpoint, transformers, words, second=kind == SECOND_CLASS)

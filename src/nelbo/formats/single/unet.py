@@ -16,7 +16,7 @@ from nelbo.formats.single.renaming import Rules, Weights, counted, renamed
 # The width of an attention head of Stable Diffusion 2 and XL; the first version has 8 heads.
 _HEAD_WIDTH, _HEADS = 64, 8
 _FIRST_CONTEXT = 768
-_SIZE_NUMBERS, _SIZE_WIDTH = 6, 256
+_SIZE_WIDTH = 256
 
 _RESNET: Rules = (
     ("in_layers.0.", "norm1."),
@@ -119,11 +119,6 @@ def _encoder_fields(weights: Weights) -> dict[str, Any]:
             "projection_class_embeddings_input_dim": weights["label_emb.0.0.weight"].shape[1],
         }
     return fields
-
-
-def pooled_width(fields: dict[str, Any]) -> int:
-    """How long the pooled vector of a prompt is that XL's network takes."""
-    return fields["projection_class_embeddings_input_dim"] - _SIZE_NUMBERS * _SIZE_WIDTH
 
 
 def _layers(weights: Weights) -> int:
