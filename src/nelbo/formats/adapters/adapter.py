@@ -7,6 +7,7 @@ and which way the velocity points.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,7 +53,7 @@ class AdaptedConfig:
         return {"_class_name": self.class_name, **self.fields}
 
 
-class AdaptedNetwork(nn.Module):
+class AdaptedNetwork(nn.Module, ABC):
     """A network of diffusers as a chain calls it; subclasses write `answer`.
 
     Args:
@@ -129,9 +130,9 @@ class AdaptedNetwork(nn.Module):
             time = (time + 1e-3).floor()
         return self.answer(x.to(dtype), time, condition.float_to(dtype)).to(x.dtype)
 
+    @abstractmethod
     def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """What the network answers, in the coordinates of the chain."""
-        raise NotImplementedError
 
     def rescale_guided(self, guided: Tensor, conditional: Tensor) -> Tensor:
         """What a pipeline makes of a guided answer; here nothing."""

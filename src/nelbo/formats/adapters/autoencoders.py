@@ -42,7 +42,19 @@ class EncodingConfig:
         return {name: value for name, value in self.fields.items() if name[0] != "_"}
 
 
-class Standardised(Autoencoder):
+class Around(Autoencoder):
+    """An autoencoder by means of another, whose files are its own."""
+
+    def __init__(self, autoencoder: Any, config: Any) -> None:
+        super().__init__()
+        self.autoencoder, self.config = autoencoder, config
+
+    def save_pretrained(self, path: Any) -> None:
+        """Write the other autoencoder as it was."""
+        self.autoencoder.save_pretrained(path)
+
+
+class Standardised(Around):
     """The latents of an autoencoder, less a mean and by a scale, one for each channel or for all.
 
     Args:
@@ -54,11 +66,9 @@ class Standardised(Autoencoder):
     def __init__(
         self, autoencoder: Any, mean: float | Sequence[float], scale: float | Sequence[float]
     ) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
+        super().__init__(autoencoder, autoencoder.config)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
-        self.config = autoencoder.config
 
     def encode(self, x: Tensor) -> Normal:
         """q of the standardised latents."""
@@ -70,12 +80,8 @@ class Standardised(Autoencoder):
         """The image of standardised latents."""
         return self.autoencoder.decode(z / self.get_buffer("scale") + self.get_buffer("mean"))
 
-    def save_pretrained(self, path: Any) -> None:
-        """Write the autoencoder as it was."""
-        self.autoencoder.save_pretrained(path)
 
-
-class Pointwise(Autoencoder):
+class Pointwise(Around):
     """An autoencoder of diffusers without q(z|x): a normal of a given scale around its code.
 
     The bound holds for every q, so for this one; a smaller scale costs more nats.
@@ -86,15 +92,15 @@ class Pointwise(Autoencoder):
     """
 
     def __init__(self, autoencoder: Any, std: float) -> None:
-        super().__init__()
-        self.autoencoder, self.std = autoencoder, std
         found = autoencoder.config
-        self.config = EncodingConfig(
+        config = EncodingConfig(
             found["in_channels"],
             found["latent_channels"],
             2 ** (len(found["encoder_block_out_channels"]) - 1),
             {**found, "std": std},
         )
+        super().__init__(autoencoder, config)
+        self.std = std
 
     def encode(self, x: Tensor) -> Normal:
         """The normal around the code of each image."""
@@ -105,12 +111,8 @@ class Pointwise(Autoencoder):
         """The image of a code."""
         return self.autoencoder.decode(z).sample
 
-    def save_pretrained(self, path: Any) -> None:
-        """Write the autoencoder."""
-        self.autoencoder.save_pretrained(path)
 
-
-class OneFrame(Autoencoder):
+class OneFrame(Around):
     """An autoencoder of films, for pictures: films of one frame.
 
     Args:
@@ -118,15 +120,14 @@ class OneFrame(Autoencoder):
     """
 
     def __init__(self, autoencoder: Any) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
         found = autoencoder.config
-        self.config = EncodingConfig(
+        config = EncodingConfig(
             found.get("input_channels", 3),
             found["z_dim"],
             2 ** len(found["temperal_downsample"]),
             dict(found),
         )
+        super().__init__(autoencoder, config)
 
     def encode(self, x: Tensor) -> Normal:
         """q(z|x) of pictures."""
@@ -136,10 +137,6 @@ class OneFrame(Autoencoder):
     def decode(self, z: Tensor) -> Tensor:
         """The picture of latents."""
         return self.autoencoder.decode(z.unsqueeze(2)).sample.squeeze(2)
-
-    def save_pretrained(self, path: Any) -> None:
-        """Write the autoencoder."""
-        self.autoencoder.save_pretrained(path)
 
 
 def kl_autoencoder(pipeline: Pipeline) -> Autoencoder:

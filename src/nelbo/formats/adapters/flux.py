@@ -6,30 +6,25 @@ from a guided one, whose guidance is an input: what it models is the guided chai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nelbo.chain.conditioning import Condition
-from nelbo.formats.adapters.adapter import LEVELS, AdaptedNetwork, Adapter
-from nelbo.formats.adapters.packing import SIDE, pack, unpack
+from nelbo.formats.adapters.adapter import LEVELS, Adapter
+from nelbo.formats.adapters.packing import SIDE, PackedNetwork, pack, unpack
 from nelbo.formats.adapters.prompts import AdaptedPrompts
 
 _CLIP, _T5 = "text_encoder", "text_encoder_2"
 _T5_TOKENS = 512
 
 
-class Network(AdaptedNetwork):
+class Network(PackedNetwork):
     """The transformer of Flux, over tokens of 2×2 latents with their rows and columns."""
 
     class_name = "FluxTransformer2DModel"
-
-    @classmethod
-    def latent_channels(cls, config: Mapping[str, Any]) -> int:
-        """C of the latents, of which a token has four."""
-        return config["in_channels"] // SIDE**2
 
     def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The velocity."""

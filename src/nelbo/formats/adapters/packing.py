@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
+from nelbo.formats.adapters.adapter import AdaptedNetwork
+
 SIDE = 2
+
+
+class PackedNetwork(AdaptedNetwork):
+    """A network over tokens of 2×2 latents."""
+
+    @classmethod
+    def latent_channels(cls, config: Mapping[str, Any]) -> int:
+        """C of the latents, of which a token has four."""
+        return config["in_channels"] // SIDE**2
 
 
 def pack(x: Tensor) -> Tensor:

@@ -6,16 +6,16 @@ to the norm of the conditional one, token by token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nelbo.chain.conditioning import Condition
-from nelbo.formats.adapters.adapter import LEVELS, AdaptedNetwork, Adapter
+from nelbo.formats.adapters.adapter import LEVELS, Adapter
 from nelbo.formats.adapters.autoencoders import film_autoencoder
-from nelbo.formats.adapters.packing import SIDE, pack, unpack
+from nelbo.formats.adapters.packing import SIDE, PackedNetwork, pack, unpack
 from nelbo.formats.adapters.parts import library_of
 from nelbo.formats.adapters.prompts import AdaptedPrompts, pad_together
 
@@ -24,15 +24,10 @@ _TOKENS = 512
 _LONGEST = 1024  # with the rest of a prompt dropped to `_TOKENS` after it is embedded
 
 
-class Network(AdaptedNetwork):
+class Network(PackedNetwork):
     """The transformer of Qwen-Image."""
 
     class_name = "QwenImageTransformer2DModel"
-
-    @classmethod
-    def latent_channels(cls, config: Mapping[str, Any]) -> int:
-        """C of the latents, of which a token has four."""
-        return config["in_channels"] // SIDE**2
 
     def answer(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The velocity."""
