@@ -8,6 +8,7 @@ from nelbo import Continuous, Diffusion, LatentDiffusion, NoiseSchedule, coding
 from nelbo.networks import AutoencoderKL
 from tests.coding.models import Shrink
 from tests.formats import tiny
+from tests.training.test_latents import text_model
 
 
 def model() -> LatentDiffusion:
@@ -38,3 +39,12 @@ def test_a_prefix_is_a_picture():
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     content = coding.compress_progressive(latent, image, bits=40)
     assert coding.decompress_progressive(latent, content).shape == image.shape
+
+
+def test_a_model_of_text_finishes_without_a_prompt_as_it_began():
+    latent = text_model().eval()
+    image = torch.randint(0, 256, latent.shape, dtype=torch.uint8)
+    content = coding.compress_progressive(latent, image, bits=40, steps=3)
+    unconditional = latent.condition_for(1)
+    expected = coding.decompress_progressive(latent, content, condition=unconditional)
+    assert torch.equal(coding.decompress_progressive(latent, content), expected)

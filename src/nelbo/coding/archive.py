@@ -218,7 +218,8 @@ def read(
             damage.append(_damage(error, i, spans, of_tile))
     if damage and not recover:
         raise DamageError(f"the archive is damaged: {damage[0]}; --recover reads the rest")
-    lost = {of_tile[j] for i in range(len(spans)) if i not in dict(whole) for j in spans[i]}
+    there = {i for i, _ in whole}
+    lost = {of_tile[j] for i, span in enumerate(spans) if i not in there for j in span}
     for group in _groups(whole, fast):
         lanes = [
             Lane(Stack(code.ground(), b.words, b.taken), Agreement.from_bytes(b.listed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -38,5 +39,4 @@ def conditions_of(
 
 def is_stored(condition: Condition) -> bool:
     """Whether a condition is of labels alone, which an archive holds."""
-    others = (condition.text, condition.control, condition.pooled_text, condition.size)
-    return condition.label is not None and all(other is None for other in others)
+    return condition.label is not None and replace(condition, label=None).batch_size == 0

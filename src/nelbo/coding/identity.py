@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 
 import torch
 from torch import Tensor
 
+from nelbo.base.digest import digest
 from nelbo.chain.model import Model
 
 # Of a model: decided by the archive itself.
@@ -17,20 +17,17 @@ _IN_ARCHIVE = ("noise levels", "variance", "level profile")
 
 def weights_digest(model: Model) -> str:
     """A hash of all weights, whatever their precision, and of how outputs are read."""
-    digest = hashlib.blake2b(digest_size=8)
+    parts: list[str | Tensor] = []
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
-            digest.update(name.encode())
             plain = value.detach().cpu()
-            plain = plain.double() if plain.is_floating_point() else plain
-            digest.update(plain.contiguous().numpy().tobytes())
+            parts += [name, plain.double() if plain.is_floating_point() else plain]
     said = {name: value for name, value in model.identity().items() if name not in _IN_ARCHIVE}
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    parts.append(json.dumps(said, sort_keys=True, default=str))
     if model.chain is not None:
         # Cosines and logarithms of machines differ in the last bits of the schedule.
-        signal = (model.chain.schedule.alphas_cumprod * 2**24).round().long()
-        digest.update(signal.numpy().tobytes())
-    return digest.hexdigest()
+        parts.append((model.chain.schedule.alphas_cumprod * 2**24).round().long())
+    return digest(parts)
 
 
 def machine(device: torch.device) -> str:

@@ -30,6 +30,7 @@ from nelbo.chain.distributions import draw, generator_for
 from nelbo.chain.model import Model
 from nelbo.coding.identity import weights_digest
 from nelbo.diffusion import Diffusion, optimal_levels
+from nelbo.samplers import DDIM
 
 MAGIC = b"\x89nbp"
 # Of a group: the bits of its number, and the KL that it stands for.
@@ -113,7 +114,7 @@ def compress_progressive(
     model.check_data(x)
     x_0 = model.encode(x).mean
     content = Bits(most=math.inf if bits is None else bits)
-    for _ in _walk(model, chain, content, condition, x_0):
+    for _ in _walk(chain, content, _condition(model, condition), x_0):
         pass
     start = MAGIC + bytes.fromhex(weights_digest(model))[:_HASH] + bytes([chain.num_levels])
     return start + content.to_bytes()
@@ -133,7 +134,8 @@ def decompress_progressive(
     if data[len(MAGIC) : _START - 1] != bytes.fromhex(weights_digest(model))[:_HASH]:
         raise NelboError("the picture was compressed by a model of other weights: give that one")
     chain = _chain(model, data[_START - 1])
-    *_, (state, t) = _walk(model, chain, Bits(data[_START:]), condition, None)
+    condition = _condition(model, condition)
+    *_, (state, t) = _walk(chain, Bits(data[_START:]), condition, None)
     return model.data.to_levels(model.decode(_finished(chain, state, t, condition)))[0]
 
 
@@ -156,21 +158,23 @@ def _chain(model: Model, steps: int | None) -> Diffusion:
     return chain.respace(torch.linspace(1, chain.num_levels, K).round().long())
 
 
+def _condition(model: Model, given: Condition | None) -> Condition | None:
+    """What the chain is conditioned on: what is given, or what stands for nothing."""
+    return given if given is not None and given.batch_size else model.condition_for(1)
+
+
 def _walk(
-    model: Model, chain: Diffusion, content: Bits, condition: Condition | None, x_0: Tensor | None
+    chain: Diffusion, content: Bits, condition: Condition | None, x_0: Tensor | None
 ) -> Iterator[tuple[Tensor, int]]:
     """The states from x_T down to x_1, written or read, until there are no more bits.
 
     Args:
-        model: whose chain it is.
         chain: the chain.
         content: what is written, if `x_0` is given, or read.
         condition: what the chain is conditioned on.
         x_0: what the encoder knows.
     """
     T = chain.num_levels
-    given = Condition() if condition is None else condition
-    condition = condition if given.batch_size else model.condition_for(1)
     like = chain.start(1)
     prior = chain.p_prior(tuple(like.shape))
     goal = None if x_0 is None else chain.q_marginal(x_0, T)
@@ -245,7 +249,5 @@ def _choose(mean: Tensor, stddev: Tensor, goal: Tensor, spread: Tensor, t: int, 
 
 def _finished(chain: Diffusion, x: Tensor, t: int, condition: Condition | None) -> Tensor:
     """From x_t down to x_0 without noise, by the steps of DDIM (Song et al. 2021)."""
-    for level in range(t, 0, -1):
-        prediction = chain.predict(x, level, condition)
-        x = chain.diffuse(prediction.x_0, prediction.epsilon, level - 1)
-    return x
+    *_, last = DDIM(levels=range(1, t + 1)).walk(chain, x, condition=condition)
+    return last.x
