@@ -223,6 +223,8 @@ def test_evaluate_an_upload_then_send_a_broken_file(page, upload, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(upload.read_bytes()[:40])
     page.get("#evaluate-image").send_keys(str(broken))
+    # The archive of the first picture comes last; until then there is a button to cancel instead.
+    page.until("!document.querySelector('#evaluate [data-start]').hidden")
     page.get("#evaluate [data-start]").click()
     page.until("!document.querySelector('#evaluate [data-message]').hidden")
     assert "broken.png" in page.get("#evaluate [data-message]").text

@@ -1,10 +1,10 @@
 // Edit: redraw a picture, paint a part of it, go over into another one.
 
-import { $, $$, el, seconds, setRange, takesFiles, toast } from "./dom.js";
+import { $, $$, el, setRange, takesFiles, toast } from "./dom.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
 import { fitControls, newSeed, onModel, state, steering } from "./models.js";
-import { Picture, addUse, commandLine, titleOf } from "./pictures.js";
+import { Batch, addUse, titleOf } from "./pictures.js";
 import { Drawing } from "./sketch.js";
 
 const panel = $("#edit");
@@ -109,22 +109,11 @@ form.addEventListener("submit", async (event) => {
     return job.fail(error.message);
   }
   const title = settings.prompt || settings.label ? titleOf(settings) : image.file.name;
-  const pictures = Array.from({ length: settings.n }, (_, i) => new Picture(model.shape, `${title}, ${i + 1} of ${settings.n}`));
-  const aside = el("span");
-  const grid = el(`div.pictures${settings.n <= 4 ? ".few" : ""}${mode() === "between" ? ".film" : ""}`, {}, pictures.map((each) => each.element));
-  const batch = el("article.batch", {}, el("header", {}, el("h3", {}, title), aside), grid);
-  gallery.prepend(batch);
+  const batch = new Batch(gallery, settings, model.shape, title, mode() === "between" ? ".film" : "");
   $("[data-empty]", panel).hidden = true;
-  const done = await job.run("edit", settings, files, (event) => {
-    if (event.type === "progress") event.previews?.forEach((url, i) => pictures[event.first + i].preview(url));
-    if (event.type === "picture") pictures[event.index].show(event.url, event.settings);
-    if (event.type === "result") {
-      aside.textContent = `${seconds(event.seconds)} · seed ${settings.seed}`;
-      batch.append(commandLine(event.command));
-    }
-  });
+  const done = await job.run("edit", settings, files, (event) => batch.hear(event));
   if (!done) {
-    batch.remove();
+    batch.element.remove();
     $("[data-empty]", panel).hidden = gallery.children.length > 0;
   }
 });

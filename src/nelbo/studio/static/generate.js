@@ -1,9 +1,9 @@
 // Generate: pictures from a prompt, a class or a sketch.
 
-import { $, el, seconds, setRange, takesFiles, toast } from "./dom.js";
+import { $, setRange, takesFiles, toast } from "./dom.js";
 import { Job } from "./job.js";
 import { fitControls, newSeed, onModel, open, state, steering } from "./models.js";
-import { Picture, commandLine, titleOf } from "./pictures.js";
+import { Batch, titleOf } from "./pictures.js";
 import { readSettings } from "./png.js";
 import { Sketch } from "./sketch.js";
 
@@ -48,24 +48,12 @@ async function generate() {
     return job.fail(error.message);
   }
   const title = titleOf(settings);
-  const pictures = Array.from({ length: settings.n }, (_, i) => new Picture(model.shape, `${title}, ${i + 1} of ${settings.n}`));
-  const aside = el("span");
-  const grid = el(`div.pictures${settings.n <= 4 ? ".few" : ""}${settings.n === 1 ? ".one" : ""}`, {}, pictures.map((each) => each.element));
-  const batch = el("article.batch", {}, el("header", {}, el("h3", {}, title), aside), grid);
-  gallery.prepend(batch);
+  const batch = new Batch(gallery, settings, model.shape, title, settings.n === 1 ? ".one" : "");
   empty.hidden = true;
   if (matchMedia("(max-width: 800px)").matches) $("#generate-stage").scrollIntoView({ behavior: "smooth" });
-  const done = await job.run("generate", settings, files, (event) => {
-    if (event.type === "progress") event.previews?.forEach((url, i) => pictures[event.first + i].preview(url));
-    if (event.type === "picture") pictures[event.index].show(event.url, event.settings);
-    if (event.type === "result") {
-      aside.textContent = `${seconds(event.seconds)} · seed ${settings.seed}`;
-      batch.append(commandLine(event.command));
-    }
-  });
+  const done = await job.run("generate", settings, files, (event) => batch.hear(event));
   if (!done) {
-    for (const picture of pictures) if (!picture.url) picture.element.remove();
-    if (!batch.querySelector(".picture")) batch.remove();
+    batch.clear();
     empty.hidden = gallery.children.length > 0;
     return;
   }

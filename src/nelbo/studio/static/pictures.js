@@ -1,6 +1,6 @@
 // Pictures in galleries, and one of them seen large, with what can be done with it.
 
-import { $, blobOfData, copy, el, icon, toast } from "./dom.js";
+import { $, blobOfData, copy, el, icon, seconds, toast } from "./dom.js";
 
 // What other tabs do with a picture, by the words of the button.
 const uses = [];
@@ -45,6 +45,33 @@ export class Picture {
 
   view() {
     if (this.url) viewPicture(this.url, this.settings, this.image.alt);
+  }
+}
+
+/** The pictures of a task that is under way, at the top of a gallery; `hear` takes its events. */
+export class Batch {
+  constructor(gallery, settings, shape, title, classes) {
+    this.settings = settings;
+    this.pictures = Array.from({ length: settings.n }, (_, i) => new Picture(shape, `${title}, ${i + 1} of ${settings.n}`));
+    this.aside = el("span");
+    const grid = el(`div.pictures${settings.n <= 4 ? ".few" : ""}${classes}`, {}, this.pictures.map((each) => each.element));
+    this.element = el("article.batch", {}, el("header", {}, el("h3", {}, title), this.aside), grid);
+    gallery.prepend(this.element);
+  }
+
+  hear(event) {
+    if (event.type === "progress") event.previews?.forEach((url, i) => this.pictures[event.first + i].preview(url));
+    if (event.type === "picture") this.pictures[event.index].show(event.url, event.settings);
+    if (event.type === "result") {
+      this.aside.textContent = `${seconds(event.seconds)} · seed ${this.settings.seed}`;
+      this.element.append(commandLine(event.command));
+    }
+  }
+
+  /** Leave the pictures that are there, and nothing where none is. */
+  clear() {
+    for (const picture of this.pictures) if (!picture.url) picture.element.remove();
+    if (!this.element.querySelector(".picture")) this.element.remove();
   }
 }
 
