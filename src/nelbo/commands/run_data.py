@@ -205,12 +205,13 @@ def _fit_missing_scale(
     with contextlib.suppress(EmptySplitError):
         fitted = for_fits_of(source, model, resize=resize)
         flatters = source.split != TEST
+    some = fitted.subset(_SCALED_ON, seed)
     latent: Any = model
     latent.decoder_scale = fit_decoder_scale(
-        latent, fitted.subset(_SCALED_ON, seed), generator=torch.Generator().manual_seed(seed)
+        latent, some, generator=torch.Generator().manual_seed(seed)
     )
     if not quiet:
-        which = f"{len(fitted.subset(_SCALED_ON, seed))} images of {fitted.source}"
+        which = f"{len(some)} images of {fitted.source}"
         which += ", which flatters the bound a little" if flatters else " that are not for test"
         say(
             f"{source.run_path} has no scale of its decoder: {latent.decoder_scale:.4f} is fitted "

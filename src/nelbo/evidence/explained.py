@@ -81,9 +81,19 @@ class Explained:
         ]
 
     @property
+    def base(self) -> str:
+        """All else that the model is conditioned on, over which the control is the headline."""
+        return self.pairs[-1][0]
+
+    @property
     def headline(self) -> Estimate:
         """What the control explains beside all else that the model is conditioned on."""
-        return self.estimate(*self.pairs[min(1, len(self.pairs) - 2)])
+        return next(self.estimate(a, b) for a, b in self.pairs if a == self.base)
+
+    @property
+    def shuffled(self) -> Estimate:
+        """What the control of another image explains in its place."""
+        return self.estimate(self.base, SHUFFLED)
 
     def by_level(self, without: str = NOTHING, given: str = CONTROL) -> list[LevelBand]:
         """What the control explains in each band of levels; level 1 is in the first.

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from nelbo.evidence.explained import SHUFFLED, Explained
+from nelbo.evidence.explained import NOTHING, Explained
 from nelbo.report import fragments
 from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.formatting import number
@@ -120,8 +120,7 @@ def explained_table(explained: Explained) -> Table:
 
 def warning(explained: Explained) -> str:
     """That the network gains from a control that is not the image's, where it clearly does."""
-    without, given = explained.pairs[-1]
-    gained = explained.estimate(without, given)
+    gained = explained.shuffled
     if not gained.mean > 3 * gained.standard_error:
         return ""
     return (
@@ -143,11 +142,7 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     high = [b + e for b, e in zip(bits, errors, strict=True)]
     axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
     axes.plot(steps, bits, color=color, linewidth=1.8, marker="o", markersize=3.5)
-    axes.axhline(0.0, color=COLORS["ink"], linewidth=1.0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits an image")
-    axes.xaxis.set_major_formatter(PLAIN)
-    axes.yaxis.set_major_formatter(PLAIN)
+    _label(axes, "step")
     return figure
 
 
@@ -167,12 +162,17 @@ def by_level(explained: Explained) -> Figure:
         ecolor=COLORS["ink"],
         capsize=2,
     )
+    _label(axes, "level")
+    return figure
+
+
+def _label(axes: Any, along: str) -> None:
+    """Bits an image over what is `along` the other axis, with a line at none."""
     axes.axhline(0.0, color=COLORS["ink"], linewidth=1.0)
-    axes.set_xlabel("level")
+    axes.set_xlabel(along)
     axes.set_ylabel("bits an image")
     axes.xaxis.set_major_formatter(PLAIN)
     axes.yaxis.set_major_formatter(PLAIN)
-    return figure
 
 
 def _rows(explained: Explained) -> list[tuple[str, str, Any]]:
@@ -182,11 +182,9 @@ def _rows(explained: Explained) -> list[tuple[str, str, Any]]:
 
 def headline(explained: Explained) -> str:
     """What the control explains beside everything else, in a line."""
-    without, given = explained.pairs[min(1, len(explained.pairs) - 2)]
-    bits = explained.headline
-    beside = "" if "text" not in given and "class" not in given else f" beside the {without}"
+    bits, other = explained.headline, explained.shuffled
+    beside = "" if explained.base == NOTHING else f" beside the {explained.base}"
     return (
         f"The control explains {bits.mean:.1f} ± {bits.standard_error:.1f} bits an image{beside}; "
-        f"that of another image {explained.estimate(*explained.pairs[-1]).mean:.1f} ± "
-        f"{explained.estimate(without, SHUFFLED).standard_error:.1f}."
+        f"that of another image {other.mean:.1f} ± {other.standard_error:.1f}."
     )

@@ -58,13 +58,15 @@ def sample_in_batches(
                 watch(k, state)
 
         given = None if condition is None else condition[some].to(model.device)
+        controlled = {}
         if control is not None:
-            asked["control"] = [replace(each, image=each.image[some]) for each in control]
+            controlled["control"] = [replace(each, image=each.image[some]) for each in control]
         x = model.sample(
             len(generators),
             None if sampler is None else Watched(sampler, seen),
             condition=given,
             generator=generators,
+            **controlled,
             **asked,
         )
         if sampler is None:
