@@ -39,7 +39,7 @@ from nelbo.networks.dit_blocks import (
     zero,
 )
 from nelbo.networks.dit_config import DiTConfig, TextDiTConfig, TransformerConfig
-from nelbo.networks.embeddings import Sinusoidal, require_in_range
+from nelbo.networks.embeddings import Sinusoidal, checked_label
 from nelbo.networks.patches import PatchEmbed, unpatch
 
 _TABLE = "norm1.emb.class_embedder.embedding_table.weight"
@@ -170,13 +170,7 @@ class DiT(Transformer):
                 "a label was given to a network without classes (num_embeds_ada_norm=0): pass no "
                 "label, or build the network with num_embeds_ada_norm"
             )
-        if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
-            raise NelboError(
-                f"condition.label has shape {tuple(label.shape)} and type {label.dtype}, expected "
-                "the number of the class of each example, (batch,) int64"
-            )
-        label = label.long()
-        require_in_range(label, -1, classes, "condition.label", "num_embeds_ada_norm")
+        label = checked_label(label, classes, "num_embeds_ada_norm")
         return label.where(label >= 0, classes)
 
 

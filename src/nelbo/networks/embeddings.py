@@ -128,6 +128,27 @@ class SizeEmbedding(EmbeddingMLP):
         return super().forward(both)
 
 
+def checked_label(label: Tensor, classes: int, field: str) -> Int[Tensor, " batch"]:
+    """The classes of examples as int64; −1 is no label.
+
+    Args:
+        label: what a condition holds.
+        classes: how many there are.
+        field: the name of their number in the configuration.
+
+    Raises:
+        NelboError: a label of another shape or type, or outside −1 .. classes − 1.
+    """
+    if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
+        raise NelboError(
+            f"condition.label has shape {tuple(label.shape)} and type {label.dtype}, expected "
+            "the number of the class of each example, (batch,) int64"
+        )
+    label = label.long()
+    require_in_range(label, -1, classes, "condition.label", field)
+    return label
+
+
 def require_in_range(
     value: Int[Tensor, " batch"], low: int, high: int, what: str, field: str
 ) -> None:

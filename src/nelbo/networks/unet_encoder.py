@@ -27,7 +27,7 @@ from nelbo.networks.embeddings import (
     LearnedTime,
     Sinusoidal,
     SizeEmbedding,
-    require_in_range,
+    checked_label,
 )
 from nelbo.networks.normalization import ACTIVATIONS
 from nelbo.networks.pretrained import Pretrained
@@ -161,14 +161,7 @@ class UNetEncoder(Pretrained):
         if self.layout.class_embed_type in VECTOR_LABELS:
             return table(label.to(self.dtype))
         if isinstance(table, nn.Embedding):
-            classes = table.num_embeddings
-            if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
-                raise NelboError(
-                    f"condition.label has shape {tuple(label.shape)} and type {label.dtype}, "
-                    "expected the number of the class of each example, (batch,) int64"
-                )
-            label = label.long()
-            require_in_range(label, -1, classes, "condition.label", "num_class_embeds")
+            label = checked_label(label, table.num_embeddings, "num_class_embeds")
             embedded = table(label.clamp(min=0))
         else:
             embedded = table(self.time_proj(label).to(self.dtype))
