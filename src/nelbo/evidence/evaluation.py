@@ -43,8 +43,8 @@ _EXPLORED_SHARE = 0.15
 _LEAST_PAIRS = 32
 # Draws are planned for a little less than the target. Where that was too few and single draws rule
 # the error, at most this share is added to them.
-_MARGIN = 0.92
-_ADDED_SHARE = 0.5
+MARGIN = 0.92
+ADDED_SHARE = 0.5
 
 
 def evaluate(
@@ -223,11 +223,11 @@ def evaluate_to_error(
         for made in read(images, draws, explored):
             calls += made
             yield Reading(None, calls, expected)
-        plan = _plan(explored, n * (_MARGIN * error * nats) ** 2, least)
+        plan = _plan(explored, n * (MARGIN * error * nats) ** 2, least)
         spent = sum(int(bound.calls.sum()) for bound in explored)
         missing = math.ceil(_EXPLORED_SHARE * n * plan.calls - spent)
 
-    draws, allowance, reported = plan, math.floor(_ADDED_SHARE * plan.calls), list[Bound]()
+    draws, allowance, reported = plan, math.floor(ADDED_SHARE * plan.calls), list[Bound]()
     while True:
         planned = calls + n * draws.calls
         for made in read(data, draws, reported):
@@ -288,7 +288,7 @@ class _Draws:
 
     def more(self, excess: float) -> _Draws:
         """The number to add to a count, to reduce its error by the factor `excess`."""
-        share = max(0.0, (excess / _MARGIN) ** 2 - 1)
+        share = max(0.0, (excess / MARGIN) ** 2 - 1)
         # Two draws at least, of which the error is known.
         first, levels = (max(2, math.ceil(share * count)) for count in (self.first, self.levels))
         return _Draws(first, levels if self.levels else 0)

@@ -23,6 +23,7 @@ from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimators import EveryLevel, Importance
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
+from nelbo.evidence.evaluation import ADDED_SHARE, MARGIN
 
 # Copies of the image that a round evaluates together, and what each of them is evaluated at: draws
 # of x_1, of which two have a variance, and levels.
@@ -30,8 +31,6 @@ _COPIES, _FIRST, _LEVELS = 4, 2, 8
 _EXPLORING = 3
 # Rounds of a plan, and network evaluations of one at least.
 _ROUNDS, _LEAST_CALLS = 24, 64
-# As in `evaluate_to_error`.
-_MARGIN, _ADDED_SHARE = 0.92, 0.5
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ def refine(
         yield Refined(seen, calls, 2 * _EXPLORING * calls // len(explored), False)
     seen = Bound.merge(explored)
     reported: list[Bound] = []
-    first, levels = _plan(seen, (_MARGIN * error * seen.nats_per_bit_per_dim) ** 2, most)
-    planned, allowed = calls + first + levels, (1 + _ADDED_SHARE) * (first + levels)
+    first, levels = _plan(seen, (MARGIN * error * seen.nats_per_bit_per_dim) ** 2, most)
+    planned, allowed = calls + first + levels, (1 + ADDED_SHARE) * (first + levels)
     taken = 0
     while True:
         for draws in _rounds(first, levels):
@@ -113,7 +112,7 @@ def refine(
         # A plan that was wrong by much is added to once: see docs/decisions/0008.
         if not excess > 1 or taken >= allowed or calls + taken >= most:
             break
-        share = min(excess**2 / _MARGIN**2 - 1, allowed / taken - 1)
+        share = min(excess**2 / MARGIN**2 - 1, allowed / taken - 1)
         first, levels = (max(2, math.ceil(share * count)) for count in (first, levels))
         planned = calls + taken + first + levels
     yield found
