@@ -44,7 +44,8 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "CC BY-SA 4.0" in card
     assert "OpenMoji" in card
-    assert "nelbo train emoji" in card
+    assert "\nnelbo train " in card
+    assert f"# {name}\n" in card
     assert RunDirectory(path).notes["source"] == "emoji"
     assert nelbo.pretrained(name) is not None
 
