@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from nelbo.base.errors import MissingExtraError, NelboError
-from nelbo.data import ImageData
+from nelbo.data import ImageData, load_data
 from nelbo.data.annotators import ANNOTATORS, subject
 from nelbo.data.controls import controls_of
 
@@ -106,6 +107,56 @@ def test_a_folder_of_controls(tmp_path):
     message = "holds 2 controls, and none for 1 of the 2 images of made; the first is 1.png"
     with pytest.raises(NelboError, match=message):
         controls_of(str(tmp_path), images)
+
+
+@pytest.fixture
+def folder_with_sketches(tmp_path):
+    pictures, sketches = tmp_path / "pictures", tmp_path / "sketches"
+    pictures.mkdir()
+    sketches.mkdir()
+    lines = []
+    for name, colour in (("é.png", "red"), ("b.png", "green"), ("a.png", "blue")):
+        Image.new("RGB", (20, 10), "white").save(pictures / name)
+        Image.new("RGB", (40, 20), colour).save(sketches / f"of {name}")
+        lines.append({"file_name": name, "text": colour, "sketch": f"../sketches/of {name}"})
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return pictures
+
+
+def test_controls_that_the_metadata_names(folder_with_sketches):
+    images = load_data(str(folder_with_sketches), "all", size=8)
+    controls = controls_of("sketch", images).of_all(images)
+    for caption, control in zip(images.captions, controls.controls, strict=True):
+        red, green, blue = control[:, 4, 4].tolist()
+        brightest = {"red": red, "green": green, "blue": blue}
+        assert max(brightest, key=brightest.get) == caption
+    in_csv = "file_name,sketch_file_name\n" + "\n".join(
+        f"{name},../sketches/of {name}" for name in ("a.png", "b.png", "é.png")
+    )
+    (folder_with_sketches / "metadata.jsonl").unlink()
+    (folder_with_sketches / "metadata.csv").write_text(in_csv, "utf-8")
+    assert torch.equal(
+        controls_of("sketch", images).of(images.images, torch.arange(3), (0,)), controls.controls
+    )
+
+
+def test_controls_that_the_metadata_names_wrongly(folder_with_sketches):
+    images = load_data(str(folder_with_sketches), "all", size=8)
+    with pytest.raises(NelboError, match=r"--control 'sketches'.*column of the table or metadata"):
+        controls_of("sketches", images)
+    (folder_with_sketches.parent / "sketches" / "of b.png").unlink()
+    with pytest.raises(NelboError, match=r"line 2, names the sketch .*of b\.png: "):
+        controls_of("sketch", images)
+    metadata = folder_with_sketches / "metadata.jsonl"
+    lines = metadata.read_text("utf-8").splitlines()
+    metadata.write_text("\n".join(lines[1:]), "utf-8")
+    with pytest.raises(
+        NelboError, match=r"a sketch for 2 pictures, and none for 1 of the 3 images"
+    ):
+        controls_of("sketch", images)
+    metadata.write_text(json.dumps({"file_name": "a.png", "sketch": 3}), "utf-8")
+    with pytest.raises(NelboError, match="has sketch 3; expected a path"):
+        controls_of("sketch", images)
 
 
 def test_mistakes(monkeypatch):

@@ -126,6 +126,32 @@ def test_several_at_once(several, tmp_path):
         ours(model, controls())
 
 
+@pytest.mark.parametrize("guess", [False, True], ids=["guided", "guess"])
+def test_two_text_encoders(guess, tmp_path):
+    base = tiny.stable_diffusion_xl(tmp_path)
+    net = diffusers.ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(4, 8))
+    tiny.randomise(net, seed=3)
+    base.scheduler = diffusers.DDIMScheduler(1000, timestep_spacing="trailing", **tiny.SCHEDULER)
+    peer = diffusers.StableDiffusionXLControlNetPipeline(
+        **{**base.components, "controlnet": net}, add_watermarker=False
+    )
+    peer.save_pretrained(tmp_path / "theirs")
+    peer.set_progress_bar_config(disable=True)
+    model = nelbo.load(tmp_path / "theirs")
+    control = Control(controls(), 0.8, guess=guess)
+    found = ours(model, control)
+    scale = {"controlnet_conditioning_scale": 0.8}
+    assert_same(found, drawn(peer, controls(), guess_mode=guess, **scale))
+    assert not torch.allclose(found, ours(model, None), atol=1e-2)
+    nelbo.save(model, tmp_path / "ours", sampler=SAMPLER)
+    assert torch.equal(ours(nelbo.load(tmp_path / "ours"), control), found)
+    again = diffusers.StableDiffusionXLControlNetPipeline.from_pretrained(
+        tmp_path / "ours", add_watermarker=False
+    )
+    again.set_progress_bar_config(disable=True)
+    assert_same(found, drawn(again, controls(), guess_mode=guess, **scale))
+
+
 def test_a_published_controlnet_joins_a_base(controlled, several, tmp_path):
     """A folder of a ControlNetModel alone, as they are published, on the pipeline of a base."""
     _, path = several

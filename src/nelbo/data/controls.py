@@ -15,6 +15,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.data.annotators import ANNOTATORS, opencv
+from nelbo.data.control_fields import controls_in_metadata
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import stem_of
 from nelbo.data.sources import load_data, with_column
@@ -95,7 +96,8 @@ def controls_of(asked: str, data: ImageData) -> Controls:
 
     Args:
         asked: the name of an annotator; a folder of pictures with the names of the images, whatever
-            their suffix; or a column of pictures in the table that the images are of.
+            their suffix; or a column of pictures in the table that the images are of, or in the
+            metadata of their folder.
         data: the images.
 
     Raises:
@@ -113,9 +115,14 @@ def controls_of(asked: str, data: ImageData) -> Controls:
             f"{listed([*ANNOTATORS])}, or leave stream= out"
         )
     _, height, width = data.shape
+    folder = Path(data.source)
+    if folder.is_dir() and not Path(asked).is_dir():
+        named = controls_in_metadata(folder, asked, data, CHANNELS)
+        if named is not None:
+            return Given(named)
     source = asked if Path(asked).is_dir() else with_column(data.source, asked)
     if source is None:
-        what = "an annotator, a folder of pictures or a column of a table of pictures"
+        what = "an annotator, a folder of pictures, or a column of the table or metadata"
         near = did_you_mean(asked, ANNOTATORS)
         raise NelboError(
             f"--control {asked!r}{near}: expected {what}; annotators are {listed([*ANNOTATORS])}"

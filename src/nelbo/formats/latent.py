@@ -44,6 +44,7 @@ TEXT_TRANSFORMER = "PixArtAlphaPipeline"
 TEXT = "StableDiffusionPipeline"
 PAIRED_TEXT = "StableDiffusionXLPipeline"
 CONTROLLED = "StableDiffusionControlNetPipeline"
+PAIRED_CONTROLLED = "StableDiffusionXLControlNetPipeline"
 # Pipelines that use the parts of one of these to edit pictures, which nelbo does with the same
 # model; they are written as it.
 EDITING = {
@@ -53,11 +54,15 @@ EDITING = {
     "StableDiffusionXLInpaintPipeline": PAIRED_TEXT,
     "StableDiffusionControlNetImg2ImgPipeline": CONTROLLED,
     "StableDiffusionControlNetInpaintPipeline": CONTROLLED,
+    "StableDiffusionXLControlNetImg2ImgPipeline": PAIRED_CONTROLLED,
+    "StableDiffusionXLControlNetInpaintPipeline": PAIRED_CONTROLLED,
 }
 PIPELINES = (
     *(UNCONDITIONAL, TRANSFORMER, TEXT_TRANSFORMER),
-    *(TEXT, PAIRED_TEXT, CONTROLLED, *EDITING),
+    *(TEXT, PAIRED_TEXT, CONTROLLED, PAIRED_CONTROLLED, *EDITING),
 )
+_PAIRED = (PAIRED_TEXT, PAIRED_CONTROLLED)
+_CONTROLLED = (CONTROLLED, PAIRED_CONTROLLED)
 _WITHOUT_TEXT = (UNCONDITIONAL, TRANSFORMER)
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -80,12 +85,12 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
         index.require(TEXT_ENCODER, "CLIPTextModel")
-    if kind == PAIRED_TEXT:
+    if kind in _PAIRED:
         index.require(SECOND_TOKENIZER, *_TOKENIZERS)
         index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
         if index.settings.get(_PRETTY):
             raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo does not support")
-    if kind == CONTROLLED and CONTROLNET not in index.parts:
+    if kind in _CONTROLLED and CONTROLNET not in index.parts:
         index.require(CONTROLNET, ControlNetConfig.class_name, MULTIPLE)
     scheduler = pipeline.scheduler
     # Before the large parts, since transformers may be missing.
@@ -95,7 +100,7 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     _check_sees_latents_alone(index, denoiser)
     prior = read_chain(pipeline, scheduler, controlled(pipeline, denoiser), Continuous())
     autoencoder = AutoencoderKL.from_pretrained(pipeline.shared, pipeline.folder(slot, CONFIG_FILE))
-    if kind == PAIRED_TEXT:
+    if kind in _PAIRED:
         _check_unstandardised(path, autoencoder.config)
     return assemble(path, autoencoder, prior, text, own)
 
@@ -131,7 +136,7 @@ def save_latent(
     """Write the pipeline that has the parts of the model."""
     denoiser = denoiser_to_save(uncontrolled(model.prior.network))
     has_control = model.control_shape is not None
-    _check_text(model, denoiser, has_control)
+    _check_text(model, denoiser)
     check_chain(model.prior)
     control, own = save_controlnets(model.prior.network, directory)
     own = {**notes, **own}
@@ -178,7 +183,7 @@ def _check_sees_latents_alone(index: PipelineIndex, denoiser: Denoiser) -> None:
 
 
 def _read_text(path: str | os.PathLike[str], index: PipelineIndex, kind: str) -> PromptEncoder:
-    if kind != PAIRED_TEXT:
+    if kind not in _PAIRED:
         return TextEncoder.from_pretrained(path)
     zeros = index.settings.get(_ZEROS, True)
     if not isinstance(zeros, bool):
@@ -211,7 +216,7 @@ def _class_name(text: PromptEncoder | None, controlled: bool, denoiser: Denoiser
     if transformer:
         return TEXT_TRANSFORMER
     if isinstance(text, PairedTextEncoder):
-        return PAIRED_TEXT
+        return PAIRED_CONTROLLED if controlled else PAIRED_TEXT
     return CONTROLLED if controlled else TEXT
 
 
@@ -222,7 +227,7 @@ def _save_autoencoder(model: LatentDiffusion, directory: Path) -> None:
         write_json(file, read_json(file) | {"scaling_factor": model.scale})
 
 
-def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) -> None:
+def _check_text(model: LatentDiffusion, denoiser: Denoiser) -> None:
     config = denoiser.config
     attends = config.for_text
     if attends != (model.text is not None):
@@ -231,8 +236,6 @@ def _check_text(model: LatentDiffusion, denoiser: Denoiser, controlled: bool) ->
             f"{'with' if model.text is not None else 'without'} a text encoder"
         )
     paired = isinstance(model.text, PairedTextEncoder)
-    if paired and controlled:
-        raise NelboError("nelbo saves no pipeline of SDXL with a ControlNet")
     if paired != config.takes_size:
         raise NelboError(
             f"a {config.class_name} that {'does not take' if paired else 'takes'} the pooled "

@@ -41,7 +41,7 @@ class TrainControl(TrainOptions):
     control: str | None = None
     """What the control shows of a picture: canny, scribble, outline, colours, mask or depth-like,
     which are made of the pictures (extra `control`); or a folder of pictures of the same names, or
-    a column of the table. See docs/controlnet.md."""
+    a column of the table or of the folder's metadata. See docs/controlnet.md."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             objective="hybrid", learning_rate=5e-4, ema_decay=0.999, label_dropout=0.5
@@ -68,7 +68,7 @@ class TrainControl(TrainOptions):
         if self.control is None:
             raise NelboError(
                 "--control is missing: give canny, scribble, outline, colours, mask, depth-like, a "
-                "folder of pictures, or a column of the table"
+                "folder of pictures, or a column of the table or metadata"
             )
 
 
