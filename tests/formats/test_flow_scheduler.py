@@ -114,16 +114,46 @@ def test_a_model_is_read_as_it_was_written(schedule, time_scale, variance, notes
         assert found.sample(1, sampler).isfinite().all()
 
 
-def test_diffusers_draws_from_what_nelbo_writes(tmp_path):
-    model = own_model(NoiseSchedule.flow_matching(1000, 3.0), 1000, "fixed_large")
-    nelbo.save(model, tmp_path)
-    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        NoiseSchedule.flow_matching(1000, 3.0),
+        NoiseSchedule.flow_matching(60, 3.0),
+        NoiseSchedule.geometric(40, 0.05),
+    ],
+    ids=["1000 levels", "60 levels", "levels of another chain"],
+)
+def test_diffusers_draws_from_what_nelbo_writes(schedule, tmp_path):
+    """Whatever the number of levels, diffusers calls a network with the times it was trained at."""
+    model = own_model(schedule, 1000, "fixed_large")
+    nelbo.save(model, tmp_path / "first")
+    sampler = nelbo.load_sampler(tmp_path / "first", 7)
+    nelbo.save(nelbo.load(tmp_path / "first"), tmp_path / "again", sampler=sampler)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "again")
     x_T = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
     expected = walk_of_diffusers(pipeline, x_T, 7)
-    free = nelbo.load(tmp_path).replace()
+    free = nelbo.load(tmp_path / "again").replace()
     free.threshold = None  # which diffusers' scheduler has not
-    sampler = nelbo.load_sampler(tmp_path, 7)
-    torch.testing.assert_close(free.sample(1, sampler, x_T=x_T), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(free.schedule.betas, schedule.betas, rtol=1e-9, atol=0)
+    found = free.sample(1, nelbo.load_sampler(tmp_path / "again", 7), x_T=x_T)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*pixel levels")
+@pytest.mark.parametrize(
+    "spacing", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal"]
+)
+@pytest.mark.parametrize(("shift", "steps"), [(1.0, 4), (3.0, 9)])
+def test_other_spacings_of_the_times_are_those_of_diffusers(spacing, shift, steps, tmp_path):
+    given = 0.1 if spacing == "shift_terminal" else True
+    pipeline = peer_pipeline(tmp_path, shift=shift, **{spacing: given})
+    x_T = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    expected = walk_of_diffusers(pipeline, x_T, steps)
+    model, sampler = nelbo.load(tmp_path), nelbo.load_sampler(tmp_path, steps)
+    found = [level.noise_scale for level in sampler.grid(model.schedule)]
+    times = pipeline.scheduler.timesteps / 1000
+    torch.testing.assert_close(torch.tensor(found), times, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.sample(1, sampler, x_T=x_T), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +214,10 @@ def test_mistakes(tmp_path):
         file.write_text(json.dumps(plain | {field: value}))
         with pytest.raises(NelboError, match=match):
             nelbo.load(tmp_path)
+    both = {"use_karras_sigmas": True, "use_beta_sigmas": True}
+    file.write_text(json.dumps(plain | both))
+    with pytest.raises(NelboError, match="expected false beside use_karras_sigmas=True"):
+        nelbo.load_sampler(tmp_path)
     file.write_text(json.dumps(plain | {"stochastic_sampling": True}))
     with pytest.warns(UserWarning, match="no sampler with stochastic_sampling=True"):
         nelbo.load_sampler(tmp_path)
@@ -191,11 +225,12 @@ def test_mistakes(tmp_path):
     notes = {"data": {"kind": "pixels", "levels": 256}}
     for own, match in (
         ({"betas": [0.1, 2.0]}, "betas: beta at level 2 is 2.0"),
+        ({"chain_levels": 0}, "chain_levels is 0, expected an integer of at least 1"),
         ({"time_scale": -1}, "time_scale is -1, expected a positive number"),
     ):
         (tmp_path / "nelbo.json").write_text(json.dumps(notes | own))
         with pytest.raises(NelboError, match=match):
             nelbo.load(tmp_path)
     model = own_model(NoiseSchedule.flow_matching(30), 30, "fixed_large")
-    with pytest.raises(NelboError, match=r"Euler\(noise_levels='flow', shift=1\) alone"):
+    with pytest.raises(NelboError, match="by Euler's method through times of its own alone"):
         nelbo.save(model, tmp_path / "new", sampler=DDIM(10))

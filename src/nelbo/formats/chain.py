@@ -16,17 +16,15 @@ from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.formats.data_space import data_config, read_shape
-from nelbo.formats.files import (
-    write_json,
-)
+from nelbo.formats.files import write_json
 from nelbo.formats.flow_scheduler import flow_notes, own_prediction
 from nelbo.formats.model_directory import NELBO_FILE
-from nelbo.formats.pipeline import BETAS, Pipeline
+from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import (
-    READERS,
     SCHEDULER_FILE,
     WRITERS,
     SchedulerConfig,
+    own_levels,
     scheduler_config,
 )
 from nelbo.formats.scheduler_classes import CLIPPING
@@ -113,10 +111,7 @@ def write_chain(
         own["variance"] = model.variance
     own |= flow_notes(model)
     if type(model.parameterization) in WRITERS:  # whose classes have no field for betas
-        reader = READERS[scheduler["_class_name"]]
-        read = reader(Path(SCHEDULER_FILE), reader.complete(scheduler["_class_name"], scheduler))
-        if not torch.allclose(read.schedule.betas, model.schedule.betas, rtol=1e-9, atol=0):
-            own[BETAS] = model.schedule.betas[1:].tolist()
+        own |= own_levels(scheduler, model.schedule)
     if model.profile is None:
         (directory / PROFILE_FILE).unlink(missing_ok=True)
     else:

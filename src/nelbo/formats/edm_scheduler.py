@@ -7,7 +7,6 @@ Their network is the raw one that a denoiser is made of (Karras et al. 2022, eq.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import Diffusion, NoiseSchedule, StaticThreshold
 from nelbo.diffusion.prediction import RawDenoiser
-from nelbo.formats.scheduler import SchedulerConfig
+from nelbo.formats.scheduler import ContinuousScheduler, SchedulerConfig
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 from nelbo.samplers import Euler, Sampler
 
@@ -36,13 +35,10 @@ _NOISE_LEVELS = {"karras": "karras", "exponential": "log_snr"}
 _SIGNS = {"epsilon": 1.0, "v_prediction": -1.0}
 
 
-class EDMScheduler(SchedulerConfig):
+class EDMScheduler(ContinuousScheduler):
     """A scheduler of EDM: the chain of a raw network, walked by Euler's method."""
 
-    @classmethod
-    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a file, with the defaults of the class for those that it lacks."""
-        return _DEFAULTS | {name: value for name, value in found.items() if value is not None}
+    defaults = _DEFAULTS
 
     @classmethod
     def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
@@ -71,18 +67,16 @@ class EDMScheduler(SchedulerConfig):
         prediction = RawDenoiser(self.choice("prediction_type", _SIGNS) * sigma_data)
         return {"prediction": prediction, "variance": "fixed_large"}
 
-    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
-        """Euler's method through the noise levels of the class, or another sampler."""
-        if kind is not None and kind is not Euler:
-            return kind() if steps is None else kind(steps)  # type: ignore[call-arg]
+    @property
+    def unmatched(self) -> str | None:
+        """Another solver than Euler's method, or one that does not end at the data."""
         name, ends = self.fields["_class_name"], self.fields["final_sigmas_type"]
-        if kind is None and (name != _EULER or ends != "zero"):
-            what = name if name != _EULER else f"final_sigmas_type={ends!r}"
-            warnings.warn(
-                f"{self.file}: nelbo has no {what}, so Euler's method walks the same chain in its "
-                "place; --sampler has others",
-                stacklevel=4,
-            )
+        if name != _EULER:
+            return str(name)
+        return None if ends == "zero" else f"final_sigmas_type={ends!r}"
+
+    def walk(self, steps: int | None) -> Euler:
+        """Euler's method through the noise levels of the class."""
         steps = min(_STEPS, self.integer("num_train_timesteps", 1)) if steps is None else steps
         levels = self.choice("sigma_schedule", _NOISE_LEVELS)
         return Euler(steps, noise_levels=levels, rho=self.number("rho"))

@@ -2,15 +2,15 @@
 
 Its network predicts a velocity, and is called with the time w of flow matching times
 `num_train_timesteps`. The chain is `NoiseSchedule.flow_matching(num_train_timesteps, shift)`; what
-a scheduler of this class has no field for is in nelbo.json.
+a scheduler of this class has no field for, as another number of levels, is in nelbo.json.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.formats.flow_times import SPREAD, shift_of, walk_times
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
-from nelbo.formats.scheduler import FLOW_READERS, READERS, WRITERS, SchedulerConfig
+from nelbo.formats.scheduler import (
+    BETAS,
+    CHAIN_LEVELS,
+    FLOW_READERS,
+    READERS,
+    WRITERS,
+    ContinuousScheduler,
+    own_levels,
+)
 from nelbo.formats.scheduler_classes import SCHEDULERS
 from nelbo.formats.scheduler_sampler import read_sampler
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
@@ -34,23 +42,20 @@ TIME_SCALE = "time_scale"
 _DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
 # Fields that change the chain in ways that are not supported.
 _OTHER_CHAINS = ("invert_sigmas",)
-# Fields that change the walk to one of times that are not even before the shift.
-_OTHER_TIMES = (
-    *("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
-    *("use_dynamic_shifting", SPREAD),
-)
+# Of which a scheduler has one at most.
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+# Fields that change the walk to one of times that are not even, before the shift, in the levels of
+# the chain.
+_OTHER_TIMES = ("shift_terminal", *_SPACINGS, "use_dynamic_shifting", SPREAD, BETAS, CHAIN_LEVELS)
 # A field that changes the walk alone in a way that nelbo has no sampler for.
 _STOCHASTIC = "stochastic_sampling"
 _STEPS = 50
 
 
-class FlowScheduler(SchedulerConfig):
+class FlowScheduler(ContinuousScheduler):
     """A `FlowMatchEulerDiscreteScheduler`: the chain of a velocity, walked by Euler's method."""
 
-    @classmethod
-    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a file, with the defaults of the class for those that it lacks."""
-        return _DEFAULTS | {name: value for name, value in found.items() if value is not None}
+    defaults = _DEFAULTS
 
     @classmethod
     def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
@@ -66,6 +71,8 @@ class FlowScheduler(SchedulerConfig):
     def schedule(self) -> NoiseSchedule:
         """The levels w = 1/T, ..., 1, shifted."""
         T, shift = self.integer("num_train_timesteps", 1), self.shift
+        if CHAIN_LEVELS in self.fields:
+            T = self.integer(CHAIN_LEVELS, 1)
         try:
             return NoiseSchedule.flow_matching(T, shift)
         except NelboError as error:
@@ -77,25 +84,25 @@ class FlowScheduler(SchedulerConfig):
         T = self.integer("num_train_timesteps", 1)
         return {"prediction": Velocity(T), "variance": "fixed_large"}
 
-    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
-        """Euler's method through times that are even before the shift, or another sampler.
+    @property
+    def unmatched(self) -> str | None:
+        """Fresh noise at each step."""
+        given = self.fields.get(_STOCHASTIC)
+        return f"sampler with {_STOCHASTIC}=True" if given else None
+
+    def walk(self, steps: int | None) -> Euler:
+        """Euler's method through times that are even before the shift.
 
         The class of diffusers shifts the lower end of the times twice, which the walk here does
         as well: level 1 is shifted already.
         """
-        if kind is not None and kind is not Euler:
-            return kind() if steps is None else kind(steps)  # type: ignore[call-arg]
-        if kind is None and self.fields.get(_STOCHASTIC):
-            warnings.warn(
-                f"{self.file}: nelbo has no sampler with {_STOCHASTIC}=True, so Euler's method "
-                "walks without; --sampler has others",
-                stacklevel=4,
-            )
         T, shift = self.integer("num_train_timesteps", 1), self.shift
         steps = min(_STEPS, T) if steps is None else steps
         if not any(self.fields.get(field) for field in _OTHER_TIMES):
             return Euler(steps, noise_levels="flow", shift=shift)
         check_steps(T, steps)
+        if len(spaced := [field for field in _SPACINGS if self.fields.get(field)]) > 1:
+            raise self.wrong(spaced[1], f"false beside {spaced[0]}=True")
         # Only the levels of a shift that is fixed are shifted before they are spread.
         last = 1 / T if self.fields.get("use_dynamic_shifting") else shift / (T + shift - 1)
         return Euler(steps, times=walk_times(self, steps, shift, last))
@@ -140,32 +147,34 @@ class FlowSolver(FlowScheduler):
 def flow_config(model: Diffusion, sampler: Sampler | None) -> dict[str, Any]:
     """The contents of a scheduler config of the chain of a velocity.
 
+    `num_train_timesteps` is what the time of its network is counted in, whatever the number of its
+    levels, for diffusers knows no other.
+
     Raises:
         NelboError: a sampler that diffusers has no class for on such a chain, or a threshold.
     """
-    schedule = model.schedule
-    shift = _shift(schedule)
-    if sampler is not None and sampler != Euler(
-        getattr(sampler, "steps", 1), noise_levels="flow", shift=shift
-    ):
+    fields = {
+        "_class_name": CLASS,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "num_train_timesteps": _counted(model),
+        "shift": _shift(model.schedule),
+    }
+    config = FlowScheduler(Path(CLASS), fields | own_levels(fields, model.schedule))
+    if sampler is not None and sampler != config.sampler(getattr(sampler, "steps", 1)):
         raise NelboError(
-            f"the {CLASS} of diffusers walks by Euler(noise_levels='flow', shift={shift:g}) alone, "
+            f"the {CLASS} of diffusers walks by Euler's method through times of its own alone, "
             f"found {sampler}: save the model without a sampler"
         )
     if model.threshold not in (None, StaticThreshold()):
         raise NelboError(f"the {CLASS} of diffusers has no {type(model.threshold).__name__}")
-    return {
-        "_class_name": CLASS,
-        "_diffusers_version": DIFFUSERS_VERSION,
-        "num_train_timesteps": schedule.num_levels,
-        "shift": shift,
-    }
+    return fields
 
 
 def flow_notes(model: Diffusion) -> dict[str, Any]:
     """The entry of nelbo.json for a scale of time that `flow_config` has no field for."""
-    scale = getattr(model.parameterization, "time_scale", model.num_levels)
-    return {} if scale == model.num_levels else {TIME_SCALE: scale}
+    counted = _counted(model)
+    scale = getattr(model.parameterization, "time_scale", counted)
+    return {} if scale == counted else {TIME_SCALE: scale}
 
 
 def own_prediction(pipeline: Pipeline) -> dict[str, Any]:
@@ -178,6 +187,12 @@ def own_prediction(pipeline: Pipeline) -> dict[str, Any]:
             f"{pipeline.path}/{NELBO_FILE}: {TIME_SCALE} is {scale!r}, expected a positive number"
         )
     return {"prediction": Velocity(scale)}
+
+
+def _counted(model: Diffusion) -> int:
+    """The scale of a velocity's time where diffusers can count in it, else the levels."""
+    scale = getattr(model.parameterization, "time_scale", 1)
+    return int(scale) if scale > 1 and scale == int(scale) else model.num_levels
 
 
 def _shift(schedule: NoiseSchedule) -> float:

@@ -16,6 +16,8 @@ from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
 from nelbo.formats.files import PipelineIndex, part_folder, read_index, read_own
 from nelbo.formats.model_directory import NELBO_FILE, checkpoint_path, resolve
 from nelbo.formats.scheduler import (
+    BETAS,
+    CHAIN_LEVELS,
     PIPELINE_FIELDS,
     READERS,
     SCHEDULER_FILE,
@@ -49,8 +51,6 @@ class Format:
     scheduler_fields: Callable[[Pipeline], Mapping[str, Any]] | None = None
 
 
-# Of nelbo.json: β_1, ..., β_T of a chain that its scheduler has no fields for.
-BETAS = "betas"
 # The part that ControlNets are, and what nelbo.json calls their number.
 CONTROLNET, CONTROLNETS = "controlnet", "controlnets"
 # What nelbo.json calls the checkpoint that another one that ships shares its parts with.
@@ -147,9 +147,11 @@ class Pipeline:
             class_name = self.index.require("scheduler", *READERS)
         folder = part_folder(self.path, "scheduler", SCHEDULER_FILE)
         file = locate(self.path, folder, SCHEDULER_FILE)
-        overrides = PIPELINE_FIELDS.get(self.index.class_name)
+        fields: Mapping[str, Any] = PIPELINE_FIELDS.get(self.index.class_name, {})
         if self.format.scheduler_fields is not None:
-            overrides = dict(self.format.scheduler_fields(self))
+            fields = self.format.scheduler_fields(self)
+        own = {name: self.notes[name] for name in (BETAS, CHAIN_LEVELS) if name in self.notes}
+        overrides = {**fields, **own}
         return SchedulerConfig.read(file, overrides, class_name)
 
     @cached_property

@@ -6,10 +6,13 @@ describes it alike. The sampler is the class itself and its spacing of the steps
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
@@ -21,9 +24,12 @@ from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.scheduler_classes import CLIPPING, SCHEDULERS, THRESHOLDING
 from nelbo.formats.scheduler_sampler import read_sampler, sampler_fields
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
-from nelbo.samplers import DDPM, Sampler
+from nelbo.samplers import DDPM, Euler, Sampler
 
 SCHEDULER_FILE = "scheduler_config.json"
+# Of a chain whose levels its scheduler has no fields for, nelbo.json holds β_1, ..., β_T, or of
+# flow matching their number.
+BETAS, CHAIN_LEVELS = "betas", "chain_levels"
 
 # diffusers' names of the reverse variance; "log" variants differ in rounding only.
 _VARIANCES = {
@@ -171,12 +177,61 @@ class SchedulerConfig(ConfigFields):
         return schedule
 
 
+class ContinuousScheduler(SchedulerConfig):
+    """A scheduler of a network of continuous time, whose chain is walked by Euler's method.
+
+    Attributes:
+        defaults: of the class, for the fields that a file lacks.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]]
+
+    @classmethod
+    def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a file, with the defaults of the class for those that it lacks."""
+        given = {name: value for name, value in found.items() if value is not None}
+        return {**cls.defaults, **given}
+
+    def sampler(self, steps: int | None = None, kind: type[Sampler] | None = None) -> Sampler:
+        """Euler's method through the noise levels of the class, or another sampler."""
+        if kind is not None and kind is not Euler:
+            return kind() if steps is None else kind(steps)  # type: ignore[call-arg]
+        if kind is None and (what := self.unmatched) is not None:
+            warnings.warn(
+                f"{self.file}: nelbo has no {what}, so Euler's method walks the same chain in its "
+                "place; --sampler has others",
+                stacklevel=4,
+            )
+        return self.walk(steps)
+
+    @property
+    def unmatched(self) -> str | None:
+        """What of the walk nelbo has no sampler for, if anything."""
+        return None
+
+    def walk(self, steps: int | None) -> Euler:
+        """Euler's method through the noise levels of the class."""
+        raise NotImplementedError
+
+
 # What reads the config of each class. A module of a scheduler with a chain of its own adds it here,
 # and what writes the config of its prediction below.
 READERS: dict[str, type[SchedulerConfig]] = dict.fromkeys(SCHEDULERS, SchedulerConfig)
 # What reads the config of a solver that walks the chain of a velocity.
 FLOW_READERS: dict[str, type[SchedulerConfig]] = {}
 WRITERS: dict[type[Parameterization], Callable[[Diffusion, Sampler | None], dict[str, Any]]] = {}
+
+
+def own_levels(fields: Mapping[str, Any], schedule: NoiseSchedule) -> dict[str, Any]:
+    """The entry of nelbo.json for levels that a scheduler config has no fields for."""
+    reader = READERS[fields["_class_name"]]
+    fields = reader.complete(fields["_class_name"], fields)
+    for own in ({}, {CHAIN_LEVELS: schedule.num_levels}):
+        betas = reader(Path(SCHEDULER_FILE), {**fields, **own}).schedule.betas
+        same = betas.shape == schedule.betas.shape
+        if same and torch.allclose(betas, schedule.betas, rtol=1e-9, atol=0):
+            return own
+    return {BETAS: schedule.betas[1:].tolist()}
 
 
 def scheduler_config(
