@@ -21,6 +21,21 @@ _SAMPLER_HELP = (
 )
 # Images that --quality needs at least.
 _LEAST_JUDGED = 2
+# Options of every command that reads models on images, with their help.
+SomeImages = Annotated[
+    int | None,
+    tyro.conf.arg(
+        help="At most this number of images, drawn at random by the seed; all by default."
+    ),
+]
+BatchSize = Annotated[int, tyro.conf.arg(help="Images at a time.")]
+EmbeddedGuidance = Annotated[
+    float | None,
+    tyro.conf.arg(
+        help="Guidance that a guidance-distilled network receives, which is another model at each; "
+        "3.5 by default."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -48,15 +63,11 @@ class ImageOptions:
     """A run, a diffusers pipeline directory, or a Hub id."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
-    images: int | None = None
-    """At most this number of images, drawn at random by the seed; all by default."""
+    images: SomeImages = None
     resize: bool = False
     """Crop and resize images of another size than the model's."""
-    batch_size: int = 64
-    """Images at a time."""
-    embedded_guidance: float | None = None
-    """Guidance that a guidance-distilled network receives, which is another model at each; 3.5 by
-    default."""
+    batch_size: BatchSize = 64
+    embedded_guidance: EmbeddedGuidance = None
     computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:

@@ -42,13 +42,13 @@ class HierarchicalVAE(VariationalFamily):
         super().__init__(latents, levels, width, data)
         self.options["levels"] = levels
 
-    def loss(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
-        """The negative bound of one path each."""
+    def one_draw(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
+        """The negative bound by one path."""
         return -self.hierarchy.path_elbo(x, generator=generator)
 
     def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Evidence:
         """The negative bound, the mean over `DRAWS` paths."""
-        drawn = torch.stack([self.loss(x_0, generator) for _ in range(DRAWS)], 1)
+        drawn = torch.stack([self.one_draw(x_0, generator) for _ in range(DRAWS)], 1)
         found = Costs.of("bound", {"path": drawn.mean(1)}, x_0)
         variance = variance_of_mean(drawn.detach())
         return replace(found, calls=DRAWS * found.calls, variance=variance)

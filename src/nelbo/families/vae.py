@@ -62,21 +62,29 @@ class VAE(VariationalFamily):
         """q(z|x), (B, latents)."""
         return self.hierarchy.q_step(x, 1)
 
+    def one_draw(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
+        """The negative bound by one draw of z, its KL in closed form."""
+        q = self.encoder(x)
+        return per_example(self._kl(q)) - self._reconstruction(x, q, generator)
+
     def loss(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
         """−E_q[log p(x|z)] + β Σ_j max(λ, KL_j), the second part that of the batch."""
         q = self.encoder(x)
-        kl = kl_divergence(q, self.hierarchy.p_prior(tuple(q.mean.shape)))
-        paid = kl.mean(0).clamp(min=self.free_bits).sum()
+        paid = self._kl(q).mean(0).clamp(min=self.free_bits).sum()
         return self.beta * paid - self._reconstruction(x, q, generator)
 
     def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Bound:
         """The bound, its reconstruction the mean over `DRAWS` draws of z."""
         q = self.encoder(x_0)
-        kl = kl_divergence(q, self.hierarchy.p_prior(tuple(q.mean.shape)))
         drawn = torch.stack([self._reconstruction(x_0, q, generator) for _ in range(DRAWS)], 1)
+        kl = per_example(self._kl(q))
         return bound_of_one_latent(
-            drawn.mean(1), per_example(kl), self.dims, variance_of_mean(drawn.detach()), DRAWS
+            drawn.mean(1), kl, self.dims, variance_of_mean(drawn.detach()), DRAWS
         )
+
+    def _kl(self, q: Normal) -> Float[Tensor, "batch latents"]:
+        """The KL of each latent from the prior."""
+        return kl_divergence(q, self.hierarchy.p_prior(tuple(q.mean.shape)))
 
     def _reconstruction(
         self, x: Tensor, q: Normal, generator: torch.Generator | None

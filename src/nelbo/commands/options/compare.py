@@ -10,7 +10,10 @@ import tyro
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import (
+    BatchSize,
     Computing,
+    EmbeddedGuidance,
+    SomeImages,
     at_least_one,
     check_out,
 )
@@ -21,7 +24,7 @@ from nelbo.training.ranges import option
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
 _OF_RUNS = ("split", "keep_duplicates", "resize", "embedded_guidance")
-_OF_FAMILIES = (*("families", "budget", "seeds", "out", "samples", "size", "channels", "threads"),)
+_OF_FAMILIES = ("families", "budget", "seeds", "out", "samples", "size", "channels", "threads")
 _FAMILIES_HELP = (
     f"The families to train, of {', '.join(TAXONOMY)}; all by default. docs/families.md describes "
     "them."
@@ -63,16 +66,12 @@ class Compare:
     levels: int = 50
     """Levels of the chain an image, of latents drawn where they matter; two models of one kind meet
     the same levels and noise."""
-    images: int | None = None
-    """At most this number of images, drawn at random by the seed; all by default."""
+    images: SomeImages = None
     resize: bool = False
     """Crop and resize images of another size than the models'; not needed for those that one of the
     two was trained on."""
-    batch_size: int = 64
-    """Images at a time."""
-    embedded_guidance: float | None = None
-    """Guidance that a guidance-distilled network receives, which is another model at each; 3.5 by
-    default."""
+    batch_size: BatchSize = 64
+    embedded_guidance: EmbeddedGuidance = None
     computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:
