@@ -95,9 +95,9 @@ def test_gradient_matches_finite_differences():
     mean = torch.tensor([-1.2, -0.4, 0.03, 0.99], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([0.3, 0.05, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
     for value in (-1.0, 0.0, 1.0):
-        x = torch.full((4,), value, dtype=torch.float64)
+        x = torch.full((4,), value, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(
-            lambda m, s, x=x: DiscretizedNormal(m, s, 17).log_prob(x), (mean, scale)
+            lambda m, s, x: DiscretizedNormal(m, s, 17).log_prob(x), (mean, scale, x)
         )
 
 

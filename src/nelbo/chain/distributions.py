@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Normal, constraints
 from torch.distributions.utils import broadcast_all
 
@@ -153,25 +155,10 @@ class DiscretizedNormal(Distribution):
         """Log-probability of the bin around each value, nats, in the dtype of `loc`."""
         # Apple's devices have no float64.
         wide = torch.float32 if self.loc.device.type == "mps" else torch.float64
-        loc, scale, value = self.loc.to(wide), self.scale.to(wide), value.to(wide)
-        half_width = 1.0 / (self.levels - 1)
-        from_mean = value - loc
-        # Mirror bins above the mean so that both bin edges lie in the lower tail, where log Φ is
-        # accurate; the bin is then [-d - h, -d + h].
-        is_above = from_mean > 0
-        distance = torch.where(is_above, from_mean, -from_mean)
-        inner = (half_width - distance) / scale
-        outer = (-half_width - distance) / scale
-        log_inner = torch.special.log_ndtr(inner)
-        interior = log_inner + _log1mexp(log_inner - torch.special.log_ndtr(outer))
-        # An edge bin that opens away from the mean is the tail up to its inner edge; one that
-        # opens across the mean is all but the tail beyond its other edge.
-        is_first = value < -1.0 + half_width
-        is_last = value > 1.0 - half_width
-        opens_away = (is_first & ~is_above) | (is_last & is_above)
-        across = torch.special.log_ndtr((half_width + distance) / scale)
-        edge = torch.where(opens_away, log_inner, across)
-        return torch.where(is_first | is_last, edge, interior).to(self.loc.dtype)
+        loc, scale, value = torch.broadcast_tensors(
+            self.loc.to(wide), self.scale.to(wide), value.to(wide)
+        )
+        return _LogBin.apply(loc, scale, value, self.levels).to(self.loc.dtype)
 
     def log_probs(self) -> Float[Tensor, "*batch levels"]:
         """Log-probability of every level, one more dimension of size `levels`."""
@@ -202,6 +189,53 @@ def to_levels(x: Float[Tensor, "..."], levels: int) -> Int[Tensor, "..."]:
 def from_levels(k: Tensor, levels: int) -> Float[Tensor, "..."]:
     """The value 2k/(L−1) − 1 of each integer level, float32."""
     return k.float() * (2.0 / (levels - 1)) - 1.0
+
+
+class _LogBin(torch.autograd.Function):
+    r"""log P of a bin [b, a], both ends in standard deviations from the mean, and its gradient,
+
+    .. math::
+        \frac{\partial \log P}{\partial \mu} = \frac{\phi(b) - \phi(a)}{\sigma P}, \qquad
+        \frac{\partial \log P}{\partial \sigma} = \frac{b\,\phi(b) - a\,\phi(a)}{\sigma P}.
+
+    Written out, it takes half of the time of what would be recorded operation by operation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, value: Tensor, levels: int) -> Tensor:
+        half_width = 1.0 / (levels - 1)
+        from_mean = value - loc
+        # Mirror bins above the mean so that both bin edges lie in the lower tail, where log Φ is
+        # accurate; the bin is then [-d - h, -d + h].
+        is_above = from_mean > 0
+        distance = from_mean.abs()
+        inner = (half_width - distance) / scale
+        outer = (-half_width - distance) / scale
+        log_inner, log_outer = torch.special.log_ndtr(inner), torch.special.log_ndtr(outer)
+        # An edge bin that opens away from the mean is the tail up to its inner edge; one that
+        # opens across the mean is all but the tail beyond its other edge.
+        is_first, is_last = value < half_width - 1.0, value > 1.0 - half_width
+        opens_away = (is_first & ~is_above) | (is_last & is_above)
+        opens_across = (is_first | is_last) & ~opens_away
+        log_p = log_inner + _log1mexp(log_inner - log_outer)
+        log_p = torch.where(opens_away, log_inner, log_p)
+        log_p = torch.where(opens_across, torch.log1p(-log_outer.exp()), log_p)
+        if any(ctx.needs_input_grad):
+            # φ/P at both ends, nothing at one that is open.
+            from_log = -log_p - 0.5 * math.log(2 * math.pi)
+            at_inner = (from_log - 0.5 * inner.square()).exp().masked_fill(opens_across, 0.0)
+            at_outer = (from_log - 0.5 * outer.square()).exp().masked_fill(opens_away, 0.0)
+            slope = (at_inner - at_outer) / scale
+            by_scale = (outer * at_outer - inner * at_inner) / scale
+            ctx.save_for_backward(torch.where(is_above, slope, -slope), by_scale)
+        return log_p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        by_mean, by_scale = ctx.saved_tensors
+        of_mean = gradient * by_mean
+        return of_mean, gradient * by_scale, -of_mean, None
 
 
 def _log1mexp(x: Tensor) -> Tensor:
