@@ -1,10 +1,11 @@
 """How soon the studio answers: start, page, first preview, a picture, first bits.
 
-    python benchmarks/studio.py [--run RUN] [--json FILE] [--no-browser]
+    python benchmarks/studio.py [--run RUN] [--repeats 5] [--json FILE] [--no-browser]
 
 A server is started as users start it, asked as the page asks, and timed by the clock and by the
 processor time of its process: the first is what a user of an idle machine waits for, the second
-does not depend on what else is running. The page is timed in a headless Chromium.
+depends less on what else is running. What is asked is repeated with other seeds; shown are the
+median, the lowest and the highest. The page is timed in a headless Chromium.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import base64
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,10 @@ from rich.table import Table
 PROMPT = "red apple"
 STEPS = 25
 ERROR = 0.005
+
+
+COLUMNS = ("seconds", "processor", "error")
+Times = dict[str, dict[str, float]]
 
 
 class Clock:
@@ -89,8 +95,9 @@ def page_ready(address: str) -> float | None:
         chrome.quit()
 
 
-def measure(run: str, browser: bool) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def measure(run: str, browser: bool, repeats: int) -> dict[str, list[dict[str, float]]]:
+    """All measurements of each thing, by its name."""
+    found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         with log.open("w") as written:
@@ -101,25 +108,29 @@ def measure(run: str, browser: bool) -> dict[str, dict[str, float]]:
             while not (address := re.search(r"http://[\d.]+:\d+", log.read_text())):
                 time.sleep(0.02)
             httpx.get(address[0], timeout=60).raise_for_status()
-            found["server start"] = clock.read()
+            found["server start"] = [clock.read()]
             for _ in events(address[0], "open", {"model": run}):
                 pass
-            found["start until the model is open"] = clock.read()
-            if browser and (seconds := page_ready(address[0])) is not None:
-                found["page interactive"] = {"seconds": seconds}
-            found |= _tasks(address[0], run, psutil.Process(server.pid))
+            found["start until the model is open"] = [clock.read()]
+            for _ in range(repeats if browser else 0):
+                if (seconds := page_ready(address[0])) is not None:
+                    found.setdefault("page interactive", []).append({"seconds": seconds})
+            for seed in range(repeats):
+                times = _tasks(address[0], run, psutil.Process(server.pid), seed)
+                for name, each in times.items():
+                    found.setdefault(name, []).append(each)
         finally:
             server.terminate()
             begun = time.perf_counter()
             server.wait()
-            found["end after SIGTERM"] = {"seconds": time.perf_counter() - begun}
+            found["end after SIGTERM"] = [{"seconds": time.perf_counter() - begun}]
     return found
 
 
-def _tasks(address: str, run: str, process: psutil.Process) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def _tasks(address: str, run: str, process: psutil.Process, seed: int) -> Times:
+    found: Times = {}
     clock = Clock(process)
-    asked = {"model": run, "prompt": PROMPT, "steps": STEPS, "n": 1}
+    asked = {"model": run, "prompt": PROMPT, "steps": STEPS, "n": 1, "seed": seed}
     drawn = b""
     for event in events(address, "generate", asked):
         if event.get("previews") and "first preview" not in found:
@@ -128,31 +139,40 @@ def _tasks(address: str, run: str, process: psutil.Process) -> dict[str, dict[st
             found[f"a picture of {STEPS} steps"] = clock.read()
             drawn = base64.b64decode(event["url"].partition(",")[2])
     clock, first = Clock(process), None
-    for event in events(address, "evaluate", {"model": run, "error": ERROR}, drawn):
+    asked = {"model": run, "error": ERROR, "seed": seed}
+    for event in events(address, "evaluate", asked, drawn):
         if event["type"] != "estimate":
             continue
         if first is None:
             first = event["error"]
-            found[f"first bits (± {first:.3f})"] = clock.read()
+            found["first bits"] = {**clock.read(), "error": first}
         elif event["error"] <= first / 2:
-            found[f"error halved (± {event['error']:.3f})"] = clock.read()
+            found["error halved"] = {**clock.read(), "error": event["error"]}
             break
     return found
+
+
+def shown(values: list[float]) -> str:
+    """The median, with the lowest and the highest."""
+    if not values:
+        return ""
+    middle = statistics.median(values)
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{middle:.3g}{spread}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", default="emoji")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-browser", action="store_true")
     options = parser.parse_args()
-    found = measure(options.run, not options.no_browser)
-    table = Table("", "seconds", "processor seconds")
+    found = measure(options.run, not options.no_browser, options.repeats)
+    table = Table("", "seconds", "processor seconds", "± bits/dim")
     for name, times in found.items():
-        processor = times.get("processor")
-        table.add_row(
-            name, f"{times['seconds']:.2f}", "" if processor is None else f"{processor:.2f}"
-        )
+        columns = [[each[key] for each in times if key in each] for key in COLUMNS]
+        table.add_row(name, *map(shown, columns))
     Console().print(table)
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

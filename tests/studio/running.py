@@ -1,4 +1,4 @@
-"""The studio as a process of its own, as its users start it."""
+"""The studio as a process of its own, as its users start it, or in a thread of this one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import uvicorn
+
+from nelbo.studio.server import Studio
 
 _STARTING = 600.0
 
@@ -42,3 +47,23 @@ def running(log: Path, *runs: Path | str) -> Iterator[Running]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def in_thread(studio: Studio) -> Iterator[str]:
+    """Serve at a free port from a thread of this process; the address."""
+    config = uvicorn.Config(studio.application(), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        end = time.monotonic() + _STARTING
+        while not server.started:
+            assert thread.is_alive(), "the server does not start"
+            assert time.monotonic() < end, "the server does not start"
+            time.sleep(0.02)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)

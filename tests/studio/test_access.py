@@ -53,6 +53,16 @@ def test_a_name_of_someone_else_is_no_name_of_this_server(serve):
     assert serve().get("/", headers={"host": "evil.example"}).status_code == 421
 
 
+@pytest.mark.parametrize("name", ["host", "origin"])
+def test_half_an_address_is_refused(serve, name):
+    client = serve()
+    response = client.post(
+        "/api/open", files={"settings": (None, "{}")}, headers={name: "http://["}
+    )
+    assert response.status_code in (403, 421)
+    assert client.get("/").status_code == 200
+
+
 def test_other_pages_cannot_ask(serve):
     client = serve()
     for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
@@ -195,6 +205,35 @@ def test_a_full_queue_is_an_answer(serve):
 def test_an_unknown_task(serve):
     (event,) = ask(serve(), "delete", {})
     assert event["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"steps": 1%s}' % ("0" * 400), "steps must lie in 1..1,000"),
+        ('{"guidance": 1%s}' % ("0" * 400), "guidance must lie in 0..50"),
+        ('{"guidance": NaN}', "guidance must lie in"),
+        ('{"n": 1.5}', "n must be a whole number"),
+        ('{"steps": true}', "steps must be a whole number"),
+        ('{"prompt": "\\ud800"}', "halves of letters"),
+        ('{"prompt": ["red"]}', "prompt must be a text"),
+        ("[" * 100_000, "no JSON"),
+        ("null", "must be a JSON object"),
+    ],
+    ids=["long", "large", "nan", "half", "bool", "surrogate", "list", "deep", "null"],
+)
+def test_odd_settings_are_refused_and_the_next_request_is_served(serve, settings, message):
+    client = serve()
+    (event,) = ask(client, "generate", settings)
+    assert event["status"] == 400
+    assert message in event["error"]
+    assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
+
+
+def test_a_body_that_is_no_form(serve):
+    response = serve().post("/api/open", json={"model": "digits"})
+    assert response.status_code == 400
+    assert "send a form" in response.json()["error"]
 
 
 def test_the_settings_are_a_field(serve):

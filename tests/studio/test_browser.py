@@ -2,99 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from nelbo.commands.studio import run_images
+from nelbo.studio.server import Studio
 from tests.studio.conftest import picture
-from tests.studio.running import running
+from tests.studio.running import in_thread
 
-selenium = pytest.importorskip("selenium", reason="pip install 'nelbo[dev]'")
+pytest.importorskip("selenium", reason="pip install 'nelbo[dev]'")
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver import ActionChains, Keys  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver import ActionChains, Keys
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        BROWSER is None or DRIVER is None,
-        reason="no Chromium: apt-get install chromium chromium-driver",
-    ),
-]
-_PATIENCE = 90.0
+from tests.studio.browser import BROWSER, DRIVER, Page
 
-
-class Page:
-    """A browser window that waits for what it is asked for."""
-
-    def __init__(self, address: str) -> None:
-        options = webdriver.ChromeOptions()
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
-            options.add_argument(f"--{argument}")
-        options.binary_location = BROWSER
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-        self.driver.set_window_size(1280, 900)
-        self.address = address
-
-    def open(self, tab: str = "generate") -> None:
-        self.driver.get("about:blank")
-        self.driver.get(f"{self.address}/#{tab}")
-        self.until("document.documentElement.dataset.ready && document.querySelector('#opening')")
-        self.until("document.querySelector('#opening').hidden && models() > 0")
-
-    def until(self, condition: str) -> None:
-        models = "const models = () => document.querySelectorAll('[name=sampler] option').length;"
-        end = time.monotonic() + _PATIENCE
-        while not self.driver.execute_script(f"{models} return Boolean({condition})"):
-            assert time.monotonic() < end, condition
-            time.sleep(0.05)
-
-    def get(self, selector: str):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list:
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def script(self, text: str, *arguments):
-        return self.driver.execute_script(text, *arguments)
-
-    def choose_model(self, name: str) -> None:
-        self.script(
-            "const s = document.querySelector('#model'); s.value = arguments[0];"
-            "s.dispatchEvent(new Event('change'))",
-            name,
-        )
-        classes = str("digits" in name).lower()
-        shown = "!document.querySelector('#generate [data-for=classes]').hidden"
-        self.until(f"document.querySelector('#opening').hidden && {shown} == {classes}")
-
-    def set(self, selector: str, value: object) -> None:
-        self.script(
-            "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
-            "e.dispatchEvent(new Event('input', { bubbles: true }))",
-            selector,
-            value,
-        )
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None,
+    reason="no Chromium: apt-get install -y chromium chromium-driver",
+)
 
 
 @pytest.fixture(scope="module")
-def server(digits, controlled, tmp_path_factory):
-    with running(tmp_path_factory.mktemp("browser") / "log.txt", controlled, digits) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser(server):
-    page = Page(server.address)
-    yield page
-    page.driver.quit()
+def browser(digits, controlled):
+    models = {"controlled": str(controlled), "digits": str(digits)}
+    with in_thread(Studio(models, run_images, lambda: torch.device("cpu"), preload=False)) as found:
+        page = Page(found)
+        yield page
+        page.driver.quit()
 
 
 @pytest.fixture
@@ -117,6 +53,29 @@ def digits_of(page: Page) -> str:
     return page.all("#model option")[1].get_attribute("value")
 
 
+def drop_picture(page: Page, index: int) -> None:
+    """Drop a picture of the gallery back on the tab."""
+    page.script(
+        """const [, body] = document.querySelectorAll('.picture img')[arguments[0]].src.split(',');
+        const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], 'a.png', { type: 'image/png' }));
+        const event = new Event('drop', { bubbles: true });
+        event.dataTransfer = files;
+        document.querySelector('#generate').dispatchEvent(event);""",
+        index,
+    )
+
+
+def dark(page: Page) -> int:
+    """How many pixels of the sketch are dark."""
+    return page.script(
+        """const c = document.querySelector('#sketch canvas');
+        const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);
+        return data.filter((value, i) => i % 4 === 0 && value < 100).length"""
+    )
+
+
 def test_generate_from_a_prompt_and_restore_its_settings(page):
     page.get("#generate-prompt").send_keys("red cat")
     for selector, value in (("#generate-n", 2), ("#generate-steps", 3), ("#generate-seed", 41)):
@@ -133,15 +92,7 @@ def test_generate_from_a_prompt_and_restore_its_settings(page):
     assert outside == []
     # Back from its own PNG, dropped on the page.
     page.set("#generate-prompt", "another")
-    page.script(
-        """const [, body] = document.querySelectorAll('.picture img')[1].src.split(',');
-        const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
-        const files = new DataTransfer();
-        files.items.add(new File([bytes], 'a.png', { type: 'image/png' }));
-        const event = new Event('drop', { bubbles: true });
-        event.dataTransfer = files;
-        document.querySelector('#generate').dispatchEvent(event);"""
-    )
+    drop_picture(page, 1)
     page.until("document.querySelector('#generate-prompt').value == 'red cat'")
     page.until("document.querySelector('#generate-seed').value == '41'")
     assert page.get("#generate-steps").get_attribute("value") == "3"
@@ -153,18 +104,27 @@ def test_draw_a_sketch_with_the_mouse(page):
     page.script("arguments[0].scrollIntoView({ block: 'center' })", canvas)
     strokes = ActionChains(page.driver).move_to_element_with_offset(canvas, -50, -20)
     strokes.click_and_hold().move_by_offset(60, 10).move_by_offset(10, 40).release().perform()
-    dark = page.script(
-        """const c = document.querySelector('#sketch canvas');
-        const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);
-        return data.filter((value, i) => i % 4 === 0 && value < 100).length"""
-    )
-    assert dark > 200
+    drawn = dark(page)
+    assert drawn > 200
     page.get("#generate-prompt").send_keys("dog")
     page.set("#generate-n", 1)
     page.set("#generate-steps", 2)
     page.get("#generate [data-start]").click()
     page.until("document.querySelector('.command')")
     assert "--control sketch.png" in page.get(".command code").text
+    # Back with the picture that was drawn from it.
+    picture = page.get(".picture img").get_attribute("src")
+    page.script(
+        "[...document.querySelectorAll('#sketch button')]"
+        ".find(({ textContent }) => textContent == 'Clear').click()"
+    )
+    assert dark(page) == 0
+    drop_picture(page, 0)
+    page.until("document.querySelector('#toasts').textContent.includes('Settings restored')")
+    assert dark(page) == pytest.approx(drawn, rel=0.05)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelectorAll('.command').length == 2")
+    assert page.get(".picture img").get_attribute("src") == picture
 
 
 def test_by_keyboard_alone(page):

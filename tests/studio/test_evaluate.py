@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from nelbo.commands.studio import standings_of
 from nelbo.data import load_data
 from nelbo.evidence.file_sizes import file_size
 from nelbo.evidence.one_image import refine
+from nelbo.evidence.one_image_pair import Contender, refine_difference
 from nelbo.evidence.standings import SPACES, Figures, packed
 from nelbo.families import MarkovModel
 from nelbo.formats import write_json
@@ -81,6 +83,47 @@ def test_a_picture_is_refined_to_the_error_that_was_asked_for(serve, model, x_0)
     assert png["bytes"] == file_size(shown, "PNG").whole
 
 
+def test_two_models_on_one_picture(serve, digits, model, x_0, tmp_path):
+    """Against the bounds of every level of each, and on shared noise."""
+    other = nelbo.load(digits)
+    with torch.no_grad():
+        for weight in other.network.parameters():
+            weight.mul_(1.05)
+    notes = {"source": "digits", "splits": {}, "trained": {"steps": 1}}
+    nelbo.save(other, tmp_path / "other", notes=notes)
+    markov = MarkovModel(order=1).fit(load_data("digits", "train"))
+    nelbo.save(markov, tmp_path / "markov", notes={"source": "digits"})
+    served = {"digits": digits, "other": tmp_path / "other", "markov": tmp_path / "markov"}
+    client = serve({name: str(path) for name, path in served.items()})
+    asked = {"first": "digits", "second": "other", "error": 0.1}
+    events = ask(client, "compare", asked, [IMAGE])
+    assert events[-1] == {"type": "done"}
+    final = of_type(events, "pair")[-1]
+    assert final["final"]
+    assert final["error"] <= 0.1
+    (a, first), (b, second) = exact(model, x_0), exact(nelbo.load(tmp_path / "other"), x_0)
+    assert abs(final["difference"] - (a - b)) < 4 * math.hypot(final["error"], first, second)
+    assert final["error"] < 0.7 * math.hypot(*(side["error"] for side in final["sides"]))
+    assert final["difference"] == pytest.approx(
+        final["sides"][0]["bits"] - final["sides"][1]["bits"], abs=1e-4
+    )
+    assert [event["index"] for event in of_type(events, "map")] == [0, 1]
+    # Against a model whose bits have no error.
+    final = of_type(ask(client, "compare", {**asked, "second": "markov"}, [IMAGE]), "pair")[-1]
+    known = float(markov.evidence(x_0).bits_per_dim)
+    assert final["sides"][1] == {"bits": pytest.approx(known, rel=1e-5), "error": 0}
+    assert abs(final["difference"] - (a - known)) < 4 * math.hypot(final["error"], first)
+    same = ask(client, "compare", {"first": "digits", "second": "digits"}, [IMAGE])
+    assert "two different models" in same[-1]["error"]
+
+
+def test_models_of_other_pictures_are_not_compared(serve, digits, stable):
+    client = serve({"digits": str(digits), "stable": str(stable)})
+    asked = {"first": "digits", "second": "stable"}
+    assert "different sizes" in ask(client, "compare", asked, [IMAGE])[-1]["message"]
+    assert ask(client, "open", {"model": "digits"})[-1] == {"type": "done"}
+
+
 def test_several_pictures_and_a_class(serve, model, x_0):
     asked = {"model": "digits", "error": 0.5, "label": "3"}
     files = [IMAGE, picture("image", seed=1, name="second.png")]
@@ -114,6 +157,41 @@ def test_a_plan_has_a_bound():
     assert last.final
     assert last.calls < 3_000
     assert last.error > 1e-4
+
+
+class Dearer(CostModel):
+    """The costs of another, times a factor, at the same draws."""
+
+    def elbo(self, *inputs, **options):
+        bound = super().elbo(*inputs, **options)
+        return replace(
+            bound,
+            reconstruction=1.1 * bound.reconstruction,
+            score_matching=1.1 * bound.score_matching,
+            reconstruction_variance=1.21 * bound.reconstruction_variance,
+        )
+
+
+@pytest.mark.parametrize("kinds", [("exponential", "squared"), ("squared", None)])
+def test_the_difference_of_two_models_is_unbiased_and_its_error_is_true(kinds):
+    """Of costs with known means: of independent draws, and of draws that differ by a tenth."""
+    models = [CostModel(kinds[0]), Dearer("squared") if kinds[1] is None else CostModel(kinds[1])]
+    exact = models[0].exact - (1.1 if kinds[1] is None else 1.0) * models[1].exact
+    x_0 = torch.zeros(1, 1, 1, 1)
+    z = []
+    for seed in range(40):
+        *_, last = refine_difference(
+            (Contender(models[0], x_0), Contender(models[1], x_0)), 0.3, seed=seed
+        )
+        assert last.final
+        z.append((last.difference - exact) / last.error)
+    z = torch.tensor(z)
+    assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
+    assert 0.65 < float(z.std()) < 1.4
+    if kinds[1] is None:
+        # What both have in common cancels: about 1/11 of the error of either.
+        error = math.sqrt(float(last.evidence[0].monte_carlo_variance[0])) / math.log(2.0)
+        assert last.error < 0.15 * error
 
 
 def test_costs_of_the_test_are_those_it_names():

@@ -81,6 +81,18 @@ class EveryLevel(Estimator):
         return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
 
 
+@dataclass(frozen=True, kw_only=True)
+class FirstLevel(Estimator):
+    """Level 1 alone, for `Bound.merge` with rounds that have the others."""
+
+    def choose(
+        self, batch: int, num_levels: int, generator: torch.Generator | None = None
+    ) -> ChosenLevels:
+        """No levels."""
+        levels = torch.empty(batch, 0, dtype=torch.int64)
+        return ChosenLevels(levels, levels.double())
+
+
 @dataclass(frozen=True)
 class _Some(Estimator):
     levels: int

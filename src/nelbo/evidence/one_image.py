@@ -2,15 +2,14 @@ r"""The bits of one image, refined round by round to the error that was asked fo
 
 As `evaluate_to_error`: a few rounds explore how noisy each term is, from which the number of draws
 is planned, and rounds that the plan has not seen are what is reported at the end. Until these are
-the better estimate, that of the exploration is shown, so that a first one is there at once.
+as many, that of the exploration is shown, so that a first one is there at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,18 +18,17 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import generator_for
-from nelbo.chain.estimators import EveryLevel, Importance
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.evidence.evaluation import ADDED_SHARE, MARGIN
+from nelbo.evidence.image_rounds import ImageRounds, LevelChoice
 
-# Copies of the image that a round evaluates together, and what each of them is evaluated at: draws
-# of x_1, of which two have a variance, and levels.
-_COPIES, _FIRST, _LEVELS = 4, 2, 8
-_EXPLORING = 3
-# Rounds of a plan, and network evaluations of one at least.
-_ROUNDS, _LEAST_CALLS = 24, 64
+# The rounds that explore: draws of level 1, and of the others. The first is soon there.
+EXPLORING = ((4, 16), (8, 32), (8, 48))
+# Rounds of a plan, network evaluations of one and of all at least.
+_ROUNDS, _A_ROUND, _LEAST_CALLS = 24, 48, 64
+# Of level 1 in a round: two copies of the image.
+_LEAST_FIRST, _LEAST_LEVELS = 4, 8
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,14 @@ class Refined:
         calls: network evaluations so far.
         planned: how many there will be, as far as is known.
         final: whether this is the result.
+        rounds: which of all rounds so far `evidence` is of.
     """
 
     evidence: Evidence
     calls: int
     planned: int
     final: bool
+    rounds: range = range(1)
 
     @property
     def error(self) -> float:
@@ -62,7 +62,7 @@ def refine(
     x_0: Float[Tensor, "one channels height width"],
     condition: Condition | None,
     error: float,
-    proposal: Float[Tensor, " candidates"],
+    guess: Float[Tensor, " candidates"],
     *,
     seed: int = 0,
     most: int = 20_000,
@@ -74,78 +74,77 @@ def refine(
         x_0: the image in network space, (1, C, H, W).
         condition: what the model is conditioned on, of one example.
         error: the standard error to reach, bits per dimension.
-        proposal: where levels are drawn, from `proposal_from`; of a model without a chain empty.
+        guess: where levels are drawn at first, (T−1,), see `nelbo.evidence.first_guess`; rounds
+            correct it. Empty for a chain of one level, or none.
         seed: of all noise.
         most: network evaluations that the plan may take; the error then stays above what was asked.
 
     Raises:
         NelboError: an error that is not positive, or data that the model does not take.
     """
-    if not (error > 0 and math.isfinite(error)):
-        raise NelboError(f"the error must be positive, in bits per dimension, got {error}")
+    check_error(error)
     model.check_data(x_0)
     if model.chain is None:
         yield Refined(model.evidence(x_0, condition), 1, 1, True)
         return
-    rounds = _Rounds(model, x_0, condition, proposal, seed)
+    choice = LevelChoice(guess)
+    rounds = ImageRounds(model, x_0, condition, choice, seed)
+
+    def draw(first: int, levels: int) -> Bound:
+        drawn = rounds.draw(first, levels)
+        choice.learn(drawn.above)
+        return Bound.merge(drawn.parts)
+
+    yield from to_error(draw, error, most)
+
+
+def check_error(error: float) -> None:
+    """Raise `NelboError` for an error that cannot be reached."""
+    if not (error > 0 and math.isfinite(error)):
+        raise NelboError(f"the error must be positive, in bits per dimension, got {error}")
+
+
+def to_error(draw: Callable[[int, int], Bound], error: float, most: int) -> Iterator[Refined]:
+    """Explore, plan, and draw what is reported.
+
+    Args:
+        draw: the bound of one image from a round with so many draws of level 1 and of the others.
+        error: the standard error to reach, bits per dimension.
+        most: network evaluations that the plan may take.
+
+    Raises:
+        NelboError: a bound that is not finite.
+    """
     explored: list[Bound] = []
-    calls = 0
-    for _ in range(_EXPLORING):
-        explored.append(rounds.draw(_FIRST, _LEVELS))
+    expected = sum(map(sum, EXPLORING)) + _LEAST_CALLS
+    for draws in EXPLORING:
+        explored.append(draw(*draws))
         seen = Bound.merge(explored)
-        calls = int(seen.calls)
-        yield Refined(seen, calls, 2 * _EXPLORING * calls // len(explored), False)
-    seen = Bound.merge(explored)
+        yield Refined(seen, int(seen.calls), expected, False)
+    calls = int(seen.calls)
     reported: list[Bound] = []
     first, levels = _plan(seen, (MARGIN * error * seen.nats_per_bit_per_dim) ** 2, most)
     planned, allowed = calls + first + levels, (1 + ADDED_SHARE) * (first + levels)
-    taken = 0
+    known = len(EXPLORING)
+    exploration = range(known)
     while True:
         for draws in _rounds(first, levels):
-            reported.append(rounds.draw(*draws))
+            reported.append(draw(*draws))
             bound = Bound.merge(reported)
             taken = int(bound.calls)
-            best = min((Refined(each, 0, 0, False) for each in (seen, bound)), key=_error)
-            yield Refined(best.evidence, calls + taken, max(planned, calls + taken), False)
-        found = Refined(bound, calls + taken, calls + taken, True)
+            report = range(known, known + len(reported))
+            # By their numbers, not by which looks better, so that either is unbiased.
+            best, rounds = (seen, exploration) if taken < calls else (bound, report)
+            yield Refined(best, calls + taken, max(planned, calls + taken), False, rounds)
+        found = Refined(bound, calls + taken, calls + taken, True, report)
         excess = found.error / error
         # A plan that was wrong by much is added to once: see docs/decisions/0008.
         if not excess > 1 or taken >= allowed or calls + taken >= most:
             break
         share = min(excess**2 / MARGIN**2 - 1, allowed / taken - 1)
-        first, levels = (max(2, math.ceil(share * count)) for count in (first, levels))
+        first, levels = (math.ceil(share * count) for count in (first, levels))
         planned = calls + taken + first + levels
     yield found
-
-
-class _Rounds:
-    """Rounds of draws of one image, each with noise of its own."""
-
-    def __init__(
-        self,
-        model: Model,
-        x_0: Tensor,
-        condition: Condition | None,
-        proposal: Tensor,
-        seed: int,
-    ) -> None:
-        self._model, self._proposal, self._seed = model, proposal, seed
-        self._x_0 = x_0.expand(_COPIES, *x_0.shape[1:])
-        self._condition = None if condition is None else condition.repeat(_COPIES)
-        self._drawn = 0
-
-    def draw(self, first: int, levels: int) -> Bound:
-        """The bound of the image from so many draws of each of its copies."""
-        estimator: Any = EveryLevel(reconstructions=first)
-        if len(self._proposal):
-            estimator = Importance(levels, self._proposal, reconstructions=first)
-        noise = generator_for(self._seed, 5, self._drawn)
-        self._drawn += 1
-        drawn: Any = self._model.evidence(
-            self._x_0, self._condition, levels=estimator, generator=noise
-        )
-        drawn = drawn.to("cpu")
-        return Bound.merge([drawn.take(slice(i, i + 1)) for i in range(_COPIES)])
 
 
 def _plan(seen: Bound, variance: float, most: int) -> tuple[int, int]:
@@ -159,20 +158,14 @@ def _plan(seen: Bound, variance: float, most: int) -> tuple[int, int]:
     wanted = max(_LEAST_CALLS, math.ceil((first + levels) * scale))
     share = min(1.0, most / wanted)
     total = first + levels or 1.0
-    return (
-        max(_FIRST * _COPIES, math.ceil(share * wanted * first / total)),
-        max(2 * _COPIES, math.ceil(share * wanted * levels / total)),
-    )
+    return math.ceil(share * wanted * first / total), math.ceil(share * wanted * levels / total)
 
 
 def _rounds(first: int, levels: int) -> Iterator[tuple[int, int]]:
-    """What each copy is drawn at in each of a few rounds, which together are the plan."""
-    count = min(_ROUNDS, max(1, (first + levels) // _LEAST_CALLS), max(1, first // (2 * _COPIES)))
-    each = [max(2, math.ceil(draws / (count * _COPIES))) for draws in (first, levels)]
-    for _ in range(count):
-        yield each[0], each[1]
-
-
-def _error(reading: Refined) -> float:
-    error = reading.error
-    return error if math.isfinite(error) else math.inf
+    """What is drawn in each of a few rounds, which together are the plan."""
+    first, levels = max(_LEAST_FIRST, first), max(_LEAST_LEVELS, levels)
+    count = min(_ROUNDS, max(1, (first + levels) // _A_ROUND))
+    # Rather none in some rounds than fewer copies than have a spread.
+    each, above = max(_LEAST_FIRST, -(-first // count)), max(_LEAST_LEVELS, -(-levels // count))
+    for k in range(count):
+        yield (each if k * each < first else 0), above + above % 2

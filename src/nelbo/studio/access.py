@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from nelbo.base.errors import NelboError
 
@@ -106,9 +106,16 @@ def is_own_page(host: str | None, origin: str | None, site: str | None) -> bool:
     """
     if site not in (None, "same-origin", "none"):
         return False
-    return origin is None or urlsplit(origin).netloc == host
+    return origin is None or _split(origin).netloc == (host or None)
 
 
 def host_name(header: str | None) -> str:
     """The name in a header `Host`, without its port."""
-    return urlsplit(f"//{header or ''}").hostname or ""
+    return _split(f"//{header or ''}").hostname or ""
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # half a bracket, for instance
+        return urlsplit("")

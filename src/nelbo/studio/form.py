@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,8 +54,7 @@ class Form:
         value = self.settings.get(name)
         if value is None:
             return default
-        whole = isinstance(value, int | float) and not isinstance(value, bool)
-        if not whole or not math.isfinite(value) or value != int(value):
+        if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
             raise NelboError(f"{name} must be a whole number, got {_named(value)}")
         if not low <= value <= high:
             raise NelboError(f"{name} must lie in {low}..{high:,}, got {_named(value)}")
@@ -73,10 +71,10 @@ class Form:
         value = self.settings.get(name)
         if value is None:
             return default
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not _is_number(value):
             raise NelboError(f"{name} must be a number, got {_named(value)}")
         if not low <= value <= high:
-            raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {value:g}")
+            raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {_named(value)}")
         return float(value)
 
     def text(self, name: str) -> str | None:
@@ -90,6 +88,8 @@ class Form:
             raise NelboError(
                 f"{name} has {len(value):,} characters, at most {self.limits.text:,} are read"
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise NelboError(f"{name} has halves of letters (surrogates), which are no text")
         return value.strip() or None
 
     def texts(self, name: str, most: int) -> list[str]:
@@ -124,6 +124,10 @@ class Form:
         if not some:
             raise NelboError(f"{what} is missing: choose or drop a picture")
         return some[0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _named(value: Any) -> str:

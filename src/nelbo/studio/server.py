@@ -32,10 +32,13 @@ from nelbo.studio.guard import Guard, TooLarge, too_large
 from nelbo.studio.limits import Limits
 from nelbo.studio.mailbox import LAST, Mailbox
 from nelbo.studio.tasks import TASKS
-from nelbo.studio.uploads import read_uploads
+from nelbo.studio.uploads import Upload, read_uploads
 from nelbo.version import __version__
 
+# The smallest picture there is.
+_PIXEL = b"P5 1 1 255 0"
 STATIC = Path(__file__).parent / "static"
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 # How often a comment is sent where nothing happens, for those between to keep the connection.
 _SILENCE = 10.0
 # How long a request may take to arrive, and a server to end.
@@ -138,7 +141,13 @@ class Studio:
         await run_in_threadpool(self.desk.join, 1.0)
 
     def _warm(self) -> Iterator[Event]:
-        """Load the first model, and walk a step of it: first calls of a network are slow."""
+        """Load the first model, and walk a step of it: first calls of a network are slow.
+
+        So are first imports, and the first picture that is read.
+        """
+        for task in TASKS:
+            _module(task)
+        Upload("", _PIXEL).pixels((3, 1, 1))
         name = next(iter(self.models))
         form = Form({"model": name, "steps": 1}, limits=self.limits)
         for task in ("open", "generate"):
@@ -206,6 +215,8 @@ class Studio:
         Raises:
             NelboError: settings that are no JSON, or too many pictures.
         """
+        if not request.headers.get("content-type", "").startswith(_FORMS):
+            raise NelboError("send a form: a field settings, of JSON, and a file for each picture")
         most = self.limits.pictures
         async with request.form(max_files=most + 3, max_fields=8, max_part_size=2**18) as fields:
             settings = fields.get("settings", "{}")

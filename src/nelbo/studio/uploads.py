@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from nelbo.base.errors import NelboError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 _WHITE = 128
+# A picture that is kept in the metadata of others: its side, and the letters of its URL.
+_KEPT_SIDE, _KEPT_BYTES = 512, 100_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ class Upload:
         channels, height, width = shape
         return self._prepared((height, width), channels, "white")
 
+    def kept(self, shape: Sequence[int]) -> str | None:
+        """A data URL of which `pixels(shape)` is the same, without any metadata of the file.
+
+        None where it takes too many bytes for the metadata of a picture.
+        """
+        from nelbo.report.grids import to_pil
+        from nelbo.studio.pictures import picture_url
+
+        whole = self._opened("white")
+        # A larger one is kept as the model reads it.
+        small = whole if max(whole.size) <= _KEPT_SIDE else None
+        for image in (small, to_pil(self.pixels(shape), 256)):
+            if image is not None and len(url := picture_url(image)) <= _KEPT_BYTES:
+                return url
+        return None
+
     def mask(self, size: Sequence[int]) -> Tensor:
         """Where the picture is white and opaque, (H, W) bool."""
         height, width = size
@@ -68,12 +87,19 @@ class Upload:
         import torch
 
         from nelbo.data.decode import prepare
+
+        image = self._opened(background)
+        try:
+            return torch.from_numpy(prepare(image, size, channels).copy())
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _opened(self, background: str) -> Image:
         from nelbo.data.reader import open_picture
 
         try:
             file = io.BytesIO(self.content)
-            opened = open_picture(file, (1, 1), background=background, drawings=False)
-            return torch.from_numpy(prepare(opened.image, size, channels).copy())
+            return open_picture(file, (1, 1), background=background, drawings=False).image
         except Exception as error:
             raise self._unreadable(error) from error
 

@@ -62,33 +62,33 @@ form.addEventListener("submit", async (event) => {
   $("[data-empty]", panel).hidden = true;
   const columns = names.map((name) => ({ name, number: el("b", {}, "…"), unit: el("span"), map: el("div"), shown: el("figure.frame") }));
   const verdict = el("p.verdict", { "aria-live": "polite" });
-  results.replaceChildren(el("article.card", {}, verdict, el("div.columns", {}, columns.map((each) => el("section", {}, el("h3", {}, each.name), each.shown, el("p.number", {}, each.number, each.unit), each.map)))));
-  for (const column of columns) {
-    const settings = { model: column.name, error: Number($("#compare-error").value) };
-    const done = await job.run("evaluate", settings, [["image", image.file]], (found) => {
-      if (found.type === "image") column.shown.replaceChildren(el("img.small-pixels", { src: found.url, alt: `The picture as ${column.name} takes it` }));
-      if (found.type === "estimate") {
-        column.found = found;
-        const [bits, error] = withError(found.bits, found.error);
-        column.number.textContent = bits;
-        column.unit.textContent = `± ${error} bits/dim`;
-      }
-      if (found.type === "map") column.map.replaceChildren(heatMap(found));
+  const note = el("p.note");
+  const card = el("article.card", {}, verdict, note, el("div.columns", {}, columns.map((each) => el("section", {}, el("h3", {}, each.name), each.shown, el("p.number", {}, each.number, each.unit), each.map))));
+  results.replaceChildren(card);
+  const settings = { first: names[0], second: names[1], error: Number($("#compare-error").value), prompt: $("#compare-prompt").value.trim() || null };
+  const done = await job.run("compare", settings, [["image", image.file]], (found) => {
+    const column = columns[found.index];
+    if (found.type === "image") column.shown.replaceChildren(el("img.small-pixels", { src: found.url, alt: `The picture as ${column.name} takes it` }));
+    if (found.type === "map") column.map.replaceChildren(heatMap(found));
+    if (found.type !== "pair") return;
+    found.sides.forEach((side, i) => {
+      const [bits, error] = withError(side.bits, side.error);
+      columns[i].number.textContent = bits;
+      columns[i].unit.textContent = side.error > 0 ? `± ${error} bits/dim` : "bits/dim, exact";
     });
-    if (!done) return;
-  }
-  const [first, second] = columns.map(({ found }) => found);
-  if (first.dims !== second.dims) {
-    verdict.textContent = "The models take pictures of different sizes, so that their bits are of different pictures.";
-    return;
-  }
-  const [difference, error] = [second.bits - first.bits, Math.hypot(first.error, second.error)];
-  const [shown, uncertain] = withError(Math.abs(difference), error);
-  const clear = Math.abs(difference) > 2 * error;
-  verdict.textContent = clear
-    ? `${difference > 0 ? names[0] : names[1]} needs ${shown} ± ${uncertain} bits/dim less for this picture.`
-    : `No difference can be told apart from the error: ${shown} ± ${uncertain} bits/dim.`;
+    verdict.textContent = sentence(names, found);
+    note.textContent = `${found.final ? "" : "Being refined. "}The ± of the difference is that of paired draws: both models meet the same noise, so that it may be far below that of either.`;
+  });
+  if (!done && !verdict.textContent) card.remove();
 });
+
+/** Which model needs fewer bits, or that it cannot be said. */
+function sentence([first, second], { difference, error }) {
+  if (difference === 0 && error === 0) return "Both need exactly the same bits for this picture.";
+  const [shown, uncertain] = withError(Math.abs(difference), error);
+  if (Math.abs(difference) <= 2 * error) return `No difference stands out from its error: ${shown} ± ${uncertain} bits/dim.`;
+  return `${difference < 0 ? first : second} needs ${shown} ± ${uncertain} bits/dim less for this picture.`;
+}
 
 takesFiles(panel, (files) => image.take(files));
 addUse("Compare models", (file) => {

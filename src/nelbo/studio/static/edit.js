@@ -63,6 +63,7 @@ class Mask extends Drawing {
   }
 }
 
+$("#edit-steps").min = 2;
 const mask = new Mask($("#mask"));
 const image = new Chooser($("[data-chooser=edit-image]"), ([file]) => state.model && mask.show(file, state.model.shape));
 const other = new Chooser($("[data-chooser=edit-other]"));

@@ -1,6 +1,6 @@
 // Generate: pictures from a prompt, a class or a sketch.
 
-import { $, setRange, takesFiles, toast } from "./dom.js";
+import { $, blobOfData, setRange, takesFiles, toast } from "./dom.js";
 import { Job } from "./job.js";
 import { fitControls, newSeed, onModel, open, state, steering } from "./models.js";
 import { Batch, titleOf } from "./pictures.js";
@@ -72,9 +72,19 @@ export async function restore(settings) {
     if (field) field.value = settings[name] ?? (name === "seed" ? 0 : "");
   }
   for (const name of ["steps", "guidance", "n", "control_scale"]) setRange($(`[name=${name}]`, form), settings[name]);
+  if (state.model?.control) await restoreSketch(settings);
   $("#generate-again").checked = false;
   if (settings.negative) $("details", form).open = true;
   toast("Settings restored");
+}
+
+async function restoreSketch({ control, control_scale: scale }) {
+  if (control?.startsWith("data:image/png;base64,")) {
+    await sketch.restore(new File([blobOfData(control)], "sketch.png", { type: "image/png" }));
+  } else {
+    sketch.clear();
+    if (scale !== undefined) toast("Its sketch was too large to be kept in the picture: draw it again");
+  }
 }
 
 takesFiles(panel, async ([file]) => {

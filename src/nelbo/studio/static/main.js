@@ -1,5 +1,6 @@
 // The page: tabs, theme, and the model that is open.
 
+import "./fields.js";
 import { $, $$, el, refreshRange, toast } from "./dom.js";
 import { about, open, state } from "./models.js";
 import { fill } from "./compare.js";

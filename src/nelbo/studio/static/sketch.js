@@ -11,7 +11,6 @@ export class Drawing {
     this.canvas = el("canvas", { width: SIDE, height: SIDE, tabindex: 0, role: "img", "aria-label": `${label}. Draw with the pointer, or move with the arrow keys and hold Shift to draw.` });
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.strokes = [];
-    this.redone = [];
     this.width = width;
     this.erasing = false;
     this.pen = [SIDE / 2, SIDE / 2];
@@ -153,10 +152,11 @@ export class Drawing {
 export class Sketch extends Drawing {
   constructor(root) {
     super(root, { label: "Sketch", width: 12 });
-    this.picture = null;
+    this.picture = this.given = null;
     const choose = el("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture as the sketch" });
     choose.addEventListener("change", () => choose.files[0] && this.load(choose.files[0]));
-    this.tools.append(el("label.button.small", {}, choose, "Picture…"));
+    const save = el("button.icon", { type: "button", "aria-label": "Save the sketch", title: "Save the sketch", onclick: () => this.save() }, icon("save"));
+    this.tools.append(save, el("label.button.small", {}, choose, "Picture…"));
   }
 
   background() {
@@ -166,13 +166,29 @@ export class Sketch extends Drawing {
   }
 
   clear() {
-    this.picture = null;
+    this.picture = this.given = null;
     super.clear();
   }
 
   async load(file) {
     this.picture = await createImageBitmap(file);
+    this.given = null;
     this.paint();
+  }
+
+  /** A sketch that `file` gave before; it goes out as it came until something is drawn on it. */
+  async restore(file) {
+    this.clear();
+    const light = await createImageBitmap(file);
+    this.picture = inverted(light);
+    this.given = file;
+    this.paint();
+  }
+
+  async save() {
+    const url = URL.createObjectURL(await this.file());
+    el("a", { href: url, download: "sketch.png" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
   get isEmpty() {
@@ -181,12 +197,18 @@ export class Sketch extends Drawing {
 
   /** The sketch as a ControlNet reads scribbles: white lines on black. */
   async file() {
+    if (this.given && this.isBlank) return this.given;
     this.canvas.blur();
     this.paint();
-    const copy = new OffscreenCanvas(this.canvas.width, this.canvas.height);
-    const context = copy.getContext("2d");
-    context.filter = "invert(1) grayscale(1)";
-    context.drawImage(this.canvas, 0, 0);
-    return new File([await copy.convertToBlob({ type: "image/png" })], "sketch.png", { type: "image/png" });
+    const light = await inverted(this.canvas).convertToBlob({ type: "image/png" });
+    return new File([light], "sketch.png", { type: "image/png" });
   }
+}
+
+function inverted(image) {
+  const copy = new OffscreenCanvas(image.width, image.height);
+  const context = copy.getContext("2d");
+  context.filter = "invert(1) grayscale(1)";
+  context.drawImage(image, 0, 0);
+  return copy;
 }

@@ -7,4 +7,14 @@ and gives an object whose `run(shelf)` yields the events of the task.
 from __future__ import annotations
 
 # The modules, which import torch, by the name in the address.
-TASKS = ("open", "generate", "edit", "evaluate", "rank", "classify", "process", "families")
+TASKS = (
+    "open",
+    "generate",
+    "edit",
+    "evaluate",
+    "rank",
+    "classify",
+    "process",
+    "compare",
+    "families",
+)

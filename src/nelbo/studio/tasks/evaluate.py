@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,24 +13,21 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import generator_for
 from nelbo.coding import compress
-from nelbo.evidence.bit_map import MAP_LEVELS
-from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.file_sizes import file_size, formats_here, picture
+from nelbo.evidence.first_guess import first_guess
 from nelbo.evidence.one_image import Refined, refine
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.limits import Limits
 from nelbo.studio.pictures import png
 from nelbo.studio.shelf import Served, Shelf
-from nelbo.studio.tasks.looking import Reading, proposal
+from nelbo.studio.tasks.looking import Reading
+from nelbo.studio.tasks.mapping import bit_map
 
 # Groups of levels of the chart, wider where there is less to see.
 _BINS = 18
-# The side of a heat map at most.
-_MAP_SIDE = 128
-_LEAST_ERROR, _MOST_ERROR = 0.001, 10.0
+ERRORS = 0.001, 10.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Evaluate:
         for i, (image, one) in enumerate(zip(self.reading.images, pixels, strict=True)):
             url = png(one, served.levels)
             yield {"type": "image", "index": i, "name": image.name, "url": url}
-        where = proposal(served, pixels)
+        guess = first_guess(served.model.chain)
         for i, one in enumerate(pixels):
             x_0 = served.to_network(to_screen(one, served.levels))[None]
             readings = refine(
@@ -61,7 +57,7 @@ class Evaluate:
                 x_0,
                 condition,
                 self.error,
-                where,
+                guess,
                 seed=self.reading.seed + i,
                 most=self.limits.calls,
             )
@@ -71,36 +67,13 @@ class Evaluate:
                 yield from self._progress(i, len(pixels), reading)
                 yield {"type": "estimate", "index": i, **estimate(reading)}
             yield {"type": "sizes", "index": i, **_sizes(one, served, reading)}
-            yield from self._map(served, i, x_0, condition)
+            yield from bit_map(served, x_0, condition, i, self.reading.seed + i)
             yield {"type": "archive", "index": i, **_archive(served, one, condition)}
 
     def _progress(self, i: int, of: int, reading: Refined) -> Iterator[Event]:
         which = f"Picture {i + 1} of {of}: " if of > 1 else ""
         text = f"{which}{reading.calls:,} of about {reading.planned:,} evaluations of the network"
         yield {"type": "progress", "step": reading.calls, "of": reading.planned, "text": text}
-
-    def _map(self, served: Served, i: int, x_0: Tensor, condition: Any) -> Iterator[Event]:
-        if served.model.chain is None:
-            return
-        levels = levels_to_evaluate(MAP_LEVELS, served.model)
-        found = served.model.bound_map(
-            x_0, condition, levels=levels, generator=generator_for(self.reading.seed + i, 7)
-        )
-        if found is None:
-            return
-        bits = found.by_pixel[0].float() / math.log(2.0)
-        factor = math.ceil(max(bits.shape) / _MAP_SIDE)
-        if factor > 1:
-            pooled = torch.nn.functional.avg_pool2d(bits[None, None], factor, ceil_mode=True)
-            bits = pooled[0, 0]
-        values = np.ascontiguousarray(bits.cpu().numpy(), dtype="<f4")
-        yield {
-            "type": "map",
-            "index": i,
-            "height": values.shape[0],
-            "width": values.shape[1],
-            "values": base64.b64encode(values.tobytes()).decode(),
-        }
 
 
 def to_screen(pixels: Tensor, levels: int) -> Tensor:
@@ -178,5 +151,5 @@ def _archive(served: Served, pixels: Tensor, condition: Condition | None) -> dic
 
 def read(form: Form) -> Evaluate:
     """The task of a form."""
-    error = form.number("error", 0.02, _LEAST_ERROR, _MOST_ERROR)
+    error = form.number("error", 0.02, *ERRORS)
     return Evaluate(Reading.read(form), error, form.limits)

@@ -1,18 +1,13 @@
-"""What tasks that read a picture share: the picture, its condition, and where levels are drawn."""
+"""What tasks that read a picture share: the picture, and its condition."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import generator_for
-from nelbo.chain.estimators import proposal_from
-from nelbo.data import ImageData
-from nelbo.evidence.evaluation import pilot
 from nelbo.studio.form import Form
 from nelbo.studio.shelf import Served
 from nelbo.studio.uploads import Upload
@@ -66,28 +61,3 @@ class Reading:
             raise NelboError(f"{served.name} has no class {self.label!r}")
         label = torch.tensor([served.classes.index(self.label)])
         return model.condition_for(1, label)
-
-
-def proposal(served: Served, pixels: Tensor) -> Tensor:
-    """Where levels are drawn, (T−1,); by the profile of the model, or a pilot on these pixels.
-
-    The pilot is kept: the draws are unbiased wherever they are made, and only their error is larger
-    for pictures that are unlike those of the pilot.
-
-    Args:
-        served: the model.
-        pixels: pixel levels, (N, C, H, W) uint8.
-    """
-    chain = served.model.chain
-    if chain is None or chain.num_levels < 2:
-        return torch.empty(0, dtype=torch.float64)
-    if "proposal" not in served.known:
-        profile = chain.profile
-        if profile is not None and profile.num_levels == chain.num_levels:
-            square = profile.score_matching_square
-        else:
-            names = tuple(map(str, range(len(pixels))))
-            data = ImageData("the picture", pixels, served.levels, names)
-            square, _ = pilot(served.model, data, generator_for(0, 6))
-        served.known["proposal"] = proposal_from(square)
-    return served.known["proposal"]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.estimators import EveryLevel, Importance
+from nelbo.chain.bound import Bound
+from nelbo.chain.distributions import generator_for
+from nelbo.chain.estimators import Estimator, EveryLevel, Importance
 from nelbo.data import ImageData
 from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.first_guess import first_guess
+from nelbo.evidence.image_rounds import LevelChoice
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.shelf import Served, Shelf
-from nelbo.studio.tasks.looking import proposal
 
 _IMAGES, _BATCH = 200, 8
 _FIRST, _LEVELS = 2, 10
@@ -65,19 +69,20 @@ class Rank:
     def _bits(self, served: Served, data: ImageData) -> Iterator[tuple[int, int, Tensor]]:
         if not self.conditioned:
             data = replace(data, labels=None, captions=None)
-        where = proposal(served, data.images)
-        estimator = (
-            Importance(_LEVELS, where, reconstructions=_FIRST)
-            if len(where)
-            else EveryLevel(reconstructions=_FIRST)
-        )
-        done = 0
-        noise = torch.Generator().manual_seed(0)
-        for batch in evaluate(
-            served.model, data, levels=estimator, batch_size=_BATCH, generator=noise
-        ):
-            done += len(batch)
-            yield done, len(data), batch.bits_per_dim.double()
+        guess = first_guess(served.model.chain)
+        choice = LevelChoice(guess)
+        for start in range(0, len(data), _BATCH):
+            some = data.take(slice(start, start + _BATCH))
+            estimator: Estimator = EveryLevel(reconstructions=_FIRST)
+            if len(guess):
+                estimator = Importance(_LEVELS, choice.proposal, reconstructions=_FIRST)
+            noise = generator_for(0, 9, start)
+            (batch,) = evaluate(
+                served.model, some, levels=estimator, batch_size=_BATCH, generator=noise
+            )
+            if len(guess):
+                choice.learn(cast(Bound, batch))
+            yield start + len(some), len(data), batch.bits_per_dim.double()
 
 
 def read(form: Form) -> Rank:

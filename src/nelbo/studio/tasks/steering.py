@@ -128,8 +128,10 @@ class Steering:
             found["guidance"] = self.scale(served)
         if served.model.chain is not None:
             found |= {"sampler": self.sampler, "steps": self.steps_of(served)}
-        if self.control is not None:
+        shape = served.model.control_shape
+        if self.control is not None and shape is not None:
             found["control_scale"] = self.control_scale
+            found["control"] = self.control.kept(shape)
         found["seed"] = self.seed
         return {name: value for name, value in found.items() if value is not None}
 

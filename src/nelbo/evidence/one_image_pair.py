@@ -1,0 +1,175 @@
+r"""By how much one model needs fewer bits for an image than another, to an error of the difference.
+
+Both draw the same rounds from the same seed (`nelbo.evidence.image_rounds`), and what is averaged
+is the difference of each draw: where the chains have states of one shape, both meet the same noise
+and what is common to their costs cancels. The estimate is unbiased and its error holds, whether or
+not they have anything in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.bound import Bound
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import Model
+from nelbo.chain.variances import variance_of_mean
+from nelbo.evidence.first_guess import first_guess
+from nelbo.evidence.image_rounds import ImageRounds, LevelChoice, Round
+from nelbo.evidence.one_image import check_error, to_error
+
+# What draws a round: of level 1 so often, and of so many of the others.
+Side = Callable[[int, int], Round]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, and how it is asked about the image.
+
+    Attributes:
+        model: the model, evaluated where its weights are.
+        x_0: the image in its network space, (1, C, H, W).
+        condition: what it is conditioned on, of one example.
+    """
+
+    model: Model
+    x_0: Float[Tensor, "one channels height width"]
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How far the difference of two models' bits is known.
+
+    Attributes:
+        evidence: that of each, of the same draws.
+        difference: first − second, bits/dim; negative where the first model needs fewer.
+        error: its Monte Carlo standard error, by the differences of draws.
+        calls: evaluations of each network so far.
+        planned: how many there will be, as far as is known.
+        final: whether this is the result.
+    """
+
+    evidence: tuple[Evidence, Evidence]
+    difference: float
+    error: float
+    calls: int
+    planned: int
+    final: bool
+
+
+@torch.no_grad()
+def refine_difference(
+    contenders: tuple[Contender, Contender], error: float, *, seed: int = 0, most: int = 20_000
+) -> Iterator[Pair]:
+    """Evaluate two models on one image to an error of the difference; the last is the result.
+
+    Args:
+        contenders: the two models, with the same image.
+        error: Monte Carlo standard error of the difference to reach, bits per dimension.
+        seed: of all noise.
+        most: evaluations of each network that the plan may take.
+
+    Raises:
+        NelboError: models of different data, an error that is not positive, data that a model does
+            not take, or a model without a probability.
+    """
+    check_error(error)
+    first, second = contenders
+    if first.x_0.shape != second.x_0.shape or first.model.data != second.model.data:
+        raise NelboError(
+            "the two models take pictures of different sizes or levels, so that their bits are of "
+            f"different data: {_takes(first)} and {_takes(second)}"
+        )
+    guesses = [first_guess(each.model.chain) for each in contenders]
+    choices = [LevelChoice(guess) for guess in guesses]
+    if len(guesses[0]) == len(guesses[1]):
+        # The same levels for both, so that more is common to them.
+        choices = [LevelChoice((guesses[0] + guesses[1]) / 2)] * 2
+    sides = [
+        _exact(each) if each.model.chain is None else _drawn(each, choice, seed)
+        for each, choice in zip(contenders, choices, strict=True)
+    ]
+    drawn: list[tuple[Evidence, Evidence]] = []
+
+    def draw(count: int, levels: int) -> Bound:
+        a, b = (side(count, levels) for side in sides)
+        for choice, side in zip(choices, (a, b), strict=True):
+            choice.learn(side.above)
+        drawn.append((Bound.merge(a.parts), Bound.merge(b.parts)))
+        return _difference(a, b)
+
+    for reading in to_error(draw, error, most):
+        a, b = (Bound.merge(side) for side in zip(*(drawn[k] for k in reading.rounds), strict=True))
+        yield Pair(
+            (a, b),
+            float(reading.evidence.bits_per_dim[0]),
+            reading.error,
+            reading.calls,
+            reading.planned,
+            reading.final,
+        )
+
+
+def _drawn(contender: Contender, choice: LevelChoice, seed: int) -> Side:
+    contender.model.check_data(contender.x_0)
+    return ImageRounds(contender.model, contender.x_0, contender.condition, choice, seed).draw
+
+
+def _exact(contender: Contender) -> Side:
+    """Rounds of a model whose evidence has no noise: the same cost in every draw."""
+    evidence = contender.model.evidence(contender.x_0, contender.condition)
+    if evidence.kind == "none":
+        raise NelboError("a model that gives pictures no probability needs no bits for them")
+
+    def draw(first: int, levels: int) -> Round:
+        def bound(copies: int, count: int) -> Bound:
+            nothing = torch.zeros(copies, dtype=torch.float64)
+            return Bound(
+                reconstruction=nothing - evidence.total.double().cpu(),
+                prior_matching=nothing,
+                score_matching=nothing[:, None][:, :0],
+                levels=nothing[:, None][:, :0].long(),
+                weights=nothing[:, None][:, :0],
+                dims=evidence.dims,
+                reconstruction_variance=nothing,
+                reconstruction_calls=torch.full((copies,), count),
+            )
+
+        return Round(bound(-(-first // 2), 2) if first else None, bound(1, 0))
+
+    return draw
+
+
+def _difference(a: Round, b: Round) -> Bound:
+    """The difference of two rounds as a bound, whose draws are the differences of theirs."""
+    above = a.above if a.above.levels.shape[1] else b.above
+    columns = torch.zeros_like(above.score_matching, dtype=torch.float64)
+    for sign, side in ((1, a.above), (-1, b.above)):
+        if side.levels.shape[1]:
+            columns = columns + sign * (side.weights * side.score_matching).double()
+    first = torch.zeros(0, dtype=torch.float64)
+    if a.copies is not None and b.copies is not None:
+        first = a.copies.elbo.double() - b.copies.elbo.double()
+    return Bound(
+        reconstruction=first.mean(0, keepdim=True),
+        prior_matching=torch.zeros(1, dtype=torch.float64),
+        score_matching=columns,
+        levels=above.levels,
+        weights=torch.ones_like(columns),
+        dims=above.dims,
+        reconstruction_variance=variance_of_mean(first[None]),
+        reconstruction_calls=torch.tensor([2 * len(first)]),
+    )
+
+
+def _takes(contender: Contender) -> str:
+    size = "×".join(map(str, contender.x_0.shape[1:]))
+    return f"{size} with {contender.model.data.shown_levels} levels"

@@ -1,0 +1,82 @@
+"""Compare: by how much one model needs fewer bits for a picture than another, on shared noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.evidence.one_image_pair import Contender, refine_difference
+from nelbo.studio.desk import Event
+from nelbo.studio.form import Form
+from nelbo.studio.pictures import png
+from nelbo.studio.shelf import Served, Shelf
+from nelbo.studio.tasks.evaluate import ERRORS, to_screen
+from nelbo.studio.tasks.looking import Reading
+from nelbo.studio.tasks.mapping import bit_map
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A picture, the names of two models, and the error of the difference to reach."""
+
+    reading: Reading
+    names: tuple[str, str]
+    error: float
+    most: int
+
+    def run(self, shelf: Shelf) -> Iterator[Event]:
+        """The difference and each model's bits, refined; then where each has its own."""
+        both = [shelf.model(name) for name in self.names]
+        sides = []
+        for index, served in enumerate(both):
+            shelf.scaled(served)
+            pixels = served.to_pixels(self.reading.images[0].pixels(served.shape))
+            yield {"type": "image", "index": index, "url": png(pixels, served.levels)}
+            x_0 = served.to_network(to_screen(pixels, served.levels))[None]
+            sides.append(Contender(served.model, x_0, self._condition(served)))
+        readings = refine_difference(
+            (sides[0], sides[1]), self.error, seed=self.reading.seed, most=self.most
+        )
+        for pair in readings:
+            text = f"{pair.calls:,} of about {pair.planned:,} evaluations of each network"
+            yield {"type": "progress", "step": pair.calls, "of": pair.planned, "text": text}
+            yield {
+                "type": "pair",
+                "difference": pair.difference,
+                "error": pair.error,
+                "final": pair.final,
+                "sides": [
+                    {
+                        "bits": float(each.bits_per_dim[0]),
+                        "error": math.sqrt(float(each.monte_carlo_variance[0]))
+                        / each.nats_per_bit_per_dim,
+                    }
+                    for each in pair.evidence
+                ],
+            }
+        for index, (served, side) in enumerate(zip(both, sides, strict=True)):
+            seed = self.reading.seed  # the same for both
+            yield from bit_map(served, side.x_0, side.condition, index, seed)
+
+    def _condition(self, served: Served) -> Condition | None:
+        """Both are asked about the same prompt, as far as they read any."""
+        reads = served.model.reads_text
+        return replace(self.reading, prompt=self.reading.prompt if reads else None).condition(
+            served
+        )
+
+
+def read(form: Form) -> Compare:
+    """The task of a form.
+
+    Raises:
+        NelboError: not two different models, or what `Reading.read` refuses.
+    """
+    first, second = form.text("first"), form.text("second")
+    if first is None or second is None or first == second:
+        raise NelboError("two different models are compared: name them as first and second")
+    error = form.number("error", 0.05, *ERRORS)
+    return Compare(Reading.read(form), (first, second), error, form.limits.calls)
