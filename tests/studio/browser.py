@@ -24,7 +24,7 @@ _ARGUMENTS = (
 class Page:
     """A browser window that waits for what it is asked for."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience: float = _PATIENCE) -> None:
         assert BROWSER
         options = webdriver.ChromeOptions()
         for argument in _ARGUMENTS:
@@ -33,7 +33,7 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.set_window_size(1280, 900)
-        self.address = address
+        self.address, self._patience = address, patience
 
     def open(self, tab: str = "generate") -> None:
         self.driver.get("about:blank")
@@ -43,7 +43,7 @@ class Page:
 
     def until(self, condition: str) -> None:
         models = "const models = () => document.querySelectorAll('[name=sampler] option').length;"
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + self._patience
         while not self.driver.execute_script(f"{models} return Boolean({condition})"):
             assert time.monotonic() < end, condition
             time.sleep(0.1)

@@ -52,7 +52,9 @@ def running(log: Path, *runs: Path | str) -> Iterator[Running]:
 @contextmanager
 def in_thread(studio: Studio) -> Iterator[str]:
     """Serve at a free port from a thread of this process; the address."""
-    config = uvicorn.Config(studio.application(), port=0, log_level="warning")
+    config = uvicorn.Config(
+        studio.application(), port=0, log_level="warning", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -65,5 +67,5 @@ def in_thread(studio: Studio) -> Iterator[str]:
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         yield f"http://{host}:{port}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(10)

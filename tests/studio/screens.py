@@ -94,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with running(options.out / "log.txt", *(options.run or ["emoji-scribble", "emoji"])) as server:
-        page = Page(server.address)
+        page = Page(server.address, patience=1800.0)
         try:
             use(page, (options.out / "picture.png").resolve())
             shoot(page, options.out)

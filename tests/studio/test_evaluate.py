@@ -56,11 +56,11 @@ def exact(model, x_0: torch.Tensor, condition=None, draws: int = 200) -> tuple[f
 
 
 def test_a_picture_is_refined_to_the_error_that_was_asked_for(serve, model, x_0):
-    events = ask(serve(), "evaluate", {"model": "digits", "error": 0.2, "seed": 3}, [IMAGE])
+    events = ask(serve(), "evaluate", {"model": "digits", "error": 0.4, "seed": 3}, [IMAGE])
     assert events[-1] == {"type": "done"}
     final = of_type(events, "estimate")[-1]
     assert final["final"]
-    assert final["error"] <= 0.2
+    assert final["error"] <= 0.4
     known, error = exact(model, x_0)
     assert abs(final["bits"] - known) < 4 * math.hypot(final["error"], error)
     terms = {term["name"]: term["bits"] for term in final["terms"]}
@@ -95,12 +95,12 @@ def test_two_models_on_one_picture(serve, digits, model, x_0, tmp_path):
     nelbo.save(markov, tmp_path / "markov", notes={"source": "digits"})
     served = {"digits": digits, "other": tmp_path / "other", "markov": tmp_path / "markov"}
     client = serve({name: str(path) for name, path in served.items()})
-    asked = {"first": "digits", "second": "other", "error": 0.1}
+    asked = {"first": "digits", "second": "other", "error": 0.2}
     events = ask(client, "compare", asked, [IMAGE])
     assert events[-1] == {"type": "done"}
     final = of_type(events, "pair")[-1]
     assert final["final"]
-    assert final["error"] <= 0.1
+    assert final["error"] <= 0.2
     (a, first), (b, second) = exact(model, x_0), exact(nelbo.load(tmp_path / "other"), x_0)
     assert abs(final["difference"] - (a - b)) < 4 * math.hypot(final["error"], first, second)
     assert final["error"] < 0.7 * math.hypot(*(side["error"] for side in final["sides"]))
@@ -189,9 +189,9 @@ def test_the_difference_of_two_models_is_unbiased_and_its_error_is_true(kinds):
     assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
     assert 0.65 < float(z.std()) < 1.4
     if kinds[1] is None:
-        # What both have in common cancels: about 1/11 of the error of either.
+        # What both have in common cancels: the error is about a tenth of that of either.
         error = math.sqrt(float(last.evidence[0].monte_carlo_variance[0])) / math.log(2.0)
-        assert last.error < 0.15 * error
+        assert last.error < 0.25 * error
 
 
 def test_costs_of_the_test_are_those_it_names():

@@ -84,7 +84,7 @@ form.addEventListener("submit", async (event) => {
 
 /** Which model needs fewer bits, or that it cannot be said. */
 function sentence([first, second], { difference, error }) {
-  if (difference === 0 && error === 0) return "Both need exactly the same bits for this picture.";
+  if (difference === 0 && error === 0) return "Both need exactly the same bits for this picture. (A ControlNet without a sketch is its base.)";
   const [shown, uncertain] = withError(Math.abs(difference), error);
   if (Math.abs(difference) <= 2 * error) return `No difference stands out from its error: ${shown} ± ${uncertain} bits/dim.`;
   return `${difference < 0 ? first : second} needs ${shown} ± ${uncertain} bits/dim less for this picture.`;

@@ -65,7 +65,7 @@ class Evaluate:
                 if reading.evidence.kind == "none":
                     raise NelboError(f"{served.name} gives pictures no probability, so no bits")
                 yield from self._progress(i, len(pixels), reading)
-                yield {"type": "estimate", "index": i, **estimate(reading)}
+                yield {"type": "estimate", "index": i, **estimate(reading, served.model.chain)}
             yield {"type": "sizes", "index": i, **_sizes(one, served, reading)}
             yield from bit_map(served, x_0, condition, i, self.reading.seed + i)
             yield {"type": "archive", "index": i, **_archive(served, one, condition)}
@@ -81,8 +81,8 @@ def to_screen(pixels: Tensor, levels: int) -> Tensor:
     return (pixels.double() * (255 / (levels - 1))).round()
 
 
-def estimate(reading: Refined) -> dict[str, Any]:
-    """What is known of the bits of a picture."""
+def estimate(reading: Refined, chain: Any) -> dict[str, Any]:
+    """What is known of the bits of a picture, along a chain if the model has one."""
     evidence = reading.evidence
     terms = evidence.mean().in_bits
     return {
@@ -97,11 +97,11 @@ def estimate(reading: Refined) -> dict[str, Any]:
             for name, cost in terms.items()
             if name != "total"
         ],
-        "levels": _by_level(evidence),
+        "levels": [] if chain is None else _by_level(evidence, chain.num_levels),
     }
 
 
-def _by_level(evidence: Any) -> list[dict[str, float]]:
+def _by_level(evidence: Any, last: int) -> list[dict[str, float]]:
     r"""What groups of levels cost together, bits/dim, with the error of each.
 
     With draws y = w KL of which N make the sum, that of a group is Σ y, with the variance
@@ -111,7 +111,6 @@ def _by_level(evidence: Any) -> list[dict[str, float]]:
     if count == 0:
         return []
     costs = (evidence.weights * evidence.score_matching)[0].double() / evidence.nats_per_bit_per_dim
-    last = int(levels.max())
     edges = np.unique(np.geomspace(2, last + 1, _BINS + 1).round().astype(int))
     found = []
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
