@@ -82,12 +82,7 @@ def refine_difference(
             not take, or a model without a probability.
     """
     check_error(error)
-    first, second = contenders
-    if first.x_0.shape != second.x_0.shape or first.model.data != second.model.data:
-        raise NelboError(
-            "the two models take pictures of different sizes or levels, so that their bits are of "
-            f"different data: {_takes(first)} and {_takes(second)}"
-        )
+    check_same_data(*contenders)
     guesses = [first_guess(each.model.chain) for each in contenders]
     choices = [LevelChoice(guess) for guess in guesses]
     if len(guesses[0]) == len(guesses[1]):
@@ -115,6 +110,15 @@ def refine_difference(
             reading.calls,
             reading.planned,
             reading.final,
+        )
+
+
+def check_same_data(first: Contender, second: Contender) -> None:
+    """Raise `NelboError` for models whose bits are of different data."""
+    if first.x_0.shape != second.x_0.shape or first.model.data != second.model.data:
+        raise NelboError(
+            "the two models take pictures of different sizes or levels, so that their bits are of "
+            f"different data: {_takes(first)} and {_takes(second)}"
         )
 
 

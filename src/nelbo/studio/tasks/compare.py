@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.evidence.one_image_pair import Contender, refine_difference
+from nelbo.evidence.one_image_pair import Contender, check_same_data, refine_difference
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.pictures import png
@@ -32,29 +32,30 @@ class Compare:
         both = [shelf.model(name) for name in self.names]
         sides = []
         for index, served in enumerate(both):
-            shelf.scaled(served)
             pixels = served.to_pixels(self.reading.images[0].pixels(served.shape))
             yield {"type": "image", "index": index, "url": png(pixels, served.levels)}
             x_0 = served.to_network(to_screen(pixels, served.levels))[None]
             sides.append(Contender(served.model, x_0, self._condition(served)))
-        readings = refine_difference(
-            (sides[0], sides[1]), self.error, seed=self.reading.seed, most=self.most
-        )
-        for pair in readings:
-            text = f"{pair.calls:,} of about {pair.planned:,} evaluations of each network"
-            yield {"type": "progress", "step": pair.calls, "of": pair.planned, "text": text}
+        pair = sides[0], sides[1]
+        check_same_data(*pair)
+        for served in both:
+            shelf.scaled(served)
+        readings = refine_difference(pair, self.error, seed=self.reading.seed, most=self.most)
+        for found in readings:
+            text = f"{found.calls:,} of about {found.planned:,} evaluations of each network"
+            yield {"type": "progress", "step": found.calls, "of": found.planned, "text": text}
             yield {
                 "type": "pair",
-                "difference": pair.difference,
-                "error": pair.error,
-                "final": pair.final,
+                "difference": found.difference,
+                "error": found.error,
+                "final": found.final,
                 "sides": [
                     {
                         "bits": float(each.bits_per_dim[0]),
                         "error": math.sqrt(float(each.monte_carlo_variance[0]))
                         / each.nats_per_bit_per_dim,
                     }
-                    for each in pair.evidence
+                    for each in found.evidence
                 ],
             }
         for index, (served, side) in enumerate(zip(both, sides, strict=True)):
