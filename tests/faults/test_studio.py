@@ -9,8 +9,9 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 
-import httpx
 import psutil
 import pytest
 
@@ -18,30 +19,27 @@ from tests.studio.conftest import digits  # noqa: F401 - a fixture
 from tests.studio.running import Running, running
 
 CLIENTS = 20
-# Connections are kept, since to make a client takes longer than what is asked for.
-_CLIENT = httpx.Client(timeout=120, trust_env=False, limits=httpx.Limits(max_connections=64))
 
 
 @pytest.fixture(scope="module")
 def server(digits, tmp_path_factory):  # noqa: F811
     with running(tmp_path_factory.mktemp("load") / "log.txt", digits) as found:
-        name = _CLIENT.get(f"{found.address}/api/studio").json()["models"][0]
-        ask(found, "open", {"model": name})
-        yield found, name
+        yield found, str(digits)
 
 
 def ask(server: Running, task: str, settings: dict, leave: int | None = None) -> list[dict]:
     """The events of a task; the client leaves after so many."""
     events: list[dict] = []
-    with _CLIENT.stream(
-        "POST",
-        f"{server.address}/api/{task}",
-        files={"settings": (None, json.dumps(settings))},
-    ) as response:
-        if response.status_code != 200:
-            return [{"type": "refused", "status": response.status_code}]
-        for line in response.iter_lines():
-            if line.startswith("data: "):
+    body = f'--x\r\nContent-Disposition: form-data; name="settings"\r\n\r\n{json.dumps(settings)}'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    # The plain client: a hundredth of the time of those that do more.
+    with closing(HTTPConnection(server.address.removeprefix("http://"), timeout=120)) as client:
+        client.request("POST", f"/api/{task}", f"{body}\r\n--x--\r\n".encode(), kind)
+        response = client.getresponse()
+        if response.status != 200:
+            return [{"type": "refused", "status": response.status}]
+        for line in response:
+            if line.startswith(b"data: "):
                 events.append(json.loads(line[6:]))
             if leave is not None and len(events) >= leave:
                 break
@@ -128,8 +126,9 @@ def test_sigterm_ends_it_in_the_middle_of_a_task(server):
     asked = {"model": name, "steps": 20, "n": 16}
 
     def wait() -> None:
-        for _ in range(50):
-            answers.append(ask(running_server, "generate", asked))
+        with suppress(OSError, HTTPException):  # of the server that ends
+            for _ in range(50):
+                answers.append(ask(running_server, "generate", asked))
 
     threading.Thread(target=wait, daemon=True).start()
     while not answers:
