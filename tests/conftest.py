@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # The suite runs several processes side by side, and its tensors are small.
@@ -19,12 +21,13 @@ import torch
 from matplotlib.figure import Figure
 
 from tests import typechecking
+from tests.commands.conftest import TINY
 
 # Before anything imports the package: the hook rewrites its modules as they load.
-jaxtyping.install_import_hook("nelbo", "tests.typechecking.check")
+typechecking.install()
 
 from nelbo.evidence import sample_reading  # noqa: E402
-from nelbo.training import allowance  # noqa: E402
+from nelbo.training import allowance, pace, rehearsal, threads  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -32,7 +35,11 @@ torch.set_num_threads(1)
 # reported twice, nor looked at. Before the modules that read these.
 allowance.LEAST, allowance.SOON = 0.3, math.inf
 sample_reading.READ_AT_END = 64
+# Nor does it matter there which setting is the faster one.
+pace.STEPS = rehearsal.REPEATS = threads.REPEATS = 1
 
+from nelbo.cli import main  # noqa: E402
+from nelbo.commands import train  # noqa: E402
 from nelbo.training.kinds.pixel import report  # noqa: E402
 
 report.STRIP_STEPS, report.MOST_STRIP_STEPS = 3, 3
@@ -66,6 +73,49 @@ def drawn() -> Iterator[None]:
     """As `figures`."""
     with figures():
         yield
+
+
+_train_stages = train.train_stages
+
+
+@contextmanager
+def reports(written: bool) -> Iterator[None]:
+    """Whether `nelbo train` goes on to bound, samples and report, half of a run of a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_stages", functools.partial(_train_stages, report=written))
+        yield
+
+
+@pytest.fixture(scope="module")
+def unreported() -> Iterator[None]:
+    """For tests of what is trained, and of what is said about it before."""
+    with reports(False):
+        yield
+
+
+# Where the longest files are: they come first, so that no process is left with one at the end.
+_LONGEST = ("commands", "training", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; within them the order stays."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONGEST)
+
+
+@pytest.fixture
+def ends_with_the_model() -> Iterator[None]:
+    """As `unreported`, for one test."""
+    with reports(False):
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_path(tmp_path_factory) -> Path:
+    """A small trained run of digits, which the tests of the commands read."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    with reports(True):
+        main(["train", "digits", "--out", str(path), "--steps", "12", *TINY])
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

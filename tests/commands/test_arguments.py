@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
+from nelbo.commands.common import print_json, say, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.training.starting_point import train_options
 from tests.faults.test_mistakes import mistake
@@ -164,28 +166,8 @@ def test_unknown_names():
     assert unknown("x", "zebra", known) == "unknown x 'zebra': expected one of dpm_solver, ddim"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437"])
-def test_results_are_printed_in_any_encoding(encoding, tmp_path):
-    """Tables, notes and errors, to standard output and error."""
-    file = tmp_path / "é × 猫" / "no.png"
-    lines = (
-        "from nelbo.cli import main",
-        "from nelbo.commands.common import show, say, print_json",
-        "from nelbo.commands.printing import make_printable",
-        "main(['data', 'digits'])",
-        "show('1.5 ± 0.1 bits/dim × 2 → 猫')",
-        "say('σ ≤ 3 … 猫')",
-        "print_json({'name': '猫 ± é'})",
-        f"main(['sample', {str(file)!r}])",
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "0"},
-        timeout=200,
-    )
-    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
-    assert done.returncode == 2, err
+def assert_printed(out: str, err: str, encoding: str) -> None:
+    """The lines of `print_in`, as far as the encoding has their characters."""
     assert "Traceback" not in err
     assert "1,797" in out or "1797" in out
     assert "bits/dim" in out
@@ -194,6 +176,43 @@ def test_results_are_printed_in_any_encoding(encoding, tmp_path):
     assert "error:" in err
     printed = out[out.index('{\n  "name"') :]
     assert json.loads(printed) == {"name": "猫 ± é"}
+
+
+def print_all(missing: str) -> None:
+    """Tables, notes and errors, to standard output and error."""
+    main(["data", "digits"])
+    show("1.5 ± 0.1 bits/dim × 2 → 猫")
+    say("σ ≤ 3 … 猫")
+    print_json({"name": "猫 ± é"})
+    main(["sample", missing])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp437"])
+def test_results_are_printed_in_any_encoding(encoding, tmp_path, monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(SystemExit) as stopped:
+        print_all(str(tmp_path / "é × 猫" / "no.png"))
+    for stream in streams:
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+    monkeypatch.undo()
+    assert stopped.value.code == 2
+    assert_printed(out, err, encoding)
+
+
+def test_results_are_printed_by_a_process_in_ascii(tmp_path):
+    file = tmp_path / "é × 猫" / "no.png"
+    lines = ("from tests.commands.test_arguments import print_all", f"print_all({str(file)!r})")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "0"},
+        timeout=200,
+    )
+    assert done.returncode == 2, done.stderr
+    assert_printed(done.stdout.decode("ascii"), done.stderr.decode("ascii"), "ascii")
 
 
 def test_pictures_of_an_earlier_call_do_not_stay_beside_the_new_ones(run_path, tmp_path, capsys):

@@ -252,6 +252,7 @@ def test_data_of_other_channels_than_the_model(run_path, tmp_path, capsys):
 
 def test_results_go_to_standard_output_and_json_has_it_to_itself(run_path, tmp_path, capfd):
     few = ["--images", "4", "--levels", "5"]
+    brief = ["--evaluate-images", 4, "--sample-images", 2, "--sample-steps", 2]
     copy = tmp_path / "run"
     shutil.copytree(run_path, copy)
     commands = {
@@ -262,7 +263,7 @@ def test_results_go_to_standard_output_and_json_has_it_to_itself(run_path, tmp_p
         "evenly spaced": ("fit", copy, *few),
         "8×8": ("data", "digits", "--sheet", tmp_path / "sheet.png"),
         "score matching": ("report", copy, *few),
-        "prior matching": ("train", "--resume", "--out", copy, "--evaluate-images", 4),
+        "prior matching": ("train", "--resume", "--out", copy, *brief),
         "Exported": ("export", copy, "--out", tmp_path / "exported"),
     }
     for words, arguments in commands.items():

@@ -18,6 +18,7 @@ from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.evaluation import evaluate
 from tests.children import group
 from tests.commands.conftest import TINY
+from tests.conftest import reports
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
 
@@ -36,7 +37,8 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("conditional") / "run"
-    main(["train", "digits", "--out", str(path), "--steps", "12", "--class-conditional", *TINY])
+    with reports(False):
+        main(["train", "digits", "--out", str(path), "--steps", "12", "--class-conditional", *TINY])
     return path
 
 
@@ -104,6 +106,7 @@ def test_classify_prints_the_first_images_and_their_classes(conditional, capsys)
     assert any("... and 2 more; --out FILE writes all" in line for line in shown)
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_compare_tells_two_models_apart(run_path, tmp_path, capsys):
     main(["train", "digits", "--out", str(tmp_path / "b"), "--steps", "40", *TINY])
     arguments = ["compare", "digits", "--runs", run_path, tmp_path / "b", "--images", 40]
@@ -227,6 +230,7 @@ def test_mistakes(run_path, conditional, tmp_path, capsys, monkeypatch):
     assert "need one precision" in message
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_compare_takes_pictures_as_the_run_did_that_was_trained_on_them(tmp_path, capsys):
     for folder, step in (("mine", 8), ("yours", 5)):
         for i in range(20):

@@ -12,7 +12,10 @@ import nelbo
 from nelbo.cli import main
 from tests.faults.test_mistakes import mistake
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 TINY = ["--widths", "8", "16", "--levels", "12", "--batch-size", "8", "--evaluate-images", "3"]
+TINY += ["--threads", "1", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,8 @@ def test_a_model_that_is_not_square_in_every_command(pictures, run, tmp_path, ca
     edit = ["edit", str(run), "--image", str(pictures / "00.png"), "--steps", "4"]
     main([*edit, "--out", str(tmp_path / "e.png")])
     assert Image.open(tmp_path / "e.png").size == (12, 8)
-    main(["train", str(pictures), "--start-from", str(run), "--steps", "1", "--batch-size", "8",
-          "--evaluate-images", "2", "--out", str(tmp_path / "again")])  # fmt: skip
+    main(["train", str(pictures), "--start-from", str(run), "--steps", "1", *TINY[5:],
+          "--out", str(tmp_path / "again")])  # fmt: skip
     assert nelbo.load(tmp_path / "again").shape == (1, 8, 12)
 
 

@@ -23,6 +23,7 @@ from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE,
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
+pytestmark = pytest.mark.usefixtures("unreported")
 MORE = [*EXACT, *LITTLE]
 # A rate that leaves float32 weights where they are.
 STILL = ["--learning-rate", "1e-30", "--weight-decay", "0", "--steps", "2"]
@@ -62,6 +63,7 @@ def test_a_model_of_pixels_starts_as_it_was(pictures, pixel, tmp_path, capsys):
     notes = json.loads((out / "nelbo.json").read_text())
     assert notes["settings"]["model"] == {"start_from": str(pixel)}
     assert nelbo.load(out).schedule.num_levels == 12
+    main(["report", str(out), "--images", "2", "--levels", "1", "--sample-images", "2"])
     assert str(pixel) in (out / "report.html").read_text()
 
 
@@ -144,7 +146,7 @@ def test_killed_while_the_first_model_was_written(pictures, latent, tmp_path):
     start = ["train", str(pictures), "--start-from", str(latent), *MORE, "--steps", "3"]
     main([*start, "--out", str(unbroken)])
     shutil.copytree(unbroken, out)
-    for name in ("model_index.json", "unet", "text_encoder", "evaluation.json"):
+    for name in ("model_index.json", "unet", "text_encoder"):
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
     main(["train", "--resume", "--out", str(out)])
     assert_same(unbroken, out, 3)
@@ -211,8 +213,7 @@ def test_the_scale_of_the_decoder_is_that_of_the_new_images(latent, tmp_path):
     assert model.decoder_scale == pytest.approx(expected, rel=1e-4)
     assert model.decoder_scale != pytest.approx(nelbo.load(latent).decoder_scale, rel=1e-2)
     # Also where the run was killed while its first model was written.
-    for name in ("model_index.json", "evaluation.json"):
-        (out / name).unlink()
+    (out / "model_index.json").unlink()
     main(["train", "--resume", "--out", str(out)])
     assert nelbo.load(out).decoder_scale == model.decoder_scale
 

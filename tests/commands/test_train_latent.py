@@ -33,11 +33,12 @@ from nelbo.training.kinds.latent.making import new_latent_model
 from nelbo.training.kinds.latent.options import LatentSettings
 from tests.children import command
 from tests.commands.squares import draw_squares
+from tests.conftest import reports
 from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
-EXACT = ["--threads", "1", "--precision", "bf16", "--save-every", "0.05s"]
+EXACT = ["--threads", "1", "--precision", "fp32", "--save-every", "0.05s"]
 LITTLE = ["--evaluate-images", "12", "--evaluate-levels", "2", "--batch-size", "8"]
 AUTOENCODER = [
     *("--model", "autoencoder", "--widths", "8", "16", "--latent-channels", "2"),
@@ -301,6 +302,7 @@ def test_a_new_prior_encodes_each_image_once(pictures):
     assert latents.cost.std() > 0.1  # nor are they all alike
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_labels_are_told_where_there_are_no_captions(tmp_path):
     small = ["--widths", "8", "16", "--latent-channels", "2", "--evaluate-images", "4"]
     out = tmp_path / "autoencoder"
@@ -322,11 +324,9 @@ def frozen(pictures, autoencoder) -> Path:
     for part in tiny.text_parts(made / "made").values():
         part.save_pretrained(made)
     options = [*PRIOR, *EXACT, *LITTLE, "--text-encoder", str(made)]
-    run = train(
-        pictures,
-        pictures.parent / "frozen",
-        [*options, "--autoencoder", str(autoencoder)],
-    )
+    options += ["--autoencoder", str(autoencoder)]
+    with reports(False):
+        run = train(pictures, pictures.parent / "frozen", options)
     made.rename(pictures.parent / "gone")
     return run
 
@@ -370,6 +370,7 @@ def test_a_run_under_a_frozen_text_encoder_draws_as_diffusers_does(frozen):
     assert (mine - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 @pytest.mark.parametrize("kind", ["autoencoder", "latent", "frozen"])
 def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
     unbroken, out = request.getfixturevalue(kind), tmp_path / "run"
@@ -381,9 +382,10 @@ def test_it_goes_on_from_a_checkpoint_as_if_unbroken(kind, request, tmp_path):
     assert_same(unbroken, out)
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_a_trained_text_encoder_may_learn_on(frozen, autoencoder, pictures, tmp_path):
     run = tmp_path / "run"
-    options = [*PRIOR, *LITTLE, "--threads", "1", "--autoencoder", str(autoencoder)]
+    options = [*PRIOR, *LITTLE, *EXACT, "--autoencoder", str(autoencoder)]
     options += ["--text-encoder", str(frozen), "--train-text-encoder", "--steps", "2"]
     main(["train", str(pictures), "--size", "8", *options, "--out", str(run)])
     before, after = (load_file(r / "text_encoder" / "model.safetensors") for r in (frozen, run))

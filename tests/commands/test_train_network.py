@@ -25,6 +25,8 @@ from tests.commands.squares import COLOURS, draw_squares
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 LITTLE = [
     *("--batch-size", "8", "--evaluate-images", "4", "--evaluate-levels", "2", "--levels", "12"),
     *("--sample-images", "4", "--sample-steps", "2", "--threads", "1", "--precision", "fp32"),

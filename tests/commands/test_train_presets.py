@@ -17,9 +17,11 @@ from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 TINY = ["--widths", "8", "16", "--levels", "10", "--batch-size", "4", "--steps", "1"]
 SHORT = ["--evaluate-images", "4", "--evaluate-levels", "2", "--sample-images", "2", *TINY]
-FEW = [*SHORT, "--sample-steps", "2", "--threads", "1"]
+FEW = [*SHORT, "--sample-steps", "2", "--threads", "1", "--precision", "fp32"]
 
 
 def parsed(*arguments: str) -> Train:

@@ -12,8 +12,11 @@ from nelbo.cli import main
 from nelbo.training.kinds.pixel import choices
 from nelbo.training.kinds.pixel.network_size import FittingNetwork
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 SHORT = ["--levels", "10", "--batch-size", "8", "--evaluate-images", "4", "--evaluate-levels", "2"]
 FEW = ["--sample-images", "2", "--sample-steps", "2", "--threads", "1"]
+FEW += ["--precision", "fp32"]
 
 
 @pytest.fixture
@@ -57,13 +60,13 @@ def test_a_time_budget_chooses_and_resume_keeps(asked, tmp_path, capsys):
     ("given", "expected"),
     [
         (["--widths", "8", "16", "--time-budget", "0.2s"], [8, 16]),
-        (["--steps", "1"], [32, 64, 64]),
+        (["--steps", "1", "--batch-size", "2"], [32, 64, 64]),
     ],
 )
 def test_widths_that_are_given_and_steps_without_a_time_choose_nothing(
     asked, tmp_path, given, expected
 ):
     run = tmp_path / "run"
-    main(["train", "digits", "--out", str(run), *given, *SHORT, *FEW])
+    main(["train", "digits", "--out", str(run), *SHORT, *FEW, *given])
     assert asked == []
     assert widths(run) == (expected, expected)

@@ -34,6 +34,7 @@ from nelbo.training.trainer import Trainer
 from tests.children import command
 from tests.commands.squares import draw_squares
 from tests.commands.test_train_latent import EXACT, LATENT, assert_same
+from tests.conftest import reports
 from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 
@@ -50,7 +51,8 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(pictures) -> Path:
     out = pictures.parent / "run"
-    main(["train", str(pictures), *STAGES, "--out", str(out)])
+    with reports(True):
+        main(["train", str(pictures), *STAGES, "--out", str(out)])
     return out
 
 
@@ -92,6 +94,7 @@ def test_one_command_makes_both(run):
     assert all((run / part / "report.html").is_file() for part in (".", "autoencoder"))
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_killed_in_the_first_stage(run, tmp_path):
     out = broken_off(run, tmp_path / "out", "autoencoder", "samples", "metrics.jsonl")
     without_end(out / "autoencoder", FIRST)
@@ -99,6 +102,7 @@ def test_killed_in_the_first_stage(run, tmp_path):
     assert_same(run, out, SECOND)
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_killed_before_the_first_checkpoint_and_between_the_stages(run, tmp_path, capsys):
     out = broken_off(run, tmp_path / "first", "samples", "metrics.jsonl")
     (out / "autoencoder" / "samples").mkdir(parents=True)  # begun, and nothing saved
@@ -113,6 +117,7 @@ def test_killed_before_the_first_checkpoint_and_between_the_stages(run, tmp_path
     assert_same(run, out, SECOND)
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_killed_in_the_second_stage(run, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(run, out)
@@ -136,6 +141,7 @@ def test_stopped_in_the_first_and_killed_in_the_second(run, pictures, tmp_path):
     assert_same(run, out, SECOND)
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_the_first_stage_may_serve_another_run(run, pictures, tmp_path):
     out = tmp_path / "again"
     options = [*LATENT, "--size", "8", "--steps", str(SECOND)]
@@ -207,6 +213,7 @@ def test_an_option_of_another_kind_is_said_to_be_one(arguments, message, tmp_pat
     assert "--help" in found
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_what_is_chosen_is_said(pictures, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run")]
     message = mistake(capsys, "train", "emoji", *out, "--channels", "1")

@@ -37,7 +37,7 @@ def trained(sampler: LevelSampler, generator: torch.Generator) -> LevelSampler:
 def test_estimates_are_unbiased(name, first_share, generator):
     sampler = trained(make_level_sampler(name, level_probabilities(T, first_share)), generator)
     exact = losses_of(torch.arange(1, T + 1)).sum().item()
-    draws = [sampler.draw(7, generator) for _ in range(4000)]
+    draws = [sampler.draw(7, generator) for _ in range(1000)]
     estimates = torch.stack([(w * losses_of(t)).mean() for t, w in draws])
     error = estimates.std().item() / math.sqrt(len(estimates))
     assert abs(estimates.mean().item() - exact) < 3.5 * error + 1e-6
@@ -48,7 +48,7 @@ def test_estimates_are_unbiased(name, first_share, generator):
 def test_levels_have_the_probability_that_their_weight_says(name, share, generator):
     sampler = trained(make_level_sampler(name, level_probabilities(T, share)), generator)
     counts, weights = torch.zeros(T + 1), torch.zeros(T + 1)
-    for _ in range(4000):
+    for _ in range(1000):
         t, weight = sampler.draw(20, generator)
         counts += torch.bincount(t, minlength=T + 1)
         weights[t] = weight

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
+_STEPS = re.compile(r"(\btrain\(.*steps=)\d+\)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,12 +26,16 @@ def snippets(page: Path) -> list[tuple[int, str]]:
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if snippets(page)]
 
 
+@pytest.mark.parametrize("most", [3, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs(page, tmp_path, monkeypatch):
+def test_a_page_runs(page, most, tmp_path, monkeypatch):
+    """With a few steps of training; as it stands in the slow tests."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": page.stem}
     for line, source in snippets(page):
         # Blank lines before it give a traceback the line numbers of the page.
+        if most is not None:
+            source = _STEPS.sub(rf"\g<1>{most})", source)
         code = compile("\n" * (line - 1) + source, str(page), "exec")
         with warnings.catch_warnings():
             warnings.simplefilter("error")

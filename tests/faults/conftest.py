@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nelbo.cli import main
+from tests.conftest import reports
 
 STEPS = 40
 TINY = ["--widths", "8", "--layers", "1", "--levels", "6", "--batch-size", "8"]
@@ -19,5 +20,6 @@ COMMAND = ["train", "digits", *TINY, *EXACT, *OFTEN, *BRIEF]
 @pytest.fixture(scope="package")
 def unbroken(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("killed") / "unbroken"
-    main([*COMMAND, "--out", str(out), "--steps", str(STEPS)])
+    with reports(False):
+        main([*COMMAND, "--out", str(out), "--steps", str(STEPS)])
     return out

@@ -30,6 +30,8 @@ from tests.faults.test_data import damage
 from tests.faults.test_mistakes import mistake
 from tests.training.plain import Plain
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:

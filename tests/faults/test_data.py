@@ -14,7 +14,7 @@ import pytest
 from nelbo import NelboError
 from nelbo.commands.common import mention_skipped
 from nelbo.data import ImageData, decode, load_data
-from tests.commands.conftest import TINY, run_path  # noqa: F401 - a fixture
+from tests.commands.conftest import TINY
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
 
@@ -187,7 +187,7 @@ def test_skipped_files_are_named_once(capsys):
     assert said.count("sub: cannot be listed") == 1
 
 
-def test_data_that_a_run_remembers_but_is_gone(run_path, tmp_path, capsys):  # noqa: F811
+def test_data_that_a_run_remembers_but_is_gone(run_path, tmp_path, capsys):
     import json
     import shutil
 

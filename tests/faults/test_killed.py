@@ -23,9 +23,12 @@ from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.supervisor import Supervisor
 from tests.children import Child, command
+from tests.conftest import reports
 from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_supervisor import supervised
+
+pytestmark = pytest.mark.usefixtures("unreported")
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -221,7 +224,8 @@ def test_records_that_a_kill_left_half_written(unbroken, tmp_path, capsys):
     assert "config.yaml must hold a mapping" in mistake(capsys, "train", "--resume", "--out", out)
 
 
-def test_killed_at_every_operation_on_files_of_a_save(tmp_path):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_an_operation_on_files_of_a_save(tmp_path, every):
     """Each time the last whole checkpoint and the model load, and the next save succeeds."""
     begun = supervised(tmp_path, steps=6)
     for event in begun.run():
@@ -250,8 +254,8 @@ def test_killed_at_every_operation_on_files_of_a_save(tmp_path):
         assert begun.checkpoints.newest()[0].step == 5
         assert not list(run.rglob(".*"))
         shutil.rmtree(run)
-        killed += 1
-    print(f"killed before each of {killed} operations")
+        killed += every
+    print(f"killed before one in {every} of {killed} operations")
     assert killed > 20
     assert begun.checkpoints.newest()[0].step == 4
 
@@ -276,9 +280,8 @@ def _killed_in_a_save(supervisor: Supervisor, after: int) -> None:
 def test_resuming_a_finished_run_makes_its_report_again(unbroken, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
-    (out / "report.html").unlink()
-    (out / "evaluation.json").unlink()
-    main(["train", "--resume", "--out", str(out)])
+    with reports(True):
+        main(["train", "--resume", "--out", str(out)])
     assert (out / "report.html").is_file()
     (out / "report.html").unlink()
     main(["report", str(out), "--images", "4", "--levels", "1"])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +13,8 @@ from PIL import Image
 
 import nelbo
 from nelbo.cli import main
-from tests.commands.conftest import TINY, run_path  # noqa: F401 - a fixture
+from tests.children import command
+from tests.commands.conftest import TINY
 
 
 def mistake(capsys, *arguments: str) -> str:
@@ -67,7 +65,7 @@ def test_folder_of_unreadable_pictures(tmp_path, capsys):
     assert "a.png" in message
 
 
-def test_another_run_is_not_overwritten(run_path, tmp_path, capsys):  # noqa: F811
+def test_another_run_is_not_overwritten(run_path, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     (copy / "mine.txt").write_text("keep me")
@@ -99,7 +97,7 @@ def test_out_is_a_file_or_cannot_be_made(tmp_path, capsys):
         "scheduler/scheduler_config.json",
     ],
 )
-def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  # noqa: F811
+def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     file = copy / name
@@ -128,7 +126,7 @@ def test_missing_or_damaged_files_are_named(run_path, tmp_path, capsys, name):  
         ("unet/config.json", "block_out_channels", [8, 24], "wrong shape"),
     ],
 )
-def test_wrong_fields_are_named(run_path, tmp_path, capsys, file, field, value, message):  # noqa: F811
+def test_wrong_fields_are_named(run_path, tmp_path, capsys, file, field, value, message):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     content = json.loads((copy / file).read_text()) | {field: value}
@@ -138,7 +136,7 @@ def test_wrong_fields_are_named(run_path, tmp_path, capsys, file, field, value, 
     assert Path(file).name.split(".")[0] in shown or "diffusion_pytorch_model" in shown
 
 
-def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys):  # noqa: F811
+def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     (copy / "nelbo.json").unlink()
@@ -152,7 +150,7 @@ def test_pipeline_without_levels_is_said_to_have_256(run_path, tmp_path, capsys)
     assert "17 pixel levels, the model has 256" in message
 
 
-def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F811
+def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):
     for i in range(3):
         Image.new("L", (8, 8), 90).save(tmp_path / f"{i}.png")
     message = mistake(capsys, "evaluate", run_path, "--data", tmp_path, "--split", "all")
@@ -164,7 +162,7 @@ def test_evaluating_on_what_does_not_fit(run_path, tmp_path, capsys):  # noqa: F
     assert "no directory" in mistake(capsys, "evaluate", tmp_path / "nothing")
 
 
-def test_sampling_mistakes(run_path, tmp_path, capsys):  # noqa: F811
+def test_sampling_mistakes(run_path, tmp_path, capsys):
     out = ["--out", tmp_path / "x.png"]
     assert "1..20" in mistake(capsys, "sample", run_path, "--steps", "21", *out)
     assert "unknown spacing" in mistake(capsys, "sample", run_path, "--spacing", "even", *out)
@@ -217,7 +215,7 @@ def test_other_files_are_no_place_for_a_run(tmp_path, capsys):
     assert snapshot(tmp_path) == {str(tmp_path / "thesis.txt"): b"keep me"}
 
 
-def test_data_that_is_gone_is_explained(run_path, tmp_path, capsys):  # noqa: F811
+def test_data_that_is_gone_is_explained(run_path, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     content = json.loads((copy / "nelbo.json").read_text()) | {"source": str(tmp_path / "gone")}
@@ -228,26 +226,21 @@ def test_data_that_is_gone_is_explained(run_path, tmp_path, capsys):  # noqa: F8
 
 def test_interrupt_saves_what_is_done(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "nelbo", "train", "digits", "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--time-budget", "10m", *TINY],
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
+    child = command(
+        "train", "digits", "--out", out, "--time-budget", "10m", *TINY, log=tmp_path / "log"
     )
     metrics = out / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in message
+    child.send(signal.SIGINT)
+    assert child.join() == 130
+    assert "Traceback" not in child.message
     assert json.loads((out / "nelbo.json").read_text())["trained"]["steps"] >= 10
     assert nelbo.load(out).shape == (1, 8, 8)
 
 
-def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):  # noqa: F811
+def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):
     copy = tmp_path / "copy [old]"
     shutil.copytree(run_path, copy)
     content = json.loads((copy / "nelbo.json").read_text()) | {"shape": "big"}
@@ -267,11 +260,11 @@ def test_brackets_in_a_message_are_shown(run_path, tmp_path, capsys):  # noqa: F
         (["--levels", "3", "--error", "0.1"], "give it or --levels, not both"),
     ],
 )
-def test_levels_and_errors_that_cannot_be(options, message, run_path, capsys):  # noqa: F811
+def test_levels_and_errors_that_cannot_be(options, message, run_path, capsys):
     assert message in mistake(capsys, "evaluate", run_path, *options)
 
 
-def test_pictures_of_another_size(run_path, tmp_path, capsys):  # noqa: F811
+def test_pictures_of_another_size(run_path, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
@@ -314,14 +307,14 @@ def test_digits_for_a_model_of_another_size(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["examples"] == 3
 
 
-def test_a_run_does_not_go_back(run_path, tmp_path, capsys):  # noqa: F811
+def test_a_run_does_not_go_back(run_path, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_path, copy)
     message = mistake(capsys, "train", "--resume", "--out", copy, "--steps", "3")
     assert "has taken 12 steps already, which is more than --steps 3" in message
 
 
-def test_pictures_cannot_be_written_under_a_file(run_path, tmp_path, capsys):  # noqa: F811
+def test_pictures_cannot_be_written_under_a_file(run_path, tmp_path, capsys):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "x.png"
     message = mistake(

@@ -18,13 +18,12 @@ from PIL import Image
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
 from nelbo.commands.groups import check_out
-from tests.commands.conftest import run_path  # noqa: F401 - a fixture
 from tests.faults.test_mistakes import mistake, snapshot
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
-def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch):
     def too_late(*args, **kwargs):
         raise AssertionError("the model was loaded before the output was looked at")
 
@@ -96,7 +95,7 @@ def test_where_nothing_can_be_written(run_path, tmp_path, capsys, monkeypatch): 
     ],
 )
 def test_what_can_be_told_before_the_model_is_loaded(
-    run_path,  # noqa: F811
+    run_path,
     tmp_path,
     capsys,
     monkeypatch,
@@ -118,7 +117,7 @@ def test_what_can_be_told_before_the_model_is_loaded(
     assert snapshot(tmp_path) == before
 
 
-def test_a_report_of_what_does_not_fit_leaves_no_copy(run_path, tmp_path, capsys):  # noqa: F811
+def test_a_report_of_what_does_not_fit_leaves_no_copy(run_path, tmp_path, capsys):
     out = tmp_path / "out"
     Image.new("RGB", (5, 5)).save(tmp_path / "small.png")
     mistake(capsys, "report", run_path, "--out", out, "--data", tmp_path)
@@ -139,7 +138,7 @@ def test_without_permission(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "rank", "fit", "compare", "likelihood"])
-def test_interrupted(run_path, tmp_path, capsys, monkeypatch, command):  # noqa: F811
+def test_interrupted(run_path, tmp_path, capsys, monkeypatch, command):
     """Ctrl-C in the middle of the work."""
     copy = tmp_path / "run"
     shutil.copytree(run_path, copy)
@@ -180,7 +179,7 @@ def ready(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.8, 2.5])
-def test_interrupted_by_a_signal(run_path, seconds):  # noqa: F811
+def test_interrupted_by_a_signal(run_path, seconds):
     """Wherever it falls: as nelbo is imported, as PyTorch is, or as the bound is read."""
     process = ready("main()", "evaluate", str(run_path), "--error", "0.00001")
     time.sleep(seconds)
@@ -244,7 +243,7 @@ def test_interrupted_before_there_is_a_command_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_comparison_looks_at_both_runs_first(run_path, capsys, monkeypatch):  # noqa: F811
+def test_a_comparison_looks_at_both_runs_first(run_path, capsys, monkeypatch):
     def too_late(*args, **kwargs):
         raise AssertionError("one model was evaluated before both were looked at")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nelbo.cli import main
-from tests.commands.conftest import TINY, run_path  # noqa: F401 - a fixture
+from tests.commands.conftest import TINY
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -61,7 +61,7 @@ def test_interpolation_needs_two_prompts(stable, tmp_path, capsys, options, mess
         ["--interpolate", "3", "--prompt", "cat", "--prompt", "dog"],
     ],
 )
-def test_a_prompt_for_a_model_without_text(run_path, tmp_path, capsys, kind, options):  # noqa: F811
+def test_a_prompt_for_a_model_without_text(run_path, tmp_path, capsys, kind, options):
     path = run_path
     if kind == "latents":
         path = tmp_path / "model"

@@ -22,7 +22,8 @@ PEER = {"lower_orders_below": 15, "halve_second_derivative": True}
 
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 every_spacing = pytest.mark.parametrize("spacing", SPACINGS)
-every_count = pytest.mark.parametrize("steps", [10, 50])
+# One that divides the levels and one that does not; fifty as users have them.
+every_count = pytest.mark.parametrize("steps", [5, 16, pytest.param(50, marks=pytest.mark.slow)])
 with_and_without_clip = pytest.mark.parametrize("clip", [False, True])
 
 

@@ -105,8 +105,8 @@ def test_a_learned_scale_goes_where_the_rounded_likelihood_is_greatest():
     """The network stays as it is: only the scale learns."""
     network, x = autoencoder().requires_grad_(False), images()
     objective = AutoencoderObjective(network, likelihood="discretized")
-    optimizer = torch.optim.Adam(objective.parameters(), 0.05)
-    for _ in range(120):
+    optimizer = torch.optim.Adam(objective.parameters(), 0.1)
+    for _ in range(60):
         terms = objective(x, generator=torch.Generator().manual_seed(2))
         optimizer.zero_grad()
         terms.loss.backward()

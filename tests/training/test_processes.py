@@ -45,10 +45,22 @@ from tests.training.test_latents import pictures, text_model
 from tests.training.test_trainer import SMALL, trainer
 
 # Dropout's masks depend on how a batch is cut; everything else is drawn for the whole batch.
-MODEL = ["--widths", "8", "16", "--levels", "6", "--dropout", "0", "--class-conditional"]
+MODEL = [
+    "--widths",
+    "8",
+    "16",
+    "--layers",
+    "1",
+    "--levels",
+    "6",
+    "--dropout",
+    "0",
+    "--class-conditional",
+]
 LEVELS = ["--level-sampler", "importance", "--input-perturbation", "0.1", "--horizontal-flip"]
 OPTIONS = ["--batch-size", "15", "--steps", "12", "--precision", "fp32", "--warmup-steps", "3"]
 BRIEF = ["--evaluate-images", "4", "--evaluate-levels", "1", "--threads", "1"]
+BRIEF += ["--sample-images", "4", "--sample-steps", "2"]
 # Both stages of a latent model, four steps each.
 STAGES = [
     *("--model", "latent", "--steps", "8", "--autoencoder-steps", "4", "--validate-every", "2"),
@@ -84,12 +96,21 @@ def alone(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("fsdp", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_learn_as_one(alone, tmp_path, fsdp):
+@pytest.mark.parametrize(
+    "how",
+    ["forked", *(pytest.param(how, marks=pytest.mark.slow) for how in ("torchrun", "sharded"))],
+)
+def test_two_processes_learn_as_one(alone, tmp_path, how):
     out = tmp_path / "run"
-    process = launch("--validate-every", "6", out=out, fsdp=fsdp)
-    _, message = process.communicate(timeout=200)
-    assert process.returncode == 0, message
+    options = ["--validate-every", "6"]
+    if how == "forked":  # which torchrun does no otherwise, but for the imports of each
+        children = group(2, main, [*COMMAND[2:], "--out", str(out), *options], logs=tmp_path)
+        assert [child.join() for child in children] == [0, 0]
+        message = children[0].message
+    else:
+        process = launch(*options, out=out, fsdp=how == "sharded")
+        _, message = process.communicate(timeout=200)
+        assert process.returncode == 0, message
     assert "2 processes" in message
     mine, theirs = curve(out), curve(alone)
     assert [row["step"] for row in mine] == [row["step"] for row in theirs] == [6, 10, 12]
@@ -255,7 +276,7 @@ def test_two_processes_learn_as_one_whatever_the_model(tmp_path):
 
 def choose_precisions() -> None:
     processes = replace(Processes.join(torch.device("cpu")), sharded=True)
-    trainers = kinds(processes)
+    trainers = kinds(processes, "prior", "autoencoder", "learned schedule", "pixel")
     trainers["prior"].use_precision("fp16")
     for kind in ("autoencoder", "learned schedule"):
         with pytest.raises(NelboError, match=r"sharded weights beside others.*bf16 or fp32"):

@@ -15,6 +15,7 @@ from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.run_model import kept_checkpoint, with_weights
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from tests.commands.squares import draw_squares
+from tests.conftest import reports
 from tests.faults.test_mistakes import mistake
 
 COMMON = [
@@ -27,7 +28,10 @@ COMMON = [
 
 def trained(folder: Path, *options: str) -> Path:
     pictures = draw_squares(folder / "pictures")
-    main(["train", str(pictures), "--size", "8", "--out", str(folder / "run"), *COMMON, *options])
+    with reports(False):
+        main(
+            ["train", str(pictures), "--size", "8", "--out", str(folder / "run"), *COMMON, *options]
+        )
     return folder / "run"
 
 

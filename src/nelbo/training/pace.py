@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nelbo.training.config import TrainingConfig
 
 # A measurement stops after this many seconds, or steps.
-_SECONDS, _STEPS = 0.5, 5
+_SECONDS, STEPS = 0.5, 5
 # With fewer steps a network has hardly begun to learn.
 FEW_STEPS = 100
 
@@ -24,7 +24,7 @@ def step_seconds(step: Callable[[], object], agreed: Callable[[float], float] = 
             `Processes.of_first`.
     """
     start, done, spent = time.perf_counter(), 0, 0.0
-    while done < _STEPS and spent < _SECONDS:
+    while done < STEPS and spent < _SECONDS:
         step()
         done += 1
         spent = agreed(time.perf_counter() - start)

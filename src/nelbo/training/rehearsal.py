@@ -20,7 +20,7 @@ from nelbo.training.trainer import Trainer
 # Workspace and fragments come on top of what is kept for the backward pass.
 _OVERHEAD = 1.3
 _GIGA = 1e9
-_REPEATS = 3
+REPEATS = 3
 # Seconds of both steps from which one repetition is enough.
 _SLOW = 1.0
 # Images that show which precision is faster.
@@ -124,7 +124,7 @@ def bf16_pays(
         step()
     slow = agreed(time.perf_counter() - start) > _SLOW
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(1 if slow else _REPEATS):
+    for _ in range(1 if slow else REPEATS):
         for name, step in steps.items():
             start = time.perf_counter()
             step()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-_REPEATS = 4
+REPEATS = 4
 # Seconds beside which what a first call takes more does not matter.
 _SLOW = 0.5
 
@@ -34,6 +34,6 @@ def _time(step: Callable[[], object], threads: int) -> float:
     if first > _SLOW:
         return first
     start = time.perf_counter()
-    for _ in range(_REPEATS):
+    for _ in range(REPEATS):
         step()
-    return (time.perf_counter() - start) / _REPEATS
+    return (time.perf_counter() - start) / REPEATS

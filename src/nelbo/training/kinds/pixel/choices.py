@@ -12,6 +12,7 @@ from nelbo.training.kinds.pixel.network_size import choose_network
 from nelbo.training.kinds.pixel.options import TrainPixels
 from nelbo.training.kinds.pixel.presets import FEW_LEVELS, FEW_LEVELS_PRESET
 from nelbo.training.processes import Processes
+from nelbo.training.task import objective_of
 
 
 def with_choices(options: TrainPixels, images: TrainingImages, processes: Processes) -> TrainPixels:
@@ -44,6 +45,8 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
         say(note)
     if options.training.seconds is None:
         return options
+    if options.model.schedule != "learned":  # a misspelt objective is refused before it is timed
+        objective_of(options.training, options.model.levels)
     widths = _fitting_widths(options, images, options.training.seconds, processes)
     return replace(options, model=replace(options.model, widths=widths))
 
