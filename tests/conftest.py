@@ -40,9 +40,11 @@ pace.STEPS = rehearsal.REPEATS = threads.REPEATS = 1
 
 from nelbo.cli import main  # noqa: E402
 from nelbo.commands import train  # noqa: E402
+from nelbo.training.kinds import kind  # noqa: E402
 from nelbo.training.kinds.pixel import report  # noqa: E402
 
 report.STRIP_STEPS, report.MOST_STRIP_STEPS = 3, 3
+kind.GRIDS = (4,)
 
 _savefig = Figure.savefig
 

@@ -161,7 +161,8 @@ def test_fewer_samples_then_fewer_steps(asked, calls, expected):
         *((60, 50, (4, 15)), (0, 50, (4, 12)), (0, 5, (4, 5)), (90, 5, (16, 5))),
     ],
 )
-def test_the_grid_that_there_is_time_for(calls, steps, expected):
+def test_the_grid_that_there_is_time_for(calls, steps, expected, monkeypatch):
+    monkeypatch.setattr("nelbo.training.kinds.kind.GRIDS", (16, 9, 4))
     assert grid_of(calls, steps) == expected
 
 

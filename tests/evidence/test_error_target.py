@@ -49,7 +49,7 @@ def repeat(kind: str, n: int, target: float, repetitions: int) -> dict[str, floa
 )
 def test_the_result_is_not_optimistic_and_its_interval_holds(kind, n, target):
     """Stopping at a small estimated error would cost 0.14 to 0.23 of the target here."""
-    found = repeat(kind, n, target, 200)
+    found = repeat(kind, n, target, 120)
     assert abs(found["bias"]) < 0.1 + 2.5 * found["deviation"]
     assert 0.89 < found["coverage"] < 0.99
     assert found["rms"] < 1.1
@@ -59,7 +59,7 @@ def test_the_result_is_not_optimistic_and_its_interval_holds(kind, n, target):
 
 def test_where_no_interval_holds_the_mean_is_unbiased_and_a_draw_is_named():
     """Nearly constant pixels: one draw in 250 costs a thousand times as much as the others."""
-    found = repeat("nearly constant", 100, 0.1, 250)
+    found = repeat("nearly constant", 100, 0.1, 120)
     assert abs(found["bias"]) < 0.1 + 2.5 * found["deviation"]
     assert found["warned"] > 0.6
     assert found["silent"] == 0
@@ -67,7 +67,7 @@ def test_where_no_interval_holds_the_mean_is_unbiased_and_a_draw_is_named():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_images_are_explored_by_more_draws(n):
-    found = repeat("normal", n, 0.3, 60)
+    found = repeat("normal", n, 0.3, 40)
     assert abs(found["bias"]) < 4 * found["deviation"]
     assert found["over"] < 0.1
     assert found["silent"] == 0

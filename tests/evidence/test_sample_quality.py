@@ -120,7 +120,7 @@ def test_kernel_distance_is_the_sum_over_pairs():
 def test_kernel_distance_has_no_bias_and_an_honest_error(n, m, shift):
     rng = np.random.default_rng(0)
     found, errors = [], []
-    for _ in range(400):
+    for _ in range(200):
         a, b = rng.normal(size=(n, 2)), rng.normal(size=(m, 2)) + shift
         estimate = kernel_distance(torch.from_numpy(a), torch.from_numpy(b))
         found.append(estimate.mean)
@@ -137,7 +137,7 @@ def test_kernel_distance_has_no_bias_and_an_honest_error(n, m, shift):
     moved = grid + shift
     truth = mean_kernel(grid, grid) + mean_kernel(moved, moved) - 2 * mean_kernel(grid, moved)
     spread = np.std(found)
-    assert abs(np.mean(found) - truth) < 4 * spread / math.sqrt(400)
+    assert abs(np.mean(found) - truth) < 4 * spread / math.sqrt(200)
     ratio = math.sqrt(np.mean(errors)) / spread
     assert (0.85 < ratio < 1.2) if shift else (1.0 < ratio < 1.8)
 

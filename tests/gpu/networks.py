@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nelbo.networks import AutoencoderKL, ControlledUNet, ControlNet, UNet
 from nelbo.training.precision import Autocast
 from tests.gpu.check import Check, deviation, difference, exact_products, placed, within
-from tests.parity import test_autoencoder, test_controlnet, test_text_unet, test_unet
+from tests.parity import test_autoencoder, test_controlnet, test_dit, test_text_unet, test_unet
 
 # Of float64, float32 and bf16. Random weights amplify rounding more than trained ones do.
 DOUBLE, SINGLE, HALF = 1e-9, 1e-3, 1e-1
@@ -44,6 +44,13 @@ def _unet(name: str) -> tuple[nn.Module, Any]:
 def _text_unet(name: str) -> tuple[nn.Module, Any]:
     network = test_text_unet.same_network(test_text_unet.peer_network(name))
     return network, test_text_unet.inputs(name)
+
+
+def _dit(name: str) -> tuple[nn.Module, Any]:
+    peer: Any = test_dit.peer_network(name)
+    network = test_dit.own_class(name).from_config(peer.config).double()
+    network.load_state_dict(peer.state_dict())
+    return network.eval(), test_dit.inputs(name, 8)
 
 
 def _autoencoder(name: str) -> tuple[nn.Module, Any]:
@@ -87,6 +94,7 @@ def checks() -> list[Check]:
     kinds = {
         "unet": (_unet, test_unet.CONFIGS),
         "text-unet": (_text_unet, test_text_unet.CONFIGS),
+        "transformer": (_dit, test_dit.CONFIGS),
         "autoencoder": (_autoencoder, test_autoencoder.CONFIGS),
         "controlnet": (_controlnet, test_controlnet.CONFIGS),
     }

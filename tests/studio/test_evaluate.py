@@ -45,7 +45,7 @@ def x_0():
     return (levels / 16 * 2 - 1).float()[None, None]
 
 
-def exact(model, x_0: torch.Tensor, condition=None, draws: int = 200) -> tuple[float, float]:
+def exact(model, x_0: torch.Tensor, condition=None, draws: int = 60) -> tuple[float, float]:
     """The bound in bits/dim by every level many times, and its standard error."""
     noise = torch.Generator().manual_seed(11)
     copies = x_0.expand(draws, *x_0.shape[1:])

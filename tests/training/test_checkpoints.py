@@ -35,6 +35,7 @@ def everything(t) -> list[torch.Tensor]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_restored_run_takes_the_very_same_steps(tmp_path, precision):
     options = {"steps": 8, "snapshot_every": 100, "precision": precision, "warmup_steps": 3}
+    options |= {"batch_size": 4}
     unbroken = trainer(**options)
     expected = list(unbroken.run())
 
@@ -204,5 +205,5 @@ def test_sixteen_bits_that_no_loss_scale_helps_are_noticed(monkeypatch):
     monkeypatch.setattr(trainer_module, "clip_gradients", clip)
     steps = []
     with pytest.raises(DivergedError, match="of 33 steps in a row were not finite in fp16"):
-        steps += trainer(steps=60, precision="fp16").run()
+        steps += trainer(steps=60, precision="fp16", batch_size=2).run()
     assert len(norms) == 7

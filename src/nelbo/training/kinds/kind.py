@@ -37,7 +37,7 @@ from nelbo.training.trainer import Step
 # Held-out images that a reading is of.
 READ = 64
 # Samples of a grid during training, by the time there is, and the steps of each.
-_GRIDS, _STEPS = (16, 9, 4), 12
+GRIDS, _STEPS = (16, 9, 4), 12
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,8 @@ def grid_of(calls: int | None, steps: int) -> tuple[int, int]:
         steps: of each sample, where there is time.
     """
     if calls is None:
-        return _GRIDS[0], steps
-    count = next((n for n in _GRIDS if calls >= n * min(_STEPS, steps)), _GRIDS[-1])
+        return GRIDS[0], steps
+    count = next((n for n in GRIDS if calls >= n * min(_STEPS, steps)), GRIDS[-1])
     return count, min(steps, max(min(_STEPS, steps), calls // count))
 
 
