@@ -134,13 +134,13 @@ def test_another_machine_reads_the_same(model, images, monkeypatch):
     many = random_images(40, model, seed=3)
     archive = coding.compress(model, many, block=3, verify=False)
     other = model.replace(network=Noisy(model.network, 1e-9))
-    monkeypatch.setattr("nelbo.coding.archive._check_model", lambda *_: None)
+    monkeypatch.setattr("nelbo.coding.reading._check_model", lambda *_: None)
     assert torch.equal(coding.decompress(other, archive), many)
 
 
 def test_outputs_beyond_the_margin_are_noticed(model, images, archive, monkeypatch):
     other = model.replace(network=Noisy(model.network, 1e-2))
-    monkeypatch.setattr("nelbo.coding.archive._check_model", lambda *_: None)
+    monkeypatch.setattr("nelbo.coding.reading._check_model", lambda *_: None)
     with pytest.raises(NelboError, match="not those that it was coded with"):
         coding.decompress(other, archive)
 
@@ -148,18 +148,18 @@ def test_outputs_beyond_the_margin_are_noticed(model, images, archive, monkeypat
 def test_a_fast_archive_opens_on_its_machine_alone(model, images, monkeypatch):
     archive = coding.compress(model, images, fast=True)
     assert torch.equal(coding.decompress(model, archive), images)
-    monkeypatch.setattr("nelbo.coding.archive.machine", lambda _: "another")
+    monkeypatch.setattr("nelbo.coding.reading.machine", lambda _: "another")
     with pytest.raises(NelboError, match=r"float32 on a machine with .* this one has another"):
         coding.decompress(model, archive)
 
 
 def test_an_archive_that_does_not_read_back_is_not_returned(model, images, monkeypatch):
-    read = coding.archive.read
+    read = coding.archive.decoded
 
     def other(*arguments, **options):
         found = read(*arguments, **options)
         return dataclasses.replace(found, images=[1 - image for image in found.images])
 
-    monkeypatch.setattr("nelbo.coding.archive.read", other)
+    monkeypatch.setattr("nelbo.coding.archive.decoded", other)
     with pytest.raises(NelboError, match="does not read back"):
         coding.compress(model, images)

@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
 from nelbo import NelboError, Pixels, coding
 from nelbo.coding.container import Block, Container
-from nelbo.families import GAN, HMM, PPCA, RNN, SSM, VAE, HierarchicalVAE, MarkovModel
+from nelbo.families import GAN, HMM, LDS, PPCA, RNN, SSM, VAE, HierarchicalVAE, MarkovModel
+from nelbo.families.kalman import kalman_filter
+from nelbo.families.raster import to_rows
 from tests.coding.models import random_images, tiny
 
 LEVELS = 5
@@ -81,6 +84,28 @@ LATENT = {
     "hierarchical vae": lambda: allocated(HierarchicalVAE(3, width=8)),
     "ppca": lambda: PPCA(3).fit(2.0 * some_images(40) / (LEVELS - 1) - 1, data=Pixels(LEVELS)),
 }
+
+
+def lds():
+    return LDS(2).fit(2.0 * some_images(40) / (LEVELS - 1) - 1, data=Pixels(LEVELS))
+
+
+def test_an_lds_codes_in_as_many_bits_as_its_bound():
+    """Its states, rotated, are independent given x: bits back lose nothing to a product."""
+    model, images = lds(), some_images(40)
+    x = model.data.to_network(images).double()
+    chain = model.latent_chain
+    density = MultivariateNormal(
+        chain.mean, chain.weight @ chain.weight.T + chain.noise.diag()
+    ).log_prob(x.flatten(1))
+    exact = kalman_filter(model.system, to_rows(x)).log_likelihood
+    assert torch.allclose(density, exact, rtol=1e-8)
+    off = chain.weight.T @ (chain.weight / chain.noise[:, None])
+    assert torch.allclose(off, off.diagonal().diag(), atol=1e-8)
+    archive = coding.compress(model, images)
+    block = Block.from_bytes(Container.from_bytes(archive).blocks[0])
+    bound = float(model.evidence(x).total.sum()) / math.log(2)
+    assert 32 * (len(block.words) - block.taken) == pytest.approx(bound, rel=0.05)
 
 
 @pytest.mark.parametrize("name", LATENT)

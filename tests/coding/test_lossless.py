@@ -15,6 +15,7 @@ from nelbo.coding.container import Block, Container
 from nelbo.coding.distributions import GridNormal, PixelNormal, Table
 from nelbo.coding.plan import Plan
 from nelbo.coding.stack import Stack
+from nelbo.coding.turns import Turns
 from nelbo.data import ImageData
 from tests.coding.models import random_images, tiny
 
@@ -186,3 +187,23 @@ def test_the_length_of_a_pushed_latent_is_that_of_its_bin():
 def test_more_steps_than_levels():
     with pytest.raises(NelboError, match=r"steps must lie in 1\.\.6"):
         coding.compress(tiny(), random_images(1, tiny()), steps=7)
+
+
+@pytest.mark.parametrize("share", [0, 8, 20, 160])
+def test_turns_take_every_picture_once_and_grow(share):
+    turns = Turns(share, 64).of(299)
+    assert [i for turn in turns for i in turn] == list(range(299))
+    for turn in turns[:-1]:
+        assert len(turn) == max(1, min(turn.start * share // 64, 64))
+
+
+def test_later_turns_are_paid_for_by_those_before():
+    """Many at a time take no more off the ground than one at a time does."""
+    model = tiny(17, (1, 4, 4), T=6)
+    images = random_images(60, model)
+    archive = coding.compress(model, images, verify=False)
+    plan = Plan.from_json(Container.from_bytes(archive).header["plan"])
+    assert max(map(len, Turns(*plan.turns).of(60))) > 1
+    alone = coding.compress(model, images[:1], verify=False)
+    taken = [Block.from_bytes(Container.from_bytes(a).blocks[0]).taken for a in (archive, alone)]
+    assert taken[0] <= taken[1] + 2

@@ -42,7 +42,9 @@ def mistake(capsys, *arguments) -> str:
 
 def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
     main(["decompress", str(archive), "--out", str(tmp_path / "back"), "--json"])
-    assert json.loads(capsys.readouterr().out)["pictures"] == 3
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["pictures"] == 3
+    assert printed["decode_per_second"] > 0
     for file in pictures:
         with Image.open(file) as given, Image.open(tmp_path / "back" / file.name) as back:
             assert np.array_equal(np.array(given), np.array(back))
@@ -53,6 +55,7 @@ def test_an_estimate_writes_nothing(run_path, pictures, tmp_path, capsys, monkey
     main(["compress", str(run_path), *map(str, pictures), "--steps", "3", "--estimate", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["standard_error"] > 0
+    assert printed["first_draws_bytes"] > 0
     assert {"PNG", "WebP", "raw"} <= printed["other_formats"].keys()
     assert list(tmp_path.iterdir()) == []
 
@@ -61,7 +64,9 @@ def test_a_data_set_is_compressed_as_it_is(run_path, tmp_path, capsys):
     out = tmp_path / "test.nelbo"
     options = ["--data", "digits", "--steps", "1", "--no-verify", "--json"]
     main(["compress", str(run_path), *options, "--out", str(out)])
-    assert json.loads(capsys.readouterr().out)["bytes"] == out.stat().st_size
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["bytes"] == out.stat().st_size
+    assert printed["encode_per_second"] > 0
     assert coding.contents(out.read_bytes())["count"] == 299
 
 

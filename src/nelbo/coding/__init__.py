@@ -5,13 +5,14 @@ turns it into the same pictures, bit for bit. `compress_progressive` codes one p
 fine, so that any prefix decodes.
 """
 
-from nelbo.coding.archive import Decoded, compress, contents, decompress, read
+from nelbo.coding.archive import compress, contents, decompress
 from nelbo.coding.estimate import Estimated, estimate
 from nelbo.coding.progressive import (
     compress_progressive,
     decompress_progressive,
     is_progressive,
 )
+from nelbo.coding.reading import Decoded, read
 
 __all__ = [
     "Decoded",

@@ -13,6 +13,7 @@ carried over to the parameter.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,6 +37,7 @@ class Agreement:
     def __init__(self, listed: dict[int, bool] | None = None) -> None:
         self._decodes = listed is not None
         self.listed = {} if listed is None else listed
+        self._places = sorted(self.listed)
 
     def round(self, values: Floats, error: float, place: int) -> Integers:
         """The nearest integers.
@@ -54,9 +56,9 @@ class Agreement:
         rest = values - below
         up = rest >= 0.5
         if self._decodes:
-            within = (p - place for p in self.listed if place <= p < place + len(values))
-            for i in within:
-                up[i] = self.listed[place + i]
+            first = bisect_left(self._places, place)
+            for p in self._places[first : bisect_left(self._places, place + len(values))]:
+                up[p - place] = self.listed[p]
         else:
             near = np.abs(rest - 0.5) <= error + _ROUNDING * np.abs(values)
             self.listed |= {place + int(i): bool(up[i]) for i in near.nonzero()[0]}

@@ -34,5 +34,7 @@ def exp(x: Floats) -> Floats:
 
 
 def scale_of(step: Integers) -> Floats:
-    """The scale exp(step / 64) that an integer stands for."""
-    return exp(step / LOG_STEPS)
+    """The scale exp(step / 64) that each integer stands for, computed once for those in range."""
+    least = step.min()
+    table = exp(np.arange(least, step.max() + 1) / LOG_STEPS)
+    return table[step - least]

@@ -1,4 +1,4 @@
-r"""Bits-back coding of one example after the other along a chain of latents.
+r"""Bits-back coding of examples along a chain of latents.
 
 .. math::
     x_1 \sim q(x_1|x_0) \text{ popped}, \quad x_0 \text{ pushed under } p(x_0|x_1), \quad
@@ -7,21 +7,21 @@ r"""Bits-back coding of one example after the other along a chain of latents.
 and at last :math:`x_T` under :math:`p(x_T)` (Townsend et al. 2019; Kingma, Abbeel & Ho 2019,
 algorithm 1). What the stack grows by is :math:`\log_2 q(x_{1:T}|x_0) - \log_2 p(x_{0:T})`, whose
 mean is the bound. Decoding does the opposite in the opposite order, and gives back the bits that
-were popped, so that only the first example pays for its draws.
+were popped, so that only the first examples pay for their draws. The examples of a stack are coded
+in turns (`nelbo.coding.turns`), each level of all examples of a turn at once.
 
 A latent of level t is an integer k, :math:`x_t = k \delta_t`, with a step :math:`\delta_t` that is
 fine against the narrower of :math:`q(x_t|x_{t-1})` and :math:`p(x_t|x_{t+1})`. Since encoder and
 decoder take the mass of the same bins, the only loss is that a latent is a bin's middle. The first
-examples take a coarser grid, on which draws take fewer bits.
+turns take a coarser grid, on which draws take fewer bits.
 
-Several stacks are coded side by side, an example of each at a time, so that a network call has one
-example of each.
+Several stacks are coded side by side, a turn of each at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,9 +32,10 @@ from torch.distributions import Distribution
 
 from nelbo.chain.conditioning import Condition
 from nelbo.coding.agreement import TOLERANCE, Agreement
-from nelbo.coding.arithmetic import LOG_STEPS, scale_of
+from nelbo.coding.arithmetic import LOG_STEPS, Integers, scale_of
 from nelbo.coding.distributions import Coded, GridNormal, PixelNormal
 from nelbo.coding.stack import Stack
+from nelbo.coding.turns import Turns
 
 # A step of the grid is at most this share of the narrower standard deviation, and a mean is
 # rounded to a part of such a step.
@@ -42,14 +43,16 @@ FINE, PARTS = 6, 4
 # What a network gives is of this size, for the error of its output.
 _OUTPUT = 8.0
 
+# Called with how many more images are done.
+Progress = Callable[[int], None]
+
 
 @dataclass
 class Lane:
-    """A stack with what encoder and decoder agreed on, and the place of its example in it."""
+    """A stack with what encoder and decoder agreed on."""
 
     stack: Stack
     agreement: Agreement
-    position: int = 0
 
 
 @dataclass
@@ -68,6 +71,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Row:
+    """The examples of a turn that are on one stack.
+
+    Attributes:
+        lane: the stack.
+        part: the examples of the stack.
+        turn: which of these they are.
+        where: their place among the examples of all stacks.
+    """
+
+    lane: Lane
+    part: Part
+    turn: range
+    where: slice
+
+
+@dataclass(frozen=True)
 class ChainCode:
     """Codes examples along a chain.
 
@@ -76,7 +96,8 @@ class ChainCode:
         steps: log₂ of δ_t for t in 0..T; at 0 that of the mean of p(x_0|x_1), in data space.
         levels: the pixel levels of x_0.
         values: the largest number of values of any level.
-        coarser: log₂ of how much coarser the grid of the first example is; of those after it, one
+        turns: how many examples of a stack are coded at a time.
+        coarser: log₂ of how much coarser the grid of the first turn is; of those after it, one
             less each.
         dtype: of the network's inputs; outputs of float64 are agreed on, others must be the same.
     """
@@ -85,6 +106,7 @@ class ChainCode:
     steps: Sequence[int]
     levels: int
     values: int
+    turns: Turns
     coarser: int
     dtype: torch.dtype
 
@@ -97,76 +119,71 @@ class ChainCode:
         }
 
     def ground(self) -> int:
-        """The words below a stack: more than the draws of one example take off."""
-        return (self.chain.num_levels + 2) * self.values
+        """The words below a stack: more than the draws of one turn take off."""
+        return (self.chain.num_levels + 2) * self.values * self.turns.most
 
     @torch.no_grad()
-    def push(self, lanes: Sequence[Lane], blocks: Sequence[Part]) -> None:
-        """Push the examples of a block on each stack, the first one first."""
-        for position in range(max(len(block.index) for block in blocks)):
-            turn = _turn(lanes, blocks, position)
-            x_0 = torch.stack([block.x_0[position] for _, block in turn])
-            self._push([lane for lane, _ in turn], x_0, _conditions(turn, position))
+    def push(
+        self, lanes: Sequence[Lane], parts: Sequence[Part], progress: Progress | None = None
+    ) -> None:
+        """Push the examples of a part on each stack, the first turn first."""
+        for number, rows in enumerate(self._rows(lanes, parts)):
+            x_0 = torch.cat([row.part.x_0[row.turn.start : row.turn.stop] for row in rows])
+            self._push(number, rows, x_0)
+            if progress is not None:
+                progress(len(x_0))
 
     @torch.no_grad()
-    def pop(self, lanes: Sequence[Lane], blocks: Sequence[Part]) -> None:
-        """Pop the examples of a block of each stack, the last one first, into `x_0`."""
-        for position in reversed(range(max(len(block.index) for block in blocks))):
-            turn = _turn(lanes, blocks, position)
-            x_0 = self._pop([lane for lane, _ in turn], _conditions(turn, position))
-            for (_, block), example in zip(turn, x_0, strict=True):
-                block.x_0[position] = example
+    def pop(
+        self, lanes: Sequence[Lane], parts: Sequence[Part], progress: Progress | None = None
+    ) -> None:
+        """Pop the examples of a part of each stack, the last turn first, into `x_0`."""
+        for number, rows in reversed(list(enumerate(self._rows(lanes, parts)))):
+            x_0 = self._pop(number, rows)
+            for row in rows:
+                row.part.x_0[row.turn.start : row.turn.stop] = x_0[row.where]
+            if progress is not None:
+                progress(len(x_0))
 
-    def _push(self, lanes: Sequence[Lane], x_0: Tensor, condition: Condition | None) -> None:
-        """Push an example on each stack.
+    def _rows(self, lanes: Sequence[Lane], parts: Sequence[Part]) -> list[list[Row]]:
+        """The examples of each turn, stack by stack."""
+        found = []
+        for turn in self.turns.of(max(len(part.index) for part in parts)):
+            rows, at = [], 0
+            for lane, part in zip(lanes, parts, strict=True):
+                size = min(turn.stop, len(part.index)) - turn.start
+                if size > 0:
+                    here = range(turn.start, turn.start + size)
+                    rows.append(Row(lane, part, here, slice(at, at + size)))
+                    at += size
+            found.append(rows)
+        return found
 
-        Args:
-            lanes: the stacks.
-            x_0: an example for each, in data space, of `dtype`.
-            condition: what the model is conditioned on for each.
-        """
-        chain, x = self.chain, x_0
-        pixels = (
-            ((x_0.flatten(1).double() + 1.0) * ((self.levels - 1) / 2)).round().long().cpu().numpy()
-        )
-        values = list(pixels)
+    def _push(self, number: int, rows: Sequence[Row], x_0: Tensor) -> None:
+        """Push examples (n, ...) in data space, of `dtype`, those of a turn of each stack."""
+        chain, x, condition = self.chain, x_0, _condition(rows)
+        half = (self.levels - 1) / 2
+        values = ((x_0.flatten(1).double() + 1.0) * half).round().long().cpu().numpy()
         for t in range(1, chain.num_levels + 1):
             q = chain.q_step(x, t)
-            draws = self._coded(lanes, q, t, "q")
-            drawn = [code.pop(lane.stack) for lane, code in zip(lanes, draws, strict=True)]
-            x_t = self._states(lanes, drawn, t, q.mean)
-            given = self._p(x_t, t, condition)
-            for lane, code, value in zip(
-                lanes, self._coded(lanes, given, t - 1, "p"), values, strict=True
-            ):
-                code.push(lane.stack, value)
+            drawn = self._take(number, rows, q, t, "q")
+            x_t = self._states(number, drawn, t, q.mean)
+            self._put(number, rows, self._p(x_t, t, condition), t - 1, "p", values)
             x, values = x_t, drawn
-        last = self._coded(lanes, chain.p_prior(tuple(x.shape)), chain.num_levels, "p")
-        for lane, code, value in zip(lanes, last, values, strict=True):
-            code.push(lane.stack, value)
+        self._put(number, rows, chain.p_prior(tuple(x.shape)), chain.num_levels, "p", values)
 
-    def _pop(self, lanes: Sequence[Lane], condition: Condition | None) -> Tensor:
-        """Pop the last example of each stack, in data space; arguments as `_push`."""
-        chain = self.chain
-        x = chain.start(len(lanes))
+    def _pop(self, number: int, rows: Sequence[Row]) -> Tensor:
+        """Pop the examples of a turn of each stack, in data space."""
+        chain, condition = self.chain, _condition(rows)
+        x = chain.start(rows[-1].where.stop)
         prior = chain.p_prior(tuple(x.shape))
-        values = [
-            code.pop(lane.stack)
-            for lane, code in zip(
-                lanes, self._coded(lanes, prior, chain.num_levels, "p"), strict=True
-            )
-        ]
-        x = self._states(lanes, values, chain.num_levels, x)
+        values = self._take(number, rows, prior, chain.num_levels, "p")
+        x = self._states(number, values, chain.num_levels, x)
         for t in range(chain.num_levels, 0, -1):
             given = self._p(x, t, condition)
-            below = [
-                code.pop(lane.stack)
-                for lane, code in zip(lanes, self._coded(lanes, given, t - 1, "p"), strict=True)
-            ]
-            x_below = self._states(lanes, below, t - 1, given.mean)
-            draws = self._coded(lanes, chain.q_step(x_below, t), t, "q")
-            for lane, code, value in zip(lanes, draws, values, strict=True):
-                code.push(lane.stack, value)
+            below = self._take(number, rows, given, t - 1, "p")
+            x_below = self._states(number, below, t - 1, given.mean)
+            self._put(number, rows, chain.q_step(x_below, t), t, "q", values)
             x, values = x_below, below
         return x
 
@@ -174,23 +191,35 @@ class ChainCode:
         """p(x_{t−1}|x_t)."""
         return self.chain.p_data(x_t, condition) if t == 1 else self.chain.p_step(x_t, t, condition)
 
-    def _step(self, lane: Lane, t: int) -> float:
-        """δ_t for the example of a stack; the first ones take a coarser one."""
-        return 2.0 ** (self.steps[t] + max(0, self.coarser - lane.position))
+    def _take(
+        self, number: int, rows: Sequence[Row], given: Distribution, t: int, side: str
+    ) -> Integers:
+        """The values of level t of each example, (n, V), popped; arguments as `_coded`."""
+        codes = self._coded(number, rows, given, t, side)
+        taken = [code.pop(row.lane.stack).reshape(len(row.turn), -1) for row, code in codes]
+        return np.concatenate(taken)
 
-    def _states(self, lanes: Sequence[Lane], values: Sequence[Any], t: int, like: Tensor) -> Tensor:
-        """The states that integers stand for, of the shape of `like`."""
-        if t == 0:
-            rows = [2.0 * value / (self.levels - 1) - 1.0 for value in values]
-        else:
-            rows = [value * self._step(lane, t) for lane, value in zip(lanes, values, strict=True)]
-        return torch.from_numpy(np.stack(rows)).view(like.shape).to(like.device, self.dtype)
+    def _put(
+        self,
+        number: int,
+        rows: Sequence[Row],
+        given: Distribution,
+        t: int,
+        side: str,
+        values: Integers,
+    ) -> None:
+        """Push the values of level t of each example, (n, V); other arguments as `_coded`."""
+        for row, code in self._coded(number, rows, given, t, side):
+            code.push(row.lane.stack, values[row.where].ravel())
 
-    def _coded(self, lanes: Sequence[Lane], given: Distribution, t: int, side: str) -> list[Coded]:
-        """What the values of level t of each example are coded under.
+    def _coded(
+        self, number: int, rows: Sequence[Row], given: Distribution, t: int, side: str
+    ) -> Iterator[tuple[Row, Coded]]:
+        """What the values of level t of the examples of each stack are coded under.
 
         Args:
-            lanes: the stacks.
+            number: that of the turn.
+            rows: the examples.
             given: q(x_t|x_{t−1}) or p(x_t|x_{t+1}) of each example.
             t: the level.
             side: "q" or "p".
@@ -199,32 +228,37 @@ class ChainCode:
         moved = self._errors[side][t]
         means = given.mean.flatten(1).double().cpu().numpy() / part
         scales = given.stddev.expand_as(given.mean).flatten(1).double().log().cpu().numpy()
-        found: list[Coded] = []
-        for lane, mean, scale in zip(lanes, means, scales * LOG_STEPS, strict=True):
-            turn = lane.position * (self.chain.num_levels + 1) + t
-            place = (2 * turn + (side == "p")) * 2 * self.values
-            rounded = lane.agreement.round(mean, moved / part, place)
-            step = lane.agreement.round(
-                scale, LOG_STEPS * min(moved, TOLERANCE * _OUTPUT), place + self.values
+        scales = scales * LOG_STEPS
+        for row in rows:
+            here = len(row.turn) * self.values  # places, of means and of scales
+            place = 4 * self.values * (self.chain.num_levels + 1) * row.turn.start
+            place += 2 * here * (2 * t + (side == "p"))
+            rounded = row.lane.agreement.round(means[row.where].ravel(), moved / part, place)
+            step = row.lane.agreement.round(
+                scales[row.where].ravel(), LOG_STEPS * min(moved, TOLERANCE * _OUTPUT), place + here
             )
-            centre, stddev = np.asarray(rounded * part, np.float64), scale_of(step)
+            centre = np.asarray(rounded * part, np.float64)
+            stddev = scale_of(step)
             if t == 0:
                 half = (self.levels - 1) / 2
-                found.append(PixelNormal((centre + 1.0) * half, stddev * half, self.levels))
+                yield row, PixelNormal((centre + 1.0) * half, stddev * half, self.levels)
             else:
-                size = self._step(lane, t)
-                found.append(GridNormal(centre / size, stddev / size, side == "q"))
-        return found
+                size = self._step(number, t)
+                yield row, GridNormal(centre / size, stddev / size, side == "q")
+
+    def _step(self, number: int, t: int) -> float:
+        """δ_t in a turn; the first ones take a coarser one."""
+        return 2.0 ** (self.steps[t] + max(0, self.coarser - number))
+
+    def _states(self, number: int, values: Integers, t: int, like: Tensor) -> Tensor:
+        """The states that integers stand for, of the shape of `like`."""
+        if t == 0:
+            states = np.asarray(2.0 * values / (self.levels - 1) - 1.0, np.float64)
+        else:
+            states = np.asarray(values * self._step(number, t), np.float64)
+        return torch.from_numpy(states).view(like.shape).to(like.device, self.dtype)
 
 
-def _turn(lanes: Sequence[Lane], blocks: Sequence[Part], position: int) -> list[tuple[Lane, Part]]:
-    """The stacks that have an example at this position, set to it."""
-    return [
-        (replace(lane, position=position), block)
-        for lane, block in zip(lanes, blocks, strict=True)
-        if position < len(block.index)
-    ]
-
-
-def _conditions(turn: Sequence[tuple[Lane, Part]], position: int) -> Condition | None:
-    return turn[0][1].condition([block.index[position] for _, block in turn])
+def _condition(rows: Sequence[Row]) -> Condition | None:
+    """What the model is conditioned on for the examples of a turn."""
+    return rows[0].part.condition([row.part.index[i] for row in rows for i in row.turn])

@@ -23,6 +23,14 @@ VERSION = 1
 _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words
+# What deflate may copy from: a header of the usual kind.
+_USUAL = (
+    b'"captions":["condition":"given apart""labels":[.png"],"names":["sizes":[["machine":"torch ,'
+    b'"levels":17,"levels":256,"shape":[3,16,16],"shape":[1,8,8],"stacked":false"stacked":true'
+    b'{"nelbo":"0.1.0","coder":"ANS 32 24","weights":"","shape":[3,32,32],"levels":256,"plan":'
+    b'{"levels":[1,,"scales":[-,"steps":[-11,1,0,"turns":[2,62]},"coarser":4,"block":512,"count":'
+    b',"dtype":"uint8","stacked":true,"run":"runs/,"blocks":[]}'
+)
 
 
 class DamageError(NelboError):
@@ -86,7 +94,8 @@ class Container:
         """The archive."""
         header = {**self.header, "blocks": [len(block) for block in self.blocks]}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        packed = zlib.compress(text.encode(), 9)
+        deflate = zlib.compressobj(9, wbits=-15, zdict=_USUAL)
+        packed = deflate.compress(text.encode()) + deflate.flush()
         start = _FRAME.pack(MAGIC, VERSION, len(packed)) + packed
         return b"".join([start, _CHECKSUM.pack(zlib.crc32(start)), *self.blocks])
 
@@ -113,7 +122,8 @@ class Container:
                     f"the archive is of version {version}, this nelbo reads up to {VERSION}: "
                     "update nelbo to open it"
                 )
-            header = json.loads(zlib.decompress(content[_FRAME.size : end]))
+            inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
+            header = json.loads(inflate.decompress(content[_FRAME.size : end]))
             return cls(header, _split(content[end + _CHECKSUM.size :], header["blocks"]))
         raise DamageError(
             "the header of the archive is damaged or cut off, and without it nothing can be "

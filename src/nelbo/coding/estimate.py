@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.chain.model import Model
-from nelbo.coding.conditions import conditions_of
+from nelbo.coding.agreement import Agreement
+from nelbo.coding.chain_code import Lane, Part
+from nelbo.coding.coders import code_for, widened
+from nelbo.coding.conditions import Conditions, conditions_of
 from nelbo.coding.pictures import Tiling, levels_of
-from nelbo.coding.plan import plan_for
+from nelbo.coding.plan import Plan, plan_for
+from nelbo.coding.stack import Stack
 
-# Tiles that are evaluated, drawn at random from all of them, and at a time.
-_EVALUATED, _AT_ONCE = 256, 32
+# Tiles that are evaluated, drawn at random from all of them, and at a time; and that are coded.
+_EVALUATED, _AT_ONCE, _FIRST = 256, 32, 4
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,15 @@ class Estimated:
 
     Attributes:
         bytes: of all pictures, with the error of taking some of them and some of the noise; beside
-            it an archive has its header, and the draws of its first pictures.
+            it an archive has its header, and the draws of the first pictures of each block.
+        first_draws: bytes of these draws for one block, measured by coding its first pictures.
         bits_per_dim: the same a dimension of the pictures.
         steps: the levels of the chain; 0 for a model without one.
     """
 
     bytes: Estimate
     bits_per_dim: float
+    first_draws: int
     steps: int
 
 
@@ -56,6 +63,7 @@ def estimate(
 
     Raises:
         NelboError: as `compress`.
+        MissingExtraError: constriction is not installed.
     """
     pixels, beside = levels_of(model, images, captions=captions)
     shape = model.shape
@@ -77,5 +85,18 @@ def estimate(
         condition = of_some(rows.tolist())
         found.append(coded.evidence(x_0[rows], condition, generator=generator).to("cpu"))
     total = Estimate.of(joined(found).total.double()) * (len(tiles) / (8 * math.log(2)))
+    levels = plan.levels or ()
     dims = sum(each.numel() for each in pixels)
-    return Estimated(total, 8 * total.mean / dims, len(plan.levels or ()))
+    return Estimated(
+        total, 8 * total.mean / dims, _first_draws(model, tiles, plan, conditions), len(levels)
+    )
+
+
+def _first_draws(model: Model, tiles: Tensor, plan: Plan, conditions: Conditions) -> int:
+    """The bytes that the first pictures' draws take off the ground and nobody gives back."""
+    wide = widened(model, fast=False)
+    first = wide.data.to_network(tiles[:_FIRST]).to(wide.device, torch.float64)
+    code = code_for(plan.applied(wide), plan, list(tiles.shape[1:]), model.data.shown_levels)
+    lane = Lane(Stack(code.ground()), Agreement())
+    code.push([lane], [Part(first, range(len(first)), conditions)])
+    return 4 * lane.stack.contents()[1]

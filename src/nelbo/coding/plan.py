@@ -23,6 +23,7 @@ from nelbo.chain.distributions import draw
 from nelbo.chain.model import Model
 from nelbo.coding.arithmetic import LOG_STEPS
 from nelbo.coding.chain_code import FINE
+from nelbo.coding.turns import Turns
 from nelbo.diffusion import LevelProfile, level_profile, optimal_levels
 
 # How many levels a chain keeps where no number is asked for.
@@ -40,11 +41,13 @@ class Plan:
         levels: those of the model's chain that are kept; None for a model without one.
         scales: 64 log √Σ_t of p(x_{t−1}|x_t) for each kept level, integers.
         steps: log₂ of the grid's step at every level from 0; None for a model without latents.
+        turns: the share and the largest size of `Turns`, likewise.
     """
 
     levels: list[int] | None = None
     scales: list[int] | None = None
     steps: list[int] | None = None
+    turns: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the header of an archive: of each list the first number, and then the differences."""
@@ -110,8 +113,11 @@ def plan_for(
         raise NelboError(f"the latents of {model.title} are not levels to choose from: no steps")
     short = Plan(levels, scales).applied(model)
     some = list(range(min(_SCALED_ON, len(x_0))))
-    found = short.latent_chain.scales(x_0[some], condition(some), generator=generator)
-    return Plan(levels, scales, (found / FINE).log2().floor().int().tolist())
+    chain, given = short.latent_chain, condition(some)
+    found = chain.scales(x_0[some], given, generator=generator)
+    grid = (found / FINE).log2().floor().int().tolist()
+    turns = Turns.paid_for(chain, x_0[some], given, grid, generator)
+    return Plan(levels, scales, grid, [turns.share, turns.most])
 
 
 def _stddevs(chain: Any) -> list[float]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import TOLERANCE, Agreement
 from nelbo.coding.arithmetic import LOG_STEPS, scale_of
-from nelbo.coding.chain_code import Lane, Part
+from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.distributions import Table
 
 # The largest weight, and the logarithm below which a level has the least.
@@ -53,7 +53,9 @@ class ValueCode:
         return 2
 
     @torch.no_grad()
-    def push(self, lanes: Sequence[Lane], blocks: Sequence[Part]) -> None:
+    def push(
+        self, lanes: Sequence[Lane], blocks: Sequence[Part], progress: Progress | None = None
+    ) -> None:
         """Push the examples of a block on each stack."""
         for lane, block in zip(lanes, blocks, strict=True):
             values = _raster(self.model.data.to_levels(block.x_0))
@@ -62,9 +64,13 @@ class ValueCode:
                 tables.append((table, values[:, i].numpy()))
             for table, value in reversed(tables):
                 table.push(lane.stack, value)
+            if progress is not None:
+                progress(len(block.index))
 
     @torch.no_grad()
-    def pop(self, lanes: Sequence[Lane], blocks: Sequence[Part]) -> None:
+    def pop(
+        self, lanes: Sequence[Lane], blocks: Sequence[Part], progress: Progress | None = None
+    ) -> None:
         """Pop the examples of a block of each stack, into `x_0`."""
         for lane, block in zip(lanes, blocks, strict=True):
             values = torch.zeros(len(block.index), int(np.prod(self.shape)), dtype=torch.int64)
@@ -73,6 +79,8 @@ class ValueCode:
             channels, height, width = self.shape
             images = values.view(-1, height, width, channels).permute(0, 3, 1, 2)
             block.x_0[:] = self.model.data.to_network(images).to(block.x_0)
+            if progress is not None:
+                progress(len(block.index))
 
     def _tables(self, agreement: Agreement, values: Tensor) -> Iterator[Table]:
         """The distribution of each value in turn; values are read once it is asked for the next."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
@@ -21,6 +21,7 @@ from nelbo.coding import (
 )
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
+from nelbo.commands.pace import Pace
 from nelbo.commands.run_data import check_data, check_not_data, data_for_run
 from nelbo.data import ImageData
 from nelbo.data.image_file import read_levels
@@ -37,16 +38,15 @@ def run(options: Compress) -> None:
     model = pipeline.model().to(choose_device(options.device)).eval()
     images, names = _pictures(options, pipeline, model)
     pixels = list(images.images) if isinstance(images, ImageData) else images
-    if options.bits_per_pixel is not None:
-        _coarse_to_fine(options, model, pixels[0], options.bits_per_pixel)
+    if options.is_lossy:
+        _coarse_to_fine(options, model, pixels[0])
         return
     captions = options.caption * len(pixels) if len(options.caption) == 1 else options.caption
     given: dict[str, Any] = {"captions": captions or None, "steps": options.steps}
     if options.estimate:
         _report(options, estimate(model, images, **given), None, pixels, model)
         return
-    with counting_progress() as progress:
-        task = progress.add_task("Compressing", total=None, status="")
+    with Pace("Compressing") as pace:
         archive = compress(
             model,
             images,
@@ -55,11 +55,12 @@ def run(options: Compress) -> None:
             fast=options.fast,
             verify=options.verify,
             notes={"run": _name(options.run_path)},
-            progress=lambda done: progress.advance(task, done),
+            progress=pace,
             **given,
         )
     _write(options.out, archive)
-    _report(options, None, len(archive), pixels, model)
+    passes = pace.passes(1 + options.verify)
+    _report(options, None, len(archive), pixels, model, [len(pixels) / each for each in passes])
 
 
 def _write(out: Path, content: bytes) -> None:
@@ -73,12 +74,18 @@ def _write(out: Path, content: bytes) -> None:
         ) from error
 
 
-def _coarse_to_fine(options: Compress, model: Model, image: Tensor, rate: float) -> None:
+def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
     """Write one picture with loss, and print how near to it what is read back is."""
     dims, levels = image[0].numel(), model.data.shown_levels
     condition = model.condition_for(1, None, options.caption or None)
+    rate = options.bits_per_pixel
     content = compress_progressive(
-        model, image, rate * dims, steps=options.steps, condition=condition
+        model,
+        image,
+        None if rate is None else rate * dims,
+        quality=options.quality,
+        steps=options.steps,
+        condition=condition,
     )
     _write(options.out, content)
     back = decompress_progressive(model, content, condition=condition).to(image.device)
@@ -114,9 +121,23 @@ def _name(run_path: str) -> str:
 
 
 def _report(
-    options: Compress, estimated: Estimated | None, size: int | None, pixels: Any, model: Model
+    options: Compress,
+    estimated: Estimated | None,
+    size: int | None,
+    pixels: Any,
+    model: Model,
+    speeds: Sequence[float] = (),
 ) -> None:
-    """What the archive takes, beside other formats."""
+    """What the archive takes, beside other formats.
+
+    Args:
+        options: the command's.
+        estimated: what it would take; or else
+        size: its bytes.
+        pixels: the pictures.
+        model: the model.
+        speeds: pictures a second, coded and then read back.
+    """
     dims = sum(image.numel() for image in pixels)
     levels = model.data.shown_levels
     others = total_sizes(pixels, levels)
@@ -128,17 +149,20 @@ def _report(
                 "estimated_bytes": estimated.bytes.mean,
                 "standard_error": estimated.bytes.standard_error,
                 "bits_per_dim": estimated.bits_per_dim,
+                "first_draws_bytes": estimated.first_draws,
                 "steps": estimated.steps,
             }
         else:
             content |= {"out": str(options.out), "bytes": size}
+            content |= dict(zip(("encode_per_second", "decode_per_second"), speeds, strict=False))
         print_json(content | {"other_formats": others})
         return
     if estimated is not None:
         show(
             f"about {estimated.bytes.mean:,.0f} ± {estimated.bytes.standard_error:,.0f} bytes by "
             f"the bound, {estimated.bits_per_dim:.3f} bits/dim, for {len(pixels):,} pictures with "
-            f"{estimated.steps} levels"
+            f"{estimated.steps} levels; beside them {estimated.first_draws:,} bytes pay for the "
+            "draws of the first pictures of each block, and a header of some 150 and the names"
         )
     elif size is not None:
         back = ", read back the same" if options.verify else ""
@@ -146,6 +170,8 @@ def _report(
             f"{len(pixels):,} picture{'s' * (len(pixels) > 1)} in {size:,} bytes, "
             f"{8 * size / dims:.3f} bits/dim{back} → {options.out}"
         )
+        done = zip(("encoded", "decoded"), speeds, strict=False)
+        show(", ".join(f"{what} {speed:.3g} images/s" for what, speed in done))
     titles = TITLES | {"zstd": "zstd -19 of all", "raw": "the pixels as they are"}
     line = ", ".join(f"{titles[name]} {count:,}" for name, count in others.items())
     show(f"the same pictures in bytes: {line}")

@@ -6,11 +6,12 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from nelbo.base.console import counting_progress, say
+from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.decompress import Decompress
+from nelbo.commands.pace import Pace
 from nelbo.data.names import printable
 from nelbo.evidence.file_sizes import picture
 from nelbo.formats import Pipeline
@@ -35,23 +36,20 @@ def run(options: Decompress) -> None:
         raise NelboError(
             f"{options.archive} was made with {run_path}, which is not here: give --run ({error})"
         ) from error
-    with counting_progress() as progress:
-        task = progress.add_task("Decompressing", total=None, status="")
-        found = read(
-            model,
-            archive,
-            recover=options.recover,
-            progress=lambda done: progress.advance(task, done),
-        )
+    with Pace("Decompressing") as pace:
+        found = read(model, archive, recover=options.recover, progress=pace)
+    speeds = [len(found.images) / seconds for seconds in pace.passes(1)]
     files = _write(found, options.out)
     for line in found.damage:
         say(f"lost: {line}")
     if options.json:
         content = {"archive": str(options.archive), "out": str(options.out), "run": run_path}
-        print_json(content | {"pictures": len(files), "of": found.total, "damage": found.damage})
+        content |= {"pictures": len(files), "of": found.total, "damage": found.damage}
+        print_json(content | {"decode_per_second": speeds[0] if speeds else None})
     else:
         of = "" if len(files) == found.total else f" of {found.total:,}"
-        show(f"{len(files):,}{of} picture{'s' * (found.total > 1)} → {options.out}")
+        pace_shown = "".join(f", {speed:.3g} images/s" for speed in speeds)
+        show(f"{len(files):,}{of} picture{'s' * (found.total > 1)}{pace_shown} → {options.out}")
 
 
 def _coarse(options: Decompress, content: bytes) -> None:

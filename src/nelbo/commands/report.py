@@ -81,4 +81,5 @@ def _ending(
         seconds=allowed_seconds(run.notes.get("trained", {}).get("seconds", 0.0)),
         seed=options.computing.seed,
         table_to=results_to(options.computing.json),
+        coded=options.rate_distortion,
     )

@@ -58,6 +58,17 @@ class System(NamedTuple):
     offset: Float[Tensor, "length values"]
     noise: Float[Tensor, "*length values"]
 
+    def joint(self) -> tuple[Tensor, Tensor]:
+        """All of x as one linear map of T · q independent standard normals: W and μ, by rows."""
+        q, length = len(self.transition), len(self.offset)
+        states = self.initial.new_zeros(q, length * q)
+        rows = []
+        for t in range(length):
+            states = self.transition @ states
+            states[:, t * q : (t + 1) * q] = root(self.process if t else self.initial)
+            rows.append(self.observation @ states)
+        return torch.cat(rows), self.offset.flatten()
+
 
 class States(NamedTuple):
     """Normal distributions of the states, with covariances that all sequences share.
@@ -202,6 +213,12 @@ def maximise_system(
         p.offset,
         noise.clamp(min=least),
     )
+
+
+def root(covariance: Tensor) -> Tensor:
+    """A square root of a covariance that may be singular."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import PATIENCE, Budget, FitStep, Patience, Steps
-from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother
+from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother, root
+from nelbo.families.linear_chain import LinearChain
 from nelbo.families.linear_gaussian import maximum_likelihood
-from nelbo.families.raster import from_rows, to_rows
+from nelbo.families.raster import from_raster, from_rows, to_rows
 from nelbo.families.rounding import least_variance, nearest_pixels, pixel_bound
 
 # The widest row, whose covariance is inverted at every step.
@@ -64,6 +65,19 @@ class LDS(Family):
     def system(self) -> System:
         """The parameters."""
         return System(*(getattr(self, name) for name in System._fields))
+
+    @property
+    def latent_chain(self) -> LinearChain:
+        """x ← the states of all rows, rotated so that they are independent given x."""
+        rows, mean = self.system.joint()
+        values = from_raster(rows.T, self.image_shape).flatten(1).T
+        return LinearChain.rotated(
+            values,
+            from_raster(mean[None], self.image_shape).flatten(),
+            from_raster(self.noise.repeat(len(self.offset))[None], self.image_shape).flatten(),
+            self.image_shape,
+            self.data,
+        )
 
     def build(self) -> None:
         """P_1, A, Q, C, d and r, float64."""
@@ -132,20 +146,16 @@ class LDS(Family):
         """The states one after the other, and the row of each."""
         system = self.system
 
+        initial, process = root(system.initial), root(system.process)
+
         def noise(size: int) -> Tensor:
             return randn_like(system.initial.new_empty(n, size), generator)
 
-        z, rows = noise(self.latents) @ _root(system.initial).T, []
+        z, rows = noise(self.latents) @ initial.T, []
         for t, offset in enumerate(system.offset):
             if t:
-                z = z @ system.transition.T + noise(self.latents) @ _root(system.process).T
+                z = z @ system.transition.T + noise(self.latents) @ process.T
             rows.append(
                 z @ system.observation.T + offset + noise(len(offset)) * system.noise.sqrt()
             )
         return nearest_pixels(from_rows(torch.stack(rows, 1), self.image_shape), self.data)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """A square root of a covariance that may be singular."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()

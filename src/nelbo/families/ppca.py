@@ -34,6 +34,7 @@ from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Patience, Steps
+from nelbo.families.linear_chain import LinearChain
 from nelbo.families.linear_gaussian import (
     LinearGaussian,
     Posterior,
@@ -43,7 +44,6 @@ from nelbo.families.linear_gaussian import (
     posterior,
 )
 from nelbo.families.one_latent import bound_of_one_latent
-from nelbo.families.ppca_chain import LinearChain
 from nelbo.families.rounding import (
     expected_log_density,
     least_variance,
@@ -100,7 +100,7 @@ class PPCA(Family):
     @property
     def latent_chain(self) -> LinearChain:
         """x ← z, along which pixels are coded."""
-        return LinearChain(self.linear_gaussian, self.image_shape, self.data)
+        return LinearChain(*self.linear_gaussian, self.image_shape, self.data)
 
     @property
     def linear_gaussian(self) -> LinearGaussian:

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from nelbo.base.files import atomic_file
-from nelbo.report import chain_sections, control, sections
+from nelbo.report import chain_sections, coarse_to_fine, control, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
@@ -29,6 +29,7 @@ def render(report: RunReport) -> str:
         sections.reconstructions(report),
         sections.bound_table(report),
         sections.beside_files(report),
+        coarse_to_fine.section(report.coded),
         chain_sections.levels(report),
         control.section(report),
         chain_sections.forward(report),

@@ -15,6 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence, Summary
 from nelbo.chain.model import Model
+from nelbo.coding.rate_distortion import RateDistortion
 from nelbo.data.image_data import ImageData
 from nelbo.evidence.explained import Explained
 from nelbo.evidence.extremes import Extremes
@@ -64,6 +65,7 @@ class RunReport:
         controls: what each sample was drawn by, 0..255, where the model reads a control; `real` are
             then the images that these are of.
         explained: what the control explains.
+        coded: rate and distortion of some test images, coded coarse to fine.
 
     Raises:
         NelboError: `evaluated` that has another number of images than the headline's bound, or
@@ -95,6 +97,7 @@ class RunReport:
     loss: str = "The objective that the optimiser lowered."
     controls: UInt8[Tensor, "n three height width"] | None = None
     explained: Explained | None = None
+    coded: RateDistortion | None = None
 
     def __post_init__(self) -> None:
         counts = {"prompts": self.prompts or None, "images beside": self.beside}

@@ -44,6 +44,9 @@ class Compress:
     bits_per_pixel: float | None = None
     """Code one picture of the model's size coarse to fine in at most this number of bits a pixel,
     with loss; any prefix of the file is a coarser picture."""
+    quality: float | None = None
+    """Likewise, down to the level at this percentage of the way through the chain, counted in
+    log SNR: 100 is the last level, and about 30 what a picture is recognised by."""
     estimate: bool = False
     """Write nothing, and print what the archive would take by the bound, beside other formats."""
     device: str = "auto"
@@ -61,10 +64,18 @@ class Compress:
                 f"{len(self.caption)} captions were given for {len(self.files)} pictures: give one "
                 "for all, or one for each"
             )
-        if self.bits_per_pixel is not None:
-            if not self.bits_per_pixel > 0:
-                raise NelboError(f"--bits-per-pixel must be positive, got {self.bits_per_pixel:g}")
-            if len(self.files) != 1 or self.estimate:
-                raise NelboError("--bits-per-pixel codes one picture: give one, and no --estimate")
+        if self.bits_per_pixel is not None and not self.bits_per_pixel > 0:
+            raise NelboError(f"--bits-per-pixel must be positive, got {self.bits_per_pixel:g}")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise NelboError(f"--quality must lie in 0..100, got {self.quality:g}")
+        if self.is_lossy and (len(self.files) != 1 or self.estimate):
+            raise NelboError(
+                "--bits-per-pixel and --quality code one picture: give one, and no --estimate"
+            )
         if not self.estimate:
             check_out(self.out)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a picture is coded coarse to fine."""
+        return self.bits_per_pixel is not None or self.quality is not None

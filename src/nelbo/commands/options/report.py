@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nelbo.base.errors import NelboError
 from nelbo.commands.groups import (
     Computing,
     at_least_one,
@@ -34,6 +35,9 @@ class Report:
     many as fit, or 300 with --levels."""
     resize: bool = False
     """Cut and resize images of another size than the model's."""
+    rate_distortion: int = 0
+    """Code this number of test images coarse to fine at every level, and draw what they cost and
+    lose beside what the bound's terms say; takes seconds to minutes an image."""
     samples: FinalSamples = field(default_factory=FinalSamples)
     computing: Computing = field(default_factory=Computing)
 
@@ -41,4 +45,6 @@ class Report:
         """Raise `NelboError` for options that make no sense."""
         self.computing.check()
         at_least_one(images=self.images, levels=None if self.levels == "all" else self.levels)
+        if self.rate_distortion < 0:
+            raise NelboError(f"--rate-distortion must be at least 0, got {self.rate_distortion}")
         self.samples.check()

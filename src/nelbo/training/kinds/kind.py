@@ -74,6 +74,7 @@ class Ending:
         seconds: about how long all of it may take, beside what is asked for by number.
         seed: source of all noise.
         table_to: where to print the figures.
+        coded: how many test images to code coarse to fine, for a curve of rate and distortion.
     """
 
     train: ImageData
@@ -84,6 +85,7 @@ class Ending:
     seconds: float
     seed: int
     table_to: Console
+    coded: int = 0
 
 
 class Kind(ABC):

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from nelbo.base.console import MESSAGES, say
+from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
+from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
 from nelbo.data import ImageData
 from nelbo.evidence.extremes import Extremes, find_extremes
 from nelbo.evidence.given import given_of
@@ -117,6 +119,14 @@ class RunEnd(ABC):
         if reading is not None:
             evaluation["samples"] = {**reading.to_json(), **how}
         return evaluation, reading
+
+    def rate_distortion(self) -> RateDistortion | None:
+        """Rate and distortion of the test images that are asked for; None where none are."""
+        ending = self.ending
+        if not ending.coded:
+            return None
+        images = ending.test.subset(ending.coded, ending.seed).images
+        return rate_distortion(self.model, images, generator=generator_for(ending.seed))
 
     def report(self) -> dict[str, Any]:
         """Evaluate, sample, and write evaluation.json, samples/ and report.html.

@@ -144,6 +144,7 @@ class LatentEnd(RunEnd):
             settings=run_settings(notes),
             files=sizes_of(evaluated),
             reading=reading,
+            coded=None if closer is None else self.rate_distortion(),
         )
         write_report(report, run.report)
         return evaluation

@@ -95,6 +95,7 @@ class PixelEnd(RunEnd):
             ],
             files=sizes_of(evaluations["test"]),
             reading=reading,
+            coded=None if closer is None else self.rate_distortion(),
         )
         maps: Any = None
         if closer is not None:

@@ -1,0 +1,162 @@
+"""Reading an archive: the pictures that are whole, or a line on each block that is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
+from nelbo.coding.agreement import Agreement
+from nelbo.coding.chain_code import Lane, Part, Progress
+from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
+from nelbo.coding.conditions import conditions_of
+from nelbo.coding.container import Block, Container, DamageError, required
+from nelbo.coding.identity import machine, weights_digest
+from nelbo.coding.pictures import Beside, Tiling, as_given
+from nelbo.coding.plan import Plan
+from nelbo.coding.stack import CODER, Stack, coder
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What an archive holds.
+
+    Attributes:
+        images: the pictures that could be read, as they were given.
+        index: which of all pictures they are.
+        names: of each of these, if they have any.
+        total: how many pictures the archive holds.
+        damage: what could not be read, a line each.
+        stacked: whether the pictures were given as one tensor.
+    """
+
+    images: list[Tensor]
+    index: list[int]
+    names: list[str] | None
+    total: int
+    stacked: bool
+    damage: list[str] = field(default_factory=list)
+
+
+def read(
+    model: Model,
+    data: bytes,
+    *,
+    condition: Condition | None = None,
+    recover: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """The pictures of an archive with their names.
+
+    Args:
+        model: the model that the archive was made with.
+        data: the archive.
+        condition: what the model was conditioned on, where that is not stored.
+        recover: leave out the pictures of damaged blocks in place of an error.
+        progress: called as images are decoded.
+
+    Raises:
+        NelboError: a file that is damaged or no archive, or a model of other weights.
+    """
+    container = Container.from_bytes(data)
+    _check_model(model, container.header)
+    wide = widened(model, "machine" in container.header)
+    return decoded(wide, container, condition=condition, recover=recover, progress=progress)
+
+
+def decoded(
+    wide: Model,
+    container: Container,
+    *,
+    condition: Condition | None = None,
+    recover: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """As `read`, by a model in the precision that is coded with, whose weights are those."""
+    coder()
+    header = container.header
+    fast = "machine" in header
+    if fast and header["machine"] != machine(wide.device):
+        raise NelboError(
+            f"the archive was made in float32 on a machine with {header['machine']}, which alone "
+            f"opens it; this one has {machine(wide.device)}"
+        )
+    plan = Plan.from_json(required(header, "plan"))
+    tiling, beside = Tiling.from_json(header), Beside.from_json(header)
+    if "condition" in header and condition is None:
+        raise NelboError(
+            "the archive was made with a condition that it does not hold: give the same again"
+        )
+    conditions = conditions_of(wide, beside, tiling, condition)
+    code = code_for(
+        plan.applied(wide),
+        plan,
+        tiling.shape,
+        header["levels"],
+        coarser=header["coarser"],
+        fast=fast,
+    )
+    of_tile = tiling.pictures
+    tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
+    spans = spans_of(len(of_tile), header["block"])
+    damage, whole = [], []
+    for i, content in enumerate(container.blocks):
+        try:
+            if i >= len(spans):
+                raise DamageError(f"{len(content)} bytes follow the last block")
+            whole.append((i, Block.from_bytes(content)))
+        except DamageError as error:
+            damage.append(_damage(error, i, spans, of_tile))
+    if damage and not recover:
+        raise DamageError(f"the archive is damaged: {damage[0]}; --recover reads the rest")
+    there = {i for i, _ in whole}
+    lost = {of_tile[j] for i, span in enumerate(spans) if i not in there for j in span}
+    for group in groups_of(whole, header["block"], fast):
+        lanes = [
+            Lane(Stack(code.ground(), b.words, b.taken), Agreement.from_bytes(b.listed))
+            for _, b in group
+        ]
+        empty = torch.zeros(tiling.shape, dtype=coded_dtype(fast), device=wide.device)
+        parts = [Part(empty.repeat(len(spans[i]), 1, 1, 1), spans[i], conditions) for i, _ in group]
+        code.pop(lanes, parts, progress)
+        for (i, _), lane, part in zip(group, lanes, parts, strict=True):
+            tiles[spans[i]] = wide.data.to_levels(part.x_0).cpu()
+            if not lane.stack.is_bare:
+                reason = "its networks' outputs here are not those that it was coded with"
+                damage.append(_damage(reason, i, spans, of_tile))
+                lost |= {of_tile[j] for j in spans[i]}
+        if damage and not recover:
+            raise DamageError(f"the archive cannot be decoded: {damage[0]}")
+    index = [i for i in range(len(tiling.sizes)) if i not in lost]
+    starts = torch.tensor([0, *tiling.counts]).cumsum(0).tolist()
+    images = [
+        as_given(wide, tiling.join(tiles[starts[i] : starts[i + 1]], i), beside.dtype)
+        for i in index
+    ]
+    names = None if beside.names is None else [beside.names[i] for i in index]
+    return Decoded(images, index, names, beside.count, beside.stacked, damage)
+
+
+def _check_model(model: Model, header: dict[str, Any]) -> None:
+    found = weights_digest(model)
+    if required(header, "weights") != found:
+        raise NelboError(
+            f"the archive was made with a model whose weights have the hash {header['weights']}, "
+            f"those of this {model.title[2:]} have {found}: give the model that made it"
+        )
+    if required(header, "coder") != CODER:
+        raise NelboError(f"the archive needs the coder {header['coder']}, this nelbo has {CODER}")
+
+
+def _damage(reason: object, i: int, spans: list[list[int]], of_tile: list[int]) -> str:
+    """A line on a block that cannot be read."""
+    if i >= len(spans):
+        return str(reason)
+    first, last = of_tile[spans[i][0]], of_tile[spans[i][-1]]
+    which = f"picture {first + 1}" if first == last else f"pictures {first + 1} to {last + 1}"
+    return f"block {i + 1} of {len(spans)}, {which}: {reason}"
