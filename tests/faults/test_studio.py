@@ -106,13 +106,16 @@ def test_a_client_that_leaves_gives_its_turn_back(server):
 
 
 def test_memory_is_flat_over_five_hundred_requests(server):
+    """Of which a tenth draw, since to draw takes longest, and a tenth are refused."""
     running_server, name = server
     process = psutil.Process(running_server.process.pid)
-    asked = {"model": name, "steps": 1, "n": 1}
 
     def some(count: int) -> int:
-        for seed in range(count):
-            assert ask(running_server, "generate", {**asked, "seed": seed})[-1]["type"] == "done"
+        for k in range(count):
+            drawn, refused = k % 10 == 0, k % 10 == 5
+            asked = {"model": name, "steps": 1, "n": 1, "seed": -1 if refused else k}
+            events = ask(running_server, "generate" if drawn or refused else "open", asked)
+            assert events[-1]["type"] == ("refused" if refused else "done")
         return process.memory_info().rss
 
     settled = some(50)

@@ -166,8 +166,10 @@ class Shelf:
         Raises:
             NelboError: there is none of this name, or it is no model of pixels.
         """
-        if name is None or name not in self._arguments:
-            near = did_you_mean(str(name), self._arguments)
+        if name is None:
+            raise NelboError(f"no model was named: served are {', '.join(self._arguments)}")
+        if name not in self._arguments:
+            near = did_you_mean(name, self._arguments)
             raise NelboError(f"no model {name!r} is served here{near}")
         if name not in self._loaded:
             while len(self._loaded) >= KEPT:

@@ -4,7 +4,7 @@ import { el, svg } from "./dom.js";
 
 const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [220, 50, 14, 12, 38];
 // A chart is as wide as it is shown, so that its letters keep their size.
-const narrow = () => matchMedia("(max-width: 800px)").matches;
+const shown = (wide) => Math.min(wide, innerWidth <= 800 ? 350 : innerWidth <= 1080 ? 460 : wide);
 let WIDTH = 560;
 
 export const fixed = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "?" : value.toFixed(digits).replace("-", "−"));
@@ -25,7 +25,7 @@ function ticks(low, high, count = 4) {
 }
 
 function frame(label, low, high, format = String, wide = 560) {
-  WIDTH = narrow() ? 350 : wide;
+  WIDTH = shown(wide);
   const y = (value) => TOP + (1 - (value - low) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
   const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, class: "chart" });
   for (const at of ticks(low, high)) {
@@ -36,6 +36,12 @@ function frame(label, low, high, format = String, wide = 560) {
 
 function text(x, y, words, anchor = "middle", kind = "tick") {
   return svg("text", { x, y, "text-anchor": anchor, class: kind }, String(words));
+}
+
+/** A small number as people write it: 1.3×10⁻⁴. */
+export function scientific(value) {
+  const [digits, power] = value.toExponential(1).split("e");
+  return `${digits.replace("-", "−")}×10${superscript(Number(power))}`;
 }
 
 /** Bars with error whiskers: what groups of levels cost. */

@@ -76,6 +76,7 @@ form.addEventListener("submit", async (event) => {
       columns[i].number.textContent = bits;
       columns[i].unit.textContent = side.error > 0 ? `± ${error} bits/dim` : "bits/dim, exact";
     });
+    card.classList.toggle("final", found.final);
     verdict.textContent = sentence(names, found);
     note.textContent = `${found.final ? "" : "Being refined. "}The ± of the difference is that of paired draws: both models meet the same noise, so that it may be far below that of either.`;
   });

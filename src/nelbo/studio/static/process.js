@@ -1,7 +1,7 @@
 // Process: a slider over the levels of the chain; all frames are here before it is moved.
 
 import { $, el, setRange, takesFiles, toast } from "./dom.js";
-import { LevelCurve, fixed } from "./charts.js";
+import { LevelCurve, fixed, scientific } from "./charts.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
 import { fitControls, newSeed, onModel, state } from "./models.js";
@@ -76,7 +76,7 @@ class Film {
     }
     this.level.value = `t = ${frame.t.toLocaleString("en")} of ${this.of.toLocaleString("en")}, ${Math.round(100 * frame.signal)}% signal`;
     this.slider.setAttribute("aria-valuetext", this.level.value);
-    this.cost.value = `${frame.t === 1 ? "reconstruction" : "score matching"} of this level: ${frame.bits < 0.001 ? frame.bits.toExponential(1) : fixed(frame.bits, 4)} bits/dim`;
+    this.cost.value = `${frame.t === 1 ? "reconstruction" : "score matching"} of this level: ${frame.bits < 0.001 ? scientific(frame.bits) : fixed(frame.bits, 4)} bits/dim`;
     this.curve?.mark(at);
   }
 
