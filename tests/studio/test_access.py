@@ -213,14 +213,11 @@ def test_an_unknown_task(serve):
         ('{"steps": 1%s}' % ("0" * 400), "steps must lie in 1..1,000"),
         ('{"guidance": 1%s}' % ("0" * 400), "guidance must lie in 0..50"),
         ('{"guidance": NaN}', "guidance must lie in"),
-        ('{"n": 1.5}', "n must be a whole number"),
         ('{"steps": true}', "steps must be a whole number"),
         ('{"prompt": "\\ud800"}', "halves of letters"),
-        ('{"prompt": ["red"]}', "prompt must be a text"),
-        ("[" * 100_000, "no JSON"),
-        ("null", "must be a JSON object"),
+        ('{"prompt": "\\u0000"}', "control characters"),
     ],
-    ids=["long", "large", "nan", "half", "bool", "surrogate", "list", "deep", "null"],
+    ids=["long", "large", "nan", "bool", "surrogate", "zero"],
 )
 def test_odd_settings_are_refused_and_the_next_request_is_served(serve, settings, message):
     client = serve()

@@ -9,9 +9,11 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nelbo.cli import main
+from nelbo.studio.uploads import Upload
 from tests.studio.conftest import ask, of_type, picture
 
 
@@ -78,8 +80,28 @@ def test_a_sketch_is_followed_as_the_command_follows_it(serve, controlled, tmp_p
     (drawn,) = of_type(events, "picture")
     expected = Image.open(tmp_path / "files" / "00000.png")
     assert np.array_equal(np.asarray(opened(drawn)), np.asarray(expected))
+    # Drawn again from the sketch that the picture keeps.
+    kept = base64.b64decode(drawn["settings"]["control"].partition(",")[2])
+    again = ask(client, "generate", asked, [("control", ("sketch.png", kept, "image/png"))])
+    assert of_type(again, "picture")[0]["url"] == drawn["url"]
     base = of_type(ask(client, "generate", asked), "picture")[0]
     assert not np.array_equal(np.asarray(opened(base)), np.asarray(expected))
+    assert "control" not in base["settings"]
+
+
+def test_a_sketch_is_kept_as_the_model_reads_it_without_its_metadata():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 700, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x010E] = "where it was taken"
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif)
+    large = Upload("large.jpg", buffer.getvalue())
+    url = large.kept((3, 32, 32))
+    content = base64.b64decode(url.partition(",")[2])
+    assert b"taken" not in content
+    kept = Upload("kept.png", content).pixels((3, 32, 32))
+    assert torch.equal(kept, large.pixels((3, 32, 32)))
+    assert large.kept((3, 512, 512)) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
@@ -88,8 +89,9 @@ class Form:
             raise NelboError(
                 f"{name} has {len(value):,} characters, at most {self.limits.text:,} are read"
             )
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise NelboError(f"{name} has halves of letters (surrogates), which are no text")
+        # Neither can be written, nor shown as what it is in a command line to copy.
+        if any(category(letter) in ("Cs", "Cc") and letter not in "\n\r\t" for letter in value):
+            raise NelboError(f"{name} has control characters, or halves of letters (surrogates)")
         return value.strip() or None
 
     def texts(self, name: str, most: int) -> list[str]:
@@ -118,11 +120,13 @@ class Form:
         """The one picture of a field.
 
         Raises:
-            NelboError: there is none.
+            NelboError: there is none, or more than one.
         """
         some = self.pictures.get(name, ())
         if not some:
             raise NelboError(f"{what} is missing: choose or drop a picture")
+        if len(some) > 1:
+            raise NelboError(f"one picture is taken as {what}, got {len(some)}")
         return some[0]
 
 

@@ -151,4 +151,4 @@ def _archive(served: Served, pixels: Tensor, condition: Condition | None) -> dic
 def read(form: Form) -> Evaluate:
     """The task of a form."""
     error = form.number("error", 0.02, *ERRORS)
-    return Evaluate(Reading.read(form), error, form.limits)
+    return Evaluate(Reading.read(form, form.limits.pictures), error, form.limits)

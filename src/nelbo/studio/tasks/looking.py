@@ -32,16 +32,17 @@ class Reading:
     seed: int
 
     @classmethod
-    def read(cls, form: Form) -> Reading:
-        """That of a form.
+    def read(cls, form: Form, most: int = 1) -> Reading:
+        """That of a form with at most so many pictures.
 
         Raises:
             NelboError: no picture, too many, or one that is refused.
         """
-        form.picture("image", "the picture")
-        images = tuple(form.pictures["image"])
-        if len(images) > form.limits.pictures:
-            raise NelboError(f"{len(images)} pictures were given, at most {form.limits.pictures}")
+        images = tuple(form.pictures.get("image", ()))
+        if len(images) < 2:
+            images = (form.picture("image", "the picture"),)
+        if len(images) > most:
+            raise NelboError(f"{len(images)} pictures were given, at most {most}")
         for image in images:
             image.check(form.limits.upload_pixels)
         return cls(form.text("model"), images, form.text("prompt"), form.text("label"), form.seed())

@@ -54,11 +54,11 @@ class Steering:
         """That of a form.
 
         Raises:
-            NelboError: a setting out of range.
+            NelboError: a setting out of range, or a sketch that is refused.
         """
-        for upload in form.pictures.get("control", ()):
-            upload.check(form.limits.upload_pixels)
-        controls = form.pictures.get("control", ())
+        control = form.picture("control", "the sketch") if form.pictures.get("control") else None
+        if control is not None:
+            control.check(form.limits.upload_pixels)
         guided = form.settings.get("guidance") is not None
         scaled = form.settings.get("control_scale") is not None
         return cls(
@@ -70,7 +70,7 @@ class Steering:
             form.choice("sampler", SAMPLERS),
             form.integer("steps", None, 1, form.limits.steps),
             form.seed(),
-            controls[0] if controls else None,
+            control,
             form.number("control_scale", 1.0, 0.0, _MOST_SCALE) if scaled else None,
         )
 
