@@ -156,7 +156,7 @@ export class Sketch extends Drawing {
     const choose = el("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture as the sketch" });
     choose.addEventListener("change", () => choose.files[0] && this.load(choose.files[0]));
     const save = el("button.icon", { type: "button", "aria-label": "Save the sketch", title: "Save the sketch", onclick: () => this.save() }, icon("save"));
-    this.tools.append(el("label.button.small", {}, choose, "Picture…"), save);
+    this.tools.append(el("span.together", {}, el("label.button.small", {}, choose, "Picture…"), save));
   }
 
   background() {
