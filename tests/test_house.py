@@ -10,7 +10,7 @@ import nelbo
 
 PACKAGE = Path(nelbo.__file__).parent
 # What a wrapper around a network calls is the network, too.
-CALLERS = {"diffusion/model.py", "networks/guidance.py", "training/precision.py"}
+CALLERS = {"diffusion/decoder.py", "networks/guidance.py", "training/precision.py"}
 # Underscored members of other libraries.
 FOREIGN = {
     "_replace",

@@ -48,7 +48,10 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/diffusion/test_optimal_levels.py",
         "tests/oracles/test_optimal_variance.py",
     ),
-    "diffusion/model.py": ("tests/diffusion/test_model.py", "tests/oracles/test_gaussian_bound.py"),
+    "diffusion/decoder.py": (
+        "tests/diffusion/test_model.py",
+        "tests/oracles/test_gaussian_bound.py",
+    ),
     "diffusion/objectives.py": (
         "tests/diffusion/test_objectives.py",
         "tests/diffusion/test_weighting.py",

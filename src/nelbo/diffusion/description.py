@@ -22,7 +22,7 @@ _UNKNOWN_SHAPE = (4, 64, 64)
 
 
 class DescribedChain(GaussianEncoder):
-    """A chain with a network; `nelbo.diffusion.model` makes its decoder of it.
+    """A chain with a network; `nelbo.diffusion.decoder` makes its decoder of it.
 
     Attributes:
         network: predicts what `prediction` names.
