@@ -179,8 +179,8 @@ class _Field:
     def __call__(self, u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.evaluations += 1
         x = state[0]
-        # The search for a first step looks far out.
-        level = self.model.schedule.at_log_snr(-2 * max(-300.0, min(300.0, float(u))))
+        # The search for a first step looks beyond the chain, where no network was trained.
+        level = self.model.schedule.at_log_snr(-2 * max(self.first, min(self.last, float(u))))
         a = level.signal_scale
         if self.trace is None:
             return (a * (a * x - self.x_0(x, level)),)
@@ -244,7 +244,8 @@ def _solver(method: str, rtol: float, atol: float) -> Callable[..., tuple[Tensor
         field: _Field, state: tuple[Tensor, ...], ends: tuple[float, float]
     ) -> tuple[Tensor, ...]:
         times = torch.tensor(ends, dtype=torch.float64, device=state[0].device)
-        options: dict[str, Any] = {"norm": _largest_error}
+        # It would step past the end, beyond the chain, and interpolate back.
+        options: dict[str, Any] = {"norm": _largest_error, "step_t": times[1:]}
         try:
             with torch.no_grad():
                 path = odeint(
