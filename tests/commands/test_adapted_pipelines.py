@@ -14,6 +14,7 @@ from nelbo.cli import main
 from tests.commands.test_evidence import run_json
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny_flows
+from tests.formats.tiny_flows import BUILDERS
 
 PROMPTS = ("red cat", "dog")
 
@@ -73,6 +74,38 @@ def test_classify_and_sample(stable, on, tmp_path, capsys):
     asked = ["--prompt", "red cat", "--negative", "dog", "--guidance", "3", "--steps", "2"]
     main(["sample", str(stable), "-n", "2", *asked, "--out", str(out)])
     assert Image.open(out).size[0] >= 32
+
+
+@pytest.fixture(scope="module", params=[*BUILDERS][1:])
+def another(request, tmp_path_factory) -> Path:
+    """One of the other pipelines, with the scale of its decoder."""
+    path = BUILDERS[request.param](tmp_path_factory.mktemp(request.param)).path
+    file = path / "nelbo.json"
+    notes = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(notes | {"decoder_scale": 0.3}))
+    return path
+
+
+def test_evaluate_another(another, on, capsys):
+    printed = run_json(capsys, "evaluate", another, *on, "--resize", "--levels", 1, "--images", 2)
+    assert printed["conditioned_on"] == "caption"
+    assert np.isfinite(printed["bits_per_dim"]["total"]["mean"])
+
+
+@pytest.mark.slow
+def test_the_other_commands_of_another(another, on, pictures, tmp_path, capsys):
+    few = ["--resize", "--images", "2"]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    asked = ["--prompt-file", tmp_path / "prompts.txt", "--draws", 2]
+    assert run_json(capsys, "classify", another, *on, *few, *asked)["images"] == 2
+    ranked = tmp_path / "ranked"
+    main(["rank", str(another), *on, *few, "--levels", "1", "--out", str(ranked)])
+    assert len((ranked / "ranking.csv").read_text().splitlines()) == 3
+    runs = ["--runs", another, another, "--split", "all", "--levels", 1]
+    assert run_json(capsys, "compare", pictures, *runs, *few)["difference"] == 0
+    asked = ["--prompt", "red cat", "--negative", "dog", "--guidance", "3", "--steps", "2"]
+    main(["sample", str(another), "-n", "1", *asked, "--out", str(tmp_path / "grid.png")])
+    assert Image.open(tmp_path / "grid.png").size[0] >= 16
 
 
 def test_export_writes_a_pipeline(stable, tmp_path, capsys):

@@ -122,6 +122,7 @@ def test_latents_of_captions(autoencoder, tmp_path):
     run = train(str(pictures), tmp_path / "run", *options, *text, "--prediction", "velocity")
     model = nelbo.load(run)
     assert isinstance(model.prior.network, TextDiT)
+    assert model.prior.network.config.width == 16
     assert scheduler(run)["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     assert "betas" not in json.loads((run / "nelbo.json").read_text())
     assert model.prior.schedule.alphas_cumprod[-1] == 0
@@ -165,6 +166,7 @@ def test_the_width_is_chosen_for_the_time():
         (["--network", "dit", "--widths", "8", "16"], "one number, the width of its tokens"),
         (["--network", "dit", "--widths", "6"], "multiple of 4"),
         (["--schedule", "flow_matching", "--shift", "0"], "--shift must be positive"),
+        (["--prediction", "velocity", "--shift", "3"], "--shift is of --schedule flow_matching"),
         (["--schedule", "flow_matching", "--prediction", "epsilon"], "ends without signal"),
     ],
 )

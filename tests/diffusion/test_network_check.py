@@ -78,6 +78,14 @@ MISTAKES = {
         ),
         "1000 times smaller",
     ),
+    "a score for noise": (
+        lambda: nelbo.from_epsilon(score_vp, **VP, **OPTIONS),
+        "it answers a score",
+    ),
+    "noise for a score": (
+        lambda: nelbo.from_score(epsilon_vp, **VP, **OPTIONS),
+        "it answers the noise, not a score",
+    ),
     "log(σ)/4": (lambda: nelbo.from_denoiser(raw, **OPTIONS), "preconditioned"),
     "noise for data": (
         lambda: nelbo.from_denoiser(
@@ -112,3 +120,7 @@ def test_a_network_of_no_use_is_refused_without_a_guess():
         nelbo.check_network(model, DATA)
     with pytest.raises(NelboError, match="at least 8"):
         nelbo.check_network(model, DATA[:3])
+    with pytest.raises(NelboError, match=r"torch\.uint8, .*to_network"):
+        nelbo.check_network(model, torch.zeros(8, *SHAPE, dtype=torch.uint8))
+    with pytest.raises(NelboError, match=r"shape \(1, 2, 3\), the model takes \(1, 2, 2\)"):
+        nelbo.check_network(model, torch.zeros(8, 1, 2, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -322,6 +323,29 @@ def test_refuses_what_does_not_fit():
         nelbo.from_score(score_vp, alpha=sigma_vp, sigma=alpha_vp, **options)
     with pytest.raises(NelboError, match="must increase"):
         nelbo.from_score(score_vp, alpha=lambda s: 1 - s, sigma=lambda s: s, **options)
+
+
+@dataclass
+class Output:
+    """As networks of diffusers answer."""
+
+    sample: Tensor
+
+
+def test_refuses_what_is_no_network():
+    with pytest.raises(NelboError, match=r"called with \(x, time\) or \(x, time, condition\)"):
+        nelbo.from_denoiser(lambda x: x, shape=SHAPE)
+    model = nelbo.from_denoiser(lambda x, s: Output(x), shape=SHAPE, data=Continuous())
+    with pytest.raises(NelboError, match=r"answered a Output, expected a tensor.*\.sample"):
+        model.predict(DATA, 3)
+
+
+def test_refuses_scales_that_turn_back_between_their_ends():
+    def sigma(time: Tensor) -> Tensor:
+        return 0.01 + time + 0.5 * torch.sin(12 * time)
+
+    with pytest.raises(NelboError, match="it falls after time 0"):
+        nelbo.from_score(score_ve, alpha=lambda t: 1.0, sigma=sigma, shape=SHAPE)
 
 
 def test_epsilon_takes_a_schedule_in_place_of_scales():

@@ -43,7 +43,8 @@ def stable(tmp_path_factory, tmp_path) -> Path:
 
 
 def change(file: Path, **fields) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | fields))
 
 
 def latents(model: nelbo.LatentDiffusion, n: int = 1) -> torch.Tensor:
@@ -256,6 +257,8 @@ def test_weights_keep_their_precision(stable):
         ),
         ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "invert_sigmas=True is not"),
         ("transformer/config.json", {"num_layers": 5}, "cannot be read"),
+        ("nelbo.json", {"shape": [4, 8]}, r"shape is \[4, 8\], expected \[channels, height"),
+        ("nelbo.json", {"shape": [4, 9, 8]}, "9×8, which patches of 2 do not divide"),
     ],
 )
 def test_mistakes(stable, part, fields, match):

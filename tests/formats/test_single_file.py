@@ -432,20 +432,35 @@ def test_an_autoencoder_alone(prefix, tmp_path):
     assert found.config.scaling_factor == 0.18215
 
 
-def test_the_commands(tmp_path, tmp_path_factory, capsys):
-    file = built("xl", tmp_path_factory).file
+@pytest.fixture
+def pictures(tmp_path) -> Path:
     random = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for i in range(3):
         values = random.integers(0, 256, (16, 16, 3)).astype(np.uint8)
         Image.fromarray(values).save(tmp_path / "pictures" / f"{i}.png")
-    on = ["--data", tmp_path / "pictures", "--split", "all", "--levels", 2]
+    return tmp_path / "pictures"
+
+
+def test_the_commands(pictures, tmp_path, tmp_path_factory, capsys):
+    file = built("xl", tmp_path_factory).file
+    on = ["--data", pictures, "--split", "all", "--levels", 2]
     found = run_json(capsys, "evaluate", file, *on)
     assert np.isfinite(found["bits_per_dim"]["total"]["mean"])
     main(["rank", str(file), *map(str, on), "--out", str(tmp_path / "ranked")])
     asked = ["--prompt", "red cat", "--steps", "2", "-n", "1"]
     main(["sample", str(file), *asked, "--out", str(tmp_path / "grid.png")])
     assert (tmp_path / "grid.png").is_file()
+
+
+def test_classify_and_compare(single, pictures, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("red cat\ndog")
+    few = ["--split", "all", "--images", 2]
+    asked = ["--prompt-file", tmp_path / "prompts.txt", "--draws", 2]
+    found = run_json(capsys, "classify", single.file, "--data", pictures, *few, *asked)
+    assert found["images"] == 2
+    runs = ["--runs", single.file, single.file, "--levels", 1]
+    assert run_json(capsys, "compare", pictures, *runs, *few)["difference"] == 0
 
 
 def test_what_a_file_states_of_itself(tmp_path, tmp_path_factory):

@@ -45,11 +45,11 @@ def random_network(directory: Path) -> None:
     count = sum(parameter.numel() for parameter in network.parameters())
     assert abs(count / PARAMETERS - 1) < 0.05, count
     generator = torch.Generator().manual_seed(0)
-    row = torch.randn(2**23, generator=generator).bfloat16()
+    row = torch.randn(2**24, generator=generator).bfloat16()
     weights = {}
     for i, (name, meta) in enumerate(network.state_dict().items()):
-        repeats = -(-meta.numel() // len(row))
-        values = row.roll(7919 * i).repeat(repeats)[: meta.numel()].view(meta.shape)
+        part = row[7919 * i % 2**20 :][: meta.numel()]
+        values = part.repeat(-(-meta.numel() // len(part)))[: meta.numel()].view(meta.shape)
         if meta.ndim > 1:
             weights[name] = values.div_(max(1, meta[0].numel()) ** 0.5)
         else:

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.diffusion.description import Network
 from nelbo.diffusion.model import Diffusion
+from nelbo.diffusion.noise_level import wide
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
 
 _LEVELS = 6
@@ -41,6 +43,11 @@ _TIMES: dict[str, Callable[[Tensor], Tensor]] = {
     "it expects log(σ)/4 as its time, as EDM's raw network (use nelbo.preconditioned)": (
         lambda time: time.clamp(min=1e-12).log() / 4
     ),
+}
+# What an answer that is taken for the other is, by the power of −σ that is missing.
+_SCORES = {
+    "it answers a score (use nelbo.from_score)": 1,
+    "it answers the noise, not a score (use nelbo.from_epsilon)": -1,
 }
 _DATA: dict[str, Callable[[Tensor], Tensor]] = {
     "x_0 lies in [0, 1] and the network expects data in [-1, 1]: pass 2 * x_0 - 1": (
@@ -74,13 +81,22 @@ def check_network(
         generator: the source of the noise, by default a fixed one.
 
     Raises:
-        NelboError: predictions of x_0 that are much worse than a linear guess at some level, or
-            fewer than 8 examples.
+        NelboError: predictions of x_0 that are much worse than a linear guess at some level,
+            fewer than 8 examples, or examples of another shape or of pixel levels.
     """
     if len(x_0) < LEAST_EXAMPLES:
         raise NelboError(
             f"check_network needs at least {LEAST_EXAMPLES} examples to know the mean and "
             f"variance of data, got {len(x_0)}"
+        )
+    if not x_0.is_floating_point():
+        raise NelboError(
+            f"x_0 is of {x_0.dtype}, expected numbers in the space of the network: pass "
+            "model.data.to_network(x_0) for pixel levels"
+        )
+    if model.shape is not None and tuple(x_0.shape[1:]) != model.shape:
+        raise NelboError(
+            f"x_0 has examples of shape {tuple(x_0.shape[1:])}, the model takes {model.shape}"
         )
     generator = generator or torch.Generator().manual_seed(0)
     noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=generator.device)
@@ -148,6 +164,9 @@ def _mistakes(
         # "denoiser" and "sample" read alike.
         if kind.name != own.name and {kind.name, own.name} != {"denoiser", "sample"}:
             yield f"it answers what prediction={kind.name!r} reads", model, x_0, kind
+    if (sigma := own.own_noise_scale) is not None:
+        for name, power in _SCORES.items():
+            yield name, model.replace(network=_rescaled(model, sigma, power)), x_0, own
     for (sign_name, sign), (time_name, time) in product(_SIGNS.items(), _TIMES.items()):
         names = [name for name in (sign_name, time_name) if name]
         if names:
@@ -155,9 +174,16 @@ def _mistakes(
             yield " and ".join(names), changed, x_0, own
 
 
-def _changed(
-    model: Diffusion, sign: float, time_of: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor, Tensor, Condition | None], Tensor]:
+def _rescaled(model: Diffusion, sigma: Callable[[Tensor], Tensor], power: int) -> Network:
+    network = model.network
+
+    def rescaled(x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
+        return wide(-sigma(time), x).to(x.dtype) ** power * network(x, time, condition)
+
+    return rescaled
+
+
+def _changed(model: Diffusion, sign: float, time_of: Callable[[Tensor], Tensor]) -> Network:
     network = model.network
 
     def changed(x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:

@@ -38,6 +38,8 @@ Scale = Callable[[Tensor], Tensor | float]
 _HALVINGS = 64
 # Noise levels whose time is held, at most: many times those of a chain.
 _MOST_HELD = 100_000
+# Where scales are looked at.
+_PLACES = 101
 _DEFAULT_VARIANCE = "fixed_large"
 
 
@@ -185,15 +187,28 @@ class EpsilonAt(Epsilon):
 
     def __init__(self, alpha: Scale, sigma: Scale, times: tuple[float, float]) -> None:
         self._alpha, self._sigma, self._times = alpha, sigma, times
-        low, high = self.log_sigma(torch.tensor(times, dtype=torch.float64)).tolist()
+        at = torch.linspace(*times, _PLACES, dtype=torch.float64)
+        log_sigma = self.log_sigma(at)
+        low, high = float(log_sigma[0]), float(log_sigma[-1])
         if not -torch.inf < low < high < torch.inf:
             raise NelboError(
                 f"log(σ/α) must increase from one finite value to another, got {low:.4g} at time "
                 f"{times[0]:g} and {high:.4g} at {times[1]:g}: choose times=(first, last) with "
                 "both signal and noise"
             )
+        if (falls := log_sigma.diff() < 0).any():
+            first = float(at[falls.nonzero()[0, 0]])
+            raise NelboError(
+                f"log(σ/α) must increase with the time, and it falls after time {first:.4g}: check "
+                "alpha and sigma"
+            )
         self._ends = low, high
         self._held: dict[float, float] = {}
+
+    @property
+    def own_noise_scale(self) -> Callable[[Tensor], Tensor]:
+        """σ of times, (B,)."""
+        return self.sigma
 
     def schedule(self, T: int) -> NoiseSchedule:
         """T levels between the ends, even in log SNR."""
@@ -275,10 +290,18 @@ class OwnNetwork(nn.Module):
 
     Args:
         function: any callable; the parameters of a module become those of the model.
+
+    Raises:
+        NelboError: it cannot be called so.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
+        if not callable(function) or not (_takes(function, 2) or _takes(function, 3)):
+            raise NelboError(
+                f"a network is called with (x, time) or (x, time, condition), got {function!r}: "
+                "wrap it in a function of these"
+            )
         self.function = function
         self._takes_condition = _takes(function, 3)
         self._needs_condition = self._takes_condition and not _takes(function, 2)
@@ -287,16 +310,16 @@ class OwnNetwork(nn.Module):
         """The function's answer, (B, C, H, W).
 
         Raises:
-            NelboError: a condition for a function that takes none.
+            NelboError: a condition for a function that takes none, or no tensor in answer.
         """
         if condition is None and not self._needs_condition:
-            return self.function(x, time)
+            return _checked(self.function(x, time))
         if not self._takes_condition:
             raise NelboError(
                 "a condition was given to a network that takes none: define it with a third "
                 "argument, (x, time, condition)"
             )
-        return self.function(x, time, condition)
+        return _checked(self.function(x, time, condition))
 
 
 class _Score(OwnNetwork):
@@ -353,6 +376,15 @@ def _chain(
 ) -> Diffusion:
     options = {"variance": _DEFAULT_VARIANCE} | options
     return OwnChain(network, schedule, prediction=prediction, shape=shape, **options)
+
+
+def _checked(answer: Any) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise NelboError(
+            f"the network answered a {type(answer).__name__}, expected a tensor (B, C, H, W): take "
+            "it out of that, as lambda x, time: net(x, time).sample for networks of diffusers"
+        )
+    return answer
 
 
 def _takes(function: Callable[..., Tensor], number: int) -> bool:

@@ -19,7 +19,7 @@ from nelbo.formats.adapters import ADAPTERS
 from nelbo.formats.adapters.adapter import AdaptedNetwork
 from nelbo.formats.adapters.parts import load_part
 from nelbo.formats.chain import read_chain
-from nelbo.formats.data_space import data_config, parse_data_space
+from nelbo.formats.data_space import data_config, parse_data_space, read_shape
 from nelbo.formats.files import write_index, write_json
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
 from nelbo.formats.latent import number
@@ -73,11 +73,20 @@ def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
 
 
 def scheduler_fields(pipeline: Pipeline) -> Mapping[str, Any]:
-    """What the pipeline decides: tokens of a picture, the spread of times, a learned variance."""
+    """What the pipeline decides: tokens of a picture, the spread of times, a learned variance.
+
+    Raises:
+        NelboError: latents that patches do not divide.
+    """
     adapter = ADAPTERS[pipeline.index.class_name]
     kind = adapter.network
     config = read_json(locate(pipeline.path, kind.folder, CONFIG_FILE))
-    _, height, width = pipeline.notes.get("shape") or kind.latent_shape(config)
+    _, height, width = read_shape(pipeline, kind.latent_shape(config))
+    if height % kind.patch or width % kind.patch:
+        raise NelboError(
+            f"{pipeline.path}/{NELBO_FILE}: shape is of latents of {height}×{width}, which patches "
+            f"of {kind.patch} do not divide: choose multiples of {kind.patch}"
+        )
     fields: dict[str, Any] = {IMAGE_TOKENS: height // kind.patch * (width // kind.patch)}
     if adapter.spacing == "trailing":
         fields[SPREAD] = adapter.spacing

@@ -47,7 +47,7 @@ def read_chain(
     Raises:
         NelboError: the network's channels or the level profile do not fit the chain.
     """
-    shape = read_shape(pipeline, network.config)
+    shape = read_shape(pipeline, network.config.shape)
     options = scheduler.chain_options
     if pipeline.index.class_name in SPLITTING and network.config.out_channels == 2 * shape[0]:
         options["variance"] = "learned_range"

@@ -10,7 +10,6 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
-from nelbo.networks.denoiser import DenoiserConfig
 
 ASSUMED_LEVELS = 256
 
@@ -53,9 +52,9 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
     )
 
 
-def read_shape(pipeline: Pipeline, config: DenoiserConfig) -> tuple[int, int, int]:
-    """Channels, height and width of the input of the network."""
-    shape = pipeline.notes.get("shape") or config.shape
+def read_shape(pipeline: Pipeline, usual: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of the input of the network; the usual ones where no note is."""
+    shape = pipeline.notes.get("shape") or usual
     if not (
         isinstance(shape, list | tuple) and len(shape) == 3 and all(_positive(n) for n in shape)
     ):

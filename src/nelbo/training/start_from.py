@@ -76,8 +76,8 @@ def starting_diffusion(path: str, kind: str) -> Any:
         raise NelboError(f"--start-from: {path} is a {type(model).__name__}, which has no network")
     if not isinstance(chain.network, Denoiser):
         raise NelboError(
-            f"--start-from: {path} has a {type(chain.network).__name__}, which cannot be trained "
-            "on: start from the pipeline without it"
+            f"--start-from: {path} has a network that nelbo does not train: start from a pipeline "
+            "of a UNet, DiT or PixArt transformer, without ControlNets"
         )
     if chain.profile is not None:
         if chain.variance == "analytic":

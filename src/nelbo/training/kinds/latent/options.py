@@ -16,7 +16,7 @@ from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.kinds.pixel.options import check_network_options
+from nelbo.training.kinds.pixel.options import NO_SHIFT, check_network_options
 from nelbo.training.options import KindName, TrainOptions
 from nelbo.training.ranges import at_least_one, check_numbers
 
@@ -86,6 +86,9 @@ class LatentSettings:
             positive=("shift",),
         )
         check_network_options(self, LatentSettings.layers)
+        usual = "flow_matching" if self.prediction == "velocity" else None
+        if self.shift != LatentSettings.shift and (self.schedule or usual) != "flow_matching":
+            raise NelboError(NO_SHIFT)
 
 
 @dataclass(frozen=True)

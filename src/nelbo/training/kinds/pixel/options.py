@@ -20,6 +20,7 @@ SCHEDULES = (
     *("flow_matching", "variance_exploding", "learned"),
 )
 NETWORKS = ("unet", "dit")
+NO_SHIFT = "--shift is of --schedule flow_matching: give that as well, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class ModelConfig:
             below_one=("dropout",),
         )
         check_network_options(self, ModelConfig.layers, ModelConfig.attention)
+        if self.shift != ModelConfig.shift and self.schedule != "flow_matching":
+            raise NelboError(NO_SHIFT)
 
 
 def check_network_options(settings: Any, layers: int, attention: Any = None) -> None:
