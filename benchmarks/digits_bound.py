@@ -43,7 +43,7 @@ from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.task import pixel_task
-from nelbo.training.precision import choose_precision
+from nelbo.training.rehearsal import choose_precision
 from nelbo.training.trainer import Trainer
 
 BATCH = 16
