@@ -95,12 +95,12 @@ def test_two_models_on_one_picture(serve, digits, model, x_0, tmp_path):
     nelbo.save(markov, tmp_path / "markov", notes={"source": "digits"})
     served = {"digits": digits, "other": tmp_path / "other", "markov": tmp_path / "markov"}
     client = serve({name: str(path) for name, path in served.items()})
-    asked = {"first": "digits", "second": "other", "error": 0.2}
+    asked = {"first": "digits", "second": "other", "error": 0.4}
     events = ask(client, "compare", asked, [IMAGE])
     assert events[-1] == {"type": "done"}
     final = of_type(events, "pair")[-1]
     assert final["final"]
-    assert final["error"] <= 0.2
+    assert final["error"] <= 0.4
     (a, first), (b, second) = exact(model, x_0), exact(nelbo.load(tmp_path / "other"), x_0)
     assert abs(final["difference"] - (a - b)) < 4 * math.hypot(final["error"], first, second)
     assert final["error"] < 0.7 * math.hypot(*(side["error"] for side in final["sides"]))
@@ -141,7 +141,7 @@ def test_refining_is_unbiased_and_its_error_is_true(kind):
     proposal = torch.full((model.num_levels - 1,), 1 / (model.num_levels - 1)).double()
     x_0 = torch.zeros(1, 1, 1, 1)
     z = []
-    for seed in range(60):
+    for seed in range(40):
         *_, last = refine(model, x_0, None, 0.5, proposal, seed=seed)
         assert last.final
         z.append((float(last.evidence.bits_per_dim[0]) - model.exact) / last.error)
@@ -179,7 +179,7 @@ def test_the_difference_of_two_models_is_unbiased_and_its_error_is_true(kinds):
     exact = models[0].exact - (1.1 if kinds[1] is None else 1.0) * models[1].exact
     x_0 = torch.zeros(1, 1, 1, 1)
     z = []
-    for seed in range(40):
+    for seed in range(25):
         *_, last = refine_difference(
             (Contender(models[0], x_0), Contender(models[1], x_0)), 0.3, seed=seed
         )
