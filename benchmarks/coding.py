@@ -24,6 +24,7 @@ from nelbo import coding
 from nelbo.chain.estimate import Estimate
 from nelbo.cli import main as command
 from nelbo.coding.container import Block, Container
+from nelbo.coding.names import packed
 from nelbo.coding.plan import Plan
 from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.data import ImageData
@@ -75,11 +76,14 @@ def measure(model: nelbo.Model, data: ImageData, steps: int, draws: int) -> dict
     container = Container.from_bytes(archive)
     block = Block.from_bytes(container.blocks[0])
     dims, bound = data.images.numel(), bound_of(model, data, container.header, draws)
-    payload, draws_paid = 32 * len(block.words) / dims, 32 * block.taken / dims
+    names = 0 if data.names is None else len(packed(data.names))
+    words = len(block.words) - names
+    payload, draws_paid = 32 * words / dims, 32 * block.taken / dims
     return {
         "images": len(data),
         "archive_bytes": len(archive),
-        "payload_bytes": 4 * len(block.words),
+        "payload_bytes": 4 * words,
+        "names_bytes": 4 * names,
         "paid_for_draws_bytes": 4 * block.taken,
         "listed_bytes": len(block.listed),
         "header_bytes": len(archive) - len(container.blocks[0]),
@@ -116,7 +120,7 @@ def main() -> None:
     print(
         f"{found['images']} images of {run}: {found['archive_bytes']:,} bytes, payload "
         f"{found['payload_bytes']:,}, of which {found['paid_for_draws_bytes']} pay for the draws "
-        f"of the first images\n"
+        f"of the first images, after {found['names_bytes']} of names that lie below\n"
         f"payload {found['payload']:.4f} bits/dim, {found['above_bound']:+.2%} above the bound of "
         f"this chain, {found['bound']:.4f} ± {found['bound_error']:.4f}; "
         f"{found['above_bound_without_draws']:+.2%} without the draws\n"

@@ -66,16 +66,17 @@ def test_other_weights_are_refused(archive):
         coding.decompress(tiny(17, T=3, seed=1), archive)
 
 
-def test_a_newer_version(model, archive):
+@pytest.mark.parametrize(("step", "todo"), [(1, "update nelbo"), (-1, "take the nelbo that")])
+def test_another_version(model, archive, step, todo):
     content = Container.from_bytes(archive)
     newer = bytearray(content.to_bytes())
-    newer[8] = VERSION + 1
+    newer[8] = VERSION + step
     import struct
     import zlib
 
     end = 13 + struct.unpack("<I", newer[9:13])[0]
     newer[end : end + 4] = struct.pack("<I", zlib.crc32(bytes(newer[:end])))
-    with pytest.raises(NelboError, match=f"version {VERSION + 1}.*update nelbo"):
+    with pytest.raises(NelboError, match=f"version {VERSION + step}.*{todo}"):
         coding.decompress(model, bytes(newer))
 
 

@@ -13,6 +13,7 @@ from nelbo import NelboError, coding
 from nelbo.coding.arithmetic import exp
 from nelbo.coding.container import Block, Container
 from nelbo.coding.distributions import GridNormal, PixelNormal, Table
+from nelbo.coding.names import packed, unpacked
 from nelbo.coding.plan import Plan
 from nelbo.coding.stack import Stack
 from nelbo.coding.turns import Turns
@@ -113,6 +114,28 @@ def test_names_labels_and_captions_of_image_data():
     assert torch.equal(torch.stack(found.images), images)
 
 
+def test_names_pay_for_the_first_draws():
+    """What is stored anyway lies on the stack first: fewer words of the ground are taken."""
+    model = tiny(17)
+    images, names = random_images(12, model), [f"picture with a name {i * i}" for i in range(12)]
+    with_names, without = (
+        Block.from_bytes(Container.from_bytes(a).blocks[0])
+        for a in (coding.compress(model, images, names=names), coding.compress(model, images))
+    )
+    assert with_names.taken == 0 < without.taken
+    assert unpacked(packed(names), 12) == names
+    with pytest.raises(NelboError, match="not those that it was coded with"):
+        unpacked(packed(names)[:-1], 12)
+
+
+def test_names_of_several_blocks_and_tiles():
+    model = tiny(256, (3, 4, 4))
+    images = [torch.full((3, h, 5), 9, dtype=torch.uint8) for h in (4, 5, 9)]
+    names = ["a.png", "\n", "grün.png"]
+    found = coding.read(model, coding.compress(model, images, names=names, block=3))
+    assert found.names == names
+
+
 def test_a_condition_of_labels_is_kept():
     model = tiny()
     images = random_images(4, model)
@@ -141,7 +164,7 @@ def test_a_stack_gives_back_what_it_took(drawn):
     drawn_values = [code.pop(stack) for code in codes]
     for code, values in zip(reversed(codes), reversed(drawn_values), strict=True):
         code.push(stack, values)
-    assert stack.is_bare
+    assert [len(stack.contents()[0]), stack.contents()[1]] == [0, 0]
 
 
 def test_values_far_from_the_mean_are_pushed():
@@ -150,7 +173,7 @@ def test_values_far_from_the_mean_are_pushed():
     stack = Stack(8)
     code.push(stack, values)
     assert np.array_equal(code.pop(stack), values)
-    assert stack.is_bare
+    assert [len(stack.contents()[0]), stack.contents()[1]] == [0, 0]
 
 
 def test_the_length_of_a_pushed_pixel_is_that_of_its_bin():

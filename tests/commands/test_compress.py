@@ -111,6 +111,12 @@ def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
     assert "pixel level 200, the model has levels 0..16" in mistake(
         capsys, "compress", run_path, high, *out
     )
+    assert "is a folder: give the pictures in it" in mistake(
+        capsys, "compress", run_path, tmp_path, *out
+    )
+    assert "--quality must lie in 0..100, got 140" in mistake(
+        capsys, "compress", run_path, first, *out, "--quality", 140
+    )
     assert "steps must lie in 1..20" in mistake(
         capsys, "compress", run_path, first, *out, "--steps", "21"
     )

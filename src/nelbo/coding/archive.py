@@ -18,10 +18,11 @@ from nelbo.coding.coders import COARSER, code_for, coded_dtype, groups_of, spans
 from nelbo.coding.conditions import conditions_of, is_stored
 from nelbo.coding.container import Block, Container
 from nelbo.coding.identity import machine, weights_digest
-from nelbo.coding.pictures import Tiling, as_given, levels_of
+from nelbo.coding.names import packed
+from nelbo.coding.pictures import Beside, Tiling, as_given, levels_of
 from nelbo.coding.plan import plan_for
 from nelbo.coding.reading import Decoded, decoded, read
-from nelbo.coding.stack import CODER, Stack, coder
+from nelbo.coding.stack import CODER, Stack, Words, coder
 from nelbo.version import __version__
 
 # Images on one stack: the first of them pays for its draws.
@@ -100,7 +101,10 @@ def compress(
     parts = [Part(tiles[some], some, conditions) for some in spans_of(len(tiles), block)]
     blocks: list[bytes] = []
     for group in groups_of(parts, block, fast):
-        lanes = [Lane(Stack(code.ground()), Agreement()) for _ in group]
+        lanes = [
+            Lane(Stack(code.ground(), _names(beside, tiling.begun(part.index))), Agreement())
+            for part in group
+        ]
         code.push(lanes, group, progress)
         for lane in lanes:
             words, taken = lane.stack.contents()
@@ -133,9 +137,14 @@ def contents(data: bytes) -> dict[str, Any]:
     """The header of an archive, whose fields docs/archives.md describes.
 
     Raises:
-        NelboError: a file that is damaged or no archive, or of a newer version.
+        NelboError: a file that is damaged or no archive, or of another version.
     """
     return Container.from_bytes(data).header
+
+
+def _names(beside: Beside, pictures: Sequence[int]) -> Words | None:
+    """What lies at the bottom of a stack."""
+    return None if beside.names is None else packed([beside.names[i] for i in pictures])
 
 
 def _check_same(found: Decoded, pixels: Sequence[Tensor], model: Model) -> None:

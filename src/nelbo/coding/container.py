@@ -19,13 +19,13 @@ from nelbo.base.errors import NelboError
 from nelbo.coding.stack import Words
 
 MAGIC = b"\x89nelbo\r\n"
-VERSION = 1
+VERSION = 2
 _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words
 # What deflate may copy from: a header of the usual kind.
 _USUAL = (
-    b'"captions":["condition":"given apart""labels":[.png"],"names":["sizes":[["machine":"torch ,'
+    b'"captions":["condition":"given apart""labels":["names":true,"sizes":[["machine":"torch ,'
     b'"levels":17,"levels":256,"shape":[3,16,16],"shape":[1,8,8],"stacked":false"stacked":true'
     b'{"nelbo":"0.1.0","coder":"ANS 32 24","weights":"","shape":[3,32,32],"levels":256,"plan":'
     b'{"levels":[1,,"scales":[-,"steps":[-11,1,0,"turns":[2,62]},"coarser":4,"block":512,"count":'
@@ -104,7 +104,7 @@ class Container:
         """The frame and header of an archive, checked, and its blocks, unchecked.
 
         Raises:
-            NelboError: a file that is no archive, or of a newer version.
+            NelboError: a file that is no archive, or of another version.
             DamageError: a header that is damaged, without which nothing can be decoded.
         """
         if not content.startswith(MAGIC):
@@ -117,10 +117,11 @@ class Container:
         checksum = content[end : end + _CHECKSUM.size]
         whole = len(checksum) == _CHECKSUM.size
         if whole and zlib.crc32(content[:end]) == _CHECKSUM.unpack(checksum)[0]:
-            if version > VERSION:
+            if version != VERSION:
+                do = "update nelbo" if version > VERSION else "take the nelbo that wrote it"
                 raise NelboError(
-                    f"the archive is of version {version}, this nelbo reads up to {VERSION}: "
-                    "update nelbo to open it"
+                    f"the archive is of version {version}, this nelbo reads {VERSION}: {do} to "
+                    "open it"
                 )
             inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
             header = json.loads(inflate.decompress(content[_FRAME.size : end]))

@@ -56,12 +56,14 @@ class Beside:
                 raise NelboError(f"{len(given)} {what} were given for {self.count} pictures")
 
     def to_json(self) -> dict[str, Any]:
-        """For the header of an archive."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """For the header of an archive, which has only that there are names."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return given | ({"names": True} if self.names is not None else {})
 
     @classmethod
     def from_json(cls, header: dict[str, Any]) -> Beside:
-        """From the header of an archive."""
+        """From the header of an archive, without the names."""
+        header = {name: value for name, value in header.items() if name != "names"}
         return cls(**{f.name: header[f.name] for f in fields(cls) if f.name in header})
 
     def given(self, picture: Sequence[int]) -> tuple[Tensor | None, list[str | None] | None]:
@@ -170,6 +172,11 @@ class Tiling:
     def pictures(self) -> list[int]:
         """Which picture each tile is of."""
         return [i for i, count in enumerate(self.counts) for _ in range(count)]
+
+    def begun(self, tiles: Sequence[int]) -> list[int]:
+        """The pictures whose first tile is one of these."""
+        of_tile = self.pictures
+        return [of_tile[i] for i in tiles if i == 0 or of_tile[i - 1] != of_tile[i]]
 
     def cut(self, pixels: Sequence[Tensor]) -> Tensor:
         """The tiles of all pictures, (n, C, H, W)."""

@@ -36,8 +36,6 @@ MAGIC = b"\x89nbp"
 STEPS = 20
 _HASH = 4
 _START = len(MAGIC) + _HASH + 1
-# About the groups of a level: fewer would leave most bits to their numbers.
-_GROUPS = 3
 # Signal-to-noise ratios that a quality is counted between, at most.
 _LEAST_SNR, _MOST_SNR = 1e-4, 1e6
 
@@ -62,8 +60,8 @@ def compress_progressive(
         quality: how far down the chain to go, from 0 to 100: the picture is coded down to the
             first level whose log SNR is this percentage of the way from that of x_T to that of
             x_1, where None goes.
-        steps: the levels of the chain that is walked; by default 20, or fewer where these would
-            take but a few groups each.
+        steps: the levels of the chain that is walked; by default 20, without those that a profile
+            expects to take less than a group.
         condition: what the model is conditioned on, (1, ...), which the decoder knows as well.
 
     Raises:
@@ -79,7 +77,7 @@ def compress_progressive(
     last = 1 if quality is None else _level_of(chain, quality)
     for _ in walk(chain, content, condition_of(model, condition), model.encode(x).mean, last):
         pass
-    start = MAGIC + bytes.fromhex(weights_digest(model))[:_HASH] + bytes([chain.num_levels])
+    start = MAGIC + bytes.fromhex(weights_digest(model))[:_HASH] + bytes([steps or 0])
     return start + content.to_bytes()
 
 
@@ -96,7 +94,7 @@ def decompress_progressive(
         raise NelboError("this is no progressive picture of nelbo, or less than its first 9 bytes")
     if data[len(MAGIC) : _START - 1] != bytes.fromhex(weights_digest(model))[:_HASH]:
         raise NelboError("the picture was compressed by a model of other weights: give that one")
-    chain = chain_of(model, data[_START - 1])
+    chain = chain_of(model, data[_START - 1] or None)
     condition = condition_of(model, condition)
     *_, (state, t) = walk(chain, Bits(data[_START:]), condition, None)
     return model.data.to_levels(model.decode(finished(chain, state, t, condition)))[0]
@@ -122,11 +120,25 @@ def chain_of(model: Model, steps: int | None) -> Diffusion:
     if chain.profile is None:
         return chain.respace(torch.linspace(1, chain.num_levels, K).round().long())
     fitted = chain.with_profile(chain.profile, variance="analytic")
-    short = fitted.respace(optimal_levels(chain.profile, K))
-    if steps is None:
-        few = max(min(2, K), min(K, round(sum(_expected(short)) / _GROUPS)))
-        return short if few == K else fitted.respace(optimal_levels(chain.profile, few))
-    return short
+    levels = torch.as_tensor(optimal_levels(chain.profile, K)).tolist()
+    short = fitted.respace(levels)
+    return short if steps is not None else fitted.respace(_merged(levels, _expected(short)))
+
+
+def _merged(levels: list[int], expected: list[float]) -> list[int]:
+    """Those of the levels between which a group or more is expected, the first and the last kept.
+
+    Args:
+        levels: of the chain, increasing.
+        expected: the groups that each takes, by its place from 1.
+    """
+    kept, groups = [levels[-1]], 0.0
+    for t in range(len(levels) - 1, 0, -1):
+        groups += expected[t]
+        if groups >= 1 or t == 1:
+            kept.append(levels[t - 1])
+            groups = 0.0
+    return kept[::-1]
 
 
 def condition_of(model: Model, given: Condition | None) -> Condition | None:

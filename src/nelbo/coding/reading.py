@@ -17,6 +17,7 @@ from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, wide
 from nelbo.coding.conditions import conditions_of
 from nelbo.coding.container import Block, Container, DamageError, required
 from nelbo.coding.identity import machine, weights_digest
+from nelbo.coding.names import unpacked
 from nelbo.coding.pictures import Beside, Tiling, as_given
 from nelbo.coding.plan import Plan
 from nelbo.coding.stack import CODER, Stack, coder
@@ -104,6 +105,7 @@ def decoded(
     of_tile = tiling.pictures
     tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
     spans = spans_of(len(of_tile), header["block"])
+    names: dict[int, str] = {}
     damage, whole = [], []
     for i, content in enumerate(container.blocks):
         try:
@@ -126,9 +128,11 @@ def decoded(
         code.pop(lanes, parts, progress)
         for (i, _), lane, part in zip(group, lanes, parts, strict=True):
             tiles[spans[i]] = wide.data.to_levels(part.x_0).cpu()
-            if not lane.stack.is_bare:
-                reason = "its networks' outputs here are not those that it was coded with"
-                damage.append(_damage(reason, i, spans, of_tile))
+            begun = tiling.begun(spans[i])
+            try:
+                names |= zip(begun, _bottom(lane.stack, len(begun), "names" in header), strict=True)
+            except DamageError as error:
+                damage.append(_damage(error, i, spans, of_tile))
                 lost |= {of_tile[j] for j in spans[i]}
         if damage and not recover:
             raise DamageError(f"the archive cannot be decoded: {damage[0]}")
@@ -138,8 +142,20 @@ def decoded(
         as_given(wide, tiling.join(tiles[starts[i] : starts[i + 1]], i), beside.dtype)
         for i in index
     ]
-    names = None if beside.names is None else [beside.names[i] for i in index]
-    return Decoded(images, index, names, beside.count, beside.stacked, damage)
+    found = [names[i] for i in index] if "names" in header else None
+    return Decoded(images, index, found, beside.count, beside.stacked, damage)
+
+
+def _bottom(stack: Stack, count: int, named: bool) -> list[str]:
+    """The names at the bottom of a stack, "" where there are none.
+
+    Raises:
+        DamageError: anything else is there, since what was taken off was not put back.
+    """
+    words, taken = stack.contents()
+    if taken or (len(words) and not named):
+        raise DamageError("its networks' outputs here are not those that it was coded with")
+    return unpacked(words, count) if named else [""] * count
 
 
 def _check_model(model: Model, header: dict[str, Any]) -> None:

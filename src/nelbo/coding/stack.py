@@ -7,7 +7,7 @@ is what bits-back coding needs. The entropy coder is the asymmetric numeral syst
 exactly invertible.
 
 The stack starts on bits of a generator that everybody knows, of which only those that are taken
-off, for the draws of the first image, have to be stored.
+off, for the draws of the first image, have to be stored; above them may lie what is stored anyway.
 """
 
 from __future__ import annotations
@@ -93,8 +93,3 @@ class Stack:
         differ = (words[:both] != self._ground[:both]).nonzero()[0]
         same = int(differ[0]) if len(differ) else both
         return words[same:], len(self._ground) - same
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether there is nothing but the ground, whole, as before the first image."""
-        return np.array_equal(self._ans.get_compressed(), self._ground)

@@ -161,8 +161,9 @@ def _report(
         show(
             f"about {estimated.bytes.mean:,.0f} ± {estimated.bytes.standard_error:,.0f} bytes by "
             f"the bound, {estimated.bits_per_dim:.3f} bits/dim, for {len(pixels):,} pictures with "
-            f"{estimated.steps} levels; beside them {estimated.first_draws:,} bytes pay for the "
-            "draws of the first pictures of each block, and a header of some 150 and the names"
+            f"{estimated.steps} levels; beside them a header of some 150 bytes, and in each block "
+            f"{estimated.first_draws:,} for the draws of the first pictures, or their names where "
+            "these take more"
         )
     elif size is not None:
         back = ", read back the same" if options.verify else ""

@@ -59,6 +59,9 @@ class Compress:
         at_least_one(steps=self.steps, block=self.block)
         if bool(self.files) == (self.data is not None):
             raise NelboError("give either pictures to compress, or --data with the name of a set")
+        for path in self.files:
+            if path.is_dir():
+                raise NelboError(f"{path} is a folder: give the pictures in it, such as {path}/*")
         if self.caption and len(self.caption) not in (1, len(self.files)):
             raise NelboError(
                 f"{len(self.caption)} captions were given for {len(self.files)} pictures: give one "
