@@ -43,10 +43,14 @@ class _Decoder(BaseDecoder):
 
 
 def pythae_vae(hierarchy: Hierarchy, image_shape: tuple[int, ...]) -> PythaeVAE:
-    """Its VAE with copies of the networks of a hierarchy, in their present state."""
+    """Its VAE with copies of the networks of a hierarchy, in their present state.
+
+    Weights are laid out as torch makes them, which is how its trainer leaves them.
+    """
     config = VAEConfig(image_shape, hierarchy.shape[0], reconstruction_loss="mse")
     encoder = _Encoder(copy.deepcopy(hierarchy.encoder))
-    return PythaeVAE(config, encoder, _Decoder(copy.deepcopy(hierarchy.decoder)))
+    vae = PythaeVAE(config, encoder, _Decoder(copy.deepcopy(hierarchy.decoder)))
+    return vae.to(memory_format=torch.contiguous_format)
 
 
 def stepper(model: PythaeVAE, learning_rate: float) -> Callable[[Tensor], float]:

@@ -66,7 +66,7 @@ class Setting:
 
 DATA = {
     "mixture": Setting(20, PLANE, 1000),
-    "digits": Setting(60),
+    "digits": Setting(60, options=("--levels", "20")),
     "mnist5k": Setting(120, options=("--images", "200", "--levels", "20")),
     "emoji": Setting(120, options=("--size", "16", "--images", "200", "--levels", "20")),
 }

@@ -151,7 +151,8 @@ def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Train
             best = cost, found
     if best is None:
         raise problems[0]
-    trained = replace(best[1], seconds=time.monotonic() - begun)
+    choice = best[1].choice if count > 1 else ""
+    trained = replace(best[1], seconds=time.monotonic() - begun, choice=choice)
     # What the first was refused for is what the others were, too, as a rule.
     left_out = [f"{', '.join(refused)} failed: {problems[0]}"] if refused else []
     left_out += [f"no time for {', '.join(late)}"] if late else []

@@ -72,6 +72,8 @@ def train(
         budget: when the time is over.
         generator: of the order of images and of all noise.
     """
+    # Convolutions of small images take a tenth less time with the channels last.
+    network.to(memory_format=torch.channels_last)
     adam = adam_of(network, recipe.learning_rate, _BETAS)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
@@ -99,6 +101,7 @@ def train(
     finally:
         if best < math.inf:
             network.load_state_dict(weights)
+        network.to(memory_format=torch.contiguous_format)
 
 
 def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
