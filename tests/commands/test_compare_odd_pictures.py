@@ -1,4 +1,4 @@
-"""nelbo compare --budget on pictures of a user's own: colour, one class, a plain border, too large."""
+"""nelbo compare --budget on one's own pictures: colour, one class, a plain border, too large."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_families_that_take_them_are_fitted_and_others_refuse(
     for name in ("ppca", "markov", "lds"):
         assert 0 < found[name]["bits_per_dim"] < 16, name  # constant pixels spoil no density
     # Three channels are three values of a pixel.
-    assert found["rnn"]["notes"].startswith("failed: RNN reads an image value by value, at most 100")
+    assert found["rnn"]["notes"].startswith("failed: RNN reads an image value by value, at most")
     assert "these have 192: use smaller images, or grey ones" in found["rnn"]["notes"]
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert page.count("PPCA, sample") == 8
