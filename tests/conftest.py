@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -30,6 +31,9 @@ from nelbo.evidence import sample_reading  # noqa: E402
 from nelbo.training import allowance, pace, rehearsal, threads  # noqa: E402
 
 torch.set_num_threads(1)
+# On a busy machine an example may take any time.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 # Hundreds of runs of a few steps need not be evaluated as closely as users' runs are, nor be
 # reported twice, nor looked at. Before the modules that read these.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import nelbo
 
@@ -24,6 +27,7 @@ FOREIGN = {
 }
 
 
+@functools.cache
 def sources() -> dict[str, ast.Module]:
     """Every module by its path below the package."""
     return {
@@ -36,27 +40,48 @@ def module_name(path: str) -> str:
     return f"nelbo.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
 
 
+def imports(trees: dict[str, ast.Module], *, at_once: bool = False) -> dict[str, set[str]]:
+    """What each module imports; `at_once`, what importing it imports."""
+    found: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        seen = found.setdefault(name, set())
+        for node in tree.body if at_once else ast.walk(tree):
+            if isinstance(node, ast.Import):
+                seen |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                each = (f"{node.module}.{alias.name}" for alias in node.names)
+                seen |= {name if name in trees else node.module for name in each}
+    return found
+
+
 def test_no_module_imports_itself_by_way_of_others():
     """Within functions and for type checks alone counts as well."""
     trees = {module_name(path): tree for path, tree in sources().items()}
-    imports: dict[str, set[str]] = {}
-    for name, tree in trees.items():
-        found = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                each = (f"{node.module}.{alias.name}" for alias in node.names)
-                found |= {name if name in trees else node.module for name in each}
-        # The front door may open onto everything, and is opened by no room.
-        imports[name] = (found & trees.keys()) - {"nelbo"}
-    del imports["nelbo"]
+    # The front door may open onto everything, and is opened by no room.
+    within = {name: (found & trees.keys()) - {"nelbo"} for name, found in imports(trees).items()}
+    del within["nelbo"]
     circle: list[str] = []
     try:
-        TopologicalSorter(imports).prepare()
+        TopologicalSorter(within).prepare()
     except CycleError as error:
         circle = error.args[1]
     assert circle == []
+
+
+@pytest.mark.parametrize("command", ["classify", "edit", "evaluate", "fit", "likelihood", "sample"])
+def test_a_command_without_plots_does_not_wait_for_matplotlib(command):
+    """It takes a third as long to import as PyTorch does."""
+    trees = {module_name(path): tree for path, tree in sources().items()}
+    at_once, reached, left = imports(trees, at_once=True), set(), [f"nelbo.commands.{command}"]
+    while left:
+        name = left.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        parents = (name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1))
+        left += [*at_once.get(name, ()), *parents]
+    assert "torch" in reached
+    assert not [name for name in reached if name.startswith("matplotlib")]
 
 
 def test_nothing_outside_a_module_uses_its_underscored_members():

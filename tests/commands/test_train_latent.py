@@ -38,7 +38,9 @@ from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
-EXACT = ["--threads", "1", "--precision", "fp32", "--save-every", "0.05s"]
+EXACT = ["--threads", "1", "--precision", "fp32"]
+# A first validation is the best so far, which is kept: a checkpoint halfway.
+HALFWAY = ["--validate-every", "6"]
 LITTLE = ["--evaluate-images", "12", "--evaluate-levels", "2", "--batch-size", "8"]
 AUTOENCODER = [
     *("--model", "autoencoder", "--widths", "8", "16", "--latent-channels", "2"),
@@ -53,7 +55,7 @@ PRIOR = [
 LATENT = [
     *PRIOR,
     *("--text-width", "16", "--text-layers", "1", "--text-heads", "2", "--vocabulary", "600"),
-    *(*EXACT, *LITTLE, "--validate-every", "6"),
+    *(*EXACT, *LITTLE),
 ]
 STEPS = 12
 
@@ -70,12 +72,12 @@ def train(pictures: Path, out: Path, options: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def autoencoder(pictures) -> Path:
-    return train(pictures, pictures.parent / "autoencoder", AUTOENCODER)
+    return train(pictures, pictures.parent / "autoencoder", [*AUTOENCODER, *HALFWAY])
 
 
 @pytest.fixture(scope="module")
 def latent(pictures, autoencoder) -> Path:
-    options = [*LATENT, "--autoencoder", str(autoencoder)]
+    options = [*LATENT, *HALFWAY, "--autoencoder", str(autoencoder)]
     return train(pictures, pictures.parent / "latent", options)
 
 
@@ -221,7 +223,7 @@ def test_text_and_prior_have_learned_and_the_autoencoder_has_not(latent, autoenc
 @pytest.mark.slow
 def test_killed_it_ends_the_same(latent, autoencoder, pictures, tmp_path):
     out = tmp_path / "run"
-    options = [*LATENT, "--autoencoder", autoencoder, "--out", out, "--steps", STEPS]
+    options = [*LATENT, *HALFWAY, "--autoencoder", autoencoder, "--out", out, "--steps", STEPS]
     child = command("train", pictures, "--size", 8, *options, log=tmp_path / "log")
     wait_for(out, 1)
     child.kill()
@@ -323,7 +325,7 @@ def frozen(pictures, autoencoder) -> Path:
     made = pictures.parent / "clip"
     for part in tiny.text_parts(made / "made").values():
         part.save_pretrained(made)
-    options = [*PRIOR, *EXACT, *LITTLE, "--text-encoder", str(made)]
+    options = [*PRIOR, *EXACT, *LITTLE, *HALFWAY, "--text-encoder", str(made)]
     options += ["--autoencoder", str(autoencoder)]
     with reports(False):
         run = train(pictures, pictures.parent / "frozen", options)

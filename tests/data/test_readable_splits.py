@@ -139,7 +139,7 @@ def test_a_picture_turned_by_exif_has_the_size_that_it_is_seen_in(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["8x12", (8, 12), "8×12"])
-def test_sizes_that_are_not_square(tmp_path, size):
+def test_sizes_that_are_not_square(tmp_path, size, few_emoji):
     array = np.zeros((20, 20), np.uint8)
     array[:10] = 200
     for i in range(3):

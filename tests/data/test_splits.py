@@ -143,8 +143,10 @@ def test_the_splits_of_the_data_sets(source):
 
 
 @pytest.mark.parametrize("source", ["digits", "mnist5k", "emoji"])
-def test_runs_from_before_have_the_images_that_they_had(source):
+def test_runs_from_before_have_the_images_that_they_had(source, request):
     """Train and validation images together, in the order of the source, and the same for test."""
+    if source == "emoji":
+        request.getfixturevalue("few_emoji")
     train, test = (load_data(source, split, validation=False) for split in ("train", "test"))
     now = {split: load_data(source, split) for split in ("train", "validation", "test")}
     assert torch.equal(test.keys, now["test"].keys)

@@ -14,7 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.evidence.explained import CONTROL, NOTHING, SHUFFLED, explained_by_control
 from nelbo.networks.control import Strength
-from nelbo.report.control import explained_table, warning
+from nelbo.report.explained import explained_table, warning
 
 SHAPE = (3, 4, 4)
 # Standard deviations of c, and of x given c, of which each value is drawn.

@@ -33,7 +33,7 @@ from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.formats.model_directory import holds_autoencoder_alone
-from nelbo.report.control import explained_table, warning
+from nelbo.report.explained import explained_table, warning
 from nelbo.report.tables import bits_unit, bound_json, bound_table, result_line
 from nelbo.samplers.grid import spaced_levels
 from nelbo.training.processes import Processes

@@ -12,7 +12,7 @@ from nelbo.evidence.explained import IMAGES, LEVELS, Explained, explained_by_con
 from nelbo.evidence.extremes import Extremes
 from nelbo.evidence.given import data_facts
 from nelbo.formats.files import usual_guidance
-from nelbo.report.control import headline, warning
+from nelbo.report.explained import headline, warning
 from nelbo.report.grids import image_grid, save_image
 from nelbo.report.page import write_report
 from nelbo.report.run_report import RunReport

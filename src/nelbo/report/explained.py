@@ -1,0 +1,59 @@
+"""The bits that a control explains, in words and as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nelbo.evidence.explained import NOTHING, Explained
+from nelbo.report.formatting import number
+
+
+def rows_of(explained: Explained) -> list[tuple[str, str, Any]]:
+    """Each difference by what is left out and what is given."""
+    return [(a, b, explained.estimate(a, b)) for a, b in explained.pairs]
+
+
+def explained_table(explained: Explained) -> Table:
+    """What the control explains, as a table for the terminal."""
+    images = len(next(iter(explained.bounds.values())))
+    table = Table(
+        title="bits explained",
+        title_justify="left",
+        caption=f"paired on the same noise: mean ± standard error over {images:,} images",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("given", "over"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bits/image", "bits/dim"):
+        table.add_column(name, justify="right")
+    for without, given, estimate in rows_of(explained):
+        bits = f"{number(estimate.mean, 1)} ± {number(estimate.standard_error, 1)}"
+        table.add_row(given, without, bits, number(estimate.mean / explained.dims, 4))
+    return table
+
+
+def warning(explained: Explained) -> str:
+    """That the network gains from a control that is not the image's, where it clearly does."""
+    gained = explained.shuffled
+    if not gained.mean > 3 * gained.standard_error:
+        return ""
+    return (
+        f"With the control of another image the network still gains {gained.mean:.1f} ± "
+        f"{gained.standard_error:.1f} bits: so much of what is explained is not the control's, but "
+        "of what the ControlNet has learned of these images and the base has not."
+    )
+
+
+def headline(explained: Explained) -> str:
+    """What the control explains beside everything else, in a line."""
+    bits, other = explained.headline, explained.shuffled
+    beside = "" if explained.base == NOTHING else f" beside the {explained.base}"
+    return (
+        f"The control explains {bits.mean:.1f} ± {bits.standard_error:.1f} bits an image{beside}; "
+        f"that of another image {other.mean:.1f} ± {other.standard_error:.1f}."
+    )
