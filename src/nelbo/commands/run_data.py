@@ -27,12 +27,9 @@ from nelbo.data.sources import (
     is_path,
 )
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
-from nelbo.evidence.calibration import fit_decoder_scale
+from nelbo.evidence.autoencoder import FITTED, fit_scale
 from nelbo.formats import Pipeline
 from nelbo.runs.run_directory import RunDirectory, predates_validation
-
-# Images that a missing scale of a decoder is fitted to.
-_SCALED_ON = 256
 
 
 class ImageModel(Protocol):
@@ -160,7 +157,7 @@ def load_with_data(
         mention_skipped(data)
         mention_duplicates(data)
     if scaled and model.lacks_scale:
-        _fit_missing_scale(source, model, data, seed, resize=resize, quiet=quiet)
+        _fit_missing_scale(source, model, data, resize=resize, quiet=quiet)
     return model, data
 
 
@@ -194,7 +191,7 @@ def load_asked(
 
 
 def _fit_missing_scale(
-    source: RunSource, model: Model, data: ImageData, seed: int, *, resize: bool, quiet: bool
+    source: RunSource, model: Model, data: ImageData, *, resize: bool, quiet: bool
 ) -> None:
     """Give a latent model without a decoder scale the one that suits some images best.
 
@@ -205,13 +202,10 @@ def _fit_missing_scale(
     with contextlib.suppress(EmptySplitError):
         fitted = for_fits_of(source, model, resize=resize)
         flatters = source.split != TEST
-    some = fitted.subset(_SCALED_ON, seed)
     latent: Any = model
-    latent.decoder_scale = fit_decoder_scale(
-        latent, some, generator=torch.Generator().manual_seed(seed)
-    )
+    latent.decoder_scale = fit_scale(latent, fitted)
     if not quiet:
-        which = f"{len(some)} images of {fitted.source}"
+        which = f"{min(FITTED, len(fitted))} images of {fitted.source}"
         which += ", which flatters the bound a little" if flatters else " that are not for test"
         say(
             f"{source.run_path} has no scale of its decoder: {latent.decoder_scale:.4f} is fitted "

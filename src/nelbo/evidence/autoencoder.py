@@ -26,6 +26,7 @@ from nelbo.formats import NELBO_FILE
 from nelbo.formats.data_space import parse_data_space
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import AUTOENCODER
+from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.encoding import Autoencoder
 
@@ -108,13 +109,13 @@ class AutoencoderRun:
         return self
 
 
-def fit_scale(autoencoder: Autoencoder, data: ImageData, images: int = FITTED) -> float:
+def fit_scale(model: Autoencoder | LatentDiffusion, data: ImageData, images: int = FITTED) -> float:
     """The σ under which some of the images are most likely, each given one draw of its latent.
 
     Drawn at random, since folders have one class after the other; the same ones every time.
     """
     generator = torch.Generator().manual_seed(0)
-    return reconstruction_scale(autoencoder, data.subset(images, seed=0), generator=generator)
+    return reconstruction_scale(model, data.subset(images, seed=0), generator=generator)
 
 
 @torch.no_grad()

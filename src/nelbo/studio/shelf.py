@@ -17,7 +17,7 @@ from nelbo.base.suggestions import did_you_mean
 from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.evidence.calibration import fit_decoder_scale
+from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.standings import Standing
 from nelbo.formats import Pipeline
 from nelbo.formats.files import usual_guidance
@@ -34,7 +34,6 @@ Comparisons = Mapping[str, Callable[[], Sequence[Standing]]]
 _EXAMPLES = {
     "emoji": ("red apple", "woman firefighter: medium skin tone", "full moon", "sailboat", "fox"),
 }
-_FITTED_ON = 256
 
 
 @dataclass
@@ -206,10 +205,7 @@ class Shelf:
                 "it with nelbo, or fit one to images in Python (docs/latent-diffusion.md)"
             )
         latent: Any = served.model
-        generator = torch.Generator().manual_seed(0)
-        latent.decoder_scale = fit_decoder_scale(
-            latent, data.subset(_FITTED_ON, 0), generator=generator
-        )
+        latent.decoder_scale = fit_scale(latent, data)
 
     def _load(self, name: str) -> Served:
         argument = self._arguments[name]
