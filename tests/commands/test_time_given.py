@@ -307,7 +307,7 @@ def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
 def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: True)
-    options = ["--threads", "1", *TINY, *BRIEF]
+    options = [*TINY, *BRIEF, "--precision", "auto"]
     main(["train", "digits", "--out", str(out), "--steps", "2", *options])
     assert "1 thread, bf16" in shown(capsys)
     monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: False)
