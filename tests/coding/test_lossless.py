@@ -114,6 +114,24 @@ def test_names_labels_and_captions_of_image_data():
     assert torch.equal(torch.stack(found.images), images)
 
 
+def test_encoder_and_decoder_start_from_the_same_numbers(monkeypatch):
+    """x_0 to the last bit, since its rounded means have no margin for a network's."""
+    model, seen = tiny(256), {1: []}
+    q_step = type(model).q_step
+
+    def spied(self, x_prev, t):
+        if len(x_prev) == len(images) and t == 1:
+            seen[1].append(x_prev)
+        return q_step(self, x_prev, t)
+
+    images = random_images(1, model)
+    monkeypatch.setattr(type(model), "q_step", spied)
+    archive = coding.compress(model, images, verify=False)
+    coding.decompress(model, archive)
+    assert seen[1][-1].dtype == torch.float64
+    assert torch.equal(seen[1][-2], seen[1][-1])
+
+
 def test_names_pay_for_the_first_draws():
     """What is stored anyway lies on the stack first: fewer words of the ground are taken."""
     model = tiny(17)

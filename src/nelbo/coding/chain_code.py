@@ -161,9 +161,10 @@ class ChainCode:
 
     def _push(self, number: int, rows: Sequence[Row], x_0: Tensor) -> None:
         """Push examples (n, ...) in data space, of `dtype`, those of a turn of each stack."""
-        chain, x, condition = self.chain, x_0, _condition(rows)
+        chain, condition = self.chain, _condition(rows)
         half = (self.levels - 1) / 2
         values = ((x_0.flatten(1).double() + 1.0) * half).round().long().cpu().numpy()
+        x = self._states(number, values, 0, x_0)  # to the last bit what the decoder has
         for t in range(1, chain.num_levels + 1):
             q = chain.q_step(x, t)
             drawn = self._take(number, rows, q, t, "q")
