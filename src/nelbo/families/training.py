@@ -73,7 +73,7 @@ def train(
         generator: of the order of images and of all noise.
     """
     # Convolutions of small images take a tenth less time with the channels last.
-    network.to(memory_format=torch.channels_last)
+    _lay_out(network, torch.channels_last)
     adam = adam_of(network, recipe.learning_rate, _BETAS)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
@@ -101,7 +101,12 @@ def train(
     finally:
         if best < math.inf:
             network.load_state_dict(weights)
-        network.to(memory_format=torch.contiguous_format)
+        _lay_out(network, torch.contiguous_format)
+
+
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    """Store the weights of convolutions in another order of their dimensions."""
+    network.to(memory_format=layout)  # type: ignore[call-overload]  # which its stubs lack
 
 
 def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
