@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_what_is_asked_for_by_number_is_done_whatever_the_time(
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["test"]["examples"] == 21
     assert evaluation["test"]["levels_per_image"] == 3
+
+
+def test_a_bound_that_is_asked_for_leaves_samples_their_time(run_path, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    monkeypatch.setattr(allowance, "LEAST", 1.0)
+    refine = run_end.refine
+
+    def slow(evaluations, seconds):
+        refine(evaluations, seconds)
+        time.sleep(1.1 if seconds else 0.0)
+
+    monkeypatch.setattr(run_end, "refine", slow)
+    main(["train", "--resume", "--out", str(run), "--evaluate-levels", "3"])
+    samples = json.loads((run / "evaluation.json").read_text())["samples"]
+    assert samples["spaces"][0]["samples"]["images"] > 4  # the fewest
 
 
 def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, monkeypatch):

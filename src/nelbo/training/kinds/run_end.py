@@ -148,7 +148,8 @@ class RunEnd(ABC):
                 f"A first report is in {self.run.report}; to refine it may take "
                 f"{duration(round(allowance.left))} more"
             )
-        refine(whole, of_bound * allowance.left)
+        left = allowance.left
+        refine(whole, of_bound * left)
         test = whole["test"]
         table_to.print(bound_table({split: e.bound.mean() for split, e in whole.items()}))
         if line := given_of(model, test.data).line:
@@ -157,6 +158,8 @@ class RunEnd(ABC):
         print_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
         if line := self.remark(whole):
             table_to.print(line, soft_wrap=True)
+        if whole is not first:  # what was asked for took its time, and leaves the rest theirs
+            allowance = Allowance((1 - of_bound) * left)
         drawn = self.draw(of_samples * allowance.left / test.call_seconds)
         closer = find_extremes(
             model,
