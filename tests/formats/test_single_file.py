@@ -509,6 +509,13 @@ def test_files_that_are_not_read(name, match, tmp_path):
         nelbo.load(tmp_path / name)
 
 
+def test_a_file_that_is_missing(tmp_path):
+    (tmp_path / "dreams_v2.safetensors").touch()
+    message = r"there is no file .*dreams_v3\.safetensors \(did you mean dreams_v2\.safetensors\?\)"
+    with pytest.raises(NelboError, match=message):
+        nelbo.load(tmp_path / "dreams_v3.safetensors")
+
+
 def test_a_file_without_a_tokenizer_and_one_that_sees_a_mask(tmp_path, tmp_path_factory):
     made = built("first", tmp_path_factory)
     weights, file = load_file(made.file), tmp_path / "model.safetensors"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import did_you_mean
 from nelbo.chain.model import Model
 from nelbo.diffusion import Continuous, NoiseSchedule
 from nelbo.formats.chain import read_chain
@@ -21,7 +22,7 @@ from nelbo.formats.files import PipelineIndex
 from nelbo.formats.latent import FORMAT, assemble
 from nelbo.formats.pipeline import OPENERS, Pipeline
 from nelbo.formats.scheduler import READERS, SchedulerConfig
-from nelbo.formats.single.checkpoint import Checkpoint
+from nelbo.formats.single.checkpoint import SUFFIX, Checkpoint
 from nelbo.formats.single.networks import (
     predicts_v,
     read_autoencoder,
@@ -91,9 +92,9 @@ def open_single_file(path: Any) -> SingleFile | None:
     """The pipeline in a single file; None for a directory or a Hub id.
 
     Raises:
-        NelboError: a network alone, or as `Checkpoint.open`.
+        NelboError: no such file, a network alone, or as `Checkpoint.open`.
     """
-    if not Path(path).is_file():
+    if not _is_file(path):
         return None
     checkpoint = Checkpoint.open(Path(path))
     if not checkpoint.is_pipeline:
@@ -107,13 +108,22 @@ def open_single_file(path: Any) -> SingleFile | None:
 
 def load_network(path: Any) -> AutoencoderKL | ControlNet | None:
     """The ControlNet or autoencoder that a single file holds alone; None for anything else."""
-    if not Path(path).is_file():
+    if not _is_file(path):
         return None
     checkpoint = Checkpoint.open(Path(path))
     if checkpoint.is_pipeline:
         return None
     read: Any = {"ControlNetModel": read_controlnet, "AutoencoderKL": read_autoencoder}
     return read[checkpoint.kind](checkpoint)
+
+
+def _is_file(path: Any) -> bool:
+    """Whether a path is that of a file; an error for the name of one that is missing."""
+    file = Path(path)
+    if file.suffix == SUFFIX and not file.exists():
+        near = did_you_mean(file.name, [each.name for each in file.parent.glob(f"*{SUFFIX}")])
+        raise NelboError(f"there is no file {file}{near}")
+    return file.is_file()
 
 
 def _usual(betas: torch.Tensor) -> bool:
