@@ -72,6 +72,10 @@ class MHVAE(BaseModel):
     def p_data(self, x_1: Tensor, condition: Condition | None = None) -> Distribution:
         """The decoder's last step p(x_0 | x_1)."""
 
+    def p_below(self, x_t: Tensor, t: int, condition: Condition | None = None) -> Distribution:
+        """The decoder's step p(x_{t-1} | x_t) at any level, the last one at t = 1."""
+        return self.p_data(x_t, condition) if t == 1 else self.p_step(x_t, t, condition)
+
     @property
     def latent_chain(self) -> Any:
         """The model itself."""
@@ -94,7 +98,7 @@ class MHVAE(BaseModel):
         for t in range(1, self.num_levels + 1):
             q = self.q_step(x, t)
             x = draw(q, generator)
-            p = self.p_data(x, condition) if t == 1 else self.p_step(x, t, condition)
+            p = self.p_below(x, t, condition)
             found[t] = narrow(q)
             found[t - 1] = torch.minimum(found[t - 1], narrow(p))
         found[-1] = torch.minimum(found[-1], narrow(self.p_prior(tuple(x.shape))))

@@ -169,7 +169,7 @@ class ChainCode:
             q = chain.q_step(x, t)
             drawn = self._take(number, rows, q, t, "q")
             x_t = self._states(number, drawn, t, q.mean)
-            self._put(number, rows, self._p(x_t, t, condition), t - 1, "p", values)
+            self._put(number, rows, chain.p_below(x_t, t, condition), t - 1, "p", values)
             x, values = x_t, drawn
         self._put(number, rows, chain.p_prior(tuple(x.shape)), chain.num_levels, "p", values)
 
@@ -181,16 +181,12 @@ class ChainCode:
         values = self._take(number, rows, prior, chain.num_levels, "p")
         x = self._states(number, values, chain.num_levels, x)
         for t in range(chain.num_levels, 0, -1):
-            given = self._p(x, t, condition)
+            given = chain.p_below(x, t, condition)
             below = self._take(number, rows, given, t - 1, "p")
             x_below = self._states(number, below, t - 1, given.mean)
             self._put(number, rows, chain.q_step(x_below, t), t, "q", values)
             x, values = x_below, below
         return x
-
-    def _p(self, x_t: Tensor, t: int, condition: Condition | None) -> Distribution:
-        """p(x_{t−1}|x_t)."""
-        return self.chain.p_data(x_t, condition) if t == 1 else self.chain.p_step(x_t, t, condition)
 
     def _take(
         self, number: int, rows: Sequence[Row], given: Distribution, t: int, side: str

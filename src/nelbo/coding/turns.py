@@ -77,8 +77,7 @@ class Turns:
             x_t = draw(q, generator)
             taken += bits(q, x_t, t)
             depth = max(depth, taken)
-            p = chain.p_data(x_t, condition) if t == 1 else chain.p_step(x_t, t, condition)
-            taken -= bits(p, x, t - 1)
+            taken -= bits(chain.p_below(x_t, t, condition), x, t - 1)
             x = x_t
         growth = bits(chain.p_prior(tuple(x.shape)), x, chain.num_levels) - taken
         values = max(x[0].numel(), x_0[0].numel())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from time import perf_counter
-from types import TracebackType
+from typing import Any
 
 from nelbo.base.console import counting_progress
 
@@ -26,13 +26,8 @@ class Pace:
         self._times = [perf_counter()]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
 
     def __call__(self, done: int) -> None:
         """More images are done."""

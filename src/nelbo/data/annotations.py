@@ -19,7 +19,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.data.labels import Label, class_names, index_labels, name_of
 from nelbo.data.listing import CAPTIONS, Listing, stem_of
-from nelbo.data.metadata import Row, read_lines, rows
+from nelbo.data.metadata import Row, named_rows, read_lines
 from nelbo.data.names import Names, printable
 
 
@@ -114,8 +114,8 @@ class _Collected:
 
     def take_metadata(self, file: str) -> None:
         """A metadata.jsonl or metadata.csv."""
-        path, prefix = self.listing.folder / file, file[: file.rfind("/") + 1]
-        every = [(row, self.known.find(row.name, row.where, prefix)) for row in rows(path)]
+        prefix = file[: file.rfind("/") + 1]
+        every = named_rows(self.listing.folder, file, self.known)
         strays = [row for row, name in every if name is None]
         if strays and self.strict:
             raise self._stray(strays, len(every), prefix)

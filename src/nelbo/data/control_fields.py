@@ -19,7 +19,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data.decode import in_threads, read_picture
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import list_pictures
-from nelbo.data.metadata import Row, rows
+from nelbo.data.metadata import Row, named_rows
 from nelbo.data.names import Names, printable
 from nelbo.data.size import Size
 
@@ -74,13 +74,11 @@ def _paths(folder: Path, column: str) -> Mapping[str, tuple[Row, Path]]:
     known = Names(folder, [file.name for file in listing.files])
     found: dict[str, tuple[Row, Path]] = {}
     for file in listing.metadata:
-        prefix = file[: file.rfind("/") + 1]
-        for row in rows(folder / file):
+        for row, name in named_rows(folder, file, known):
             written = row.fields.get(column, row.fields.get(f"{column}_file_name"))
-            name = known.find(row.name, row.where, prefix)
             if written is None or name is None:
                 continue
             if not isinstance(written, str):
                 raise NelboError(f"{row.where} has {column} {written!r}; expected a path")
-            found[printable(name)] = row, folder / prefix / written
+            found[printable(name)] = row, (folder / file).parent / written
     return found

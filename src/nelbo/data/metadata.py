@@ -17,6 +17,7 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.data.labels import Label, as_label
+from nelbo.data.names import Names
 
 CAPTION_FIELDS = ("text", "caption", "prompt")
 _DELIMITERS = (",", ";", "\t")
@@ -81,6 +82,21 @@ def rows(path: Path) -> Iterator[Row]:
         NelboError: one that cannot be read, or that names no picture.
     """
     return _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+
+
+def named_rows(folder: Path, file: str, known: Names) -> list[tuple[Row, str | None]]:
+    """The lines of a file, each with the picture that it names; None where that is unknown.
+
+    Args:
+        folder: of the pictures.
+        file: the path below it, whose own folder names are relative to.
+        known: the pictures.
+
+    Raises:
+        NelboError: as `rows`, or a name that is ambiguous.
+    """
+    prefix = file[: file.rfind("/") + 1]
+    return [(row, known.find(row.name, row.where, prefix)) for row in rows(folder / file)]
 
 
 def read_text(path: Path) -> str:

@@ -25,7 +25,7 @@ from nelbo.chain.estimators import UNIFORM_SHARE, Estimator, FirstLevel, Importa
 from nelbo.chain.model import Model
 
 # Draws of level 1 on a copy of the image, which then has a variance.
-_A_COPY = 2
+A_COPY = 2
 # Values of all copies that are evaluated together.
 _VALUES = 2**19
 # Draws that share a factor of the guess, and the most factors.
@@ -114,9 +114,9 @@ class ImageRounds:
         """The next round: about `first` draws of level 1, and `levels` of the others."""
         noise = generator_for(self._seed, 5, self._drawn)
         self._drawn += 1
-        copies, at_once = -(-first // _A_COPY), max(1, _VALUES // self._x_0.numel())
+        copies, at_once = -(-first // A_COPY), max(1, _VALUES // self._x_0.numel())
         drawn = [
-            self._evidence(min(at_once, copies - i), FirstLevel(reconstructions=_A_COPY), noise)
+            self._evidence(min(at_once, copies - i), FirstLevel(reconstructions=A_COPY), noise)
             for i in range(0, copies, at_once)
         ]
         estimator: Estimator = FirstLevel(reconstructions=0)

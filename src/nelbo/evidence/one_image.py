@@ -52,8 +52,7 @@ class Refined:
     @property
     def error(self) -> float:
         """Monte Carlo standard error of the image's bits/dim."""
-        variance = float(self.evidence.monte_carlo_variance[0])
-        return math.sqrt(variance) / self.evidence.nats_per_bit_per_dim
+        return monte_carlo_error(self.evidence)
 
 
 @torch.no_grad()
@@ -96,6 +95,11 @@ def refine(
         return Bound.merge(drawn.parts)
 
     yield from to_error(draw, error, most)
+
+
+def monte_carlo_error(evidence: Evidence) -> float:
+    """Monte Carlo standard error of the bits/dim of one image."""
+    return math.sqrt(float(evidence.monte_carlo_variance[0])) / evidence.nats_per_bit_per_dim
 
 
 def check_error(error: float) -> None:

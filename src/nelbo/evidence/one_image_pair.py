@@ -22,7 +22,7 @@ from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.chain.variances import variance_of_mean
 from nelbo.evidence.first_guess import first_guess
-from nelbo.evidence.image_rounds import ImageRounds, LevelChoice, Round
+from nelbo.evidence.image_rounds import A_COPY, ImageRounds, LevelChoice, Round
 from nelbo.evidence.one_image import check_error, to_error
 
 # What draws a round: of level 1 so often, and of so many of the others.
@@ -147,7 +147,7 @@ def _exact(contender: Contender) -> Side:
                 reconstruction_calls=torch.full((copies,), count),
             )
 
-        return Round(bound(-(-first // 2), 2) if first else None, bound(1, 0))
+        return Round(bound(-(-first // A_COPY), A_COPY) if first else None, bound(1, 0))
 
     return draw
 
@@ -170,7 +170,7 @@ def _difference(a: Round, b: Round) -> Bound:
         weights=torch.ones_like(columns),
         dims=above.dims,
         reconstruction_variance=variance_of_mean(first[None]),
-        reconstruction_calls=torch.tensor([2 * len(first)]),
+        reconstruction_calls=torch.tensor([A_COPY * len(first)]),
     )
 
 

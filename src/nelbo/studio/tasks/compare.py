@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.evidence.one_image import monte_carlo_error
 from nelbo.evidence.one_image_pair import Contender, check_same_data, refine_difference
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
@@ -50,11 +50,7 @@ class Compare:
                 "error": found.error,
                 "final": found.final,
                 "sides": [
-                    {
-                        "bits": float(each.bits_per_dim[0]),
-                        "error": math.sqrt(float(each.monte_carlo_variance[0]))
-                        / each.nats_per_bit_per_dim,
-                    }
+                    {"bits": float(each.bits_per_dim[0]), "error": monte_carlo_error(each)}
                     for each in found.evidence
                 ],
             }
