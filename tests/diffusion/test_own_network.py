@@ -227,6 +227,20 @@ def test_flow_matching_levels_are_shifted_as_in_stable_diffusion_3():
         NoiseSchedule.flow_matching(10, shift=0.0)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_begins_at_the_noise_that_is_asked_for(shift):
+    """Its times before the shift are even from there to 1, in whatever number."""
+    schedule = NoiseSchedule.flow_matching(7, shift, first_noise=0.2)
+    assert float(schedule.noise_scale[1]) == pytest.approx(0.2, rel=1e-12)
+    s = schedule.flow_times[1:]
+    steps = (s / (shift - (shift - 1) * s)).diff()
+    torch.testing.assert_close(steps, steps[:1].expand(6), rtol=1e-9, atol=0)
+    assert schedule.alphas_cumprod[-1] == 0
+    for noise in (0.0, 1.0):
+        with pytest.raises(NelboError, match="first_noise"):
+            NoiseSchedule.flow_matching(7, shift, first_noise=noise)
+
+
 def test_variance_exploding_levels_are_those_of_edm():
     found = NoiseSchedule.variance_exploding(5, 0.01, 10.0, rho=3.0).sigmas[1:]
     low, high = 0.01 ** (1 / 3), 10 ** (1 / 3)

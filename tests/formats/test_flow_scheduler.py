@@ -93,6 +93,7 @@ def own_model(schedule: NoiseSchedule, time_scale: float, variance: str) -> Diff
     [
         (NoiseSchedule.flow_matching(30, 2.0), 30, "fixed_large", set()),
         (NoiseSchedule.geometric(20, 0.05), 20, "learned_range", {"betas"}),
+        (NoiseSchedule.flow_matching(30, 2.0, first_noise=0.04), 30, "fixed_large", {"betas"}),
         (NoiseSchedule.flow_matching(20), 1.0, "fixed_small", {"time_scale"}),
     ],
 )
@@ -120,14 +121,17 @@ def test_a_model_is_read_as_it_was_written(schedule, time_scale, variance, notes
         NoiseSchedule.flow_matching(1000, 3.0),
         NoiseSchedule.flow_matching(60, 3.0),
         NoiseSchedule.geometric(40, 0.05),
+        NoiseSchedule.flow_matching(60, 3.0, first_noise=0.04),
     ],
-    ids=["1000 levels", "60 levels", "levels of another chain"],
+    ids=["1000 levels", "60 levels", "levels of another chain", "another first level"],
 )
 def test_diffusers_draws_from_what_nelbo_writes(schedule, tmp_path):
     """Whatever the number of levels, diffusers calls a network with the times it was trained at."""
     model = own_model(schedule, 1000, "fixed_large")
     nelbo.save(model, tmp_path / "first")
     sampler = nelbo.load_sampler(tmp_path / "first", 7)
+    shift = (schedule.config or {}).get("shift", 1.0)
+    assert (nelbo.load(tmp_path / "first").schedule.config or {}).get("shift", 1.0) == shift
     nelbo.save(nelbo.load(tmp_path / "first"), tmp_path / "again", sampler=sampler)
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "again")
     x_T = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.estimators import Estimator
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.network_check import LEAST_EXAMPLES, check_network
@@ -41,6 +42,9 @@ _MOST_HELD = 100_000
 # Where scales are looked at.
 _PLACES = 101
 _DEFAULT_VARIANCE = "fixed_large"
+# σ of level 1 for 256 pixel levels (Karras et al. 2022, table 1): where these are farther
+# apart, noise as fine costs bits that no network can win back.
+_EDM_SIGMA_MIN = 0.002
 
 
 def from_denoiser(
@@ -48,7 +52,7 @@ def from_denoiser(
     *,
     shape: Sequence[int],
     T: int = 1000,
-    sigma_min: float = 0.002,
+    sigma_min: float | None = None,
     sigma_max: float = 80.0,
     **options: Any,
 ) -> Diffusion:
@@ -58,14 +62,15 @@ def from_denoiser(
         D: (x, sigma) or (x, sigma, condition) -> x_0, with x = x_0 + σ ε, (B, C, H, W), and σ (B,).
         shape: (C, H, W) of one example.
         T: number of levels, even in log SNR.
-        sigma_min: σ of level 1.
+        sigma_min: σ of level 1; by default 0.002, a quarter of the distance between 256 pixel
+            levels, and of fewer pixel levels a quarter of theirs.
         sigma_max: σ of level T.
         **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
 
     Raises:
         NelboError: ends that are not 0 < sigma_min < sigma_max, or options that do not fit.
     """
-    schedule = NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
+    schedule = _between(sigma_min, sigma_max, T, options)
     return _chain(OwnNetwork(D), schedule, "denoiser", shape, options)
 
 
@@ -74,7 +79,7 @@ def from_velocity(
     *,
     shape: Sequence[int],
     T: int = 1000,
-    sigma_min: float = 0.002,
+    sigma_min: float | None = None,
     sigma_max: float = 80.0,
     **options: Any,
 ) -> Diffusion:
@@ -85,14 +90,14 @@ def from_velocity(
             s (B,) from 0, the data, to 1, the noise.
         shape: (C, H, W) of one example.
         T: number of levels, even in log SNR.
-        sigma_min: σ = s / (1 − s) of level 1.
+        sigma_min: σ = s / (1 − s) of level 1; by default as of a denoiser.
         sigma_max: σ of level T.
         **options: those of `Diffusion`: `data`, `variance` ("fixed_large" by default), ...
 
     Raises:
         NelboError: ends that are not 0 < sigma_min < sigma_max, or options that do not fit.
     """
-    schedule = NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
+    schedule = _between(sigma_min, sigma_max, T, options)
     return _chain(OwnNetwork(v), schedule, "velocity", shape, options)
 
 
@@ -365,6 +370,15 @@ class Preconditioned(OwnNetwork):
         total = (sigma.square() + data**2).sqrt()
         raw = super().forward(x / total, time.log() / 4, condition)
         return (data / total).square() * x + sigma * data / total * raw
+
+
+def _between(
+    sigma_min: float | None, sigma_max: float, T: int, options: Mapping[str, Any]
+) -> NoiseSchedule:
+    if sigma_min is None:
+        data: DataSpace = options.get("data", Pixels())
+        sigma_min = _EDM_SIGMA_MIN * (Pixels().levels - 1) / (data.shown_levels - 1)
+    return NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
 
 
 def _chain(

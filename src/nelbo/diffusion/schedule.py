@@ -117,7 +117,9 @@ class NoiseSchedule(LevelMap):
         return cls.from_levels(-torch.expm1(log_noise))
 
     @classmethod
-    def flow_matching(cls, T: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+    def flow_matching(
+        cls, T: int = 1000, shift: float = 1.0, *, first_noise: float | None = None
+    ) -> NoiseSchedule:
         r"""The levels of flow matching: x = (1 − s) x_0 + s ε at s = 1/T, ..., 1.
 
         .. math::
@@ -130,13 +132,21 @@ class NoiseSchedule(LevelMap):
         Args:
             T: number of levels.
             shift: k; above 1 more of the levels are noisy.
+            first_noise: noise scale √(1 − ᾱ_1); by default that of s = 1/T, shifted. Times before
+                the shift are even between it and 1.
 
         Raises:
-            NelboError: a shift that is not positive, or no levels.
+            NelboError: a shift that is not positive, a noise scale outside (0, 1), or no levels.
         """
         if not 0 < shift < math.inf:
             raise NelboError(f"the shift of flow matching must be positive, got {shift}")
-        s = torch.arange(1, _checked(T) + 1, dtype=torch.float64) / T
+        first = 1 / _checked(T)
+        if first_noise is not None:
+            if not 0 < first_noise < 1:
+                raise NelboError(f"first_noise must lie in (0, 1), got {first_noise}")
+            sigma = first_noise / math.sqrt(1 - first_noise**2)
+            first = sigma / (sigma + shift)
+        s = torch.linspace(first, 1, T, dtype=torch.float64)
         s = shift * s / (1 + (shift - 1) * s)
         plain = cls.from_levels((1 - s).square() / ((1 - s).square() + s.square()))
         return replace(plain, config={"shift": shift})

@@ -161,7 +161,8 @@ class Pipeline:
         if betas is None:
             return self.scheduler.schedule
         try:
-            return NoiseSchedule.from_betas(betas)
+            # What else its scheduler has, such as the shift of a walk, stays with the chain.
+            return replace(NoiseSchedule.from_betas(betas), config=self.scheduler.schedule.config)
         except (TypeError, ValueError) as error:
             raise NelboError(f"{self.path}/{NELBO_FILE}: {BETAS}: {error}") from error
 

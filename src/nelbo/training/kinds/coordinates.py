@@ -43,8 +43,21 @@ def prediction_of(name: str, sigma_data: Callable[[], float]) -> Parameterizatio
     return PARAMETERIZATIONS[name]
 
 
-def continuous_schedule(name: str, levels: int, shift: float) -> NoiseSchedule | None:
-    """The chain of flow matching or EDM by its name; None for any other."""
+def continuous_schedule(
+    name: str, levels: int, shift: float, first_noise: float | None = None
+) -> NoiseSchedule | None:
+    """The chain of flow matching or EDM by its name; None for any other.
+
+    Args:
+        name: of the schedule.
+        levels: length T of the chain.
+        shift: of flow matching.
+        first_noise: noise scale √(1 − ᾱ_1); by default that which they have for any data.
+    """
     if name == "flow_matching":
-        return NoiseSchedule.flow_matching(levels, shift)
-    return NoiseSchedule.variance_exploding(levels) if name == "variance_exploding" else None
+        return NoiseSchedule.flow_matching(levels, shift, first_noise=first_noise)
+    if name != "variance_exploding":
+        return None
+    if first_noise is None:
+        return NoiseSchedule.variance_exploding(levels)
+    return NoiseSchedule.variance_exploding(levels, first_noise / math.sqrt(1 - first_noise**2))

@@ -43,7 +43,7 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
         return NoiseSchedule.mixed(config.levels, first_noise, _COSINE_SHARE)
     if config.schedule in ("geometric", "learned"):
         return NoiseSchedule.geometric(config.levels, first_noise)
-    continuous = continuous_schedule(config.schedule, config.levels, config.shift)
+    continuous = continuous_schedule(config.schedule, config.levels, config.shift, first_noise)
     if continuous is not None:
         return continuous
     if config.schedule not in SCHEDULES:

@@ -31,8 +31,8 @@ class ModelConfig:
     """unet, or dit, a transformer of patches."""
     schedule: str = "geometric"
     """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
-    scaled_linear, cosine or sigmoid; flow_matching; variance_exploding, that of EDM; or learned, in
-    continuous time, beside the network."""
+    scaled_linear, cosine or sigmoid; flow_matching, or variance_exploding, that of EDM, both from
+    the first noise of geometric; or learned, in continuous time, beside the network."""
     shift: float = 1.0
     """Of --schedule flow_matching: above 1 more of the levels are noisy."""
     levels: int = 1000
