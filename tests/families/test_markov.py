@@ -112,7 +112,7 @@ def test_one_image_is_enough():
 
 
 def test_refusals():
-    with pytest.raises(NelboError, match="order must not be negative"):
+    with pytest.raises(NelboError, match="order must be at least 0"):
         MarkovModel(-1)
     with pytest.raises(NelboError, match="Pixels"):
         MarkovModel(1).fit(torch.zeros(2, 1, 2, 2), data=Continuous())

@@ -21,6 +21,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
+from nelbo.families.arguments import check_counts, check_dropout
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, Steps
@@ -50,18 +51,21 @@ class AutoregressiveNetwork(Family):
 
     Args:
         width: of the features.
+        layers: of the sequence model.
+        dropout: share of the features that is dropped in training.
         data: what the values of a tensor are; see `Family.fit`.
         **options: the arguments of the subclass.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
 
-    def __init__(self, width: int, *, data: DataSpace | None = None, **options: Any) -> None:
-        super().__init__(data, width=width, **options)
-        for name, value in self.options.items():
-            if type(value) is int and value < 1:
-                raise NelboError(f"{name} must be at least 1, got {value}")
-        self.width = width
+    def __init__(
+        self, width: int, layers: int, dropout: float, data: DataSpace | None, **options: Any
+    ) -> None:
+        super().__init__(data, width=width, layers=layers, dropout=dropout, **options)
+        check_counts(width=width, layers=layers)
+        check_dropout(dropout)
+        self.width, self.layers, self.dropout = width, layers, dropout
 
     @abstractmethod
     def sequence_model(self) -> SequenceModel:

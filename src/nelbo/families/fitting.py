@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class FitStep:
 
 
 # Iterations of EM without an improvement of the held-out images, before it ends.
-PATIENCE = 5
+_PATIENCE = 5
 
 # A fit as it goes on; closed, it leaves a model that can be used.
 Steps = Generator[FitStep, None, None]
+Found = TypeVar("Found")
 
 
 class Budget:
@@ -59,25 +62,34 @@ class Budget:
         return self.used >= 1
 
 
-class Patience:
-    """Whether a figure that should fall still does.
+def iterate(
+    step: Callable[[], tuple[Found, float, float]],
+    finish: Callable[[Found], None],
+    least: float,
+    budget: Budget,
+    patience: int = _PATIENCE,
+) -> Steps:
+    """Iterations of EM, until they no longer help or the time is over.
 
     Args:
-        least: the smallest improvement that counts, which several figures may make together.
-        steps: how many figures in a row may come without one.
-
-    Attributes:
-        improved: whether the last figure did.
+        step: makes one. It returns what is to be kept of it, and the cost of fitted and of held-out
+            images, nats; the second decides where it is not nan.
+        finish: makes the model that of the best iteration, which it is given.
+        least: the smallest improvement that counts, nats, which several iterations may make
+            together.
+        budget: when the time is over.
+        patience: how many iterations in a row may come without one.
     """
-
-    def __init__(self, least: float, steps: int = 1) -> None:
-        self._least, self._steps = least, steps
-        self._best, self._since = math.inf, 0
-        self.improved = False
-
-    def is_over(self, value: float) -> bool:
-        """Take the next figure; whether there were too many without an improvement."""
-        self.improved = value < self._best - self._least
-        self._best = value if self.improved else self._best
-        self._since = 0 if self.improved else self._since + 1
-        return self._since >= self._steps
+    lowest, since = math.inf, 0
+    for number in itertools.count(1):
+        found, nats, held = step()
+        cost = nats if math.isnan(held) else held
+        since = 0 if cost < lowest - least else since + 1
+        if since == 0 or number == 1:
+            best, lowest = found, cost
+        is_last = since >= patience or budget.is_over
+        if is_last:
+            finish(best)
+        yield FitStep(number, float(number), nats, held)
+        if is_last:
+            return

@@ -29,6 +29,7 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.families.arguments import check_counts, check_side
 from nelbo.families.convolution import ImageToVector, VectorToImage, check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -36,7 +37,6 @@ from nelbo.families.fitting import Budget, FitStep, Steps
 from nelbo.families.rounding import nearest_pixels
 from nelbo.families.training import adam_of, shuffled, step
 
-LARGEST_SIDE = 256
 _BATCH = 64
 _AVERAGE = 0.995
 # name -> γ, the learning rate and the betas of Adam: Mescheder et al. 2018, Radford et al. 2016.
@@ -67,8 +67,7 @@ class GAN(Family):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(data, latents=latents, width=width, loss=loss, passes=passes)
-        if latents < 1:
-            raise NelboError(f"latents must be at least 1, got {latents}")
+        check_counts(latents=latents)
         if loss not in LOSSES:
             raise NelboError(unknown("loss", loss, LOSSES))
         if not passes > 0:
@@ -78,12 +77,7 @@ class GAN(Family):
 
     def build(self) -> None:
         """Generator, its average, and discriminator."""
-        side = max(self.image_shape[1:])
-        if side > LARGEST_SIDE:
-            raise NelboError(
-                f"GAN takes images of at most {LARGEST_SIDE} pixels a side, got {side}: use "
-                "smaller images"
-            )
+        check_side(self.name, self.image_shape)
         self.generator = nn.Sequential(
             VectorToImage(self.latents, self.image_shape, self.width), nn.Tanh()
         )

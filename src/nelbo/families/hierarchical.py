@@ -39,8 +39,7 @@ class HierarchicalVAE(VariationalFamily):
         width: int = 32,
         data: DataSpace | None = None,
     ) -> None:
-        super().__init__(latents, levels, width, data)
-        self.options["levels"] = levels
+        super().__init__(latents, width, data, levels=levels)
 
     def one_draw(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:
         """The negative bound by one path."""

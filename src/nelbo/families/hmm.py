@@ -22,10 +22,11 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
+from nelbo.families.arguments import check_counts, check_not_negative
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
-from nelbo.families.fitting import PATIENCE, Budget, FitStep, Patience, Steps
+from nelbo.families.fitting import Budget, Steps, iterate
 from nelbo.families.hmm_em import Chain, Expected, expect, log_likelihood, maximise
 from nelbo.families.noise import choose
 from nelbo.families.raster import from_rows, to_rows
@@ -68,8 +69,8 @@ class HMM(Family):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(data, states=states, emission=emission, by=by, tolerance=tolerance)
-        if states < 1:
-            raise NelboError(f"states must be at least 1, got {states}")
+        check_counts(states=states)
+        check_not_negative(tolerance=tolerance)
         if emission is not None and emission not in EMISSIONS:
             raise NelboError(unknown("emission", emission, EMISSIONS))
         if by not in ("row", "pixel"):
@@ -116,21 +117,19 @@ class HMM(Family):
         train, held_out = self._sequences(examples.train), self._sequences(examples.held_out)
         emission = self.emission
         expected = self._start(train, emission, generator)
-        patience, number, best = Patience(self.tolerance * self.dims, PATIENCE), 0, expected
-        while True:
-            number += 1
-            self._set(maximise(expected, emission, _SMALL))
+
+        def step() -> tuple[Expected, float, float]:
+            nonlocal expected
+            before = expected
+            self._set(maximise(before, emission, _SMALL))
             held = -float(log_likelihood(self.chain_parameters, emission, held_out).mean())
-            ended = patience.is_over(held)
-            best = expected if patience.improved else best
             expected = expect(self.chain_parameters, emission, train)
-            nats = -float(expected.log_likelihood) / expected.sequences
-            last = budget.is_over or ended
-            if last:
-                self._finish(best, emission, self._sequences(examples.all), held_out)
-            yield FitStep(number, float(number), nats, held)
-            if last:
-                return
+            return before, -float(expected.log_likelihood) / expected.sequences, held
+
+        def finish(best: Expected) -> None:
+            self._finish(best, emission, self._sequences(examples.all), held_out)
+
+        yield from iterate(step, finish, self.tolerance * self.dims, budget)
 
     def _start(self, x: Tensor, emission: Emission, generator: torch.Generator) -> Expected:
         """Sums for the first M-step, from states that are clusters of observations."""

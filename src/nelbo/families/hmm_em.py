@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 import torch
@@ -48,19 +49,13 @@ class Expected(NamedTuple):
 
     def plus(self, other: Expected) -> Expected:
         """Those of both batches."""
-        return Expected(
-            self.initial + other.initial,
-            self.transitions + other.transitions,
-            self.moments + other.moments,
-            self.log_likelihood + other.log_likelihood,
-            self.sequences + other.sequences,
-        )
+        return Expected(*map(operator.add, self, other))
 
 
 def expect(p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]) -> Expected:
     """The E-step, a bounded number of sequences at a time."""
     total: Expected | None = None
-    for part in x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2]))):
+    for part in _parts(p, x):
         found = hmm_smoother(p.initial, p.transition, emission.log_density(p.emission, part))
         sums = Expected(
             found.states[:, 0].sum(0),
@@ -90,12 +85,10 @@ def log_likelihood(
     p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]
 ) -> Float[Tensor, " batch"]:
     """log p(x) of each sequence, nats."""
-    parts = x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2])))
-    return torch.cat(
-        [
-            hmm_filter(
-                p.initial, p.transition, emission.log_likelihood(p.emission, part)
-            ).log_likelihood
-            for part in parts
-        ]
-    )
+    each = (emission.log_likelihood(p.emission, part) for part in _parts(p, x))
+    return torch.cat([hmm_filter(p.initial, p.transition, b).log_likelihood for b in each])
+
+
+def _parts(p: Chain, x: Tensor) -> tuple[Tensor, ...]:
+    """The sequences, as many at a time as memory holds."""
+    return x.split(max(1, _VALUES // (x.shape[1] * len(p.initial) * x.shape[2])))

@@ -18,9 +18,10 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.families.arguments import check_counts, check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
-from nelbo.families.fitting import PATIENCE, Budget, FitStep, Patience, Steps
+from nelbo.families.fitting import Budget, Steps, iterate
 from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother, root
 from nelbo.families.linear_chain import LinearChain
 from nelbo.families.linear_gaussian import maximum_likelihood
@@ -57,8 +58,8 @@ class LDS(Family):
         self, latents: int, *, tolerance: float = 1e-4, data: DataSpace | None = None
     ) -> None:
         super().__init__(data, latents=latents, tolerance=tolerance)
-        if latents < 1:
-            raise NelboError(f"latents must be at least 1, got {latents}")
+        check_counts(latents=latents)
+        check_not_negative(tolerance=tolerance)
         self.latents, self.tolerance = latents, tolerance
 
     @property
@@ -112,19 +113,14 @@ class LDS(Family):
         rest = self.observation[:, some:]
         rest.copy_(0.1 * randn_like(rest, generator))
         self.noise.fill_(float(rows.variance))
-        patience, number, best = Patience(self.tolerance * self.dims, PATIENCE), 0, self.system
-        while True:
-            number += 1
+
+        def step() -> tuple[System, float, float]:
             system, likelihood = em_step(self.system, train, least)
             self._set(system)
             held = float(self.costs(examples.held_out, None).total.mean())
-            ended = patience.is_over(held) or budget.is_over
-            best = system if patience.improved else best
-            if ended:
-                self._set(best)
-            yield FitStep(number, float(number), -float(likelihood.mean()), held)
-            if ended:
-                return
+            return system, -float(likelihood.mean()), held
+
+        yield from iterate(step, self._set, self.tolerance * self.dims, budget)
 
     def _set(self, system: System) -> None:
         for name, value in system._asdict().items():

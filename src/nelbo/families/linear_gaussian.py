@@ -55,11 +55,11 @@ def maximum_likelihood(
     else:
         values, vectors = torch.linalg.eigh(centred.T @ centred / n)
     top = min(latents, len(values))
-    largest = values[-top:].flip(0).clamp(min=0)
+    largest, vectors = values.flip(0)[:top].clamp(min=0), vectors.flip(1)[:, :top]
     rest = (centred.square().sum() / n - largest.sum()) / (dims - latents)
     variance = rest.clamp(min=least)
     weight = x.new_zeros(dims, latents)
-    weight[:, :top] = vectors[:, -top:].flip(1) * (largest - variance).clamp(min=0).sqrt()
+    weight[:, :top] = vectors * (largest - variance).clamp(min=0).sqrt()
     return LinearGaussian(weight, mean, variance)
 
 

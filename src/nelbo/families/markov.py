@@ -27,6 +27,7 @@ from nelbo.base.golden_section import golden_section
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
+from nelbo.families.arguments import check_counts
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps
@@ -97,8 +98,7 @@ class MarkovModel(Family):
 
     def __init__(self, order: int, *, data: DataSpace | None = None) -> None:
         super().__init__(data, order=order)
-        if order < 0:
-            raise NelboError(f"order must not be negative, got {order}")
+        check_counts(0, order=order)
         self.order = order
 
     @property

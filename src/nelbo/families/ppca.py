@@ -21,6 +21,8 @@ best encoder of a VAE is the posterior itself, and the bound is tight (Lucas et 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,9 +33,10 @@ from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.families.arguments import check_counts, check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
-from nelbo.families.fitting import Budget, FitStep, Patience, Steps
+from nelbo.families.fitting import Budget, FitStep, Steps, iterate
 from nelbo.families.linear_chain import LinearChain
 from nelbo.families.linear_gaussian import (
     LinearGaussian,
@@ -86,8 +89,8 @@ class PPCA(Family):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(data, latents=latents, method=method, tolerance=tolerance)
-        if latents < 1:
-            raise NelboError(f"latents must be at least 1, got {latents}")
+        check_counts(latents=latents)
+        check_not_negative(tolerance=tolerance)
         if method not in METHODS:
             raise NelboError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
         self.latents, self.method, self.tolerance = latents, method, tolerance
@@ -147,14 +150,12 @@ class PPCA(Family):
         x = x.nan_to_num()
         weight = randn_like(self.weight, generator)
         self._set(LinearGaussian(weight * (variance / self.latents).sqrt(), mean, variance))
-        patience, number = Patience(self.tolerance * self.dims), 0
-        while True:
-            number += 1
+
+        def step() -> tuple[None, float, float]:
             self._set(em_step(self.linear_gaussian, x, known, least))
-            nats = -float(log_density(self.linear_gaussian, x, known).mean())
-            yield FitStep(number, float(number), nats)
-            if budget.is_over or patience.is_over(nats):
-                return
+            return None, -float(log_density(self.linear_gaussian, x, known).mean()), math.nan
+
+        yield from iterate(step, lambda _: None, self.tolerance * self.dims, budget, patience=1)
 
     def _set(self, p: LinearGaussian) -> None:
         self.weight.copy_(p.weight)

@@ -62,12 +62,10 @@ class RNN(AutoregressiveNetwork):
         dropout: float = 0.2,
         data: DataSpace | None = None,
     ) -> None:
-        super().__init__(width, data=data, cell=cell, layers=layers, dropout=dropout)
+        super().__init__(width, layers, dropout, data, cell=cell)
         if cell not in CELLS:
             raise NelboError(unknown("cell", cell, CELLS))
-        if not 0 <= dropout < 1:
-            raise NelboError(f"dropout must lie in [0, 1), got {dropout}")
-        self.cell, self.layers, self.dropout = cell, layers, dropout
+        self.cell = cell
 
     def sequence_model(self) -> SequenceModel:
         """The layers."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
 from nelbo.chain.data_space import DataSpace
+from nelbo.families.arguments import check_counts
 from nelbo.families.autoregressive import AutoregressiveNetwork, SequenceModel
 from nelbo.families.state_space import DiagonalLayer, SelectiveLayer
 
@@ -94,11 +95,9 @@ class SSM(AutoregressiveNetwork):
         dropout: float = 0.1,
         data: DataSpace | None = None,
     ) -> None:
-        super().__init__(
-            width, data=data, layers=layers, states=states, selective=selective, dropout=dropout
-        )
-        self.layers, self.states = layers, states
-        self.selective, self.dropout = selective, dropout
+        super().__init__(width, layers, dropout, data, states=states, selective=selective)
+        check_counts(states=states)
+        self.states, self.selective = states, selective
 
     def sequence_model(self) -> SequenceModel:
         """The layers."""

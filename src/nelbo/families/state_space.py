@@ -65,8 +65,8 @@ class DiagonalLayer(StateSpaceLayer):
     def forward(self, u: Float[Tensor, "batch length width"]) -> Tensor:
         """By the convolution."""
         length = u.shape[1]
-        a, b, c = self._discrete()
-        powers = (a.log()[:, :, None] * torch.arange(length, device=u.device)).exp()
+        log_a, b, c = self._discrete()
+        powers = (log_a[:, :, None] * torch.arange(length, device=u.device)).exp()
         kernel = 2 * torch.einsum("dn,dnl->dl", b * c, powers).real
         size = 2 * length  # zeros beyond the end keep it from wrapping around
         along = u.transpose(1, 2).contiguous()
@@ -75,16 +75,16 @@ class DiagonalLayer(StateSpaceLayer):
 
     def step(self, u: Float[Tensor, "batch width"], h: Tensor | None) -> tuple[Tensor, Tensor]:
         """By the recurrence."""
-        a, b, c = self._discrete()
+        log_a, b, c = self._discrete()
         new = b * u[:, :, None]
-        h = new if h is None else a * h + new
+        h = new if h is None else log_a.exp() * h + new
         return 2 * (c * h).sum(2).real + self.d * u, h
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ā, B̄ and C, (D, N) complex."""
+        """log Ā = ΔA, B̄ and C, (D, N) complex."""
         a = torch.complex(-self.log_decay.exp(), self.frequency)
-        held = (self.log_step.exp()[:, None] * a).exp()
-        return held, (held - 1) / a, torch.view_as_complex(self.c)
+        log_a = self.log_step.exp()[:, None] * a
+        return log_a, (log_a.exp() - 1) / a, torch.view_as_complex(self.c)
 
 
 class SelectiveLayer(StateSpaceLayer):

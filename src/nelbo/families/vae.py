@@ -27,6 +27,7 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw
 from nelbo.chain.terms import per_example
 from nelbo.chain.variances import variance_of_mean
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.one_latent import bound_of_one_latent
 from nelbo.families.variational import DRAWS, VariationalFamily
 
@@ -51,11 +52,10 @@ class VAE(VariationalFamily):
         free_bits: float = 0.0,
         data: DataSpace | None = None,
     ) -> None:
-        super().__init__(latents, 1, width, data, beta=beta, free_bits=free_bits)
+        super().__init__(latents, width, data, beta=beta, free_bits=free_bits)
         if not beta > 0:
             raise NelboError(f"beta must be positive, got {beta}")
-        if free_bits < 0:
-            raise NelboError(f"free_bits must not be negative, got {free_bits}")
+        check_not_negative(free_bits=free_bits)
         self.beta, self.free_bits = beta, free_bits
 
     def encoder(self, x: Float[Tensor, "batch channels height width"]) -> Normal:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
+from nelbo.families.arguments import check_counts, check_side
 from nelbo.families.convolution import check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -21,7 +21,6 @@ from nelbo.families.training import Recipe, train
 
 # Draws of the latents behind the evidence of an image.
 DRAWS = 8
-LARGEST_SIDE = 256
 
 
 class VariationalFamily(Family):
@@ -29,7 +28,6 @@ class VariationalFamily(Family):
 
     Args:
         latents: length of each latent.
-        levels: T.
         width: of the convolutions.
         data: what the values of a tensor are; see `Family.fit`.
         **options: the arguments of the subclass.
@@ -38,25 +36,16 @@ class VariationalFamily(Family):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=1e-3)
     hierarchy: Hierarchy
 
-    def __init__(
-        self, latents: int, levels: int, width: int, data: DataSpace | None, **options: Any
-    ) -> None:
+    def __init__(self, latents: int, width: int, data: DataSpace | None, **options: Any) -> None:
         super().__init__(data, latents=latents, width=width, **options)
-        if latents < 1:
-            raise NelboError(f"latents must be at least 1, got {latents}")
-        if levels < 1:
-            raise NelboError(f"levels must be at least 1, got {levels}")
+        self.levels: int = options.get("levels", 1)
+        check_counts(latents=latents, levels=self.levels)
         check_width(width)
-        self.latents, self.levels, self.width = latents, levels, width
+        self.latents, self.width = latents, width
 
     def build(self) -> None:
         """The hierarchy."""
-        side = max(self.image_shape[1:])
-        if side > LARGEST_SIDE:
-            raise NelboError(
-                f"{self.name} takes images of at most {LARGEST_SIDE} pixels a side, got {side}: "
-                "use smaller images, or train a latent diffusion model"
-            )
+        check_side(self.name, self.image_shape, ", or train a latent diffusion model")
         self.hierarchy = Hierarchy(
             self.image_shape, self.data, self.latents, self.levels, self.width
         )

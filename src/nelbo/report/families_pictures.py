@@ -30,7 +30,8 @@ def drawn(images: UInt8[Tensor, "n channels height width"], levels: int, title: 
         fragments.image(pixels, levels, f"{title}, sample {i + 1}")
         for i, pixels in enumerate(images)
     )
-    columns = f"grid-template-columns: repeat({len(images)}, minmax(0, 72px))"
+    # Twelve in a row of a wide window, six in one of a telephone.
+    columns = "grid-template-columns: repeat(auto-fill, max(50px, 6.7%))"
     return (
         f'<div class="images" role="group" aria-label="Samples of {escape(title)}" '
         f'style="{columns}">{each}</div>'

@@ -1,0 +1,74 @@
+"""What a family is asked for, and when its iterations end."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import NelboError, Pixels
+from nelbo.families import GAN, HMM, LDS, PPCA, RNN, SSM, VAE, HierarchicalVAE, MarkovModel
+from nelbo.families.fitting import Budget, iterate
+from nelbo.families.linear_gaussian import maximum_likelihood
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PPCA(0), "latents must be at least 1, a whole number; got 0"),
+        (lambda: LDS(0), "latents must be at least 1"),
+        (lambda: GAN(0), "latents must be at least 1"),
+        (lambda: VAE(2.5), "latents must be at least 1, a whole number; got 2.5"),
+        (lambda: HierarchicalVAE(levels=0), "levels must be at least 1"),
+        (lambda: HMM("4"), "states must be at least 1, a whole number; got '4'"),
+        (lambda: MarkovModel(-1), "order must be at least 0"),
+        (lambda: SSM(states=0), "states must be at least 1"),
+        (lambda: RNN(dropout=1), r"dropout must lie in \[0, 1\), got 1"),
+        (lambda: SSM(dropout=1.5), r"dropout must lie in \[0, 1\), got 1.5"),
+        (lambda: LDS(1, tolerance=-1), "tolerance must not be negative"),
+        (lambda: HMM(1, tolerance=math.nan), "tolerance must not be negative, got nan"),
+        (lambda: PPCA(1, tolerance=-0.1), "tolerance must not be negative"),
+        (lambda: VAE(free_bits=math.nan), "free_bits must not be negative"),
+    ],
+)
+def test_arguments_that_make_no_sense(make, message):
+    with pytest.raises(NelboError, match=message):
+        make()
+
+
+def test_whole_numbers_are_shares_and_weights_too():
+    assert RNN(dropout=0).dropout == SSM(dropout=0).dropout == 0
+    assert (VAE(beta=1, free_bits=0).free_bits, LDS(1, tolerance=0).tolerance) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("costs", "steps", "best"),
+    [
+        ([5.0, 4.0, 3.9, 3.8, 1.0], 4, 1),  # 0.1 and 0.1 are less than 0.5 together
+        ([5.0, 4.0, 3.7, 3.4, 3.6, 3.5, 1.0], 6, 3),  # 0.3 and 0.3 are not
+        ([math.nan] * 4, 3, 0),  # the cost of what is fitted, which stays
+    ],
+)
+def test_iterations_end_where_they_no_longer_help(costs, steps, best):
+    taken, kept = iter(enumerate(costs)), []
+
+    def step():
+        number, cost = next(taken)
+        return number, 0.0 if math.isnan(cost) else 9.0, cost
+
+    found = list(iterate(step, kept.append, 0.5, Budget(None), patience=2))
+    assert [one.number for one in found] == list(range(1, steps + 1))
+    assert kept == [best]
+
+
+def test_no_latents_are_a_plain_normal():
+    x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = maximum_likelihood(x, 0, 0.0)
+    torch.testing.assert_close(found.variance, (x - x.mean(0)).square().mean())
+    assert found.weight.shape == (3, 0)
+    # An LDS of one value a row begins with it.
+    levels = torch.randint(17, (60, 1, 4, 1), generator=torch.Generator().manual_seed(0))
+    model = LDS(1, tolerance=0.01).fit(Pixels(17).to_network(levels), data=Pixels(17), device="cpu")
+    bits = model.evidence(Pixels(17).to_network(levels)).mean().bits_per_dim.mean
+    assert bits < math.log2(17) + 0.2
