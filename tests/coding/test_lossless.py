@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import nelbo
 from nelbo import NelboError, coding
 from nelbo.coding.arithmetic import exp
 from nelbo.coding.container import Block, Container
-from nelbo.coding.distributions import GridNormal, PixelNormal, Table
+from nelbo.coding.distributions import DrawnNormal, GridNormal, PixelNormal, Table
 from nelbo.coding.names import packed, unpacked
 from nelbo.coding.plan import Plan
-from nelbo.coding.stack import Stack
+from nelbo.coding.stack import Stack, noise
 from nelbo.coding.turns import Turns
 from nelbo.data import ImageData
 from tests.coding.models import random_images, tiny
@@ -168,27 +169,49 @@ def test_exp():
     assert np.abs(exp(x) / np.exp(x) - 1).max() < 1e-11
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_a_stack_gives_back_what_it_took(drawn):
+def test_a_stack_gives_back_what_it_took():
     n = 300
     random = np.random.default_rng(0)
     codes = [
-        GridNormal(random.normal(0, 1e4, n), random.uniform(0.1, 90, n), drawn),
+        GridNormal(random.normal(0, 1e4, n), random.uniform(0.1, 90, n)),
+        DrawnNormal(random.normal(0, 1e4, n), random.uniform(0.1, 90, n), 1),
+        DrawnNormal(np.zeros(n), random.uniform(0.1, 90, n), 2),
         PixelNormal(random.uniform(-40, 300, n), random.uniform(0.05, 90, n), 256),
         PixelNormal(random.uniform(-1, 2, n), random.uniform(0.05, 2, n), 2),
         Table(np.floor(random.uniform(0, 1, (n, 9)) ** 4 * 1000) + 1),
     ]
-    stack = Stack(4 * n)
+    stack = Stack()
     drawn_values = [code.pop(stack) for code in codes]
     for code, values in zip(reversed(codes), reversed(drawn_values), strict=True):
         code.push(stack, values)
     assert [len(stack.contents()[0]), stack.contents()[1]] == [0, 0]
 
 
+def test_draws_are_random_whatever_was_pushed():
+    """Here values at two standard deviations, all of them, whose bits are no noise."""
+    n, size = 20_000, 20.0
+    stack = Stack()
+    GridNormal(np.zeros(n), np.full(n, 30.0)).push(stack, np.resize([60, -60], n))
+    before, code = stack.contents(), DrawnNormal(np.zeros(n), np.full(n, size), 5)
+    values = code.pop(stack)
+    within_bins = values + np.random.default_rng(0).uniform(-0.5, 0.5, n)
+    assert stats.kstest(within_bins / size, "norm").pvalue > 1e-3
+    assert abs((values[1:] * values[:-1]).mean()) < 4 * size**2 / math.sqrt(n)
+    code.push(stack, values)
+    words, taken = stack.contents()
+    assert np.array_equal(words, before[0])
+    assert taken == before[1]
+
+
+def test_no_word_that_a_stack_stands_on_is_zero():
+    """The last word of a stack cannot be zero, which any of them may become."""
+    assert noise(0, -(2**20), 0).all()
+
+
 def test_values_far_from_the_mean_are_pushed():
-    code = GridNormal(np.zeros(5), np.ones(5), False)
+    code = GridNormal(np.zeros(5), np.ones(5))
     values = np.array([0, 11, -12, 10**6, -(2**31) + 40])
-    stack = Stack(8)
+    stack = Stack()
     code.push(stack, values)
     assert np.array_equal(code.pop(stack), values)
     assert [len(stack.contents()[0]), stack.contents()[1]] == [0, 0]
@@ -202,7 +225,7 @@ def test_the_length_of_a_pushed_pixel_is_that_of_its_bin():
         torch.from_numpy(2 * mean / 16 - 1), torch.from_numpy(stddev / 8), levels
     )
     values = ((normal.rsample().double() + 1) * 8).round().long().numpy()
-    stack = Stack(8)
+    stack = Stack()
     before = stack.bits
     PixelNormal(mean, stddev, levels).push(stack, values)
     x = 2 * torch.from_numpy(values) / 16 - 1
@@ -215,9 +238,9 @@ def test_the_length_of_a_pushed_latent_is_that_of_its_bin():
     random = np.random.default_rng(2)
     mean, stddev = random.uniform(-1e3, 1e3, n), random.uniform(3, 60, n)
     values = np.round(random.normal(mean, stddev)).astype(np.int64)
-    stack = Stack(8)
+    stack = Stack()
     before = stack.bits
-    GridNormal(mean, stddev, False).push(stack, values)
+    GridNormal(mean, stddev).push(stack, values)
     edges = torch.from_numpy((values + np.array([[-0.5], [0.5]]) - mean) / stddev)
     low, high = torch.special.ndtr(-edges.abs()), torch.special.ndtr(edges)
     same_side = (edges[0] * edges[1]) > 0

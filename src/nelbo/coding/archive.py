@@ -102,8 +102,7 @@ def compress(
     blocks: list[bytes] = []
     for group in groups_of(parts, block, fast):
         lanes = [
-            Lane(Stack(code.ground(), _names(beside, tiling.begun(part.index))), Agreement())
-            for part in group
+            Lane(Stack(_names(beside, tiling.begun(part.index))), Agreement()) for part in group
         ]
         code.push(lanes, group, progress)
         for lane in lanes:

@@ -33,7 +33,7 @@ from torch.distributions import Distribution
 from nelbo.chain.conditioning import Condition
 from nelbo.coding.agreement import TOLERANCE, Agreement
 from nelbo.coding.arithmetic import LOG_STEPS, Integers, scale_of
-from nelbo.coding.distributions import Coded, GridNormal, PixelNormal
+from nelbo.coding.distributions import Coded, DrawnNormal, GridNormal, PixelNormal
 from nelbo.coding.stack import Stack
 from nelbo.coding.turns import Turns
 
@@ -117,10 +117,6 @@ class ChainCode:
         return {
             side: (self.chain.sensitivity(side) * tolerance * _OUTPUT).tolist() for side in "qp"
         }
-
-    def ground(self) -> int:
-        """The words below a stack: more than the draws of one turn take off."""
-        return (self.chain.num_levels + 2) * self.values * self.turns.most
 
     @torch.no_grad()
     def push(
@@ -241,7 +237,10 @@ class ChainCode:
                 yield row, PixelNormal((centre + 1.0) * half, stddev * half, self.levels)
             else:
                 size = self._step(number, t)
-                yield row, GridNormal(centre / size, stddev / size, side == "q")
+                mean, stddev = centre / size, stddev / size
+                key = (self.chain.num_levels + 1) * number + t
+                drawn = side == "q"
+                yield row, DrawnNormal(mean, stddev, key) if drawn else GridNormal(mean, stddev)
 
     def _step(self, number: int, t: int) -> float:
         """δ_t in a turn; the first ones take a coarser one."""

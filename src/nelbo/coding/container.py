@@ -19,7 +19,7 @@ from nelbo.base.errors import NelboError
 from nelbo.coding.stack import Words
 
 MAGIC = b"\x89nelbo\r\n"
-VERSION = 2
+VERSION = 3
 _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words

@@ -4,6 +4,7 @@ r"""Distributions of integers, made of the distributions of a model, to push and
   the one around the mean, in a window that holds all that is likely; what is beyond it is coded as
   the window's end and the distance to it, so that every value can be pushed and the alphabet stays
   small (a coder of 24 bits keeps 2⁻²⁴ for each symbol of its alphabet).
+* `DrawnNormal`: the same where values are drawn, and so from a window alone.
 * `PixelNormal`: a normal rounded to pixel levels, its first and last bin open to ∓∞.
 * `Table`: a probability for each level.
 
@@ -44,39 +45,53 @@ class GridNormal:
     Attributes:
         mean: in steps of the grid, (n,).
         stddev: likewise.
-        drawn: whether values are drawn, and so within five standard deviations; else any value
-            may come, and one that is ten away in two parts.
     """
 
     mean: Floats
     stddev: Floats
-    drawn: bool
 
     def push(self, stack: Stack, values: Integers) -> None:
         """Push n values; those beyond the window in two parts."""
-        centre, rest, half = self._window()
+        centre, rest, half = _window(self, _PUSHED)
         offset = values - centre
-        for i in self._beyond(offset, half)[::-1]:
+        for i in (np.abs(offset) >= half).nonzero()[0][::-1]:
             _push_natural(stack, int(abs(offset[i])) - half)
         stack.push(np.clip(offset, -half, half), _normal(-half, half), rest, self.stddev)
 
     def pop(self, stack: Stack) -> Integers:
         """Pop n values."""
-        centre, rest, half = self._window()
+        centre, rest, half = _window(self, _PUSHED)
         offset = stack.pop(len(centre), _normal(-half, half), rest, self.stddev)
-        for i in self._beyond(offset, half):
+        for i in (np.abs(offset) >= half).nonzero()[0]:
             offset[i] += np.sign(offset[i]) * _pop_natural(stack)
         return centre + offset
 
-    def _window(self) -> tuple[Integers, Floats, int]:
-        """The bin around each mean, the mean from its middle, and half the width of the window."""
-        centre = np.floor(self.mean + 0.5)
-        half = int(np.ceil((_DRAWN if self.drawn else _PUSHED) * self.stddev.max())) + 1
-        return centre.astype(np.int64), self.mean - centre, half
 
-    def _beyond(self, offset: Integers, half: int) -> Integers:
-        """Which values are at an end of the window, and so in two parts."""
-        return np.zeros(0, np.int64) if self.drawn else (np.abs(offset) >= half).nonzero()[0]
+@dataclass(frozen=True)
+class DrawnNormal:
+    """A normal of integers k that are drawn: popped off random bits, and pushed again.
+
+    Attributes:
+        mean: in steps of the grid, (n,).
+        stddev: likewise.
+        key: of the mask; another for each draw of a stack.
+    """
+
+    mean: Floats
+    stddev: Floats
+    key: int
+
+    def push(self, stack: Stack, values: Integers) -> None:
+        """Push n values that were popped."""
+        centre, rest, half = _window(self, _DRAWN)
+        with stack.masked(self.key, 0):
+            stack.push(values - centre, _normal(-half, half), rest, self.stddev)
+
+    def pop(self, stack: Stack) -> Integers:
+        """Draw n values."""
+        centre, rest, half = _window(self, _DRAWN)
+        with stack.masked(self.key, len(centre)):
+            return centre + stack.pop(len(centre), _normal(-half, half), rest, self.stddev)
 
 
 @dataclass(frozen=True)
@@ -115,6 +130,13 @@ class Table:
     def pop(self, stack: Stack) -> Integers:
         """Pop n levels."""
         return stack.pop(len(self.weights), coder().model.Categorical(perfect=False), self.weights)
+
+
+def _window(normal: GridNormal | DrawnNormal, width: float) -> tuple[Integers, Floats, int]:
+    """The bin around each mean, the mean from its middle, and half the width of the window."""
+    centre = np.floor(normal.mean + 0.5)
+    half = int(np.ceil(width * normal.stddev.max())) + 1
+    return centre.astype(np.int64), normal.mean - centre, half
 
 
 def _normal(low: int, high: int) -> object:

@@ -97,6 +97,6 @@ def _first_draws(model: Model, tiles: Tensor, plan: Plan, conditions: Conditions
     wide = widened(model, fast=False)
     first = wide.data.to_network(tiles[:_FIRST]).to(wide.device, torch.float64)
     code = code_for(plan.applied(wide), plan, list(tiles.shape[1:]), model.data.shown_levels)
-    lane = Lane(Stack(code.ground()), Agreement())
+    lane = Lane(Stack(), Agreement())
     code.push([lane], [Part(first, range(len(first)), conditions)])
     return 4 * lane.stack.contents()[1]

@@ -119,10 +119,7 @@ def decoded(
     there = {i for i, _ in whole}
     lost = {of_tile[j] for i, span in enumerate(spans) if i not in there for j in span}
     for group in groups_of(whole, header["block"], fast):
-        lanes = [
-            Lane(Stack(code.ground(), b.words, b.taken), Agreement.from_bytes(b.listed))
-            for _, b in group
-        ]
+        lanes = [Lane(Stack(b.words, b.taken), Agreement.from_bytes(b.listed)) for _, b in group]
         empty = torch.zeros(tiling.shape, dtype=coded_dtype(fast), device=wide.device)
         parts = [Part(empty.repeat(len(spans[i]), 1, 1, 1), spans[i], conditions) for i, _ in group]
         code.pop(lanes, parts, progress)

@@ -48,10 +48,6 @@ class ValueCode:
     levels: int
     tolerance: float = TOLERANCE
 
-    def ground(self) -> int:
-        """Nothing is drawn from below a stack."""
-        return 2
-
     @torch.no_grad()
     def push(
         self, lanes: Sequence[Lane], blocks: Sequence[Part], progress: Progress | None = None
