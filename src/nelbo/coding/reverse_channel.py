@@ -64,12 +64,11 @@ def _candidates(values: int, seed: int, group: int, part: int) -> Tensor:
 def _choose(
     mean: Tensor, stddev: Tensor, goal: Tensor, spread: Tensor, seed: int, group: int
 ) -> int:
-    """The number of the candidate of largest q/p."""
-    p, q = Normal(mean.cpu(), stddev.cpu()), Normal(goal.cpu(), spread.cpu())
-    best, chosen, rows = -math.inf, 0, _rows(len(mean))
+    """The number of the candidate of largest q/p, whose logarithm is a z + b z² of the noise z."""
+    a, b = stddev * (goal - mean) / spread**2, (1 - (stddev / spread) ** 2) / 2
+    rows = _rows(len(mean))
+    scores = []
     for part in range(math.ceil(2**BITS / rows)):
-        x = p.mean + p.stddev * _candidates(len(mean), seed, group, part)
-        score = (q.log_prob(x) - p.log_prob(x)).sum(1)[: 2**BITS - part * rows]
-        if float(score.max()) > best:
-            best, chosen = float(score.max()), part * rows + int(score.argmax())
-    return chosen
+        z = _candidates(len(mean), seed, group, part)
+        scores.append(z @ a.to(z) + z.square() @ b.to(z))
+    return int(torch.cat(scores)[: 2**BITS].argmax())
