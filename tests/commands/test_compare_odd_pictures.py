@@ -69,4 +69,5 @@ def test_too_few_pictures(folder, tmp_path, capsys):
     assert stopped.value.code == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "a comparison needs at least" in error
+    assert "sort them into folders train, validation and test" in error
     assert "Traceback" not in error

@@ -108,7 +108,8 @@ def _images(options: Compare) -> TrainingImages:
     if len(images.train) < LEAST_REAL or len(images.reported) < 2:
         raise NelboError(
             f"a comparison needs at least {LEAST_REAL} images for training and 2 for test, "
-            f"{options.data} has {len(images.train)} and {len(images.reported)}"
+            f"{options.data} has {len(images.train)} and {len(images.reported)}: add some, a "
+            "hundred are enough, or sort them into folders train, validation and test"
         )
     return images
 

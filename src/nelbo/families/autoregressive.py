@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
 from nelbo.families.arguments import check_counts, check_dropout
@@ -108,7 +108,7 @@ class AutoregressiveNetwork(Family):
 
     def conditionals(self, n: int) -> Conditionals | None:
         """The head's distribution after each step."""
-        return self._conditionals(n) if isinstance(self.data, Pixels) else None
+        return None if self.data.is_density else self._conditionals(n)
 
     def _conditionals(self, n: int) -> Conditionals:
         x = torch.zeros(n, self.dims, dtype=self.head_dtype, device=self.device)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, randn_like
 from nelbo.families.noise import choose
 from nelbo.families.rounding import least_variance, nearest_pixels
@@ -132,12 +132,12 @@ class Gaussian(Emission):
         self, parameters: Tensor, x: Float[Tensor, "batch length values"]
     ) -> Float[Tensor, "batch length states"]:
         """The density; of pixels the probability of their bins."""
-        if not isinstance(self.space, Pixels):
+        if self.space.is_density:
             return self.log_density(parameters, x)
         mean, variance = parameters
         # One state at a time: a bin has some twenty temporary values.
         columns = [
-            DiscretizedNormal(m.expand_as(x), v.sqrt(), self.space.levels).log_prob(x).sum(2)
+            DiscretizedNormal(m.expand_as(x), v.sqrt(), self.space.shown_levels).log_prob(x).sum(2)
             for m, v in zip(mean, variance, strict=True)
         ]
         return torch.stack(columns, 2)

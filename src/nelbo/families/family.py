@@ -300,7 +300,7 @@ class Family(BaseModel):
 
     def config(self) -> dict[str, Any]:
         """What config.json holds: the class, its arguments, the shape and the data space."""
-        levels = self.data.levels if isinstance(self.data, Pixels) else None
+        levels = None if self.data.is_density else self.data.shown_levels
         return {
             "_class_name": self.name,
             "options": self.options,

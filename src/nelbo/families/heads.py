@@ -20,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.families.noise import choose, rand_like
 from nelbo.families.rounding import nearest_pixels
 
 # Pixels of more levels than these have a mixture, whose neighbouring levels are alike.
-MOST_CLASSES = 64
+_MOST_CLASSES = 64
 _COMPONENTS = 10
 _LEAST_LOG_SCALE = -7.0
 
@@ -49,10 +49,10 @@ class Head(nn.Module, ABC):
 class Softmax(Head):
     """A probability for each pixel level."""
 
-    def __init__(self, width: int, space: Pixels) -> None:
+    def __init__(self, width: int, space: DataSpace) -> None:
         super().__init__()
         self.space = space
-        self.logits = nn.Linear(width, space.levels)
+        self.logits = nn.Linear(width, space.shown_levels)
 
     def log_prob(
         self, features: Float[Tensor, "*batch width"], x: Float[Tensor, "*batch"]
@@ -86,11 +86,11 @@ class LogisticMixture(Head):
         """The logarithm of the bin's probability, or of the density."""
         log_weight, mean, log_scale = self.components(features)
         from_mean, inverse = x[..., None] - mean, (-log_scale).exp()
-        if not isinstance(self.space, Pixels):
+        if self.space.is_density:
             z = from_mean * inverse
             each = logsigmoid(z) + logsigmoid(-z) - log_scale
             return (log_weight + each).logsumexp(-1)
-        half = 1 / (self.space.levels - 1)
+        half = 1 / (self.space.shown_levels - 1)
         below_upper = logsigmoid((from_mean + half) * inverse)
         above_lower = logsigmoid((half - from_mean) * inverse)
         width = torch.log(-torch.expm1(-2 * half * inverse))
@@ -115,8 +115,11 @@ class LogisticMixture(Head):
         return logits.log_softmax(-1), mean, log_scale.clamp(min=_LEAST_LOG_SCALE)
 
 
+def has_classes(space: DataSpace) -> bool:
+    """Whether the levels of pixels are so few that each is a class."""
+    return not space.is_density and space.shown_levels <= _MOST_CLASSES
+
+
 def head_for(width: int, space: DataSpace) -> Head:
     """What suits the data: a softmax for few pixel levels, else a mixture of logistics."""
-    if isinstance(space, Pixels) and space.levels <= MOST_CLASSES:
-        return Softmax(width, space)
-    return LogisticMixture(width, space)
+    return Softmax(width, space) if has_classes(space) else LogisticMixture(width, space)

@@ -19,7 +19,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import golden_section
 from nelbo.base.suggestions import unknown
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
 from nelbo.families.arguments import check_counts, check_not_negative
@@ -81,7 +81,7 @@ class HMM(Family):
     @property
     def emission(self) -> Emission:
         """What a state emits."""
-        usual = "categorical" if isinstance(self.data, Pixels) else "gaussian"
+        usual = "gaussian" if self.data.is_density else "categorical"
         return EMISSIONS[self.emission_name or usual](self.data)
 
     @property
@@ -91,7 +91,7 @@ class HMM(Family):
 
     def build(self) -> None:
         """π, A and the emission, float64."""
-        if self.emission_name == "categorical" and not isinstance(self.data, Pixels):
+        if self.emission_name == "categorical" and self.data.is_density:
             raise NelboError(
                 "categorical emissions are of pixel levels: use emission='gaussian' for continuous "
                 "data, or give an ImageData"
@@ -188,7 +188,7 @@ class HMM(Family):
         After each value the weights are those of Bayes' rule, and after each observation the
         states move on.
         """
-        return self._conditionals(n) if isinstance(self.data, Pixels) else None
+        return None if self.data.is_density else self._conditionals(n)
 
     def _conditionals(self, n: int) -> Conditionals:
         p, table = self.chain_parameters, self.emission.log_table(self.emission_parameters)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.arguments import check_counts, check_not_negative
@@ -129,14 +129,14 @@ class LDS(Family):
     def costs(self, x_0: Tensor, generator: torch.Generator | None) -> Evidence:
         """log p(x) itself; a bound for pixels."""
         system, x = self.system, to_rows(x_0.double())
-        if not isinstance(self.data, Pixels):
+        if self.data.is_density:
             found = kalman_filter(system, x).log_likelihood
             return Costs.of("exact", {"likelihood": -found}, x_0)
         (means, covariances), _, likelihood = kalman_smoother(system, x)
         c = system.observation
         variance = torch.einsum("mi,tij,mj->tm", c, covariances, c)
         mean = means @ c.T + system.offset
-        return pixel_bound(x, likelihood, mean, variance, system.noise, self.data.levels)
+        return pixel_bound(x, likelihood, mean, variance, system.noise, self.data.shown_levels)
 
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """The states one after the other, and the row of each."""

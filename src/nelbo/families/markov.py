@@ -163,7 +163,6 @@ class MarkovModel(Family):
             code = (sequence[:, i : i + self.order] * digits).sum(1)
             p = self.table[i % self.image_shape[0], code]
             sequence[:, i + self.order] = choose(p, generator)
-        assert isinstance(self.data, Pixels)
         return self.data.to_network(from_raster(sequence[:, self.order :], self.image_shape))
 
     def conditionals(self, n: int) -> Conditionals:

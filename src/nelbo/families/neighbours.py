@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nelbo.chain.data_space import DataSpace, Pixels
-from nelbo.families.heads import MOST_CLASSES
+from nelbo.chain.data_space import DataSpace
+from nelbo.families.heads import has_classes
 
 
 class Neighbours(nn.Module):
@@ -25,8 +25,7 @@ class Neighbours(nn.Module):
         self.row = channels * across
         self.channels, self.space = channels, space
         self.values = nn.Linear(4, width)
-        few = isinstance(space, Pixels) and space.levels <= MOST_CLASSES
-        levels = space.shown_levels if few else 0
+        levels = space.shown_levels if has_classes(space) else 0
         self.before = nn.Embedding(levels + 1, width)  # the last for no value
         self.above = nn.Embedding(levels + 1, width)
         self.embedded = levels

@@ -30,7 +30,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.families.arguments import check_counts, check_not_negative
@@ -190,10 +190,10 @@ class PPCA(Family):
         """log p(x) itself; a bound for pixels."""
         p, x = self.linear_gaussian, x_0.flatten(1).double()
         density = log_density(p, x)
-        if not isinstance(self.data, Pixels):
+        if self.data.is_density:
             return Costs.of("exact", {"likelihood": -density}, x_0)
         mean, variance = self._noiseless(posterior(p, x))
-        return pixel_bound(x, density, mean, variance, p.variance, self.data.levels)
+        return pixel_bound(x, density, mean, variance, p.variance, self.data.shown_levels)
 
     def _noiseless(self, q: Posterior) -> tuple[Tensor, Tensor]:
         """The mean and variance of W z + μ under q, value by value."""

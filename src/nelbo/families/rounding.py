@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.chain.data_space import DataSpace, Pixels
+from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, nearest_level
 from nelbo.chain.evidence import Costs
 
@@ -39,9 +39,9 @@ _LEAST_VARIANCE = 1e-8
 
 def least_variance(space: DataSpace) -> float:
     """What the variance of noise is kept above, so that constant pixels have a finite density."""
-    if isinstance(space, Pixels):
-        return (_LEAST_OF_HALF_BIN / (space.levels - 1)) ** 2
-    return _LEAST_VARIANCE
+    if space.is_density:
+        return _LEAST_VARIANCE
+    return (_LEAST_OF_HALF_BIN / (space.shown_levels - 1)) ** 2
 
 
 def expected_log_bin(
@@ -102,4 +102,4 @@ def pixel_bound(
 
 def nearest_pixels(x: Tensor, space: DataSpace) -> Tensor:
     """Draws of a density as data: of pixels the nearest levels, of real numbers as they are."""
-    return nearest_level(x, space.levels) if isinstance(space, Pixels) else x
+    return x if space.is_density else nearest_level(x, space.shown_levels)
