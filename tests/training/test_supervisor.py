@@ -152,7 +152,7 @@ def test_an_explosion_is_seen_and_an_outlier_is_not():
     assert [watch.exploded(50.0, 30.0) for _ in range(20)] == [False] * 19 + [True]
 
 
-def test_validation_grids_snapshots_and_tensorboard(tmp_path):
+def test_validation_grids_snapshots_and_tensorboard(tmp_path, ticking):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = tmp_path / "run"
