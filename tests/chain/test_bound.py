@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nelbo import Bound, NelboError
+from nelbo.chain.bound import BoundMap
 
 
 def make(batch: int, evaluated: int, seed: int = 0, dims: int = 6) -> Bound:
@@ -58,6 +59,51 @@ def test_summary_gives_mean_and_standard_error_of_every_term():
 
 def test_standard_error_of_one_example_is_unknown():
     assert math.isnan(make(1, 3).mean().elbo.standard_error)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_errors_of_a_few_images_by_hand(n):
+    """What all images share is no noise; centring costs a degree of freedom, as of few images."""
+    terms = [[1.0, 3.0, 2.0, 2.0], [2.0, 2.0, 5.0, 1.0], [0.0, 1.0, 1.0, 4.0]]
+    bound = replace(
+        make(n, 4),
+        score_matching=torch.tensor(terms[:n]),
+        levels=torch.tensor([[2, 3, 4, 5]] * n),
+        reconstruction_variance=torch.tensor([0.5, 30.0, 1.0][:n]),
+        reconstruction_calls=torch.tensor([2, 5, 8][:n]),
+    )
+    centred = [
+        [2.5 * (value - sum(row[k] for row in terms[:n]) / n) for k, value in enumerate(each)]
+        for each in terms[:n]
+    ]
+    pairs = [n / (n - 1) * (c[i] - c[i + 1]) ** 2 for c in centred for i in (0, 2)]
+    summary = bound.mean()
+    assert summary.score_matching.monte_carlo_error == pytest.approx(math.sqrt(sum(pairs)) / n)
+    assert summary.score_matching.largest_draw_share == pytest.approx(max(pairs) / sum(pairs))
+    first = [0.5, 30.0, 1.0][:n]
+    total = sum(pairs) + sum(first)
+    assert summary.elbo.monte_carlo_error == pytest.approx(math.sqrt(total) / n)
+    # Five calls are two pairs of draws of x_1, two calls are one.
+    single = max(*pairs, first[0] / 1, first[1] / 2)
+    assert summary.elbo.largest_draw_share == pytest.approx(single / total)
+
+
+@pytest.mark.parametrize(("calls", "pairs"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+def test_the_share_of_a_draw_where_the_first_level_decides(calls, pairs):
+    bound = replace(
+        make(1, 2),
+        score_matching=torch.ones(1, 2),
+        reconstruction_variance=torch.tensor([2.0]),
+        reconstruction_calls=torch.tensor([calls]),
+    )
+    assert bound.mean().elbo.largest_draw_share == pytest.approx(1 / pairs)
+
+
+def test_a_map_sums_over_channels_and_over_pixels():
+    nats = torch.arange(24.0).view(1, 2, 3, 4)
+    found = BoundMap(nats, make(1, 2))
+    assert found.by_channel.tolist() == [[sum(range(12)), sum(range(12, 24))]]
+    assert found.by_pixel.tolist() == [[[2 * (4 * i + j) + 12 for j in range(4)] for i in range(3)]]
 
 
 def test_cat_joins_and_refuses_what_differs():

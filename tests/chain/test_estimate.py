@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from nelbo import Bound
-from nelbo.chain.estimate import Estimate, t_quantile
+from nelbo.chain.estimate import Estimate, share_interval, t_quantile
 
 
 def normal(n: int, seed: int = 0) -> torch.Tensor:
@@ -146,3 +146,17 @@ def test_estimates_know_their_number_after_scaling_and_in_summaries():
     summary = made(normal(60).view(30, 2)).mean()
     for value in (summary.nelbo, summary.bits_per_dim, *summary.in_bits.values()):
         assert value.examples == 30
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 5), (5, 5), (83, 100), (1, 2), (290, 299)])
+def test_the_interval_of_a_share_is_scipy_s(count, of):
+    expected = stats.binomtest(count, of).proportion_ci(0.95, method="wilson")
+    assert share_interval(count, of) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_monte_carlo_error_above_the_whole_error_is_warned_of():
+    """Two images that happen to be alike make the error over images too small."""
+    warnings = Estimate.of(torch.tensor([1.0, 1.001]), variance=0.25).warnings()
+    assert any("Monte Carlo error, 0.5, is above the whole error, 0.0005" in w for w in warnings)
+    assert not any("above" in w for w in Estimate.of(normal(50), variance=1e-4).warnings())
+    assert not any("above" in w for w in Estimate.of(normal(1), variance=1e-4).warnings())

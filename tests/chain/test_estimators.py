@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from nelbo import Bound, NelboError, NoiseSchedule
-from nelbo.chain.estimators import EveryLevel, Importance, Stratified, Uniform, proposal_from
+from nelbo.chain.estimators import (
+    EveryLevel,
+    FirstLevel,
+    Importance,
+    Stratified,
+    Uniform,
+    proposal_from,
+)
 from nelbo.chain.variances import variance_of_mean
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
@@ -138,6 +145,38 @@ def test_stratified_levels_take_one_from_each_stratum(generator):
     assert torch.equal(stratum, torch.arange(13).expand(500, -1))
     assert weights.unique().tolist() == [3.0]
     assert levels.unique().tolist() == list(range(2, T + 1))
+
+
+@pytest.mark.parametrize("estimator", [Uniform(3), Stratified(3), Importance(3, torch.ones(1))])
+def test_a_chain_of_two_levels_has_one_to_draw(estimator):
+    levels, weights = estimator.choose(2, 2)
+    assert levels.tolist() == [[2, 2, 2]] * 2
+    torch.testing.assert_close(weights, torch.full((2, 3), 1 / 3, dtype=torch.float64))
+
+
+def test_a_chain_of_one_level_has_none_to_draw():
+    for estimator in (Uniform(3), Stratified(3), EveryLevel(), FirstLevel()):
+        levels, weights = estimator.choose(2, 1)
+        assert levels.shape == weights.shape == (2, 0)
+    assert FirstLevel().choose(2, 9).levels.shape == (2, 0)
+
+
+def test_the_largest_uniform_number_stays_in_the_chain(monkeypatch):
+    """Added to the number of a stratum it rounds up, to the end of the last one."""
+    largest = 1 - 2.0**-53
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, largest).double())
+    assert Stratified(2).choose(1, 9).levels.max() == 9
+    assert Importance(2, torch.full((8,), 1 / 8)).choose(1, 9).levels.max() == 9
+
+
+def test_a_proposal_may_be_uniform_and_nothing_beyond():
+    square = torch.tensor([0.0, 0.0, 1.0, 4.0])
+    assert proposal_from(square, 1.0).tolist() == [0.5, 0.5]
+    for share in (0.0, -0.1, 1.5, math.nan):
+        with pytest.raises(NelboError, match="uniform_share must lie in"):
+            proposal_from(square, share)
+    with pytest.raises(NelboError, match="finite and not negative"):
+        proposal_from(torch.tensor([0.0, 0.0, 1.0, -0.5]))
 
 
 def test_levels_come_as_often_as_the_proposal_says(generator):
@@ -274,7 +313,7 @@ def test_a_bound_that_is_not_finite_is_said_to_be_so():
     [
         (lambda: Stratified(0), "levels must be at least 1, got 0"),
         (lambda: Uniform(-2), "levels must be at least 1, got -2"),
-        (lambda: EveryLevel(reconstructions=-1), "reconstructions must not be negative"),
+        (lambda: EveryLevel(reconstructions=-1), "reconstructions must be at least 0, got -1"),
         (lambda: Importance(3, torch.tensor([0.5, 0.5, 0.0])), "positive probability"),
         (lambda: Importance(3, torch.tensor([0.5, 0.6])), "1.1 in all"),
         (lambda: Importance(3, PROPOSAL).choose(2, 9), "chain of 40 levels, this one has 9"),

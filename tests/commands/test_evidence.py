@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import nelbo
+from nelbo.chain.estimate import share_interval
 from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.evidence.bound_store import BoundStore
@@ -83,6 +84,7 @@ def test_classify_prints_accuracy_and_cost(conditional, tmp_path, capsys):
     labels = drawn.labels.tolist()
     right = [row["class"] == str(label) for row, label in zip(rows, labels, strict=True)]
     assert printed["accuracy"] == pytest.approx(sum(right) / 20)
+    assert printed["interval"] == pytest.approx(share_interval(sum(right), 20))
     assert [row["class"] for row in printed["classified"]] == [row["class"] for row in rows]
     assert {row["caption"] for row in printed["classified"]} == {None}
     assert {row["caption"] for row in rows} == {""}

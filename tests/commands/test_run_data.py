@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from nelbo.commands.run_data import check_data, load_with_data
+from nelbo import NelboError, Pixels
+from nelbo.commands.common import mention_skipped
+from nelbo.commands.run_data import check_data, data_for_run, load_with_data
 from nelbo.data import load_data
 from nelbo.formats import Pipeline, files, scheduler
 from nelbo.samplers import default_sampler
@@ -46,3 +49,41 @@ def test_what_cannot_be_read_is_named(run_path, tmp_path, capsys, quiet):
     _, data = load_with_data(pipeline, source, torch.device("cpu"), quiet=quiet)
     assert len(data) == 1
     assert ("broken.png" in capsys.readouterr().err) != quiet
+
+
+def images_of(folder, classes, *, trained_on, known=3):
+    """The images of a folder of these classes, for a class-conditional run."""
+    for i, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for j in range(2):
+            Image.new("RGB", (8, 8), (i, j, 0)).save(folder / name / f"{j}.png")
+    run = SimpleNamespace(path="runs/classes", notes={"label_names": trained_on})
+    model = SimpleNamespace(shape=(3, 8, 8), data=Pixels(256), num_classes=known)
+    return data_for_run(check_data(run, str(folder), "all"), model)
+
+
+@pytest.mark.parametrize("more", [(), ("ant",), ("ant", "zebra")], ids=["fewer", "before", "more"])
+def test_classes_are_those_of_the_run_by_their_names(tmp_path, capsys, more):
+    """In a folder with fewer or more of them the same number is another class."""
+    data = images_of(tmp_path, ["dog", "cat", *more], trained_on=["bird", "cat", "dog"])
+    assert data.label_names == ("bird", "cat", "dog")
+    place = {"cat": 1, "dog": 2}
+    assert data.labels.tolist() == [place.get(name.split("/")[0], -1) for name in data.names]
+    mention_skipped(data)
+    message = " ".join(capsys.readouterr().err.split())
+    if more:
+        assert f"{2 * len(more)} of {len(data)} images are of classes that the model" in message
+        assert f"({', '.join(more)}; it has bird, cat, dog)" in message
+    else:
+        assert not message
+
+
+def test_more_classes_than_a_model_without_their_names_has(tmp_path):
+    assert images_of(tmp_path / "a", ["cat", "dog"], trained_on=[]).labels.unique().tolist() == [
+        0,
+        1,
+    ]
+    with pytest.raises(NelboError, match="has 3 classes, and the model of runs/classes 2, whose"):
+        images_of(tmp_path / "b", ["ant", "cat", "dog"], trained_on=[], known=2)
+    unconditional = images_of(tmp_path / "c", ["ant", "cat"], trained_on=[], known=0)
+    assert unconditional.label_names == ("ant", "cat")

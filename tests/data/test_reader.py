@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from nelbo import NelboError
 from nelbo.data import reader
 from nelbo.data.decode import COLOURS_LOST, read_picture
-from nelbo.data.image_file import read_image, read_mask
+from nelbo.data.image_file import read_image, read_levels, read_mask
 from nelbo.data.reader import FIRST_FRAME, MALFORMED_EXIF, is_grey
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -258,6 +260,43 @@ def test_what_starts_other_programs_is_no_picture(tmp_path):
     image.save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     assert read_picture(tmp_path / "a.png", 8, 1) == "no picture of a known format"
+    with pytest.raises(NelboError, match="no picture of a known format"):
+        read_levels(tmp_path / "a.png", 1, 256)
+
+
+def deep_colours(path: Path) -> Path:
+    """A PNG of 16 bits a colour by hand: Pillow neither writes them nor has a mode for them."""
+    rows = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(">u2")
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        content = kind + content
+        size, check = struct.pack(">I", len(content) - 4), struct.pack(">I", zlib.crc32(content))
+        return size + content + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    return path
+
+
+def test_levels_are_those_of_the_file_or_an_error(tmp_path):
+    """Without loss: what would be turned, flattened, cut to 8 bits or left out is refused."""
+    with pytest.raises(NelboError, match=r"deep.png has 16 bits a channel"):
+        read_levels(deep_colours(tmp_path / "deep.png"), 3, 256)
+    colours = Image.fromarray(np.stack([RAMP] * 3, 2))
+    colours.convert("RGBA").save(tmp_path / "a.png")
+    with pytest.raises(NelboError, match="mode RGBA"):
+        read_levels(tmp_path / "a.png", 3, 256)
+    colours.save(tmp_path / "an.webp", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    with pytest.raises(NelboError, match="2 frames"):
+        read_levels(tmp_path / "an.webp", 3, 256)
+    palette = colours.quantize(16)
+    palette.save(tmp_path / "clear.png", transparency=3)
+    with pytest.raises(NelboError, match="transparency"):
+        read_levels(tmp_path / "clear.png", 3, 256)
+    palette.save(tmp_path / "palette.png")
+    found = read_levels(tmp_path / "palette.png", 3, 256).permute(1, 2, 0).numpy()
+    assert (found == np.asarray(palette.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 4), (3, 9), (1, 8), (5, 5)])

@@ -152,7 +152,7 @@ def test_zero_terminal_snr(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NoiseSchedule.linear(0), "at least one level"),
+        (lambda: NoiseSchedule.linear(0), "levels T must be at least 1, got 0"),
         (lambda: NoiseSchedule.from_betas([0.1, 1.5, 0.2]), "level 2 is 1.5"),
         (lambda: NoiseSchedule.from_betas([0.1, 1.0, 0.2]), "level 2 is 1.0"),
         (lambda: NoiseSchedule.from_betas([]), "betas"),

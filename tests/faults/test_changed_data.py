@@ -43,13 +43,13 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "pictures"
 
 
-def supervised(pictures: Path, run: RunDirectory) -> Supervisor:
+def supervised(pictures: Path, run: RunDirectory, **notes: object) -> Supervisor:
     torch.manual_seed(0)
     data = load_data(str(pictures), "train", size=8)
     model = build_model(ModelConfig(widths=(8,), levels=4), data)
     config = TrainingConfig(steps=6, batch_size=4, save_every="0.001s")
     trainer = Trainer(PixelTask(model, data, config))
-    return Supervisor(trainer, Plain(), run, {}, StopRequest())
+    return Supervisor(trainer, Plain(), run, notes, StopRequest())
 
 
 def repaint_held_out(pictures: Path, name: str = "test/a.png") -> None:
@@ -113,6 +113,19 @@ def test_what_changed_is_counted_and_nothing_goes_on_silently(pictures, tmp_path
     assert accepting.finished
     # The run is now one of what is there.
     assert supervised(pictures, run).resume() == []
+
+
+def test_other_classes_are_not_taken_for_those_of_the_same_number(pictures, tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    list(supervised(pictures, run, label_names=["cat", "dog"]).run())
+    assert supervised(pictures, run, label_names=["cat", "dog"]).resume() == []
+    for now, named in (
+        (["ant", "cat", "dog"], "ant, cat, dog"),
+        (["dog", "cat"], "dog"),
+        ([], "none"),
+    ):
+        with pytest.raises(NelboError, match=f"classes cat, dog, .* have {named}.*--start-classes"):
+            supervised(pictures, run, label_names=now).resume(accept_changed_data=True)
 
 
 def test_what_is_only_touched_or_decoded_again_has_not_changed(pictures, tmp_path, monkeypatch):

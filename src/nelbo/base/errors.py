@@ -11,6 +11,10 @@ class NelboError(ValueError):
     """A mistake in the input: the message names what was found, what was expected, what to do."""
 
 
+class NotFiniteError(NelboError):
+    """Weights, predictions or what follows from them that are not finite."""
+
+
 class MissingExtraError(NelboError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 

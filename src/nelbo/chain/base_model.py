@@ -147,6 +147,8 @@ class BaseModel(nn.Module, ABC):
             raise NelboError(
                 f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
             )
+        if not len(x_0):
+            raise NelboError("a batch of no images has no bound: give at least one")
         self.data.check(x_0)
 
     def condition_for(

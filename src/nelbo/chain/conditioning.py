@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nelbo.base.arguments import described
 from nelbo.base.errors import NelboError
 
 # What each field holds, and where to get it from.
@@ -36,7 +37,7 @@ def check_condition(condition: Any, n: int | None = None) -> None:
         return
     if not isinstance(condition, Condition):
         raise NelboError(
-            f"condition is {_described(condition)}, expected a Condition or None: "
+            f"condition is {described(condition)}, expected a Condition or None: "
             + _remedy(condition)
         )
     if n is not None and condition.batch_size:
@@ -58,13 +59,6 @@ def _remedy(value: Any) -> str:
             "of them"
         )
     return "pass nelbo.Condition(label=torch.tensor([...]))"
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a Tensor of shape {tuple(value.shape)} and type {value.dtype}"
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:39] + '…'}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ class Condition:
         for name, value in given.items():
             if not isinstance(value, Tensor) or value.ndim == 0:
                 raise NelboError(
-                    f"condition.{name} is {_described(value)}, expected {_EXPECTED[name]}"
+                    f"condition.{name} is {described(value)}, expected {_EXPECTED[name]}"
                 )
         if len({len(value) for value in given.values()}) > 1:
             sizes = ", ".join(f"{len(value)} of {name}" for name, value in given.items())

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import DiscretizedNormal, from_levels, normal, to_levels
 
@@ -32,8 +33,7 @@ class Pixels:
     levels: int = 256
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise NelboError(f"pixels need at least 2 pixel levels, got {self.levels}")
+        check_count("the number of pixel levels", self.levels, least=2)
 
     @property
     def shown_levels(self) -> int:
@@ -44,9 +44,15 @@ class Pixels:
         """Network space of integer levels, float32.
 
         Raises:
-            NelboError: a level outside 0..levels−1.
+            NelboError: a level outside 0..levels−1, or values that are no integers.
         """
-        low, high = int(k.min()), int(k.max())
+        if k.is_floating_point():
+            raise NelboError(
+                f"pixel levels are integers in 0..{self.levels - 1}, found {k.dtype}: round images "
+                f"in [0, 1] times {self.levels - 1} to an integer type; those in [-1, 1] are in "
+                "network space already"
+            )
+        low, high = (int(k.min()), int(k.max())) if k.numel() else (0, 0)
         if low < 0 or high >= self.levels:
             raise NelboError(
                 f"pixel levels must lie in 0..{self.levels - 1}, found {low}..{high}; "

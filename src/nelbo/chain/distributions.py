@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Normal, constraints
 from torch.distributions.utils import broadcast_all
 
+from nelbo.base.arguments import described
 from nelbo.base.errors import NelboError
 
 # One source of noise for a whole batch, or one an example.
@@ -43,6 +44,22 @@ def draw(distribution: Distribution, generator: Generators | None = None) -> Ten
     return distribution.rsample()
 
 
+def drawn_on(generator: torch.Generator | None, default: torch.device) -> torch.device:
+    """The device that a generator draws on, which without one is `default`.
+
+    Raises:
+        NelboError: a seed, or anything else that is no generator.
+    """
+    if generator is None:
+        return default
+    if not isinstance(generator, torch.Generator):
+        raise NelboError(
+            f"generator is {described(generator)}, expected a torch.Generator or None: pass "
+            "torch.Generator().manual_seed(0)"
+        )
+    return generator.device
+
+
 def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
     """Standard normal noise of the shape, dtype and device of `x`, drawn where the generator is.
 
@@ -57,7 +74,7 @@ def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
         return torch.stack(
             [randn_like(example, g) for example, g in zip(x, generator, strict=True)]
         )
-    device = generator.device if generator is not None else x.device
+    device = drawn_on(generator, x.device)
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 

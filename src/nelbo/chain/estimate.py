@@ -108,6 +108,11 @@ class Estimate:
                 f"{count} few: evaluate at least {FEW_IMAGES} for an error and an interval that "
                 "can be relied on"
             )
+        if self.monte_carlo_error > self.standard_error:
+            found.append(
+                f"the Monte Carlo error, {self.monte_carlo_error:.2g}, is above the whole error, "
+                f"{self.standard_error:.2g}, which is too small: evaluate more images or levels"
+            )
         if self.largest_share > DOMINANT_SHARE:
             known = names is not None and 0 <= self.largest < len(names)
             which = f"the image {names[self.largest]}" if known and names else "one image"
@@ -131,6 +136,20 @@ class Estimate:
             standard_error=self.standard_error * size,
             monte_carlo_error=self.monte_carlo_error * size,
         )
+
+
+def share_interval(count: int, of: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    r"""Wilson's interval for a share of which `count` of `of` independent examples were counted.
+
+    .. math::
+        \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    (Wilson 1927). Unlike p ± z √(p (1 − p) / n) it is not empty where none or all were counted.
+    """
+    z = t_quantile(0.5 + confidence / 2, math.inf)
+    p, scale = count / of, 1 + z**2 / of
+    centre, half = p + z**2 / (2 * of), z * math.sqrt(p * (1 - p) / of + (z / (2 * of)) ** 2)
+    return (centre - half) / scale, (centre + half) / scale
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -22,7 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import drawn_on
 
 # The share of a proposal that is uniform: no weight exceeds 1/share times the uniform one.
 UNIFORM_SHARE = 0.1
@@ -59,8 +61,7 @@ class Estimator(ABC):
     antithetic: bool = False
 
     def __post_init__(self) -> None:
-        if self.reconstructions < 0:
-            raise NelboError(f"reconstructions must not be negative, got {self.reconstructions}")
+        check_count("reconstructions", self.reconstructions, least=0)
 
     @abstractmethod
     def choose(
@@ -99,7 +100,7 @@ class _Some(Estimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("levels", self.levels)
+        check_count("levels", self.levels)
 
     def _strata(self, batch: int, generator: torch.Generator | None) -> Tensor:
         """One place in [0, 1) from each of `levels` equal strata, (batch, levels) float64."""
@@ -216,10 +217,5 @@ def _uniform_at(place: Tensor, num_levels: int) -> ChosenLevels:
 
 
 def _rand(batch: int, count: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else None
+    device = drawn_on(generator, torch.get_default_device())
     return torch.rand(batch, count, generator=generator, dtype=torch.float64, device=device)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise NelboError(f"{name} must be at least 1, got {value}")

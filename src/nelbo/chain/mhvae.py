@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from nelbo.base.arguments import check_count, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.base_model import BaseModel
 from nelbo.chain.bound import Bound, BoundMap
@@ -42,6 +43,25 @@ from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
 
 Level = int | Int[Tensor, " batch"]
+
+
+def check_level(t: Any, T: int, x: Tensor, least: int = 1) -> None:
+    """Raise `NelboError` unless `t` is a level in `least`..T, or one for each example of `x`.
+
+    Values that lie on another device are not looked at, which would wait for it.
+    """
+    expected = f"expected a level in {least}..{T}, or an int64 tensor of one for each example"
+    if not isinstance(t, Tensor):
+        if not hasattr(t, "__index__") or not least <= t <= T:
+            raise NelboError(f"t is {described(t)}, {expected}")
+        return
+    whole = not (t.is_floating_point() or t.dtype == torch.bool)
+    if not whole or (t.ndim and t.shape not in ((1,), (len(x),))):
+        raise NelboError(f"t is {described(t)}, {expected}, ({len(x)},)")
+    if t.device.type == "cpu" and t.numel():
+        low, high = t.aminmax()
+        if low < least or high > T:
+            raise NelboError(f"t has levels {int(low)}..{int(high)}, {expected}")
 
 
 class MHVAE(BaseModel):
@@ -169,8 +189,7 @@ class MHVAE(BaseModel):
         Raises:
             NelboError: `paths` below one, or `x_0` that is not data of this model.
         """
-        if paths < 1:
-            raise NelboError(f"paths must be at least 1, got {paths}")
+        check_count("paths", paths)
         check_condition(condition, len(x_0))
         group = max(1, VALUES_PER_CALL // max(1, x_0.numel()))
         total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
@@ -226,8 +245,7 @@ class MHVAE(BaseModel):
         Raises:
             NelboError: n below one, no `shape` to draw, or `x_T` of another batch or shape.
         """
-        if n < 1:
-            raise NelboError(f"the number of samples must be at least 1, got {n}")
+        check_count("the number of samples", n)
         if x_T is None:
             if self.shape is None:
                 raise NelboError(

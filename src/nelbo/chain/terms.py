@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from nelbo.base.errors import NotFiniteError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimators import ChosenLevels, Estimator
@@ -140,7 +141,22 @@ def draw_term(
             share = share.view(*share.shape, *[1] * (like.ndim - 1))
             total = total + (share * costs.mean(1)).sum(0)
     calls = torch.full((batch,), signs * levels.shape[1], device=like.device)
-    return Draws(levels, weights, torch.cat(found, 1), total, calls)
+    values = torch.cat(found, 1)
+    _check_finite(values, levels)
+    return Draws(levels, weights, values, total, calls)
+
+
+def _check_finite(values: Tensor, levels: Tensor) -> None:
+    """Raise `NotFiniteError` for terms that are not finite, of which no mean is."""
+    bad = ~values.isfinite()
+    if not bad.any():
+        return
+    first = int(levels[bad].min())
+    raise NotFiniteError(
+        f"{int(bad.sum())} of {bad.numel()} terms of the bound are not finite, the first at level "
+        f"{first}: what the network predicts there is nan, infinite or too large. Its weights have "
+        "diverged, or it overflows in its precision"
+    )
 
 
 def per_example(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

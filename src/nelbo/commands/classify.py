@@ -15,6 +15,7 @@ from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.estimate import share_interval
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.groups import ConditionOptions
@@ -45,6 +46,7 @@ def run(options: Classify) -> None:
     known = classes.of_images >= 0
     right = (result.label == classes.of_images)[known].double()
     accuracy = float(right.mean()) if len(right) else None
+    interval = share_interval(int(right.sum()), len(right)) if len(right) else None
     reads = model.reads_text
     largest = _largest_share(classes.of_images[known])
     if options.computing.json:
@@ -57,6 +59,7 @@ def run(options: Classify) -> None:
                 "classes": count,
                 "images_of_known_class": len(right),
                 "accuracy": accuracy,
+                "interval": interval,
                 "chance": 1 / count,
                 "largest_class": largest,
                 "conditioned_on": "prompt" if reads else "class",
@@ -73,11 +76,12 @@ def run(options: Classify) -> None:
     if len(found) > _PRINTED:
         where = "--out FILE writes all" if options.out is None else f"all are in {options.out}"
         show(f"... and {len(found) - _PRINTED:,} more; {where}")
-    if accuracy is not None:
+    if interval is not None:
+        low, high = interval
         show(
             f"{accuracy:.1%} of {len(right):,} images are classified as they are "
             f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
-            f"{largest:.1%}"
+            f"{largest:.1%}; 95% interval {low:.1%} to {high:.1%}"
         )
     if model.embedded_guidance is not None:
         show(f"by the model at the embedded guidance {model.embedded_guidance:g}")

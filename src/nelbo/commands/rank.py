@@ -30,6 +30,7 @@ from nelbo.formats import Pipeline
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
+from nelbo.report.tables import estimate_parts
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _PRINTED = 10
@@ -127,7 +128,7 @@ def _report(
     split: str,
 ) -> None:
 
-    bits = bound.bits_per_dim.tolist()
+    bits, average = bound.bits_per_dim.tolist(), bound.mean().bits_per_dim
     mixed = len(set(data.splits or ())) > 1
     captions = data.captions or (None,) * len(data)
     first = [
@@ -149,7 +150,8 @@ def _report(
                 "images": len(data),
                 "score": options.score,
                 **given.to_json(),
-                "bits_per_dim": bound.mean().bits_per_dim.mean,
+                "bits_per_dim": average.mean,
+                "standard_error": average.standard_error,
                 "files": sizes_json(files),
                 "most_surprising": first,
                 "table": str(options.out / TABLE),
@@ -167,7 +169,8 @@ def _report(
         )
     if len(order) > len(first):
         show(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
-    show(f"{bound.mean().bits_per_dim.mean:8.3f} bits/dim{given.suffix}  on average")
+    mean, error = estimate_parts(average, 3)
+    show(f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}")
     if files is not None:
         show(files.line)
     show(f"Page: {(options.out / PAGE).resolve().as_uri()}")

@@ -56,6 +56,7 @@ class RunSource:
         validation: whether the source has a validation split; to a run that was trained before
             there was one, its images are for train.
         keep_duplicates: keep test images that were trained on or chosen by under another name.
+        classes: the names of the classes that the run is conditioned on, in their order; or none.
     """
 
     run_path: str
@@ -64,6 +65,7 @@ class RunSource:
     own: bool
     validation: bool = True
     keep_duplicates: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def check_data(
@@ -102,7 +104,8 @@ def check_data(
             f"{run_path} was trained before there was a validation split, on the images that are "
             "one today: give --split test or train"
         )
-    return RunSource(run_path, source, split, own, validation, keep_duplicates)
+    classes = tuple(map(str, notes.get("label_names") or ()))
+    return RunSource(run_path, source, split, own, validation, keep_duplicates, classes)
 
 
 def check_not_data(pipeline: Pipeline, path: Path, option: str = "--out") -> None:
@@ -261,7 +264,7 @@ def data_for_run(
     """The images to read a model on, in its size.
 
     The pictures that a run was trained on are cropped and resized as they were then; others only
-    with `resize`.
+    with `resize`. Classes are those of the model, by their names.
 
     Args:
         source: of the images.
@@ -277,7 +280,27 @@ def data_for_run(
     if source.split == TEST and source.own:
         seen = _seen(source, model)
         data = without_duplicates(data, *seen, keep=source.keep_duplicates)
+    data = _in_classes(source, model, data)
     return data if images is None else data.subset(images, seed)
+
+
+def _in_classes(source: RunSource, model: ImageModel, data: ImageData) -> ImageData:
+    """The images with the classes of a class-conditional model, in its order.
+
+    Raises:
+        NelboError: more classes than the model has, whose own have no names.
+    """
+    known = getattr(model, "num_classes", 0)
+    if not known or data.labels is None:
+        return data
+    if len(source.classes) == known:
+        return data.with_classes(source.classes)
+    if int(data.labels.max()) >= known:
+        raise NelboError(
+            f"{source.name} has {data.num_classes} classes, and the model of {source.run_path} "
+            f"{known}, whose names it does not record: give images of these classes"
+        )
+    return data
 
 
 def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -> ImageData:

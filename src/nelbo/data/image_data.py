@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import listed
 from nelbo.chain.conditioning import Condition
+from nelbo.data.labels import index_labels
 from nelbo.data.pixel_key import pixel_keys
 from nelbo.data.splits import name_key
 from nelbo.data.stream import ImageStream
@@ -138,6 +140,25 @@ class ImageData:
             return self
         generator = torch.Generator().manual_seed(seed)
         return self.take(torch.randperm(len(self), generator=generator)[:count].sort().values)
+
+    def with_classes(self, names: Sequence[str]) -> ImageData:
+        """The images with the classes of these names, in this order, as a model was trained on.
+
+        Images of other classes have none, which is noted.
+        """
+        if self.labels is None or self.label_names == tuple(names):
+            return self
+        place = [index_labels([name], names).item() for name in self.label_names]
+        # Without a label, −1, the last entry.
+        labels = torch.tensor([*place, -1])[self.labels]
+        lost = [name for name, at in zip(self.label_names, place, strict=True) if at < 0]
+        without = int(((labels < 0) & (self.labels >= 0)).sum())
+        note = (
+            f"{without} of {len(self)} images are of classes that the model does "
+            f"not have ({listed(lost)}; it has {listed(names)}), and are taken as without a class"
+        )
+        notes = (*self.notes, note) if without else self.notes
+        return replace(self, labels=labels, label_names=tuple(names), notes=notes)
 
     def resize(self, height: int, width: int) -> ImageData:
         """The images in another size, with pixel levels interpolated and rounded."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.data.decode import prepare
-from nelbo.data.formats import remedy, suffix_of
+from nelbo.data.formats import formats, remedy, suffix_of
 from nelbo.data.reader import Opened, open_picture, why
 
 # A mask is white, and its pixel painted, from this pixel level on, of 0..255.
@@ -53,14 +53,15 @@ def read_levels(
         NelboError: a file that is missing or no picture, or one that loses by becoming such pixels:
             with transparency, 16 bits, other channels or higher values.
     """
-    with _explained(path), Image.open(path) as image:
+    with _explained(path), Image.open(path, formats=formats()) as image:
         mode, frames = image.mode, getattr(image, "n_frames", 1)
         transparent = "transparency" in image.info
+        # Pillow reads 16 bits of each colour as their upper 8, without a mode of its own for them.
+        deep = any("16" in str(tile[3]) for tile in image.tile)
         pixels = np.array(image.convert("RGB") if mode == "P" else image)
-    if mode not in ("L", "RGB", "P") or transparent or frames > 1:
-        kind = (
-            f"{frames} frames" if frames > 1 else "transparency" if transparent else f"mode {mode}"
-        )
+    if mode not in ("L", "RGB", "P") or transparent or deep or frames > 1:
+        kind = f"{frames} frames" if frames > 1 else "16 bits a channel" if deep else f"mode {mode}"
+        kind = "transparency" if transparent else kind
         raise NelboError(
             f"{path} has {kind}: without loss, grey or RGB pictures of 8 bits and one frame are "
             "compressed; convert it first"

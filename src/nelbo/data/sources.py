@@ -41,7 +41,7 @@ KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file
 
 
 def load_data(
-    source: str,
+    source: str | os.PathLike[str],
     split: str = "train",
     *,
     size: int | str | Size | None = None,
@@ -72,6 +72,7 @@ def load_data(
             or nothing that can be read.
         MissingExtraError: the source needs an optional extra that is not installed.
     """
+    source = os.fspath(source)
     check_source(source, split)
     if channels not in (None, 1, 3):
         raise NelboError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")

@@ -11,19 +11,20 @@ sampling and evaluating both read it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.arguments import check_count, check_kind, described
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, normal
-from nelbo.chain.mhvae import Level
+from nelbo.chain.mhvae import Level, check_level
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.description import DescribedChain, Network
 from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
@@ -53,6 +54,13 @@ class GaussianDecoder(DescribedChain):
         thresholding: Threshold | None = None,
         profile: LevelProfile | None = None,
     ) -> None:
+        check_kind("network", network, Callable, "a module or function (x_t, time, condition)")
+        check_kind("schedule", schedule, NoiseSchedule, "a NoiseSchedule, such as .cosine(1000)")
+        check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
+        if thresholding is not None:
+            check_kind("thresholding", thresholding, Threshold, "a Static- or DynamicThreshold")
+        for side in shape or ():
+            check_count("each side of shape", side)
         super().__init__(schedule)
         if isinstance(prediction, str):
             prediction = PARAMETERIZATIONS[_one_of(prediction, PARAMETERIZATIONS, "prediction")]
@@ -77,8 +85,9 @@ class GaussianDecoder(DescribedChain):
         """The network's prediction at level t: `.x_0`, `.epsilon`, `.v`, and `.variance` of p_step.
 
         Raises:
-            NelboError: the network's output has the wrong shape.
+            NelboError: a level outside 1..T, or the network's output has the wrong shape.
         """
+        check_level(t, self.num_levels, x_t)
         at = self.coefficients
         scales = at.signal_scale(t, x_t), at.noise_scale(t, x_t)
         prediction = self._predict(x_t, *scales, at.network_time(t, x_t), condition)
@@ -174,6 +183,11 @@ class GaussianDecoder(DescribedChain):
         """The one place that calls the network and reads its output, the variance left out."""
         check_condition(condition, len(x))
         output = self.network(*self.parameterization.network_input(x, time, a, s), condition)
+        if not isinstance(output, Tensor):
+            raise NelboError(
+                f"the network returned {described(output)}, expected a tensor: wrap it in a "
+                "function that returns one, such as .sample of what a network of diffusers returns"
+            )
         channels = x.shape[1]
         if self.variance == "analytic" and output.shape[1] == 2 * channels:
             output = output[:, :channels]  # a learned variance that the analytic one replaces

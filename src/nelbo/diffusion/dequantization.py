@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import draw
+from nelbo.chain.distributions import draw, drawn_on
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.model import Diffusion
 
@@ -152,7 +152,7 @@ def _within_normal(uniform: Tensor, half_width: float, sigma: float) -> tuple[Te
 
 
 def _uniform(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else x.device
+    device = drawn_on(generator, x.device)
     unit = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
     return 2 * unit - 1
 

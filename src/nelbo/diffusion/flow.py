@@ -37,6 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
@@ -308,8 +309,7 @@ def _check_options(
         raise NelboError(unknown("trace", trace, TRACES))
     if method not in METHODS:
         raise NelboError(unknown("method", method, METHODS))
-    if probes < 1:
-        raise NelboError(f"probes must be at least 1, got {probes}")
+    check_count("probes", probes)
     check_draws(draws, trace)
     if not (rtol > 0 and atol > 0):
         raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")
@@ -317,8 +317,7 @@ def _check_options(
 
 def check_draws(draws: int, trace: str) -> None:
     """Raise `NelboError` unless the mean of `draws` likelihoods with this trace is a bound."""
-    if draws < 1:
-        raise NelboError(f"draws must be at least 1, got {draws}")
+    check_count("draws", draws)
     if draws > 1 and trace != "exact":
         raise NelboError(
             f"draws={draws} with trace={trace!r} is no lower bound, because the noise of the trace "

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
+from nelbo.chain.distributions import drawn_on
 
 LEVEL_SAMPLERS = ("uniform", "low_discrepancy", "importance")
 
@@ -68,7 +69,7 @@ class LevelSampler:
         device: torch.device | str = "cpu",
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
         """A level for each example, and its weight 1/π(t), float32."""
-        source = torch.device(generator.device if generator is not None else device)
+        source = drawn_on(generator, torch.device(device))
         # Levels may be rarer than float32 numbers in [0, 1) are close.
         dtype = torch.float32 if source.type == "mps" else torch.float64
         shape = () if self.spread else (batch,)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
@@ -110,8 +111,7 @@ def measure_levels(
     generator: torch.Generator | None = None,
 ) -> Iterator[LevelCost]:
     """The steps of `level_profile`: one level after the other, upwards."""
-    if draws < 1:
-        raise NelboError(f"draws must be at least 1, got {draws}")
+    check_count("draws", draws)
     model.check_data(x_0)
     check_condition(condition, len(x_0))
     pairs = batch_size or max(1, VALUES_PER_CALL // x_0[0].numel())

@@ -21,7 +21,7 @@ from nelbo.diffusion.control import under_control
 from nelbo.diffusion.decoder import GaussianDecoder
 from nelbo.diffusion.description import Network
 from nelbo.diffusion.profile import LevelProfile
-from nelbo.diffusion.sampler import Sampler
+from nelbo.diffusion.sampler import Sampler, check_sampler
 from nelbo.diffusion.schedule import NoiseSchedule
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.diffusion.variance import difference
@@ -159,6 +159,7 @@ class Diffusion(GaussianDecoder):
                 control for a model without ControlNet, or guidance of an unconditional model.
         """
         check_condition(condition, n)
+        check_sampler(sampler)
         if control is not None:
             model, condition = under_control(self, n, control, condition)
             return model.sample(

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from nelbo.base.arguments import described
+from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.diffusion.noise_level import NoiseLevel
@@ -87,3 +89,14 @@ class Sampler(Protocol):
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T, (B, C, H, W)."""
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raise `NelboError` unless this is a sampler, or None for the whole ancestral chain."""
+    if sampler is None or (isinstance(sampler, Sampler) and not isinstance(sampler, type)):
+        return
+    found = f"the class {sampler.__name__}" if isinstance(sampler, type) else described(sampler)
+    raise NelboError(
+        f"sampler is {found}, expected one of nelbo.samplers or None: pass one such as "
+        "nelbo.samplers.DDIM(50)"
+    )

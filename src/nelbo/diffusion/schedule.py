@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.level_map import LevelMap, Levels
 
@@ -66,8 +67,9 @@ class NoiseSchedule(LevelMap):
         cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
         """Linearly spaced √β (Rombach et al. 2022; the schedule of Stable Diffusion)."""
-        ends = math.sqrt(beta_start), math.sqrt(beta_end)
-        betas = torch.linspace(*ends, _checked(T), dtype=torch.float64).square()
+        # Of a negative number torch's root is nan, which `from_betas` refuses by its level.
+        first, last = torch.tensor([beta_start, beta_end], dtype=torch.float64).sqrt().tolist()
+        betas = torch.linspace(first, last, _checked(T), dtype=torch.float64).square()
         return cls._named("scaled_linear", betas, beta_start=beta_start, beta_end=beta_end)
 
     @classmethod
@@ -298,14 +300,15 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: no levels, levels outside 1..T, or not increasing.
         """
-        chosen = torch.as_tensor(levels, dtype=torch.int64).cpu().flatten()
+        given = torch.as_tensor(levels).cpu().flatten()
+        chosen = given.long()
         T = self.num_levels
         if len(chosen) == 0:
             raise NelboError(f"respace needs at least one of the levels 1..{T}, got none")
         if chosen.min() < 1 or chosen.max() > T:
             raise NelboError(f"respace takes levels in 1..{T}, got {chosen.tolist()}")
-        if not (chosen.diff() > 0).all():
-            raise NelboError(f"respace takes increasing levels, got {chosen.tolist()}")
+        if not (chosen.diff() > 0).all() or (chosen != given).any():
+            raise NelboError(f"respace takes increasing whole levels, got {given.tolist()}")
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), chosen])
         return self._from_signal(self.alphas_cumprod[kept], self.network_times[kept])
 
@@ -379,7 +382,9 @@ class NoiseSchedule(LevelMap):
                 "the signal power ᾱ of level 1 is 1 in float64, so that the level holds no noise: "
                 "begin with a noise scale √(1 − ᾱ_1) of at least 1.1e-8"
             )
-        if len(signal) < 2 or signal[0] != 1 or signal.min() < 0 or (signal.diff() >= 0).any():
+        # Not "any is not": a value that is nan is neither.
+        falls = (signal >= 0).all() and (signal.diff() < 0).all()
+        if len(signal) < 2 or signal[0] != 1 or not falls:
             raise NelboError(
                 "alphas_cumprod must start at 1 and decrease towards 0 without repeating, got "
                 f"{signal[:4].tolist()} ... {signal[-1].item()}"
@@ -389,6 +394,5 @@ class NoiseSchedule(LevelMap):
 
 
 def _checked(T: int) -> int:
-    if T < 1:
-        raise NelboError(f"a noise schedule needs at least one level, got T={T}")
+    check_count("the number of levels T", T)
     return T

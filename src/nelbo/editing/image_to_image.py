@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators, randn_like
@@ -38,6 +39,7 @@ class ImageToImage(Edit):
     strength: float = 0.6
 
     def __post_init__(self) -> None:
+        check_kind("sampler", self.sampler, Sampler, "one of nelbo.samplers, such as DDIM(50)")
         check_strength(self.strength)
 
     def num_states(self, schedule: NoiseSchedule) -> int:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators, draw, randn_like
@@ -55,6 +56,8 @@ class Inpainting(Edit):
     jump_n_sample: int = 10
 
     def __post_init__(self) -> None:
+        check_kind("mask", self.mask, Tensor, "a boolean tensor, True where to paint")
+        check_kind("sampler", self.sampler, DDPM, "nelbo.samplers.DDPM, whose steps are redrawn")
         if self.mask.dtype != torch.bool or self.mask.ndim not in (2, 4):
             raise NelboError(
                 "the mask must be boolean, True where to paint, of shape (height, width) or "
@@ -62,8 +65,7 @@ class Inpainting(Edit):
                 f"{tuple(self.mask.shape)}"
             )
         for name in ("jump_length", "jump_n_sample"):
-            if getattr(self, name) < 1:
-                raise NelboError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps there are, up and down."""

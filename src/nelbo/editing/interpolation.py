@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
@@ -59,8 +60,8 @@ class Interpolation(Edit):
     refinements: int = 3
 
     def __post_init__(self) -> None:
-        if self.frames < 2:
-            raise NelboError(f"an interpolation needs at least 2 frames, got {self.frames}")
+        check_count("frames", self.frames, least=2)
+        check_kind("sampler", self.sampler, Sampler, "one of nelbo.samplers, such as DDIM(50)")
         if self.encoder not in ENCODERS:
             raise NelboError(unknown("encoder", self.encoder, ENCODERS))
         check_strength(self.strength)

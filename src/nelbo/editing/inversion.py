@@ -19,6 +19,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
@@ -48,13 +49,13 @@ class Inversion(Edit, StepRule):
     refinements: int = 0
 
     def __post_init__(self) -> None:
+        check_kind("sampler", self.sampler, DDIM, "nelbo.samplers.DDIM, whose steps are undone")
         if self.sampler.eta != 0:
             raise NelboError(
                 f"a sampler that draws noise cannot be undone: eta must be 0, got "
                 f"{self.sampler.eta}"
             )
-        if self.refinements < 0:
-            raise NelboError(f"refinements must be at least 0, got {self.refinements}")
+        check_count("refinements", self.refinements, least=0)
 
     def num_states(self, schedule: NoiseSchedule) -> int:
         """How many steps there are to undo."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.chain.distributions import draw, randn_like, rows
+from nelbo.chain.distributions import draw, drawn_on, randn_like, rows
 from nelbo.chain.model import Model
 from nelbo.chain.terms import VALUES_PER_CALL
 from nelbo.diffusion import Diffusion
@@ -256,7 +256,7 @@ class _LevelChoice:
         spread = torch.where(self._count > 0, spread, spread.max().clamp(min=1e-12))
         learnt = spread[self._bin]
         proposal = (1 - _UNIFORM_SHARE) * learnt / learnt.sum() + _UNIFORM_SHARE / T
-        device = None if generator is None else generator.device
+        device = drawn_on(generator, torch.get_default_device())
         shift = torch.rand((), generator=generator, device=device, dtype=torch.float64).cpu()
         order = torch.randperm(images, generator=generator, device=device).cpu()
         place = (shift + order / images) % 1.0

@@ -16,7 +16,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import generator_for
+from nelbo.chain.distributions import drawn_on, generator_for
 from nelbo.chain.estimate import DOMINANT_SHARE
 from nelbo.chain.estimators import (
     ChosenLevels,
@@ -109,7 +109,7 @@ def batch_generators(
     """
     if generator is None:
         return lambda index: None
-    device = generator.device
+    device = drawn_on(generator, torch.get_default_device())
     seed = int(torch.randint(2**62, (), generator=generator, device=device))
     return lambda index: generator_for(seed, index, device=device)
 
@@ -323,7 +323,7 @@ def _plan(explored: list[Bound], variance: float, least: _Draws) -> _Draws:
 
 def _some(n: int, count: int, generator: torch.Generator | None) -> Tensor:
     """`count` of n images, drawn at random."""
-    device = generator.device if generator is not None else None
+    device = drawn_on(generator, torch.get_default_device())
     return torch.randperm(n, generator=generator, device=device)[:count].cpu()
 
 

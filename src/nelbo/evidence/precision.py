@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, NotFiniteError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import t_quantile
 from nelbo.chain.estimators import Stratified
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.networks.finite import NotFiniteError
 
 # Mixed precision has to save at least this share of the time.
 _WORTHWHILE = 0.1

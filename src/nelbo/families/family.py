@@ -21,6 +21,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, to_json
 from nelbo.base.suggestions import unknown
@@ -279,8 +280,7 @@ class Family(BaseModel):
             NelboError: the model is not fitted, n below one, or an option that it has not.
         """
         shape = self.image_shape
-        if n < 1:
-            raise NelboError(f"the number of samples must be at least 1, got {n}")
+        check_count("the number of samples", n)
         self._refuse({"sampler": sampler} | options)
         if isinstance(generator, Sequence):
             images = torch.cat([self.draws(1, each) for each in generator])

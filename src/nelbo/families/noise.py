@@ -10,19 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import drawn_on
 
 
 def choose(
     p: Float[Tensor, "batch choices"], generator: torch.Generator | None
 ) -> Int[Tensor, " batch"]:
     """One of the choices for each row, with the probabilities of the row."""
-    at = p if generator is None else p.to(generator.device)
+    at = p.to(drawn_on(generator, p.device))
     return torch.multinomial(at, 1, generator=generator)[:, 0].to(p.device)
 
 
 def rand_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform noise in [0, 1) of the shape, dtype and device of `x`."""
-    device = x.device if generator is None else generator.device
+    device = drawn_on(generator, x.device)
     return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 

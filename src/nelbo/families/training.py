@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nelbo.base.errors import NotFiniteError
 from nelbo.families.examples import Examples
 from nelbo.families.fitting import Budget, FitStep, Steps
-from nelbo.networks.finite import NotFiniteError
 
 # −log p(x) of each image or what stands for it, nats, given the source of noise.
 Loss = Callable[[Tensor, torch.Generator], Tensor]

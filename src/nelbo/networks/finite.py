@@ -12,15 +12,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NotFiniteError
 
 # A larger weight has no finite square in float32, which every normalisation takes.
 LARGEST_WEIGHT = math.sqrt(torch.finfo(torch.float32).max)
 _SHOWN = 3
-
-
-class NotFiniteError(NelboError):
-    """Weights or predictions that are not finite."""
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], where: object) -> None:

@@ -52,8 +52,8 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise NelboError(f"the guidance scale must be a finite number, got {self.scale}")
+        if not (hasattr(self.scale, "__float__") and math.isfinite(self.scale)):
+            raise NelboError(f"the guidance scale must be a finite number, got {self.scale!r}")
         if self.interval is not None:
             low, high = self.interval
             if not 0 <= low < high:

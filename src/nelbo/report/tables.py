@@ -118,7 +118,13 @@ def bound_table(
 def monte_carlo_text(estimate: Estimate, decimals: int) -> str:
     """The Monte Carlo part of an error, so that nobody adds it; a dash where it is not known."""
     error = estimate.monte_carlo_error
-    return f"{number(error, decimals)} of ±" if math.isfinite(error) else NOTHING
+    if not math.isfinite(error):
+        return NOTHING
+    if math.isnan(estimate.standard_error):
+        return number(error, decimals)
+    # Chance may make the part larger than the whole, which few images have made too small.
+    part = "above ±" if error > estimate.standard_error else "of ±"
+    return f"{number(error, decimals)} {part}"
 
 
 def result_line(summary: Summary, unit: str) -> str:

@@ -111,8 +111,8 @@ def flow_times(largest: float, smallest: float, steps: int, shift: float) -> lis
 
 def check_steps(T: int, steps: int) -> None:
     """Raise `NelboError` for `steps` outside 1..T."""
-    if not 1 <= steps <= T:
-        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps}")
+    if not hasattr(steps, "__index__") or not 1 <= steps <= T:
+        raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps!r}")
 
 
 def checked_levels(T: int, levels: Sequence[int]) -> list[int]:
@@ -137,6 +137,6 @@ def remaining_steps(steps: int, skip: int) -> int:
     Raises:
         NelboError: `skip` outside 0..steps − 1.
     """
-    if not 0 <= skip < steps:
+    if not hasattr(skip, "__index__") or not 0 <= skip < steps:
         raise NelboError(f"skip must lie in 0..{steps - 1} of {steps} steps, got {skip}")
     return steps - skip

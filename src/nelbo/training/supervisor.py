@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import reason
+from nelbo.base.suggestions import listed
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.data.splits import VALIDATION as FOR_VALIDATION
 from nelbo.report.grids import save_image
@@ -116,7 +117,7 @@ class Supervisor:
             accept_changed_data: go on although the images are not those of before.
 
         Raises:
-            NelboError: no checkpoint is whole, or the images have changed.
+            NelboError: no checkpoint is whole, or the images or their classes have changed.
         """
         if not self.checkpoints.steps():
             choose_precision(self.trainer)
@@ -130,6 +131,7 @@ class Supervisor:
             )
         if same_threads:
             torch.set_num_threads(checkpoint.progress["threads"])
+        self._check_classes()
         notes += self._changes(checkpoint)
         notes += self._changed_data(checkpoint, accept_changed_data)
         self._go_to(checkpoint)
@@ -304,6 +306,20 @@ class Supervisor:
             forget_snapshots_after(self.run_directory.training, checkpoint.step)
             if self.tracker is not None:
                 self.tracker.forget_after(checkpoint.step)
+
+    def _check_classes(self) -> None:
+        """Raise `NelboError` where a label is no longer the class that it was."""
+        before, now = (
+            list(map(str, notes.get("label_names") or ()))
+            for notes in (self.run_directory.notes, self.notes)
+        )
+        if before and now != before:
+            run = self.run_directory.path
+            raise NelboError(
+                f"{run} was trained on the classes {listed(before)}, and the images now have "
+                f"{listed(now) or 'none'}, in which a number is another class: put the classes "
+                f"back, or train a new run with --start-from {run} --start-classes new"
+            )
 
     def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
         before = checkpoint.tensors.get("data", {})

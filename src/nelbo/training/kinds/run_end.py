@@ -156,6 +156,8 @@ class RunEnd(ABC):
             table_to.print(line, soft_wrap=True)
         table_to.print(evaluated_text(whole, self.data), soft_wrap=True)
         print_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
+        for warning in test.bound.mean().bits_per_dim.warnings(test.data.names):
+            say(f"warning: test: {warning}")
         if line := self.remark(whole):
             table_to.print(line, soft_wrap=True)
         if whole is not first:  # what was asked for took its time, and leaves the rest theirs

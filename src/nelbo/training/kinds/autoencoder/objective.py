@@ -38,6 +38,7 @@ from torch.nn.functional import relu
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
+from nelbo.chain.distributions import drawn_on
 from nelbo.chain.terms import per_example
 from nelbo.diffusion import Pixels
 from nelbo.diffusion.objectives import BatchPart, part_of_noise
@@ -182,7 +183,7 @@ class AutoencoderObjective(nn.Module):
 
     def _augmented(self, x: Tensor, generator: torch.Generator | None, part: BatchPart) -> Tensor:
         """The images as they are to be learned: some mirrored, some with channels exchanged."""
-        device = x.device if generator is None else generator.device
+        device = drawn_on(generator, x.device)
         if self.mirrored > 0:
             chance = torch.rand(part.batch, generator=generator, device=device)[part.slice]
             chosen = (chance < self.mirrored).to(x.device)[:, None, None, None]

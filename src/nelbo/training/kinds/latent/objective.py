@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import drawn_on
 from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms, part_of_noise
 from nelbo.latent import LatentDiffusion
 from nelbo.training.kinds.latent.latents import LatentData, trainable
@@ -96,7 +97,7 @@ class PriorObjective(nn.Module):
         if latents.tokens is None and latents.captions is None and latents.labels is None:
             return None
         device = latents.mean.device
-        source = generator.device if generator is not None else device
+        source = drawn_on(generator, device)
         chance = torch.rand(part.batch, generator=generator, device=source)[part.slice]
         dropped = chance.to(device) < self.condition_dropout
         condition = latents.condition(dropped)

@@ -1,0 +1,138 @@
+"""Arguments of another type or range than the API takes: an error that names them, nothing else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, loss
+from nelbo.data import load_data
+from nelbo.editing import ImageToImage, Inpainting, Interpolation, Inversion
+from nelbo.families import HMM, LDS, PPCA
+from nelbo.samplers import DDIM, DDPM, Heun
+
+
+@pytest.fixture(autouse=True)
+def _as_users_call_it():
+    """Without the checks of types that the tests add, which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+X = torch.full((2, 3, 4, 4), -1.0)
+PAINT = torch.ones(4, 4, dtype=torch.bool)
+
+
+def chain(network=lambda x, t, c: 0.1 * x, **options) -> Diffusion:
+    schedule = options.pop("schedule", NoiseSchedule.linear(10, 0.01, 0.6))
+    return Diffusion(network, schedule, **{"shape": (3, 4, 4)} | options)
+
+
+MODEL = chain()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # Levels of the chain.
+        (lambda: MODEL.predict(X, -1), "t is int -1, expected a level in 1..10"),
+        (lambda: MODEL.p_step(X, 0), "t is int 0"),
+        (lambda: MODEL.p_step(X, 11), "t is int 11"),
+        (lambda: MODEL.q_step(X, 0), "t is int 0"),
+        (lambda: MODEL.q_marginal(X, -1), "t is int -1, expected a level in 0..10"),
+        (lambda: MODEL.q_posterior(X, X, 11), "t is int 11"),
+        (lambda: MODEL.predict(X, 1.0), "t is float 1.0"),
+        (lambda: MODEL.predict(X, [1, 2]), r"t is list \[1, 2\]"),
+        (lambda: MODEL.predict(X, torch.tensor([1.0, 2.0])), "type torch.float32"),
+        (lambda: MODEL.predict(X, torch.tensor([1, 2, 3])), r"shape \(3,\) .*example, \(2,\)"),
+        (lambda: MODEL.predict(X, torch.tensor([0, 2])), "t has levels 0..2"),
+        (lambda: MODEL.score_matching(X, X, torch.tensor([2, 11])), "t has levels 2..11"),
+        # Numbers.
+        (lambda: MODEL.sample(2.0), "number of samples must be a whole number, got float 2.0"),
+        (lambda: MODEL.sample(2, DDIM(2.5)), "steps must lie in 1..10, .* got 2.5"),
+        (lambda: MODEL.elbo(X, levels="all"), "levels must be a whole number, got str 'all'"),
+        (lambda: MODEL.elbo(X, levels=2.0), "levels must be a whole number"),
+        (lambda: MODEL.elbo(X, levels=True), "levels must be a whole number, got bool True"),
+        (lambda: MODEL.respace([1.5, 3.0]), r"increasing whole levels, got \[1.5, 3.0\]"),
+        (lambda: MODEL.sample(2, DDIM(2), guidance="7"), "finite number, got '7'"),
+        (lambda: MODEL.importance_weighted_elbo(X, paths=1.5), "paths must be a whole number"),
+        (lambda: NoiseSchedule.linear(10.0), "levels T must be a whole number"),
+        (lambda: NoiseSchedule.scaled_linear(10, -1.0, 0.1), "beta at level 1 is nan"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([0.9, math.nan, 0.1]), "nan"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([math.nan, 0.1]), "nan"),
+        (lambda: Pixels(2.5), "pixel levels must be a whole number"),
+        (lambda: Pixels(256).to_network(torch.rand(2)), "integers in 0..255, found torch.float32"),
+        (lambda: PPCA(2.5), "latents must be a whole number"),
+        (lambda: LDS(0), "latents must be at least 1, got 0"),
+        (lambda: HMM("4"), "states must be a whole number"),
+        (lambda: Interpolation(1), "frames must be at least 2, got 1"),
+        (lambda: Inversion(DDIM(2), refinements=-1), "refinements must be at least 0"),
+        (lambda: Inpainting(PAINT, DDPM(2), jump_length=0), "jump_length must be at least 1"),
+        # Objects.
+        (lambda: MODEL.sample(2, "ddim"), "sampler is str 'ddim', expected one of nelbo.samplers"),
+        (lambda: MODEL.sample(2, DDIM), "sampler is the class DDIM"),
+        (lambda: ImageToImage("ddim"), "sampler is str 'ddim'"),
+        (lambda: Interpolation(3, "ddim"), "sampler is str 'ddim'"),
+        (lambda: Inversion(Heun(3)), "sampler is Heun .*expected nelbo.samplers.DDIM"),
+        (lambda: Inpainting(PAINT, DDIM(3)), "sampler is DDIM.* expected nelbo.samplers.DDPM"),
+        (lambda: Inpainting(np.ones((4, 4), bool)), "mask is a ndarray of shape"),
+        (lambda: MODEL.elbo(X, levels=2, generator=0), "generator is int 0, expected a torch.Gen"),
+        (lambda: MODEL.sample(2, generator=np.random), "generator is module"),
+        (lambda: loss(MODEL, X, generator=0), "generator is int 0"),
+        (lambda: chain(data=256), r"data is int 256, expected Pixels\(levels\) or Continuous"),
+        (lambda: chain(thresholding=1.0), "thresholding is float 1.0"),
+        (lambda: chain(schedule=[0.1, 0.2]), "schedule is list"),
+        (lambda: chain(None), "network is NoneType None"),
+        (lambda: chain(shape=(3, -4, 4)), "each side of shape must be at least 1, got -4"),
+        (lambda: MODEL.elbo(X[:0]), "a batch of no images has no bound"),
+        # What networks return.
+        (
+            lambda: chain(lambda x, t, c: (x,)).elbo(X),
+            "the network returned tuple .* a tensor",
+        ),
+        (
+            lambda: chain(lambda x, t, c: SimpleNamespace(sample=x)).sample(2, DDIM(2)),
+            "the network returned SimpleNamespace .*such as .sample",
+        ),
+    ],
+)
+def test_the_error_names_the_argument(call, message):
+    with pytest.raises(NelboError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("data", [Pixels(256), Continuous()])
+def test_a_bound_that_is_not_finite_is_an_error_that_names_the_level(bad, data):
+    """With gradients and in training mode, too, where predictions are not looked at."""
+
+    def network(x, t, c):
+        return torch.where((t == 5)[:, None, None, None], bad, x)
+
+    model = chain(network, data=data)
+    assert model.training
+    assert torch.is_grad_enabled()
+    with pytest.raises(NelboError, match=r"2 of 18 terms of the bound .* the first at level 6"):
+        model.elbo(X)
+
+
+def test_levels_may_be_any_whole_numbers():
+    """Those of NumPy, of one value for all, and of any integer type."""
+    expected = MODEL.predict(X, 3).x_0
+    for t in (np.int64(3), torch.tensor(3), torch.tensor([3]), torch.tensor([3, 3]).int()):
+        assert torch.equal(MODEL.predict(X, t).x_0, expected)
+    assert torch.equal(MODEL.q_marginal(X, 0).mean, X)
+
+
+def test_a_source_may_be_a_path(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert load_data(Path(tmp_path), "all", size=4).shape == (3, 4, 4)
