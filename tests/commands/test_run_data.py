@@ -79,10 +79,11 @@ def test_classes_are_those_of_the_run_by_their_names(tmp_path, capsys, more):
 
 
 def test_more_classes_than_a_model_without_their_names_has(tmp_path):
-    assert images_of(tmp_path / "a", ["cat", "dog"], trained_on=[]).labels.unique().tolist() == [
-        0,
-        1,
-    ]
+    fewer = images_of(tmp_path / "a", ["cat", "dog"], trained_on=[])
+    assert fewer.labels.unique().tolist() == [0, 1]
+    assert "names of its 3 classes: cat, dog are taken as the first 2 of them" in fewer.notes[-1]
+    numbered = images_of(tmp_path / "n", ["2", "1"], trained_on=[])
+    assert numbered.labels.tolist() == [int(name.split("/")[0]) for name in numbered.names]
     with pytest.raises(NelboError, match="has 3 classes, and the model of runs/classes 2, whose"):
         images_of(tmp_path / "b", ["ant", "cat", "dog"], trained_on=[], known=2)
     unconditional = images_of(tmp_path / "c", ["ant", "cat"], trained_on=[], known=0)

@@ -129,6 +129,21 @@ def test_mistakes_are_explained(tmp_path):
         load_data(str(tmp_path), "test")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("pictures.zip", "Unpack it, and give the folder"),
+        ("pictures.tar.gz", "Unpack it"),
+        ("pictures.npy", "Save its pictures as image files in a folder"),
+        ("one.PNG", "Give the folder that it lies in"),
+    ],
+)
+def test_a_file_of_pictures_is_refused_with_what_to_do(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(NelboError, match=f"{name} is a file; expected .*hub:USER/NAME. {remedy}"):
+        load_data(str(tmp_path / name))
+
+
 def test_levels_outside_the_declared_ones_are_refused():
     images = torch.full((2, 1, 4, 4), 17, dtype=torch.uint8)
     with pytest.raises(

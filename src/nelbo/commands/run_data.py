@@ -11,6 +11,7 @@ import torch
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import listed
 from nelbo.chain.model import Model
 from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.data import ImageData, load_data
@@ -295,12 +296,22 @@ def _in_classes(source: RunSource, model: ImageModel, data: ImageData) -> ImageD
         return data
     if len(source.classes) == known:
         return data.with_classes(source.classes)
+    numbers = tuple(map(str, range(known)))
+    if set(data.label_names) <= set(numbers):
+        return data.with_classes(numbers)
     if int(data.labels.max()) >= known:
         raise NelboError(
             f"{source.name} has {data.num_classes} classes, and the model of {source.run_path} "
-            f"{known}, whose names it does not record: give images of these classes"
+            f"{known}, whose names it does not record: give images of these classes, or name their "
+            f"folders by the numbers of the classes, 0..{known - 1}"
         )
-    return data
+    if data.num_classes == known:
+        return data
+    note = (
+        f"the model of {source.run_path} does not record the names of its {known} classes: "
+        f"{listed(data.label_names)} are taken as the first {data.num_classes} of them"
+    )
+    return replace(data, notes=(*data.notes, note))
 
 
 def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -> ImageData:

@@ -37,6 +37,8 @@ DEFAULT_SIZE = (32, 32)
 HUB = "hub:"
 # What lies in the directory of a run and in no folder of pictures.
 _OF_RUNS = ("config.yaml", "nelbo.json")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_ARRAYS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".mat", ".pkl", ".csv", ".safetensors")
 KINDS = f"a data set ({', '.join(NAMES)}), a folder of pictures, a .parquet file, or hub:USER/NAME"
 
 
@@ -91,7 +93,7 @@ def load_data(
                 **shown,
             )
         if path.is_file() and path.suffix.lower() != ".parquet":
-            raise NelboError(f"{source} is a file; expected {KINDS}")
+            raise NelboError(f"{source} is a file; expected {KINDS}{_remedy(path)}")
         table = Table(source, str(path), options)
         return load_table(table, split, asked or DEFAULT_SIZE, channels or 3, **shown)
     name, _, query = source.partition("?")
@@ -224,6 +226,16 @@ def _options(source: str, query: str) -> dict[str, str]:
         raise NelboError(
             f"{source}: options are written ?name=value&name=value, found {query!r}"
         ) from error
+
+
+def _remedy(file: Path) -> str:
+    """What to do with a file that holds pictures, but is neither a folder nor a table."""
+    suffix = file.suffix.lower()
+    if is_picture(file.name):
+        return ". Give the folder that it lies in"
+    if suffix in _ARCHIVES:
+        return ". Unpack it, and give the folder"
+    return ". Save its pictures as image files in a folder" if suffix in _ARRAYS else ""
 
 
 def _unknown(source: str) -> NelboError:
