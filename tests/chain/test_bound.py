@@ -69,7 +69,7 @@ def test_errors_of_a_few_images_by_hand(n):
         make(n, 4),
         score_matching=torch.tensor(terms[:n]),
         levels=torch.tensor([[2, 3, 4, 5]] * n),
-        reconstruction_variance=torch.tensor([0.5, 30.0, 1.0][:n]),
+        reconstruction_variance=torch.tensor([0.5, 301.0, 1.0][:n]),
         reconstruction_calls=torch.tensor([2, 5, 8][:n]),
     )
     centred = [
@@ -80,7 +80,7 @@ def test_errors_of_a_few_images_by_hand(n):
     summary = bound.mean()
     assert summary.score_matching.monte_carlo_error == pytest.approx(math.sqrt(sum(pairs)) / n)
     assert summary.score_matching.largest_draw_share == pytest.approx(max(pairs) / sum(pairs))
-    first = [0.5, 30.0, 1.0][:n]
+    first = [0.5, 301.0, 1.0][:n]
     total = sum(pairs) + sum(first)
     assert summary.elbo.monte_carlo_error == pytest.approx(math.sqrt(total) / n)
     # Five calls are two pairs of draws of x_1, two calls are one.
