@@ -13,7 +13,7 @@ import pytest
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
-from nelbo.commands.arguments import SYNONYMS, check_arguments, options_of
+from nelbo.commands.arguments import MEANT, check_arguments, options_of
 from nelbo.commands.common import print_json, say, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.training.starting_point import train_options
@@ -104,7 +104,7 @@ def test_synonyms_lead_to_options():
     """Each leads to an option of some command, and none is one."""
     own = (options_of(options_class(name)) for name in commands())
     known = set().union(train_options(), *own)
-    for names in SYNONYMS.values():
+    for names in MEANT.values():
         assert known >= set(names)
 
 

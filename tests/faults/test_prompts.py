@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,14 +71,8 @@ def test_a_prompt_for_a_model_without_text(run_path, tmp_path, capsys, kind, opt
 
 
 def test_a_missing_extra_is_named(stable, tmp_path, capsys, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.partition(".")[0] in ("transformers", "tokenizers"):
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("transformers", "tokenizers"):
+        monkeypatch.setitem(sys.modules, name, None)
     install = "needs an optional extra: pip install 'nelbo[text]'"
     out = tmp_path / "x.png"
     assert install in mistake(capsys, "sample", stable, "--prompt", "cat", "--out", out)

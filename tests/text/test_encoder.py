@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
 import subprocess
@@ -106,14 +105,7 @@ def test_mistakes_are_explained(parts, tmp_path, monkeypatch):
 
 
 def test_missing_transformers_names_the_extra(parts, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.partition(".")[0] == "transformers":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):
         TextEncoder.from_pretrained(parts[1])
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):

@@ -65,7 +65,7 @@ def save_checkpoint(
     Args:
         model: the model, which stays as it is.
         directory: where.
-        card: the README.md, Markdown; see `nelbo.report.checkpoint_card`.
+        card: the README.md, Markdown; see `nelbo.report.model_card`.
         notes: what the run's nelbo.json holds, of which the data, the length and the settings
             are kept.
         sampler: what the scheduler is to describe, as in `nelbo.save`.

@@ -7,11 +7,7 @@ fine, so that any prefix decodes.
 
 from nelbo.coding.archive import compress, contents, decompress
 from nelbo.coding.estimate import Estimated, estimate
-from nelbo.coding.progressive import (
-    compress_progressive,
-    decompress_progressive,
-    is_progressive,
-)
+from nelbo.coding.progressive import compress_progressive, decompress_progressive, is_progressive
 from nelbo.coding.reading import Decoded, read
 
 __all__ = [

@@ -12,13 +12,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
-from nelbo.coding import (
-    Estimated,
-    compress,
-    compress_progressive,
-    decompress_progressive,
-    estimate,
-)
+from nelbo.coding import Estimated, compress, compress_progressive, decompress_progressive, estimate
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
 from nelbo.commands.pace import Pace

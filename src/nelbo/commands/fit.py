@@ -27,12 +27,7 @@ from nelbo.commands.run_data import RunSource, check_data, load_with_data
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import LevelProfile
-from nelbo.diffusion.measurement import (
-    LevelCost,
-    collect_levels,
-    levels_to_measure,
-    measure_levels,
-)
+from nelbo.diffusion.measurement import LevelCost, collect_levels, levels_to_measure, measure_levels
 from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import check_fits, condition_for

@@ -12,7 +12,7 @@ import tyro
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.samplers import SAMPLERS
-from nelbo.training.config import option
+from nelbo.training.ranges import at_least_one, option
 
 _LARGEST_SEED = 2**63 - 1
 _SAMPLER_HELP = (
@@ -254,13 +254,6 @@ def check_new(path: Path, option: str = "--out") -> None:
     check_out(path, option, directory=True)
     if path.is_dir() and any(path.iterdir()):
         raise NelboError(f"{option} {path} is not empty; give the name of a new directory")
-
-
-def at_least_one(**counts: int | None) -> None:
-    """Raise `NelboError` for an option, named as its field, that is below 1; None is no number."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise NelboError(f"{option(name)} must be at least 1, got {value}")
 
 
 def check_counts(n: int, batch_size: int) -> None:

@@ -13,10 +13,7 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
-from nelbo.commands.evaluation_progress import (
-    evaluate_with_progress,
-    levels_that_matter,
-)
+from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_that_matter
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import (
-    choose_device,
-    mention_skipped,
-    print_json,
-    results_to,
-    show,
-)
+from nelbo.commands.common import choose_device, mention_skipped, print_json, results_to, show
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.report import Report

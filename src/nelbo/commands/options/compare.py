@@ -14,12 +14,11 @@ from nelbo.commands.groups import (
     Computing,
     EmbeddedGuidance,
     SomeImages,
-    at_least_one,
     check_out,
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
-from nelbo.training.ranges import option
+from nelbo.training.ranges import at_least_one, option
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.

@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import at_least_one, check_out
+from nelbo.commands.groups import check_out
+from nelbo.training.ranges import at_least_one
 
 _SUFFIX = ".nelbo"
 

@@ -14,10 +14,10 @@ from nelbo.commands.groups import (
     ConditionOptions,
     ControlOptions,
     SamplerOptions,
-    at_least_one,
     check_counts,
     check_png,
 )
+from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from nelbo.commands.groups import (
-    Computing,
-    at_least_one,
-)
+from nelbo.commands.groups import Computing
+from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import SplitOptions, at_least_one
+from nelbo.commands.groups import SplitOptions
+from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nelbo.commands.groups import ImageOptions, at_least_one, check_out
+from nelbo.commands.groups import ImageOptions, check_out
+from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)

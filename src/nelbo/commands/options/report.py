@@ -9,11 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import (
-    Computing,
-    at_least_one,
-)
+from nelbo.commands.groups import Computing
 from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,7 @@ A new one is a module with an `ADAPTER` and its line here; docs/your-own-network
 read a pipeline without.
 """
 
-from nelbo.formats.adapters import (
-    flux,
-    pixart_sigma,
-    qwen_image,
-    sana,
-    stable_diffusion_3,
-    z_image,
-)
+from nelbo.formats.adapters import flux, pixart_sigma, qwen_image, sana, stable_diffusion_3, z_image
 from nelbo.formats.adapters.adapter import Adapter
 
 ADAPTERS: dict[str, Adapter] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from nelbo.base.console import quiet
-from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.errors import NelboError, optional
 from nelbo.base.files import read_json
 from nelbo.formats.pipeline import Pipeline
 from nelbo.networks.files import CONFIG_FILE, locate
@@ -98,10 +97,7 @@ def library_of(name: str, what: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(f"a {what}", EXTRA) from error
+    return optional(name, f"a {what}", EXTRA)
 
 
 def default_argument(pipeline: str, name: str) -> Any:

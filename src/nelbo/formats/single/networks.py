@@ -10,12 +10,7 @@ from nelbo.base.errors import NelboError
 from nelbo.formats.single.autoencoder import autoencoder_fields, rename_autoencoder
 from nelbo.formats.single.checkpoint import AUTOENCODER, CONTROL, UNET, Checkpoint
 from nelbo.formats.single.renaming import Weights
-from nelbo.formats.single.unet import (
-    controlnet_fields,
-    rename_controlnet,
-    rename_unet,
-    unet_fields,
-)
+from nelbo.formats.single.unet import controlnet_fields, rename_controlnet, rename_unet, unet_fields
 from nelbo.networks import AutoencoderKL, ControlNet, UNet
 from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.pretrained import Pretrained, skeleton

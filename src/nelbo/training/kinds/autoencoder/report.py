@@ -11,12 +11,7 @@ from torch import Tensor
 
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.evidence.autoencoder import (
-    FITTED,
-    AutoencoderReading,
-    evaluate_autoencoder,
-    fit_scale,
-)
+from nelbo.evidence.autoencoder import FITTED, AutoencoderReading, evaluate_autoencoder, fit_scale
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.encoding import Autoencoder

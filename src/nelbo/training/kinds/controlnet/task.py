@@ -15,15 +15,7 @@ from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.controlnet.examples import Examples
 from nelbo.training.kinds.controlnet.objective import ControlObjective
-from nelbo.training.task import (
-    ImageSource,
-    Task,
-    Terms,
-    Wrap,
-    flips,
-    objective_of,
-    unchanged,
-)
+from nelbo.training.task import ImageSource, Task, Terms, Wrap, flips, objective_of, unchanged
 
 # The random stream of a seed for the controls of a step.
 _CONTROLS = 7

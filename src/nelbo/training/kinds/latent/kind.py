@@ -23,11 +23,7 @@ from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed
-from nelbo.training.kinds.latent.making import (
-    found_again,
-    new_latent_model,
-    trained_latent_model,
-)
+from nelbo.training.kinds.latent.making import found_again, new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
 from nelbo.training.kinds.latent.report import (

@@ -27,9 +27,7 @@ from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.drawing import all_classes
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.refinement import (
-    sizes_of,
-)
+from nelbo.training.kinds.refinement import sizes_of
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 PROMPTS_FILE = "prompts.txt"

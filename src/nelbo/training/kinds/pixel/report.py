@@ -23,9 +23,7 @@ from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
 from nelbo.training.kinds.drawing import all_classes, draw
 from nelbo.training.kinds.final_samples import PIXEL_STEPS
-from nelbo.training.kinds.refinement import (
-    sizes_of,
-)
+from nelbo.training.kinds.refinement import sizes_of
 from nelbo.training.kinds.run_end import Evaluations, RunEnd
 
 STRIP_ROWS = 4
