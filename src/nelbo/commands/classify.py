@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -25,6 +24,7 @@ from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
 from nelbo.evidence.evaluation import check_fits
+from nelbo.report.tables import new_table
 from nelbo.text import shorten
 from nelbo.training.kinds.drawing import all_classes
 
@@ -208,14 +208,14 @@ def _found(data: ImageData, result: Classification, names: tuple[str, ...]) -> l
 def _table(rows: list[dict[str, Any]]) -> Table:
     """Each image and its best class, with a question mark where others are near."""
     captioned = any(row["caption"] for row in rows)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("image", *(["caption"] if captioned else []), "class"):
-        table.add_column(column)
+    unsure = not all(row["certain"] for row in rows)
+    table = new_table(
+        ("image", *(["caption"] if captioned else []), "class"),
+        caption="?: other classes are not ruled out; more --draws decide" if unsure else None,
+        wraps=True,
+    )
     for row in rows:
         caption = [Text(shorten(row["caption"] or ""))] if captioned else []
         best = shorten(row["class"]) + ("" if row["certain"] else " ?")
         table.add_row(Text(row["name"]), *caption, Text(best))
-    if not all(row["certain"] for row in rows):
-        table.caption = "?: other classes are not ruled out; more --draws decide"
-        table.caption_justify = "left"
     return table

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from nelbo.data.duplicates import is_among
 from nelbo.data.sources import check_not_among, with_crops
 from nelbo.data.splits import PARTS, EmptySplitError
 from nelbo.report.grids import save_grid
+from nelbo.report.tables import new_table
 
 # Captions shown, and the length that the table cuts them to.
 _CAPTIONS = 5
@@ -191,11 +191,7 @@ def _facts(content: dict[str, Any]) -> Table:
 
 
 def _label_table(labels: dict[str, dict[str, int]]) -> Table:
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
-    for split in next(iter(labels.values())):
-        table.add_column(split, justify="right")
+    table = new_table(["class"], list(next(iter(labels.values()))), wraps=True)
     for name, counts in labels.items():
         table.add_row(Text(name), *(f"{count:,}" for count in counts.values()))
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.base.console import say
@@ -25,6 +24,7 @@ from nelbo.evidence.autoencoder import (
     fit_scale,
 )
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.report.tables import new_table
 from nelbo.runs.run_directory import RunDirectory
 
 
@@ -86,15 +86,12 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
 
 
 def _table(reading: AutoencoderReading, split: str) -> Table:
-    table = Table(
+    table = new_table(
+        [""],
+        [split],
         caption="mean ± standard error over images;\n"
         "the bound is that of a plain VAE, with N(0, I) as the prior of its latents",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    table.add_column("")
-    table.add_column(split, justify="right")
 
     def value(name: str, decimals: int) -> str:
         error = reading.standard_errors.get(name)

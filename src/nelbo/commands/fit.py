@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor
 
 from nelbo.base.console import counting_progress, say
@@ -33,6 +31,7 @@ from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
 from nelbo.formats import Pipeline
+from nelbo.report.tables import new_table
 from nelbo.samplers.grid import spaced_levels
 
 # Images encoded at a time.
@@ -236,16 +235,11 @@ def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[
 def _print_bounds(
     bounds: dict[str, dict[str, float]], images: str, error: float, suffix: str
 ) -> None:
-
-    table = Table(
+    table = new_table(
+        (),
+        ("levels", "evenly spaced", "optimal"),
         caption=f"expected bits/dim{suffix} of shorter chains with the optimal variance",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    table.add_column("levels", justify="right")
-    table.add_column("evenly spaced", justify="right")
-    table.add_column("optimal", justify="right")
     for K, even in bounds["even"].items():
         table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
     show(table)

@@ -19,11 +19,12 @@ from nelbo.evidence.autoencoder import AutoencoderReading
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
+from nelbo.report.axes import legend, new_axes
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page, write_html
-from nelbo.report.theme import COLORS, new_figure, to_inline_svg
+from nelbo.report.theme import COLORS, new_figure, panel
 
 # The value of a latent that is drawn white; its negative is black.
 _WHITE = 2.5
@@ -104,28 +105,10 @@ def render_autoencoder(report: AutoencoderReport) -> str:
         fragments.section(
             "Reconstructions",
             "Held-out images, each beside what the decoder makes of its mean latent.",
-            fragments.pair(
-                *(
-                    fragments.image_panel(
-                        "", half, report.levels, "original, then its reconstruction"
-                    )
-                    for half in report.pairs.split(_halved(len(report.pairs)))
-                )
-            ),
+            fragments.pairs_panel(report.pairs, report.levels),
         ),
         _readings(report),
-        *(
-            []
-            if test is None
-            else [
-                file_bars(
-                    Estimate(test.bits_per_dim, math.nan),
-                    report.files,
-                    "held-out pictures",
-                    "as a plain VAE",
-                )
-            ]
-        ),
+        "" if test is None else _beside_files(test, report.files),
         _latents(report),
         curves.section(
             report.metrics,
@@ -142,7 +125,8 @@ def kl_by_channel(readings: Mapping[str, AutoencoderReading]) -> Figure:
     """What each channel of the latents has of the divergence, nats per image."""
     channels = len(next(iter(readings.values())).divergence_by_channel)
     figure = new_figure(5.0, 0.9 + 0.32 * channels)
-    axes = figure.add_subplot()
+    axes = new_axes(figure)
+    axes.grid(visible=False)
     height = 0.8 / len(readings)
     for row, (split, reading) in enumerate(readings.items()):
         values = reading.divergence_by_channel
@@ -151,13 +135,9 @@ def kl_by_channel(readings: Mapping[str, AutoencoderReading]) -> Figure:
         axes.barh(places, values, height=0.9 * height, color=color, alpha=0.8, label=split)
     axes.set_yticks(range(channels), [str(c + 1) for c in range(channels)])
     axes.invert_yaxis()
-    axes.set_xlabel("nats per image", color=COLORS["muted"])
-    axes.set_ylabel("channel", color=COLORS["muted"])
-    axes.tick_params(colors=COLORS["muted"], labelsize=9.5, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(COLORS["rule"])
-    axes.legend(frameon=False, fontsize=9.5, labelcolor=COLORS["muted"])
+    axes.set_xlabel("nats per image")
+    axes.set_ylabel("channel")
+    legend(axes, "best")
     return figure
 
 
@@ -196,9 +176,9 @@ def _header(report: AutoencoderReport) -> str:
     return fragments.header(report.title, report.subtitle, headline, items)
 
 
-def _halved(count: int) -> int:
-    """Half of the images, whole pairs, and at least one."""
-    return max(2, 2 * -(-count // 4))
+def _beside_files(test: AutoencoderReading, files: FileSizes | None) -> str:
+    bits = Estimate(test.bits_per_dim, math.nan)
+    return file_bars(bits, files, "held-out pictures", "as a plain VAE")
 
 
 def _readings(report: AutoencoderReport) -> str:
@@ -237,12 +217,10 @@ def _latents(report: AutoencoderReport) -> str:
     costs = reading.divergence_by_channel
     under = [("image", "")] + [(f"{c + 1}", f"{costs[c]:,.0f} nats") for c in range(count)]
     film = fragments.film(rows, under, "Images, and each channel of their latents beside them")
-    bars = fragments.captioned(
-        to_inline_svg(
-            kl_by_channel(report.readings),
-            "by-channel",
-            "Divergence of each channel of the latents",
-        ),
+    bars = panel(
+        kl_by_channel(report.readings),
+        "by-channel",
+        "Divergence of each channel of the latents",
         "KL(q(z|x) ‖ N(0, I)) by channel: its information about an image. A channel near zero is "
         "not used.",
         "Cost of each channel",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from html import escape
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.chain.estimate import Estimate
@@ -15,6 +14,7 @@ from nelbo.evidence.sample_quality import SpaceQuality
 from nelbo.evidence.sample_reading import Pairs, SampleReading
 from nelbo.report import fragments
 from nelbo.report.formatting import NOTHING, number
+from nelbo.report.tables import new_table
 
 ABOUT_FEATURES = (
     "Principal components and random convolutions are fitted on the training pictures: their "
@@ -93,11 +93,9 @@ def _figure(value: float) -> str:
 
 def quality_table(reading: SampleReading) -> Table:
     """The quality of samples for the terminal."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     some = reading.spaces[0]
-    table.add_column("", no_wrap=True)
-    table.add_column(f"{some.samples.images:,}\nsamples", justify="right")
-    table.add_column(f"{some.real.images:,} real\npictures", justify="right")
+    counts = f"{some.samples.images:,}\nsamples", f"{some.real.images:,} real\npictures"
+    table = new_table([""], counts)
     for space in reading.spaces:
         table.add_section()
         table.add_row(space.space, style="bold")

@@ -10,7 +10,7 @@ from nelbo.report import fragments, plots
 from nelbo.report.formatting import compact
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import Strip
-from nelbo.report.theme import to_inline_svg
+from nelbo.report.theme import panel
 
 _UNDER = ("level", "noise")
 
@@ -36,12 +36,10 @@ def levels(report: RunReport) -> str:
 
 def _profile_of_prior(report: RunReport) -> str:
     bound: Any = report.bound
-    return fragments.captioned(
-        to_inline_svg(
-            plots.level_profile(bound, unit=report.unit),
-            "by-level",
-            "Mean score matching term of the prior against the level",
-        ),
+    return panel(
+        plots.level_profile(bound, unit=report.unit),
+        "by-level",
+        "Mean score matching term of the prior against the level",
         f"What one level of the prior costs on average, in {report.unit} of the image; the band is "
         "two standard errors.",
         "Cost of each level",
@@ -52,12 +50,10 @@ def _by_level(report: RunReport, bounds: dict[str, Any]) -> str:
     diamond = " The diamond is the reconstruction term, the whole cost of the last step."
     if not plots.shows_reconstruction(bounds[report.headline or ""]):
         diamond = " The reconstruction term is not positive, or too small to be drawn."
-    return fragments.captioned(
-        to_inline_svg(
-            plots.kl_by_level(bounds, unit=report.unit),
-            "by-level",
-            "Mean score matching term against the level, with the reconstruction term at level 1",
-        ),
+    return panel(
+        plots.kl_by_level(bounds, unit=report.unit),
+        "by-level",
+        "Mean score matching term against the level, with the reconstruction term at level 1",
         "What one level costs on average." + diamond,
         "Cost of each level",
     )
@@ -75,12 +71,10 @@ def _spent(report: RunReport, bounds: dict[str, Any]) -> str:
             f" Half of it is spent by level {half:,}, where the noise scale is "
             f"{_two_digits(scale)}."
         )
-    return fragments.captioned(
-        to_inline_svg(
-            plots.cumulative_bound(bounds, unit=report.unit),
-            "cumulative",
-            "Running sum of the bound from the data to the noise",
-        ),
+    return panel(
+        plots.cumulative_bound(bounds, unit=report.unit),
+        "cumulative",
+        "Running sum of the bound from the data to the noise",
         caption,
         "Spent up to each level",
     )
@@ -99,13 +93,12 @@ def forward(report: RunReport) -> str:
         fragments.film(
             rows, _under(strip), "Images that dissolve into noise from left to right", _UNDER
         ),
-        _strip_note(),
-        fragments.captioned(
-            to_inline_svg(
-                plots.noise_schedule(report.model.chain.schedule),
-                "schedule",
-                "Log signal-to-noise ratio against the level, beside other schedules",
-            ),
+        '<p class="note">Frames are evenly spaced in how much the picture changes, not in t. '
+        "“Noise” is the weight of the noise in the picture, from 0 to 1.</p>",
+        panel(
+            plots.noise_schedule(report.model.chain.schedule),
+            "schedule",
+            "Log signal-to-noise ratio against the level, beside other schedules",
             "How much of the image is left at each level: the logarithm of its power over that of "
             "the noise. Grey are usual schedules of as many levels.",
             "Noise schedule",
@@ -142,13 +135,6 @@ def _under(strip: Strip) -> list[tuple[str, str]]:
         (str(t), "0" if t == 0 else _two_digits(scale))
         for t, scale in zip(strip.levels, strip.noise_scales, strict=True)
     ]
-
-
-def _strip_note() -> str:
-    return (
-        '<p class="note">Frames are evenly spaced in how much the picture changes, not in t. '
-        "“Noise” is the weight of the noise in the picture, from 0 to 1.</p>"
-    )
 
 
 def _two_digits(value: float) -> str:

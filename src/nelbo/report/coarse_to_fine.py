@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from nelbo.coding.rate_distortion import Curve, RateDistortion
 from nelbo.report import fragments
 from nelbo.report.axes import PLAIN, legend, new_axes
-from nelbo.report.theme import COLORS, new_figure, to_inline_svg
+from nelbo.report.theme import COLORS, new_figure, panel
 
 
 def section(found: RateDistortion | None) -> str:
@@ -15,10 +15,10 @@ def section(found: RateDistortion | None) -> str:
     if found is None:
         return ""
     images = f"{found.pictures} test image{'s' * (found.pictures > 1)}"
-    figure = fragments.captioned(
-        to_inline_svg(
-            curve(found), "rate-distortion", "PSNR against bytes, as measured and by the bound"
-        ),
+    figure = panel(
+        curve(found),
+        "rate-distortion",
+        "PSNR against bytes, as measured and by the bound",
         "Each point is a level of the chain, x_T at the left: the bytes that are written once it "
         "is reached, without the 9 at the start, and the PSNR of the picture that is finished "
         "from there; bars are two standard errors. The line is what the terms of the bound above "

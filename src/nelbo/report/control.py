@@ -17,7 +17,7 @@ from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.explained import rows_of, warning
 from nelbo.report.formatting import number
 from nelbo.report.run_report import RunReport
-from nelbo.report.theme import COLORS, new_figure, to_inline_svg
+from nelbo.report.theme import COLORS, new_figure, panel
 
 EXPLAINED, ERROR = "explained_bits", "explained_error"
 _GAP, _WIDTH = 2, 200
@@ -39,24 +39,25 @@ def section(report: RunReport) -> str:
     if explained is None:
         return ""
     panels = [
-        fragments.captioned(
-            to_inline_svg(by_level(explained), "explained-levels", "Bits explained by level"),
+        panel(
+            by_level(explained),
+            "explained-levels",
+            "Bits explained by level",
             "What the control alone explains at the levels of the chain, from the data to the "
             "noise; bars are a standard error.",
             "Where the control explains",
         )
     ]
     if any(EXPLAINED in row for row in report.metrics):
-        figure = curve(report.metrics)
-        panels.insert(
-            0,
-            fragments.captioned(
-                to_inline_svg(figure, "explained-curve", "Bits explained against the step"),
-                "Read now and then from the averaged weights, on the same validation images, levels"
-                " and noise each time; the band is a standard error.",
-                "While training",
-            ),
+        course = panel(
+            curve(report.metrics),
+            "explained-curve",
+            "Bits explained against the step",
+            "Read now and then from the averaged weights, on the same validation images, levels "
+            "and noise each time; the band is a standard error.",
+            "While training",
         )
+        panels.insert(0, course)
     rows = "".join(
         f"<tr><th>{escape(given)}</th><td>{escape(without)}</td>"
         f"<td>{number(estimate.mean, 1)} <small>± {number(estimate.standard_error, 1)}</small></td>"
@@ -82,17 +83,11 @@ def pictures(report: RunReport) -> str:
     drawn_by = shown_controls(report.controls, levels, channels)
     rows = torch.cat([drawn_by, gap, report.samples, gap, report.real], -1)
     captions = report.prompts or [""] * len(rows)
-    cells = "".join(
-        f"<figure>{fragments.image(pixels, levels, alt=caption or 'control, drawn, real')}"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for pixels, caption in zip(rows, captions, strict=True)
-    )
     return fragments.section(
         "Drawn by the control",
         "Left is the control of a held-out image, in the middle what the model draws by it, right "
         "the image that it has never seen.",
-        '<div class="images spaced" style="grid-template-columns: '
-        f'repeat(auto-fill, minmax({_WIDTH}px, 1fr))">{cells}</div>',
+        fragments.captioned_images(rows, levels, captions, _WIDTH, "control, drawn, real"),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nelbo.report import fragments, training_plots
-from nelbo.report.theme import to_inline_svg
+from nelbo.report.theme import panel
 from nelbo.runs.checkpoints import VALIDATION
 
 
@@ -34,13 +34,8 @@ def section(
     """
     if not metrics:
         return ""
-    loss_panel = fragments.captioned(
-        to_inline_svg(
-            training_plots.training_curve(metrics, "loss"), "training-loss", "Loss against the step"
-        ),
-        loss,
-        "Loss",
-    )
+    curve = training_plots.training_curve(metrics, "loss")
+    loss_panel = panel(curve, "training-loss", "Loss against the step", loss, "Loss")
     is_validated = any(VALIDATION in row for row in metrics)
     if held_out_alone and not is_validated:
         return fragments.section("Training", "", loss_panel)
@@ -61,13 +56,6 @@ def section(
         unit=unit,
         validation=VALIDATION if is_validated and not held_out_alone else None,
     )
-    bits = fragments.captioned(
-        to_inline_svg(
-            figure,
-            "training-bits",
-            f"Bits per dimension of the {of} against the step",
-        ),
-        about,
-        "Bits per dimension",
-    )
+    alt = f"Bits per dimension of the {of} against the step"
+    bits = panel(figure, "training-bits", alt, about, "Bits per dimension")
     return fragments.section("Training", "", fragments.pair(bits, loss_panel))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.evidence.explained import NOTHING, Explained
 from nelbo.report.formatting import number
+from nelbo.report.tables import new_table
 
 
 def rows_of(explained: Explained) -> list[tuple[str, str, Any]]:
@@ -19,18 +19,12 @@ def rows_of(explained: Explained) -> list[tuple[str, str, Any]]:
 def explained_table(explained: Explained) -> Table:
     """What the control explains, as a table for the terminal."""
     images = len(next(iter(explained.bounds.values())))
-    table = Table(
+    table = new_table(
+        ("given", "over"),
+        ("bits/image", "bits/dim"),
         title="bits explained",
-        title_justify="left",
         caption=f"paired on the same noise: mean ± standard error over {images:,} images",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    for name in ("given", "over"):
-        table.add_column(name, no_wrap=True)
-    for name in ("bits/image", "bits/dim"):
-        table.add_column(name, justify="right")
     for without, given, estimate in rows_of(explained):
         bits = f"{number(estimate.mean, 1)} ± {number(estimate.standard_error, 1)}"
         table.add_row(given, without, bits, number(estimate.mean / explained.dims, 4))

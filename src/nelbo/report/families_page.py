@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nelbo.data import ImageData
@@ -17,6 +16,7 @@ from nelbo.report import fragments
 from nelbo.report.families_pictures import drawn, figure
 from nelbo.report.formatting import NOTHING, compact, duration, number
 from nelbo.report.page import page
+from nelbo.report.tables import new_table
 
 _QUALITY = ("precision", "recall", "density", "coverage")
 _MARKS = {"bound": "≤ ", "exact": "", "none": ""}
@@ -82,29 +82,16 @@ def families_tables(report: FamiliesReport) -> tuple[Table, Table]:
     real = [found] if (found := _real_cells(report)) else []
     # Abbreviated, so that 80 columns hold it.
     columns = tuple(name.replace("precision", "prec.") for name in _COLUMNS[:_WORTH])
-    worth = _table(report.subtitle, columns, report.caption)
+    worth = new_table(
+        columns[:1], columns[1:], title=report.subtitle, caption=report.caption, tight=True
+    )
     for row in [*rows, *real]:
         worth.add_row(*row[:_WORTH])
-    took = _table("", (_COLUMNS[0], *_COLUMNS[_WORTH:]), "")
+    took = new_table(_COLUMNS[:1], _COLUMNS[_WORTH:], tight=True)
     took.add_column("note", justify="left", overflow="fold")
     for row, standing in zip(rows, report.standings, strict=True):
         took.add_row(row[0], *row[_WORTH:], "; ".join(standing.notes(report.budget)))
     return worth, took
-
-
-def _table(title: str, columns: tuple[str, ...], caption: str) -> Table:
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        caption=caption or None,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    return table
 
 
 def families_json(report: FamiliesReport) -> dict[str, Any]:

@@ -94,6 +94,38 @@ def image_panel(
     )
 
 
+def pairs_panel(
+    pairs: UInt8[Tensor, "pairs channels height width"],
+    levels: int,
+    alt: str = "original, then its reconstruction",
+) -> str:
+    """Images, each followed by what was made of it, in two halves side by side."""
+    half = max(2, 2 * -(-len(pairs) // 4))
+    return pair(*(image_panel("", some, levels, alt) for some in pairs.split(half)))
+
+
+def captioned_images(
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    captions: Sequence[str],
+    width: int,
+    alt: str = "",
+) -> str:
+    """Images of at least this width in a row that wraps, each with its caption below.
+
+    Where a caption is empty, `alt` is what is shown.
+    """
+    cells = "".join(
+        f"<figure>{image(pixels, levels, alt=caption or alt)}"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for pixels, caption in zip(images, captions, strict=True)
+    )
+    return (
+        '<div class="images spaced" style="grid-template-columns: '
+        f'repeat(auto-fill, minmax({width}px, 1fr))">{cells}</div>'
+    )
+
+
 def labelled_images(
     images: UInt8[Tensor, "n channels height width"],
     levels: int,

@@ -12,7 +12,7 @@ from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.evidence.file_sizes import TITLES
 from nelbo.formats.files import usual_guidance
-from nelbo.report.formatting import number
+from nelbo.report.formatting import NOTHING, number
 from nelbo.report.tables import bits_unit, label
 
 # Of all pipelines but DDPMPipeline, which walks the whole chain.
@@ -150,7 +150,8 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
     for term in evaluation[splits[0]]["bits_per_dim"]:
         kind = evaluation[splits[0]].get("kind", "bound")
         name = f"**{label(term, kind)}**" if term == "total" else label(term)
-        cells = [_cell(evaluation[split]["bits_per_dim"][term]) for split in splits]
+        found = [evaluation[split]["bits_per_dim"][term] for split in splits]
+        cells = [_shown(each["mean"], each["standard_error"]) for each in found]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
     note = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
@@ -220,7 +221,8 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
     for space in found["spaces"]:
         rows.append(f"| **{space['space']}** | | |")
         for name, title in QUALITY.items():
-            ours, real = (_figure(space[some], name) for some in ("samples", "real"))
+            both = (space["samples"], space["real"])
+            ours, real = (_shown(each[name], each.get(f"{name}_error")) for each in both)
             rows.append(f"| {title} | {ours} | {real} |")
     nearest = found["nearest_training"]
     near = (
@@ -243,17 +245,9 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _figure(values: Mapping[str, float | None], name: str) -> str:
-    mean, error = values[name], values.get(f"{name}_error")
+def _shown(mean: float | None, error: float | None) -> str:
     if mean is None:
-        return "—"
-    return number(mean, 3) + (f" ± {number(error, 3)}" if error is not None else "")
-
-
-def _cell(estimate: Mapping[str, float | None]) -> str:
-    mean, error = estimate["mean"], estimate["standard_error"]
-    if mean is None:
-        return "—"
+        return NOTHING
     return number(mean, 3) + (f" ± {number(error, 3)}" if error is not None else "")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from nelbo.base.files import atomic_file
-from nelbo.report import chain_sections, coarse_to_fine, control, sections
+from nelbo.report import chain_sections, coarse_to_fine, control, fragments, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
@@ -36,7 +36,7 @@ def render(report: RunReport) -> str:
         chain_sections.reverse(report),
         sections.extremes(report),
         sections.training(report),
-        sections.settings(report),
+        fragments.settings(report.settings),
         sections.words(report),
     ]
     return page(report.title, parts)

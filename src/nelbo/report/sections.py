@@ -17,7 +17,7 @@ from nelbo.report.glossary import OF_AUTOENCODER, entry_list, glossary
 from nelbo.report.run_report import RunReport
 from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
 from nelbo.report.tables import EVIDENCE, NO_LIKELIHOOD
-from nelbo.report.theme import to_inline_svg
+from nelbo.report.theme import panel
 
 _GAP = 2
 _PROMPT_WIDTH = 132
@@ -72,9 +72,8 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
     facts = report.model.facts()
     if "pixel levels" in facts:
         facts["pixel levels"] = report.pixel_levels
-    return [
-        (_words(name), setting(name, value)) for name, value in {**facts, **report.facts}.items()
-    ]
+    facts |= report.facts
+    return [(name.replace("_", " "), setting(name, value)) for name, value in facts.items()]
 
 
 def pictures(report: RunReport) -> str:
@@ -105,16 +104,10 @@ def _prompted(report: RunReport) -> str:
         gap = torch.full_like(drawn[..., :_GAP], report.pixel_levels - 1)
         drawn = torch.cat([drawn, gap, report.beside], -1)
         about += " Left is what it drew, right the image that it has never seen."
-    cells = "".join(
-        f"<figure>{fragments.image(pixels, report.pixel_levels, alt=prompt)}"
-        f"<figcaption>{escape(prompt)}</figcaption></figure>"
-        for pixels, prompt in zip(drawn, report.prompts, strict=True)
-    )
     return fragments.section(
         "Prompts and pictures",
         about,
-        '<div class="images spaced" style="grid-template-columns: '
-        f'repeat(auto-fill, minmax({_PROMPT_WIDTH}px, 1fr))">{cells}</div>',
+        fragments.captioned_images(drawn, report.pixel_levels, report.prompts, _PROMPT_WIDTH),
     )
 
 
@@ -122,16 +115,11 @@ def reconstructions(report: RunReport) -> str:
     """Held-out images beside what an autoencoder makes of them."""
     if report.pairs is None or not len(report.pairs):
         return ""
-    half = max(2, 2 * -(-len(report.pairs) // 4))
-    panels = [
-        fragments.image_panel("", some, report.pixel_levels, f"{len(some) // 2} pairs")
-        for some in report.pairs.split(half)
-    ]
     return fragments.section(
         "Reconstructions",
         "Held-out images, each beside what the decoder makes of its mean latent: what the "
         "autoencoder loses, no prior brings back.",
-        fragments.pair(*panels),
+        fragments.pairs_panel(report.pairs, report.pixel_levels),
     )
 
 
@@ -201,12 +189,10 @@ def extremes(report: RunReport) -> str:
     data, bound = report.evaluated, report.bound
     if bound is None or len(bound) == 0:
         return ""
-    histogram = fragments.captioned(
-        to_inline_svg(
-            plots.bits_histogram(bound, unit=report.unit),
-            "histogram",
-            "Histogram of bits per dimension over images",
-        ),
+    histogram = panel(
+        plots.bits_histogram(bound, unit=report.unit),
+        "histogram",
+        "Histogram of bits per dimension over images",
         "How the cost spreads over images.",
         f"All {len(bound):,} {report.headline} images",
     )
@@ -222,8 +208,8 @@ def extremes(report: RunReport) -> str:
         least, most = report.extremes()
         parts = colors.split([len(least), len(most)]) if colors is not None else ()
         images = [with_bits(data, bound, *pair) for pair in zip_longest((least, most), parts)]
-    for title, panel in zip(("Least surprising", "Most surprising"), images, strict=True):
-        groups.append(f"<figure><h3>{title}</h3>{panel}</figure>")
+    for title, shown in zip(("Least surprising", "Most surprising"), images, strict=True):
+        groups.append(f"<figure><h3>{title}</h3>{shown}</figure>")
     return fragments.section(
         "Least and most surprising images",
         f"The {report.headline} images that cost the model least and most, in {report.unit}."
@@ -247,11 +233,6 @@ def training(report: RunReport) -> str:
     )
 
 
-def settings(report: RunReport) -> str:
-    """The settings, a group at a time."""
-    return fragments.settings(report.settings)
-
-
 def words(report: RunReport) -> str:
     """What the words of the page mean."""
     summary = report.summaries.get(report.headline or "")
@@ -265,7 +246,3 @@ def words(report: RunReport) -> str:
         entry_list(OF_AUTOENCODER),
         f'<div style="margin-top: 28px">{glossary(report.density)}</div>',
     )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -53,6 +53,41 @@ def nats_decimals(summary: Summary) -> int:
     return 2 if highest < 1e3 else 1 if highest < 1e4 else 0
 
 
+def new_table(
+    left: Sequence[str],
+    right: Sequence[str | Text] = (),
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    wraps: bool = False,
+    tight: bool = False,
+) -> Table:
+    """An empty table for the terminal: columns of words on the left, of numbers on the right.
+
+    Args:
+        left: their headings.
+        right: their headings.
+        title: what to write above.
+        caption: what to write below.
+        wraps: whether words may take several lines.
+        tight: whether many columns of numbers are to fit, each in one line.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=tight,
+    )
+    for name in left:
+        table.add_column(name, no_wrap=not wraps)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=tight)
+    return table
+
+
 def estimate_text(estimate: Estimate, decimals: int) -> str:
     """Mean ± standard error; the mean alone where it has none."""
     mean, error = estimate_parts(estimate, decimals)
@@ -81,19 +116,14 @@ def bound_table(
         title: what to write above.
     """
     # Two splits fit in 80 columns.
-    table = Table(
+    units = ("nats/image", bits_unit(density))
+    table = new_table(
+        ["term"],
+        [Text(f"{split}\n{unit}") for split in bounds for unit in units],
         title=title,
-        title_justify="left",
         caption="terms as costs: mean ± standard error over images;\n"
         f"{MONTE_CARLO}: the part of ± that more levels shrink",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    table.add_column("term", no_wrap=True)
-    for split in bounds:
-        table.add_column(Text(f"{split}\nnats/image"), justify="right")
-        table.add_column(Text(f"{split}\n{bits_unit(density)}"), justify="right")
     columns = [
         (values, decimals)
         for summary in bounds.values()
@@ -160,12 +190,8 @@ def likelihood_table(
     rows: Mapping[str, tuple[Estimate, float | None]], unit: str = "bits/dim"
 ) -> Table:
     """Bits per dimension by the flow and by the bound, with network evaluations an image."""
-    table = Table(
-        caption="mean over images ± standard error", caption_justify="left", box=SIMPLE_HEAD
-    )
-    table.add_column("")
-    table.add_column(unit, justify="right")
-    table.add_column("evaluations\nan image", justify="right")
+    caption = "mean over images ± standard error"
+    table = new_table([""], [unit, "evaluations\nan image"], caption=caption)
     for name, (estimate, evaluations) in rows.items():
         calls = "" if evaluations is None else number(evaluations, 0)
         table.add_row(name, estimate_text(estimate, BITS_DECIMALS), calls)

@@ -14,6 +14,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nelbo.report.fragments import captioned
+
 # All must differ, since the page replaces each by its own variable.
 COLORS = {
     "ink": "#75726d",
@@ -70,6 +72,11 @@ def to_inline_svg(figure: Figure, name: str, description: str) -> str:
         f'<svg role="img" aria-label="{description}" viewBox="0 0 {width} {height}" '
         f'style="max-width: {float(width) * 1.5:.0f}px">{body}'
     )
+
+
+def panel(figure: Figure, name: str, description: str, caption: str, title: str) -> str:
+    """The figure as `to_inline_svg` in a page, with its title above and a caption below."""
+    return captioned(to_inline_svg(figure, name, description), caption, title)
 
 
 def _svg(figure: Figure, fonttype: str) -> str:
