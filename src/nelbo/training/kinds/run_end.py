@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,14 +15,20 @@ from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
 from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
 from nelbo.data import ImageData
+from nelbo.evidence.cost import levels_of
 from nelbo.evidence.extremes import Extremes, find_extremes
-from nelbo.evidence.given import given_of
-from nelbo.evidence.sample_reading import READ_AT_END, SampleReading, read_samples
+from nelbo.evidence.given import data_facts, given_of
+from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
+from nelbo.formats.files import usual_guidance
 from nelbo.report.formatting import duration
+from nelbo.report.page import write_report
+from nelbo.report.run_report import RunReport
 from nelbo.report.tables import bound_table
+from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.allowance import EARLY, SOON, Allowance
+from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import (
     Asked,
@@ -34,6 +41,7 @@ from nelbo.training.kinds.refinement import (
 )
 
 Evaluations = Mapping[str, TimedEvaluation]
+Ends = tuple[Extremes, Extremes]
 
 
 @dataclass
@@ -50,6 +58,7 @@ class RunEnd(ABC):
         shares: the part of the time left that the bound, the samples and a closer look at the
             extremes take, each in turn.
         extremes: how many of the least, and of the most, surprising images are shown.
+        usual_steps: network calls of a sample, where there is time.
     """
 
     run: RunDirectory
@@ -58,29 +67,22 @@ class RunEnd(ABC):
     splits: ClassVar[tuple[str, ...]]
     shares: ClassVar[tuple[float, float, float]]
     extremes: ClassVar[int]
-
-    @property
-    @abstractmethod
-    def calls(self) -> int:
-        """Network calls of all samples, where there is time."""
+    usual_steps: ClassVar[int]
+    _steps = 0
 
     @abstractmethod
     def draw(self, calls: float) -> Tensor:
         """Samples, as pixel levels, from about `calls` network calls; kept in samples/."""
 
     @abstractmethod
-    def write(
-        self,
-        evaluations: Evaluations,
-        drawn: Tensor,
-        closer: tuple[Extremes, Extremes] | None = None,
-        calls: float = 0.0,
+    def shown(
+        self, drawn: Tensor, evaluations: Evaluations, closer: Ends | None, calls: float
     ) -> dict[str, Any]:
-        """evaluation.json, whose content is returned, and the report with what there is.
+        """The parts of the `RunReport` that are of this kind of model, such as its samples.
 
         Args:
-            evaluations: of each of `splits`.
             drawn: the samples.
+            evaluations: of each of `splits`.
             closer: the extremes; None in the first report.
             calls: about how many network calls there is time for.
         """
@@ -90,35 +92,46 @@ class RunEnd(ABC):
         return ""
 
     @property
+    def calls_of_a_step(self) -> int:
+        """Network calls of a step of a sample."""
+        return 1
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How the samples were drawn, for evaluation.json."""
+        return {"steps": self._steps}
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """What else evaluation.json holds."""
+        return {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Further facts at the top of the report."""
+        return {}
+
+    @property
     def data(self) -> dict[str, ImageData]:
         """The images of each of `splits`."""
         return {split: getattr(self.ending, split) for split in self.splits}
 
-    def read(self, drawn: Tensor) -> SampleReading | None:
-        """How good the samples are beside the images of training and test."""
-        ending = self.ending
-        return read_samples(drawn, ending.train, ending.test, most=READ_AT_END, seed=ending.seed)
+    @property
+    def num_levels(self) -> int:
+        """Levels of the chain, and so the most steps of a sample."""
+        return levels_of(self.model) + 1
 
-    def judged(
-        self,
-        evaluations: Evaluations,
-        drawn: Tensor,
-        closer: tuple[Extremes, Extremes] | None,
-        **how: Any,
-    ) -> tuple[dict[str, Any], SampleReading | None]:
-        """What evaluation.json holds, and how good the samples are; the first report does without.
+    @property
+    def calls(self) -> int:
+        """Network calls of all samples, where there is time."""
+        return self.calls_of_a_step * self.ending.samples.calls(self.usual_steps, self.num_levels)
 
-        Args:
-            evaluations: of each of `splits`.
-            drawn: the samples.
-            closer: None in the first report.
-            how: how the samples were drawn.
-        """
-        evaluation = evaluation_json(evaluations, self.data)
-        reading = None if closer is None else self.read(drawn)
-        if reading is not None:
-            evaluation["samples"] = {**reading.to_json(), **how}
-        return evaluation, reading
+    def plan(self, calls: float) -> tuple[int, int]:
+        """How many samples there are, and the steps of each, in about `calls` network calls."""
+        n, self._steps = self.ending.samples.plan(
+            self.usual_steps, self.num_levels, calls / self.calls_of_a_step
+        )
+        return n, self._steps
 
     def rate_distortion(self) -> RateDistortion | None:
         """Rate and distortion of the test images that are asked for; None where none are."""
@@ -127,6 +140,48 @@ class RunEnd(ABC):
             return None
         images = ending.test.subset(ending.coded, ending.seed).images
         return rate_distortion(self.model, images, generator=generator_for(ending.seed))
+
+    def write(
+        self,
+        evaluations: Evaluations,
+        drawn: Tensor,
+        closer: Ends | None = None,
+        calls: float = 0.0,
+    ) -> dict[str, Any]:
+        """evaluation.json, whose content is returned, and the report with what there is.
+
+        Samples are judged and images coded for the last report alone. Arguments are those of
+        `shown`.
+        """
+        run, model, ending, test = self.run, self.model, self.ending, evaluations["test"]
+        reading = coded = None
+        evaluation = evaluation_json(evaluations, self.data)
+        if closer is not None:
+            reading = read_samples(
+                drawn, ending.train, ending.test, most=READ_AT_END, seed=ending.seed
+            )
+            coded = self.rate_distortion()
+        if reading is not None:
+            evaluation["samples"] = {**reading.to_json(), **self.how}
+        evaluation |= self.further
+        run.write_evaluation(evaluation)
+        notes, course = run.notes, run.course()
+        report = RunReport(
+            title=f"nelbo · {run.path.resolve().name}",
+            model=model,
+            bounds={split: e.bound for split, e in evaluations.items()},
+            evaluated=test.data,
+            closer=closer,
+            metrics=course,
+            facts=training_facts(notes, course) | data_facts(model, test.data) | self.facts,
+            settings=run_settings(notes),
+            files=sizes_of(test),
+            reading=reading,
+            coded=coded,
+            **self.shown(drawn, evaluations, closer, calls),
+        )
+        write_report(report, run.report)
+        return evaluation
 
     def report(self) -> dict[str, Any]:
         """Evaluate, sample, and write evaluation.json, samples/ and report.html.
@@ -181,3 +236,22 @@ class RunEnd(ABC):
             split: asked.of(self.model, split, data, self.ending.seed)
             for split, data in self.data.items()
         }
+
+
+class GuidedEnd(RunEnd):
+    """The end of a run whose samples are guided, as its notes have it."""
+
+    splits = ("test",)
+    shares = (0.5, 0.5, 0.8)
+    extremes = 8
+    usual_steps = LATENT_STEPS
+
+    @cached_property
+    def guidance(self) -> float:
+        """The scale of the guidance of samples that are conditional."""
+        return usual_guidance(self.run.notes)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How the samples were drawn, for evaluation.json."""
+        return {**super().how, "guidance": self.guidance}

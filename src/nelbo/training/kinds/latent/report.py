@@ -12,23 +12,16 @@ from torch import Tensor
 
 from nelbo.base.console import MESSAGES
 from nelbo.data import ImageData
-from nelbo.evidence.extremes import Extremes
-from nelbo.evidence.given import data_facts
-from nelbo.formats.files import usual_guidance
 from nelbo.latent import LatentDiffusion
 from nelbo.report.captions import prompt_grid
 from nelbo.report.formatting import number
 from nelbo.report.grids import image_grid, save_image
-from nelbo.report.page import write_report
-from nelbo.report.run_report import RunReport
 from nelbo.report.tables import BITS_DECIMALS
-from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.drawing import all_classes
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.refinement import sizes_of
-from nelbo.training.kinds.run_end import Evaluations, RunEnd
+from nelbo.training.kinds.run_end import Ends, Evaluations, GuidedEnd
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes, in diffusers as well.
@@ -38,19 +31,10 @@ _SHOWN = 32
 _RECONSTRUCTED = 16
 
 
-class LatentEnd(RunEnd):
+class LatentEnd(GuidedEnd):
     """The bound on pixels of held-out images, and samples with their prompts."""
 
     model: LatentDiffusion
-    splits = ("test",)
-    shares = (0.5, 0.5, 0.8)
-    extremes = 8
-    _steps = 0
-
-    @cached_property
-    def guidance(self) -> float:
-        """The scale of the guidance of samples that are conditional."""
-        return usual_guidance(self.run.notes)
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -58,30 +42,26 @@ class LatentEnd(RunEnd):
         return held_out_prompts(self.ending.test) if self.model.text is not None else []
 
     @property
-    def calls(self) -> int:
-        """Network calls of all samples, where there is time."""
-        levels = self.model.prior.num_levels
-        return self._calls_of_a_step * self.ending.samples.calls(LATENT_STEPS, levels)
+    def is_conditional(self) -> bool:
+        """Whether samples are drawn for prompts or classes."""
+        return bool(self.prompts or self.model.num_classes)
 
     @property
-    def _calls_of_a_step(self) -> int:
-        return 2 if self._is_guided else 1
+    def calls_of_a_step(self) -> int:
+        """Two where the samples are guided."""
+        return 2 if self.guidance != 1.0 and self.is_conditional else 1
 
     @property
-    def _is_guided(self) -> bool:
-        return self.guidance != 1.0 and bool(self.prompts or self.model.num_classes)
+    def facts(self) -> dict[str, Any]:
+        """The guidance, where there is any."""
+        return {"guidance of the samples": self.guidance} if self.is_conditional else {}
 
     def draw(self, calls: float) -> Tensor:
         """Samples of every prompt or class in turn, as pixel levels; kept in samples/."""
-        model, run = self.model, self.run
-        n, steps = self.ending.samples.plan(
-            LATENT_STEPS, model.prior.num_levels, calls / self._calls_of_a_step
-        )
-        self._steps = steps
+        run, (n, steps) = self.run, self.plan(calls)
+        how: dict[str, Any] = {"guidance": self.guidance, "seed": self.ending.seed}
         with MESSAGES.status("Sampling"):
-            drawn = draw_samples(
-                model, n, self.prompts, steps=steps, guidance=self.guidance, seed=self.ending.seed
-            )
+            drawn = draw_samples(self.model, n, self.prompts, steps=steps, **how)
         asked = self.asked(n)
         levels = self.ending.test.levels
         grid = prompt_grid(drawn, asked, levels) if asked else image_grid(drawn, levels)
@@ -106,46 +86,21 @@ class LatentEnd(RunEnd):
             f"latents cost {number(latents, BITS_DECIMALS)}."
         )
 
-    def write(
-        self,
-        evaluations: Evaluations,
-        drawn: Tensor,
-        closer: tuple[Extremes, Extremes] | None = None,
-        calls: float = 0.0,
+    def shown(
+        self, drawn: Tensor, evaluations: Evaluations, closer: Ends | None, calls: float
     ) -> dict[str, Any]:
-        """As `RunEnd.write`."""
-        run, model, evaluated = self.run, self.model, evaluations["test"]
-        test, seed = self.ending.test, self.ending.seed
-        evaluation, reading = self.judged(
-            evaluations, drawn, closer, steps=self._steps, guidance=self.guidance
-        )
-        run.write_evaluation(evaluation)
-        asked = self.asked(len(drawn))
-        notes = run.notes
-        guidance = {"guidance of the samples": self.guidance}
-        report = RunReport(
-            title=f"nelbo · {run.path.resolve().name}",
-            subtitle=f"A latent diffusion model of {test.source}",
-            model=model,
-            bounds={"test": evaluated.bound},
-            evaluated=evaluated.data,
-            samples=drawn[:_SHOWN],
-            prompts=asked[:_SHOWN],
-            beside=_images_of(test, asked[:_SHOWN]) if asked else None,
-            pairs=beside_reconstructions(model.autoencoder, test.subset(_RECONSTRUCTED, seed)),
-            closer=closer,
-            facts=training_facts(notes, run.course())
-            | data_facts(model, evaluated.data)
-            | (guidance if self.prompts or model.num_classes else {}),
-            metrics=run.course(),
-            loss=_loss(notes, model),
-            settings=run_settings(notes),
-            files=sizes_of(evaluated),
-            reading=reading,
-            coded=None if closer is None else self.rate_distortion(),
-        )
-        write_report(report, run.report)
-        return evaluation
+        """As `RunEnd.shown`."""
+        model, test = self.model, self.ending.test
+        asked = self.asked(len(drawn))[:_SHOWN]
+        few = test.subset(_RECONSTRUCTED, self.ending.seed)
+        return {
+            "subtitle": f"A latent diffusion model of {test.source}",
+            "samples": drawn[:_SHOWN],
+            "prompts": asked,
+            "beside": _images_of(test, asked) if asked else None,
+            "pairs": beside_reconstructions(model.autoencoder, few),
+            "loss": _loss(self.run.notes, model),
+        }
 
 
 def error_of(prediction: str) -> str:

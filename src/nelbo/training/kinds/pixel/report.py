@@ -9,22 +9,17 @@ import torch
 from torch import Tensor
 
 from nelbo.chain.conditioning import Condition
+from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.bit_map import MAP_LEVELS, map_bits
-from nelbo.evidence.cost import levels_of
-from nelbo.evidence.extremes import Extremes
-from nelbo.evidence.given import data_facts
 from nelbo.report.grids import save_grid
-from nelbo.report.page import RunReport, write_report
 from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
-from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
 from nelbo.training.kinds.drawing import all_classes, draw
 from nelbo.training.kinds.final_samples import PIXEL_STEPS
-from nelbo.training.kinds.refinement import sizes_of
-from nelbo.training.kinds.run_end import Evaluations, RunEnd
+from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.
@@ -41,67 +36,42 @@ class PixelEnd(RunEnd):
     splits = ("train", "test")
     shares = (0.45, 0.55, 0.4)
     extremes = EXTREMES
-    _steps = 0
-
-    @property
-    def calls(self) -> int:
-        """Network calls of all samples, where there is time."""
-        return self.ending.samples.calls(PIXEL_STEPS, levels_of(self.model) + 1)
+    usual_steps = PIXEL_STEPS
 
     def draw(self, calls: float) -> Tensor:
         """Samples of every class in turn, as pixel levels; kept as samples/final.png."""
         model = self.model
-        n, steps = self.ending.samples.plan(PIXEL_STEPS, levels_of(model) + 1, calls)
-        self._steps = steps
+        n, steps = self.plan(calls)
         drawn = draw(model, suited_sampler(model, steps), n, self.ending.seed)
         picture = model.data.to_levels(drawn).byte()
         save_grid(picture, self.run.samples / "final.png", model.data.shown_levels)
         return picture
 
-    def write(
-        self,
-        evaluations: Evaluations,
-        drawn: Tensor,
-        closer: tuple[Extremes, Extremes] | None = None,
-        calls: float = 0.0,
+    def shown(
+        self, drawn: Tensor, evaluations: Evaluations, closer: Ends | None, calls: float
     ) -> dict[str, Any]:
-        """As `RunEnd.write`; maps and the reverse process come with the extremes."""
-        run, model = self.run, self.model
-        evaluation, reading = self.judged(evaluations, drawn, closer, steps=self._steps)
-        run.write_evaluation(evaluation)
-        generator = torch.Generator().manual_seed(self.ending.seed)
+        """As `RunEnd.shown`; maps and the reverse process come with the extremes."""
+        model, notes, count = self.model, self.run.notes, len(drawn)
         test = evaluations["test"].data
+        generator = torch.Generator().manual_seed(self.ending.seed)
         rows = model.data.to_network(test.images[:STRIP_ROWS])
-        notes = run.notes
-        report = RunReport(
-            title=f"nelbo · {run.path.name}",
-            subtitle=f"{model.title} of {test.source}",
-            model=model,
-            real=test.images[: len(drawn)],
-            samples=drawn,
-            bounds={split: e.bound for split, e in evaluations.items()},
-            forward=self._forward(rows, generator),
-            reverse=None if closer is None else self._reverse(calls, generator),
-            evaluated=test,
-            closer=closer,
-            metrics=run.course(),
-            facts=training_facts(notes, run.course()) | data_facts(model, test),
-            settings=run_settings(notes),
-            names=_class_names(notes, all_classes(model, len(drawn))),
-            real_names=_class_names(notes, test.condition() if model.num_classes else None)[
-                : len(drawn)
-            ],
-            files=sizes_of(evaluations["test"]),
-            reading=reading,
-            coded=None if closer is None else self.rate_distortion(),
-        )
-        maps: Any = None
-        if closer is not None:
-            shown = test.take(torch.cat([end.index for end in closer]))
-            levels = max(_FEWEST_MAP_LEVELS, int(_MAPS * calls / len(shown)))
-            maps = map_bits(model, shown, self.ending.seed, levels=min(MAP_LEVELS, levels))
-        write_report(replace(report, maps=maps), run.report)
-        return evaluation
+        real = test.condition() if model.num_classes else None
+        return {
+            "subtitle": f"{model.title} of {test.source}",
+            "samples": drawn,
+            "real": test.images[:count],
+            "names": _class_names(notes, all_classes(model, count)),
+            "real_names": _class_names(notes, real)[:count],
+            "forward": self._forward(rows, generator),
+            "reverse": None if closer is None else self._reverse(calls, generator),
+            "maps": None if closer is None else self._maps(test, closer, calls),
+        }
+
+    def _maps(self, test: ImageData, closer: Ends, calls: float) -> Any:
+        """Where the bits of the extremes go."""
+        shown = test.take(torch.cat([end.index for end in closer]))
+        levels = max(_FEWEST_MAP_LEVELS, int(_MAPS * calls / len(shown)))
+        return map_bits(self.model, shown, self.ending.seed, levels=min(MAP_LEVELS, levels))
 
     def _forward(self, rows: Tensor, generator: torch.Generator) -> Strip | None:
         """The forward process of some images; None without a chain."""
