@@ -34,12 +34,12 @@ from torch.distributions import Distribution, kl_divergence
 
 from nelbo.base.arguments import check_count, described
 from nelbo.base.errors import NelboError
-from nelbo.chain.base_model import BaseModel
 from nelbo.chain.bound import Bound, BoundMap
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, draw, narrow
 from nelbo.chain.estimators import ChosenLevels, Estimator, as_estimator
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.model import BaseModel
 from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
 
 Level = int | Int[Tensor, " batch"]

@@ -25,12 +25,12 @@ from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, to_json
 from nelbo.base.suggestions import unknown
-from nelbo.chain.base_model import BaseModel
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+from nelbo.chain.model import BaseModel
 from nelbo.data import ImageData
 from nelbo.families.examples import Examples, prepare
 from nelbo.families.fitting import Budget, FitStep, Steps
