@@ -18,7 +18,7 @@ from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.commands.common import MESSAGES
-from nelbo.commands.evaluation_progress import levels_that_matter, levels_to_compare
+from nelbo.commands.evaluation_progress import find_levels, levels_to_compare
 from nelbo.data import load_data
 from nelbo.evidence import classify
 from nelbo.evidence.evaluation import batch_generators, condition_for, evaluate, pilot
@@ -201,9 +201,9 @@ def test_only_the_main_process_says_that_levels_are_looked_for(run, pictures, mo
     said = []
     monkeypatch.setattr(MESSAGES, "status", lambda text: (said.append(text), nullcontext())[1])
     model, data = nelbo.load(run), load_data(str(pictures), "all", size=16)
-    loud = levels_that_matter(5, model, data, 0)
+    loud, _ = find_levels(5, model, data, 0)
     assert said == ["Finding the levels that matter"]
-    quiet = levels_that_matter(5, model, data, 0, quiet=True)
+    quiet, _ = find_levels(5, model, data, 0, quiet=True)
     assert len(said) == 1
     assert torch.equal(loud.proposal, quiet.proposal)
 

@@ -293,7 +293,9 @@ def test_a_new_prior_encodes_each_image_once(pictures):
     assert model.decoder_scale == pytest.approx(fit_scale(network, validation), rel=1e-6)
     # As in two passes: one for the scale, one for the latents at that scale.
     captions = list(data.captions)
-    measured = build_latent_model(network, data, captions, widths=(8, 16), text=model.text)
+    measured = build_latent_model(
+        network, data, LatentSettings(widths=(8, 16)), captions, text=model.text
+    )
     assert model.scale == measured.scale
     measured.decoder_scale = model.decoder_scale
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.latent.build import build_latent_model
 from nelbo.training.kinds.latent.latents import encode_data
 from nelbo.training.kinds.latent.objective import PriorObjective
-from nelbo.training.kinds.latent.options import TrainLatent
+from nelbo.training.kinds.latent.options import LatentSettings, TrainLatent
 from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.trainer import Trainer
 from tests.children import command
@@ -261,7 +261,9 @@ def test_both_stages_take_a_step_at_64(generator):
     data = ImageData("noise", images, 256, tuple("abcd"))
     autoencoder = build_autoencoder(data)
     assert autoencoder.config.block_out_channels == (24, 48, 96)
-    model = build_latent_model(autoencoder, data, widths=(16, 16), heads=2, levels=10)
+    model = build_latent_model(
+        autoencoder, data, LatentSettings(widths=(16, 16), heads=2, levels=10)
+    )
     assert model.prior.shape == (8, 16, 16)
     config = TrainingConfig(steps=1, batch_size=2, objective="simple")
     latents = encode_data(model, data, generator=generator)

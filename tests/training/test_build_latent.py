@@ -11,6 +11,7 @@ from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
 from nelbo.training.kinds.latent.build import build_latent_model
 from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.options import LatentSettings
 from tests.training.test_latents import pictures
 
 
@@ -18,7 +19,7 @@ def test_the_default_for_captioned_images_fits_in_25_megabytes_of_half_precision
     data, captions = pictures()
     data = type(data)("made", data.images.repeat(1, 1, 2, 2), 256, data.names)
     autoencoder = build_autoencoder(data)
-    model = build_latent_model(autoencoder, data, captions)
+    model = build_latent_model(autoencoder, data, captions=captions)
     parameters = sum(p.numel() for p in model.parameters())
     vocabulary = 2048 - len(model.text.tokenizer)
     assert 2 * (parameters + 192 * vocabulary) < 25e6
@@ -33,7 +34,7 @@ def test_the_default_for_captioned_images_fits_in_25_megabytes_of_half_precision
 def test_without_captions_the_prior_is_unconditional():
     data, _ = pictures()
     autoencoder = build_autoencoder(data, latent_channels=2, widths=(8, 16))
-    model = build_latent_model(autoencoder, data, widths=(16, 32), levels=20)
+    model = build_latent_model(autoencoder, data, LatentSettings(widths=(16, 32), levels=20))
     assert isinstance(model.prior.network.config, UNetConfig)
     assert model.text is None
     assert model.eval().sample(2, DDIM(2)).shape == (2, 3, 16, 16)
@@ -45,6 +46,6 @@ def test_mistakes_are_explained():
         build_autoencoder(data, widths=(8,) * 6)
     autoencoder = build_autoencoder(data, widths=(8, 16))
     with pytest.raises(NelboError, match="latents are 8×8, which 5 resolutions"):
-        build_latent_model(autoencoder, data, widths=(16,) * 5)
+        build_latent_model(autoencoder, data, LatentSettings(widths=(16,) * 5))
     with pytest.raises(NelboError, match="8 images but 7 captions"):
-        build_latent_model(autoencoder, data, captions[1:], widths=(16, 32))
+        build_latent_model(autoencoder, data, LatentSettings(widths=(16, 32)), captions[1:])

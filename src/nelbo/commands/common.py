@@ -79,8 +79,10 @@ def optimal_chain(model: SomeModel, steps: int | None) -> SomeModel:
     return fitted.respace(optimal_levels(profile, steps))
 
 
-def show(result: RenderableType) -> None:
-    """The result of a command for people: a line or a table, on standard output."""
+def show(result: RenderableType | None) -> None:
+    """The result of a command for people, on standard output: a line or a table, if any."""
+    if not result:
+        return
     if isinstance(result, str):
         RESULTS.print(writable(result), markup=False, soft_wrap=True)
     else:

@@ -17,7 +17,7 @@ from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import mention_duplicates, mention_skipped, print_json, show
 from nelbo.commands.contestants import Contest, Trained, train
-from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_that_matter
+from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.evidence.modes import count_modes
@@ -145,7 +145,7 @@ def _figures(contest: Contest, asked: dict[str, Any], out: Path, name: str, seed
 def _judge(contest: Contest, name: str, seed: int, title: str, trained: Trained) -> Figures:
     """Evaluate the test images, draw samples and compare them with the training images."""
     model, test, options = trained.model, contest.test, contest.options
-    levels = levels_that_matter(options.levels, model, test, seed)
+    levels, _ = find_levels(options.levels, model, test, seed)
     evidence = evaluate_with_progress(
         model,
         test,

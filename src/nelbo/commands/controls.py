@@ -55,7 +55,7 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
         if len(paths) > n:
             raise NelboError(f"-n {n} draws {n} of {len(paths)} controls: give -n {len(paths)}")
         read = [_read(path, (count, *shape[1:]), pictures, annotator) for path in paths]
-        images = torch.stack([read[k % len(read)] for k in range(n)]).to(pictures.device)
+        images = torch.stack([read[k % len(read)] for k in range(n)]).to(pictures.model.device)
         start, end = starts[i], ends[i]
         assert start is not None
         assert end is not None

@@ -178,17 +178,13 @@ def _show(
         }
         print_json(content)
     else:
-        table = bound_table({options.split: summary}, density=density)
-        show(table)
+        show(bound_table({options.split: summary}, density=density))
         show(result_line(summary, bits_unit(density) + given.suffix))
-        if given.line:
-            show(given.line)
+        show(given.line)
         if explained is not None:
             show(explained_table(explained))
-            if line := warning(explained):
-                show(line)
-        if files is not None:
-            show(files.line)
+            show(warning(explained))
+        show(files and files.line)
         show(cost_line(len(bound), levels_of(model) + 1, calls))
         if stored:
             show(f"{stored:,} of them had been made before and were read from {options.out}")

@@ -78,8 +78,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         )
         return
     show(_table(reading, options.split))
-    if files is not None:
-        show(files.line)
+    show(files and files.line)
     say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
     for warning in reading.warnings:
         say(f"warning: {warning}")

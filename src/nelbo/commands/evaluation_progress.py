@@ -25,19 +25,6 @@ from nelbo.evidence.evaluation import (
 )
 
 
-def levels_that_matter(
-    count: int,
-    model: Model,
-    data: ImageData,
-    seed: int,
-    *,
-    quiet: bool = False,
-    drawn: bool = True,
-) -> Estimator | None:
-    """The levels of `find_levels`, without what finding them took."""
-    return find_levels(count, model, data, seed, quiet=quiet, drawn=drawn)[0]
-
-
 def find_levels(
     count: int,
     model: Model,
@@ -63,7 +50,6 @@ def find_levels(
         quiet: show nothing.
         drawn: whether any level is still to be drawn; where not, there is no pilot.
     """
-
     if levels_to_evaluate(count, model) is None:
         return None, 0
     calls = 0
@@ -82,7 +68,6 @@ def levels_to_compare(
     Those of pixels are spread evenly. The bound of latents varies at few levels: there they are
     drawn where that of the models, together where their chains are of one length, varies.
     """
-
     squares: dict[int, list[torch.Tensor]] = {}
     for model, data in loaded:
         if model.few_levels_matter and levels_to_evaluate(count, model) is not None:

@@ -12,7 +12,7 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.commands.common import choose_device, print_json, show
-from nelbo.commands.evaluation_progress import levels_that_matter
+from nelbo.commands.evaluation_progress import find_levels
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.commands.run_data import load_asked
 from nelbo.diffusion import flow
@@ -46,7 +46,7 @@ def run(options: Likelihood) -> None:
         "atol": options.tolerance,
         "generator": generator,
     }
-    levels = levels_that_matter(options.levels, model, data, options.computing.seed)
+    levels, _ = find_levels(options.levels, model, data, options.computing.seed)
     bounds, bits, evaluations = [], [], 0
     with counting_progress() as progress:
         task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
@@ -70,10 +70,8 @@ def run(options: Likelihood) -> None:
     files = file_sizes(data.images, data.levels)
     if not options.computing.json:
         show(likelihood_table(rows, unit=f"bits/dim{given.suffix}"))
-        if given.line:
-            show(given.line)
-        if files is not None:
-            show(files.line)
+        show(given.line)
+        show(files and files.line)
         return
     print_json(
         {

@@ -19,7 +19,6 @@ from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.sampling import guidance_of
-from nelbo.diffusion import Diffusion
 from nelbo.formats import Pipeline
 from nelbo.formats.files import usual_guidance
 from nelbo.training.kinds.controlnet.base import trained_controlnet
@@ -63,11 +62,6 @@ class PictureModel:
         return str(self.pipeline.path)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
-
-    @property
     def levels(self) -> int:
         """How many levels a pixel has."""
         return self.model.data.shown_levels
@@ -96,7 +90,7 @@ class PictureModel:
         prompts = self._prompts(options)
         labels = self._labels(options)
         if every_class and not labels:
-            labels = list(range(self.num_classes))
+            labels = list(range(self.model.num_classes))
         if prompts:
             in_turn = [prompts[i % len(prompts)] for i in range(n)]
             return self.model.condition_for(n, captions=in_turn)
@@ -132,16 +126,15 @@ class PictureModel:
             asked["guidance"] = guidance
         return {name: value for name, value in asked.items() if value is not None}
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes the model is conditioned on; 0 if none."""
-        return self.model.num_classes
-
     def _labels(self, options: ConditionOptions) -> list[int]:
         """The classes asked for, by name or number."""
         asked = options.labels()
-        if asked and not self.num_classes:
-            takes = "takes prompts, not classes" if self._reads_text else "is not class-conditional"
+        if asked and not self.model.num_classes:
+            takes = (
+                "takes prompts, not classes"
+                if self.model.reads_text
+                else "is not class-conditional"
+            )
             raise NelboError(f"--label {asked[0]}: {self.path} {takes}")
         return [self._label(label) for label in asked]
 
@@ -150,9 +143,9 @@ class PictureModel:
         folded = [name.casefold() for name in names]
         if asked.casefold() in folded:
             return folded.index(asked.casefold())
-        if asked.isdecimal() and int(asked) < self.num_classes:
+        if asked.isdecimal() and int(asked) < self.model.num_classes:
             return int(asked)
-        expected = f"a number in 0..{self.num_classes - 1}"
+        expected = f"a number in 0..{self.model.num_classes - 1}"
         expected += f" or one of {listed(names)}" if names else ""
         raise NelboError(f"--label must be {expected}, got {asked}{did_you_mean(asked, names)}")
 
@@ -160,17 +153,13 @@ class PictureModel:
         if not labels:
             return None
         in_turn = [labels[i % len(labels)] for i in range(n)]
-        return Condition(label=torch.tensor(in_turn, device=self.device))
+        return Condition(label=torch.tensor(in_turn, device=self.model.device))
 
     @cached_property
     def _class_names(self) -> list[str]:
         """The names of the classes in its run; empty without any."""
         names: list[str] = self.pipeline.notes.get("label_names", [])
-        return names if len(names) == self.num_classes else []
-
-    @property
-    def _reads_text(self) -> bool:
-        return self.model.reads_text
+        return names if len(names) == self.model.num_classes else []
 
     def _prompts(self, options: ConditionOptions) -> list[str | None]:
         """The prompts asked for; None for an empty one, which is the unconditional model.
@@ -179,19 +168,14 @@ class PictureModel:
             NelboError: any, for a model that reads none.
         """
         prompts = options.prompts()
-        if (prompts or options.negative is not None) and not self._reads_text:
+        if (prompts or options.negative is not None) and not self.model.reads_text:
             option = "--prompt" if prompts else "--negative"
-            instead = ": use --label" if self.num_classes else " and without classes"
+            instead = ": use --label" if self.model.num_classes else " and without classes"
             raise NelboError(f"{option}: {self.path} is a model without a text encoder{instead}")
         given = [prompt if prompt.strip() else None for prompt in prompts]
         if None in given:
             say("An empty prompt is no prompt: the unconditional model")
         return given
-
-    @property
-    def prior(self) -> Diffusion:
-        """The chain, without guidance."""
-        return self.model.chain
 
     def to_pixels(self, pictures: Tensor) -> Tensor:
         """0..255 as the nearest of the model's pixel levels, uint8."""
@@ -199,14 +183,16 @@ class PictureModel:
 
     def to_states(self, pictures: Tensor) -> Tensor:
         """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
-        x = from_levels(self.to_pixels(pictures), self.levels).to(self.device)
+        x = from_levels(self.to_pixels(pictures), self.levels).to(self.model.device)
         with torch.no_grad():
             return self.model.encode(x).mean
 
     def to_pictures(self, x: Tensor, batch_size: int) -> Tensor:
         """What the chain ends in as `pixels`, decoded a batch at a time."""
         with torch.no_grad():
-            decoded = (self.model.decode(some.to(self.device)) for some in x.split(batch_size))
+            decoded = (
+                self.model.decode(some.to(self.model.device)) for some in x.split(batch_size)
+            )
             return torch.cat([self.pixels(some) for some in decoded])
 
     def pixels(self, samples: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
-from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_that_matter
+from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
@@ -65,18 +65,19 @@ def run(options: Rank) -> None:
     }
     store = open_store(options.out, model, data, settings, processes)
     batches = -(-len(data) // options.batch_size)
+    estimator, _ = find_levels(
+        levels,
+        model,
+        data,
+        options.computing.seed,
+        quiet=not processes.is_main,
+        drawn=not store.is_complete(0, batches),
+    )
     bound = evaluate_with_progress(
         model,
         data,
         f"Ranking {data.source}",
-        levels=levels_that_matter(
-            levels,
-            model,
-            data,
-            options.computing.seed,
-            quiet=not processes.is_main,
-            drawn=not store.is_complete(0, batches),
-        ),
+        levels=estimator,
         batch_size=options.batch_size,
         seed=options.computing.seed,
         store=store,
@@ -168,6 +169,5 @@ def _report(
         show(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
     mean, error = estimate_parts(average, 3)
     show(f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}")
-    if files is not None:
-        show(files.line)
+    show(files and files.line)
     show(f"Page: {(options.out / PAGE).resolve().as_uri()}")

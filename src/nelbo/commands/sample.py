@@ -107,7 +107,7 @@ def _condition(
         return pictures.condition_between(options.condition, frames).repeat(n // frames)
     condition = pictures.condition(options.condition, n, every_class=True)
     if compared is not None and condition is not None and not options.condition.labels():
-        labels = compared.labels(n, pictures.num_classes, options.computing.seed)
+        labels = compared.labels(n, pictures.model.num_classes, options.computing.seed)
         if labels is not None:
             condition = replace(condition, label=labels)
     return condition

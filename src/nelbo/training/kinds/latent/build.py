@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from nelbo.base.errors import NelboError
@@ -17,6 +18,7 @@ from nelbo.networks.denoiser import Denoiser
 from nelbo.text import TextEncoder
 from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
 from nelbo.training.kinds.latent.latents import check_captions, encode_data, unit_scale
+from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.transformer import build_transformer, one_width
 
 UNET_WIDTHS, DIT_WIDTH = (128, 160), 192
@@ -31,18 +33,9 @@ _USUAL = {"velocity": "flow_matching", "denoiser": "variance_exploding"}
 def build_latent_model(
     autoencoder: AutoencoderKL,
     data: ImageData,
+    settings: LatentSettings = LatentSettings(),  # noqa: B008 - frozen
     captions: Sequence[str] | None = None,
     *,
-    network: str = "unet",
-    widths: Sequence[int] = (),
-    layers: int = 1,
-    heads: int = 4,
-    blocks: int | None = None,
-    patch: int | None = None,
-    levels: int = 1000,
-    prediction: str = "v_prediction",
-    schedule: str | None = None,
-    shift: float = 1.0,
     text: TextEncoder | None = None,
     num_classes: int = 0,
     scale: float | None = None,
@@ -52,18 +45,8 @@ def build_latent_model(
     Args:
         autoencoder: the trained autoencoder.
         data: the images to train on, which decide the scale.
+        settings: of the prior, and of a new text encoder.
         captions: a text for each; the prior attends to them.
-        network: "unet" or "dit".
-        widths: channels of the UNet at each resolution, from that of the latents, or of the
-            transformer; by default `UNET_WIDTHS` or `DIT_WIDTH`.
-        layers: residual blocks of the UNet at each resolution.
-        heads: attention heads of the UNet.
-        blocks: of the transformer.
-        patch: side of a patch of the transformer.
-        levels: length T of the prior's chain.
-        prediction: what the network predicts.
-        schedule: of the chain; by default that which goes with the prediction.
-        shift: of flow matching.
         text: the text encoder; with captions and without one, a fresh one that is to be trained
             with the prior.
         num_classes: number of classes of the prior; 0 for none.
@@ -74,28 +57,34 @@ def build_latent_model(
             latents too small for the number of resolutions.
     """
     if captions is not None and text is None:
-        text = TextEncoder.for_captions(captions, width=192, layers=3, heads=6)
+        text = TextEncoder.for_captions(
+            captions,
+            width=settings.text_width,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            vocabulary=settings.vocabulary,
+        )
     check_captions(data, captions, text)
     config, factor = autoencoder.config, autoencoder.config.downscale
-    height, width = data.shape[1] // factor, data.shape[2] // factor
-    shape = (config.latent_channels, height, width)
-    if network == "dit":
+    shape = (config.latent_channels, data.shape[1] // factor, data.shape[2] // factor)
+    prediction, widths = settings.prediction, settings.widths
+    if settings.network == "dit":
         denoiser: Denoiser = build_transformer(
             shape,
-            width=one_width(tuple(widths), DIT_WIDTH),
-            blocks=blocks,
-            patch=patch,
+            width=one_width(widths, DIT_WIDTH),
+            blocks=settings.blocks,
+            patch=settings.patch,
             num_classes=num_classes,
             text_width=None if text is None else text.config.hidden_size,
             source="latents",
         )
     else:
-        widths = widths or UNET_WIDTHS
-        _check_halvings(data, factor, widths)
-        denoiser = UNet(_unet_config(shape, widths, layers, heads, text, num_classes))
+        settings = replace(settings, widths=widths or UNET_WIDTHS)
+        _check_halvings(data, factor, settings.widths)
+        denoiser = UNet(_unet_config(shape, settings, text, num_classes))
     prior = Diffusion(
         denoiser,
-        _schedule(schedule or _USUAL.get(prediction, "cosine"), levels, shift),
+        _schedule(settings),
         # The scale brings the latents to unit variance.
         prediction=prediction_of(prediction, lambda: 1.0),
         variance="fixed_large" if prediction in _USUAL else "fixed_small",
@@ -110,10 +99,12 @@ def build_latent_model(
     return LatentDiffusion(autoencoder, prior, text=text, scale=scale, data=pixels)
 
 
-def _schedule(name: str, levels: int, shift: float) -> NoiseSchedule:
+def _schedule(settings: LatentSettings) -> NoiseSchedule:
+    name = settings.schedule or _USUAL.get(settings.prediction, "cosine")
     if name not in SCHEDULES:
         raise NelboError(unknown("schedule", name, SCHEDULES))
-    return continuous_schedule(name, levels, shift) or getattr(NoiseSchedule, name)(levels)
+    T = settings.levels
+    return continuous_schedule(name, T, settings.shift) or getattr(NoiseSchedule, name)(T)
 
 
 def _check_halvings(data: ImageData, factor: int, widths: Sequence[int]) -> None:
@@ -132,19 +123,17 @@ def _check_halvings(data: ImageData, factor: int, widths: Sequence[int]) -> None
 
 def _unet_config(
     shape: tuple[int, int, int],
-    widths: Sequence[int],
-    layers: int,
-    heads: int,
+    settings: LatentSettings,
     text: TextEncoder | None,
     num_classes: int,
 ) -> TextUNetConfig | UNetConfig:
-    channels, height, width = shape
+    (channels, height, width), widths, heads = shape, settings.widths, settings.heads
     fields: dict[str, Any] = {
         "sample_size": height if height == width else (height, width),
         "in_channels": channels,
         "out_channels": channels,
-        "block_out_channels": tuple(widths),
-        "layers_per_block": layers,
+        "block_out_channels": widths,
+        "layers_per_block": settings.layers,
         "norm_num_groups": math.gcd(16, *widths),
     }
     kind = "Attn" if text is None else "CrossAttn"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,21 +51,12 @@ def new_latent_model(
     data = images.train
     kind = _condition(settings, data)
     captions = [caption or "" for caption in data.captions or ()] if kind == "text" else None
-    text = None if captions is None else _text_encoder(settings, captions, resumed)
+    text = None if captions is None else _trained_text_encoder(settings, resumed)
     model = build_latent_model(
         autoencoder,
         data,
+        settings,
         captions,
-        network=settings.network,
-        widths=settings.widths,
-        layers=settings.layers,
-        heads=settings.heads,
-        blocks=settings.blocks,
-        patch=settings.patch,
-        levels=settings.levels,
-        prediction=settings.prediction,
-        schedule=settings.schedule,
-        shift=settings.shift,
         text=text,
         num_classes=data.num_classes if kind == "label" else 0,
         scale=1.0,
@@ -116,18 +106,10 @@ def _encode(model: LatentDiffusion, images: TrainingImages, mirrored: bool) -> L
         return encode_data(model, data, mirrored=mirrored, generator=generator)
 
 
-def _text_encoder(
-    settings: LatentSettings, captions: Sequence[str], resumed: Path | None
-) -> TextEncoder:
-    """A trained one, frozen unless it is to learn on, or a new one of these captions."""
+def _trained_text_encoder(settings: LatentSettings, resumed: Path | None) -> TextEncoder | None:
+    """The one that is asked for, frozen unless it is to learn on; None for a new one."""
     if settings.text_encoder is None:
-        return TextEncoder.for_captions(
-            captions,
-            width=settings.text_width,
-            layers=settings.text_layers,
-            heads=settings.text_heads,
-            vocabulary=settings.vocabulary,
-        )
+        return None
     own = resumed is not None and (resumed / TEXT_ENCODER).is_dir()
     text = TextEncoder.from_pretrained(resumed if own and resumed else settings.text_encoder)
     return text.requires_grad_(settings.train_text_encoder)
