@@ -165,19 +165,13 @@ def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> G
     return Given(tuple(positional), values)
 
 
-def check_arguments(
-    command: str,
-    options: Mapping[str, Option],
-    arguments: Sequence[str],
-    also_known: Iterable[str] = (),
-) -> None:
+def check_arguments(command: str, options: Mapping[str, Option], arguments: Sequence[str]) -> None:
     """Raise `NelboError` for a misspelt option or value, with what may have been meant.
 
     Args:
         command: its name.
         options: those that it has.
         arguments: what was typed after its name.
-        also_known: names of options that are refused elsewhere, with a better reason.
     """
     known = {name for name, option in options.items() if not option.positional}
     flags = {f"no-{name}" for name in known if options[name].hint is bool}
@@ -194,9 +188,7 @@ def check_arguments(
         if name in ("help", "help-verbose", "h", *flags):
             continue
         if name not in known:
-            if name not in also_known:
-                raise _no_such_option(command, argument.partition("=")[0], name, options)
-            continue
+            raise _no_such_option(command, argument.partition("=")[0], name, options)
         option = options[name]
         if name in seen and get_origin(option.hint) is tuple and not option.repeatable:
             raise NelboError(f"--{name} is given twice: give all of its values after one")

@@ -249,11 +249,11 @@ def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> 
         raise NelboError(f"{option} {path} cannot be written: there is no permission to at {here}")
 
 
-def check_new(path: Path, option: str = "--out") -> None:
-    """Raise `NelboError` unless a path is that of a new or an empty directory."""
-    check_out(path, option, directory=True)
+def check_new(path: Path) -> None:
+    """Raise `NelboError` unless --out is the path of a new or an empty directory."""
+    check_out(path, directory=True)
     if path.is_dir() and any(path.iterdir()):
-        raise NelboError(f"{option} {path} is not empty; give the name of a new directory")
+        raise NelboError(f"--out {path} is not empty; give the name of a new directory")
 
 
 def check_counts(n: int, batch_size: int) -> None:

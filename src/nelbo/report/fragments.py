@@ -94,13 +94,9 @@ def image_panel(
     )
 
 
-def pairs_panel(
-    pairs: UInt8[Tensor, "pairs channels height width"],
-    levels: int,
-    alt: str = "original, then its reconstruction",
-) -> str:
-    """Images, each followed by what was made of it, in two halves side by side."""
-    half = max(2, 2 * -(-len(pairs) // 4))
+def pairs_panel(pairs: UInt8[Tensor, "pairs channels height width"], levels: int) -> str:
+    """Images, each followed by its reconstruction, in two halves side by side."""
+    half, alt = max(2, 2 * -(-len(pairs) // 4)), "original, then its reconstruction"
     return pair(*(image_panel("", some, levels, alt) for some in pairs.split(half)))
 
 
@@ -169,15 +165,15 @@ def labelled_images(
     )
 
 
-def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+def short_name(name: str) -> str:
     """A name as HTML that shows its start and its end where it is long, whole in its title.
 
     Names of files differ at the end: a number, the part after the folders.
     """
     shown = name
-    if len(name) > longest:
-        tail = (longest - 1) * 2 // 3
-        shown = f"{name[: longest - 1 - tail]}…{name[-tail:]}"
+    if len(name) > _LONGEST_NAME:
+        tail = (_LONGEST_NAME - 1) * 2 // 3
+        shown = f"{name[: _LONGEST_NAME - 1 - tail]}…{name[-tail:]}"
     # A line may end after what joins the parts of a file's name.
     broken = "<wbr>".join(escape(part) for part in _BREAKS.split(shown))
     return f'<span title="{escape(name)}">{broken}</span>'

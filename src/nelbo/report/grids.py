@@ -124,12 +124,10 @@ def save_grid(
     levels: int = 256,
     *,
     columns: int | None = None,
-    scale: int | None = None,
-    gap: int | None = None,
 ) -> None:
     """`image_grid`, written to a file.
 
     Raises:
         NelboError: as `image_grid` and `save_image`.
     """
-    save_image(image_grid(images, levels, columns=columns, scale=scale, gap=gap), path)
+    save_image(image_grid(images, levels, columns=columns), path)

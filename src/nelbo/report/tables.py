@@ -164,11 +164,7 @@ def result_line(summary: Summary, unit: str) -> str:
     """
     if summary.kind == "none":
         return NO_LIKELIHOOD
-    return error_line(summary.bits_per_dim, unit)
-
-
-def error_line(estimate: Estimate, unit: str, decimals: int = BITS_DECIMALS) -> str:
-    """A mean with its one error, the parts of that, and its interval, as far as they are known."""
+    estimate, decimals = summary.bits_per_dim, BITS_DECIMALS
     monte_carlo = estimate.monte_carlo_error
     if not math.isfinite(estimate.standard_error):
         known = f" ± {number(monte_carlo, decimals)}" if math.isfinite(monte_carlo) else ""
