@@ -87,7 +87,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     for run, mean, what in zip(runs, means, given, strict=True):
         shown_mean = f"{number(mean.mean, 3)} ± {number(mean.standard_error, 3)}"
         show(f"{shown_mean} bits/dim{what.suffix}  {run}")
-    show(files and files.line)
+    show(files.line if files else None)
     show(
         f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
         f"95% interval {low:+.4f} to {high:+.4f}, "

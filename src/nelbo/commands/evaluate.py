@@ -184,7 +184,7 @@ def _show(
         if explained is not None:
             show(explained_table(explained))
             show(warning(explained))
-        show(files and files.line)
+        show(files.line if files else None)
         show(cost_line(len(bound), levels_of(model) + 1, calls))
         if stored:
             show(f"{stored:,} of them had been made before and were read from {options.out}")

@@ -78,7 +78,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         )
         return
     show(_table(reading, options.split))
-    show(files and files.line)
+    show(files.line if files else None)
     say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
     for warning in reading.warnings:
         say(f"warning: {warning}")

@@ -71,7 +71,7 @@ def run(options: Likelihood) -> None:
     if not options.computing.json:
         show(likelihood_table(rows, unit=f"bits/dim{given.suffix}"))
         show(given.line)
-        show(files and files.line)
+        show(files.line if files else None)
         return
     print_json(
         {

@@ -169,5 +169,5 @@ def _report(
         show(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
     mean, error = estimate_parts(average, 3)
     show(f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}")
-    show(files and files.line)
+    show(files.line if files else None)
     show(f"Page: {(options.out / PAGE).resolve().as_uri()}")

@@ -14,11 +14,10 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.diffusion import Continuous, Diffusion, Pixels
-from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats.adapters import ADAPTERS
 from nelbo.formats.adapters.adapter import AdaptedNetwork
 from nelbo.formats.adapters.parts import load_part
-from nelbo.formats.chain import read_chain
+from nelbo.formats.chain import read_chain, write_profile
 from nelbo.formats.data_space import data_config, parse_data_space, read_shape
 from nelbo.formats.files import write_index, write_json
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
@@ -129,10 +128,7 @@ def save_adapted(
     }
     if model.prior.variance != origin.scheduler.chain_options["variance"]:
         own["variance"] = model.prior.variance
-    if model.prior.profile is None:
-        (directory / PROFILE_FILE).unlink(missing_ok=True)
-    else:
-        model.prior.profile.save(directory / PROFILE_FILE)
+    write_profile(model.prior, directory)
     given = {name: value for name, value in own.items() if value is not None}
     write_json(directory / NELBO_FILE, given | dict(notes))
     index = read_json(origin.index.file)

@@ -112,14 +112,19 @@ def write_chain(
     own |= flow_notes(model)
     if type(model.parameterization) in WRITERS:  # whose classes have no field for betas
         own |= own_levels(scheduler, model.schedule)
-    if model.profile is None:
-        (directory / PROFILE_FILE).unlink(missing_ok=True)
-    else:
-        model.profile.save(directory / PROFILE_FILE)
+    write_profile(model, directory)
     if scheduler["_class_name"] not in CLIPPING:
         own["clip_sample"] = model.threshold == StaticThreshold()
     write_json(directory / NELBO_FILE, own | dict(notes))
     return scheduler["_class_name"]
+
+
+def write_profile(model: Diffusion, directory: Path) -> None:
+    """Write the level profile of a chain; without one, remove that of an earlier chain."""
+    if model.profile is None:
+        (directory / PROFILE_FILE).unlink(missing_ok=True)
+    else:
+        model.profile.save(directory / PROFILE_FILE)
 
 
 def _own_options(pipeline: Pipeline) -> dict[str, Any]:

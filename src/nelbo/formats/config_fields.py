@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
+from nelbo.networks.config import is_number
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,7 @@ class ConfigFields:
     def number(self, field: str) -> float:
         """A finite number."""
         value = self.fields[field]
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-        ):
+        if not is_number(value) or not math.isfinite(value):
             raise self.wrong(field, "a number")
         return float(value)
 

@@ -15,7 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import CONTROLNET, CONTROLNETS, Pipeline
 from nelbo.networks import ControlledUNet, ControlNet, ControlNetConfig, UNet
-from nelbo.networks.config import is_number
+from nelbo.networks.config import is_number, is_positive_int
 from nelbo.networks.denoiser import Denoiser
 
 # What diffusers calls several of them.
@@ -80,7 +80,7 @@ def _folders(pipeline: Pipeline) -> list[str]:
         count = 1
         while (Path(pipeline.path) / _folder(count)).is_dir():
             count += 1
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not is_positive_int(count):
         raise NelboError(
             f"{pipeline.path}/{NELBO_FILE}: {CONTROLNETS} is {count!r}, expected a number from 1"
         )

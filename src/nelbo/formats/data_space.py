@@ -10,6 +10,7 @@ from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Continuous, Pixels
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
+from nelbo.networks.config import is_positive_int
 
 ASSUMED_LEVELS = 256
 
@@ -44,7 +45,11 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
     """
     if isinstance(value, dict) and value.get("kind") == "continuous":
         return Continuous()
-    if isinstance(value, dict) and value.get("kind") == "pixels" and _positive(value.get("levels")):
+    if (
+        isinstance(value, dict)
+        and value.get("kind") == "pixels"
+        and is_positive_int(value.get("levels"))
+    ):
         return Pixels(value["levels"])
     raise NelboError(
         f'{NELBO_FILE}: {field} is {value!r}, expected {{"kind": "pixels", "levels": L}} or '
@@ -55,15 +60,9 @@ def parse_data_space(value: Any, field: str) -> DataSpace:
 def read_shape(pipeline: Pipeline, usual: tuple[int, ...]) -> tuple[int, int, int]:
     """Channels, height and width of the input of the network; the usual ones where no note is."""
     shape = pipeline.notes.get("shape") or usual
-    if not (
-        isinstance(shape, list | tuple) and len(shape) == 3 and all(_positive(n) for n in shape)
-    ):
+    if not (isinstance(shape, list | tuple) and list(map(is_positive_int, shape)) == [True] * 3):
         raise NelboError(
             f"{pipeline.path}/{NELBO_FILE}: shape is {shape!r}, expected [channels, height, width]"
         )
     channels, height, width = shape
     return channels, height, width
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and value > 0

@@ -33,6 +33,7 @@ from nelbo.formats.scheduler import (
 )
 from nelbo.formats.scheduler_classes import SCHEDULERS
 from nelbo.formats.scheduler_sampler import read_sampler
+from nelbo.networks.config import is_number
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 from nelbo.samplers import DPMSolver, Euler, Sampler
 from nelbo.samplers.grid import check_steps, flow_times
@@ -182,7 +183,7 @@ def own_prediction(pipeline: Pipeline) -> dict[str, Any]:
     if TIME_SCALE not in pipeline.notes:
         return {}
     scale = pipeline.notes[TIME_SCALE]
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+    if not is_number(scale) or not 0 < scale < math.inf:
         raise NelboError(
             f"{pipeline.path}/{NELBO_FILE}: {TIME_SCALE} is {scale!r}, expected a positive number"
         )

@@ -22,6 +22,7 @@ from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig
+from nelbo.networks.config import is_number
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
@@ -241,7 +242,7 @@ def number(own: Mapping[str, Any], name: str) -> float | None:
     value = own.get(name)
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         raise NelboError(f"{NELBO_FILE}: {name} is {value!r}, expected a number")
     return float(value)
 

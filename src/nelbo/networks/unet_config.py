@@ -44,8 +44,8 @@ UP_STAGES = {
 
 
 @dataclass(frozen=True)
-class UNetConfig(DenoiserConfig):
-    """The shape of a UNet; a mistake in it is a `NelboError` that names the field.
+class UNetShape(DenoiserConfig):
+    """The fields that UNets with and without text have in common; defaults of blocks are theirs.
 
     Attributes:
         sample_size: height and width the network was made for; informative, any fitting size runs.
@@ -57,63 +57,41 @@ class UNetConfig(DenoiserConfig):
         freq_shift: s in the sinusoidal frequencies; 1 is that of Ho et al. (2020).
         flip_sin_to_cos: cosines come before sines.
         down_block_types: one a resolution, from the highest; see `DOWN_STAGES`.
-        mid_block_type: "UNetMidBlock2D", or None for no middle.
+        mid_block_type: the kind of middle; None for no middle.
         up_block_types: one a resolution, from the lowest; see `UP_STAGES`.
         block_out_channels: width at each resolution, from the highest.
         layers_per_block: residual blocks a resolution on the way down; one more on the way up.
         mid_block_scale_factor: ρ of the residual layers in the middle.
         downsample_padding: 1, or 0 to pad below and on the right only.
-        downsample_type: "conv" | "resnet", for stages with attention.
-        upsample_type: "conv" | "resnet", for stages with attention.
         dropout: probability in the residual blocks.
         act_fn: "silu" ("swish") | "mish" | "gelu" | "relu".
-        attention_head_dim: width of a head; None for a single head.
         norm_num_groups: groups of every normalisation.
-        attn_norm_num_groups: groups of the middle's attention layer; if None, norm_num_groups
-            with "default" time conditioning and no normalisation with "scale_shift".
-        norm_eps: epsilon of every normalisation.
+        norm_eps: epsilon of every normalisation; with text of those in residual blocks.
         resnet_time_scale_shift: "default" (added) | "scale_shift".
-        add_attention: whether the middle has an attention layer.
         class_embed_type: None (a table of num_class_embeds vectors, if that is given) |
             "timestep" (the label is embedded as a time) | "identity" (the label is an embedding).
         num_class_embeds: number of classes.
-        num_train_timesteps: rows of the "learned" time embedding.
     """
-
-    class_name: ClassVar[str] = "UNet2DModel"
 
     center_input_sample: bool = False
     time_embedding_type: str = "positional"
     time_embedding_dim: int | None = None
     freq_shift: float = 0
     flip_sin_to_cos: bool = True
-    down_block_types: tuple[str, ...] = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
-    mid_block_type: str | None = "UNetMidBlock2D"
-    up_block_types: tuple[str, ...] = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
-    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
-    layers_per_block: int = 2
+    down_block_types: tuple[str, ...] = ()
+    mid_block_type: str | None = None
+    up_block_types: tuple[str, ...] = ()
+    block_out_channels: tuple[int, ...] = ()
+    layers_per_block: int | tuple[int, ...] = 2
     mid_block_scale_factor: float = 1
     downsample_padding: int = 1
-    downsample_type: str = "conv"
-    upsample_type: str = "conv"
     dropout: float = 0.0
     act_fn: str = "silu"
-    attention_head_dim: int | None = 8
     norm_num_groups: int = 32
-    attn_norm_num_groups: int | None = None
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"
-    add_attention: bool = True
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
-    num_train_timesteps: int | None = None
-
-    def __post_init__(self) -> None:
-        self._normalise()
-        self._check_numbers()
-        self._check_choices()
-        self._check_stages()
-        self._check_widths()
 
     @property
     def embedding_dim(self) -> int:
@@ -124,6 +102,65 @@ class UNetConfig(DenoiserConfig):
     def size_divisor(self) -> int:
         """Height and width of an input must be multiples of this."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    def _check_shared(self) -> None:
+        for name in ("down_block_types", "up_block_types", "block_out_channels"):
+            self._require_list(name)
+        self._to_tuples("sample_size")
+        self._require_positive("in_channels", "out_channels", "norm_num_groups")
+        self._require_positive("time_embedding_dim", "num_class_embeds", optional=True)
+        self._require_positives("block_out_channels")
+        self._require_number("mid_block_scale_factor", "norm_eps", "freq_shift", "dropout")
+        if not self.mid_block_scale_factor:
+            raise unsupported("mid_block_scale_factor", 0, "a number other than zero")
+        if not 0 <= self.dropout <= 1:
+            raise unsupported("dropout", self.dropout, "a probability")
+        self._require_size("sample_size")
+        self._require_choice(
+            {
+                "center_input_sample": (False, True),
+                "flip_sin_to_cos": (False, True),
+                "downsample_padding": (0, 1),
+                "act_fn": tuple(ACTIVATIONS),
+                "resnet_time_scale_shift": ("default", "scale_shift"),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class UNetConfig(UNetShape):
+    """The shape of a UNet; a mistake in it is a `NelboError` that names the field.
+
+    Attributes:
+        mid_block_type: "UNetMidBlock2D", or None for no middle.
+        downsample_type: "conv" | "resnet", for stages with attention.
+        upsample_type: "conv" | "resnet", for stages with attention.
+        attention_head_dim: width of a head; None for a single head.
+        attn_norm_num_groups: groups of the middle's attention layer; if None, norm_num_groups
+            with "default" time conditioning and no normalisation with "scale_shift".
+        add_attention: whether the middle has an attention layer.
+        num_train_timesteps: rows of the "learned" time embedding.
+    """
+
+    class_name: ClassVar[str] = "UNet2DModel"
+
+    down_block_types: tuple[str, ...] = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
+    mid_block_type: str | None = "UNetMidBlock2D"
+    up_block_types: tuple[str, ...] = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    attention_head_dim: int | None = 8
+    attn_norm_num_groups: int | None = None
+    add_attention: bool = True
+    num_train_timesteps: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_shared()
+        self._check_own()
+        self._check_stages()
+        self._check_widths()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -173,43 +210,18 @@ class UNetConfig(DenoiserConfig):
         attention, resample = UP_STAGES[self.up_block_types[-1 - level]]
         return StageKind(attention, resample or self.upsample_type)
 
-    def _normalise(self) -> None:
-        for name in ("down_block_types", "up_block_types", "block_out_channels"):
-            self._require_list(name)
-        self._to_tuples("sample_size")
-
-    def _check_numbers(self) -> None:
-        self._require_positive("in_channels", "out_channels", "layers_per_block")
-        self._require_positive("norm_num_groups")
+    def _check_own(self) -> None:
+        self._require_positive("layers_per_block")
         self._require_positive(
-            "time_embedding_dim",
-            "attention_head_dim",
-            "attn_norm_num_groups",
-            "num_class_embeds",
-            "num_train_timesteps",
-            optional=True,
+            "attention_head_dim", "attn_norm_num_groups", "num_train_timesteps", optional=True
         )
-        self._require_positives("block_out_channels")
-        self._require_number("mid_block_scale_factor", "norm_eps", "freq_shift", "dropout")
-        if not self.mid_block_scale_factor:
-            raise unsupported("mid_block_scale_factor", 0, "a number other than zero")
-        if not 0 <= self.dropout <= 1:
-            raise unsupported("dropout", self.dropout, "a probability")
-        self._require_size("sample_size")
-
-    def _check_choices(self) -> None:
         self._require_choice(
             {
-                "center_input_sample": (False, True),
-                "flip_sin_to_cos": (False, True),
                 "add_attention": (False, True),
                 "time_embedding_type": ("positional", "fourier", "learned"),
                 "mid_block_type": ("UNetMidBlock2D", None),
-                "downsample_padding": (0, 1),
                 "downsample_type": ("conv", "resnet"),
                 "upsample_type": ("conv", "resnet"),
-                "act_fn": tuple(ACTIVATIONS),
-                "resnet_time_scale_shift": ("default", "scale_shift"),
                 "class_embed_type": (None, "timestep", "identity"),
             }
         )

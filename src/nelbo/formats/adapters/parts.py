@@ -25,7 +25,7 @@ _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16}
 # Of float16, which overflows in such networks, the values are kept.
 _WIDENED = {"F16": torch.float32}
-_QUANTISED = ("F8_", "F4", "F6_", "I8", "U8", "I4", "U4")
+QUANTISED = ("F8_", "F4", "F6_", "I8", "U8", "I4", "U4")
 
 
 def load_part(
@@ -119,7 +119,7 @@ def _stored_type(weights: Path, kind: str) -> torch.dtype:
     file = weights.parent / shards(weights)[0] if weights.suffix == ".json" else weights
     numbers = sizes_by_type(file)
     for name in numbers:
-        if name.startswith(_QUANTISED):
+        if name.startswith(QUANTISED):
             raise NelboError(_quantised(str(file), name, kind))
     most = max(numbers, key=lambda name: numbers[name])
     return (_PLAIN | _WIDENED).get(most, torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.formats.adapters.parts import sizes_by_type
+from nelbo.base.files import read_json
+from nelbo.formats.adapters.parts import QUANTISED, sizes_by_type
 from nelbo.formats.single.renaming import part
 from nelbo.networks.files import PICKLE_SUFFIXES, pickle_refused
 
@@ -42,7 +42,6 @@ _OTHERS = {
     "down_blocks.": "a network of diffusers without its config.json",
     UNET: "a UNet without text encoders",
 }
-_QUANTISED = ("F8_", "F4", "F6_", "I8", "U8", "I4", "U4")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Checkpoint:
                 "from"
             )
         for name in sizes_by_type(path):
-            if name.startswith(_QUANTISED):
+            if name.startswith(QUANTISED):
                 raise NelboError(
                     f"{path}: the weights are quantised ({name}), whose rounding is no part of the "
                     "model: use the checkpoint in float16, bfloat16 or float32 that it was made "
@@ -133,15 +132,7 @@ class Checkpoint:
             NelboError: they are damaged.
         """
         file = self.path.with_suffix(NOTES_SUFFIX)
-        if not file.is_file():
-            return None
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise NelboError(f"{file} is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise NelboError(f"{file} holds a {type(found).__name__}, expected an object")
-        return found
+        return read_json(file) if file.is_file() else None
 
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
         """The weights below a prefix, mapped from the file; those of 16 bits as float32.
