@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int, Integer
+import torch
+from jaxtyping import Float, Int, Integer, Num, UInt8
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -20,8 +21,25 @@ from nelbo.chain.distributions import DiscretizedNormal, from_levels, normal, to
 _SHOWN_LEVELS = 256
 
 
+class _Shown:
+    """The way between a screen and what the values of an example are."""
+
+    @property
+    def shown_levels(self) -> int:
+        """How many levels the pixels of a picture have."""
+        return _SHOWN_LEVELS
+
+    def nearest(self, pictures: Num[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+        """The level that is nearest to each value of pictures 0..255."""
+        return to_levels(pictures.float() * (2 / 255) - 1, self.shown_levels).byte()
+
+    def shown(self, x: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+        """Samples as levels, on the CPU; what is no number is in the middle."""
+        return to_levels(torch.nan_to_num(x), self.shown_levels).byte().cpu()
+
+
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(_Shown):
     """Integer levels k in 0..levels−1, given to networks as x = 2k/(levels−1) − 1.
 
     p(x_0|x_1) is a normal rounded to these levels, so that the bound is one on −log₂ P(x) and
@@ -86,11 +104,10 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Continuous:
+class Continuous(_Shown):
     """Real numbers: p(x_0|x_1) is a normal, and the bound is one on a log-density."""
 
     is_density: ClassVar[bool] = True
-    shown_levels: ClassVar[int] = _SHOWN_LEVELS
 
     def to_network(self, k: Integer[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Refuse pixel levels, which have no density.

@@ -202,7 +202,7 @@ def _draw(model: Model, count: int, batch_size: int, seed: int) -> tuple[Tensor,
     samples = torch.cat(drawn)
     if not bool(samples.isfinite().all()):
         raise NelboError("its samples are not finite")
-    return model.data.to_levels(samples).byte().cpu(), seconds
+    return model.data.shown(samples), seconds
 
 
 def _numbers(model: Model) -> int:

@@ -51,8 +51,7 @@ def run(options: Edit) -> None:
     seconds = time.perf_counter() - start
     if paint is not None:
         # Exact in latents as well, whose decoder changes everything a little.
-        known = pictures.to_pixels(images)
-        edited = torch.where(paint, edited, known)
+        edited = torch.where(paint, edited, images)
     if len(edited) == 1:
         save_image(to_pil(edited[0], pictures.levels), options.out)
     else:
@@ -168,8 +167,9 @@ def _inverts(options: Edit) -> bool:
 
 
 def _read(options: Edit, pictures: PictureModel) -> Tensor:
-    """The picture, or the two of an interpolation, 0..255."""
-    return torch.stack([read_image(path, pictures.shape) for path in _redrawn(options)])
+    """The picture, or the two of an interpolation, on the model's pixel levels."""
+    read = torch.stack([read_image(path, pictures.shape) for path in _redrawn(options)])
+    return pictures.model.data.nearest(read)
 
 
 def _redrawn(options: Edit) -> list[Path]:

@@ -14,7 +14,6 @@ from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device
 from nelbo.commands.groups import ConditionOptions
@@ -177,24 +176,14 @@ class PictureModel:
             say("An empty prompt is no prompt: the unconditional model")
         return given
 
-    def to_pixels(self, pictures: Tensor) -> Tensor:
-        """0..255 as the nearest of the model's pixel levels, uint8."""
-        return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
+    @torch.no_grad()
+    def to_states(self, pixels: Tensor) -> Tensor:
+        """Pixel levels (B, C, H, W) as what the chain ends in."""
+        x = self.model.data.to_network(pixels).to(self.model.device)
+        return self.model.encode(x).mean
 
-    def to_states(self, pictures: Tensor) -> Tensor:
-        """Pixels 0..255 (B, C, H, W) as what the chain ends in."""
-        x = from_levels(self.to_pixels(pictures), self.levels).to(self.model.device)
-        with torch.no_grad():
-            return self.model.encode(x).mean
-
+    @torch.no_grad()
     def to_pictures(self, x: Tensor, batch_size: int) -> Tensor:
-        """What the chain ends in as `pixels`, decoded a batch at a time."""
-        with torch.no_grad():
-            decoded = (
-                self.model.decode(some.to(self.model.device)) for some in x.split(batch_size)
-            )
-            return torch.cat([self.pixels(some) for some in decoded])
-
-    def pixels(self, samples: Tensor) -> Tensor:
-        """Samples as pixel levels, (B, C, H, W) uint8, on the CPU."""
-        return to_levels(torch.nan_to_num(samples), self.levels).byte().cpu()
+        """What the chain ends in as pixel levels, decoded a batch at a time, on the CPU."""
+        decoded = (self.model.decode(some.to(self.model.device)) for some in x.split(batch_size))
+        return torch.cat([self.model.data.shown(some) for some in decoded])

@@ -60,7 +60,7 @@ def run(options: Sample) -> None:
             raise NelboError(f"--animation: {options.run_path} samples in one call, without a walk")
         film = Film(sampler.path(model.chain.schedule), options.animate)
     start = time.perf_counter()
-    samples = pictures.pixels(
+    samples = model.data.shown(
         sample_in_batches(
             model,
             sampler,

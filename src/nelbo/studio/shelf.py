@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean
-from nelbo.chain.distributions import from_levels, to_levels
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.autoencoder import fit_scale
@@ -22,6 +21,7 @@ from nelbo.evidence.standings import Standing
 from nelbo.formats import Pipeline
 from nelbo.formats.files import usual_guidance
 from nelbo.samplers import SAMPLERS, Sampler
+from nelbo.studio.uploads import Upload
 
 # Models in memory at once: two can be compared without loading them in turn.
 KEPT = 2
@@ -97,19 +97,18 @@ class Served:
             return self.pipeline.usual_sampler(steps)
         return self.pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
 
-    def to_pixels(self, pictures: Tensor) -> Tensor:
-        """Pictures 0..255 on the model's pixel levels, uint8."""
-        return to_levels(pictures.float() * (2 / 255) - 1, self.levels).byte()
+    def pixels(self, upload: Upload) -> Tensor:
+        """A picture of the page on the model's pixel levels, (C, H, W) uint8."""
+        return self.model.data.nearest(upload.pixels(self.shape))
 
-    def to_network(self, pictures: Tensor) -> Tensor:
-        """Pictures 0..255 as the model takes data, on its device."""
-        return from_levels(self.to_pixels(pictures), self.levels).to(self.model.device)
+    def to_network(self, pixels: Tensor) -> Tensor:
+        """Pixel levels as the model takes data, on its device."""
+        return self.model.data.to_network(pixels).to(self.model.device)
 
     @torch.no_grad()
     def to_pictures(self, states: Tensor) -> Tensor:
         """What the chain ends in as pixel levels, uint8, on the CPU."""
-        pixels = torch.nan_to_num(self.model.decode(states))
-        return to_levels(pixels, self.levels).byte().cpu()
+        return self.model.data.shown(self.model.decode(states))
 
     def facts(self) -> dict[str, Any]:
         """What the page shows of the model, and what it may ask of it."""

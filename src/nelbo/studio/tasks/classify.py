@@ -15,7 +15,6 @@ from nelbo.evidence.classification import Classifier
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.shelf import Served, Shelf
-from nelbo.studio.tasks.evaluate import to_screen
 from nelbo.studio.tasks.looking import Reading
 
 # Rounds of draws, which all classes share; between them the ranking is shown.
@@ -36,8 +35,8 @@ class Classify:
         """The ranking after each round of draws."""
         served = shelf.model(self.reading.model)
         names, classes = self._classes(served)
-        pixels = served.to_pixels(self.reading.images[0].pixels(served.shape))
-        x_0 = served.to_network(to_screen(pixels, served.levels))[None]
+        pixels = served.pixels(self.reading.images[0])
+        x_0 = served.to_network(pixels)[None]
         classifier = Classifier(
             served.model,
             classes,

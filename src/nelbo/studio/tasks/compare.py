@@ -13,7 +13,7 @@ from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.pictures import png
 from nelbo.studio.shelf import Served, Shelf
-from nelbo.studio.tasks.evaluate import ERRORS, to_screen
+from nelbo.studio.tasks.evaluate import ERRORS
 from nelbo.studio.tasks.looking import Reading
 from nelbo.studio.tasks.mapping import bit_map
 
@@ -32,9 +32,9 @@ class Compare:
         both = [shelf.model(name) for name in self.names]
         sides = []
         for index, served in enumerate(both):
-            pixels = served.to_pixels(self.reading.images[0].pixels(served.shape))
+            pixels = served.pixels(self.reading.images[0])
             yield {"type": "image", "index": index, "url": png(pixels, served.levels)}
-            x_0 = served.to_network(to_screen(pixels, served.levels))[None]
+            x_0 = served.to_network(pixels)[None]
             sides.append(Contender(served.model, x_0, self._condition(served)))
         pair = sides[0], sides[1]
         check_same_data(*pair)

@@ -61,12 +61,11 @@ class Change:
             raise NelboError(f"{served.name} has no chain to edit pictures with")
         paint = None if self.mask is None else self._painted(served)
         given = [self.image] if self.other is None else [self.image, self.other]
-        images = torch.stack([upload.pixels(served.shape) for upload in given])
-        states = served.model.encode(served.to_network(images)).mean
+        known = torch.stack([served.pixels(upload) for upload in given])
+        states = served.model.encode(served.to_network(known)).mean
         edit = self._edit(served, paint, (states.shape[2], states.shape[3]))
         chain, condition = self.steering.conditioned(served, self.n)
         walk = self._walk(edit, chain, states, condition)
-        known = served.to_pixels(images)
 
         def kept(pictures: Tensor) -> Tensor:
             # Exact in latents as well, whose decoder changes everything a little.

@@ -43,15 +43,13 @@ class Evaluate:
         served = shelf.model(self.reading.model)
         shelf.scaled(served)
         condition = self.reading.condition(served)
-        pixels = torch.stack(
-            [served.to_pixels(image.pixels(served.shape)) for image in self.reading.images]
-        )
+        pixels = torch.stack([served.pixels(image) for image in self.reading.images])
         for i, (image, one) in enumerate(zip(self.reading.images, pixels, strict=True)):
             url = png(one, served.levels)
             yield {"type": "image", "index": i, "name": image.name, "url": url}
         guess = first_guess(served.model.chain)
         for i, one in enumerate(pixels):
-            x_0 = served.to_network(to_screen(one, served.levels))[None]
+            x_0 = served.to_network(one)[None]
             readings = refine(
                 served.model,
                 x_0,
@@ -74,11 +72,6 @@ class Evaluate:
         which = f"Picture {i + 1} of {of}: " if of > 1 else ""
         text = f"{which}{reading.calls:,} of about {reading.planned:,} evaluations of the network"
         yield {"type": "progress", "step": reading.calls, "of": reading.planned, "text": text}
-
-
-def to_screen(pixels: Tensor, levels: int) -> Tensor:
-    """Pixel levels as 0..255, which `Served.to_network` takes back to the same levels."""
-    return (pixels.double() * (255 / (levels - 1))).round()
 
 
 def estimate(reading: Refined, chain: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.pictures import preview
 from nelbo.studio.shelf import Shelf
-from nelbo.studio.tasks.evaluate import to_screen
 from nelbo.studio.tasks.looking import Reading
 
 _FRAMES, _BATCH = 48, 6
@@ -33,8 +32,8 @@ class Process:
         if chain is None:
             raise NelboError(f"{served.name} has no chain of levels to watch")
         condition = self.reading.condition(served)
-        pixels = served.to_pixels(self.reading.images[0].pixels(served.shape))
-        x_0 = served.to_network(to_screen(pixels, served.levels))[None]
+        pixels = served.pixels(self.reading.images[0])
+        x_0 = served.to_network(pixels)[None]
         z_0 = model.encode(x_0).mean
         noise = randn_like(z_0, generator_for(self.reading.seed, 9))
         schedule = chain.schedule

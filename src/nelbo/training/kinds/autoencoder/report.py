@@ -91,9 +91,7 @@ def beside_reconstructions(autoencoder: Autoencoder, data: ImageData) -> Tensor:
     """Each image, then its reconstruction from the mean latent, (2N, C, H, W) uint8."""
     pixels = Pixels(data.levels)
     x = pixels.to_network(data.images).to(next(autoencoder.parameters()).device)
-    made = (
-        pixels.to_levels(autoencoder.decode(autoencoder.encode(x).mean).clamp(-1, 1)).byte().cpu()
-    )
+    made = pixels.shown(autoencoder.decode(autoencoder.encode(x).mean))
     return torch.stack([data.images, made], 1).flatten(0, 1)
 
 

@@ -36,7 +36,7 @@ def controlled_samples(
         guidance=guidance if guided else 1.0,
         generator=torch.Generator().manual_seed(seed),
     )
-    return model.data.to_levels(samples).byte().cpu()
+    return model.data.shown(samples)
 
 
 def beside(data: ImageData, drawn: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def draw_samples(
         guidance=guidance if prompts or condition is not None else 1.0,
         generator=torch.Generator().manual_seed(seed),
     )
-    return model.data.to_levels(samples).byte().cpu()
+    return model.data.shown(samples)
 
 
 def held_out_prompts(data: ImageData) -> list[str]:

@@ -113,7 +113,7 @@ class Pixel(Kind):
             condition=all_classes(model, n),
             generator=torch.Generator().manual_seed(seed),
         )
-        return image_grid(model.data.to_levels(samples).byte().cpu(), model.data.shown_levels)
+        return image_grid(model.data.shown(samples), model.data.shown_levels)
 
     @classmethod
     def with_weights(cls, model: Diffusion, weights: Mapping[str, Tensor], run: str) -> Diffusion:
