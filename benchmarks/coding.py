@@ -26,11 +26,11 @@ from nelbo.cli import main as command
 from nelbo.coding.container import Block, Container
 from nelbo.coding.names import packed
 from nelbo.coding.plan import Plan
-from nelbo.commands.run_data import check_data, data_for_run
 from nelbo.data import ImageData
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.file_sizes import total_sizes
 from nelbo.formats import Pipeline
+from nelbo.runs.run_data import check_data, data_for_run
 
 
 class Timed(torch.nn.Module):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from nelbo import NelboError, Pixels
-from nelbo.commands.common import mention_skipped
-from nelbo.commands.run_data import check_data, data_for_run, load_with_data
 from nelbo.data import load_data
+from nelbo.data.mentions import mention_skipped
 from nelbo.formats import Pipeline, files, scheduler
+from nelbo.runs.run_data import check_data, data_for_run, load_with_data
 from nelbo.samplers import default_sampler
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nelbo import NelboError
-from nelbo.commands.common import mention_skipped
 from nelbo.data import ImageData, decode, load_data
+from nelbo.data.mentions import mention_skipped
 from tests.commands.conftest import TINY
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake

@@ -15,7 +15,6 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import nelbo
-from nelbo.commands.studio import run_images
 from nelbo.data import load_data
 from nelbo.studio.server import Studio
 from tests.formats import tiny
@@ -68,7 +67,6 @@ def serve(digits) -> Iterator[Callable[..., TestClient]]:
     def start(models: dict[str, str] | None = None, **options: Any) -> TestClient:
         studio = Studio(
             models or {"digits": str(digits)},
-            run_images,
             lambda: torch.device("cpu"),
             preload=False,
             **options,

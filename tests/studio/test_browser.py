@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nelbo.commands.studio import run_images
 from nelbo.studio.server import Studio
 from tests.studio.conftest import picture
 from tests.studio.running import in_thread
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def browser(digits, controlled):
     models = {"controlled": str(controlled), "digits": str(digits)}
-    with in_thread(Studio(models, run_images, lambda: torch.device("cpu"), preload=False)) as found:
+    with in_thread(Studio(models, lambda: torch.device("cpu"), preload=False)) as found:
         page = Page(found)
         yield page
         page.driver.quit()

@@ -127,7 +127,7 @@ def test_a_cancelled_task_stops_between_two_events(desk):
 
 def test_a_cancelled_task_stops_in_the_middle_of_a_step(desk, digits):
     """A layer of the network waits for the cancellation, and none after it is called."""
-    shelf = Shelf({"digits": str(digits)}, lambda *_: None, torch.device("cpu"), desk.check)
+    shelf = Shelf({"digits": str(digits)}, torch.device("cpu"), desk.check)
     model = shelf.model("digits").model
     within, calls = threading.Event(), []
     layers = [layer for layer in model.modules() if not list(layer.children())]

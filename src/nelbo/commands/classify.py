@@ -16,10 +16,10 @@ from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import share_interval
 from nelbo.chain.model import Model
+from nelbo.commands.asked import load_asked
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
-from nelbo.commands.run_data import load_asked
 from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once

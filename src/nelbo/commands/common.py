@@ -11,13 +11,11 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console, RenderableType
 
-from nelbo.base.console import MESSAGES, say, say_first, writable
+from nelbo.base.console import MESSAGES, say, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.data import ImageData
-from nelbo.data.duplicates import duplicates_line
 from nelbo.diffusion import optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats.model_directory import ships
@@ -103,20 +101,3 @@ def results_to(json: bool) -> Console:
 def print_json(content: dict[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
     print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))
-
-
-def mention_skipped(*data: ImageData, shown: int = 5) -> None:
-    """Name what was left out and the files that could not be read, once for all splits."""
-    for note in dict.fromkeys(note for split in data for note in split.notes):
-        say(f"note: {data[0].source}: {note}")
-    skipped = list(dict.fromkeys(line for split in data for line in split.skipped))
-    if not skipped:
-        return
-    files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-    say_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
-
-
-def mention_duplicates(data: ImageData) -> None:
-    """Say how many test images are in other splits as well, if any."""
-    if line := duplicates_line(data):
-        say(line)

@@ -15,11 +15,12 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import mention_duplicates, mention_skipped, print_json, show
+from nelbo.commands.common import print_json, show
 from nelbo.commands.contestants import Contest, Trained, train
 from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
+from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.modes import count_modes
 from nelbo.evidence.sample_quality import sample_quality
 from nelbo.evidence.sample_reading import LEAST_REAL

@@ -14,13 +14,13 @@ from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
-from nelbo.commands.run_data import RunSource, check_data, load_with_data
 from nelbo.data import ImageData
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.formats import Pipeline
 from nelbo.report.formatting import number
+from nelbo.runs.run_data import RunSource, check_data, load_with_data
 
 
 def compare_runs(options: Compare, runs: tuple[str, str]) -> None:

@@ -16,12 +16,12 @@ from nelbo.coding import Estimated, compress, compress_progressive, decompress_p
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
 from nelbo.commands.pace import Pace
-from nelbo.commands.run_data import check_data, check_not_data, data_for_run
 from nelbo.data import ImageData
 from nelbo.data.image_file import read_levels
 from nelbo.evidence.file_sizes import TITLES, raw_size, total_sizes
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import ships
+from nelbo.runs.run_data import check_data, check_not_data, data_for_run
 
 
 def run(options: Compress) -> None:

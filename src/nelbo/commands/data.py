@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nelbo.base.console import say_first
-from nelbo.commands.common import mention_skipped, print_json, show
+from nelbo.commands.common import print_json, show
 from nelbo.commands.options.data import Data
 from nelbo.data import ImageData, load_data
 from nelbo.data.duplicates import is_among
+from nelbo.data.mentions import mention_skipped
 from nelbo.data.sources import check_not_among, with_crops
 from nelbo.data.splits import PARTS, EmptySplitError
 from nelbo.report.grids import save_grid

@@ -15,13 +15,13 @@ from nelbo.commands.common import print_json, show
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import Edit
 from nelbo.commands.picture_model import PictureModel
-from nelbo.commands.run_data import check_not_data
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
 from nelbo.editing import Edit as Editing
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid, save_image, to_pil
+from nelbo.runs.run_data import check_not_data
 from nelbo.samplers import DDPM, Sampler
 from nelbo.samplers.batches import in_batches
 

@@ -11,6 +11,7 @@ import torch
 from nelbo.base.console import say
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
+from nelbo.commands.asked import load_asked
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn_of
 from nelbo.commands.evaluation_progress import (
     evaluate_to_error_with_progress,
@@ -19,7 +20,6 @@ from nelbo.commands.evaluation_progress import (
     stored_proposal,
 )
 from nelbo.commands.options.evaluate import Evaluate
-from nelbo.commands.run_data import load_asked
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
 from nelbo.data import ImageData
 from nelbo.evidence import write_ranking

@@ -8,15 +8,9 @@ from rich.table import Table
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import (
-    choose_device,
-    mention_duplicates,
-    mention_skipped,
-    print_json,
-    show,
-)
+from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.evaluate import Evaluate
-from nelbo.commands.run_data import check_data, data_for_run, for_fits_of
+from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.autoencoder import (
     AutoencoderReading,
     AutoencoderRun,
@@ -25,6 +19,7 @@ from nelbo.evidence.autoencoder import (
 )
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.report.tables import new_table
+from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import RunDirectory
 
 

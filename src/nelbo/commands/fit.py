@@ -21,7 +21,6 @@ from nelbo.commands.common import choose_device, print_json, show, warn_of
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.fit import Fit
-from nelbo.commands.run_data import RunSource, check_data, load_with_data
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import LevelProfile
@@ -32,6 +31,7 @@ from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
 from nelbo.formats import Pipeline
 from nelbo.report.tables import new_table
+from nelbo.runs.run_data import RunSource, check_data, load_with_data
 from nelbo.samplers.grid import spaced_levels
 
 # Images encoded at a time.

@@ -11,10 +11,10 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
+from nelbo.commands.asked import load_asked
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import find_levels
 from nelbo.commands.options.likelihood import Likelihood
-from nelbo.commands.run_data import load_asked
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
 from nelbo.evidence.evaluation import check_fits, inputs

@@ -15,7 +15,6 @@ from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
 from nelbo.commands.options.rank import Rank
-from nelbo.commands.run_data import check_data, load_with_data
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
 from nelbo.evidence import excess_bits, rank, write_ranking
@@ -28,6 +27,7 @@ from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
 from nelbo.report.tables import estimate_parts
+from nelbo.runs.run_data import check_data, load_with_data
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _PRINTED = 10

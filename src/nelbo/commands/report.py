@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, mention_skipped, print_json, results_to, show
+from nelbo.commands.common import choose_device, print_json, results_to, show
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
 from nelbo.commands.options.report import Report
-from nelbo.commands.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
+from nelbo.data.mentions import mention_skipped
+from nelbo.runs.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import METRICS_FILE, RunDirectory
 from nelbo.training.allowance import allowed_seconds
 from nelbo.training.kinds import kind_of

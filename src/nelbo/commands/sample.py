@@ -15,7 +15,6 @@ from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import PictureModel
-from nelbo.commands.run_data import check_data, check_not_data
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.evidence.sample_reading import SampleReading
@@ -24,6 +23,7 @@ from nelbo.networks.control import Control
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
+from nelbo.runs.run_data import check_data, check_not_data
 from nelbo.samplers import DDPM, Sampler
 from nelbo.samplers.batches import Film, sample_in_batches
 

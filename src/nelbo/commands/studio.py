@@ -10,7 +10,11 @@ from typing import Any
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError, optional
+from nelbo.base.files import read_json
+from nelbo.commands.common import choose_device
 from nelbo.commands.options.studio import Studio
+from nelbo.commands.taxonomy import TAXONOMY
+from nelbo.evidence.standings import Figures, Standing
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import INDEX_FILE, available, checkpoint_path
 
@@ -24,7 +28,7 @@ def run(options: Studio) -> None:
     server = optional("nelbo.studio.server", "nelbo studio", "studio")
     models, comparisons = _served(options.runs)
     studio = server.Studio(
-        models, run_images, lambda: _device(options.device), comparisons, options.users()
+        models, partial(choose_device, options.device), comparisons, options.users()
     )
     names = ", ".join([*models, *comparisons])
     studio.serve(
@@ -73,28 +77,8 @@ def _found() -> list[str]:
     return [str(path) for path in sorted(runs, key=lambda path: -path.stat().st_mtime)]
 
 
-def _device(name: str) -> Any:
-    from nelbo.commands.common import choose_device
-
-    return choose_device(name)
-
-
-def run_images(pipeline: Any, model: Any, split: str) -> Any:
-    """The images of a split that a model was trained on; None where they are not there."""
-    from nelbo.commands.run_data import check_data, data_for_run
-
-    try:
-        return data_for_run(check_data(pipeline, None, split), model, resize=True)
-    except (NelboError, OSError):
-        return None
-
-
-def standings_of(directory: Path) -> list[Any]:
+def standings_of(directory: Path) -> list[Standing]:
     """What the families of a comparison came to, in the order of the taxonomy."""
-    from nelbo.base.files import read_json
-    from nelbo.commands.taxonomy import TAXONOMY
-    from nelbo.evidence.standings import Figures, Standing
-
     files = sorted((directory / _FIGURES).glob("*.json"))
     figures = [Figures.from_json(read_json(file)) for file in files]
     return [

@@ -13,15 +13,9 @@ import torch
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import (
-    choose_device,
-    mention_duplicates,
-    mention_skipped,
-    print_json,
-    results_to,
-    show,
-)
+from nelbo.commands.common import choose_device, print_json, results_to, show
 from nelbo.commands.training.session import TrainingSession
+from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute, check_source, with_crops
 from nelbo.data.splits import TEST, TRAIN, VALIDATION

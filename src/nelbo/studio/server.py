@@ -51,7 +51,6 @@ class Studio:
 
     Attributes:
         models: what the command line calls each model, by its name on the page.
-        images: the images of a model's data; see `nelbo.studio.shelf`.
         device: where models compute.
         comparisons: what reads each comparison of families, by its name.
         users: who may ask; None for everyone on this machine.
@@ -60,7 +59,6 @@ class Studio:
     """
 
     models: Mapping[str, str]
-    images: Callable[..., Any]
     device: Callable[[], Any]
     comparisons: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     users: Users | None = None
@@ -130,7 +128,7 @@ class Studio:
 
         torch.set_grad_enabled(False)  # of this thread
         check = self.desk.check
-        return Shelf(self.models, self.images, self.device(), check, self.comparisons)
+        return Shelf(self.models, self.device(), check, self.comparisons)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

@@ -20,14 +20,13 @@ from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.standings import Standing
 from nelbo.formats import Pipeline
 from nelbo.formats.files import usual_guidance
+from nelbo.runs.run_data import check_data, data_for_run
 from nelbo.samplers import SAMPLERS, Sampler
 from nelbo.studio.uploads import Upload
 
 # Models in memory at once: two can be compared without loading them in turn.
 KEPT = 2
 _STEPS = 25
-# The images of a model's data by split; None where they are not known.
-Images = Callable[[Pipeline, Model, str], ImageData | None]
 # The standings of each comparison, by its name on the page.
 Comparisons = Mapping[str, Callable[[], Sequence[Standing]]]
 # What to ask a text model of a data set for, until its user has ideas.
@@ -134,12 +133,19 @@ class Served:
         }
 
 
+def run_images(pipeline: Pipeline, model: Model, split: str) -> ImageData | None:
+    """The images of a split that a model was trained on; None where they are not there."""
+    try:
+        return data_for_run(check_data(pipeline, None, split), model, resize=True)
+    except (NelboError, OSError):
+        return None
+
+
 class Shelf:
     """Models by name.
 
     Args:
         arguments: for each name what the command line calls the model; nothing else is opened.
-        images: the images of a model's data.
         device: where the models compute.
         check: called from the layers of models, to raise where their task was cancelled.
         comparisons: what `nelbo compare --budget` found.
@@ -148,13 +154,11 @@ class Shelf:
     def __init__(
         self,
         arguments: Mapping[str, str],
-        images: Images,
         device: torch.device,
         check: Callable[[], None],
         comparisons: Comparisons | None = None,
     ) -> None:
-        self._arguments, self._images = arguments, images
-        self._device, self._check = device, check
+        self._arguments, self._device, self._check = arguments, device, check
         self._comparisons = comparisons or {}
         self._loaded: OrderedDict[str, Served] = OrderedDict()
 
@@ -180,7 +184,7 @@ class Shelf:
         """The images of a split of the data that a model was trained on; None where unknown."""
         key = ("images", split)
         if key not in served.known:
-            served.known[key] = self._images(served.pipeline, served.model, split)
+            served.known[key] = run_images(served.pipeline, served.model, split)
         return served.known[key]
 
     def comparison(self, name: str | None) -> Sequence[Standing]:

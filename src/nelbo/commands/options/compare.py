@@ -9,13 +9,7 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import (
-    BatchSize,
-    Computing,
-    EmbeddedGuidance,
-    SomeImages,
-    check_out,
-)
+from nelbo.commands.groups import BatchSize, Computing, EmbeddedGuidance, SomeImages, check_out
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
 from nelbo.training.ranges import at_least_one, option

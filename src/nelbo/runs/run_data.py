@@ -13,11 +13,11 @@ from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import listed
 from nelbo.chain.model import Model
-from nelbo.commands.common import mention_duplicates, mention_skipped
 from nelbo.data import ImageData, load_data
 from nelbo.data.controls import CHANNELS, controls_of
 from nelbo.data.duplicates import without_duplicates
 from nelbo.data.folder import LEVELS
+from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.data.sources import (
     FIXED_SIZE,
     OWN_CHANNELS,
@@ -163,35 +163,6 @@ def load_with_data(
     if scaled and model.lacks_scale:
         _fit_missing_scale(source, model, data, resize=resize, quiet=quiet)
     return model, data
-
-
-def load_asked(
-    options: Any, device: torch.device, *, quiet: bool = False, scaled: bool = True
-) -> tuple[Model, ImageData]:
-    """The model and the images that a command is asked for; see `check_data`, `load_with_data`.
-
-    Args:
-        options: with run_path, data, split, keep_duplicates, images, resize and computing.
-        device: where the model is to be.
-        quiet: name no pictures that were skipped.
-        scaled: as `load_with_data`.
-    """
-    pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
-    return load_with_data(
-        pipeline,
-        source,
-        device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
-        quiet=quiet,
-        scaled=scaled,
-        control=getattr(options, "control", None),
-        embedded_guidance=options.embedded_guidance,
-    )
 
 
 def _fit_missing_scale(
