@@ -17,7 +17,7 @@ from rich.table import Table
 
 import nelbo
 from nelbo import Continuous, Diffusion, NoiseSchedule
-from nelbo.commands.run_data import data_for_run
+from nelbo.runs.run_data import data_for_run
 from nelbo.samplers.grid import spaced_levels
 
 STD = 0.5

@@ -18,11 +18,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 import nelbo
-from nelbo.commands.run_data import data_for_run
 from nelbo.report import plots
 from nelbo.report.grids import to_bytes
 from nelbo.report.map_plots import heat
 from nelbo.report.theme import new_figure, to_png
+from nelbo.runs.run_data import data_for_run
 
 SHOWN = 6
 
