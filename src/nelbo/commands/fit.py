@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nelbo.base.console import counting_progress, say
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
-from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.chain.terms import per_example
 from nelbo.commands.common import choose_device, print_json, show, warn_of
 from nelbo.commands.groups import check_out
 from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
@@ -24,21 +20,14 @@ from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import LevelProfile
-from nelbo.diffusion.measurement import LevelCost, collect_levels, levels_to_measure, measure_levels
-from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
+from nelbo.diffusion.measurement import collect_levels, levels_to_measure, measure_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
+from nelbo.evidence.short_chains import costs_of_images, doubts, expected_bounds, states_of
 from nelbo.formats import Pipeline
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import RunSource, check_data, load_with_data
-from nelbo.samplers.grid import spaced_levels
-
-# Images encoded at a time.
-_ENCODED = 64
-# The share of levels nearest to noise, and bits/dim that make no difference.
-_NOISIEST, _NO_GAIN = 0.1, 0.0005
-_SHOWN = (5, 10, 25, 50, 100)
 
 
 def run(options: Fit) -> None:
@@ -64,9 +53,9 @@ def run(options: Fit) -> None:
         copy_model(options.run_path, options.out)
     file = (options.out or Path(options.run_path)) / PROFILE_FILE
     profile.save(file)
-    bounds = _expected_bounds(profile, math.prod(data.shape), autoencoder)
+    bounds = expected_bounds(profile, math.prod(data.shape), autoencoder)
     error = spread * (1 / (math.prod(data.shape) * math.log(2)))
-    doubts = _doubts(profile, bounds)
+    doubted = doubts(profile, bounds)
     if options.computing.json:
         print_json(
             {
@@ -80,7 +69,7 @@ def run(options: Fit) -> None:
                 "standard_error": None if profile.examples < 2 else error.standard_error,
                 "of_the_images_fitted_on": True,
                 "warnings": error.warnings(),
-                "doubts": doubts,
+                "doubts": doubted,
                 "out": str(file),
             }
         )
@@ -89,7 +78,7 @@ def run(options: Fit) -> None:
         suffix = given_of(model, data).suffix
         _print_bounds(bounds, measured, error.standard_error, suffix)
         warn_of(error)
-        for doubt in doubts:
+        for doubt in doubted:
             say(f"note: {doubt}")
         where = "" if options.out is None else f" {options.out}"
         show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
@@ -131,7 +120,7 @@ def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile,
     generator = torch.Generator().manual_seed(options.computing.seed)
     if options.images is not None and options.images < len(data):
         data = data.take(torch.randperm(len(data), generator=generator)[: options.images])
-    x_0, autoencoder = _states(model, data, generator)
+    x_0, autoencoder = states_of(model, data, generator)
     chain = model.chain
     steps = measure_levels(
         chain,
@@ -150,86 +139,8 @@ def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile,
             costs.append(cost)
             progress.update(task, advance=1, status=f"level {cost.t}")
     profile = collect_levels(chain, x_0, iter(costs), draws=options.draws)
-    spread = Estimate.of(autoencoder + _costs_of_images(costs, profile))
+    spread = Estimate.of(autoencoder + costs_of_images(costs, profile))
     return profile, autoencoder.mean().item(), spread
-
-
-def _costs_of_images(costs: Sequence[LevelCost], profile: LevelProfile) -> Tensor:
-    """What each image costs the whole chain, nats, (N,), for how much images differ.
-
-    At a level that was not measured an image costs as much more or less than the mean as at the
-    measured level next to it.
-    """
-    total = costs[0].reconstruction.double().cpu()
-    measured = [cost for cost in costs if cost.t >= 2]
-    if not measured:
-        return total.view(-1, profile.examples).mean(0)
-    levels = torch.arange(2, profile.num_levels + 1)
-    nearest = (levels[:, None] - torch.tensor([cost.t for cost in measured])).abs().argmin(1)
-    expected = profile.score_matching[2:]
-    stands_for = expected.new_zeros(len(measured)).index_add(0, nearest, expected).tolist()
-    for cost, nats in zip(measured, stands_for, strict=True):
-        found = cost.score_matching.double().cpu()
-        total = total + nats * found / found.mean().clamp(min=1e-300)
-    return total.view(-1, profile.examples).mean(0)
-
-
-def _states(model: Model, data: ImageData, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the chain is of: pixels, or latents beside what each image costs in the autoencoder."""
-    states, costs = [], []
-    with torch.no_grad():
-        for batch in data.batches(_ENCODED):
-            x = model.data.to_network(batch.images).to(model.device)
-            q = model.encode(x)
-            states.append(draw(q, generator))
-            costs.append(-model.decoder_log_prob(x, states[-1]) - per_example(q.entropy()))
-    return torch.cat(states), torch.cat(costs).double().cpu()
-
-
-def _expected_bounds(
-    profile: LevelProfile, dims: int, autoencoder: float
-) -> dict[str, dict[str, float]]:
-    """The bounds of chains with the analytic variance on the data of the profile, bits/dim.
-
-    Args:
-        profile: of the chain.
-        dims: number of dimensions of an image.
-        autoencoder: what an image costs beside the chain, nats.
-    """
-
-    T, unit = profile.num_levels, dims * math.log(2)
-    lengths = [K for K in _SHOWN if K < T]
-    even = {str(K): expected_nelbo(profile, spaced_levels(T, K, "linspace")) for K in [*lengths, T]}
-    optimal = {str(K): expected_nelbo(profile, optimal_levels(profile, K)) for K in lengths}
-    optimal[str(T)] = even[str(T)]  # one chain only
-    return {
-        name: {K: (nats + autoencoder) / unit for K, nats in row.items()}
-        for name, row in (("even", even), ("optimal", optimal))
-    }
-
-
-def _doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[str]:
-    """Why optimal levels may be of no use, as they are for a model that is barely trained."""
-
-    T = profile.num_levels
-    lengths = [int(K) for K in bounds["optimal"] if int(K) < T]
-    if not lengths:
-        return []
-    doubts = []
-    K = lengths[-1]
-    noisy = sum(t > (1 - _NOISIEST) * T for t in optimal_levels(profile, K))
-    if noisy > K / 2:
-        doubts.append(
-            f"{noisy} of the {K} optimal levels are among the noisiest tenth, where a trained "
-            "model spends next to nothing: train longer, then fit again"
-        )
-    gain = max(bounds["even"][str(K)] - bounds["optimal"][str(K)] for K in lengths)
-    if gain < _NO_GAIN:
-        doubts.append(
-            f"optimal levels gain at most {gain:.4f} bits/dim over even ones, too little to detect "
-            f"from {profile.examples:,} images"
-        )
-    return doubts
 
 
 def _print_bounds(
