@@ -64,9 +64,11 @@ class Drawn(Examples):
     def __init__(self, latents: LatentData) -> None:
         self.latents = latents
 
-    def draw(self, images, index, flipped, dropped, part, generator):
-        some = self.latents.take(index[part.slice])
-        noise = torch.randn(part.batch, *some.mean.shape[1:], generator=generator)[part.slice]
+    def draw(self, batch, images, flipped, dropped):
+        part = batch.part
+        some = self.latents.take(batch.examples[part.slice])
+        noise = torch.randn(part.batch, *some.mean.shape[1:], generator=batch.generator)
+        noise = noise[part.slice]
         return some.mean + some.stddev * noise, some.condition(dropped), None
 
 

@@ -29,6 +29,7 @@ from nelbo.samplers import DDIM
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.controlnet.kind import ControlNets
 from nelbo.training.kinds.controlnet.options import TrainControl
+from nelbo.training.task import Batch
 from nelbo.training.trainer import Trainer
 from tests.commands.squares import draw_squares
 from tests.faults.test_mistakes import mistake
@@ -181,9 +182,8 @@ def test_the_objective_is_that_of_the_base_and_moves_the_control_alone(pictures,
     trainer = Trainer(kind.task)
     base_before = copy.deepcopy(kind.base.state_dict())
     index, part = torch.arange(8), BatchPart(0, 8, 8)
-    terms = kind.task.terms(
-        trainer.variant("fp32"), 0, index, part, torch.Generator().manual_seed(3)
-    )
+    batch = Batch(0, index, part, torch.Generator().manual_seed(3))
+    terms = kind.task.terms(trainer.variant("fp32"), batch)
     # The same draws by hand: who is shown no caption and no control, latents, levels and noise.
     generator = torch.Generator().manual_seed(3)
     withheld = torch.rand(8, generator=generator) < kind.options.training.label_dropout

@@ -33,6 +33,7 @@ from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.kinds.latent.latents import encode_data, unit_scale
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.task import PriorTask
+from nelbo.training.task import Batch
 from tests.formats import tiny
 from tests.latent.test_model import make
 from tests.training.test_autoencoder import autoencoder
@@ -127,7 +128,8 @@ def test_every_setting_of_levels_reaches_the_prior():
     )
     assert task.level_sampler.learns
     every, index = BatchPart(0, len(data), len(data)), torch.arange(len(data))
-    terms = task.terms(task.objective, 0, index, every, torch.Generator().manual_seed(5))
+    batch = Batch(0, index, every, torch.Generator().manual_seed(5))
+    terms = task.terms(task.objective, batch)
 
     generator = torch.Generator().manual_seed(5)
     z = latents.mean + latents.stddev * torch.randn(latents.mean.shape, generator=generator)

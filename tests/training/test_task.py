@@ -24,6 +24,7 @@ from nelbo.training.kinds.autoencoder.task import AutoencoderTask
 from nelbo.training.kinds.latent.latents import encode_data
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.task import PriorTask
+from nelbo.training.task import Batch
 from tests.training.test_autoencoder import autoencoder
 from tests.training.test_latents import pictures, text_model
 
@@ -72,8 +73,8 @@ def test_parts_of_a_batch_are_the_batch(kind):
     task_of = AutoencoderTask if kind == "autoencoder" else PriorTask
     task = task_of(module, data, TrainingConfig(**settings))
     with torch.no_grad():
-        whole = task.terms(module, 0, INDEX, BatchPart(0, 6, 6), generator())
-        parts = [task.terms(module, 0, INDEX, part, generator()) for part in PARTS]
+        whole = task.terms(module, Batch(0, INDEX, BatchPart(0, 6, 6), generator()))
+        parts = [task.terms(module, Batch(0, INDEX, part, generator())) for part in PARTS]
     torch.testing.assert_close(torch.cat([p.nelbo for p in parts]), whole.nelbo)
     loss = sum((p.stop - p.start) / 6 * terms.loss for p, terms in zip(PARTS, parts, strict=True))
     torch.testing.assert_close(loss, whole.loss)
@@ -174,7 +175,7 @@ def test_latents_of_mirrored_images_are_those_of_the_mirror_images(told):
             return module(latents, **options)
 
     for step in range(2):
-        task.terms(Watching(), step, index, every, generator())
+        task.terms(Watching(), Batch(step, index, every, generator()))
     plain, mirror = (half.mean[index] for half in halves)
     shares = []
     for means in seen:

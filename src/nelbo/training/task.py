@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,22 @@ Wrap = Callable[[nn.Module], nn.Module]
 def unchanged(network: nn.Module) -> nn.Module:
     """The network itself."""
     return network
+
+
+class Batch(NamedTuple):
+    """What a step is taken on.
+
+    Attributes:
+        step: number of the step, for draws from streams of their own.
+        examples: numbers of the examples of the whole batch.
+        part: which of these to compute.
+        generator: the source of all other draws, which are made for the whole batch.
+    """
+
+    step: int
+    examples: Tensor
+    part: BatchPart
+    generator: torch.Generator
 
 
 class Terms(Protocol):
@@ -71,23 +87,8 @@ class Task(ABC):
     stream: ImageStream | None = None
 
     @abstractmethod
-    def terms(
-        self,
-        module: nn.Module,
-        step: int,
-        index: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> Terms:
-        """The objective of a part of a batch.
-
-        Args:
-            module: computes it, in place of the module itself.
-            step: number of the step, for draws from streams of their own.
-            index: which examples the whole batch has.
-            part: which of these to compute.
-            generator: the source of all other draws, which are made for the whole batch.
-        """
+    def terms(self, module: nn.Module, batch: Batch) -> Terms:
+        """The objective of a part of a batch, as `module` computes it in place of its own."""
 
     @property
     def learning_sampler(self) -> LevelSampler | None:

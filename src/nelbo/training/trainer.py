@@ -36,7 +36,7 @@ from nelbo.training.optimizer import adamw, rate_factor
 from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast
 from nelbo.training.processes import Processes, clip_gradients, is_sharded
-from nelbo.training.task import Task, Terms
+from nelbo.training.task import Batch, Task, Terms
 
 # Smoothing of the running loss and bound that are shown.
 _SMOOTHING = 0.98
@@ -207,7 +207,8 @@ class Trainer:
         # parts of a batch drop other values than the whole would.
         with torch.random.fork_rng(cuda):
             torch.manual_seed(generator.initial_seed() + part.start)
-            return self.task.terms(model or self._computed, self.step, index, part, generator)
+            batch = Batch(self.step, index, part, generator)
+            return self.task.terms(model or self._computed, batch)
 
     def use_precision(self, precision: str) -> None:
         """Compute the network in "fp32", "bf16" or "fp16"; weights stay float32.

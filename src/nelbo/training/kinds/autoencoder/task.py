@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.ranges import option
-from nelbo.training.task import ImageSource, Task, Terms, device_of
+from nelbo.training.task import Batch, ImageSource, Task, Terms, device_of
 
 
 class AutoencoderTask(Task):
@@ -47,17 +45,10 @@ class AutoencoderTask(Task):
         self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
         self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
 
-    def terms(
-        self,
-        module: nn.Module,
-        step: int,
-        index: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> Terms:
+    def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`AutoencoderObjective`."""
-        x = self.objective.data.to_network(self.images.pixels(index, part))
-        return module(x.to(device_of(module)), generator=generator, part=part)
+        x = self.objective.data.to_network(self.images.pixels(batch.examples, batch.part))
+        return module(x.to(device_of(module)), generator=batch.generator, part=batch.part)
 
 
 def _refuse(config: TrainingConfig, *names: str, why: str) -> None:

@@ -10,35 +10,27 @@ from torch import Tensor
 
 from nelbo.base.console import MESSAGES
 from nelbo.chain.conditioning import Condition
-from nelbo.diffusion.objectives import BatchPart, part_of_noise
+from nelbo.diffusion.objectives import part_of_noise
 from nelbo.evidence.autoencoder import fit_scale
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.latent.latents import encode_data
-from nelbo.training.task import ImageSource
+from nelbo.training.task import Batch, ImageSource
+
+Drawn = tuple[Tensor, Condition | None, Tensor | None]
 
 
 class Examples(ABC):
     """The states of the images to train on."""
 
     @abstractmethod
-    def draw(
-        self,
-        images: Tensor,
-        index: Tensor,
-        flipped: Tensor,
-        dropped: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
         """x_0 of a part of a batch, its condition, and what each image costs beside the chain.
 
         Args:
+            batch: the batch, and the part of it.
             images: the pixel levels of the part.
-            index: which examples the whole batch has.
             flipped: which of the part are mirrored.
             dropped: from which of the part text or label is withheld.
-            part: which part it is.
-            generator: the source of all draws.
         """
 
 
@@ -48,22 +40,14 @@ class PixelExamples(Examples):
     def __init__(self, base: Any, source: ImageSource) -> None:
         self.base, self.source = base, source
 
-    def draw(
-        self,
-        images: Tensor,
-        index: Tensor,
-        flipped: Tensor,
-        dropped: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
         """As `Examples.draw`."""
         images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
         x_0 = self.base.data.to_network(images).to(self.base.device)
-        labels = self.source.labels(index) if self.base.num_classes else None
+        labels = self.source.labels(batch.examples) if self.base.num_classes else None
         if labels is None:
             return x_0, None, None
-        label = labels[part.slice].masked_fill(dropped.cpu(), -1)
+        label = labels[batch.part.slice].masked_fill(dropped.cpu(), -1)
         return x_0, Condition(label=label.to(self.base.device)), None
 
 
@@ -83,19 +67,12 @@ class LatentExamples(Examples):
             )
         self.count = len(images.train)
 
-    def draw(
-        self,
-        images: Tensor,
-        index: Tensor,
-        flipped: Tensor,
-        dropped: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Condition | None, Tensor | None]:
+    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
         """As `Examples.draw`."""
-        device = self.latents.mean.device
-        some = self.latents.take((index[part.slice] + self.count * flipped.cpu()).to(device))
-        z = some.mean + some.stddev * part_of_noise(some.mean, part, generator)
+        device, part = self.latents.mean.device, batch.part
+        place = batch.examples[part.slice] + self.count * flipped.cpu()
+        some = self.latents.take(place.to(device))
+        z = some.mean + some.stddev * part_of_noise(some.mean, part, batch.generator)
         return z, some.condition(dropped.to(device)), some.cost
 
 

@@ -7,15 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nelbo.chain.conditioning import Condition
 from nelbo.data.controls import Controls
-from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.controlnet.examples import Examples
 from nelbo.training.kinds.controlnet.objective import ControlObjective
-from nelbo.training.task import ImageSource, Task, Terms, Wrap, flips, objective_of, unchanged
+from nelbo.training.task import (
+    Batch,
+    ImageSource,
+    Task,
+    Terms,
+    Wrap,
+    flips,
+    objective_of,
+    unchanged,
+)
 
 # The random stream of a seed for the controls of a step.
 _CONTROLS = 7
@@ -61,30 +69,21 @@ class ControlTask(Task):
         objective: Any = self.module if module is None else module
         return objective.wrapped(wrap)
 
-    def terms(
-        self,
-        module: nn.Module,
-        step: int,
-        index: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> Terms:
+    def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`ControlObjective`."""
-        batch = len(index)
-        flipped = torch.zeros(batch, dtype=torch.bool)
+        step, index, part, generator = batch
+        count = len(index)
+        flipped = torch.zeros(count, dtype=torch.bool)
         if self.config.horizontal_flip:
-            flipped = flips(self.config, step, batch)
+            flipped = flips(self.config, step, count)
         withheld, blank = (
-            torch.rand(batch, generator=generator, device=generator.device)[part.slice] < share
+            torch.rand(count, generator=generator, device=generator.device)[part.slice] < share
             for share in (self.config.label_dropout, self.control_dropout)
         )
-        some, flipped = index[part.slice], flipped[part.slice]
-        images = self.images.pixels(index, part)
-        control = self.controls.of(images, some, (self.config.seed, _CONTROLS, step))
+        flipped, images = flipped[part.slice], self.images.pixels(index, part)
+        control = self.controls.of(images, index[part.slice], (self.config.seed, _CONTROLS, step))
         control = torch.where(flipped.view(-1, 1, 1, 1), control.flip(-1), control)
-        x_0, condition, cost = self.examples_of.draw(
-            images, index, flipped, withheld, part, generator
-        )
+        x_0, condition, cost = self.examples_of.draw(batch, images, flipped, withheld)
         shown = (control.to(x_0.device).float() / 255).masked_fill(
             blank.to(x_0.device).view(-1, 1, 1, 1), 0.0
         )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nelbo.base.errors import NelboError
-from nelbo.diffusion.objectives import BatchPart
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.latent.latents import LatentData
 from nelbo.training.kinds.latent.objective import PriorObjective
-from nelbo.training.task import Task, Terms, flips, objective_of
+from nelbo.training.task import Batch, Task, Terms, flips, objective_of
 
 
 class PriorTask(Task):
@@ -38,15 +36,9 @@ class PriorTask(Task):
         if config.objective == "bound":
             self.loss_scale = 1.0 / (dims * math.log(2.0))
 
-    def terms(
-        self,
-        module: nn.Module,
-        step: int,
-        index: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> Terms:
+    def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`PriorObjective`."""
+        step, index, part, generator = batch
         if self.config.horizontal_flip:
             index = index + self.examples * flips(self.config, step, len(index))
         latents = self.data.take(index[part.slice].to(self.data.mean.device))

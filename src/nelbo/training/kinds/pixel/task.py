@@ -17,6 +17,7 @@ from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms
 from nelbo.evidence.evaluation import check_fits
 from nelbo.training.config import TrainingConfig
 from nelbo.training.task import (
+    Batch,
     ImageSource,
     Task,
     Terms,
@@ -74,15 +75,9 @@ class PixelTask(Task):
         """The objective of the model around its wrapped network."""
         return trained_module(super().variant(wrap, module), self.objective)
 
-    def terms(
-        self,
-        module: nn.Module,
-        step: int,
-        index: Tensor,
-        part: BatchPart,
-        generator: torch.Generator,
-    ) -> Terms:
+    def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`PixelObjective`."""
+        step, index, part, generator = batch
         condition = self._condition(index, generator)
         images = self.images.pixels(index, part)
         if self.config.horizontal_flip:
