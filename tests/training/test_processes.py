@@ -21,6 +21,7 @@ import torch
 from nelbo import NelboError
 from nelbo.cli import MISTAKE, main
 from nelbo.data import load_data
+from nelbo.data.controls import controls_of
 from nelbo.formats import load
 from nelbo.networks.discriminator import PatchDiscriminator
 from nelbo.runs.checkpoints import VALIDATION, Checkpoint, Checkpoints
@@ -28,6 +29,10 @@ from nelbo.samplers import DDIM
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.kinds.autoencoder.task import AutoencoderTask
+from nelbo.training.kinds.controlnet.base import fresh_controlnet, frozen
+from nelbo.training.kinds.controlnet.examples import PixelExamples
+from nelbo.training.kinds.controlnet.objective import ControlObjective
+from nelbo.training.kinds.controlnet.task import ControlTask
 from nelbo.training.kinds.latent.latents import encode_data
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.task import PriorTask
@@ -37,6 +42,7 @@ from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.processes import LostProcessError, Processes
 from nelbo.training.rehearsal import choose_precision
 from nelbo.training.state import averaged, restore, state_of
+from nelbo.training.task import ImageSource
 from nelbo.training.trainer import Trainer
 from tests.children import group
 from tests.commands.squares import draw_squares
@@ -152,6 +158,14 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
         objective = PriorObjective(model, condition_dropout=0.5)
         return Trainer(PriorTask(objective, latents, config), processes=processes)
 
+    def of_controls() -> Trainer:
+        base = frozen(build_model(small, digits), "the base")
+        objective = ControlObjective(fresh_controlnet(base), base.chain)
+        training, controls = TrainingConfig(**options), controls_of("outline", digits)
+        source = ImageSource(digits, training.seed)
+        task = ControlTask(objective, source, PixelExamples(base, source), controls, training, 0.3)
+        return Trainer(task, processes=processes)
+
     parts = replace(config, gradient_accumulation=2, checkpoint_activations=True)
     made: dict[str, Callable[[], Trainer]] = {
         "pixel": lambda: of_pixels(small),
@@ -160,6 +174,7 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
         ADVERSARIAL: lambda: of_images(discriminator=PatchDiscriminator(3)),
         "prior": lambda: of_latents(parts),
         "prior of frozen text": lambda: of_latents(config, frozen=True),
+        "controlnet": of_controls,
     }
     trainers = {}
     for kind in only or made:
