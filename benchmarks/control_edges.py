@@ -45,11 +45,11 @@ def edges(images: Tensor) -> Tensor:
     return Annotated("canny").of(images, every, (0,))[:, 0] > 0
 
 
-def f1(found: Tensor, given: Tensor) -> Tensor:
-    """The F1 of edges with a tolerance of one pixel, (N,); 0 where either has none."""
+def f1(found: Tensor, given: Tensor, tolerance: int = 1) -> Tensor:
+    """The F1 of edges with a tolerance in pixels, (N,); 0 where either has none."""
 
     def near(where: Tensor) -> Tensor:
-        return F.max_pool2d(where[:, None].float(), 3, 1, 1)[:, 0]
+        return F.max_pool2d(where[:, None].float(), 2 * tolerance + 1, 1, tolerance)[:, 0]
 
     def share(of: Tensor, at: Tensor) -> Tensor:
         return (of * near(at)).flatten(1).sum(1) / of.flatten(1).sum(1).clamp(min=1)
