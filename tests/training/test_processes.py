@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from nelbo import NelboError
 from nelbo.cli import MISTAKE, main
@@ -139,9 +140,10 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
     options = {"steps": STEPS, "batch_size": 6, "warmup_steps": 1, "precision": "fp32"}
     digits, small = load_data("digits", "train"), replace(SMALL, dropout=0.0, levels=6)
 
-    def of_pixels(model: ModelConfig) -> Trainer:
+    def of_pixels(model: ModelConfig, optimizer: str = "adamw") -> Trainer:
         built = build_model(model, digits)
-        return Trainer(pixel_task(built, digits, TrainingConfig(**options)), processes=processes)
+        config = TrainingConfig(**options, optimizer=optimizer)
+        return Trainer(pixel_task(built, digits, config), processes=processes)
 
     data, captions = pictures()
     config = TrainingConfig(**options, objective="simple")
@@ -169,6 +171,7 @@ def kinds(processes: Processes | None, *only: str) -> dict[str, Trainer]:
     parts = replace(config, gradient_accumulation=2, checkpoint_activations=True)
     made: dict[str, Callable[[], Trainer]] = {
         "pixel": lambda: of_pixels(small),
+        "pixel by muon": lambda: of_pixels(small, "muon"),
         "learned schedule": lambda: of_pixels(replace(small, schedule="learned")),
         "autoencoder": lambda: of_images(mirrored=0.5),
         ADVERSARIAL: lambda: of_images(discriminator=PatchDiscriminator(3)),
@@ -237,12 +240,12 @@ def assert_close(found: Checkpoint, expected: Checkpoint, kind: str) -> None:
     """Moments, then weights and averages, which Adam has moved by about 2e-3 a step."""
     assert found.step == expected.step
     moments = expected.tensors["optimizer"]
-    largest = {
-        which: max(value.abs().max() for name, value in moments.items() if which in name)
-        for which in ("exp_avg.", "exp_avg_sq.")
-    }
+    largest: dict[str, Tensor] = {}
     for name, value in moments.items():
-        atol = 1e-4 * float(largest[f"{name.partition('.')[0]}."])
+        which = name.partition(".")[0]
+        largest[which] = torch.maximum(largest.get(which, value.new_zeros(())), value.abs().max())
+    for name, value in moments.items():
+        atol = 1e-4 * float(largest[name.partition(".")[0]])
         mine = found.tensors["optimizer"][name]
         torch.testing.assert_close(mine, value, rtol=1e-3, atol=atol, msg=f"{kind}: {name}")
     for file in ("model", "average"):
@@ -252,7 +255,7 @@ def assert_close(found: Checkpoint, expected: Checkpoint, kind: str) -> None:
             # Where a gradient is but rounding, as of a bias before a normalisation, a step of Adam
             # is one of chance.
             if (squared := moments.get(f"exp_avg_sq.{name}")) is not None:
-                certain = squared > 1e-8 * largest["exp_avg_sq."]
+                certain = squared > 1e-8 * largest["exp_avg_sq"]
                 mine, value = mine[certain], value[certain]
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-4, msg=f"{kind}: {name}")
 

@@ -16,6 +16,7 @@ from nelbo.training.ranges import check_numbers, option
 DEFAULT_TIME_BUDGET = "10m"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BALANCES = ("none", "labels", "captions")
+OPTIMIZERS = ("muon", "adamw")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -64,8 +65,11 @@ class TrainingConfig:
     """Extra noise on the network's input, as a share of the noise that is there; 0.1 if any."""
     horizontal_flip: bool = False
     """Mirror half of the images, left to right, anew each step."""
+    optimizer: str = "adamw"
+    """What moves the weights: adamw; or muon, whose steps of a matrix are as long in all of its
+    directions, with AdamW for all that is no matrix."""
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices and convolutions."""
     beta2: float = 0.99
@@ -109,7 +113,8 @@ class TrainingConfig:
             raise NelboError(
                 "--warmup is a share of the run and --warmup-steps a number of steps: give one"
             )
-        for name, known in (("precision", PRECISIONS), ("balance", BALANCES)):
+        named = {"precision": PRECISIONS, "balance": BALANCES, "optimizer": OPTIMIZERS}
+        for name, known in named.items():
             if (value := getattr(self, name)) not in known:
                 raise NelboError(unknown(option(name), value, known))
         if self.balance == "none" and self.balance_power != TrainingConfig.balance_power:

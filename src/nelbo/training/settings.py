@@ -51,6 +51,10 @@ def parse_options(kind: type[Options], content: Mapping[str, Any], file: Path) -
     if forbidden:
         raise NelboError(f"{file}: {forbidden[0]!r} is given on the command line only")
     usual: Any = kind()
+    training = content.get("training")
+    if isinstance(training, dict) and RunDirectory(file.parent).has_model:
+        # A run that does not name it is from before there was a choice.
+        content["training"] = {"optimizer": "adamw"} | training
     for group in ("training", "model"):
         if isinstance(content.get(group), dict):
             # What is left out is as this kind of model has it.

@@ -65,14 +65,15 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     _load(trainer.model.state_dict(), tensors["model"])
     _load(trainer.average.model.state_dict(), tensors["average"])
     trainer.optimizer.state.clear()
-    for name, parameter in trainer.model.named_parameters():
-        if f"exp_avg.{name}" not in tensors["optimizer"]:
-            continue
+    parameters = dict(trainer.model.named_parameters())
+    for key, value in tensors["optimizer"].items():
+        moment, _, name = key.partition(".")
+        parameter = parameters[name]
         state = trainer.optimizer.state[parameter]
-        state["step"] = torch.tensor(progress["optimizer_updates"], device=parameter.device)
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            assign(state[key], tensors["optimizer"][f"{key}.{name}"])
+        state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        assign(state[moment], value)
+        if moment == "exp_avg":  # AdamW counts its steps
+            state["step"] = torch.tensor(progress["optimizer_updates"], device=parameter.device)
     if trainer.power_averages is not None:
         if "power_averages" not in tensors:
             raise NelboError(

@@ -32,7 +32,7 @@ from nelbo.diffusion.objectives import BatchPart, TrainingTerms
 from nelbo.training.loss_watch import EXPLOSION_FACTOR, ExplosionWatch, RunningMean
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
-from nelbo.training.optimizer import adamw, rate_factor
+from nelbo.training.optimizer import optimizer_of, rate_factor
 from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast
 from nelbo.training.processes import Processes, clip_gradients, is_sharded
@@ -118,7 +118,7 @@ class Trainer:
             for network in task.networks_of(module):
                 self.processes.shard(network)
         self.power_averages = PowerAverages(self.model) if config.snapshot_every else None
-        self.optimizer = adamw(self.model, config)
+        self.optimizer = optimizer_of(self.model, config)
         if config.checkpoint_activations:
             recompute_activations(self.model)
         self.use_precision("fp32" if config.precision == "auto" else config.precision)

@@ -27,10 +27,11 @@ class Preset:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
+_MUON = {"optimizer": "muon"}
 PRESETS = {
-    "both": Preset({"objective": "clipped"}, {"schedule": "mixed"}),
-    "likelihood": Preset({"objective": "clipped"}, {"schedule": "geometric"}),
-    "pictures": Preset({"objective": "min_snr"}, {"schedule": "cosine"}),
+    "both": Preset({"objective": "clipped", **_MUON}, {"schedule": "mixed"}),
+    "likelihood": Preset({"objective": "clipped", **_MUON}, {"schedule": "geometric"}),
+    "pictures": Preset({"objective": "min_snr", **_MUON}, {"schedule": "cosine"}),
 }
 DEFAULT_PRESET: Literal["both"] = "both"
 # Pixels of so few levels need no preset for the smallest noise, which a level is as wide as; where
