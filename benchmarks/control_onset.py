@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--control", choices=tuple(ANNOTATORS), default="canny")
+    parser.add_argument("--objective", help="default: as that command has it")
     parser.add_argument("--steps", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=64)
@@ -146,6 +147,7 @@ def main() -> None:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         precision="fp32",
+        objective=arguments.objective or options.training.objective,
     )
     options = replace(options, size=arguments.size, training=training)
     images = TrainingImages.load(arguments.data, *ControlNets.asked_frame(options, None))

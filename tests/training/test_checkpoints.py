@@ -32,10 +32,13 @@ def everything(t) -> list[torch.Tensor]:
     return [*(p for m in models for p in m.state_dict().values()), *moments, *averages]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_restored_run_takes_the_very_same_steps(tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [("fp32", "adamw"), ("fp32", "muon"), ("bf16", "adamw"), ("fp16", "muon")],
+)
+def test_a_restored_run_takes_the_very_same_steps(tmp_path, precision, optimizer):
     options = {"steps": 8, "snapshot_every": 100, "precision": precision, "warmup_steps": 3}
-    options |= {"batch_size": 4}
+    options |= {"batch_size": 4, "optimizer": optimizer}
     unbroken = trainer(**options)
     expected = list(unbroken.run())
 

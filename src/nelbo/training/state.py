@@ -70,10 +70,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         moment, _, name = key.partition(".")
         parameter = parameters[name]
         state = trainer.optimizer.state[parameter]
-        state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        assign(state[moment], value)
         if moment == "exp_avg":  # AdamW counts its steps
             state["step"] = torch.tensor(progress["optimizer_updates"], device=parameter.device)
+        state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        assign(state[moment], value)
     if trainer.power_averages is not None:
         if "power_averages" not in tensors:
             raise NelboError(
