@@ -255,7 +255,7 @@ def test_more_steps_than_levels():
 
 @pytest.mark.parametrize("share", [0, 8, 20, 160])
 def test_turns_take_every_picture_once_and_grow(share):
-    turns = Turns(share, 64).of(299)
+    turns = Turns(share, 64, 4).of(299)
     assert [i for turn in turns for i in turn] == list(range(299))
     for turn in turns[:-1]:
         assert len(turn) == max(1, min(turn.start * share // 64, 64))

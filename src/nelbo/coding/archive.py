@@ -14,14 +14,14 @@ from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import Agreement
 from nelbo.coding.chain_code import Lane, Part, Progress
-from nelbo.coding.coders import COARSER, code_for, coded_dtype, groups_of, spans_of, widened
+from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
 from nelbo.coding.conditions import conditions_of, is_stored
 from nelbo.coding.container import Block, Container
 from nelbo.coding.identity import machine, weights_digest
 from nelbo.coding.names import packed
-from nelbo.coding.pictures import Beside, Tiling, as_given, levels_of
+from nelbo.coding.pictures import Beside, as_given, pictures_of
 from nelbo.coding.plan import plan_for
-from nelbo.coding.reading import Decoded, decoded, read
+from nelbo.coding.reading import decoded, read
 from nelbo.coding.stack import CODER, Stack, Words, coder
 from nelbo.version import __version__
 
@@ -71,13 +71,10 @@ def compress(
     coder()
     if block < 1:
         raise NelboError(f"block must be at least 1, got {block}")
-    pixels, beside = levels_of(model, images, names, captions)
+    pixels, beside, tiling = pictures_of(model, images, names, captions)
     check_condition(condition, len(pixels))
     if condition is not None and condition.label is not None:
         beside = replace(beside, labels=condition.label.tolist())
-    shape = model.shape
-    assert shape is not None
-    tiling = Tiling([(p.shape[1], p.shape[2]) for p in pixels], shape)
     wide = widened(model, fast)
     tiles = wide.data.to_network(tiling.cut(pixels)).to(wide.device, coded_dtype(fast))
     conditions = conditions_of(wide, beside, tiling, condition)
@@ -86,10 +83,9 @@ def compress(
         "nelbo": __version__,
         "coder": CODER,
         "weights": weights_digest(model),
-        "shape": list(shape),
+        "shape": list(tiling.shape),
         "levels": model.data.shown_levels,
         "plan": plan.to_json(),
-        "coarser": COARSER,
         "block": block,
         **({"machine": machine(wide.device)} if fast else {}),
         **beside.to_json(),
@@ -97,7 +93,7 @@ def compress(
         **({} if condition is None or is_stored(condition) else {"condition": "given apart"}),
         **(notes or {}),
     }
-    code = code_for(plan.applied(wide), plan, shape, model.data.shown_levels, fast=fast)
+    code = code_for(plan.applied(wide), plan, fast=fast)
     parts = [Part(tiles[some], some, conditions) for some in spans_of(len(tiles), block)]
     blocks: list[bytes] = []
     for group in groups_of(parts, block, fast):
@@ -111,7 +107,10 @@ def compress(
     archive = Container(header, blocks).to_bytes()
     if verify:  # by the weights at hand, which need no second hash
         again = Container.from_bytes(archive)
-        _check_same(decoded(wide, again, condition=condition, progress=progress), pixels, model)
+        found = decoded(wide, again, condition=condition, progress=progress)
+        for image, levels in zip(found.images, pixels, strict=True):
+            if not torch.equal(image, as_given(wide, levels, beside.dtype)):
+                raise NelboError("the archive does not read back the same: report it")
     return archive
 
 
@@ -144,10 +143,3 @@ def contents(data: bytes) -> dict[str, Any]:
 def _names(beside: Beside, pictures: Sequence[int]) -> Words | None:
     """What lies at the bottom of a stack."""
     return None if beside.names is None else packed([beside.names[i] for i in pictures])
-
-
-def _check_same(found: Decoded, pixels: Sequence[Tensor], model: Model) -> None:
-    """Raise `NelboError` unless what was read back is what was given."""
-    for image, levels in zip(found.images, pixels, strict=True):
-        if not torch.equal(image, as_given(model, levels, str(image.dtype)[6:])):
-            raise NelboError("the archive does not read back the same, and is of no use: report it")

@@ -97,8 +97,6 @@ class ChainCode:
         levels: the pixel levels of x_0.
         values: the largest number of values of any level.
         turns: how many examples of a stack are coded at a time.
-        coarser: log₂ of how much coarser the grid of the first turn is; of those after it, one
-            less each.
         dtype: of the network's inputs; outputs of float64 are agreed on, others must be the same.
     """
 
@@ -107,7 +105,6 @@ class ChainCode:
     levels: int
     values: int
     turns: Turns
-    coarser: int
     dtype: torch.dtype
 
     @cached_property
@@ -244,7 +241,7 @@ class ChainCode:
 
     def _step(self, number: int, t: int) -> float:
         """δ_t in a turn; the first ones take a coarser one."""
-        return 2.0 ** (self.steps[t] + max(0, self.coarser - number))
+        return 2.0 ** (self.steps[t] + max(0, self.turns.coarser - number))
 
     def _states(self, number: int, values: Integers, t: int, like: Tensor) -> Tensor:
         """The states that integers stand for, of the shape of `like`."""

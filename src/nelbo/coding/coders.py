@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,27 +32,12 @@ def widened(model: Model, fast: bool) -> Model:
     return copy.deepcopy(model).to(coded_dtype(fast)).eval()
 
 
-# The grid of the first turn of a block is 2⁴ times coarser, of the second 2³ times, and so on.
-COARSER = 4
-
-
-def code_for(
-    model: Model,
-    plan: Plan,
-    shape: Sequence[int],
-    levels: int,
-    *,
-    coarser: int = COARSER,
-    fast: bool = False,
-) -> ChainCode | ValueCode:
+def code_for(model: Model, plan: Plan, *, fast: bool = False) -> ChainCode | ValueCode:
     """What codes examples of a model: along its chain of latents, or value by value.
 
     Args:
         model: with the plan applied, in the precision that is coded with.
         plan: what encoder and decoder share.
-        shape: (C, H, W) of an example.
-        levels: the number of pixel levels.
-        coarser: as `ChainCode`.
         fast: whether the precision is float32.
 
     Raises:
@@ -66,17 +50,11 @@ def code_for(
                 f"{model.title} cannot code pictures: it has neither a chain of latents nor a "
                 "probability of each value given those before it"
             )
-        tolerance = 0.0 if fast else TOLERANCE
-        return ValueCode(model, tuple(shape), levels, tolerance)
-    return ChainCode(
-        chain,
-        plan.steps,
-        levels,
-        max(chain.start(1).numel(), math.prod(shape)),
-        Turns(*plan.turns),
-        coarser,
-        coded_dtype(fast),
-    )
+        return ValueCode(model, 0.0 if fast else TOLERANCE)
+    assert model.shape is not None
+    values = max(chain.start(1).numel(), math.prod(model.shape))
+    levels, turns = model.data.shown_levels, Turns(*plan.turns)
+    return ChainCode(chain, plan.steps, levels, values, turns, coded_dtype(fast))
 
 
 def spans_of(count: int, block: int) -> list[list[int]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +22,14 @@ VERSION = 3
 _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
 _CHECKSUM = struct.Struct("<I")
 _BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words
+# What every header has.
+_FIELDS = {"coder", "weights", "shape", "levels", "plan", "block", "blocks", "count", "dtype"}
 # What deflate may copy from: a header of the usual kind.
 _USUAL = (
     b'"captions":["condition":"given apart""labels":["names":true,"sizes":[["machine":"torch ,'
     b'"levels":17,"levels":256,"shape":[3,16,16],"shape":[1,8,8],"stacked":false"stacked":true'
     b'{"nelbo":"0.1.0","coder":"ANS 32 24","weights":"","shape":[3,32,32],"levels":256,"plan":'
-    b'{"levels":[1,,"scales":[-,"steps":[-11,1,0,"turns":[2,62]},"coarser":4,"block":512,"count":'
+    b'{"levels":[1,,"scales":[-,"steps":[-11,1,0,"turns":[2,62,-60]},"block":512,"count":'
     b',"dtype":"uint8","stacked":true,"run":"runs/,"blocks":[]}'
 )
 
@@ -125,6 +126,11 @@ class Container:
                 )
             inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
             header = json.loads(inflate.decompress(content[_FRAME.size : end]))
+            if missing := _FIELDS - header.keys():
+                raise NelboError(
+                    f"the archive's header has no {', '.join(sorted(missing))}: it was not "
+                    "written by nelbo"
+                )
             return cls(header, _split(content[end + _CHECKSUM.size :], header["blocks"]))
         raise DamageError(
             "the header of the archive is damaged or cut off, and without it nothing can be "
@@ -139,14 +145,3 @@ def _split(content: bytes, sizes: list[int]) -> list[bytes]:
         blocks.append(content[at : at + size])
         at += size
     return blocks if at >= len(content) else [*blocks, content[at:]]
-
-
-def required(header: Mapping[str, Any], name: str) -> Any:
-    """A field of a header.
-
-    Raises:
-        NelboError: it is missing.
-    """
-    if name not in header:
-        raise NelboError(f"the archive's header has no {name}: it was not written by nelbo")
-    return header[name]

@@ -17,7 +17,7 @@ from nelbo.coding.agreement import Agreement
 from nelbo.coding.chain_code import Lane, Part
 from nelbo.coding.coders import code_for, widened
 from nelbo.coding.conditions import Conditions, conditions_of
-from nelbo.coding.pictures import Tiling, levels_of
+from nelbo.coding.pictures import pictures_of
 from nelbo.coding.plan import Plan, plan_for
 from nelbo.coding.stack import Stack
 
@@ -65,10 +65,7 @@ def estimate(
         NelboError: as `compress`.
         MissingExtraError: constriction is not installed.
     """
-    pixels, beside = levels_of(model, images, captions=captions)
-    shape = model.shape
-    assert shape is not None
-    tiling = Tiling([(p.shape[1], p.shape[2]) for p in pixels], shape)
+    pixels, beside, tiling = pictures_of(model, images, captions=captions)
     tiles = tiling.cut(pixels)
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(tiles), generator=generator)[:_EVALUATED].sort().values
@@ -96,7 +93,7 @@ def _first_draws(model: Model, tiles: Tensor, plan: Plan, conditions: Conditions
     """The bytes that the first pictures' draws take off the ground and nobody gives back."""
     wide = widened(model, fast=False)
     first = wide.data.to_network(tiles[:_FIRST]).to(wide.device, torch.float64)
-    code = code_for(plan.applied(wide), plan, list(tiles.shape[1:]), model.data.shown_levels)
+    code = code_for(plan.applied(wide), plan)
     lane = Lane(Stack(), Agreement())
     code.push([lane], [Part(first, range(len(first)), conditions)])
     return 4 * lane.stack.contents()[1]

@@ -22,8 +22,8 @@ def weights_digest(model: Model) -> str:
         if isinstance(value, Tensor):
             plain = value.detach().cpu()
             parts += [name, plain.double() if plain.is_floating_point() else plain]
-    said = {name: value for name, value in model.identity().items() if name not in _IN_ARCHIVE}
-    parts.append(json.dumps(said, sort_keys=True, default=str))
+    read = {name: value for name, value in model.identity().items() if name not in _IN_ARCHIVE}
+    parts.append(json.dumps(read, sort_keys=True, default=str))
     if model.chain is not None:
         # Cosines and logarithms of machines differ in the last bits of the schedule.
         parts.append((model.chain.schedule.alphas_cumprod * 2**24).round().long())

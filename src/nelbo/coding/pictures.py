@@ -73,12 +73,12 @@ class Beside:
         return labels, captions
 
 
-def levels_of(
+def pictures_of(
     model: Model,
     images: Any,
     names: Sequence[str] | None = None,
     captions: Sequence[str | None] | None = None,
-) -> tuple[list[Tensor], Beside]:
+) -> tuple[list[Tensor], Beside, Tiling]:
     """The pixel levels of what `compress` was given, each (C, h, w) int64, and what is beside.
 
     Raises:
@@ -109,7 +109,9 @@ def levels_of(
     beside = Beside(
         len(images), kinds.pop(), isinstance(images, Tensor), _list(names), labels, _list(captions)
     )
-    return [_levels(model, image) for image in images], beside
+    pixels = [_levels(model, image) for image in images]
+    assert model.shape is not None
+    return pixels, beside, Tiling([(p.shape[1], p.shape[2]) for p in pixels], model.shape)
 
 
 def _type_of(image: Any) -> str:
@@ -190,14 +192,16 @@ class Tiling:
             tiles.append(parts.reshape(-1, *self.shape))
         return torch.cat(tiles)
 
-    def join(self, tiles: Tensor, picture: int) -> Tensor:
-        """A picture from its tiles."""
+    def join(self, tiles: Tensor) -> list[Tensor]:
+        """The pictures from all tiles."""
         channels, height, width = self.shape
-        rows, columns = self._grid(self.sizes[picture])
-        parts = tiles.view(rows, columns, *self.shape).permute(2, 0, 3, 1, 4)
-        whole = parts.reshape(channels, rows * height, columns * width)
-        h, w = self.sizes[picture]
-        return whole[:, :h, :w]
+        pictures = []
+        for (h, w), some in zip(self.sizes, tiles.split(self.counts), strict=True):
+            rows, columns = self._grid((h, w))
+            parts = some.view(rows, columns, *self.shape).permute(2, 0, 3, 1, 4)
+            whole = parts.reshape(channels, rows * height, columns * width)
+            pictures.append(whole[:, :h, :w])
+        return pictures
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tiles."""

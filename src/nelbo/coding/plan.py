@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ class Plan:
         levels: those of the model's chain that are kept; None for a model without one.
         scales: 64 log √Σ_t of p(x_{t−1}|x_t) for each kept level, integers.
         steps: log₂ of the grid's step at every level from 0; None for a model without latents.
-        turns: the share and the largest size of `Turns`, likewise.
+        turns: the numbers of `Turns`, likewise.
     """
 
     levels: list[int] | None = None
@@ -93,11 +93,6 @@ def plan_for(
     Raises:
         NelboError: more steps than levels, or any for a model without a chain.
     """
-    latent_chain = model.latent_chain
-    if latent_chain is None:
-        if steps is not None:
-            raise NelboError(f"{model.title} has no chain of levels: leave steps out")
-        return Plan()
     generator = torch.Generator().manual_seed(0)
     levels = scales = None
     if model.chain is not None:
@@ -110,14 +105,16 @@ def plan_for(
         fitted = model.with_profile(profile, variance="analytic").respace(levels).chain
         scales = [round(LOG_STEPS * math.log(s)) for s in _stddevs(fitted)]
     elif steps is not None:
-        raise NelboError(f"the latents of {model.title} are not levels to choose from: no steps")
-    short = Plan(levels, scales).applied(model)
+        raise NelboError(f"{model.title} has no levels to choose from: leave steps out")
+    chain = Plan(levels, scales).applied(model).latent_chain
+    if chain is None:
+        return Plan()
     some = list(range(min(_SCALED_ON, len(x_0))))
-    chain, given = short.latent_chain, condition(some)
+    given = condition(some)
     found = chain.scales(x_0[some], given, generator=generator)
     grid = (found / FINE).log2().floor().int().tolist()
     turns = Turns.paid_for(chain, x_0[some], given, grid, generator)
-    return Plan(levels, scales, grid, [turns.share, turns.most])
+    return Plan(levels, scales, grid, list(astuple(turns)))
 
 
 def _stddevs(chain: Any) -> list[float]:

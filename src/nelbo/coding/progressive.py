@@ -5,7 +5,7 @@ Encoder and decoder walk the decoder chain from x_T down. At each level they sha
 decoder take a draw of q by reverse-channel coding (`nelbo.coding.reverse_channel`), in groups of
 about 14.5 bits of KL(q‖p). How many groups a level has is sent before them, as the difference from
 what both sides expect: KL of an optimal variance is :math:`\frac12 \log(\Sigma_t / \tilde\beta_t)`
-a value on average, corrected by what the levels above took.
+a value on average, corrected by what the levels above took. x_T is a draw of p that both know.
 
 What is not sent is a draw of p; from the last level that is there, the picture is finished without
 noise, by the flow. Nothing that is decoded depends on the last digits of a network's output, so
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from nelbo.coding.reverse_channel import NATS, sent
 from nelbo.diffusion import Diffusion, optimal_levels
 from nelbo.samplers import DDIM
 
-MAGIC = b"\x89nbp"
+MAGIC = b"\x89nb2"
 STEPS = 20
 _HASH = 4
 _START = len(MAGIC) + _HASH + 1
@@ -96,8 +97,8 @@ def decompress_progressive(
         raise NelboError("the picture was compressed by a model of other weights: give that one")
     chain = chain_of(model, data[_START - 1] or None)
     condition = condition_of(model, condition)
-    *_, (state, t) = walk(chain, Bits(data[_START:]), condition, None)
-    return model.data.to_levels(model.decode(finished(chain, state, t, condition)))[0]
+    *_, (x, t, _) = walk(chain, Bits(data[_START:]), condition, None)
+    return model.data.to_levels(model.decode(finished(chain, x, t, condition)))[0]
 
 
 def is_progressive(data: bytes) -> bool:
@@ -146,13 +147,21 @@ def condition_of(model: Model, given: Condition | None) -> Condition | None:
     return given if given is not None and given.batch_size else model.condition_for(1)
 
 
+class Walked(NamedTuple):
+    """x_t, its level, and of the encoder the KL of this level, which was coded, in bits."""
+
+    x: Tensor
+    t: int
+    bits: float = 0.0
+
+
 def walk(
     chain: Diffusion,
     content: Bits,
     condition: Condition | None,
     x_0: Tensor | None,
     last: int = 1,
-) -> Iterator[tuple[Tensor, int]]:
+) -> Iterator[Walked]:
     """The states from x_T down to x_1, written or read, until there are no more bits.
 
     Args:
@@ -163,31 +172,29 @@ def walk(
         last: the level to end at.
     """
     T = chain.num_levels
-    x = chain.start(1)
-    p, q = chain.p_prior(tuple(x.shape)), None if x_0 is None else chain.q_marginal(x_0, T)
-    yield draw(p, generator_for(T, 0)), T  # for a prefix that ends before x_T
+    x = draw(chain.p_prior(tuple(chain.start(1).shape)), generator_for(T, 0))
+    yield Walked(x, T)
     expected, seen, meant = _expected(chain), 0.5, 0.5
     with suppress(Exhausted):
-        for t in range(T, last - 1, -1):
-            if t < T:
-                p = chain.p_step(x, t + 1, condition)
-                q = None if x_0 is None else chain.q_posterior(x, x_0, t + 1)
+        for t in range(T - 1, last - 1, -1):
+            p = chain.p_step(x, t + 1, condition)
+            q = None if x_0 is None else chain.q_posterior(x, x_0, t + 1)
             cost = 0.0 if q is None else float(kl_divergence(q, p).sum())
             guess = round(expected[t] * seen / meant)
             count = guess + content.integer(min(round(cost / NATS), x.numel()) - guess)
             seen, meant = seen / 2 + count, meant / 2 + expected[t]
             x = sent(p, q, min(max(count, 0), x.numel()), content, t)
-            yield x, t
+            yield Walked(x, t, cost / math.log(2))
 
 
 def _expected(chain: Diffusion) -> list[float]:
-    """The groups that x_t takes on average, by t; of numbers that all machines agree on."""
+    """The groups that x_t takes on average, for t < T; of numbers that all machines agree on."""
     betas, posterior = chain.schedule.betas[2:], chain.schedule.posterior_variance[2:]
     own = chain.reverse_variance.least[2:].double().to(betas.device)
     variance = torch.where(own > 1.001 * posterior, own, betas)
     assert chain.shape is not None
     nats = 0.5 * math.prod(chain.shape) * (variance / posterior).log()
-    return [0.0, *(nats / NATS).tolist(), 0.0]
+    return [0.0, *(nats / NATS).tolist()]
 
 
 def _level_of(chain: Diffusion, quality: float) -> int:

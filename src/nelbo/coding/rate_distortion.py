@@ -36,10 +36,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """What was measured, what the bound's terms say, and of how many pictures."""
+    """What was measured, what the bound's terms say, and of how many pictures.
+
+    Attributes:
+        measured: the bytes that were written.
+        theory: what the terms of the bound take, and exact draws lose.
+        coded: the bytes of the KLs that were coded, whose draws are not exact.
+        pictures: how many there are.
+    """
 
     measured: Curve
     theory: Curve
+    coded: list[Estimate]
     pictures: int
 
 
@@ -68,11 +76,13 @@ def rate_distortion(
     model.check_data(x)
     x_0, T = model.encode(x).mean, chain.num_levels
     rates = {t: torch.zeros(n) for t in range(1, T + 1)}
+    terms = {t: torch.zeros(n) for t in rates}
     states = {t: torch.zeros_like(x_0) for t in rates}
     for i in range(n):
-        content = Bits()
-        for state, t in walk(chain, content, one, x_0[i : i + 1]):
-            rates[t][i], states[t][i] = len(content.bits), state[0]
+        content, coded = Bits(), 0.0
+        for x_t, t, bits in walk(chain, content, one, x_0[i : i + 1]):
+            coded += bits
+            rates[t][i], terms[t][i], states[t][i] = len(content.bits), coded, x_t[0]
 
     def psnr(state: Tensor, t: int) -> Tensor:
         back = model.data.to_levels(model.decode(finished(chain, state, t, all_of))).cpu()
@@ -80,12 +90,13 @@ def rate_distortion(
         return 10 * ((model.data.shown_levels - 1) ** 2 / error.clamp(min=1e-3)).log10()
 
     nats = chain.prior_matching(x_0).cpu()
-    found: list[list[Estimate]] = [[], [], [], []]
+    found: list[list[Estimate]] = [[], [], [], [], []]
     for t in range(T, 0, -1):
         x_t = draw(chain.q_marginal(x_0, t), generator)
-        rows = (rates[t] / 8, psnr(states[t], t), nats / (8 * math.log(2)), psnr(x_t, t))
+        measured = rates[t] / 8, psnr(states[t], t)
+        rows = (*measured, nats / (8 * math.log(2)), psnr(x_t, t), terms[t] / 8)
         for each, values in zip(found, rows, strict=True):
             each.append(Estimate.of(values.double()))
         if t > 1:
             nats = nats + chain.score_matching(x_0, x_t, t, all_of).cpu()
-    return RateDistortion(Curve(*found[:2]), Curve(*found[2:]), n)
+    return RateDistortion(Curve(*found[:2]), Curve(*found[2:4]), found[4], n)

@@ -15,7 +15,7 @@ from nelbo.coding.agreement import Agreement
 from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
 from nelbo.coding.conditions import conditions_of
-from nelbo.coding.container import Block, Container, DamageError, required
+from nelbo.coding.container import Block, Container, DamageError
 from nelbo.coding.identity import machine, weights_digest
 from nelbo.coding.names import unpacked
 from nelbo.coding.pictures import Beside, Tiling, as_given
@@ -87,38 +87,29 @@ def decoded(
             f"the archive was made in float32 on a machine with {header['machine']}, which alone "
             f"opens it; this one has {machine(wide.device)}"
         )
-    plan = Plan.from_json(required(header, "plan"))
-    tiling, beside = Tiling.from_json(header), Beside.from_json(header)
     if "condition" in header and condition is None:
         raise NelboError(
             "the archive was made with a condition that it does not hold: give the same again"
         )
+    tiling, beside = Tiling.from_json(header), Beside.from_json(header)
     conditions = conditions_of(wide, beside, tiling, condition)
-    code = code_for(
-        plan.applied(wide),
-        plan,
-        tiling.shape,
-        header["levels"],
-        coarser=header["coarser"],
-        fast=fast,
-    )
+    plan = Plan.from_json(header["plan"])
+    code = code_for(plan.applied(wide), plan, fast=fast)
     of_tile = tiling.pictures
-    tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
     spans = spans_of(len(of_tile), header["block"])
+    whole, damage = _checked(container.blocks, len(spans))
+
+    def lines() -> list[str]:
+        """What cannot be read."""
+        found = [_damage(damage[i], i, spans, of_tile) for i in sorted(damage)]
+        if found and not recover:
+            raise DamageError(f"the archive is damaged: {found[0]}; --recover reads the rest")
+        return found
+
+    lines()
+    tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
     names: dict[int, str] = {}
-    damage, whole = [], []
-    for i, content in enumerate(container.blocks):
-        try:
-            if i >= len(spans):
-                raise DamageError(f"{len(content)} bytes follow the last block")
-            whole.append((i, Block.from_bytes(content)))
-        except DamageError as error:
-            damage.append(_damage(error, i, spans, of_tile))
-    if damage and not recover:
-        raise DamageError(f"the archive is damaged: {damage[0]}; --recover reads the rest")
-    there = {i for i, _ in whole}
-    lost = {of_tile[j] for i, span in enumerate(spans) if i not in there for j in span}
-    for group in groups_of(whole, header["block"], fast):
+    for group in groups_of(list(whole.items()), header["block"], fast):
         lanes = [Lane(Stack(b.words, b.taken), Agreement.from_bytes(b.listed)) for _, b in group]
         empty = torch.zeros(tiling.shape, dtype=coded_dtype(fast), device=wide.device)
         parts = [Part(empty.repeat(len(spans[i]), 1, 1, 1), spans[i], conditions) for i, _ in group]
@@ -129,18 +120,32 @@ def decoded(
             try:
                 names |= zip(begun, _bottom(lane.stack, len(begun), "names" in header), strict=True)
             except DamageError as error:
-                damage.append(_damage(error, i, spans, of_tile))
-                lost |= {of_tile[j] for j in spans[i]}
-        if damage and not recover:
-            raise DamageError(f"the archive cannot be decoded: {damage[0]}")
-    index = [i for i in range(len(tiling.sizes)) if i not in lost]
-    starts = torch.tensor([0, *tiling.counts]).cumsum(0).tolist()
-    images = [
-        as_given(wide, tiling.join(tiles[starts[i] : starts[i + 1]], i), beside.dtype)
-        for i in index
-    ]
-    found = [names[i] for i in index] if "names" in header else None
-    return Decoded(images, index, found, beside.count, beside.stacked, damage)
+                damage[i] = error
+        lines()
+    lost = {of_tile[j] for i in damage if i < len(spans) for j in spans[i]}
+    index = [i for i in range(beside.count) if i not in lost]
+    pixels = tiling.join(tiles)
+    return Decoded(
+        [as_given(wide, pixels[i], beside.dtype) for i in index],
+        index,
+        [names[i] for i in index] if "names" in header else None,
+        beside.count,
+        beside.stacked,
+        lines(),
+    )
+
+
+def _checked(contents: list[bytes], count: int) -> tuple[dict[int, Block], dict[int, DamageError]]:
+    """The blocks that are whole and what is wrong with the others, by number, of so many."""
+    whole, damage = {}, {}
+    for i, content in enumerate(contents):
+        try:
+            if i >= count:
+                raise DamageError(f"{len(content)} bytes follow the last block")
+            whole[i] = Block.from_bytes(content)
+        except DamageError as error:
+            damage[i] = error
+    return whole, damage
 
 
 def _bottom(stack: Stack, count: int, named: bool) -> list[str]:
@@ -157,12 +162,12 @@ def _bottom(stack: Stack, count: int, named: bool) -> list[str]:
 
 def _check_model(model: Model, header: dict[str, Any]) -> None:
     found = weights_digest(model)
-    if required(header, "weights") != found:
+    if header["weights"] != found:
         raise NelboError(
             f"the archive was made with a model whose weights have the hash {header['weights']}, "
-            f"those of this {model.title[2:]} have {found}: give the model that made it"
+            f"those of the one given have {found}: give the model that made it"
         )
-    if required(header, "coder") != CODER:
+    if header["coder"] != CODER:
         raise NelboError(f"the archive needs the coder {header['coder']}, this nelbo has {CODER}")
 
 

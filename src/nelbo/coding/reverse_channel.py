@@ -21,7 +21,8 @@ from nelbo.coding.bits import Bits, Exhausted
 
 # Of a group: the bits of its number, and the KL that it stands for.
 BITS, NATS = 15, 14.5 * math.log(2)
-_AT_ONCE = 2**22
+# Candidates that are drawn at a time, of which a decoder needs one time alone, and values likewise.
+_ROWS, _VALUES = 2**10, 2**22
 
 
 def sent(p: Normal, q: Normal | None, count: int, content: Bits, seed: int) -> Tensor:
@@ -53,7 +54,7 @@ def sent(p: Normal, q: Normal | None, count: int, content: Bits, seed: int) -> T
 
 def _rows(values: int) -> int:
     """How many candidates are drawn at a time."""
-    return max(1, min(2**BITS, _AT_ONCE // values))
+    return max(1, min(_ROWS, _VALUES // values))
 
 
 def _candidates(values: int, seed: int, group: int, part: int) -> Tensor:

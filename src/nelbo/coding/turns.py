@@ -24,6 +24,8 @@ from nelbo.chain.terms import per_example
 _PARTS = 64
 # The most images of a turn, and about the most values.
 _MOST, _VALUES = 64, 2**16
+# The grid of the first turn is 2⁴ times coarser, of the second 2³ times, and so on.
+_COARSER = 4
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,13 @@ class Turns:
     Attributes:
         share: the images of a turn, in 64ths of those before it; at least one.
         most: the images of a turn at most.
+        coarser: log₂ of how much coarser the grid of the first turn is; of those after it, one
+            less each.
     """
 
     share: int
     most: int
+    coarser: int
 
     def of(self, count: int) -> list[range]:
         """Which images each turn has, of a number on a stack."""
@@ -82,4 +87,4 @@ class Turns:
         growth = bits(chain.p_prior(tuple(x.shape)), x, chain.num_levels) - taken
         values = max(x[0].numel(), x_0[0].numel())
         share = max(0, math.floor(_PARTS * growth / depth))
-        return cls(share, max(1, min(_MOST, _VALUES // values)))
+        return cls(share, max(1, min(_MOST, _VALUES // values)), _COARSER)

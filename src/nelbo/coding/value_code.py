@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nelbo.chain.model import Model
-from nelbo.coding.agreement import TOLERANCE, Agreement
+from nelbo.coding.agreement import Agreement
 from nelbo.coding.arithmetic import LOG_STEPS, scale_of
 from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.distributions import Table
@@ -38,15 +38,11 @@ class ValueCode:
 
     Attributes:
         model: with `conditionals`, in the precision that is coded with.
-        shape: (C, H, W) of an example.
-        levels: the number of pixel levels.
         tolerance: how far another machine's outputs may be from these, relative to their size.
     """
 
     model: Model
-    shape: tuple[int, ...]
-    levels: int
-    tolerance: float = TOLERANCE
+    tolerance: float
 
     @torch.no_grad()
     def push(
@@ -69,11 +65,10 @@ class ValueCode:
     ) -> None:
         """Pop the examples of a block of each stack, into `x_0`."""
         for lane, block in zip(lanes, blocks, strict=True):
-            values = torch.zeros(len(block.index), int(np.prod(self.shape)), dtype=torch.int64)
+            values = torch.zeros_like(_raster(block.x_0), dtype=torch.int64)
             for i, table in enumerate(self._tables(lane.agreement, values)):
                 values[:, i] = torch.from_numpy(table.pop(lane.stack))
-            channels, height, width = self.shape
-            images = values.view(-1, height, width, channels).permute(0, 3, 1, 2)
+            images = values.view(block.x_0.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
             block.x_0[:] = self.model.data.to_network(images).to(block.x_0)
             if progress is not None:
                 progress(len(block.index))
