@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nelbo import coding
 from nelbo.cli import main
+from nelbo.formats import Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,31 @@ def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
     for file in pictures:
         with Image.open(file) as given, Image.open(tmp_path / "back" / file.name) as back:
             assert np.array_equal(np.array(given), np.array(back))
+
+
+def test_names_of_folders_and_of_others(run_path, tmp_path):
+    """Folders come back as folders; no name leads out of them, and none takes another's file."""
+    pipeline = Pipeline.open(str(run_path))
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 1, 8, 8)
+    names = ["cats/a.png", "dogs/a.png", "../a.png", "/a", "c:\\b.jpg", ".."]
+    archive = tmp_path / "some.nelbo"
+    archive.write_bytes(coding.compress(pipeline.model(), images, names=names, steps=1))
+    out = tmp_path / "a" / "back"
+    main(["decompress", str(archive), "--run", str(run_path), "--out", str(out)])
+    found = ["cats/a.png", "dogs/a.png", "a.png", "a-00003.png", "c_/b.jpg.png", "00005.png"]
+    assert [np.array(Image.open(out / name)).max() for name in found] == list(range(6))
+    assert len([*tmp_path.rglob("*.png")]) == 6
+
+
+def test_a_full_disk_leaves_no_part_of_a_picture(archive, tmp_path, capsys, monkeypatch):
+    def full(self, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    message = mistake(capsys, "decompress", archive, "--out", tmp_path / "back")
+    assert "a.png: No space left on device" in message
+    assert [*tmp_path.rglob("*.png")] == []
 
 
 def test_an_estimate_writes_nothing(run_path, pictures, tmp_path, capsys, monkeypatch):

@@ -85,9 +85,8 @@ def rate_distortion(
             rates[t][i], terms[t][i], states[t][i] = len(content.bits), coded, x_t[0]
 
     def psnr(state: Tensor, t: int) -> Tensor:
-        back = model.data.to_levels(model.decode(finished(chain, state, t, all_of))).cpu()
-        error = (back.double() - images.cpu().double()).square().flatten(1).mean(1)
-        return 10 * ((model.data.shown_levels - 1) ** 2 / error.clamp(min=1e-3)).log10()
+        back = model.data.to_levels(model.decode(finished(chain, state, t, all_of)))
+        return psnr_of(back, images, model.data.shown_levels)
 
     nats = chain.prior_matching(x_0).cpu()
     found: list[list[Estimate]] = [[], [], [], [], []]
@@ -100,3 +99,9 @@ def rate_distortion(
         if t > 1:
             nats = nats + chain.score_matching(x_0, x_t, t, all_of).cpu()
     return RateDistortion(Curve(*found[:2]), Curve(*found[2:4]), found[4], n)
+
+
+def psnr_of(back: Tensor, images: Tensor, levels: int) -> Tensor:
+    """PSNR of each picture, dB, (N,); an error below 0.001 square levels counts as that."""
+    error = (back.cpu().double() - images.cpu().double()).square().flatten(1).mean(1)
+    return 10 * ((levels - 1) ** 2 / error.clamp(min=1e-3)).log10()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
 from nelbo.coding import Estimated, compress, compress_progressive, decompress_progressive, estimate
+from nelbo.coding.rate_distortion import psnr_of
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
 from nelbo.commands.pace import Pace
@@ -70,7 +70,7 @@ def _write(out: Path, content: bytes) -> None:
 
 def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
     """Write one picture with loss, and print how near to it what is read back is."""
-    dims, levels = image[0].numel(), model.data.shown_levels
+    dims = image[0].numel()
     condition = model.condition_for(1, None, options.caption or None)
     rate = options.bits_per_pixel
     content = compress_progressive(
@@ -82,9 +82,8 @@ def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
         condition=condition,
     )
     _write(options.out, content)
-    back = decompress_progressive(model, content, condition=condition).to(image.device)
-    error = float((back.double() - image.double()).square().mean())
-    psnr = 10 * math.log10((levels - 1) ** 2 / error) if error else math.inf
+    back = decompress_progressive(model, content, condition=condition)
+    psnr = float(psnr_of(back[None], image[None], model.data.shown_levels))
     if options.json:
         found = {"run": options.run_path, "out": str(options.out), "bytes": len(content)}
         print_json(found | {"bits_per_pixel": 8 * len(content) / dims, "psnr": psnr})

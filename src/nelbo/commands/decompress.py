@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 import torch
+from torch import Tensor
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
@@ -60,9 +61,8 @@ def _coarse(options: Decompress, content: bytes) -> None:
     captions = None if options.caption is None else [options.caption]
     condition = model.condition_for(1, None, captions)
     image = decompress_progressive(model, content, condition=condition)
-    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{options.archive.stem}.png"
-    picture(image.to("cpu", torch.uint8)).save(file)
+    _save(image, file)
     if options.json:
         print_json({"archive": str(options.archive), "out": str(file)})
     else:
@@ -70,14 +70,31 @@ def _coarse(options: Decompress, content: bytes) -> None:
 
 
 def _write(found: Decoded, out: Path) -> list[Path]:
-    """A PNG file for each picture."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
+    """A PNG file for each picture, in the folders that their names have."""
+    files: list[Path] = []
     for i, image in enumerate(found.images):
-        name = f"{found.index[i]:05d}.png" if found.names is None else found.names[i]
-        # A name in an archive is somebody else's: it leads nowhere but into the folder.
-        plain = PurePosixPath(printable(name).replace("\\", "_")).name or "picture"
-        file = out / (plain if plain.endswith(".png") else f"{plain}.png")
-        picture(image.to("cpu")).save(file)
+        number = f"{found.index[i]:05d}"
+        file = out / (number if found.names is None else _inside(found.names[i]) or number)
+        if file.suffix != ".png":
+            file = file.with_name(f"{file.name}.png")
+        if file.exists():  # other names lead to the same file, here or in other letters
+            file = file.with_stem(f"{file.stem}-{number}")
+        _save(image, file)
         files.append(file)
     return files
+
+
+def _inside(name: str) -> str:
+    """A name as a path below a folder: it is somebody else's, and leads nowhere out of it."""
+    parts = PurePosixPath(printable(name).replace("\\", "/").replace(":", "_")).parts
+    return "/".join(part for part in parts if part not in ("/", "//", ".."))
+
+
+def _save(image: Tensor, file: Path) -> None:
+    """Write a PNG file whole or not at all."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(image.to("cpu", torch.uint8)).save(file)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise NelboError(f"cannot write {file}: {error.strerror or error}") from error

@@ -64,7 +64,7 @@ def read_levels(
         kind = "transparency" if transparent else kind
         raise NelboError(
             f"{path} has {kind}: without loss, grey or RGB pictures of 8 bits and one frame are "
-            "compressed; convert it first"
+            "compressed; convert it first, or give its folder as --data, taken as for training"
         )
     found = 1 if mode == "L" else 3
     if found != channels:
