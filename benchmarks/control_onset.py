@@ -149,7 +149,12 @@ def main() -> None:
         precision="fp32",
         objective=arguments.objective or options.training.objective,
     )
-    options = replace(options, size=arguments.size, training=training)
+    options = replace(
+        options,
+        size=arguments.size,
+        training=training,
+        left_to_base=arguments.objective is None,
+    )
     images = TrainingImages.load(arguments.data, *ControlNets.asked_frame(options, None))
     kind = ControlNets(options, images, torch.device("cpu"))
     data = images.reported.subset(arguments.images, arguments.seed)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import nelbo
 from nelbo import Condition
 from nelbo.cli import main
+from nelbo.commands.training.starting_point import parse_train
 from nelbo.data.controls import controls_of
 from nelbo.diffusion.objectives import BatchPart, Objective
 from nelbo.evidence.evaluation import condition_for
@@ -154,6 +155,26 @@ def _kind(data: Path, base: Path, **options) -> tuple[ControlNets, TrainingImage
     images = TrainingImages.load(str(data), *ControlNets.asked_frame(asked, None))
     asked = replace(asked, training=replace(asked.training, batch_size=8))
     return ControlNets(asked, images, torch.device("cpu")), images
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [([], "clipped"), (["--objective", "min_snr"], "min_snr")],
+)
+def test_the_objective_is_that_of_the_base(given, expected, pictures, pixel_base):
+    data = pictures.parent / "classes"
+    command = [str(data), "--model", "controlnet", "--base", str(pixel_base), *given]
+    options = parse_train([*command, "--control", "outline", "--out", "unused"])
+    images = TrainingImages.load(str(data), *ControlNets.asked_frame(options, None))
+    kind = ControlNets(options, images, torch.device("cpu"))
+    assert kind.task.config.objective == kind.options.training.objective == expected
+
+
+def test_a_base_that_states_no_objective_leaves_the_usual_one(pictures, base):
+    command = [str(pictures), "--model", "controlnet", "--base", str(base)]
+    options = parse_train([*command, "--control", "outline", "--out", "unused"])
+    images = TrainingImages.load(str(pictures), *ControlNets.asked_frame(options, None))
+    assert ControlNets(options, images, torch.device("cpu")).task.config.objective == "hybrid"
 
 
 @pytest.mark.parametrize("of", ["latents", "pixels"])

@@ -24,6 +24,7 @@ NOT_SAVED = (
     "config",
     "crops",
     "json",
+    "left_to_base",
     "left_to_data",
 )
 # Fields that a run may go on with another value of.

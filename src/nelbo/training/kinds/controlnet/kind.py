@@ -70,7 +70,10 @@ class ControlNets(Kind):
         controls = controls_of(options.control, images.train)
         path, base = _base(options)
         check_fits(base, images.train)
-        guidance = options.model.guidance or usual_guidance(Pipeline.open(path).notes)
+        notes = Pipeline.open(path).notes
+        if options.left_to_base:
+            options = _trained_as(notes, options)
+        guidance = options.model.guidance or usual_guidance(notes)
         self.options = options.with_settings(replace(options.model, guidance=guidance))
         self.label_names = tuple((read_own(path) or {}).get("label_names") or ())
         self.base, self._path = base.to(device), path
@@ -189,6 +192,14 @@ class ControlNets(Kind):
         few = ending.test.subset(ending.asked.images or MOST_IMAGES["test"], ending.seed)
         test = controls_of(run.notes["control"], few).of_all(few, ending.seed)
         return ControlEnd(run, model, replace(ending, test=test)).report()
+
+
+def _trained_as(base: Mapping[str, Any], options: TrainControl) -> TrainControl:
+    """The options with the objective that the base was trained by, where its notes state one."""
+    training = options.training
+    stated = base.get("settings", {}).get("training", {}).get("objective", training.objective)
+    check_objective(stated, training.level_shift)
+    return replace(options, training=replace(training, objective=stated), left_to_base=False)
 
 
 def _base(options: TrainControl) -> tuple[str, Model]:

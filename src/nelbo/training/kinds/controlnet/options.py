@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+import tyro
+
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.options import KindName, TrainOptions
+from nelbo.training.options import Given, KindName, TrainOptions
 from nelbo.training.ranges import check_numbers
 
 
@@ -42,6 +44,8 @@ class TrainControl(TrainOptions):
     """What the control shows of a picture: canny, scribble, outline, colours, mask or depth-like,
     which are made of the pictures (extra `control`); or a folder of pictures of the same names, or
     a column of the table or of the folder's metadata. See docs/controlnet.md."""
+    left_to_base: tyro.conf.Suppress[bool] = False
+    """Whether the objective is that which the base was trained by, where that is known."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             objective="hybrid", learning_rate=5e-4, ema_decay=0.999, label_dropout=0.5
@@ -50,6 +54,14 @@ class TrainControl(TrainOptions):
     free: ClassVar[tuple[str, ...]] = ("control_dropout", "guidance")
     model: ControlSettings = field(default_factory=ControlSettings)
     samples: FinalSamples = field(default_factory=FinalSamples)
+
+    def begun(self, given: Given) -> TrainControl:
+        """A new run with the objective of its base, where none is asked for.
+
+        By another one the base itself would be trained on, away from its bound.
+        """
+        taken = "resume" in given or given.value("config") is not None
+        return replace(self, left_to_base=not taken and "objective" not in given)
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""
