@@ -97,6 +97,7 @@ def test_planted_effects_get_their_verdict():
         "recall, gan less diffusion": (COLLAPSE, "holds"),
         "spread of log Fréchet over seeds, gan over diffusion": (UNSTABLE, "holds"),
         "modes of 25 reached, gan less real images": (COLLAPSE, "holds"),
+        "modes of 25 reached, gan less diffusion": (COLLAPSE, "holds"),
         "share of seeds that fail or lose half of the modes, gan": (UNSTABLE, "holds"),
     }
     assert found["Fréchet distance, vae over diffusion"].value == pytest.approx(3.0)
