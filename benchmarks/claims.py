@@ -250,7 +250,8 @@ def main() -> None:
         budgets[data] = json.loads(files[0].read_text(encoding="utf-8"))["asked"]["budget"]
         figures = figures_in(out)
         # Of one that was broken off, or read with another --seeds, those that were tried.
-        tried = 1 + max(run.seed for runs in figures.values() for run in runs)
+        seeds = [run.seed for runs in figures.values() for run in runs]
+        tried = 1 + max(seeds, default=asked.seeds - 1)
         found[data] = claims(figures, tried, DATA[data].space)
     content = {
         data: [{**asdict(claim), "verdict": claim.verdict} for claim in some]
