@@ -13,7 +13,7 @@ import torch
 
 import nelbo
 from nelbo import Diffusion, LatentDiffusion, NelboError
-from nelbo.diffusion.own_network import EpsilonAt
+from nelbo.diffusion.own_coordinates import EpsilonAt
 from nelbo.networks.control import Strength
 from nelbo.samplers import DDIM, DPMSolver, Euler, Heun
 from tests.formats import tiny

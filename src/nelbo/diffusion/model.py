@@ -20,6 +20,7 @@ from nelbo.chain.distributions import Generators
 from nelbo.diffusion.control import under_control
 from nelbo.diffusion.decoder import GaussianDecoder
 from nelbo.diffusion.description import Network
+from nelbo.diffusion.prediction import Parameterization
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.sampler import Sampler, check_sampler
 from nelbo.diffusion.schedule import NoiseSchedule
@@ -208,6 +209,7 @@ class Diffusion(GaussianDecoder):
         *,
         network: Network | None = None,
         schedule: NoiseSchedule | None = None,
+        prediction: Parameterization | None = None,
         variance: str | None = None,
         profile: LevelProfile | None = None,
     ) -> Diffusion:
@@ -226,7 +228,7 @@ class Diffusion(GaussianDecoder):
         model = Diffusion(
             self.network if network is None else network,
             schedule or self.schedule,
-            prediction=self.parameterization,
+            prediction=prediction or self.parameterization,
             variance=variance or self.variance,
             data=self.data,
             shape=self.shape,

@@ -10,56 +10,39 @@ which at high noise is that of the mean of the data, and at low noise that of :m
 network that works is as good at every level, but for a small part of its own output. One with
 another sign, time or scale of data is far worse at some level, and as good once the mistake is
 undone: so the likely mistake is found by undoing each.
+
+Other mistakes, such as a state of another scale, cost less than that. They are found by comparison
+on the same noise: :math:`E[x_0|x_t]` is the best prediction, so that no other convention improves
+on the right one at any level, and the right one improves on a wrong one and is nowhere worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import product
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.diffusion.description import Network
+from nelbo.diffusion.conventions import RANGES, Convention, conventions, other_states
 from nelbo.diffusion.model import Diffusion
-from nelbo.diffusion.noise_level import wide
-from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
+from nelbo.diffusion.prediction import Prediction
 
-_LEVELS = 6
+_LEVELS = 8
 # How far above the linear guess an error may lie, and how large a part of the power of its output
-# a network may be wrong by beside.
-_TIMES_THE_GUESS, _OF_THE_OUTPUT = 1.25, 0.02
+# a network may be wrong by beside: one that is trained, one of few steps, and any of some use.
+_TRAINED, _BARELY_TRAINED, _UNTRAINED = (1.25, 0.02), (1.25, 0.5), (4.0, 0.5)
+# Another convention improves on the chain's by at least this part of the error at some level, by as
+# many standard errors over the examples; and is worse at a level by this part and as many.
+_BETTER_PART, _BETTER_ERRORS = 0.02, 3.0
+_WORSE_PART, _WORSE_ERRORS = 0.01, 2.5
+# A convention explains nothing whose reading of zero, which that of v is a fair guess, is as good.
+_INFORMED = 0.9
 LEAST_EXAMPLES = 8
-
-_SIGNS: dict[str, float] = {"": 1.0, "its answer has the other sign": -1.0}
-_TIMES: dict[str, Callable[[Tensor], Tensor]] = {
-    "": lambda time: time,
-    "it expects a time 1000 times as large (0..1000, not 0..1)": lambda time: 1000 * time,
-    "it expects a time 1000 times smaller (0..1, not 0..1000)": lambda time: time / 1000,
-    "its time runs the other way (1 − time)": lambda time: 1 - time,
-    "it expects log(σ)/4 as its time, as EDM's raw network (use nelbo.preconditioned)": (
-        lambda time: time.clamp(min=1e-12).log() / 4
-    ),
-}
-# What an answer that is taken for the other is, by the power of −σ that is missing.
-_SCORES = {
-    "it answers a score (use nelbo.from_score)": 1,
-    "it answers the noise, not a score (use nelbo.from_epsilon)": -1,
-}
-_DATA: dict[str, Callable[[Tensor], Tensor]] = {
-    "x_0 lies in [0, 1] and the network expects data in [-1, 1]: pass 2 * x_0 - 1": (
-        lambda x: 2 * x - 1
-    ),
-    "the network expects data in [0, 1] and x_0 lies in [-1, 1]: pass (x_0 + 1) / 2": (
-        lambda x: (x + 1) / 2
-    ),
-    "x_0 lies in 0..255 and the network expects data in [-1, 1]: pass x_0 / 127.5 - 1": (
-        lambda x: x / 127.5 - 1
-    ),
-}
+# What a network may raise that is called with a state or time it does not expect.
+_REFUSALS = (NelboError, RuntimeError, IndexError, TypeError, ValueError)
 
 
 @torch.no_grad()
@@ -72,7 +55,8 @@ def check_network(
 ) -> None:
     """Raise where a network cannot follow the conventions of its chain, and name what may be wrong.
 
-    The network is called at six levels, and at as many for every mistake that is tried.
+    The network is called at eight levels, and at one or more for each convention that is tried:
+    about 100 times.
 
     Args:
         model: the chain of the network.
@@ -81,9 +65,66 @@ def check_network(
         generator: the source of the noise, by default a fixed one.
 
     Raises:
-        NelboError: predictions of x_0 that are much worse than a linear guess at some level,
-            fewer than 8 examples, or examples of another shape or of pixel levels.
+        NelboError: predictions of x_0 that are much worse than a linear guess at some level, or
+            worse than by another convention; fewer than 8 examples, or examples of another shape or
+            of pixel levels.
     """
+    if message := likely_mistake(model, x_0, condition, generator=generator):
+        raise NelboError(message)
+
+
+@torch.no_grad()
+def likely_mistake(
+    model: Diffusion,
+    x_0: Tensor,
+    condition: Condition | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    quick: bool = False,
+) -> str | None:
+    """What `check_network` raises, and None where the conventions fit.
+
+    Args:
+        quick: while the network denoises, try other states alone: about 12 calls.
+
+    Raises:
+        NelboError: as `check_network` of bad examples.
+    """
+    _check_examples(model, x_0)
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=generator.device)
+    trial = _Trial(model, x_0, noise.to(x_0.device), condition)
+    assumed = f"prediction={model.prediction!r}"
+    try:
+        t, excess = trial.read_own()
+    except _REFUSALS as error:
+        if not (found := trial.likely(conventions(model.parameterization))):
+            raise
+        reason = " ".join(str(error).split())
+        return f"the network refuses what {assumed} gives it ({reason}). Likely: {found}"
+    if excess > 1:
+        found = trial.likely(conventions(model.parameterization))
+        if not found and not trial.is_useless():
+            return None
+        found = found or (
+            "check the sign and the scale of its answer, its state and time, and the range of x_0; "
+            "or it is not trained"
+        )
+        return (
+            f"the network does not denoise x_0 as {assumed} assumes: at level {t} of "
+            f"{model.num_levels} (σ = {float(model.schedule.sigmas[t]):.3g}) its squared error is "
+            f"{excess:.3g} times what a linear guess allows. Likely: {found}"
+        )
+    others = other_states if quick else conventions
+    if found := trial.likely(others(model.parameterization)):
+        return (
+            f"the network denoises x_0 as {assumed} assumes, and better by another convention. "
+            f"Likely: {found}"
+        )
+    return None
+
+
+def _check_examples(model: Diffusion, x_0: Tensor) -> None:
     if len(x_0) < LEAST_EXAMPLES:
         raise NelboError(
             f"check_network needs at least {LEAST_EXAMPLES} examples to know the mean and "
@@ -98,51 +139,178 @@ def check_network(
         raise NelboError(
             f"x_0 has examples of shape {tuple(x_0.shape[1:])}, the model takes {model.shape}"
         )
-    generator = generator or torch.Generator().manual_seed(0)
-    noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=generator.device)
-    noise = noise.to(x_0.device)
-    excess, t = _worst(model, x_0, noise, condition)
-    if excess <= 1:
-        return
-    found: list[tuple[float, str]] = []
-    for name, other, data, kind in _mistakes(model, x_0):
-        try:
-            left, _ = _worst(other, data, noise, condition, kind)
-        except (NelboError, RuntimeError, IndexError):  # a time or state that it refuses
-            continue
-        if left <= 1:
-            found.append((left, name))
-    likely = (
-        "; ".join(name for _, name in sorted(found, key=lambda item: item[0])[:1])
-        or "check the sign and the scale of its answer, its time, and the range of x_0"
-    )
-    sigma = float(model.schedule.sigmas[t])
-    raise NelboError(
-        f"the network does not denoise x_0 as prediction={model.prediction!r} assumes: at level "
-        f"{t} of {model.num_levels} (σ = {sigma:.3g}) its squared error is {excess:.3g} times what "
-        f"a linear guess allows. Likely: {likely}"
-    )
 
 
-def _worst(
-    model: Diffusion,
-    x_0: Tensor,
-    noise: Tensor,
-    condition: Condition | None,
-    kind: Parameterization | None = None,
-) -> tuple[float, int]:
-    """The largest error as a multiple of what is allowed, and its level."""
-    kind = kind or model.parameterization
-    variance, found = float(x_0.var()), []
-    for t in _levels(model):
-        prediction = model.predict(model.diffuse(x_0, noise, t), t, condition)
-        prediction = replace(prediction, parameterization=kind, threshold=None)
-        error = float((prediction.x_0 - x_0).square().mean())
-        target = float(prediction.target(x_0, noise).square().mean())
-        guess = variance / (1 + float(model.schedule.snr[t]) * variance)
-        own = float(kind.data_error(model.schedule.log_snr[t])) * target
-        found.append((error / (_TIMES_THE_GUESS * guess + _OF_THE_OUTPUT * own), t))
-    return max(found)
+@dataclass(frozen=True)
+class _Reading:
+    """How well x_0 is predicted at a level, as multiples of the error of the linear guess.
+
+    Attributes:
+        error: squared error of each example, (B,).
+        mean: over the examples.
+        output: that of an output of zero.
+    """
+
+    error: Tensor
+    mean: float
+    output: float
+
+    @property
+    def excess(self) -> float:
+        """The mean as a multiple of what is allowed of a trained network."""
+        return self.over(_TRAINED)
+
+    def over(self, allowed: tuple[float, float]) -> float:
+        """The mean as a multiple of what is allowed: of the guess, and of the output."""
+        return self.mean / (allowed[0] + allowed[1] * self.output)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A convention that fits, and its error at every level, (L, B)."""
+
+    parts: list[str]
+    errors: Tensor
+
+
+class _Trial:
+    """One set of examples and noise, on which conventions are compared."""
+
+    def __init__(
+        self, model: Diffusion, x_0: Tensor, noise: Tensor, condition: Condition | None
+    ) -> None:
+        self._model, self._x_0, self._noise, self._condition = model, x_0, noise, condition
+        self._levels = _levels(model)
+        self._own: dict[int, _Reading] = {}
+        self._allowed = _TRAINED
+        self._assumed = next(conventions(model.parameterization))[:1]
+        self._lines: dict[tuple[object, int], tuple[float, float]] = {}
+
+    def read_own(self) -> tuple[int, float]:
+        """The level at which the chain's own convention is worst, and its excess there."""
+        read = {t: self._read(self._model, self._assumed, self._x_0, t)[0] for t in self._levels}
+        # Where it is worst, another convention shows first.
+        self._levels.sort(key=lambda t: read[t].excess, reverse=True)
+        self._own = read
+        # What explains a failure must pass where this fails.
+        for allowed in (_TRAINED, _BARELY_TRAINED):
+            if any(reading.over(allowed) > 1 for reading in read.values()):
+                self._allowed = allowed
+        return self._levels[0], read[self._levels[0]].excess
+
+    def is_useless(self) -> bool:
+        """Whether it is worse at some level than any network of some use."""
+        return any(reading.over(_UNTRAINED) > 1 for reading in self._own.values())
+
+    def likely(self, groups: Iterable[list[Convention]]) -> str:
+        """What explains the errors with the fewest changes; "" where nothing does."""
+        fits = [*self._ranges(), *(fit for group in groups for fit in self._fitting(group))]
+        if not fits:
+            return ""
+        best = min(fits, key=lambda fit: float(fit.errors.mean()))
+        alike = [fit for fit in fits if not _is_less(best.errors.mean(0), fit.errors.mean(0))]
+        simplest = min(alike, key=lambda fit: (len(fit.parts), float(fit.errors.mean())))
+        return " and ".join(simplest.parts)
+
+    def _fitting(self, group: list[Convention]) -> Iterator[_Fit]:
+        """Those of one input of the network that fit at every level."""
+        asked = self._model.replace(prediction=group[0])
+        read: dict[Convention, list[_Reading]] = {convention: [] for convention in group}
+        for t in self._levels:
+            try:
+                found = self._read(asked, list(read), self._x_0, t)
+            except _REFUSALS:
+                return
+            for convention, reading in zip(list(read), found, strict=True):
+                read[convention].append(reading)
+                if self._is_worse(reading, t):
+                    del read[convention]
+            if not read:
+                return
+        for convention, readings in read.items():
+            if self._improves(readings):
+                yield _Fit(convention.parts, torch.stack([each.error for each in readings]))
+
+    def _ranges(self) -> Iterator[_Fit]:
+        """Ranges of data that fit at every level."""
+        for name, change in RANGES.items():
+            x_0 = change(self._x_0)
+            shift = (self._x_0.var() / x_0.var()).log()
+            readings = []
+            for t in self._levels:
+                # Where there is as much noise beside the data.
+                wanted = self._model.schedule.log_snr[t] + shift.double().cpu()
+                at = int((self._model.schedule.log_snr[1:] - wanted).abs().argmin()) + 1
+                try:
+                    reading = self._read(self._model, self._assumed, x_0, at)[0]
+                except _REFUSALS:
+                    break
+                if self._is_worse(reading, t):
+                    break
+                readings.append(reading)
+            else:
+                if self._improves(readings):
+                    yield _Fit([name], torch.stack([each.error for each in readings]))
+
+    def _is_worse(self, reading: _Reading, t: int) -> bool:
+        if reading.over(self._allowed) > 1:
+            return True
+        own = self._own.get(t)
+        return (
+            own is not None
+            and own.excess <= 1
+            and (
+                reading.mean > (1 + _WORSE_PART) * own.mean
+                and _is_less(own.error, reading.error, _WORSE_ERRORS)
+            )
+        )
+
+    def _improves(self, readings: list[_Reading]) -> bool:
+        if not any(reading.mean < _INFORMED * reading.output for reading in readings):
+            return False
+        own = [self._own[t] for t in self._levels if self._own]
+        if not own or any(reading.over(self._allowed) > 1 for reading in own):
+            return True
+        part = max(1 - other.mean / each.mean for each, other in zip(own, readings, strict=True))
+        less = torch.stack([each.error for each in readings]).mean(0)
+        more = torch.stack([each.error for each in own]).mean(0)
+        return part > _BETTER_PART and _is_less(less, more, _BETTER_ERRORS)
+
+    def _read(
+        self, asked: Diffusion, conventions: Iterable[Convention], x_0: Tensor, t: int
+    ) -> list[_Reading]:
+        """How well each reads what the network answers at a level."""
+        variance = float(x_0.var())
+        guess = variance / (1 + float(asked.schedule.snr[t]) * variance)
+        read = asked.predict(asked.diffuse(x_0, self._noise, t), t, self._condition)
+        x, output, data = (each.double().flatten(1) for each in (read.x_t, read.output, x_0))
+        # x̂_0 is linear in state and output, so that their products hold the error of every kind.
+        pairs = ((x, x), (x, data), (data, data), (output, output), (x, output), (output, data))
+        products = torch.stack([(one * other).mean(1) for one, other in pairs]) / guess
+        lines = [self._line(convention, t, read) for convention in conventions]
+        weights = [[p * p, -2 * p, 1, q * q, 2 * p * q, -2 * q] for p, q in lines]
+        errors = products.new_tensor(weights) @ products
+        xx, xd, dd, *_ = products.mean(1).tolist()
+        zeros = [p * p * xx - 2 * p * xd + dd for p, _ in lines]
+        means = errors.mean(1).tolist()
+        return [_Reading(*each) for each in zip(errors, means, zeros, strict=True)]
+
+    def _line(self, convention: Convention, t: int, read: Prediction) -> tuple[float, float]:
+        """What x̂_0 has of the state and of the output."""
+        if (found := self._lines.get((convention.reads, t))) is None:
+            a, s = read.signal_scale.double(), read.noise_scale.double()
+            one = torch.ones(1, 1, 1, 1, dtype=torch.float64, device=read.x_t.device)
+            of_x, of_output = (
+                convention.x_0(u * one, v * one, a, s).item() for u, v in ((0, 1), (1, 0))
+            )
+            found = self._lines[convention.reads, t] = of_x, of_output
+        return found
+
+
+def _is_less(errors: Tensor, others: Tensor, standard_errors: float = 3.0) -> bool:
+    """Whether the mean over examples is less by so many standard errors of the difference."""
+    gain = others - errors
+    return float(gain.mean()) > standard_errors * float(gain.std() / len(gain) ** 0.5)
 
 
 def _levels(model: Diffusion) -> list[int]:
@@ -151,42 +319,3 @@ def _levels(model: Diffusion) -> list[int]:
     log_snr = log_snr[log_snr.isfinite()]
     places = torch.linspace(float(log_snr[0]), float(log_snr[-1]), _LEVELS, dtype=torch.float64)
     return sorted({int((log_snr - place).abs().argmin()) + 1 for place in places})
-
-
-def _mistakes(
-    model: Diffusion, x_0: Tensor
-) -> Iterator[tuple[str, Diffusion, Tensor, Parameterization]]:
-    """Each mistake with the model, the data and the reading that undo it."""
-    own = model.parameterization
-    for name, change in _DATA.items():
-        yield name, model, change(x_0), own
-    for kind in PARAMETERIZATIONS.values():
-        # "denoiser" and "sample" read alike.
-        if kind.name != own.name and {kind.name, own.name} != {"denoiser", "sample"}:
-            yield f"it answers what prediction={kind.name!r} reads", model, x_0, kind
-    if (sigma := own.own_noise_scale) is not None:
-        for name, power in _SCORES.items():
-            yield name, model.replace(network=_rescaled(model, sigma, power)), x_0, own
-    for (sign_name, sign), (time_name, time) in product(_SIGNS.items(), _TIMES.items()):
-        names = [name for name in (sign_name, time_name) if name]
-        if names:
-            changed = model.replace(network=_changed(model, sign, time))
-            yield " and ".join(names), changed, x_0, own
-
-
-def _rescaled(model: Diffusion, sigma: Callable[[Tensor], Tensor], power: int) -> Network:
-    network = model.network
-
-    def rescaled(x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
-        return wide(-sigma(time), x).to(x.dtype) ** power * network(x, time, condition)
-
-    return rescaled
-
-
-def _changed(model: Diffusion, sign: float, time_of: Callable[[Tensor], Tensor]) -> Network:
-    network = model.network
-
-    def changed(x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
-        return sign * network(x, time_of(time), condition)
-
-    return changed

@@ -28,19 +28,12 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.estimators import Estimator
 from nelbo.diffusion.model import Diffusion
-from nelbo.diffusion.network_check import LEAST_EXAMPLES, check_network
+from nelbo.diffusion.network_check import LEAST_EXAMPLES, likely_mistake
 from nelbo.diffusion.noise_level import wide
-from nelbo.diffusion.prediction import Epsilon
+from nelbo.diffusion.own_coordinates import EpsilonAt, Scale, ScoreAt
+from nelbo.diffusion.prediction import Parameterization, RawDenoiser
 from nelbo.diffusion.schedule import NoiseSchedule
 
-Scale = Callable[[Tensor], Tensor | float]
-
-# Of the interval of times that the one of a noise level is sought in: to the last bit of float64.
-_HALVINGS = 64
-# Noise levels whose time is held, at most: many times those of a chain.
-_MOST_HELD = 100_000
-# Where scales are looked at.
-_PLACES = 101
 _DEFAULT_VARIANCE = "fixed_large"
 # σ of level 1 for 256 pixel levels (Karras et al. 2022, table 1): where these are farther
 # apart, noise as fine costs bits that no network can win back.
@@ -71,6 +64,8 @@ def from_denoiser(
         NelboError: ends that are not 0 < sigma_min < sigma_max, or options that do not fit.
     """
     schedule = _between(sigma_min, sigma_max, T, options)
+    if isinstance(D, Preconditioned):
+        return _chain(OwnNetwork(D.function), schedule, RawDenoiser(D.sigma_data), shape, options)
     return _chain(OwnNetwork(D), schedule, "denoiser", shape, options)
 
 
@@ -126,8 +121,8 @@ def from_score(
     Raises:
         NelboError: scales that do not go from data to noise, or options that do not fit.
     """
-    own = EpsilonAt(alpha, sigma, times)
-    return _chain(_Score(score, own), own.schedule(T), own, shape, options)
+    own = ScoreAt(alpha, sigma, times)
+    return _chain(OwnNetwork(score), own.schedule(T), own, shape, options)
 
 
 def from_epsilon(
@@ -176,94 +171,6 @@ def preconditioned(F: Callable[..., Tensor], sigma_data: float = 0.5) -> Precond
     return Preconditioned(F, sigma_data)
 
 
-class EpsilonAt(Epsilon):
-    """The noise ε at the state α(τ) x_0 + σ(τ) ε and time τ.
-
-    Args:
-        alpha: α of times, (B,).
-        sigma: σ of times, (B,).
-        times: the first and last τ; at noise beyond them the network is called with the nearer.
-
-    Raises:
-        NelboError: ends without signal or without noise, or σ / α that does not increase.
-    """
-
-    name = "own_epsilon"
-
-    def __init__(self, alpha: Scale, sigma: Scale, times: tuple[float, float]) -> None:
-        self._alpha, self._sigma, self._times = alpha, sigma, times
-        at = torch.linspace(*times, _PLACES, dtype=torch.float64)
-        log_sigma = self.log_sigma(at)
-        low, high = float(log_sigma[0]), float(log_sigma[-1])
-        if not -torch.inf < low < high < torch.inf:
-            raise NelboError(
-                f"log(σ/α) must increase from one finite value to another, got {low:.4g} at time "
-                f"{times[0]:g} and {high:.4g} at {times[1]:g}: choose times=(first, last) with "
-                "both signal and noise"
-            )
-        if (falls := log_sigma.diff() < 0).any():
-            first = float(at[falls.nonzero()[0, 0]])
-            raise NelboError(
-                f"log(σ/α) must increase with the time, and it falls after time {first:.4g}: check "
-                "alpha and sigma"
-            )
-        self._ends = low, high
-        self._held: dict[float, float] = {}
-
-    @property
-    def own_noise_scale(self) -> Callable[[Tensor], Tensor]:
-        """σ of times, (B,)."""
-        return self.sigma
-
-    def schedule(self, T: int) -> NoiseSchedule:
-        """T levels between the ends, even in log SNR."""
-        if T < 1:
-            raise NelboError(f"a noise schedule needs at least one level, got T={T}")
-        log_sigma = torch.linspace(*self._ends, T, dtype=torch.float64)
-        return NoiseSchedule.from_levels(torch.sigmoid(-2 * log_sigma))
-
-    def network_input(
-        self, x_t: Tensor, time: Tensor, a: Tensor, s: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The state of these scales, and their time."""
-        log_sigma = (s.double() / a.double()).log().flatten().detach()
-        own = self.time_of(log_sigma).to(x_t.device)
-        scale = torch.hypot(self.alpha(own), self.sigma(own)).to(x_t.dtype)
-        return wide(scale, x_t) * x_t, own.to(a.dtype).expand(len(x_t))
-
-    def alpha(self, times: Tensor) -> Tensor:
-        """α, (B,)."""
-        return torch.as_tensor(self._alpha(times)).to(times).expand(times.shape)
-
-    def sigma(self, times: Tensor) -> Tensor:
-        """σ, (B,)."""
-        return torch.as_tensor(self._sigma(times)).to(times).expand(times.shape)
-
-    def log_sigma(self, times: Tensor) -> Tensor:
-        """log(σ/α), (B,)."""
-        return (self.sigma(times) / self.alpha(times)).log()
-
-    def time_of(self, log_sigma: Tensor) -> Tensor:
-        """The time of each log(σ/α), (B,) float64 on the CPU; each is found once and held."""
-        values, place = log_sigma.double().cpu().unique(return_inverse=True)
-        wanted = values.tolist()
-        if len(self._held) > _MOST_HELD:
-            self._held.clear()
-        if new := [value for value in wanted if value not in self._held]:
-            found = self._bisected(torch.tensor(new, dtype=torch.float64))
-            self._held.update(zip(new, found.tolist(), strict=True))
-        times = torch.tensor([self._held[value] for value in wanted], dtype=torch.float64)
-        return times[place]
-
-    def _bisected(self, log_sigma: Tensor) -> Tensor:
-        low, high = (torch.full_like(log_sigma, end) for end in self._times)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            above = self.log_sigma(middle) > log_sigma
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
-
-
 class OwnChain(Diffusion):
     """The chain of a network of your own, whose conventions are looked at with its first bound."""
 
@@ -279,14 +186,12 @@ class OwnChain(Diffusion):
     ) -> Bound:
         """As `Diffusion.elbo`; of enough examples the first call warns as `check_network` raises.
 
-        That takes the network at six levels, and more where it finds a mistake.
+        That takes about 12 calls of the network, and more where it finds a mistake.
         """
         if not self._is_checked and len(x_0) >= LEAST_EXAMPLES:
             self._is_checked = True
-            try:
-                check_network(self, x_0, condition)
-            except NelboError as error:
-                warnings.warn(str(error), stacklevel=2)
+            if message := likely_mistake(self, x_0, condition, quick=True):
+                warnings.warn(message, stacklevel=2)
         return super().elbo(x_0, condition, levels=levels, generator=generator)
 
 
@@ -325,19 +230,6 @@ class OwnNetwork(nn.Module):
                 "argument, (x, time, condition)"
             )
         return _checked(self.function(x, time, condition))
-
-
-class _Score(OwnNetwork):
-    """The noise ε = −σ(τ) · score that a score stands for."""
-
-    def __init__(self, function: Callable[..., Tensor], own: EpsilonAt) -> None:
-        super().__init__(function)
-        self._own = own
-
-    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
-        """The noise, (B, C, H, W)."""
-        sigma = self._own.sigma(time).to(x.dtype)
-        return -wide(sigma, x) * super().forward(x, time, condition)
 
 
 class Preconditioned(OwnNetwork):
@@ -384,7 +276,7 @@ def _between(
 def _chain(
     network: OwnNetwork,
     schedule: NoiseSchedule,
-    prediction: str | Epsilon,
+    prediction: str | Parameterization,
     shape: Sequence[int],
     options: dict[str, Any],
 ) -> Diffusion:

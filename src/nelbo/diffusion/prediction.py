@@ -43,11 +43,6 @@ class Parameterization(ABC):
     name: ClassVar[str]
     needs_signal: ClassVar[bool] = False
 
-    @property
-    def own_noise_scale(self) -> Callable[[Tensor], Tensor] | None:
-        """σ of times, where the network has scales of its own."""
-        return None
-
     def __str__(self) -> str:
         return self.name
 
