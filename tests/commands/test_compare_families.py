@@ -21,8 +21,8 @@ from nelbo.commands.options.compare import Compare
 from nelbo.commands.taxonomy import TAXONOMY
 from nelbo.families import PPCA, Family
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.pixel import choices
-from nelbo.training.kinds.pixel.network_size import FittingNetwork
+from nelbo.training.kinds import network_size
+from nelbo.training.kinds.network_size import FittingNetwork
 
 SMALL = ("--budget", "0.4s", "--images", "12", "--samples", "16", "--levels", "10")
 
@@ -172,7 +172,7 @@ def test_latent_diffusion_and_flow_matching_by_the_library_itself(tmp_path, caps
 def test_diffusion_by_the_library_itself(out, capsys, monkeypatch):
     # Which network suits the time is another test's.
     fitting = FittingNetwork((8, 16), 10_000, 0.01, 1_000.0)
-    monkeypatch.setattr(choices, "choose_network", lambda *_, **__: fitting)
+    monkeypatch.setattr(network_size, "choose_network", lambda *_, **__: fitting)
     threads = torch.get_num_threads()
     found = compared(capsys, out, "--families", "ppca", "diffusion", "--seeds", "1")["families"]
     assert torch.get_num_threads() == threads

@@ -6,11 +6,19 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 
 from nelbo.cli import main
-from nelbo.training.kinds.pixel import choices
-from nelbo.training.kinds.pixel.network_size import FittingNetwork
+from nelbo.data import ImageData
+from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.config import TrainingConfig
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds import network_size
+from nelbo.training.kinds.latent.kind import Latent
+from nelbo.training.kinds.latent.options import LatentSettings, TrainLatent
+from nelbo.training.kinds.network_size import FittingNetwork
+from nelbo.training.processes import Processes
 
 pytestmark = pytest.mark.usefixtures("unreported")
 
@@ -24,11 +32,11 @@ def asked(monkeypatch) -> list[float]:
     """The times that a network was to be chosen for."""
     times: list[float] = []
 
-    def choose(config, data, seconds, *rest, **options):
+    def choose(candidates, seconds, *rest, **options):
         times.append(seconds)
         return FittingNetwork((8, 16, 16), 12345, 0.01, 100 * seconds)
 
-    monkeypatch.setattr(choices, "choose_network", choose)
+    monkeypatch.setattr(network_size, "choose_network", choose)
     return times
 
 
@@ -70,3 +78,26 @@ def test_widths_that_are_given_and_steps_without_a_time_choose_nothing(
     main(["train", "digits", "--out", str(run), *SHORT, *FEW, *given])
     assert asked == []
     assert widths(run) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "seconds"),
+    [
+        ({"time_budget": "200s"}, [150.0]),  # a quarter is the autoencoder's
+        ({"steps": 100}, []),
+        ({"time_budget": "200s", "widths": (32, 40)}, []),
+        ({"time_budget": "200s", "resume": True}, []),
+    ],
+)
+def test_a_prior_is_chosen_for_what_the_autoencoder_leaves(asked, tmp_path, asked_for, seconds):
+    pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    data = ImageData("nothing", pixels, 256, tuple("abcd"))
+    settings = LatentSettings(levels=4, widths=asked_for.pop("widths", ()))
+    resume = asked_for.pop("resume", False)
+    training = TrainingConfig(precision="fp32", batch_size=4, **asked_for)
+    options = TrainLatent(model=settings, training=training, resume=resume, threads=1)
+    images = TrainingImages("nothing", data, data, data)
+    processes = Processes(torch.device("cpu"))
+    stage = next(Latent.stages(options, images, processes, RunDirectory(tmp_path)))
+    assert asked == seconds
+    assert stage.whole.model.widths == ((8, 16, 16) if seconds else settings.widths)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nelbo.data import ImageData
-from nelbo.training.kinds.pixel import network_size
+from nelbo.training.kinds import network_size
+from nelbo.training.kinds.autoencoder.build import build_autoencoder
+from nelbo.training.kinds.latent import candidates as latent
+from nelbo.training.kinds.latent.options import LatentSettings, TrainLatent
+from nelbo.training.kinds.network_size import (
+    EXAMPLES_PER_WEIGHT,
+    FittingNetwork,
+    choose_network,
+)
+from nelbo.training.kinds.pixel import candidates as pixel
 from nelbo.training.kinds.pixel.build import build_model, halving_note
-from nelbo.training.kinds.pixel.network_size import CANDIDATES, EXAMPLES_PER_WEIGHT, choose_network
 from nelbo.training.kinds.pixel.options import ModelConfig
 
 CPU = torch.device("cpu")
@@ -25,16 +35,23 @@ def weights_of(base: int, depth: int, data: ImageData) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def choose(
+    config: ModelConfig, data: ImageData, seconds: float, images: int, threads: int | None = None
+) -> FittingNetwork:
+    found = pixel.candidates(config, data, CPU, 4)
+    return choose_network(found, seconds, images, CPU, threads=threads)
+
+
 @pytest.fixture
 def timed(monkeypatch) -> list[int]:
     """A machine that takes a microsecond for each thousand weights, and what it timed."""
     seen: list[int] = []
 
-    def seconds(model, data, images, device, threads):
-        seen.append(sum(p.numel() for p in model.parameters()))
-        return 1e-9 * seen[-1]
+    def seconds(candidate, device, threads):
+        seen.append(candidate.weights)
+        return 64 * 1e-9 * seen[-1]
 
-    monkeypatch.setattr(network_size, "_seconds_per_image", seconds)
+    monkeypatch.setattr(network_size, "_seconds_of_step", seconds)
     return seen
 
 
@@ -44,41 +61,39 @@ def test_the_widest_that_sees_enough_examples(timed, base):
     data = images()
     P = weights_of(base, 3, data)
     seconds = 1e-9 * EXAMPLES_PER_WEIGHT * P**2
-    found = choose_network(CONFIG, data, seconds * 1.001, 64, CPU)
+    found = choose(CONFIG, data, seconds * 1.001, 64)
     assert found.widths == (base, 2 * base, 2 * base)
     assert found.weights == P
     assert found.examples == pytest.approx(seconds * 1.001 / (1e-9 * P))
-    narrower = choose_network(CONFIG, data, seconds * 0.999, 64, CPU)
-    assert narrower.widths[0] == CANDIDATES[CANDIDATES.index(base) - 1]
+    narrower = choose(CONFIG, data, seconds * 0.999, 64)
+    assert narrower.widths[0] == pixel.BASES[pixel.BASES.index(base) - 1]
 
 
 def test_no_wider_one_is_timed_than_the_first_that_sees_too_few(timed):
     data = images()
-    choose_network(
-        CONFIG, data, 1e-9 * EXAMPLES_PER_WEIGHT * weights_of(24, 3, data) ** 2 * 1.01, 64, CPU
-    )
+    choose(CONFIG, data, 1e-9 * EXAMPLES_PER_WEIGHT * weights_of(24, 3, data) ** 2 * 1.01, 64)
     assert timed == [weights_of(base, 3, data) for base in (16, 24, 32)]
 
 
 def test_the_narrowest_where_none_sees_enough(timed):
-    assert choose_network(CONFIG, images(), 1e-9, 64, CPU).widths[0] == CANDIDATES[0]
+    assert choose(CONFIG, images(), 1e-9, 64).widths[0] == pixel.BASES[0]
 
 
 def test_the_widest_of_all_where_time_is_no_matter(timed, monkeypatch):
-    monkeypatch.setattr(network_size, "CANDIDATES", (16, 24))
-    assert choose_network(CONFIG, images(), 1e9, 64, CPU).widths[0] == 24
+    monkeypatch.setattr(pixel, "BASES", (16, 24))
+    assert choose(CONFIG, images(), 1e9, 64).widths[0] == 24
 
 
 def test_two_processes_see_twice_the_examples(timed):
     data = images()
-    one = choose_network(CONFIG, data, 1e-4, 64, CPU)
-    two = choose_network(CONFIG, data, 1e-4, 64, CPU, processes=2)
+    one = choose(CONFIG, data, 1e-4, 64)
+    two = choose(CONFIG, data, 1e-4, 128)
     assert (one.widths, two.examples) == (two.widths, pytest.approx(2 * one.examples))
 
 
 @pytest.mark.parametrize(("side", "depth"), [(2, 1), (3, 1), (4, 2), (8, 3), (12, 3), (32, 4)])
 def test_as_many_resolutions_as_by_default(timed, side, depth):
-    found = choose_network(CONFIG, images(side), 1e-9, 64, CPU)
+    found = choose(CONFIG, images(side), 1e-9, 64)
     assert found.widths == (16, *[32] * (depth - 1))
 
 
@@ -103,9 +118,9 @@ def test_sizes_that_cannot_be_halved_are_noted(size, words):
 
 def test_timing_is_real_and_draws_nothing_from_the_global_generator(monkeypatch):
     monkeypatch.setattr(network_size, "_SECONDS", 0.01)
-    monkeypatch.setattr(network_size, "CANDIDATES", (8, 16))
+    monkeypatch.setattr(pixel, "BASES", (8, 16))
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    found = choose_network(CONFIG, images(), 60.0, 4, CPU)
+    found = choose(CONFIG, images(), 60.0, 4)
     assert 0 < found.seconds_per_image < 10
     assert found.examples == pytest.approx(60.0 / found.seconds_per_image)
     assert torch.equal(before, torch.get_rng_state())
@@ -114,6 +129,23 @@ def test_timing_is_real_and_draws_nothing_from_the_global_generator(monkeypatch)
 
 def test_a_learned_schedule_is_timed_as_well(monkeypatch):
     monkeypatch.setattr(network_size, "_SECONDS", 0.01)
-    monkeypatch.setattr(network_size, "CANDIDATES", (8,))
+    monkeypatch.setattr(pixel, "BASES", (8,))
     config = ModelConfig(levels=4, schedule="learned")
-    assert choose_network(config, images(), 1.0, 4, CPU, threads=1).widths == (8, 16, 16)
+    assert choose(config, images(), 1.0, 4, threads=1).widths == (8, 16, 16)
+
+
+def test_a_prior_of_latents_is_timed_with_the_text_encoder_of_its_captions(monkeypatch):
+    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(latent, "BASES", (16, 32))
+    captions = ("a red square", "", "a blue one", "a red one", "") * 2
+    data = replace(images(16), captions=captions)
+    settings = LatentSettings(levels=4, text_width=16, text_layers=1, text_heads=2, vocabulary=520)
+    options = TrainLatent(model=settings)
+    found = list(latent.candidates(options, build_autoencoder(data), data, 4))
+    assert [each.widths for each in found] == [(16, 20), (32, 40)]
+    assert found[0].weights < found[1].weights
+    before = torch.get_rng_state()
+    chosen = choose_network(iter(found), 1e9, 4, CPU, threads=1)
+    assert (chosen.widths, chosen.weights) == ((32, 40), found[1].weights)
+    assert 0 < chosen.seconds_per_image < 10
+    assert torch.equal(before, torch.get_rng_state())

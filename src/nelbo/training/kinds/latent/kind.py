@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import check_objective
 from nelbo.formats import save
 from nelbo.latent import LatentDiffusion
+from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
 from nelbo.training.images import TrainingImages
@@ -22,6 +24,7 @@ from nelbo.training.kinds.autoencoder.build import build_autoencoder, read_autoe
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
+from nelbo.training.kinds.latent.candidates import candidates
 from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed
 from nelbo.training.kinds.latent.making import found_again, new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
@@ -34,6 +37,7 @@ from nelbo.training.kinds.latent.report import (
     held_out_prompts,
 )
 from nelbo.training.kinds.latent.task import PriorTask
+from nelbo.training.kinds.network_size import fitting_widths
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
 from nelbo.training.start import Start
@@ -84,12 +88,12 @@ class Latent(Kind):
         run: RunDirectory,
     ) -> Iterator[Stage]:
         """The autoencoder, where none is given, then the prior of its latents."""
+        # A run that is resumed has its settings as they were resolved.
+        if not options.resume and options.start_from is None:
+            options = _with_choices(options, images, processes)
         if options.autoencoder is not None or options.start_from is not None:
             yield Stage(options, options)
             return
-        # A run that is resumed has its settings as they were resolved.
-        if not options.resume:
-            options = options.with_settings(_rehearsed(options, images, processes))
         first = run.stage(AUTOENCODER_RUN)
         if not options.resume or not (run.has_model or first.evaluation()):
             autoencoder = TrainAutoencoder(
@@ -218,23 +222,53 @@ def _latent_model(
         return trained_latent_model(
             start.model.to(device), settings, images, mirrored=mirrored, resumed=start.resumed
         )
-    assert options.autoencoder is not None
     resumed = options.out if options.resume else None
     # The run keeps a copy of it.
     own = None if resumed is None else read_autoencoder(resumed)
-    autoencoder = own or read_autoencoder(options.autoencoder)
+    return new_latent_model(
+        settings,
+        (own or _autoencoder(options)).to(device),
+        images,
+        mirrored=mirrored,
+        resumed=resumed,
+    )
+
+
+def _autoencoder(options: TrainLatent) -> AutoencoderKL:
+    """The one that is given."""
+    assert options.autoencoder is not None
+    autoencoder = read_autoencoder(options.autoencoder)
     if autoencoder is None:
         raise NelboError(f"{options.autoencoder} holds no autoencoder: there is no vae/")
-    return new_latent_model(
-        settings, autoencoder.to(device), images, mirrored=mirrored, resumed=resumed
-    )
+    return autoencoder
+
+
+def _with_choices(
+    options: TrainLatent, images: TrainingImages, processes: Processes
+) -> TrainLatent:
+    """The options with settings resolved and, where they are left open, widths that fit the time.
+
+    Before an autoencoder is trained, a step on a few images shows what does not fit.
+    """
+    train = images.train
+    check_not_streamed(train)
+    first = options.autoencoder is None
+    if first:
+        options = options.with_settings(_rehearsed(options, images, processes))
+    if options.model.widths or options.training.seconds is None:
+        return options
+    taken = options.first_stage() if first else None
+    seconds = options.training.seconds - ((taken and taken.seconds) or 0.0)
+    autoencoder = _autoencoder(options) if not first else build_autoencoder(train)
+    asked = partial(candidates, options, autoencoder.to(processes.device), train)
+    widths = fitting_widths(asked, options, train, seconds, processes)
+    return options.with_settings(replace(options.model, widths=widths))
 
 
 def _rehearsed(options: TrainLatent, images: TrainingImages, processes: Processes) -> Any:
     """The settings of the second stage as they resolve, after a step on a few images: what does
     not fit shows itself before the first stage begins."""
     train = images.train
-    check_not_streamed(train)
     captioned = [i for i, caption in enumerate(train.captions or ()) if caption]
     shown = captioned or range(len(train))
     few = train.take(torch.tensor(shown[: options.training.batch_size]))

@@ -48,11 +48,27 @@ def new_latent_model(
     Raises:
         NelboError: settings that do not fit together, the autoencoder or the images.
     """
-    data = images.train
+    model = new_prior(settings, autoencoder, images.train, resumed=resumed)
+    latents = _encode(model, images, mirrored)
+    model.scale = unit_scale(latents)
+    return model, latents.scaled(model.scale)
+
+
+def new_prior(
+    settings: LatentSettings,
+    autoencoder: AutoencoderKL,
+    data: ImageData,
+    *,
+    resumed: Path | None = None,
+) -> LatentDiffusion:
+    """A fresh prior of an autoencoder's latents, of scale 1, where the autoencoder is.
+
+    Arguments and errors are those of `new_latent_model`.
+    """
     kind = _condition(settings, data)
     captions = [caption or "" for caption in data.captions or ()] if kind == "text" else None
     text = None if captions is None else _trained_text_encoder(settings, resumed)
-    model = build_latent_model(
+    return build_latent_model(
         autoencoder,
         data,
         settings,
@@ -61,9 +77,6 @@ def new_latent_model(
         num_classes=data.num_classes if kind == "label" else 0,
         scale=1.0,
     ).to(next(autoencoder.parameters()).device)
-    latents = _encode(model, images, mirrored)
-    model.scale = unit_scale(latents)
-    return model, latents.scaled(model.scale)
 
 
 def trained_latent_model(

@@ -48,8 +48,8 @@ class LatentSettings:
     shift: float = 1.0
     """Of --schedule flow_matching: above 1 more of the levels are noisy."""
     widths: tuple[int, ...] = ()
-    """Channels of the UNet at each resolution, from that of the latents, 128 160 by default; or of
-    the transformer, 192."""
+    """Channels of the UNet at each resolution, from that of the latents, or of the transformer; by
+    default the widest that the time is enough for, and by --steps alone 128 160, or 192."""
     layers: int = 1
     """Residual blocks of the UNet at each resolution."""
     heads: int = 4

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from nelbo.base.console import say
 from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.network_size import fitting_widths
 from nelbo.training.kinds.pixel.build import halving_note
+from nelbo.training.kinds.pixel.candidates import candidates
 from nelbo.training.kinds.pixel.mirroring import mirrors_suit
-from nelbo.training.kinds.pixel.network_size import choose_network
 from nelbo.training.kinds.pixel.options import TrainPixels
 from nelbo.training.kinds.pixel.presets import FEW_LEVELS, FEW_LEVELS_PRESET
 from nelbo.training.processes import Processes
@@ -47,34 +49,7 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
         return options
     if options.model.schedule != "learned":  # a misspelt objective is refused before it is timed
         objective_of(options.training, options.model.levels)
-    widths = _fitting_widths(options, images, options.training.seconds, processes)
+    asked = partial(candidates, options.model, images.train, processes.device)
+    seconds = options.training.seconds
+    widths = fitting_widths(asked, options, images.train, seconds, processes)
     return replace(options, model=replace(options.model, widths=widths))
-
-
-def _fitting_widths(
-    options: TrainPixels, images: TrainingImages, seconds: float, processes: Processes
-) -> tuple[int, ...]:
-    """What the first process measures; every process goes by it."""
-    widths: tuple[int, ...] = ()
-    if processes.is_main:
-        found = choose_network(
-            options.model,
-            images.train,
-            seconds,
-            options.training.batch_size,
-            processes.device,
-            threads=options.threads,
-            processes=processes.count,
-        )
-        widths = found.widths
-        passes = ""
-        if images.train.stream is None:
-            count = len(images.train)
-            passes = f", {found.examples / count:,.0f} passes over {count:,}"
-        say(
-            f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M weights, "
-            f"as the time is enough for about {found.examples:,.0f} images{passes} (--widths "
-            "chooses another)"
-        )
-    first, depth = processes.sum([float(widths[0]), float(len(widths))] if widths else [0.0, 0.0])
-    return (int(first), *[2 * int(first)] * (int(depth) - 1))

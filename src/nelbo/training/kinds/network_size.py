@@ -14,29 +14,44 @@ times as long doubles the width. docs/decisions/0014-a-size-that-fits.md derives
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
+from nelbo.base.console import say
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
-from nelbo.diffusion.continuous import ContinuousDiffusion
-from nelbo.diffusion.objectives import Objective
-from nelbo.training.kinds.pixel.build import build_model, default_depth
-from nelbo.training.kinds.pixel.options import ModelConfig
-from nelbo.training.kinds.pixel.task import trained_module
-from nelbo.training.kinds.transformer import WIDTHS
+from nelbo.training.options import TrainOptions
+from nelbo.training.processes import Processes
 from nelbo.training.threads import use_fastest_threads
 
-# Channels of a UNet at the first resolution; the others have twice as many.
-CANDIDATES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 # r: how many examples a weight is to see.
 EXAMPLES_PER_WEIGHT = 0.05
 # Seconds that timing one candidate may take, but for its first step.
 _SECONDS = 0.5
 # Images of a step that is timed: enough to fill a CPU, and quick on it.
 _IMAGES = {"cpu": 16, "cuda": 64, "mps": 64}
+# Resolutions of a network, at most.
+_MOST_WIDTHS = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that may be trained.
+
+    Attributes:
+        widths: its channels at each resolution.
+        weights: how many it has.
+        step: runs forward and backward of a step of training.
+    """
+
+    widths: tuple[int, ...]
+    weights: int
+    step: Callable[[], object]
+
+
+# The candidates of a kind, from the narrowest on, whose steps are of a number of images.
+Candidates = Callable[[int], Iterator[Candidate]]
 
 
 @dataclass(frozen=True)
@@ -56,76 +71,92 @@ class FittingNetwork:
     examples: float
 
 
-def choose_network(
-    config: ModelConfig,
+def fitting_widths(
+    candidates: Candidates,
+    options: TrainOptions,
     data: ImageData,
     seconds: float,
-    batch_size: int,
+    processes: Processes,
+) -> tuple[int, ...]:
+    """What the first process measures and reports; every process goes by it.
+
+    Args:
+        candidates: of the kind.
+        options: what is asked for.
+        data: the images to train on.
+        seconds: the time to train.
+        processes: who trains.
+    """
+    widths: tuple[int, ...] = ()
+    if processes.is_main:
+        device = processes.device
+        most = options.training.batch_size // processes.count
+        images = max(1, min(_IMAGES.get(device.type, 16), most))
+        found = choose_network(
+            candidates(images),
+            seconds,
+            images * processes.count,
+            device,
+            threads=options.threads,
+        )
+        widths = found.widths
+        passes = ""
+        if data.stream is None:
+            passes = f", {found.examples / len(data):,.0f} passes over {len(data):,}"
+        say(
+            f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M weights, "
+            f"as the time is enough for about {found.examples:,.0f} images{passes} (--widths "
+            "chooses another)"
+        )
+    every = processes.sum([float(width) for width in widths + (0,) * (_MOST_WIDTHS - len(widths))])
+    return tuple(int(width) for width in every if width)
+
+
+def choose_network(
+    candidates: Iterable[Candidate],
+    seconds: float,
+    images: int,
     device: torch.device,
     *,
     threads: int | None = None,
-    processes: int = 1,
 ) -> FittingNetwork:
     """The widest network that sees enough examples in the time; else the narrowest candidate.
 
     Candidates are built and timed from the narrowest on, each for about a second.
 
     Args:
-        config: the model, whose widths are to be chosen.
-        data: the images.
+        candidates: from the narrowest on.
         seconds: the time to train.
-        batch_size: images a step, over all processes.
-        device: where to.
+        images: of a step, over all processes.
+        device: where the candidates are.
         threads: CPU threads, where they are fixed; otherwise the faster of one and all is timed.
-        processes: how many divide the images of a step.
     """
-    images = max(1, min(_IMAGES.get(device.type, 16), batch_size // processes))
     chosen: FittingNetwork | None = None
-    for widths in _candidates(config, data):
-        with torch.random.fork_rng([]):
-            model = build_model(replace(config, widths=widths), data).to(device)
-        weights = sum(parameter.numel() for parameter in model.parameters())
-        each = _seconds_per_image(model, data, images, device, threads) / processes
-        found = FittingNetwork(widths, weights, each, seconds / each)
-        if chosen is not None and found.examples < EXAMPLES_PER_WEIGHT * weights:
+    for candidate in candidates:
+        each = _seconds_of_step(candidate, device, threads) / images
+        found = FittingNetwork(candidate.widths, candidate.weights, each, seconds / each)
+        if chosen is not None and found.examples < EXAMPLES_PER_WEIGHT * candidate.weights:
             break
         chosen = found
     assert chosen is not None
     return chosen
 
 
-def _candidates(config: ModelConfig, data: ImageData) -> list[tuple[int, ...]]:
-    if config.network == "dit":
-        return [(width,) for width in WIDTHS]
-    depth = default_depth(*data.shape[1:])
-    return [(base, *[2 * base] * (depth - 1)) for base in CANDIDATES]
-
-
-def _seconds_per_image(
-    model: Diffusion | ContinuousDiffusion,
-    data: ImageData,
-    images: int,
-    device: torch.device,
-    threads: int | None,
-) -> float:
-    """The least time that forward and backward of a step took, a part for each image."""
-    generator = torch.Generator(device).manual_seed(0)
-    x_0 = torch.rand((images, *data.shape), generator=generator, device=device) * 2 - 1
-    objective = trained_module(model, Objective())
+def _seconds_of_step(candidate: Candidate, device: torch.device, threads: int | None) -> float:
+    """The least time that forward and backward of a step took."""
 
     def step() -> None:
-        objective(x_0, None, generator=generator).loss.backward()
+        candidate.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if device.type != "cpu" or threads is not None:
-            return _least_seconds(step) / images
+            return _least_seconds(step)
         most = torch.get_num_threads()
         try:
             use_fastest_threads(step, most)
-            return _least_seconds(step) / images
+            return _least_seconds(step)
         finally:
             torch.set_num_threads(most)
 
