@@ -43,7 +43,8 @@ from nelbo.chain.estimators import (
 )
 from nelbo.data import ImageData, load_data
 from nelbo.diffusion import Diffusion
-from nelbo.evidence.evaluation import evaluate, evaluate_to_error, pilot
+from nelbo.evidence.evaluation import evaluate, evaluate_to_error
+from nelbo.evidence.pilot import pilot
 
 CONSOLE = Console(width=110)
 WAYS = ["uniform", "stratified", "importance", "importance, antithetic", "error", "one noise"]

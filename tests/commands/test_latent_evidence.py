@@ -21,7 +21,9 @@ from nelbo.commands.common import MESSAGES
 from nelbo.commands.evaluation_progress import find_levels, levels_to_compare
 from nelbo.data import load_data
 from nelbo.evidence import classify
-from nelbo.evidence.evaluation import batch_generators, condition_for, evaluate, pilot
+from nelbo.evidence.evaluation import batch_generators, evaluate
+from nelbo.evidence.inputs import condition_for
+from nelbo.evidence.pilot import pilot
 from tests.commands.test_evidence import run_json, table
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny

@@ -13,7 +13,8 @@ import nelbo
 from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.data import load_data
-from nelbo.evidence.evaluation import batch_generators, pilot
+from nelbo.evidence.evaluation import batch_generators
+from nelbo.evidence.pilot import pilot
 from tests.formats import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not state the number of its pixel levels")

@@ -22,7 +22,7 @@ from nelbo.cli import main
 from nelbo.commands.training.starting_point import parse_train
 from nelbo.data.controls import controls_of
 from nelbo.diffusion.objectives import BatchPart, Objective
-from nelbo.evidence.evaluation import condition_for
+from nelbo.evidence.inputs import condition_for
 from nelbo.networks import ControlNet
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory

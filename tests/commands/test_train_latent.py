@@ -19,7 +19,8 @@ from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.evidence.autoencoder import evaluate_autoencoder, fit_scale
-from nelbo.evidence.evaluation import evaluate, pilot
+from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.pilot import pilot
 from nelbo.formats import model_directory
 from nelbo.networks import AutoencoderKL
 from nelbo.runs.checkpoints import Checkpoints

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from nelbo.evidence.evaluation import PILOT_IMAGES, PILOT_LEVELS, evaluate_to_error, pilot
+from nelbo.evidence.evaluation import evaluate_to_error
+from nelbo.evidence.pilot import PILOT_IMAGES, PILOT_LEVELS, pilot
 from tests.costs import CostModel
 
 

@@ -10,7 +10,8 @@ import torch
 import nelbo
 from nelbo import LatentBound, NelboError, fit_decoder_scale
 from nelbo.data import ImageData
-from nelbo.evidence.evaluation import condition_for, evaluate
+from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.inputs import condition_for
 from tests.formats import tiny
 
 

@@ -23,6 +23,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/networks/test_guidance.py",
     ),
     "evidence/calibration.py": ("tests/evidence/test_calibration.py",),
+    "evidence/allocation.py": ("tests/evidence/test_allocation.py",),
     "evidence/evaluation.py": (
         "tests/latent/test_evaluation.py",
         "tests/commands/test_evidence.py",

@@ -23,7 +23,7 @@ from nelbo.commands.options.classify import Classify
 from nelbo.data import ImageData
 from nelbo.evidence import Classification, Classifier
 from nelbo.evidence.classification import images_at_once
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 from nelbo.report.tables import new_table
 from nelbo.text import shorten
 from nelbo.training.kinds.drawing import all_classes

@@ -25,12 +25,12 @@ from nelbo.data import ImageData
 from nelbo.evidence import write_ranking
 from nelbo.evidence.bound_store import BoundStore, stored_settings
 from nelbo.evidence.cost import cost_json, cost_line, levels_of
-from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.explained import IMAGES as EXPLAINED_IMAGES
 from nelbo.evidence.explained import Explained, explained_by_control
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
+from nelbo.evidence.inputs import check_fits, inputs
 from nelbo.evidence.precision import try_bfloat16
 from nelbo.formats.model_directory import holds_autoencoder_alone
 from nelbo.report.explained import explained_table, warning

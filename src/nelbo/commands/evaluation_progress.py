@@ -16,13 +16,9 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.cost import levels_to_evaluate
-from nelbo.evidence.evaluation import (
-    calls_per_image,
-    check_fits,
-    evaluate,
-    evaluate_to_error,
-    pilot,
-)
+from nelbo.evidence.evaluation import calls_per_image, evaluate, evaluate_to_error
+from nelbo.evidence.inputs import check_fits
+from nelbo.evidence.pilot import pilot
 
 
 def find_levels(

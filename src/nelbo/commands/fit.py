@@ -22,8 +22,8 @@ from nelbo.data.splits import EmptySplitError
 from nelbo.diffusion import LevelProfile
 from nelbo.diffusion.measurement import collect_levels, levels_to_measure, measure_levels
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.evidence.evaluation import check_fits, condition_for
 from nelbo.evidence.given import given_of
+from nelbo.evidence.inputs import check_fits, condition_for
 from nelbo.evidence.short_chains import costs_of_images, doubts, expected_bounds, states_of
 from nelbo.formats import Pipeline
 from nelbo.report.tables import new_table

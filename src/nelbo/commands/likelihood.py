@@ -17,9 +17,9 @@ from nelbo.commands.evaluation_progress import find_levels
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
-from nelbo.evidence.evaluation import check_fits, inputs
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
+from nelbo.evidence.inputs import check_fits, inputs
 from nelbo.evidence.likelihood import log_likelihood
 from nelbo.report.tables import likelihood_table
 

@@ -8,7 +8,7 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.cost import levels_to_evaluate
-from nelbo.evidence.evaluation import inputs
+from nelbo.evidence.inputs import inputs
 from nelbo.latent.bound import LatentBoundMap
 
 # Levels an image for maps, which are looked at and not read off.

@@ -22,7 +22,7 @@ from nelbo.base.golden_section import RATIO, golden_section
 from nelbo.chain.distributions import draw
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 
 if TYPE_CHECKING:
     from nelbo.latent import LatentDiffusion

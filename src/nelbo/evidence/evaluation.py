@@ -5,21 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
-from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import drawn_on, generator_for
 from nelbo.chain.estimate import DOMINANT_SHARE
 from nelbo.chain.estimators import (
-    ChosenLevels,
     Estimator,
     EveryLevel,
     Importance,
@@ -28,23 +25,16 @@ from nelbo.chain.estimators import (
 )
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
-from nelbo.chain.variances import variance_over_images
 from nelbo.data import ImageData
+from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, Draws, DrawSpread
 from nelbo.evidence.bound_store import BoundStore
+from nelbo.evidence.inputs import check_fits, inputs
+from nelbo.evidence.pilot import pilot, some_images
 
-# The pilot that a proposal is learned from: this many images at this many levels.
-PILOT_IMAGES = 16
-PILOT_LEVELS = 24
 # The exploration begins with this many images, and goes on until it has taken this share of the
 # network evaluations that it plans.
 EXPLORED_IMAGES = 64
 _EXPLORED_SHARE = 0.15
-# Errors are estimated from at least this many pairs of draws.
-_LEAST_PAIRS = 32
-# Draws are planned for a little less than the target. Where that was too few and single draws rule
-# the error, at most this share is added to them.
-MARGIN = 0.92
-ADDED_SHARE = 0.5
 
 
 def evaluate(
@@ -189,9 +179,9 @@ def evaluate_to_error(
         torch.zeros(T + 1) if score_matching_square is None else score_matching_square
     )
     nats = data.images[0].numel() * math.log(2.0)
-    least = _Draws.least(n, T)
+    least = Draws.least(n, T)
 
-    def read(images: ImageData, draws: _Draws, found: list[Bound]) -> Iterator[int]:
+    def read(images: ImageData, draws: Draws, found: list[Bound]) -> Iterator[int]:
         """Evaluate images; yield the calls after each batch, and leave the bound in `found`."""
         batches: list[Any] = []
         for batch in evaluate(
@@ -217,13 +207,13 @@ def evaluate_to_error(
     plan, missing = least, 0
     while not explored or missing > 0:
         count = min(n, max(EXPLORED_IMAGES, missing // least.calls))
-        images = data.take(_some(n, count, generator))
-        draws = _Draws.least(count, T).grown_to(missing / count)
+        images = data.take(some_images(n, count, generator))
+        draws = Draws.least(count, T).grown_to(missing / count)
         expected = calls + count * draws.calls + n * plan.calls
         for made in read(images, draws, explored):
             calls += made
             yield Reading(None, calls, expected)
-        plan = _plan(explored, n * (MARGIN * error * nats) ** 2, least)
+        plan = DrawSpread.of(explored).draws(n * (MARGIN * error * nats) ** 2, least)
         spent = sum(int(bound.calls.sum()) for bound in explored)
         missing = math.ceil(_EXPLORED_SHARE * n * plan.calls - spent)
 
@@ -264,138 +254,7 @@ def _in_one_call(
     yield Reading(joined(batches), calls, calls)
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Draws an image: of level 1, and of the others."""
-
-    first: int
-    levels: int
-
-    @classmethod
-    def least(cls, images: int, T: int) -> _Draws:
-        """The fewest draws for the error of a mean over images, `_LEAST_PAIRS` of each."""
-        pairs = math.ceil(_LEAST_PAIRS / images)
-        return cls(1 + pairs, 0 if T == 1 else 2 * max(1, pairs))
-
-    @property
-    def calls(self) -> int:
-        return self.first + self.levels
-
-    def grown_to(self, calls: float) -> _Draws:
-        """So many times as many that they take about `calls`, or as many as they are."""
-        factor = max(1.0, calls / self.calls)
-        return _Draws(math.ceil(self.first * factor), math.ceil(self.levels * factor))
-
-    def more(self, excess: float) -> _Draws:
-        """The number to add to a count, to reduce its error by the factor `excess`."""
-        share = max(0.0, (excess / MARGIN) ** 2 - 1)
-        # Two draws at least, of which the error is known.
-        first, levels = (max(2, math.ceil(share * count)) for count in (self.first, self.levels))
-        return _Draws(first, levels if self.levels else 0)
-
-
-def _plan(explored: list[Bound], variance: float, least: _Draws) -> _Draws:
-    r"""The draws an image for which the mean over images has a Monte Carlo variance.
-
-    With R draws of x_1, or of z_0 and z_1, and K of levels the variance of one image is
-    A/R + C/K. The fewest calls R + K that make it V have
-    :math:`R = \sqrt A (\sqrt A + \sqrt C) / V` and K alike (Neyman allocation).
-
-    Args:
-        explored: bounds of images drawn at random, whose A and C are averaged by their draws.
-        variance: V, nats²: that of the mean times the number of images.
-        least: fewer are not planned.
-    """
-    sizes = [float(bound.calls.sum()) for bound in explored]
-    first = levels = 0.0
-    for bound, size in zip(explored, sizes, strict=True):
-        share = size / sum(sizes)
-        drawn = int(bound.reconstruction_calls[0]), int(bound.level_calls[0])
-        first += share * variance_over_images(bound.first_variance) * len(bound) * drawn[0]
-        score_matching = bound.mean().score_matching.monte_carlo_error
-        levels += share * score_matching**2 * len(bound) * drawn[1]
-    scale = (math.sqrt(first) + math.sqrt(levels)) / variance
-    return _Draws(
-        max(least.first, math.ceil(math.sqrt(first) * scale)),
-        max(least.levels, math.ceil(math.sqrt(levels) * scale)),
-    )
-
-
-def _some(n: int, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` of n images, drawn at random."""
-    device = drawn_on(generator, torch.get_default_device())
-    return torch.randperm(n, generator=generator, device=device)[:count].cpu()
-
-
-def _estimator(draws: _Draws, proposal: Tensor) -> Estimator:
+def _estimator(draws: Draws, proposal: Tensor) -> Estimator:
     if len(proposal) == 0:
         return EveryLevel(reconstructions=draws.first)
     return Importance(draws.levels, proposal, reconstructions=draws.first)
-
-
-def pilot(
-    model: Model,
-    data: ImageData,
-    generator: torch.Generator | None = None,
-    *,
-    images: int = PILOT_IMAGES,
-) -> tuple[Tensor, int]:
-    """E KL² at each level, (T+1,), from a few images, and the network evaluations that took.
-
-    For `nelbo.chain.estimators.proposal_from`. Between the measured levels its logarithm is
-    interpolated.
-
-    Args:
-        model: the model.
-        data: the images.
-        generator: the source of all draws.
-        images: largest number of them.
-    """
-    count = min(images, len(data))
-    x_0, condition = inputs(model, data.take(_some(len(data), count, generator)))
-    with torch.no_grad():
-        bound: Any = model.evidence(
-            x_0, condition, levels=_Pilot(reconstructions=0), generator=generator
-        )
-    square = bound.score_matching.double().square().mean(0).cpu().clamp(min=1e-300)
-    known, T = bound.levels[0].cpu(), model.chain.num_levels
-    filled = torch.zeros(T + 1, dtype=torch.float64)
-    between = np.interp(np.arange(2, T + 1), known.numpy(), square.log().numpy())
-    filled[2:] = torch.from_numpy(between).exp()
-    return filled, int(bound.calls.sum())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pilot(Estimator):
-    """Levels spread over the chain, denser at its start, where costs can be steep; unweighted."""
-
-    def choose(
-        self, batch: int, num_levels: int, generator: torch.Generator | None = None
-    ) -> ChosenLevels:
-        evenly = torch.linspace(2, num_levels, PILOT_LEVELS - 4).round().long().tolist()
-        early = (t for t in (3, 5, 9, 17) if t <= num_levels)
-        levels = torch.tensor(sorted({*evenly, *early})).expand(batch, -1)
-        return ChosenLevels(levels, torch.ones(levels.shape, dtype=torch.float64))
-
-
-def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
-    """Images as a model takes them, (B, C, H, W), with their condition, on its device."""
-    x_0 = model.data.to_network(data.images).to(model.device)
-    return x_0, condition_for(model, data)
-
-
-def condition_for(model: Model, data: ImageData) -> Condition | None:
-    """What the model is conditioned on for each image, its control included where it has one; see
-    `Model.condition_for`."""
-    condition = model.condition_for(len(data), data.labels, data.captions)
-    if data.controls is None or model.control_shape is None:
-        return condition
-    control = data.controls.to(model.device).float() / 255
-    return replace(condition or Condition(), control=control)
-
-
-def check_fits(model: Model, data: ImageData) -> None:
-    """Raise `NelboError` unless the images have the model's levels, channels and size."""
-    model.data.check_levels(data.levels, data.source)
-    if model.shape != data.shape:
-        raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from nelbo.chain.bound import Bound
 from nelbo.chain.distributions import generator_for
-from nelbo.chain.estimators import EveryLevel, Importance
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.pilot import estimator_of
 
 # Candidates for each image that is shown.
 _CANDIDATES = 2
@@ -105,17 +105,8 @@ def find_extremes(
     levels, draws, stage = _FIRST_LEVELS, _FIRST_DRAWS, 0
     while True:
         start = clock()
-        every = levels >= len(proposal)
-        new = joined(
-            evaluate(
-                model,
-                candidates,
-                levels=EveryLevel(reconstructions=draws)
-                if every
-                else Importance(levels, proposal, reconstructions=draws),
-                generator=generator_for(seed, 5, stage),
-            )
-        )
+        estimator, noise = estimator_of(draws, levels, proposal), generator_for(seed, 5, stage)
+        new = joined(evaluate(model, candidates, levels=estimator, generator=noise))
         found = new if found is None else Bound.merge([found, new])
         lists = (
             _end(candidates, index, found, slice(0, split), shown, least=True),

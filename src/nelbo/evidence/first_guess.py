@@ -1,13 +1,7 @@
-r"""Where to draw levels of a chain before anything was evaluated.
+"""Where to draw levels of a chain before anything was evaluated.
 
-A level profile knows. Without one, take data for white noise of unit variance, of which the best
-prediction has the error :math:`E(x_0 - \hat x_0)^2 = 1 / (1 + \mathrm{SNR}(t))`, so that
-
-.. math::
-    E\,KL_t \propto \frac{\mathrm{SNR}(t-1) - \mathrm{SNR}(t)}{1 + \mathrm{SNR}(t)},
-
-where :math:`KL_t = \tfrac12 (\mathrm{SNR}(t-1) - \mathrm{SNR}(t)) \|x_0 - \hat x_0\|^2` (Kingma et
-al. 2021, eq. 14). Images are easier to predict, but the shape over levels is close.
+A level profile knows. Without one, data are taken for normal ones of unit variance: images are
+easier to predict, but the shape over levels is close.
 """
 
 from __future__ import annotations
@@ -18,6 +12,7 @@ from torch import Tensor
 
 from nelbo.chain.estimators import proposal_from
 from nelbo.diffusion import Diffusion
+from nelbo.evidence.reading_levels import unit_normal_costs
 
 
 def first_guess(chain: Diffusion | None) -> Float[Tensor, " candidates"]:
@@ -29,7 +24,4 @@ def first_guess(chain: Diffusion | None) -> Float[Tensor, " candidates"]:
         square = profile.score_matching_square
         if square[2:].isfinite().all():  # a profile of variances alone has no costs
             return proposal_from(square)
-    snr = chain.schedule.snr.double()
-    cost = torch.zeros_like(snr)
-    cost[2:] = (snr[1:-1] - snr[2:]).clamp(min=0) / (1 + snr[2:])
-    return proposal_from(cost.square())
+    return proposal_from(unit_normal_costs(chain.schedule).square())

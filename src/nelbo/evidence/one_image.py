@@ -20,7 +20,7 @@ from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.evidence.evaluation import ADDED_SHARE, MARGIN
+from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, DrawSpread
 from nelbo.evidence.image_rounds import ImageRounds, LevelChoice
 
 # The rounds that explore: draws of level 1, and of the others. The first is soon there.
@@ -152,17 +152,15 @@ def to_error(draw: Callable[[int, int], Bound], error: float, most: int) -> Iter
 
 
 def _plan(seen: Bound, variance: float, most: int) -> tuple[int, int]:
-    r"""Draws of x_1 and of levels for a variance: of A/R + C/K, by Neyman allocation."""
-    first = math.sqrt(float(seen.first_variance) * int(seen.reconstruction_calls))
-    rest = float(seen.monte_carlo_variance) - float(seen.first_variance)
-    levels = math.sqrt(max(0.0, rest) * int(seen.level_calls))
-    if not math.isfinite(first + levels):
+    """Draws of x_1 and of levels for a variance, nats²."""
+    spread = DrawSpread.of([seen])
+    calls = spread.calls(variance)
+    if not math.isfinite(calls):
         raise NelboError("the bound of this image is not finite, so that its error is not known")
-    scale = (first + levels) / variance
-    wanted = max(_LEAST_CALLS, math.ceil((first + levels) * scale))
-    share = min(1.0, most / wanted)
-    total = first + levels or 1.0
-    return math.ceil(share * wanted * first / total), math.ceil(share * wanted * levels / total)
+    if not calls:
+        return 0, 0
+    wanted = min(max(_LEAST_CALLS, math.ceil(calls)), most)
+    return math.ceil(spread.share * wanted), math.ceil((1 - spread.share) * wanted)
 
 
 def _rounds(first: int, levels: int) -> Iterator[tuple[int, int]]:

@@ -32,7 +32,7 @@ def unit_normal_costs(schedule: NoiseSchedule) -> Float[Tensor, " levels"]:
     E (x_0 - \hat x_0)^2` (Kingma et al. 2021, eq. 14), and the error of the best prediction of a
     unit normal is :math:`1 / (1 + \mathrm{SNR}_t)`. Levels 0 and 1 have none.
     """
-    snr = schedule.snr
+    snr = schedule.snr.double()
     costs = torch.zeros_like(snr)
-    costs[2:] = 0.5 * (snr[1:-1] - snr[2:]) / (1 + snr[2:])
+    costs[2:] = 0.5 * (snr[1:-1] - snr[2:]).clamp(min=0) / (1 + snr[2:])
     return costs

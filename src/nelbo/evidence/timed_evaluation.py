@@ -16,9 +16,11 @@ from nelbo.chain.distributions import generator_for
 from nelbo.chain.estimators import EveryLevel, Importance, proposal_from
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
-from nelbo.chain.variances import variance_over_images
 from nelbo.data import ImageData
-from nelbo.evidence.evaluation import PILOT_IMAGES, check_fits, evaluate, pilot
+from nelbo.evidence.allocation import DrawSpread
+from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.inputs import check_fits
+from nelbo.evidence.pilot import PILOT_IMAGES, estimator_of, pilot
 
 # What an image is evaluated at first: draws of x_1, and levels.
 _FIRST, _LEVELS = 2, 4
@@ -220,9 +222,7 @@ class TimedEvaluation:
     def _estimator(self, first: int, levels: int) -> EveryLevel | Importance:
         assert self._proposal is not None
         levels = levels if self._asked is None else self._asked
-        if levels >= len(self._proposal):
-            return EveryLevel(reconstructions=first)
-        return Importance(levels, self._proposal, reconstructions=first)
+        return estimator_of(first, levels, self._proposal)
 
     def _calls_per_image(self) -> int:
         assert self._proposal is not None
@@ -289,17 +289,12 @@ class TimedEvaluation:
 
 
 def _shared_out(bound: Bound, calls: int) -> tuple[int, int]:
-    r"""Divide further calls an image between draws of x_1 and of levels, to the greatest effect.
+    """Divide further calls an image between draws of x_1 and of levels, to the greatest effect.
 
-    The variances of both are A/R + C/K; R : K is :math:`\sqrt A : \sqrt C` (Neyman allocation).
     Fewer than two draws do not determine their variance: then none is made.
     """
     have_first, have_levels = int(bound.reconstruction_calls[0]), int(bound.level_calls[0])
-    first = math.sqrt(variance_over_images(bound.first_variance) * have_first)
-    levels = bound.mean().score_matching.monte_carlo_error * math.sqrt(have_levels)
-    total = first + levels
-    share = first / total if total > 0 and math.isfinite(total) else 0.5
-    whole_first = share * (have_first + have_levels + calls)
+    whole_first = DrawSpread.of([bound]).share * (have_first + have_levels + calls)
     more = min(calls, max(0, round(whole_first) - have_first))
     more = more if more >= 2 else 0
     return more, calls - more

@@ -21,7 +21,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 from nelbo.formats import load
 from nelbo.formats.pipeline import Pipeline
 from nelbo.runs.run_directory import RunDirectory

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nelbo.data import ImageData
-from nelbo.evidence.evaluation import condition_for
+from nelbo.evidence.inputs import condition_for
 from nelbo.formats import Pipeline
 from nelbo.report.control import shown_controls
 

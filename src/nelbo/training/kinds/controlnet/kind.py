@@ -19,7 +19,7 @@ from nelbo.data.controls import controls_of
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
 from nelbo.diffusion.objectives import check_objective
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_own, usual_guidance, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE

@@ -18,7 +18,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.text import PromptEncoder, TextEncoder
 from nelbo.training.memory import available_memory

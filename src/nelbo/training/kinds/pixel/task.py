@@ -14,7 +14,7 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.diffusion.objectives import BatchPart, Objective, TrainingTerms
-from nelbo.evidence.evaluation import check_fits
+from nelbo.evidence.inputs import check_fits
 from nelbo.training.config import TrainingConfig
 from nelbo.training.task import (
     Batch,

@@ -1,0 +1,35 @@
+"""Images as a model takes them, with what it is conditioned on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from nelbo.base.errors import NelboError
+from nelbo.chain.conditioning import Condition
+from nelbo.chain.model import Model
+from nelbo.data import ImageData
+
+
+def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
+    """Images as a model takes them, (B, C, H, W), with their condition, on its device."""
+    x_0 = model.data.to_network(data.images).to(model.device)
+    return x_0, condition_for(model, data)
+
+
+def condition_for(model: Model, data: ImageData) -> Condition | None:
+    """What the model is conditioned on for each image, its control included where it has one; see
+    `Model.condition_for`."""
+    condition = model.condition_for(len(data), data.labels, data.captions)
+    if data.controls is None or model.control_shape is None:
+        return condition
+    control = data.controls.to(model.device).float() / 255
+    return replace(condition or Condition(), control=control)
+
+
+def check_fits(model: Model, data: ImageData) -> None:
+    """Raise `NelboError` unless the images have the model's levels, channels and size."""
+    model.data.check_levels(data.levels, data.source)
+    if model.shape != data.shape:
+        raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")
