@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 import torch
@@ -80,7 +80,19 @@ def test_the_right_convention_passes(form):
     nelbo.check_network(make(planted(*right)), p.DATA)
 
 
-@pytest.mark.parametrize("name", PLANTED)
+# Beside those that differ from one of these in a single part.
+QUICK = (
+    *("preserving state, denoiser", "a raw network", "noise for data", "DDPM as a denoiser"),
+    *("exploding state, DDPM", "time in 0..1, DDPM", "sign of v", "noise for a score"),
+    *("sign and time", "time in 0..1000, flow", "an embedding"),
+)
+
+
+def slow_unless(quick: Sequence[str], names: Iterable[str]) -> list:
+    return [pytest.param(n, marks=[] if n in quick else pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", slow_unless(QUICK, PLANTED))
 def test_a_planted_convention_is_named(name):
     form, convention, named = PLANTED[name]
     with pytest.raises(NelboError) as error:
@@ -170,7 +182,10 @@ def trained(
     return network, pictures[1000:1064]
 
 
-@pytest.mark.parametrize("form", ["ddpm", "v", "edm", "raw", "flow", "flow from noise"])
+@pytest.mark.parametrize(
+    "form",
+    slow_unless(["ddpm", "edm", "flow"], ["ddpm", "v", "edm", "raw", "flow", "flow from noise"]),
+)
 def test_a_network_of_few_steps_passes(form):
     make = FORMS[form][0]
     network, pictures = trained(make, 80, exploding=form == "edm")
