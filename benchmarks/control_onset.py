@@ -31,7 +31,7 @@ from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
 from nelbo.data.annotators import ANNOTATORS
 from nelbo.data.controls import controls_of
-from nelbo.evidence.evaluation import condition_for
+from nelbo.evidence.inputs import condition_for
 from nelbo.report.control import shown_controls
 from nelbo.report.grids import image_grid, save_image
 from nelbo.training.images import TrainingImages
