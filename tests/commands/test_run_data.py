@@ -78,6 +78,14 @@ def test_classes_are_those_of_the_run_by_their_names(tmp_path, capsys, more):
         assert not message
 
 
+def test_images_of_no_class_of_the_run_have_none(tmp_path):
+    """So that no figure is taken for one that is conditioned on a class."""
+    data = images_of(tmp_path, ["ant", "bee"], trained_on=["bird", "cat", "dog"])
+    assert data.labels is None
+    assert data.label_names == ()
+    assert "4 of 4 images are of classes that the model does not have" in data.notes[-1]
+
+
 def test_more_classes_than_a_model_without_their_names_has(tmp_path):
     fewer = images_of(tmp_path / "a", ["cat", "dog"], trained_on=[])
     assert fewer.labels.unique().tolist() == [0, 1]

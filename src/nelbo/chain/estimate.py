@@ -26,6 +26,8 @@ CONFIDENCE = 0.95
 FEW_IMAGES = 20
 # So does an image, or a single draw, that alone has more than this share of the variance.
 DOMINANT_SHARE = 0.2
+# Both are estimates: a part that is larger than the whole by more than this is a few images' doing.
+_BEYOND_CHANCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ class Estimate:
                 f"{count} few: evaluate at least {FEW_IMAGES} for an error and an interval that "
                 "can be relied on"
             )
-        if self.monte_carlo_error > self.standard_error:
+        if self.monte_carlo_error > _BEYOND_CHANCE * self.standard_error:
             found.append(
-                f"the Monte Carlo error, {self.monte_carlo_error:.2g}, is above the whole error, "
-                f"{self.standard_error:.2g}, which is too small: evaluate more images or levels"
+                "the Monte Carlo part alone is "
+                f"{self.monte_carlo_error / max(self.standard_error, 1e-300):.2g} times the whole "
+                "error, which is too small: evaluate more images or levels"
             )
         if self.largest_share > DOMINANT_SHARE:
             known = names is not None and 0 <= self.largest < len(names)

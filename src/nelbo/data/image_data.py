@@ -158,6 +158,8 @@ class ImageData:
             f"not have ({listed(lost)}; it has {listed(names)}), and are taken as without a class"
         )
         notes = (*self.notes, note) if without else self.notes
+        if not (labels >= 0).any():
+            return replace(self, labels=None, label_names=(), notes=notes)
         return replace(self, labels=labels, label_names=tuple(names), notes=notes)
 
     def resize(self, height: int, width: int) -> ImageData:
