@@ -243,9 +243,12 @@ def test_compare_takes_pictures_as_the_run_did_that_was_trained_on_them(tmp_path
         main(["train", data, "--out", str(tmp_path / name), "--sample-images", "4", *options])
     few = ["--split", "all", "--levels", "2"]
     a, b, c = (tmp_path / name for name in "abc")
-    for folder in ("mine", "yours"):
+    for folder, own, other in (("mine", a, b), ("yours", b, a)):
         printed = run_json(capsys, "compare", tmp_path / folder, "--runs", a, b, *few)
         assert printed["images"] == 20
+        seen = len(load_data(str(tmp_path / folder), "train").names)
+        assert f"{own} was trained on {seen} of these 20 images" in printed["warnings"][0]
+        assert not any(str(other) in line for line in printed["warnings"])
     message = mistake(capsys, "compare", tmp_path / "mine", "--runs", a, c, *few)
     assert f"images of one size: {a} takes 1×8×8 and {c} takes 1×12×12" in message
     assert "Evaluating" not in message

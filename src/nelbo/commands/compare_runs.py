@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
+from nelbo.data.splits import TRAIN
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
@@ -30,6 +32,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
         check_data(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
         for run in pipelines
     ]
+    trained = [source.own for source in sources]
     # What one of them was trained on is left out for the other, too.
     own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
     sources = [replace(source, own=own, validation=validation) for source in sources]
@@ -55,6 +58,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     means = [bound.mean().bits_per_dim for bound in bounds]
     shown = loaded[0][1]
     files = file_sizes(shown.images, shown.levels)
+    known = _trained_on(runs, trained, shown)
     if options.computing.json:
         print_json(
             {
@@ -79,7 +83,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
                 "first_wins": result.first_wins,
                 "files": sizes_json(files),
                 "skewness": result.skewness,
-                "warnings": result.warnings(loaded[0][1].names),
+                "warnings": [*known, *result.warnings(shown.names)],
             }
         )
         return
@@ -102,8 +106,19 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
         show(f"{better} explains the images better, {share:.0%} of them one by one")
     else:
         show("These images show no difference between the two models")
-    for warning in result.warnings(loaded[0][1].names):
+    for warning in (*known, *result.warnings(shown.names)):
         say(f"warning: {warning}")
+
+
+def _trained_on(runs: tuple[str, str], trained: Sequence[bool], data: ImageData) -> list[str]:
+    """Which of the two has seen the images in training, which flatters it."""
+    seen = (data.splits or ()).count(TRAIN)
+    return [
+        f"{run} was trained on {seen:,} of these {len(data):,} images, which flatters it: compare "
+        "on --split test"
+        for run, own in zip(runs, trained, strict=True)
+        if own and seen
+    ]
 
 
 def _check_shapes(runs: tuple[str, str], shapes: list[tuple[int, int, int]]) -> None:
