@@ -122,7 +122,11 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
         NelboError: settings that do not fit together or the data.
     """
     if config.class_conditional and not data.num_classes:
-        raise NelboError(f"{data.source} has no labels to condition on")
+        raise NelboError(
+            f"{data.source} has no labels to condition on: put the pictures in a folder for each "
+            "of two or more classes, add labels in metadata.jsonl (docs/data.md), or leave "
+            "--class-conditional out"
+        )
     network = build_dit(config, data) if config.network == "dit" else build_unet(config, data)
     model = Diffusion(
         network,
