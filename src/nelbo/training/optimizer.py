@@ -84,8 +84,10 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
-        return whole(parameter.grad.lerp(momentum, _MOMENTUM)).flatten(1)
+        gradient = parameter.grad
+        assert gradient is not None
+        momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+        return whole(gradient.lerp(momentum, _MOMENTUM)).flatten(1)
 
 
 def orthogonalised(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
