@@ -64,10 +64,11 @@ class ControlNets(Kind):
         device: torch.device,
         start: Start | None = None,
     ) -> None:
-        assert options.control is not None
+        control = options.control
+        assert control is not None
         check_objective(options.training.objective, options.training.level_shift)
         # First what would be refused after the images have been encoded.
-        controls = controls_of(options.control, images.train)
+        controls = controls_of(control, images.train)
         path, base = _base(options)
         check_fits(base, images.train)
         notes = Pipeline.open(path).notes
@@ -83,7 +84,7 @@ class ControlNets(Kind):
         # Which checks that it is of this base.
         self.task = self._task(ControlledUNet(base.chain.network, net).nets[0], images, controls)
         validation = images.validation.subset(IMAGES, 0)
-        controls = controls_of(options.control, validation)
+        controls = controls_of(control, validation)
         self._watched = controls.of_all(validation)
         self._validation = Validation(self._watched)
         self._without: dict[int, Tensor] = {}
