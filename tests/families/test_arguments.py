@@ -16,12 +16,12 @@ from nelbo.families.linear_gaussian import maximum_likelihood
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PPCA(0), "latents must be at least 1, a whole number; got 0"),
+        (lambda: PPCA(0), "latents must be at least 1, got 0"),
         (lambda: LDS(0), "latents must be at least 1"),
         (lambda: GAN(0), "latents must be at least 1"),
-        (lambda: VAE(2.5), "latents must be at least 1, a whole number; got 2.5"),
+        (lambda: VAE(2.5), "latents must be a whole number, got float 2.5"),
         (lambda: HierarchicalVAE(levels=0), "levels must be at least 1"),
-        (lambda: HMM("4"), "states must be at least 1, a whole number; got '4'"),
+        (lambda: HMM("4"), "states must be a whole number, got str"),
         (lambda: MarkovModel(-1), "order must be at least 0"),
         (lambda: SSM(states=0), "states must be at least 1"),
         (lambda: RNN(dropout=1), r"dropout must lie in \[0, 1\), got 1"),

@@ -26,6 +26,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise NelboError(f"{name} must be at least {least}, got {value}")
 
 
+def check_counts(least: int = 1, **counts: Any) -> None:
+    """`check_count` of each, by name."""
+    for name, value in counts.items():
+        check_count(name, value, least)
+
+
 def check_kind(name: str, value: Any, kind: Any, expected: str) -> None:
     """Raise `NelboError` unless a value is of a type, or of one of several."""
     if not isinstance(value, kind):

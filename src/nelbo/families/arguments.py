@@ -8,13 +8,6 @@ from nelbo.base.errors import NelboError
 LARGEST_SIDE = 256
 
 
-def check_counts(least: int = 1, **counts: int) -> None:
-    """Raise `NelboError` for a number that is not whole, or below the least."""
-    for name, value in counts.items():
-        if type(value) is not int or value < least:
-            raise NelboError(f"{name} must be at least {least}, a whole number; got {value!r}")
-
-
 def check_not_negative(**numbers: float) -> None:
     """Raise `NelboError` for a number that is negative or none."""
     for name, value in numbers.items():

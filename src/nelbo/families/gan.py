@@ -24,12 +24,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_counts, check_side
+from nelbo.families.arguments import check_side
 from nelbo.families.convolution import ImageToVector, VectorToImage, check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family

@@ -16,13 +16,14 @@ import math
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import golden_section
 from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
-from nelbo.families.arguments import check_counts, check_not_negative
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family

@@ -14,11 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_counts, check_not_negative
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, Steps, iterate

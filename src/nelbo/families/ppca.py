@@ -28,12 +28,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_counts, check_not_negative
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps, iterate

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
+from nelbo.base.arguments import check_counts
 from nelbo.chain.data_space import DataSpace
-from nelbo.families.arguments import check_counts
 from nelbo.families.autoregressive import AutoregressiveNetwork, SequenceModel
 from nelbo.families.state_space import DiagonalLayer, SelectiveLayer
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_counts
 from nelbo.chain.data_space import DataSpace
-from nelbo.families.arguments import check_counts, check_side
+from nelbo.families.arguments import check_side
 from nelbo.families.convolution import check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
