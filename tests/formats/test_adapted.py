@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import diffusers
@@ -288,12 +289,7 @@ def test_unknown_schedulers_and_weights_that_are_not(stable):
 
 
 def test_a_missing_extra_is_named(stable, monkeypatch):
-    from nelbo.formats.adapters import parts
-
-    def absent(name: str):
-        raise ImportError(name)
-
-    monkeypatch.setattr(parts.importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(nelbo.base.errors.MissingExtraError, match=r"nelbo\[diffusers\]"):
         nelbo.load(stable)
 
