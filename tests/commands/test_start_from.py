@@ -71,7 +71,7 @@ def test_one_step_from_a_model_is_one_step_of_its_optimiser(pictures, pixel, tmp
     """AdamW's first step moves no weight by more than the learning rate, and most by about that."""
     out = tmp_path / "out"
     rate = ["--learning-rate", "1e-3", "--warmup-steps", "0", "--weight-decay", "0"]
-    rate += ["--steps", "1", "--ema-decay", "0"]
+    rate += ["--steps", "1", "--ema-decay", "0", "--optimizer", "adamw"]
     main(["train", str(pictures), "--start-from", str(pixel), *MORE, *rate, "--out", str(out)])
     after = weights(out)
     moved = [(after[n] - w).abs() for n, w in weights(pixel).items()]
