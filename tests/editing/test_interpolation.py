@@ -102,7 +102,7 @@ def test_inversion_is_not_guided_wherever_the_guidance_was_given():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 1}, "at least 2 frames"),
+        ({"frames": 1}, "frames must be at least 2"),
         ({"encoder": "magic"}, "unknown encoder 'magic'"),
         ({"strength": 0.0}, "strength must lie in"),
         ({"sampler": DDPM(5)}, "DDPM cannot be inverted"),
