@@ -14,10 +14,10 @@ from PIL import Image
 import nelbo
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
-from nelbo.commands import fit
 from nelbo.commands.common import check_optimal
 from nelbo.data import load_data
 from nelbo.diffusion.profile import PROFILE_FILE
+from nelbo.evidence import short_chains
 from nelbo.formats import model_directory
 from nelbo.networks import hub
 from tests.faults.test_mistakes import mistake, snapshot
@@ -146,13 +146,13 @@ def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
         "even": dict.fromkeys(lengths, 2.0),
         "optimal": {"5": 1.9999, "10": 1.9998},
     }
-    assert "gain at most 0.0002 bits/dim" in " ".join(fit._doubts(profile, bounds))
+    assert "gain at most 0.0002 bits/dim" in " ".join(short_chains.doubts(profile, bounds))
     bounds["optimal"]["5"] = 1.5
-    assert not any("gain" in doubt for doubt in fit._doubts(profile, bounds))
+    assert not any("gain" in doubt for doubt in short_chains.doubts(profile, bounds))
     bounds = {"even": {"3": 2.0}, "optimal": {"3": 1.0}}
     for levels, doubted in (([1, T - 1, T], True), ([1, T // 2, T], False)):
-        monkeypatch.setattr(fit, "optimal_levels", lambda profile, K, of=levels: of)
-        assert bool(fit._doubts(profile, bounds)) == doubted
+        monkeypatch.setattr(short_chains, "optimal_levels", lambda profile, K, of=levels: of)
+        assert bool(short_chains.doubts(profile, bounds)) == doubted
 
 
 def test_the_table_has_an_error_and_says_whose_images_it_is_of(fitted, capsys):

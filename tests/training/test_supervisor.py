@@ -40,10 +40,10 @@ def overflows(s: Supervisor, at: set[int], monkeypatch) -> None:
     """The loss of these steps, counted from 0, is not a number, each of them once."""
     terms = s.trainer.task.terms
 
-    def overflowing(module, step, *rest):
-        found = terms(module, step, *rest)
-        if step in at:
-            at.remove(step)
+    def overflowing(module, batch):
+        found = terms(module, batch)
+        if batch.step in at:
+            at.remove(batch.step)
             return found._replace(loss=found.loss * math.nan)
         return found
 
@@ -111,9 +111,9 @@ def explodes(s: Supervisor, after: int, monkeypatch) -> None:
     """The loss of all later steps is far above the others', until the run has gone back."""
     terms = s.trainer.task.terms
 
-    def exploding(module, step, *rest):
-        found = terms(module, step, *rest)
-        leaves = step >= after and s.trainer.rate_scale == 1.0
+    def exploding(module, batch):
+        found = terms(module, batch)
+        leaves = batch.step >= after and s.trainer.rate_scale == 1.0
         return found._replace(loss=found.loss * 1e3) if leaves else found
 
     monkeypatch.setattr(s.trainer.task, "terms", exploding)

@@ -164,10 +164,13 @@ class Trial:
         own = [self._own[t] for t in self._levels if self._own]
         if not own or any(reading.over(self._allowed) > 1 for reading in own):
             return True
-        part = max(1 - other.mean / each.mean for each, other in zip(own, readings, strict=True))
+        better = any(
+            other.mean < (1 - _BETTER_PART) * each.mean
+            for each, other in zip(own, readings, strict=True)
+        )
         less = torch.stack([each.error for each in readings]).mean(0)
         more = torch.stack([each.error for each in own]).mean(0)
-        return part > _BETTER_PART and _is_less(less, more, _BETTER_ERRORS)
+        return better and _is_less(less, more, _BETTER_ERRORS)
 
     def _read(
         self, asked: Diffusion, conventions: Iterable[Convention], x_0: Tensor, t: int
