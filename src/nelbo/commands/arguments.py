@@ -125,6 +125,11 @@ class Given:
     positional: tuple[str, ...]
     values: Mapping[str, tuple[str, ...]]
 
+    @property
+    def takes_settings(self) -> bool:
+        """Whether those of another run or of a file are taken, by --resume or --config."""
+        return "resume" in self or self.value("config") is not None
+
     def __contains__(self, option: str) -> bool:
         return option in self.values
 

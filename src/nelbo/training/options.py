@@ -27,6 +27,10 @@ class Given(Protocol):
     def values(self) -> Mapping[str, Any]:
         """The values of each."""
 
+    @property
+    def takes_settings(self) -> bool:
+        """Whether those of another run or of a file are taken, by --resume or --config."""
+
     def __contains__(self, option: str) -> bool:
         """Whether an option is given."""
 

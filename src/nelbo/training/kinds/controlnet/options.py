@@ -60,8 +60,8 @@ class TrainControl(TrainOptions):
 
         By another one the base itself would be trained on, away from its bound.
         """
-        taken = "resume" in given or given.value("config") is not None
-        return replace(self, left_to_base=not taken and "objective" not in given)
+        is_open = not (given.takes_settings or "objective" in given)
+        return replace(self, left_to_base=is_open)
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""

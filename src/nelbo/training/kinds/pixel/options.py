@@ -125,7 +125,7 @@ class TrainPixels(TrainOptions):
             NelboError: an unknown preset, or one for settings that are taken from elsewhere.
         """
         name = given.value("preset")
-        if "resume" in given or given.value("config") is not None:
+        if given.takes_settings:
             if name is not None:
                 raise NelboError(
                     "--preset chooses the defaults of a new run, and --resume and --config take "
