@@ -28,40 +28,20 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from nelbo.base.arguments import check_count, described
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound, BoundMap
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, draw, narrow
 from nelbo.chain.estimators import ChosenLevels, Estimator, as_estimator
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.level import Level
 from nelbo.chain.model import BaseModel
 from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
-
-Level = int | Int[Tensor, " batch"]
-
-
-def check_level(t: Any, T: int, x: Tensor, least: int = 1) -> None:
-    """Raise `NelboError` unless `t` is a level in `least`..T, or one for each example of `x`.
-
-    Values that lie on another device are not looked at, which would wait for it.
-    """
-    expected = f"expected a level in {least}..{T}, or an int64 tensor of one for each example"
-    if not isinstance(t, Tensor):
-        if not hasattr(t, "__index__") or not least <= t <= T:
-            raise NelboError(f"t is {described(t)}, {expected}")
-        return
-    whole = not (t.is_floating_point() or t.dtype == torch.bool)
-    if not whole or (t.ndim and t.shape not in ((1,), (len(x),))):
-        raise NelboError(f"t is {described(t)}, {expected}, ({len(x)},)")
-    if t.device.type == "cpu" and t.numel():
-        low, high = t.aminmax()
-        if low < least or high > T:
-            raise NelboError(f"t has levels {int(low)}..{int(high)}, {expected}")
 
 
 class MHVAE(BaseModel):

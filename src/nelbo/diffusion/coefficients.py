@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.chain.mhvae import Level
+from nelbo.chain.level import Level
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 
 

@@ -24,7 +24,7 @@ from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, normal
-from nelbo.chain.mhvae import Level, check_level
+from nelbo.chain.level import Level, check_level
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.description import DescribedChain, Network
 from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from nelbo.chain.distributions import normal
-from nelbo.chain.mhvae import Level, TractableMHVAE, check_level
+from nelbo.chain.level import Level, check_level
+from nelbo.chain.mhvae import TractableMHVAE
 from nelbo.diffusion.coefficients import Coefficients
 from nelbo.diffusion.schedule import NoiseSchedule
 

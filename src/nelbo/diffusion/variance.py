@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.mhvae import Level
+from nelbo.chain.level import Level
 from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.schedule import Levels, NoiseSchedule

@@ -23,7 +23,8 @@ from torch.nn.functional import silu
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import normal
-from nelbo.chain.mhvae import MHVAE, Level
+from nelbo.chain.level import Level
+from nelbo.chain.mhvae import MHVAE
 from nelbo.families.convolution import ImageToVector, VectorToImage
 from nelbo.families.rounding import least_variance
 

@@ -22,7 +22,8 @@ from torch.distributions import Distribution, Normal
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import normal
-from nelbo.chain.mhvae import MHVAE, Level
+from nelbo.chain.level import Level
+from nelbo.chain.mhvae import MHVAE
 
 # Latents that say less of the data than this are left out: they would cost draws for nothing.
 _LEAST = 1e-4

@@ -20,7 +20,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, narrow, normal
 from nelbo.chain.estimators import Estimator, as_estimator
-from nelbo.chain.mhvae import Level
+from nelbo.chain.level import Level
 from nelbo.chain.terms import Drawing, Draws, per_example
 from nelbo.chain.variances import variance_of_mean
 from nelbo.diffusion import Diffusion, LevelProfile, Pixels
