@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from benchmarks import claims as module
 from benchmarks.claims import (
     COLLAPSE,
     DIFFUSION,
@@ -16,12 +18,14 @@ from benchmarks.claims import (
     QUALITY,
     UNSTABLE,
     Claim,
+    as_folder,
     claims,
     difference,
     ratio,
     ratio_of_spreads,
     share,
 )
+from nelbo.data import ImageData, load_data
 from nelbo.evidence.standings import Figures
 
 
@@ -111,3 +115,16 @@ def test_planted_effects_get_their_verdict():
 )  # fmt: skip
 def test_a_verdict_is_the_side_of_the_interval(low, high, sign, verdict):
     assert Claim("", "", 0.0, low, high, 0.0, sign).verdict == verdict
+
+
+def test_images_of_one_size_are_read_as_pictures(tmp_path, monkeypatch):
+    splits = ("train", "validation", "test")
+    pixels = torch.randint(256, (3, 4, 1, 6, 6), generator=torch.Generator().manual_seed(0))
+    data = {
+        split: ImageData("data", some.byte(), 256, tuple("abcd"))
+        for split, some in zip(splits, pixels, strict=True)
+    }
+    monkeypatch.setattr(module, "load_data", lambda name, split: data[split])
+    for split in splits:
+        found = load_data(as_folder("data", tmp_path), split, size=6)
+        assert torch.equal(found.images, data[split].images)
