@@ -1,7 +1,7 @@
 """When does a ControlNet begin to follow? Its bits explained beside the edges of what it draws.
 
     python benchmarks/control_onset.py BASE DATA --size 16 [--control canny] [--steps 1024]
-        [--plot FILE] [--grid FILE]
+        [--precision bf16] [--plot FILE] [--grid FILE]
 
 A ControlNet of BASE is trained on DATA as `nelbo train --model controlnet` does, for a number of
 steps at its defaults. Before the first step and after each power of two from the eighth on, the
@@ -10,7 +10,8 @@ at the same levels and noise with and without it, and the F1 of the edges of a p
 each control against those of the real one, pixel by pixel, less that of the picture drawn from the
 same noise without it. Either one *has begun* at the first reading from which on it stays
 more than three standard errors above zero, over images; pictures *follow* from the first reading
-on which has half of the last one's gain of F1, as long as later ones have it too.
+on which has half of the last one's gain of F1, as long as later ones have it too, where that gain
+has begun.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--objective", help="default: as that command has it")
     parser.add_argument("--steps", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path)
@@ -146,7 +148,7 @@ def main() -> None:
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        precision="fp32",
+        precision=arguments.precision,
         objective=arguments.objective or options.training.objective,
     )
     options = replace(
@@ -178,10 +180,11 @@ def main() -> None:
         if step.step in due:
             readings.append(watch(trainer))
             show(readings[-1])
-    half = readings[-1].gain.mean / 2
+    half, started = readings[-1].gain.mean / 2, begun(readings, "gain")
     print(f"bits explained have begun at step {begun(readings, 'explained')}")
-    print(f"the gain of F1 has begun at step {begun(readings, 'gain')}")
-    print(f"pictures follow from step {since(readings, [r.gain.mean >= half for r in readings])}")
+    print(f"the gain of F1 has begun at step {started}")
+    follow = since(readings, [started is not None and r.gain.mean >= half for r in readings])
+    print(f"pictures follow from step {follow}")
     if arguments.plot:
         plot(readings, arguments.plot)
     if arguments.grid:
