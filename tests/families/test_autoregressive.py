@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.signal import cont2discrete
 
 from nelbo import NelboError, Pixels
 from nelbo.families import RNN, SSM
@@ -52,6 +54,19 @@ def test_steps_equal_whole_sequences(family, generator):
             known[:, i:] = math.nan  # what is not yet known has no part in it
             features, state = model.sequence.step(model.neighbours.at(known, i), state)
             torch.testing.assert_close(features, whole[:, i], atol=1e-10, rtol=0)
+
+
+def test_a_channel_is_held_between_steps_as_scipy_holds_it():
+    """In float32, whose rounding a short step must not magnify."""
+    layer = DiagonalLayer(4, 3)
+    held = layer.step(torch.ones(1, 4), None)[1][0].detach()
+    decay, frequency = layer.log_decay.exp().tolist(), layer.frequency.tolist()
+    for i, step in enumerate(layer.log_step.exp().tolist()):
+        for n in range(3):
+            a = np.array([[-decay[i][n], -frequency[i][n]], [frequency[i][n], -decay[i][n]]])
+            system = (a, np.eye(2)[:, :1], np.eye(2), np.zeros((2, 1)))
+            real, imaginary = cont2discrete(system, step, "zoh")[1][:, 0]
+            assert abs(held[i, n].item() / complex(real, imaginary) - 1) < 1e-6
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

@@ -89,6 +89,24 @@ def test_density_of_known_values_is_the_marginal_normal():
         assert value.item() == pytest.approx(expected, abs=1e-10)
 
 
+def test_density_where_there_is_hardly_any_noise():
+    """Of orthogonal columns it is that of independent normals along them and across."""
+    directions = torch.linalg.qr(correlated(30, 30)).Q
+    scales = torch.tensor([10.0, 3.0, 0.5], dtype=torch.float64)
+    noise = 1e-5
+    g = torch.Generator().manual_seed(0)
+    along = torch.cat([scales, torch.zeros(27, dtype=torch.float64)]).square() + noise**2
+    white = torch.randn(20, 30, generator=g, dtype=torch.float64)
+    x = white * along.sqrt() @ directions.T
+    p = LinearGaussian(
+        directions[:, :3] * scales,
+        torch.zeros(30, dtype=torch.float64),
+        torch.tensor(noise**2, dtype=torch.float64),
+    )
+    expected = torch.distributions.Normal(0.0, along.sqrt()).log_prob(white * along.sqrt()).sum(1)
+    torch.testing.assert_close(log_density(p, x), expected, atol=1e-7, rtol=0)
+
+
 def test_missing_values_are_found_again_by_em():
     """A quarter of the values away, the model is nearly that of all of them."""
     x = correlated(2000, 5)

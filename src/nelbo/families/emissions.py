@@ -118,7 +118,7 @@ class Categorical(Emission):
         """A level for each value."""
         p = parameters[states].flatten(0, 1)
         k = choose(p, generator).view(len(states), -1)
-        return k.double() * (2 / (self.space.shown_levels - 1)) - 1
+        return self.space.to_network(k)
 
 
 class Gaussian(Emission):

@@ -1,8 +1,7 @@
 r"""The frame of every family: fit, evidence, sample, save.
 
 A family's author writes `build`, `fitting`, `costs` and `draws`; checks of shapes, values and
-arguments, seeds, time and files are here. A new family is one file with a subclass of `Family` and
-one line in `nelbo.families`.
+arguments, seeds, time and files are here.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ r"""A hidden Markov model of the rows of an image, or of its pixels in raster or
 
 with the emissions of `nelbo.families.emissions` (Rabiner 1989). It is fitted by EM (Baum et al.
 1970): the E-step is `nelbo.families.hmm_inference.hmm_smoother`, the M-step takes expected
-frequencies. EM ends where the held-out images no longer improve; then a pseudocount of the
-emissions is chosen on them, and the last M-step is made on all images.
+frequencies. EM ends where the held-out images no longer improve; then a pseudocount is
+chosen on them, and the last M-step is made on all images.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ class LDS(Family):
     def draws(self, n: int, generator: torch.Generator | None) -> Tensor:
         """The states one after the other, and the row of each."""
         system = self.system
-
         initial, process = root(system.initial), root(system.process)
 
         def noise(size: int) -> Tensor:

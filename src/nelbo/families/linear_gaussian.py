@@ -73,7 +73,12 @@ def posterior(
 def log_density(
     p: LinearGaussian, x: Float[Tensor, "batch dims"], known: Tensor | None = None
 ) -> Float[Tensor, " batch"]:
-    """log p(x) in nats, of the values that are known; by M, so that nothing is of size D × D.
+    r"""log p(x) in nats, of the values that are known; by M, so that nothing is of size D × D.
+
+    With m the mean of the posterior the squared distance is a sum of squares, in which nothing
+    cancels where σ² is small:
+
+    .. math:: (x-\mu)^\top C^{-1} (x-\mu) = \|x - \mu - W m\|^2 / \sigma^2 + \|m\|^2
 
     Args:
         p: the parameters.
@@ -83,14 +88,16 @@ def log_density(
     centred, mask = _centred(p, x, known)
     q, chol = _posterior(p, centred, mask)
     dims = x.shape[1] if mask is None else mask.sum(1)
-    explained = ((centred @ p.weight) * q.mean).sum(1)
+    rest = centred - q.mean @ p.weight.T
+    rest = rest if mask is None else mask * rest
     log_det = 2 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
     latents = p.weight.shape[1]
     return -0.5 * (
         dims * math.log(2 * math.pi)
         + (dims - latents) * p.variance.log()
         + log_det
-        + (centred.square().sum(1) - explained) / p.variance
+        + rest.square().sum(1) / p.variance
+        + q.mean.square().sum(1)
     )
 
 
@@ -138,7 +145,10 @@ def _centred(p: LinearGaussian, x: Tensor, known: Tensor | None) -> tuple[Tensor
 def _posterior(p: LinearGaussian, centred: Tensor, mask: Tensor | None) -> tuple[Posterior, Tensor]:
     """The posterior, and the Cholesky factor of M."""
     w = p.weight
-    gram = (w.T @ w)[None] if mask is None else torch.einsum("nd,di,dj->nij", mask, w, w)
+    if mask is None:
+        gram = (w.T @ w)[None]
+    else:
+        gram = torch.einsum("nd,dij->nij", mask, w[:, :, None] * w[:, None, :])
     eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
     chol = torch.linalg.cholesky(gram + p.variance * eye)
     mean = torch.cholesky_solve((centred @ w)[:, :, None], chol)[:, :, 0]

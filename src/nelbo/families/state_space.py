@@ -84,7 +84,7 @@ class DiagonalLayer(StateSpaceLayer):
         """log Ā = ΔA, B̄ and C, (D, N) complex."""
         a = torch.complex(-self.log_decay.exp(), self.frequency)
         log_a = self.log_step.exp()[:, None] * a
-        return log_a, (log_a.exp() - 1) / a, torch.view_as_complex(self.c)
+        return log_a, log_a.expm1() / a, torch.view_as_complex(self.c)
 
 
 class SelectiveLayer(StateSpaceLayer):

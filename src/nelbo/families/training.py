@@ -1,9 +1,9 @@
 """One loop for every family that is a network: Adam, readings of held-out images, early stopping.
 
-The loss is read on held-out images every second pass. With a time budget the learning rate falls
-along a cosine to its end. Without one it stays until the held-out images have not improved for
-some readings; training then goes back to the best weights at a third of the rate, and ends where
-that does not help either. Either way the best weights that were read are kept.
+The loss is read on held-out images every second pass. Where they have not improved for some
+readings, training goes back to the best weights at a third of the learning rate, and ends where
+that does not help either. With a time budget the rate also falls along a cosine to its end. The
+best weights that were read are kept.
 """
 
 from __future__ import annotations
