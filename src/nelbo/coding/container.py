@@ -20,8 +20,8 @@ from nelbo.coding.stack import Words
 MAGIC = b"\x89nelbo\r\n"
 VERSION = 3
 _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
-_CHECKSUM = struct.Struct("<I")
-_BLOCK = struct.Struct("<IIII")  # checksum, words of the ground taken, bytes of the list, words
+_CHECKSUM = 4  # bytes
+_BLOCK = struct.Struct("<III")  # words of the ground taken, bytes of the list, words
 # What every header has.
 _FIELDS = {"coder", "weights", "shape", "levels", "plan", "block", "blocks", "count", "dtype"}
 # What deflate may copy from: a header of the usual kind.
@@ -55,9 +55,8 @@ class Block:
     def to_bytes(self) -> bytes:
         """Its checksum, numbers, list and words."""
         words = self.words.astype("<u4").tobytes()
-        body = _BLOCK.pack(0, self.taken, len(self.listed), len(self.words))[4:]
-        body += self.listed + words
-        return _CHECKSUM.pack(zlib.crc32(body)) + body
+        body = _BLOCK.pack(self.taken, len(self.listed), len(self.words)) + self.listed + words
+        return _checksum(body) + body
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Block:
@@ -66,17 +65,15 @@ class Block:
         Raises:
             DamageError: other bytes than were written.
         """
-        if (
-            len(content) < _BLOCK.size
-            or zlib.crc32(content[4:]) != _CHECKSUM.unpack(content[:4])[0]
-        ):
+        body = content[_CHECKSUM:]
+        if len(body) < _BLOCK.size or content[:_CHECKSUM] != _checksum(body):
             raise DamageError("its checksum is wrong")
-        _, taken, listed, count = _BLOCK.unpack_from(content)
+        taken, listed, count = _BLOCK.unpack_from(body)
         end = _BLOCK.size + listed
-        words = np.frombuffer(content[end:], "<u4").astype(np.uint32)
+        words = np.frombuffer(body[end:], "<u4").astype(np.uint32)
         if len(words) != count:
             raise DamageError("its length is wrong")
-        return cls(words, taken, content[_BLOCK.size : end])
+        return cls(words, taken, body[_BLOCK.size : end])
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Container:
         deflate = zlib.compressobj(9, wbits=-15, zdict=_USUAL)
         packed = deflate.compress(text.encode()) + deflate.flush()
         start = _FRAME.pack(MAGIC, VERSION, len(packed)) + packed
-        return b"".join([start, _CHECKSUM.pack(zlib.crc32(start)), *self.blocks])
+        return b"".join([start, _checksum(start), *self.blocks])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Container:
@@ -111,31 +108,33 @@ class Container:
         if not content.startswith(MAGIC):
             kind = "is damaged at its start" if content[1:6] == b"nelbo" else "is no nelbo archive"
             raise NelboError(f"this {kind}: an archive is what nelbo compress writes")
-        if len(content) < _FRAME.size + _CHECKSUM.size:
+        if len(content) < _FRAME.size:
             raise DamageError(f"the archive is cut off after {len(content)} bytes, in its header")
         _, version, size = _FRAME.unpack_from(content)
         end = _FRAME.size + size
-        checksum = content[end : end + _CHECKSUM.size]
-        whole = len(checksum) == _CHECKSUM.size
-        if whole and zlib.crc32(content[:end]) == _CHECKSUM.unpack(checksum)[0]:
-            if version != VERSION:
-                do = "update nelbo" if version > VERSION else "take the nelbo that wrote it"
-                raise NelboError(
-                    f"the archive is of version {version}, this nelbo reads {VERSION}: {do} to "
-                    "open it"
-                )
-            inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
-            header = json.loads(inflate.decompress(content[_FRAME.size : end]))
-            if missing := _FIELDS - header.keys():
-                raise NelboError(
-                    f"the archive's header has no {', '.join(sorted(missing))}: it was not "
-                    "written by nelbo"
-                )
-            return cls(header, _split(content[end + _CHECKSUM.size :], header["blocks"]))
-        raise DamageError(
-            "the header of the archive is damaged or cut off, and without it nothing can be "
-            "decoded: get the file again from where it came"
-        )
+        start = end + _CHECKSUM
+        if content[end:start] != _checksum(content[:end]):
+            raise DamageError(
+                "the header of the archive is damaged or cut off, and without it nothing can be "
+                "decoded: get the file again from where it came"
+            )
+        if version != VERSION:
+            do = "update nelbo" if version > VERSION else "take the nelbo that wrote it"
+            raise NelboError(
+                f"the archive is of version {version}, this nelbo reads {VERSION}: {do} to open it"
+            )
+        inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
+        header = json.loads(inflate.decompress(content[_FRAME.size : end]))
+        if missing := _FIELDS - header.keys():
+            raise NelboError(
+                f"the archive's header has no {', '.join(sorted(missing))}: it was not written "
+                "by nelbo"
+            )
+        return cls(header, _split(content[start:], header["blocks"]))
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(content))
 
 
 def _split(content: bytes, sizes: list[int]) -> list[bytes]:

@@ -97,16 +97,21 @@ def decoded(
     code = code_for(plan.applied(wide), plan, fast=fast)
     of_tile = tiling.pictures
     spans = spans_of(len(of_tile), header["block"])
-    whole, damage = _checked(container.blocks, len(spans))
+    damage: dict[int, str] = {}
 
-    def lines() -> list[str]:
-        """What cannot be read."""
-        found = [_damage(damage[i], i, spans, of_tile) for i in sorted(damage)]
-        if found and not recover:
-            raise DamageError(f"the archive is damaged: {found[0]}; --recover reads the rest")
-        return found
+    def lost(i: int, error: DamageError) -> None:
+        damage[i] = _damage(error, i, spans, of_tile)
+        if not recover:
+            raise DamageError(f"the archive is damaged: {damage[i]}; --recover reads the rest")
 
-    lines()
+    whole: dict[int, Block] = {}
+    for i, content in enumerate(container.blocks):
+        try:
+            if i >= len(spans):
+                raise DamageError(f"{len(content)} bytes follow the last block")
+            whole[i] = Block.from_bytes(content)
+        except DamageError as error:
+            lost(i, error)
     tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
     names: dict[int, str] = {}
     for group in groups_of(list(whole.items()), header["block"], fast):
@@ -120,10 +125,9 @@ def decoded(
             try:
                 names |= zip(begun, _bottom(lane.stack, len(begun), "names" in header), strict=True)
             except DamageError as error:
-                damage[i] = error
-        lines()
-    lost = {of_tile[j] for i in damage if i < len(spans) for j in spans[i]}
-    index = [i for i in range(beside.count) if i not in lost]
+                lost(i, error)
+    gone = {of_tile[j] for i in damage if i < len(spans) for j in spans[i]}
+    index = [i for i in range(beside.count) if i not in gone]
     pixels = tiling.join(tiles)
     return Decoded(
         [as_given(wide, pixels[i], beside.dtype) for i in index],
@@ -131,21 +135,8 @@ def decoded(
         [names[i] for i in index] if "names" in header else None,
         beside.count,
         beside.stacked,
-        lines(),
+        [damage[i] for i in sorted(damage)],
     )
-
-
-def _checked(contents: list[bytes], count: int) -> tuple[dict[int, Block], dict[int, DamageError]]:
-    """The blocks that are whole and what is wrong with the others, by number, of so many."""
-    whole, damage = {}, {}
-    for i, content in enumerate(contents):
-        try:
-            if i >= count:
-                raise DamageError(f"{len(content)} bytes follow the last block")
-            whole[i] = Block.from_bytes(content)
-        except DamageError as error:
-            damage[i] = error
-    return whole, damage
 
 
 def _bottom(stack: Stack, count: int, named: bool) -> list[str]:
