@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nelbo.chain.model import Model
@@ -30,6 +31,9 @@ _LARGEST = 2.0**22
 _LEAST = -15.5
 # A logarithm of a probability is of this size, for the error of its output.
 _OUTPUT = 16.0
+
+# Of each level of a value of each example, (n, levels); an encoder holds those of all values.
+Steps = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,9 @@ class ValueCode:
         """Push the examples of a block on each stack."""
         for lane, block in zip(lanes, blocks, strict=True):
             values = _raster(self.model.data.to_levels(block.x_0))
-            tables = []
-            for i, table in enumerate(self._tables(lane.agreement, values)):
-                tables.append((table, values[:, i].numpy()))
-            for table, value in reversed(tables):
-                table.push(lane.stack, value)
+            steps = list(self._steps(lane.agreement, values))
+            for i in reversed(range(len(steps))):
+                _table(steps[i]).push(lane.stack, values[:, i].numpy())
             if progress is not None:
                 progress(len(block.index))
 
@@ -66,33 +68,37 @@ class ValueCode:
         """Pop the examples of a block of each stack, into `x_0`."""
         for lane, block in zip(lanes, blocks, strict=True):
             values = torch.zeros_like(_raster(block.x_0), dtype=torch.int64)
-            for i, table in enumerate(self._tables(lane.agreement, values)):
-                values[:, i] = torch.from_numpy(table.pop(lane.stack))
+            for i, steps in enumerate(self._steps(lane.agreement, values)):
+                values[:, i] = torch.from_numpy(_table(steps).pop(lane.stack))
             images = values.view(block.x_0.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
             block.x_0[:] = self.model.data.to_network(images).to(block.x_0)
             if progress is not None:
                 progress(len(block.index))
 
-    def _tables(self, agreement: Agreement, values: Tensor) -> Iterator[Table]:
-        """The distribution of each value in turn; values are read once it is asked for the next."""
+    def _steps(self, agreement: Agreement, values: Tensor) -> Iterator[Steps]:
+        """64 log(P / max P) of each value in turn; a value is read when the next is asked for."""
         steps = self.model.conditionals(len(values))
         assert steps is not None
         log_p = next(steps)
         for i in range(values.shape[1]):
-            yield self._table(agreement, log_p, i)
+            yield self._rounded(agreement, log_p, i)
             if i + 1 < values.shape[1]:
                 log_p = steps.send(values[:, i])
         steps.close()
 
-    def _table(self, agreement: Agreement, log_p: Tensor, i: int) -> Table:
-        """A distribution of integers from log P of each level, (n, levels)."""
+    def _rounded(self, agreement: Agreement, log_p: Tensor, i: int) -> Steps:
+        """Integers from log P of each level, (n, levels)."""
         from_best = (log_p - log_p.max(1, keepdim=True).values).double().cpu().numpy()
         # What is far below gets the least weight whatever it is, and cannot be rounded apart.
         steps = np.where(from_best < _LEAST, LOG_STEPS * 2 * _LEAST, LOG_STEPS * from_best)
         error = LOG_STEPS * self.tolerance * _OUTPUT
-        place = i * steps.size
-        rounded = agreement.round(steps.ravel(), error, place).reshape(steps.shape)
-        return Table(np.floor(_LARGEST * scale_of(rounded)) + 1.0)
+        rounded = agreement.round(steps.ravel(), error, i * steps.size)
+        return rounded.reshape(steps.shape).astype(np.int16)
+
+
+def _table(steps: Steps) -> Table:
+    """The distribution that integers stand for."""
+    return Table(np.floor(_LARGEST * scale_of(steps.astype(np.int64))) + 1.0)
 
 
 def _raster(levels: Tensor) -> Tensor:
