@@ -9,6 +9,7 @@ import torch
 
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, coding
 from nelbo.coding.container import VERSION, Container
+from nelbo.coding.identity import machine
 from nelbo.data import ImageData
 from tests.coding.models import random_images, tiny
 
@@ -152,6 +153,12 @@ def test_a_fast_archive_opens_on_its_machine_alone(model, images, monkeypatch):
     monkeypatch.setattr("nelbo.coding.reading.machine", lambda _: "another")
     with pytest.raises(NelboError, match=r"float32 on a machine with .* this one has another"):
         coding.decompress(model, archive)
+
+
+def test_a_machine_is_known_by_all_that_decides_float32():
+    cpu, apple = (machine(torch.device(kind)) for kind in ("cpu", "mps"))
+    assert f"{torch.get_num_threads()} threads" in cpu
+    assert f"torch {torch.__version__}, mps, " in apple
 
 
 def test_an_archive_that_does_not_read_back_is_not_returned(model, images, monkeypatch):

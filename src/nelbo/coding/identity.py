@@ -32,10 +32,11 @@ def weights_digest(model: Model) -> str:
 
 def machine(device: torch.device) -> str:
     """All on which the last bits of float32 depend."""
-    if device.type != "cpu":
-        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    capability = torch.backends.cpu.get_cpu_capability()
-    return (
-        f"torch {torch.__version__}, {platform.machine()} {capability}, "
-        f"{torch.get_num_threads()} threads"
-    )
+    if device.type == "cuda":
+        here = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        here = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
+    else:
+        here = f"{device.type}, {platform.platform()}"
+    return f"torch {torch.__version__}, {here}"
