@@ -30,7 +30,7 @@ def pictures(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def archive(run_path, pictures, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("archive") / "some.nelbo"
+    out = tmp_path_factory.mktemp("archive") / "new" / "some.nelbo"
     main(["compress", str(run_path), *map(str, pictures), "--out", str(out), "--steps", "3"])
     return out
 
@@ -87,6 +87,14 @@ def test_an_estimate_writes_nothing(run_path, pictures, tmp_path, capsys, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_estimate_of_one_picture_has_no_error(run_path, pictures, capsys):
+    main(["compress", str(run_path), str(pictures[0]), "--steps", "2", "--estimate"])
+    shown = capsys.readouterr().out
+    assert "bytes by the bound" in shown
+    assert "for 1 picture with 2 levels" in shown
+    assert "nan" not in shown
+
+
 def test_a_data_set_is_compressed_as_it_is(run_path, tmp_path, capsys):
     out = tmp_path / "test.nelbo"
     options = ["--data", "digits", "--steps", "1", "--no-verify", "--json"]
@@ -124,6 +132,11 @@ def test_damage(archive, tmp_path, capsys):
     assert "no nelbo archive" in mistake(capsys, "decompress", __file__, "--out", tmp_path / "c")
 
 
+def test_a_caption_is_for_a_coarse_picture(archive, tmp_path, capsys):
+    message = mistake(capsys, "decompress", archive, "--out", tmp_path / "a", "--caption", "a cat")
+    assert "an archive, which holds its captions" in message
+
+
 def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
     out = ["--out", tmp_path / "new.nelbo"]
     first, second = pictures[:2]
@@ -140,6 +153,17 @@ def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
     )
     assert "is a folder: give the pictures in it" in mistake(
         capsys, "compress", run_path, tmp_path, *out
+    )
+    before = first.read_bytes()
+    assert "a.png is one of the pictures" in mistake(
+        capsys, "compress", run_path, first, second, "--out", first.parent / "." / first.name
+    )
+    assert first.read_bytes() == before
+    assert "lies among the pictures of" in mistake(
+        capsys, "compress", run_path, "--data", first.parent, "--out", first.parent / "c.png"
+    )
+    assert "reads no text, and was given captions" in mistake(
+        capsys, "compress", run_path, first, *out, "--caption", "a"
     )
     assert "--quality must lie in 0..100, got 140" in mistake(
         capsys, "compress", run_path, first, *out, "--quality", 140

@@ -86,7 +86,7 @@ def pictures_of(
     """
     labels = None
     if captions is not None and not model.reads_text:
-        raise NelboError(f"captions were given to {model.title}, which reads no text")
+        raise NelboError(f"{model.title} reads no text, and was given captions: leave them out")
     if isinstance(images, ImageData):
         model.data.check_levels(images.levels, images.source)
         names = images.names if names is None else names

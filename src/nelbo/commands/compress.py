@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nelbo.commands.options.compress import Compress
 from nelbo.commands.pace import Pace
 from nelbo.data import ImageData
 from nelbo.data.image_file import read_levels
+from nelbo.data.sources import check_not_among
 from nelbo.evidence.file_sizes import TITLES, raw_size, total_sizes
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import ships
@@ -29,6 +31,8 @@ def run(options: Compress) -> None:
     pipeline = Pipeline.open(options.run_path)
     if not options.estimate:
         check_not_data(pipeline, options.out)
+        if options.data is not None:
+            check_not_among(options.data, options.out, "--out")
     model = pipeline.model().to(choose_device(options.device)).eval()
     images, names = _pictures(options, pipeline, model)
     pixels = list(images.images) if isinstance(images, ImageData) else images
@@ -60,6 +64,7 @@ def run(options: Compress) -> None:
 def _write(out: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
@@ -150,20 +155,20 @@ def _report(
             content |= dict(zip(("encode_per_second", "decode_per_second"), speeds, strict=False))
         print_json(content | {"other_formats": others})
         return
+    count = f"{len(pixels):,} picture{'s' * (len(pixels) > 1)}"
     if estimated is not None:
+        error = estimated.bytes.standard_error  # one tile has no spread
+        spread = f" ± {error:,.0f}" if math.isfinite(error) else ""
+        levels_kept = f" with {estimated.steps} levels" if estimated.steps else ""
         show(
-            f"about {estimated.bytes.mean:,.0f} ± {estimated.bytes.standard_error:,.0f} bytes by "
-            f"the bound, {estimated.bits_per_dim:.3f} bits/dim, for {len(pixels):,} pictures with "
-            f"{estimated.steps} levels; beside them a header of some 150 bytes, and in each block "
-            f"{estimated.first_draws:,} for the draws of the first pictures, or their names where "
-            "these take more"
+            f"about {estimated.bytes.mean:,.0f}{spread} bytes by the bound, "
+            f"{estimated.bits_per_dim:.3f} bits/dim, for {count}{levels_kept}; beside them a "
+            f"header of some 150 bytes, and in each block {estimated.first_draws:,} for the draws "
+            "of the first pictures, or their names where these take more"
         )
     elif size is not None:
         back = ", read back the same" if options.verify else ""
-        show(
-            f"{len(pixels):,} picture{'s' * (len(pixels) > 1)} in {size:,} bytes, "
-            f"{8 * size / dims:.3f} bits/dim{back} → {options.out}"
-        )
+        show(f"{count} in {size:,} bytes, {8 * size / dims:.3f} bits/dim{back} → {options.out}")
         done = zip(("encoded", "decoded"), speeds, strict=False)
         show(", ".join(f"{what} {speed:.3g} images/s" for what, speed in done))
     titles = TITLES | {"zstd": "zstd -19 of all", "raw": "the pixels as they are"}

@@ -26,6 +26,11 @@ def run(options: Decompress) -> None:
         _coarse(options, archive)
         return
     named = contents(archive).get("run")
+    if options.caption is not None:
+        raise NelboError(
+            f"--caption is for pictures that were coded coarse to fine; {options.archive} is an "
+            "archive, which holds its captions"
+        )
     run_path = options.run_path or named
     if run_path is None:
         raise NelboError(f"{options.archive} does not name its model: give --run")

@@ -47,7 +47,7 @@ class Compress:
     with loss; any prefix of the file is a coarser picture."""
     quality: float | None = None
     """Likewise, down to the level at this percentage of the way through the chain, counted in
-    log SNR: 100 is the last level, and about 30 what a picture is recognised by."""
+    log SNR: 100 is the last level, and from about 60 on emoji are recognised."""
     estimate: bool = False
     """Write nothing, and print what the archive would take by the bound, beside other formats."""
     device: str = "auto"
@@ -78,6 +78,8 @@ class Compress:
             )
         if not self.estimate:
             check_out(self.out)
+            if self.out.resolve() in {path.resolve() for path in self.files}:
+                raise NelboError(f"--out {self.out} is one of the pictures: give another file")
 
     @property
     def is_lossy(self) -> bool:
