@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100, help="60 of them held out")
     parser.add_argument("--cache", type=Path, default=Path("runs"), help="keeps the scorer here")
     parser.add_argument("--scorer-steps", type=int, default=STEPS)
-    parser.add_argument("--grid", type=Path, help="draw some held-out pictures")
+    parser.add_argument("--grid", type=Path, help="draw six of each kind: real, and by bytes")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,8 +95,9 @@ def main() -> None:
         f"lossless WebP the same pictures take {float(webp.mean()):,.0f} bytes each"
     )
     if options.grid:
-        beside = [images[:12] for row, images in rows.items() if "autoencoder" not in row]
-        titles = [names.captions[i] for i in which[:12].tolist()]
+        some = torch.cat([torch.arange(len(which))[part][:6] for part in [*groups.values()][:2]])
+        beside = [images[some] for row, images in rows.items() if "autoencoder" not in row]
+        titles = [names.captions[i] for i in which[some].tolist()]
         save_image(prompt_grid(torch.cat(beside, dim=3), titles), options.grid)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--data", help="as in nelbo train; by default what the run was trained on")
     parser.add_argument("--split", default="test")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--images", type=int, help="only the first N")
+    parser.add_argument("--images", type=int, help="only N of them, drawn at random")
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--coarse", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -136,7 +136,9 @@ def main() -> None:
     pipeline = Pipeline.open(run)
     model = pipeline.model().eval()
     data = data_for_run(check_data(pipeline, options.data, options.split), model)
-    found = measure(model, data.take(slice(0, options.images)), options.steps, options.draws)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    data = data.take(order[: options.images].sort().values)
+    found = measure(model, data, options.steps, options.draws)
     print(
         f"{found['images']} images of {run}: {found['archive_bytes']:,} bytes, payload "
         f"{found['payload_bytes']:,}, of which {found['paid_for_draws_bytes']} pay for the draws "
