@@ -32,7 +32,7 @@ from nelbo.coding.rate_distortion import rate_distortion
 from nelbo.coding.reverse_channel import BITS
 from nelbo.data import ImageData
 from nelbo.diffusion.profile import PROFILE_FILE
-from nelbo.evidence.file_sizes import total_sizes
+from nelbo.evidence.file_sizes import file_sizes, total_sizes
 from nelbo.formats import Pipeline
 from nelbo.runs.run_data import check_data, data_for_run
 
@@ -151,6 +151,8 @@ def main() -> None:
         "that of the network calls\n"
         + "\n".join(f"{name:8} {size:>10,} bytes" for name, size in found["others"].items())
     )
+    if sizes := file_sizes(data.images, data.levels):
+        print(sizes.line)
     if options.coarse:
         print("\n".join(coarse_lines(model, data.images[: options.coarse])))
     if options.out is not None:
