@@ -8,6 +8,7 @@ has `run(options)`. So help and usage errors answer at once.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import os
 import pkgutil
@@ -16,6 +17,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -95,7 +97,22 @@ def _run(arguments: Sequence[str]) -> None:
     check_command(name, commands())
     asked = _parse(name, rest)
     asked.check()
-    importlib.import_module(f"nelbo.commands.{name}").run(_resolved(asked))
+    _module(f"nelbo.commands.{name}").run(_resolved(asked))
+
+
+def _module(name: str) -> ModuleType:
+    """A module, imported without a search for garbage, of which there is next to none.
+
+    Nor is it searched for later among the 200,000 objects that torch brings along.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:

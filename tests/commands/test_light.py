@@ -63,3 +63,23 @@ def test_usage_errors_are_light():
         ],
         2,
     )
+
+
+def test_no_garbage_is_searched_for_while_a_command_is_imported():
+    program = """
+import gc
+from nelbo.cli import main
+
+searched = []
+gc.callbacks.append(lambda phase, info: searched.append(info["generation"]))
+try:
+    main(["evaluate", "no/run"])
+except SystemExit as stopped:
+    assert stopped.code == 2, stopped.code
+assert gc.isenabled()
+assert gc.get_freeze_count() > 100_000, gc.get_freeze_count()
+assert 2 not in searched, searched
+print("imported")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
