@@ -10,6 +10,7 @@ import torch
 
 from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
+from nelbo.diffusion.objectives import SHIFTED
 from nelbo.evidence.file_sizes import file_sizes
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
@@ -224,8 +225,9 @@ def test_only_settings_that_apply_are_shown():
         *("objective", "snr_gamma", "balance", "balance_power"),
         *("compile", "label_dropout", "seed"),
     }
-    hybrid = settings_that_apply({"training": {**training, "objective": "hybrid"}})
-    assert "level_shift" in hybrid["training"]
+    for objective in SHIFTED:
+        shifted = settings_that_apply({"training": {**training, "objective": objective}})
+        assert "level_shift" in shifted["training"]
 
 
 def test_the_card_has_files_and_samples_beside_the_bound(reading):

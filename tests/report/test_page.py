@@ -9,6 +9,7 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
+from nelbo.evidence.explained import CONTROL, NOTHING, SHUFFLED, Explained
 from nelbo.report.page import render, write_report
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import forward_strip, reverse_strip
@@ -120,6 +121,12 @@ def test_every_image_says_what_it_is_or_belongs_to_a_group_that_does(html):
     groups = [value for _, name, value in reader.attributes if name == "aria-label"]
     assert all(groups)
     assert len(groups) >= 2 + 2 + 1 + 5  # panels, strips, bar, plots
+
+
+def test_every_table_scrolls_where_the_page_is_narrow():
+    explained = Explained(dict.fromkeys((NOTHING, CONTROL, SHUFFLED), make_bound(5)), 12)
+    html = render(make_report(explained=explained))
+    assert html.count("<table>") == html.count('<div class="scroll"><table>') == 2
 
 
 def test_the_page_holds_each_number(report, html):

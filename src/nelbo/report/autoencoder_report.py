@@ -198,8 +198,7 @@ def _readings(report: AutoencoderReport) -> str:
     return fragments.section(
         "How good it is",
         "Means over images of the training and of the held-out ones.",
-        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>",
+        fragments.table(f"<tr><th></th>{head}</tr>", body),
     )
 
 

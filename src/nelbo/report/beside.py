@@ -136,15 +136,12 @@ def quality_section(reading: SampleReading | None) -> str:
         + "</tr>"
         for row in rows
     )
-    table = (
-        f'<div class="scroll"><table><thead><tr><th></th>{heads}</tr>'
-        f"<tr><th></th>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    head = f"<tr><th></th>{heads}</tr><tr><th></th>{columns}</tr>"
     return fragments.section(
         "How good the samples are",
         f"{some.samples.images:,} samples against {some.samples.reference:,} training pictures; "
         f"beside them {some.real.images:,} real pictures against the others.",
-        table,
+        fragments.table(head, body),
         f'<p class="note">{escape(ABOUT_FEATURES)}</p>',
     ) + _nearest_section(reading)
 

@@ -64,13 +64,14 @@ def section(report: RunReport) -> str:
         f"<td>{number(estimate.mean / explained.dims, 4)}</td></tr>"
         for without, given, estimate in rows_of(explained)
     )
-    table = (
-        '<div class="table"><table><thead><tr><th>given</th><th>over</th><th>bits an image</th>'
-        f"<th>bits/dim</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    heads = "".join(f"<th>{name}</th>" for name in ("given", "over", "bits an image", "bits/dim"))
     note = f'<p class="note">{escape(warning(explained))}</p>' if warning(explained) else ""
     return fragments.section(
-        "What the control explains", _ABOUT, table, note, fragments.pair(*panels)
+        "What the control explains",
+        _ABOUT,
+        fragments.table(f"<tr>{heads}</tr>", rows),
+        note,
+        fragments.pair(*panels),
     )
 
 

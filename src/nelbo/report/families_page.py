@@ -150,10 +150,8 @@ def _html_table(report: FamiliesReport) -> str:
         f"{''.join(f'<td>{fragments.raised(escape(cell))}</td>' for cell in rest)}</tr>"
         for first, *rest in rows
     )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f'</div><p class="note">{escape(report.caption)}</p>'
-    )
+    note = f'<p class="note">{escape(report.caption)}</p>'
+    return fragments.table(f"<tr>{head}</tr>", body) + note
 
 
 def _html_notes(report: FamiliesReport) -> str:

@@ -296,10 +296,15 @@ def bound_rows(bounds: Mapping[str, Summary], density: bool) -> str:
         '<tr class="term"><th scope="row"><span class="key total"></span>'
         f"{MONTE_CARLO}</th>{cells}</tr>"
     )
+    head = f"<tr><th></th>{splits}</tr><tr><th></th>{units * len(bounds)}</tr>"
+    return table(head, "".join(body))
+
+
+def table(head_html: str, body_html: str) -> str:
+    """Rows below a head, which scroll where the page is too narrow for them."""
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{splits}</tr>'
-        f"<tr><th></th>{units * len(bounds)}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead>{head_html}</thead><tbody>{body_html}</tbody>'
+        "</table></div>"
     )
 
 

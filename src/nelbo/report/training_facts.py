@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nelbo.diffusion.objectives import SHIFTED
 from nelbo.report.formatting import duration, number
 from nelbo.runs.checkpoints import VALIDATION
 
@@ -114,7 +115,7 @@ _SWITCHES = {
 _WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
     "snr_gamma": lambda training, model: training.get("objective") == "min_snr",
     "sigmoid_bias": lambda training, model: training.get("objective") == "sigmoid",
-    "level_shift": lambda training, model: training.get("objective") in ("simple", "hybrid"),
+    "level_shift": lambda training, model: training.get("objective") in SHIFTED,
     "balance_power": lambda training, model: training.get("balance") != "none",
     "balance": lambda training, model: training.get("balance") != "none",
     "label_dropout": lambda training, model: _is_conditional(model),
