@@ -10,7 +10,7 @@ import torch
 
 from nelbo import Bound, NelboError, NoiseSchedule
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion, Pixels
+from nelbo.diffusion import Diffusion, LevelProfile, Pixels
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from tests.costs import CostModel
 
@@ -175,3 +175,14 @@ def test_images_that_do_not_fit_are_refused(model):
     other = ImageData("small", torch.zeros(2, 1, 3, 3, dtype=torch.uint8), LEVELS, ("a", "b"))
     with pytest.raises(NelboError, match="shape"):
         TimedEvaluation(model, other, most=2)
+
+
+def test_a_profile_of_variances_alone_leaves_the_levels_to_a_pilot(model):
+    profile = LevelProfile.of_variances(model.schedule, model.schedule.posterior_variance)
+    data = images(4)
+    of_both = []
+    for each in (model, model.with_profile(profile)):
+        evaluation = TimedEvaluation(each, data, most=4, levels=4)
+        list(evaluation.refine(0.0))
+        of_both.append(evaluation.proposal)
+    assert torch.equal(*of_both)

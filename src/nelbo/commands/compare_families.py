@@ -17,7 +17,7 @@ from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
 from nelbo.commands.contestants import Contest, Trained, train
-from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
+from nelbo.commands.evaluation_progress import evaluate_at_levels
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.data.mentions import mention_duplicates, mention_skipped
@@ -146,12 +146,11 @@ def _figures(contest: Contest, asked: dict[str, Any], out: Path, name: str, seed
 def _judge(contest: Contest, name: str, seed: int, title: str, trained: Trained) -> Figures:
     """Evaluate the test images, draw samples and compare them with the training images."""
     model, test, options = trained.model, contest.test, contest.options
-    levels, _ = find_levels(options.levels, model, test, seed)
-    evidence = evaluate_with_progress(
+    evidence, _ = evaluate_at_levels(
         model,
         test,
         f"Evaluating {title}",
-        levels=levels,
+        options.levels,
         batch_size=options.batch_size,
         seed=seed,
     )

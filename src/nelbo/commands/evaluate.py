@@ -14,10 +14,8 @@ from nelbo.chain.model import Model
 from nelbo.commands.asked import load_asked
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn_of
 from nelbo.commands.evaluation_progress import (
+    evaluate_at_levels,
     evaluate_to_error_with_progress,
-    evaluate_with_progress,
-    find_levels,
-    stored_proposal,
 )
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
@@ -28,6 +26,7 @@ from nelbo.evidence.cost import cost_json, cost_line, levels_of
 from nelbo.evidence.explained import IMAGES as EXPLAINED_IMAGES
 from nelbo.evidence.explained import Explained, explained_by_control
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.inputs import check_fits, inputs
@@ -57,8 +56,6 @@ def run(options: Evaluate) -> None:
         return
     if options.levels == "optimal":
         check_optimal(options.run_path, options.steps)
-    # The whole of the best short chain is evaluated, in as many calls as that needs.
-    levels = None if options.levels == "optimal" else options.levels
     processes = join_processes(options.computing.device, options.out, options.precision)
     loaded, data = load_asked(options, processes.device, quiet=not processes.is_main)
     description = f"Evaluating {Path(data.source).name}, {options.split}"
@@ -71,41 +68,21 @@ def run(options: Evaluate) -> None:
         options.computing.seed,
     )
     store = _store(options, model, data, processes, dtype)
-    if levels is None:
+    how: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "seed": options.computing.seed,
+        "dtype": dtype,
+        "store": store,
+    }
+    # The whole of the best short chain is evaluated, in as many calls as that needs.
+    if options.levels in (None, "optimal"):
+        square, error = profiled_square(model.chain), options.error or DEFAULT_ERROR
         bound, calls = evaluate_to_error_with_progress(
-            model,
-            data,
-            description,
-            options.error or DEFAULT_ERROR,
-            score_matching_square=stored_proposal(model),
-            batch_size=options.batch_size,
-            seed=options.computing.seed,
-            dtype=dtype,
-            store=store,
+            model, data, description, error, score_matching_square=square, **how
         )
     else:
-        estimator, pilot_calls = None, 0
-        if levels != "all":
-            batches = -(-len(data) // options.batch_size)
-            estimator, pilot_calls = find_levels(
-                int(levels),
-                model,
-                data,
-                options.computing.seed,
-                quiet=not processes.is_main,
-                drawn=store is None or not store.is_complete(0, batches),
-            )
-        bound = evaluate_with_progress(
-            model,
-            data,
-            description,
-            levels=estimator,
-            batch_size=options.batch_size,
-            seed=options.computing.seed,
-            dtype=dtype,
-            store=store,
-        )
-        calls = int(bound.calls.sum()) + pilot_calls
+        count = None if options.levels == "all" else int(options.levels)
+        bound, calls = evaluate_at_levels(model, data, description, count, **how)
     stored = 0 if store is None else store.stored_calls
     explained = None
     if data.controls is not None and processes.is_main and len(data) > 1:

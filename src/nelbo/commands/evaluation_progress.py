@@ -13,10 +13,10 @@ from nelbo.chain.estimators import Estimator, Importance, proposal_from
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.diffusion import Diffusion
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.evaluation import calls_per_image, evaluate, evaluate_to_error
+from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.inputs import check_fits
 from nelbo.evidence.pilot import pilot
 
@@ -56,6 +56,29 @@ def find_levels(
     return Importance(count, proposal_from(square), reconstructions=2), calls
 
 
+def evaluate_at_levels(
+    model: Model,
+    data: ImageData,
+    description: str,
+    count: int | None,
+    *,
+    batch_size: int,
+    seed: int,
+    store: BoundStore | None = None,
+    **options: Any,
+) -> tuple[Evidence, int]:
+    """The evidence at `count` levels an image, as `find_levels`, or at each once, behind a progress
+    bar; and the network evaluations that it took, those of a pilot included."""
+    levels, pilot_calls = None, 0
+    if count is not None:
+        drawn = store is None or not store.is_complete(0, -(-len(data) // batch_size))
+        quiet = _is_silent(store)
+        levels, pilot_calls = find_levels(count, model, data, seed, quiet=quiet, drawn=drawn)
+    options |= {"batch_size": batch_size, "seed": seed, "store": store}
+    found = evaluate_with_progress(model, data, description, levels=levels, **options)
+    return found, int(found.calls.sum()) + pilot_calls
+
+
 def levels_to_compare(
     count: int, loaded: Sequence[tuple[Model, ImageData]], seed: int
 ) -> list[int | Estimator | None]:
@@ -84,20 +107,11 @@ def _square(
 ) -> tuple[torch.Tensor, int]:
     """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
     check_fits(model, data)
-    square = stored_proposal(model)
+    square = profiled_square(model.chain)
     if square is not None:
         return square, 0
     with nullcontext() if quiet else MESSAGES.status("Finding the levels that matter"):
         return pilot(model, data, _generator(seed))
-
-
-def stored_proposal(model: Model) -> torch.Tensor | None:
-    """E KL² at each level from the model's level profile, if it has one of this very chain."""
-    chain: Diffusion | None = model.chain
-    profile = None if chain is None else chain.profile
-    if chain is None or profile is None or profile.num_levels != chain.num_levels:
-        return None
-    return profile.score_matching_square
 
 
 def evaluate_with_progress(
@@ -113,7 +127,7 @@ def evaluate_with_progress(
     """`evaluate` of every image, behind a progress bar that shows the mean so far."""
     bounds: list[Evidence] = []
     bits, images = 0.0, 0
-    with counting_progress(disable=store is not None and store.rank > 0) as progress:
+    with counting_progress(disable=_is_silent(store)) as progress:
         total = len(data) * calls_per_image(model, levels)
         task = progress.add_task(description, total=total, status="")
         noise = _generator(seed)
@@ -137,7 +151,7 @@ def evaluate_to_error_with_progress(
 ) -> tuple[Evidence, int]:
     """`evaluate_to_error` behind a progress bar, and the network evaluations that it took."""
     bound, calls, status = None, 0, ""
-    with counting_progress(disable=store is not None and store.rank > 0) as progress:
+    with counting_progress(disable=_is_silent(store)) as progress:
         task = progress.add_task(description, total=None, status="calls")
         noise = _generator(seed)
         for reading in evaluate_to_error(
@@ -150,6 +164,11 @@ def evaluate_to_error_with_progress(
             progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
     assert bound is not None
     return bound, calls
+
+
+def _is_silent(store: BoundStore | None) -> bool:
+    """Whether another of the processes that share an evaluation shows how far it is."""
+    return store is not None and store.rank > 0
 
 
 def _generator(seed: int) -> torch.Generator:

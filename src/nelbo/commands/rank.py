@@ -13,7 +13,7 @@ from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import print_json, show
-from nelbo.commands.evaluation_progress import evaluate_with_progress, find_levels
+from nelbo.commands.evaluation_progress import evaluate_at_levels
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
@@ -64,20 +64,11 @@ def run(options: Rank) -> None:
         "proposal": identify_profile(model),
     }
     store = open_store(options.out, model, data, settings, processes)
-    batches = -(-len(data) // options.batch_size)
-    estimator, _ = find_levels(
-        levels,
-        model,
-        data,
-        options.computing.seed,
-        quiet=not processes.is_main,
-        drawn=not store.is_complete(0, batches),
-    )
-    bound = evaluate_with_progress(
+    bound, _ = evaluate_at_levels(
         model,
         data,
         f"Ranking {data.source}",
-        levels=estimator,
+        levels,
         batch_size=options.batch_size,
         seed=options.computing.seed,
         store=store,

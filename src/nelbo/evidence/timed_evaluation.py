@@ -19,6 +19,7 @@ from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.allocation import DrawSpread
 from nelbo.evidence.evaluation import evaluate
+from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.inputs import check_fits
 from nelbo.evidence.pilot import PILOT_IMAGES, estimator_of, pilot
 
@@ -199,9 +200,9 @@ class TimedEvaluation:
         self._proposal = torch.full((max(T - 1, 0),), 1.0 / max(T - 1, 1), dtype=torch.float64)
         if isinstance(self._estimator(_FIRST, _LEVELS), EveryLevel):
             return
-        profile = self.model.chain.profile
-        if profile is not None and profile.num_levels == T:
-            self._proposal = proposal_from(profile.score_matching_square)
+        known = profiled_square(self.model.chain)
+        if known is not None:
+            self._proposal = proposal_from(known)
             return
         images = PILOT_IMAGES
         if not self._complete:

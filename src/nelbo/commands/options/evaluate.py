@@ -47,9 +47,7 @@ class Evaluate(SplitOptions):
         at_least_one(steps=self.steps)
         if self.levels not in (None, "optimal") and self.error is not None:
             raise NelboError("--error chooses the number of levels: give it or --levels, not both")
-        # The whole of the best short chain is evaluated, in as many calls as that needs.
-        levels = None if self.levels == "optimal" else self.levels
-        if levels not in (None, "all") and int(levels) < 1:
-            raise NelboError(f"--levels must be all, optimal or at least 1, got {levels}")
+        if self.levels not in (None, "all", "optimal") and int(self.levels) < 1:
+            raise NelboError(f"--levels must be all, optimal or at least 1, got {self.levels}")
         if self.error is not None and not self.error > 0:
             raise NelboError(f"--error must be positive, in bits/dim, got {self.error:g}")
