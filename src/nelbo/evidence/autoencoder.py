@@ -23,6 +23,7 @@ from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.calibration import reconstruction_scale
 from nelbo.formats import NELBO_FILE
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.data_space import parse_data_space
 from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import AUTOENCODER
@@ -94,7 +95,8 @@ class AutoencoderRun:
             NelboError: a file is missing or damaged.
         """
         autoencoder = AutoencoderKL.from_pretrained(path, AUTOENCODER).eval()
-        data = parse_data_space((read_own(path) or {}).get("pixels"), "pixels")
+        own = ConfigFields(Path(path) / NELBO_FILE, read_own(path) or {})
+        data = parse_data_space(own, "pixels")
         if not isinstance(data, Pixels):
             raise NelboError(f"{path}/{NELBO_FILE}: the data of an autoencoder must be pixels")
         size = autoencoder.config.sample_size

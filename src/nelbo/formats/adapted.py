@@ -21,7 +21,6 @@ from nelbo.formats.chain import read_chain, write_profile
 from nelbo.formats.data_space import data_config, parse_data_space, read_shape
 from nelbo.formats.files import write_index, write_json
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
-from nelbo.formats.latent import number
 from nelbo.formats.model_directory import AUTOENCODER, NELBO_FILE
 from nelbo.formats.pipeline import Format, Pipeline
 from nelbo.latent import LatentDiffusion
@@ -48,14 +47,14 @@ class AdaptedDiffusion(LatentDiffusion):
 
 def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
     """The model of one of the pipelines of `ADAPTERS`."""
-    adapter, own = ADAPTERS[pipeline.index.class_name], pipeline.notes
+    adapter, own = ADAPTERS[pipeline.index.class_name], pipeline.own_fields
     scheduler = pipeline.scheduler  # refused, if it is, before the large parts are read
     kind = adapter.network
     transformer = load_part(pipeline, kind.folder, "diffusers", (kind.class_name,))
     network = kind(
         transformer,
         whole_times=scheduler.whole_times,
-        guidance=number(own, "embedded_guidance"),
+        guidance=own.number_if_any("embedded_guidance"),
     )
     prior = read_chain(pipeline, scheduler, network, Continuous())
     text = adapter.prompts.read(pipeline, transformer.config)
@@ -64,8 +63,8 @@ def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
         prior,
         text=text,
         scale=1.0,
-        data=parse_data_space(own["pixels"], "pixels") if "pixels" in own else Pixels(),
-        decoder_scale=number(own, "decoder_scale"),
+        data=parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels(),
+        decoder_scale=own.number_if_any("decoder_scale"),
     )
     model.origin = pipeline
     return model.eval()

@@ -129,16 +129,9 @@ def write_profile(model: Diffusion, directory: Path) -> None:
 
 def _own_options(pipeline: Pipeline) -> dict[str, Any]:
     # Options that the class of the scheduler has no field for; none has a name for "analytic".
-    own = pipeline.notes
-    if own.get("variance", "fixed_small") not in list(VARIANCES):
-        raise NelboError(
-            f"{pipeline.path}/{NELBO_FILE}: variance is {own['variance']!r}, expected one of "
-            f"{', '.join(VARIANCES)}"
-        )
-    if not isinstance(own.get("clip_sample", False), bool):
-        raise NelboError(
-            f"{pipeline.path}/{NELBO_FILE}: clip_sample is {own['clip_sample']!r}, expected true "
-            "or false"
-        )
-    options = {name: own[name] for name in ("variance", "clip_sample") if name in own}
-    return options | own_prediction(pipeline)
+    own, options = pipeline.own_fields, own_prediction(pipeline)
+    if "variance" in own.fields:
+        options["variance"] = own.choice("variance", {name: name for name in VARIANCES})
+    if "clip_sample" in own.fields:
+        options["clip_sample"] = own.boolean("clip_sample")
+    return options

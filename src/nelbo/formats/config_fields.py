@@ -53,6 +53,17 @@ class ConfigFields:
             raise self.wrong(field, "a number")
         return float(value)
 
+    def positive(self, field: str) -> float:
+        """A finite number above 0."""
+        value = self.fields[field]
+        if not is_number(value) or not 0 < value < math.inf:
+            raise self.wrong(field, "a positive number")
+        return float(value)
+
+    def number_if_any(self, field: str) -> float | None:
+        """A finite number; None where the field is missing or null."""
+        return None if self.fields.get(field) is None else self.number(field)
+
     def wrong(self, field: str, expected: str) -> NelboError:
         """The error for a field that is not as expected."""
         return NelboError(

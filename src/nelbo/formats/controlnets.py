@@ -7,15 +7,14 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
-from nelbo.formats.model_directory import NELBO_FILE
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.pipeline import CONTROLNET, CONTROLNETS, Pipeline
 from nelbo.networks import ControlledUNet, ControlNet, ControlNetConfig, UNet
-from nelbo.networks.config import is_number, is_positive_int
+from nelbo.networks.config import is_number
 from nelbo.networks.denoiser import Denoiser
 
 # What diffusers calls several of them.
@@ -36,8 +35,9 @@ def controlled(pipeline: Pipeline, denoiser: Denoiser) -> Denoiser | ControlledU
         name = type(denoiser).__name__
         raise NelboError(f"{path}: a ControlNet controls a UNet, found a {name}")
     nets = [ControlNet.from_pretrained(path, folder) for folder in _folders(pipeline)]
+    scales = _scales(pipeline.own_fields, len(nets))
     try:
-        return ControlledUNet(denoiser, nets, _scales(pipeline.notes, len(nets)))
+        return ControlledUNet(denoiser, nets, scales)
     except NelboError as error:
         raise NelboError(f"{path}: {error}") from error
 
@@ -75,23 +75,19 @@ def _folders(pipeline: Pipeline) -> list[str]:
     kind = pipeline.index.parts.get(CONTROLNET)
     if kind is not None:
         pipeline.index.require(CONTROLNET, ControlNetConfig.class_name, MULTIPLE)
-    count = pipeline.notes.get(CONTROLNETS, 1)
-    if kind == MULTIPLE and CONTROLNETS not in pipeline.notes:
-        count = 1
+    count = 1
+    if CONTROLNETS in pipeline.notes:
+        count = pipeline.own_fields.integer(CONTROLNETS, 1)
+    elif kind == MULTIPLE:
         while (Path(pipeline.path) / _folder(count)).is_dir():
             count += 1
-    if not is_positive_int(count):
-        raise NelboError(
-            f"{pipeline.path}/{NELBO_FILE}: {CONTROLNETS} is {count!r}, expected a number from 1"
-        )
     return [_folder(i) for i in range(count)]
 
 
-def _scales(own: Mapping[str, Any], count: int) -> list[float]:
+def _scales(own: ConfigFields, count: int) -> list[float]:
     """The scale of each ControlNet."""
-    value = own.get(_SCALE, 1.0)
+    value = own.fields.get(_SCALE, 1.0)
     scales = value if isinstance(value, list) else [value] * count
     if not all(map(is_number, scales)) or len(scales) != count:
-        expected = "a number" if count == 1 else f"{count} numbers"
-        raise NelboError(f"{NELBO_FILE}: {_SCALE} is {value!r}, expected {expected}")
+        raise own.wrong(_SCALE, "a number" if count == 1 else f"{count} numbers")
     return [float(scale) for scale in scales]

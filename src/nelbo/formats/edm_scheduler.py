@@ -60,9 +60,7 @@ class EDMScheduler(ContinuousScheduler):
     @property
     def chain_options(self) -> dict[str, Any]:
         """Prediction and variance: that which suits fine levels, for the class names none."""
-        sigma_data = self.number("sigma_data")
-        if sigma_data <= 0:
-            raise self.wrong("sigma_data", "a positive number")
+        sigma_data = self.positive("sigma_data")
         # A negative σ_d, which is squared everywhere else, turns the sign of the answer.
         prediction = RawDenoiser(self.choice("prediction_type", _SIGNS) * sigma_data)
         return {"prediction": prediction, "variance": "fixed_large"}

@@ -7,7 +7,6 @@ a scheduler of this class has no field for, as another number of levels, is in n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.prediction import Velocity
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.formats.flow_times import SPREAD, shift_of, walk_times
-from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.scheduler import (
     BETAS,
@@ -33,7 +31,6 @@ from nelbo.formats.scheduler import (
 )
 from nelbo.formats.scheduler_classes import SCHEDULERS
 from nelbo.formats.scheduler_sampler import read_sampler
-from nelbo.networks.config import is_number
 from nelbo.networks.pretrained import DIFFUSERS_VERSION
 from nelbo.samplers import DPMSolver, Euler, Sampler
 from nelbo.samplers.grid import check_steps, flow_times
@@ -182,12 +179,7 @@ def own_prediction(pipeline: Pipeline) -> dict[str, Any]:
     """The option of `Diffusion` for a scale of time in nelbo.json, if it has one."""
     if TIME_SCALE not in pipeline.notes:
         return {}
-    scale = pipeline.notes[TIME_SCALE]
-    if not is_number(scale) or not 0 < scale < math.inf:
-        raise NelboError(
-            f"{pipeline.path}/{NELBO_FILE}: {TIME_SCALE} is {scale!r}, expected a positive number"
-        )
-    return {"prediction": Velocity(scale)}
+    return {"prediction": Velocity(pipeline.own_fields.positive(TIME_SCALE))}
 
 
 def _counted(model: Diffusion) -> int:

@@ -18,11 +18,9 @@ from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import data_config, parse_data_space
 from nelbo.formats.files import PipelineIndex, write_index, write_json
-from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig
-from nelbo.networks.config import is_number
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE
@@ -68,7 +66,7 @@ _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
 def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     """The model of one of the pipelines above."""
-    path, index, own = pipeline.path, pipeline.index, pipeline.notes
+    index = pipeline.index
     kind = EDITING.get(index.class_name, index.class_name)
     slot = "vae" if "vae" in index.parts or kind != UNCONDITIONAL else "vqvae"
     index.require(slot, AutoencoderConfig.class_name)
@@ -93,33 +91,32 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     prior = read_chain(pipeline, scheduler, controlled(pipeline, denoiser), Continuous())
     autoencoder = AutoencoderKL.from_pretrained(pipeline.shared, pipeline.folder(slot, CONFIG_FILE))
     if kind in _PAIRED:
-        _check_unstandardised(path, autoencoder.config)
-    return assemble(path, autoencoder, prior, text, own)
+        _check_unstandardised(pipeline.path, autoencoder.config)
+    return assemble(pipeline, autoencoder, prior, text)
 
 
 def assemble(
-    path: str | os.PathLike[str],
-    autoencoder: AutoencoderKL,
-    prior: Diffusion,
-    text: PromptEncoder | None,
-    own: Mapping[str, Any],
+    pipeline: Pipeline, autoencoder: AutoencoderKL, prior: Diffusion, text: PromptEncoder | None
 ) -> LatentDiffusion:
     """The model of these parts, with what the notes of its pipeline have of pixels.
 
     Raises:
         NelboError: parts that do not fit together, or notes that are malformed.
     """
+    own = pipeline.own_fields
+    data = parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels()
+    decoder_scale = own.number_if_any("decoder_scale")
     try:
         return LatentDiffusion(
             autoencoder,
             prior,
             text=text,
             scale=autoencoder.config.scaling_factor,
-            data=parse_data_space(own["pixels"], "pixels") if "pixels" in own else Pixels(),
-            decoder_scale=number(own, "decoder_scale"),
+            data=data,
+            decoder_scale=decoder_scale,
         ).eval()
     except NelboError as error:
-        raise NelboError(f"{path}: {error}") from error
+        raise NelboError(f"{pipeline.path}: {error}") from error
 
 
 def save_latent(
@@ -235,16 +232,6 @@ def _check_text(model: LatentDiffusion, denoiser: Denoiser) -> None:
             f"{'one text encoder' if paired else 'two text encoders'}, not with "
             f"{'two' if paired else 'one'}"
         )
-
-
-def number(own: Mapping[str, Any], name: str) -> float | None:
-    """A field of nelbo.json, if it is there."""
-    value = own.get(name)
-    if value is None:
-        return None
-    if not is_number(value):
-        raise NelboError(f"{NELBO_FILE}: {name} is {value!r}, expected a number")
-    return float(value)
 
 
 FORMAT = Format("latent", LatentDiffusion, PIPELINES, load_latent, save_latent)

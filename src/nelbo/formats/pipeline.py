@@ -13,6 +13,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.files import PipelineIndex, part_folder, read_index, read_own
 from nelbo.formats.model_directory import NELBO_FILE, checkpoint_path, resolve
 from nelbo.formats.scheduler import (
@@ -102,6 +103,11 @@ class Pipeline:
     def notes(self) -> Mapping[str, Any]:
         """The content of nelbo.json; empty for a plain pipeline."""
         return self.own or {}
+
+    @property
+    def own_fields(self) -> ConfigFields:
+        """`notes`, each of which is checked as it is read."""
+        return ConfigFields(Path(self.path) / NELBO_FILE, self.notes)
 
     @property
     def shared(self) -> str | os.PathLike[str]:

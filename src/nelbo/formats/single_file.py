@@ -80,7 +80,7 @@ class SingleFile(Pipeline):
         controlled = "ControlNet" in checkpoint.kind
         network = ControlledUNet(unet, [read_controlnet(checkpoint)]) if controlled else unet
         prior = read_chain(self, self.scheduler, network, Continuous())
-        return assemble(self.path, read_autoencoder(checkpoint), prior, text, self.notes)
+        return assemble(self, read_autoencoder(checkpoint), prior, text)
 
 
 def open_single_file(path: Any) -> SingleFile | None:
