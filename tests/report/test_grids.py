@@ -4,7 +4,11 @@ import torch
 from PIL import Image
 
 from nelbo.base.errors import NelboError
-from nelbo.report.grids import image_grid, page_scale, save_grid, to_bytes, to_pil
+from nelbo.base.files import write_csv
+from nelbo.report.animation import save_animation
+from nelbo.report.grids import image_grid, page_scale, save_grid, save_image, to_bytes, to_pil
+from nelbo.report.page import write_html
+from nelbo.runs.settings_file import write_settings
 from tests.report.examples import make_images
 
 
@@ -69,3 +73,19 @@ def test_saved_grid_is_the_grid_and_leaves_nothing_else(tmp_path):
 def test_mistakes_are_explained(call, words):
     with pytest.raises(NelboError, match=words):
         call()
+
+
+def test_what_cannot_be_written_names_its_file_and_why(tmp_path):
+    (tmp_path / "file").touch()
+    within, image = tmp_path / "file" / "new", Image.new("L", (2, 2))
+    writers = {
+        ".png": lambda path: save_image(image, path),
+        ".gif": lambda path: save_animation([image], path),
+        ".html": lambda path: write_html("<p>", path),
+        ".csv": lambda path: write_csv(path, [["name"]]),
+        ".yaml": lambda path: write_settings(path, {"steps": 1}),
+    }
+    for suffix, write in writers.items():
+        path = within.with_suffix(suffix)
+        with pytest.raises(NelboError, match=rf"cannot write {path}: .*; nothing was written"):
+            write(path)

@@ -41,6 +41,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """`atomic_file` for what was asked for at a path, whose folder is made where it is missing.
+
+    Raises:
+        NelboError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise NelboError(f"cannot write {path}: {reason(error)}; nothing was written") from error
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk."""
     if os.name == "nt" and path.is_dir():  # no such thing there
@@ -76,15 +91,8 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     Raises:
         NelboError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_file(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows(rows)
-    except OSError as error:
-        raise NelboError(f"cannot write {path}: {error}") from error
+    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import new_file
 from nelbo.chain.model import Model
 from nelbo.coding import Estimated, compress, compress_progressive, decompress_progressive, estimate
 from nelbo.coding.rate_distortion import psnr_of
@@ -56,21 +55,10 @@ def run(options: Compress) -> None:
             progress=pace,
             **given,
         )
-    _write(options.out, archive)
+    with new_file(options.out) as temporary:
+        temporary.write_bytes(archive)
     passes = pace.passes(1 + options.verify)
     _report(options, None, len(archive), pixels, model, [len(pixels) / each for each in passes])
-
-
-def _write(out: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise NelboError(
-            f"cannot write {out}: {error.strerror or error}; nothing was written"
-        ) from error
 
 
 def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
@@ -86,7 +74,8 @@ def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
         steps=options.steps,
         condition=condition,
     )
-    _write(options.out, content)
+    with new_file(options.out) as temporary:
+        temporary.write_bytes(content)
     back = decompress_progressive(model, content, condition=condition)
     psnr = float(psnr_of(back[None], image[None], model.data.shown_levels))
     if options.json:

@@ -21,7 +21,11 @@ _SAMPLER_HELP = (
 )
 # Images that --quality needs at least.
 _LEAST_JUDGED = 2
-# Options of every command that reads models on images, with their help.
+# Arguments and options that several commands have, with the help of those that are the same.
+RunPath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+DataName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+Device = Annotated[str, tyro.conf.arg(help="Where to compute: auto, cpu, cuda, mps.")]
+AsJson = Annotated[bool, tyro.conf.arg(help="Print the result as JSON.")]
 SomeImages = Annotated[
     int | None,
     tyro.conf.arg(
@@ -29,6 +33,9 @@ SomeImages = Annotated[
     ),
 ]
 BatchSize = Annotated[int, tyro.conf.arg(help="Images at a time.")]
+DrawnAtATime = Annotated[
+    int, tyro.conf.arg(help="Images at a time; the images do not depend on it.")
+]
 EmbeddedGuidance = Annotated[
     float | None,
     tyro.conf.arg(
@@ -44,10 +51,8 @@ class Computing:
 
     seed: int = 0
     """Source of all that is random."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    device: Device = "auto"
+    json: AsJson = False
 
     def check(self) -> None:
         """Raise `NelboError` for an out-of-range seed."""
@@ -59,7 +64,7 @@ class Computing:
 class ImageOptions:
     """A model, and the images to read it on."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run, a diffusers pipeline directory, or a Hub id."""
     data: str | None = None
     """As in `nelbo train`; by default what the run was trained on."""
@@ -212,6 +217,25 @@ class ControlOptions:
 
 
 @dataclass(frozen=True)
+class DrawingOptions:
+    """A model that draws pictures, and how."""
+
+    run_path: RunPath
+    """A run, a diffusers pipeline directory, or a Hub id."""
+    sampling: SamplerOptions = field(default_factory=SamplerOptions)
+    condition: ConditionOptions = field(default_factory=ConditionOptions)
+    controlled: ControlOptions = field(default_factory=ControlOptions)
+    computing: Computing = field(default_factory=Computing)
+
+    def check(self) -> None:
+        """Raise `NelboError` for options that make no sense."""
+        self.computing.check()
+        self.condition.check()
+        self.controlled.check()
+        self.sampling.check()
+
+
+@dataclass(frozen=True)
 class QualityOptions:
     """What to compare drawn images with."""
 
@@ -263,8 +287,8 @@ def check_counts(n: int, batch_size: int) -> None:
     at_least_one(batch_size=batch_size)
 
 
-def check_png(out: Path) -> None:
+def check_png(path: Path, option: str = "--out") -> None:
     """Raise `NelboError` unless a path names a PNG file that can be written."""
-    if out.suffix.lower() != ".png":
-        raise NelboError(f"--out must name a .png file, got {out}")
-    check_out(out)
+    if path.suffix.lower() != ".png":
+        raise NelboError(f"{option} must name a .png file, got {path}")
+    check_out(path, option)

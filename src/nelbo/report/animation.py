@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import new_file
 
 FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 # Milliseconds that a frame stays, and the last one.
@@ -25,14 +25,14 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path) -> None:
     """Write frames as a loop that rests on its last one; the file is there whole or not at all.
 
     Raises:
-        NelboError: no frames, or a name that ends in no animated format.
+        NelboError: no frames, a name that ends in no animated format, or where nothing can be
+            written.
     """
     path = Path(path)
     check_animation(path)
     if not frames:
         raise NelboError("an animation needs at least one frame")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
+    with new_file(path) as temporary:
         frames[0].save(
             temporary,
             format=FORMATS[path.suffix.lower()],

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import new_file
 
 # The side of a page of images to look at, and the least and the largest that one is enlarged to.
 _PAGE_SIDE, _READABLE_SIDE, _LARGE_SIDE = 512, 48, 128
@@ -110,12 +110,8 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:
         raise NelboError(f"{path} must end in an image format such as .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary:
-            image.save(temporary, format=known[path.suffix.lower()])
-    except OSError as error:
-        raise NelboError(f"cannot write {path}: {error.strerror or error}") from error
+    with new_file(path) as temporary:
+        image.save(temporary, format=known[path.suffix.lower()])
 
 
 def save_grid(

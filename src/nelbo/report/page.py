@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from nelbo.base.files import atomic_file
+from nelbo.base.files import new_file
 from nelbo.report import chain_sections, coarse_to_fine, control, fragments, sections
 from nelbo.report.beside import quality_section
 from nelbo.report.run_report import RunReport
@@ -55,9 +55,11 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def write_html(html: str, path: str | Path) -> None:
-    """Write a page, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
+    """Write a page, whole or not at all.
+
+    Raises:
+        NelboError: it cannot be written.
+    """
+    with new_file(Path(path)) as temporary:
         # Paths may hold bytes that are not UTF-8.
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file, reason
+from nelbo.base.files import new_file
 from nelbo.base.suggestions import did_you_mean
 
 Settings = TypeVar("Settings")
@@ -24,12 +24,9 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
         NelboError: they cannot be written.
     """
     content = {name: plain(value) for name, value in settings.items()}
-    try:
-        with atomic_file(path) as temporary:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise NelboError(f"cannot write {path}: {reason(error)}") from error
+    with new_file(path) as temporary:
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

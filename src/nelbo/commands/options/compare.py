@@ -9,7 +9,14 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import BatchSize, Computing, EmbeddedGuidance, SomeImages, check_out
+from nelbo.commands.groups import (
+    BatchSize,
+    Computing,
+    DataName,
+    EmbeddedGuidance,
+    SomeImages,
+    check_out,
+)
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
 from nelbo.training.ranges import at_least_one, option
@@ -29,7 +36,7 @@ class Compare:
     """Compare two models on the same images by a paired test (--runs), or train the families of
     generative models with one time budget each and compare them (--budget)."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    data: DataName
     """As in `nelbo train`."""
     runs: tuple[str, str] | None = None
     """The two runs, diffusers pipeline directories or Hub ids to compare."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_out
+from nelbo.commands.groups import AsJson, Device, RunPath, check_out
 from nelbo.training.ranges import at_least_one
 
 _SUFFIX = ".nelbo"
@@ -19,7 +19,7 @@ _SUFFIX = ".nelbo"
 class Compress:
     """Compress pictures without loss, in about as many bits as the bound of a model says."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run, a diffusers pipeline directory, or a Hub id."""
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES")] = ()
     """Pictures of any size; one of another size than the model's is cut into tiles."""
@@ -50,10 +50,8 @@ class Compress:
     log SNR: 100 is the last level, and from about 60 on emoji are recognised."""
     estimate: bool = False
     """Write nothing, and print what the archive would take by the bound, beside other formats."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    device: Device = "auto"
+    json: AsJson = False
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_out
+from nelbo.commands.groups import AsJson, DataName, check_png
 from nelbo.training.ranges import at_least_one
 
 
@@ -17,7 +13,7 @@ from nelbo.training.ranges import at_least_one
 class Data:
     """Show what a source of images holds: splits, sizes, labels, captions, broken files."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    data: DataName
     """As in `nelbo train`."""
     size: int | str | None = None
     """What to cut pictures to, 32, or 16x24, height × width; 32 by default, or what the data set
@@ -30,13 +26,10 @@ class Data:
     """A contact sheet to write, PNG."""
     sheet_images: int = 100
     """How many images the contact sheet shows, evenly spaced through all splits."""
-    json: bool = False
-    """Print the result as JSON."""
+    json: AsJson = False
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
         if self.sheet is not None:
-            if self.sheet.suffix.lower() != ".png":
-                raise NelboError(f"--sheet must name a .png file, got {self.sheet}")
-            check_out(self.sheet, "--sheet")
+            check_png(self.sheet, "--sheet")
         at_least_one(sheet_images=self.sheet_images)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_new
+from nelbo.commands.groups import AsJson, Device, check_new
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,8 @@ class Decompress:
     """Caption that a picture which was coded with --bits-per-pixel was conditioned on."""
     recover: bool = False
     """Write the pictures of whole blocks where others are damaged, and name what is lost."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    json: bool = False
-    """Print the result as JSON."""
+    device: Device = "auto"
+    json: AsJson = False
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

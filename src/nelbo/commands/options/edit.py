@@ -9,24 +9,15 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import (
-    Computing,
-    ConditionOptions,
-    ControlOptions,
-    SamplerOptions,
-    check_counts,
-    check_png,
-)
+from nelbo.commands.groups import DrawingOptions, DrawnAtATime, check_counts, check_png
 from nelbo.training.ranges import at_least_one
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(DrawingOptions):
     """Edit a picture: redraw its details, paint a part of it, or go over into another one."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run, a diffusers pipeline directory, or a Hub id."""
-    image: Path
+    image: Path = field(kw_only=True)
     """The picture to edit."""
     out: Path = Path("edited.png")
     """The picture to write, PNG; a grid for several."""
@@ -51,19 +42,11 @@ class Edit:
     resize: bool = True
     """Cut pictures of another size than the model's in the middle, and scale them; --no-resize
     refuses them."""
-    sampling: SamplerOptions = field(default_factory=SamplerOptions)
-    condition: ConditionOptions = field(default_factory=ConditionOptions)
-    controlled: ControlOptions = field(default_factory=ControlOptions)
-    batch_size: int = 64
-    """Images at a time; the images do not depend on it."""
-    computing: Computing = field(default_factory=Computing)
+    batch_size: DrawnAtATime = 64
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
-        self.computing.check()
-        self.condition.check()
-        self.controlled.check()
-        self.sampling.check()
+        super().check()
         check_counts(self.n, self.batch_size)
         check_png(self.out)
         if self.interpolate is None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import SplitOptions, check_out
+from nelbo.commands.groups import RunPath, SplitOptions, check_out
 from nelbo.training.ranges import at_least_one
 
 
@@ -17,7 +15,7 @@ from nelbo.training.ranges import at_least_one
 class Evaluate(SplitOptions):
     """Evaluate the bound of a model on images, term by term."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run, a diffusers pipeline directory, or a Hub id; a run of an autoencoder alone is read as
     a plain VAE, with its PSNR."""
     control: str | None = None

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_new
+from nelbo.commands.groups import AsJson, RunPath, check_new
 
 
 @dataclass(frozen=True)
 class Export:
     """Export a model of pixels or latents as a clean diffusers pipeline with a model card."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run, a diffusers pipeline directory, or a checkpoint that ships with nelbo."""
     out: Path
     """The directory to make; it must be new or empty."""
@@ -33,8 +31,7 @@ class Export:
     if it has one, or that of the data."""
     prompt: str | None = None
     """Example for the card of a model of text; by default the first that the run drew."""
-    json: bool = False
-    """Print the result as JSON."""
+    json: AsJson = False
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from nelbo.commands.groups import Computing
+from nelbo.commands.groups import Computing, RunPath
 from nelbo.training.ranges import at_least_one
 
 
@@ -16,7 +13,7 @@ from nelbo.training.ranges import at_least_one
 class Fit:
     """Measure each level of a run's chain once, for optimal variances and levels."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run or diffusers pipeline directory; level_profile.safetensors is written into it, unless
     --out names another place."""
     out: Path | None = None

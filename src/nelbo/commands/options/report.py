@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import Computing
+from nelbo.commands.groups import Computing, RunPath
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.ranges import at_least_one
 
@@ -18,7 +16,7 @@ from nelbo.training.ranges import at_least_one
 class Report:
     """Evaluate a run, sample, and write its report, as at the end of training."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    run_path: RunPath
     """A run directory, finished or interrupted, or a model that was saved."""
     out: Path | None = None
     """Directory for a copy of the model with the report, instead of writing into RUN; it must be

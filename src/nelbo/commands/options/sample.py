@@ -12,11 +12,9 @@ import tyro
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import listed
 from nelbo.commands.groups import (
-    Computing,
-    ConditionOptions,
-    ControlOptions,
+    DrawingOptions,
+    DrawnAtATime,
     QualityOptions,
-    SamplerOptions,
     check_counts,
     check_out,
     check_png,
@@ -29,11 +27,9 @@ _NAME = re.compile(r"\d{5}\.png")
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(DrawingOptions):
     """Sample images from a model: a grid, single files, an animation."""
 
-    run_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """A run, a diffusers pipeline directory, or a Hub id."""
     out: Path = Path("samples.png")
     """The grid to write, PNG."""
     files: Path | None = None
@@ -54,20 +50,12 @@ class Sample:
     levels: Literal["spaced", "optimal"] = "spaced"
     """Which levels fewer steps visit: by `spacing`, or those of the best bound with the optimal
     variance, once `nelbo fit` has measured the run."""
-    sampling: SamplerOptions = field(default_factory=SamplerOptions)
-    condition: ConditionOptions = field(default_factory=ConditionOptions)
-    controlled: ControlOptions = field(default_factory=ControlOptions)
+    batch_size: DrawnAtATime = 64
     judged: QualityOptions = field(default_factory=QualityOptions)
-    batch_size: int = 64
-    """Images at a time; the images do not depend on it."""
-    computing: Computing = field(default_factory=Computing)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
-        self.computing.check()
-        self.condition.check()
-        self.controlled.check()
-        self.sampling.check()
+        super().check()
         if self.interpolate is not None and self.interpolate < 2:
             raise NelboError(f"--interpolate must be at least 2, got {self.interpolate}")
         n = self.images()

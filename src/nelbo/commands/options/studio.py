@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
+from nelbo.commands.groups import Device
 from nelbo.studio.access import Users, check_address
 
 _LARGEST_PORT = 65535
@@ -27,8 +28,7 @@ class Studio:
     """The port to listen at; 0 for one that is free."""
     auth_file: Path | None = None
     """A file with a line name:password for each user, which only its owner may read."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
+    device: Device = "auto"
 
     def check(self) -> None:
         """Raise `NelboError` for an address that others reach without a password."""
