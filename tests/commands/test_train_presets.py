@@ -42,7 +42,7 @@ def test_a_preset_changes_the_defaults_that_it_names_and_no_others(name):
 
 def test_without_a_preset_it_is_the_default_one():
     asked = parsed("--preset", DEFAULT_PRESET)
-    assert parsed() == dataclasses.replace(asked, left_to_data=("mirroring", "objective"))
+    assert parsed() == dataclasses.replace(asked, left_open=("mirroring", "objective"))
     assert Train().training == TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
     assert Train().model == ModelConfig(**PRESETS[DEFAULT_PRESET].model)
 
@@ -151,7 +151,7 @@ def test_mirroring_is_decided_by_the_pictures_unless_it_is_given(
     assert settings(run)["training"]["horizontal_flip"] is mirrored
     objective = "bound" if data == "digits" else "clipped"
     assert settings(run)["training"]["objective"] == objective
-    assert "left_to_data" not in settings(run)
+    assert "left_open" not in settings(run)
     assert ("Mirroring half of the pictures" in capsys.readouterr().err) is said
     main(["train", "--resume", "--out", str(run), "--steps", "2", "--threads", "1"])
     assert settings(run)["training"]["horizontal_flip"] is mirrored

@@ -13,11 +13,9 @@ from nelbo.data.mentions import mention_skipped
 from nelbo.runs.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import METRICS_FILE, RunDirectory
 from nelbo.training.allowance import allowed_seconds
-from nelbo.training.kinds import kind_of
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import Asked
-from nelbo.training.options import NAMES
-from nelbo.training.start_from import kind_at
+from nelbo.training.start_from import kind_of_run
 
 
 def run(options: Report) -> None:
@@ -42,10 +40,9 @@ def run(options: Report) -> None:
         )
     device = choose_device(options.computing.device)
     # A copy is made once nothing is left that may not fit.
-    name = kind_at(run.path) or NAMES[0]
-    kind = kind_of(name)
+    kind = kind_of_run(run.path)
     if not (kind.draws or options.samples.is_default):
-        raise NelboError(f"{run.path} is an {name}, which has no samples to draw")
+        raise NelboError(f"{run.path} is an {kind.name}, which has no samples to draw")
     model = kind.load(run.path).to(device)
     ending = _ending(options, run, model, test, fits=kind.fits)
     kind.check_fits(model, ending.test)

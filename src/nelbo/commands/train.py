@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from nelbo.base.console import say
-from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device, print_json, results_to, show
 from nelbo.commands.training.session import TrainingSession
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute, check_source, with_crops
 from nelbo.data.splits import TEST, TRAIN, VALIDATION
-from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
+from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory, predates_validation
 from nelbo.runs.settings_file import read_settings
 from nelbo.training.allowance import allowed_seconds, report_where_on_interrupt
 from nelbo.training.images import TrainingImages
@@ -186,12 +185,10 @@ def _predates_validation(options: TrainOptions) -> bool:
     if not options.resume or options.out is None:
         return False
     run = RunDirectory(options.out)
-    try:
-        return any(one.predates_validation for one in (run, run.stage(AUTOENCODER_RUN)))
-    except NelboError:
-        # Its nelbo.json is damaged, which going on writes anew. Other images than those that
-        # its checkpoint has learned from are refused later.
-        return False
+    # Of notes that are cut off nothing is known. Other images than those that the checkpoint has
+    # learned from are refused later.
+    stages = (run, run.stage(AUTOENCODER_RUN))
+    return any(predates_validation(stage.whole_notes) for stage in stages)
 
 
 def _mention(options: TrainOptions, images: TrainingImages, start: Start | None) -> None:

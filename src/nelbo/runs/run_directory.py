@@ -326,15 +326,19 @@ class RunDirectory:
         return read_json(file) if file.is_file() else {}
 
     @property
-    def predates_validation(self) -> bool:
-        """Whether nelbo trained it before there was a validation split, on what is one today."""
-        return predates_validation(self.notes)
-
-    @property
     def notes(self) -> dict[str, Any]:
         """The contents of nelbo.json; empty without one, as for a plain pipeline."""
         file = self.path / NELBO_FILE
         return read_json(file) if file.is_file() else {}
+
+    @property
+    def whole_notes(self) -> dict[str, Any]:
+        """`notes`; empty where whatever stopped the run cut them off, for going on writes them
+        anew."""
+        try:
+            return self.notes
+        except NelboError:
+            return {}
 
 
 def predates_validation(notes: Mapping[str, Any]) -> bool:

@@ -96,6 +96,8 @@ class TrainOptions:
     """Where to follow training, beside metrics.jsonl: tensorboard needs the extra `tracking`."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
+    left_open: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """What the data or another model decide, whatever the settings are; see `begun`."""
     threads: int | None = None
     """CPU threads; by default the faster of one and all is measured at first. Fix it, and the
     precision, to repeat a run to the last bit."""

@@ -14,9 +14,7 @@ from nelbo.formats import load
 from nelbo.networks.finite import check_finite_weights
 from nelbo.runs.checkpoints import Checkpoint, Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training.kinds import kind_of
-from nelbo.training.options import NAMES
-from nelbo.training.start_from import kind_at
+from nelbo.training.start_from import kind_of_run
 
 
 def kept_checkpoint(run: str | Path, step: int | None = None) -> Checkpoint:
@@ -56,7 +54,7 @@ def with_weights(run: str | Path, weights: Mapping[str, Tensor]) -> Any:
         NelboError: no such run, or weights of another model.
     """
     model = load(run)
-    return kind_of(kind_at(run) or NAMES[0]).with_weights(model, weights, str(run))
+    return kind_of_run(run).with_weights(model, weights, str(run))
 
 
 @torch.no_grad()

@@ -24,8 +24,7 @@ NOT_SAVED = (
     "config",
     "crops",
     "json",
-    "left_to_base",
-    "left_to_data",
+    "left_open",
 )
 # Fields that a run may go on with another value of.
 _MAY_CHANGE = {

@@ -18,7 +18,8 @@ from nelbo.networks.denoiser import Denoiser
 from nelbo.report.model_card import licence_of
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds import KINDS, kind_of
-from nelbo.training.options import TrainOptions
+from nelbo.training.kinds.kind import Kind
+from nelbo.training.options import NAMES, TrainOptions
 from nelbo.training.ranges import option
 from nelbo.training.start import Start
 
@@ -50,6 +51,11 @@ def kind_at(path: str | Path) -> str | None:
     """What kind of whole model a path, name or Hub id stands for; None where that is not known."""
     where = Path(resolve(path))
     return next((name for name in KINDS if kind_of(name).is_at(where)), None)
+
+
+def kind_of_run(path: str | Path) -> type[Kind]:
+    """The kind of the model in a directory; one of pixels is taken for granted."""
+    return kind_of(kind_at(path) or NAMES[0])
 
 
 def starting_diffusion(path: str, kind: str) -> Any:

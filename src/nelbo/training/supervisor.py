@@ -309,12 +309,9 @@ class Supervisor:
 
     def _check_classes(self) -> None:
         """Raise `NelboError` where a label is no longer the class that it was."""
-        try:
-            kept = self.run_directory.notes
-        except NelboError:  # cut off by whatever stopped the run, and written anew when it goes on
-            return
         before, now = (
-            list(map(str, notes.get("label_names") or ())) for notes in (kept, self.notes)
+            list(map(str, notes.get("label_names") or ()))
+            for notes in (self.run_directory.whole_notes, self.notes)
         )
         if before and now != before:
             run = self.run_directory.path

@@ -7,8 +7,9 @@ averages, precision and processes.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -72,6 +73,7 @@ class Task(ABC):
         loss_scale: what the loss is multiplied by: a bound is in nats per image, and gradients are
             clipped in bits per dimension, whatever the size of an image.
         level_sampler: what draws the levels of a batch.
+        images: what the examples are read from, where they are images.
         keys: `ImageData.keys` of the examples, (N, 2) int64, where they are known.
         stream: what the examples are read from as they are needed, if they are.
     """
@@ -83,6 +85,7 @@ class Task(ABC):
     bits: float
     loss_scale: float = 1.0
     level_sampler: LevelSampler | None = None
+    images: ImageSource
     keys: Tensor | None = None
     stream: ImageStream | None = None
 
@@ -95,6 +98,12 @@ class Task(ABC):
         """The level sampler, where it learns from the losses and so has a state to keep."""
         sampler = self.level_sampler
         return sampler if sampler is not None and sampler.learns else None
+
+    def learn_from(self, images: ImageSource, config: TrainingConfig) -> None:
+        """Take the examples of a source of images."""
+        self.images, self.config = images, config
+        self.stream, self.keys, self.examples = images.stream, images.keys, len(images.data)
+        self.bits = bits_per_nat(images.data.shape)
 
     def networks_of(self, module: nn.Module) -> list[nn.Module]:
         """The networks of the module, or of a copy of it."""
@@ -154,8 +163,21 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def flips(config: TrainingConfig, step: int, batch: int) -> Tensor:
-    """Which images of a step are mirrored; from a stream of its own, so no other draw changes."""
+    """Which images of a step are mirrored, none unless that is asked for; from a stream of its own,
+    so no other draw changes."""
+    if not config.horizontal_flip:
+        return torch.zeros(batch, dtype=torch.bool)
     return torch.rand(batch, generator=generator_for(config.seed, 2, step)) < 0.5
+
+
+def flipped(images: Tensor, which: Tensor) -> Tensor:
+    """The images, some of them mirrored left to right."""
+    return torch.where(which.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def bits_per_nat(shape: Sequence[int]) -> float:
+    """Bits per dimension of a nat of examples of a shape."""
+    return 1.0 / (math.prod(shape) * math.log(2.0))
 
 
 def objective_of(config: TrainingConfig, levels: int) -> Objective:

@@ -78,7 +78,7 @@ class Trainer:
 
     Args:
         task: what to train, on what, and how; its module is trained in place. `precision="auto"`
-            is float32 until `nelbo.training.precision.choose_precision` is called.
+            is float32 until `nelbo.training.rehearsal.choose_precision` is called.
         device: where to, for a process alone.
         processes: who trains, where it is not this process alone.
         weights: how often to show each example, relative to the average one, (N,); all alike by

@@ -1,1 +1,1 @@
-"""What `nelbo train` does for each kind of model: its options, its recipe, and the end of a run."""
+"""How `nelbo train` follows a run in a terminal."""

@@ -1,7 +1,7 @@
 """The coordinates that a new network is trained in: what it predicts, at which state and time.
 
-Of flow matching and EDM it is told what networks of diffusers are: 1,000 w, and the state and time
-of EDM's raw network, whose answer has unit variance at every noise level.
+With flow matching and EDM it receives what networks of diffusers do: the time 1,000 w, and the
+state and time of EDM's raw network, whose answer has unit variance at every noise level.
 """
 
 from __future__ import annotations

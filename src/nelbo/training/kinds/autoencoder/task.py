@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
 from nelbo.base.errors import NelboError
@@ -40,10 +38,7 @@ class AutoencoderTask(Task):
                 f"{objective.data.levels}"
             )
         self.module = self.objective = objective
-        self.config = config
-        self.images = ImageSource(data, config.seed)
-        self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
-        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+        self.learn_from(ImageSource(data, config.seed), config)
 
     def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`AutoencoderObjective`."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nelbo.base.console import MESSAGES
 from nelbo.chain.conditioning import Condition
 from nelbo.diffusion.objectives import part_of_noise
-from nelbo.evidence.autoencoder import fit_scale
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.latent.latents import encode_data
-from nelbo.training.task import Batch, ImageSource
+from nelbo.training.kinds.latent.latents import encode_images
+from nelbo.training.task import Batch, ImageSource, flipped
 
 Drawn = tuple[Tensor, Condition | None, Tensor | None]
 
@@ -23,13 +20,13 @@ class Examples(ABC):
     """The states of the images to train on."""
 
     @abstractmethod
-    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
+    def draw(self, batch: Batch, images: Tensor, mirrored: Tensor, dropped: Tensor) -> Drawn:
         """x_0 of a part of a batch, its condition, and what each image costs beside the chain.
 
         Args:
             batch: the batch, and the part of it.
             images: the pixel levels of the part.
-            flipped: which of the part are mirrored.
+            mirrored: which of the part are mirrored.
             dropped: from which of the part text or label is withheld.
         """
 
@@ -40,10 +37,9 @@ class PixelExamples(Examples):
     def __init__(self, base: Any, source: ImageSource) -> None:
         self.base, self.source = base, source
 
-    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
+    def draw(self, batch: Batch, images: Tensor, mirrored: Tensor, dropped: Tensor) -> Drawn:
         """As `Examples.draw`."""
-        images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
-        x_0 = self.base.data.to_network(images).to(self.base.device)
+        x_0 = self.base.data.to_network(flipped(images, mirrored)).to(self.base.device)
         labels = self.source.labels(batch.examples) if self.base.num_classes else None
         if labels is None:
             return x_0, None, None
@@ -55,22 +51,16 @@ class LatentExamples(Examples):
     """Latents that are encoded once, with the captions as the base's text encoder reads them."""
 
     def __init__(self, base: Any, images: TrainingImages, *, mirrored: bool) -> None:
-        with MESSAGES.status("Encoding the images"):
-            if base.decoder_scale is None:
-                base.decoder_scale = fit_scale(base.autoencoder, images.for_fits)
-            captions = images.train.captions
-            if base.text is not None and captions is None:
-                captions = (None,) * len(images.train)
-            generator = torch.Generator().manual_seed(0)
-            self.latents = encode_data(
-                base, images.train, captions, mirrored=mirrored, generator=generator
-            )
+        captions = images.train.captions
+        if base.text is not None and captions is None:
+            captions = (None,) * len(images.train)
+        self.latents = encode_images(base, images, captions, mirrored=mirrored)
         self.count = len(images.train)
 
-    def draw(self, batch: Batch, images: Tensor, flipped: Tensor, dropped: Tensor) -> Drawn:
+    def draw(self, batch: Batch, images: Tensor, mirrored: Tensor, dropped: Tensor) -> Drawn:
         """As `Examples.draw`."""
         device, part = self.latents.mean.device, batch.part
-        place = batch.examples[part.slice] + self.count * flipped.cpu()
+        place = batch.examples[part.slice] + self.count * mirrored.cpu()
         some = self.latents.take(place.to(device))
         z = some.mean + some.stddev * part_of_noise(some.mean, part, batch.generator)
         return z, some.condition(dropped.to(device)), some.cost

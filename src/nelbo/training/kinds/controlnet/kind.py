@@ -72,7 +72,7 @@ class ControlNets(Kind):
         path, base = _base(options)
         check_fits(base, images.train)
         notes = Pipeline.open(path).notes
-        if options.left_to_base:
+        if "objective" in options.left_open:
             options = _trained_as(notes, options)
         guidance = options.model.guidance or usual_guidance(notes)
         self.options = options.with_settings(replace(options.model, guidance=guidance))
@@ -200,7 +200,7 @@ def _trained_as(base: Mapping[str, Any], options: TrainControl) -> TrainControl:
     training = options.training
     stated = base.get("settings", {}).get("training", {}).get("objective", training.objective)
     check_objective(stated, training.level_shift)
-    return replace(options, training=replace(training, objective=stated), left_to_base=False)
+    return replace(options, training=replace(training, objective=stated), left_open=())
 
 
 def _base(options: TrainControl) -> tuple[str, Model]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-import tyro
-
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
@@ -44,8 +42,6 @@ class TrainControl(TrainOptions):
     """What the control shows of a picture: canny, scribble, outline, colours, mask or depth-like,
     which are made of the pictures (extra `control`); or a folder of pictures of the same names, or
     a column of the table or of the folder's metadata. See docs/controlnet.md."""
-    left_to_base: tyro.conf.Suppress[bool] = False
-    """Whether the objective is that which the base was trained by, where that is known."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             objective="hybrid", learning_rate=5e-4, ema_decay=0.999, label_dropout=0.5
@@ -61,7 +57,7 @@ class TrainControl(TrainOptions):
         By another one the base itself would be trained on, away from its bound.
         """
         is_open = not (given.takes_settings or "objective" in given)
-        return replace(self, left_to_base=is_open)
+        return replace(self, left_open=("objective",) if is_open else ())
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""

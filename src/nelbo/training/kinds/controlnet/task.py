@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,8 @@ from nelbo.training.task import (
     Task,
     Terms,
     Wrap,
+    bits_per_nat,
+    flipped,
     flips,
     objective_of,
     unchanged,
@@ -53,16 +54,14 @@ class ControlTask(Task):
         control_dropout: float,
     ) -> None:
         self.module: nn.Module = objective
-        self.config, self.examples_of, self.controls = config, examples, controls
+        self.learn_from(source, config)
+        self.examples_of, self.controls = examples, controls
         self.control_dropout = control_dropout
-        self.images, data = source, source.data
-        self.stream, self.keys, self.examples = source.stream, source.keys, len(data)
         chain = objective.base.module
         self.objective = objective_of(config, chain.num_levels)
         self.level_sampler = self.objective.level_sampler
-        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
         if config.objective == "bound":
-            self.loss_scale = 1.0 / (math.prod(chain.shape) * math.log(2.0))
+            self.loss_scale = bits_per_nat(chain.shape)
 
     def variant(self, wrap: Wrap = unchanged, module: nn.Module | None = None) -> nn.Module:
         """The objective with the base and the ControlNet wrapped as one network."""
@@ -73,18 +72,15 @@ class ControlTask(Task):
         """`ControlObjective`."""
         step, index, part, generator = batch
         count = len(index)
-        flipped = torch.zeros(count, dtype=torch.bool)
-        if self.config.horizontal_flip:
-            flipped = flips(self.config, step, count)
         withheld, blank = (
             torch.rand(count, generator=generator, device=generator.device)[part.slice] < share
             for share in (self.config.label_dropout, self.control_dropout)
         )
-        flipped, images = flipped[part.slice], self.images.pixels(index, part)
+        mirrored = flips(self.config, step, count)[part.slice]
+        images = self.images.pixels(index, part)
         control = self.controls.of(images, index[part.slice], (self.config.seed, _CONTROLS, step))
-        control = torch.where(flipped.view(-1, 1, 1, 1), control.flip(-1), control)
-        x_0, condition, cost = self.examples_of.draw(batch, images, flipped, withheld)
-        shown = (control.to(x_0.device).float() / 255).masked_fill(
+        x_0, condition, cost = self.examples_of.draw(batch, images, mirrored, withheld)
+        shown = (flipped(control, mirrored).to(x_0.device).float() / 255).masked_fill(
             blank.to(x_0.device).view(-1, 1, 1, 1), 0.0
         )
         terms = module(

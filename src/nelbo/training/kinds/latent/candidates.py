@@ -9,7 +9,7 @@ import torch
 
 from nelbo.data import ImageData
 from nelbo.networks import AutoencoderKL
-from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.latents import encode_data, shown_first
 from nelbo.training.kinds.latent.making import new_prior
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import TrainLatent
@@ -31,8 +31,7 @@ def candidates(
         data: the images.
         images: of a step.
     """
-    captioned = [i for i, caption in enumerate(data.captions or ()) if caption]
-    shown = torch.tensor(captioned or range(len(data)))
+    shown = shown_first(data)
     few = data.take(shown[torch.arange(images) % len(shown)])
     for widths in _widths(options):
         with torch.random.fork_rng([]):

@@ -25,7 +25,7 @@ from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.latent.candidates import candidates
-from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed
+from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed, shown_first
 from nelbo.training.kinds.latent.making import found_again, new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
@@ -76,7 +76,7 @@ class Latent(Kind):
 
     @classmethod
     def starting_model(cls, path: str) -> LatentDiffusion:
-        """A diffusion model of latents whose network is a UNet."""
+        """A diffusion model of latents whose network is one of nelbo's."""
         return starting_diffusion(path, cls.name)
 
     @classmethod
@@ -269,9 +269,7 @@ def _rehearsed(options: TrainLatent, images: TrainingImages, processes: Processe
     """The settings of the second stage as they resolve, after a step on a few images: what does
     not fit shows itself before the first stage begins."""
     train = images.train
-    captioned = [i for i, caption in enumerate(train.captions or ()) if caption]
-    shown = captioned or range(len(train))
-    few = train.take(torch.tensor(shown[: options.training.batch_size]))
+    few = train.take(shown_first(train)[: options.training.batch_size])
     autoencoder = build_autoencoder(few).to(processes.device)
     model, latents = new_latent_model(
         options.model,

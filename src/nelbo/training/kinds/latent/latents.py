@@ -15,12 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nelbo.base.console import MESSAGES
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
+from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.inputs import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.text import PromptEncoder, TextEncoder
+from nelbo.training.images import TrainingImages
 from nelbo.training.memory import available_memory
 
 _CAPTIONS_AT_A_TIME = 64
@@ -94,6 +97,27 @@ def check_not_streamed(data: ImageData) -> None:
         )
 
 
+def encode_images(
+    model: LatentDiffusion,
+    images: TrainingImages,
+    captions: Sequence[str | None] | None = None,
+    *,
+    mirrored: bool,
+) -> LatentData:
+    """The latents of the images to train on, with their conditions and what else each costs.
+
+    The autoencoder is done, and the scale of its decoder is fitted where it is not known.
+    Arguments and errors are those of `encode_data`.
+    """
+    check_not_streamed(images.train)
+    model.autoencoder.eval().requires_grad_(False)
+    with MESSAGES.status("Encoding the images"):
+        if model.decoder_scale is None:
+            model.decoder_scale = fit_scale(model.autoencoder, images.for_fits)
+        generator = torch.Generator().manual_seed(0)
+        return encode_data(model, images.train, captions, mirrored=mirrored, generator=generator)
+
+
 @torch.no_grad()
 def encode_data(
     model: LatentDiffusion,
@@ -159,6 +183,12 @@ def encode_data(
         keys=data.keys.to(device),
         mirrored=mirrored,
     )
+
+
+def shown_first(data: ImageData) -> Tensor:
+    """Which images a few of are tried: those with captions, or any where none has one."""
+    captioned = [i for i, caption in enumerate(data.captions or ()) if caption]
+    return torch.tensor(captioned or range(len(data)))
 
 
 def check_captions(

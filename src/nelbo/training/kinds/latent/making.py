@@ -5,24 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from nelbo.base.console import MESSAGES
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
-from nelbo.evidence.autoencoder import fit_scale
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
 from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.latent.build import build_latent_model
-from nelbo.training.kinds.latent.latents import (
-    LatentData,
-    check_not_streamed,
-    encode_data,
-    unit_scale,
-)
+from nelbo.training.kinds.latent.latents import LatentData, encode_images, unit_scale
 from nelbo.training.kinds.latent.options import LatentSettings
 
 CONDITIONS = ("auto", "text", "label", "none")
@@ -49,7 +40,7 @@ def new_latent_model(
         NelboError: settings that do not fit together, the autoencoder or the images.
     """
     model = new_prior(settings, autoencoder, images.train, resumed=resumed)
-    latents = _encode(model, images, mirrored)
+    latents = encode_images(model, images, mirrored=mirrored)
     model.scale = unit_scale(latents)
     return model, latents.scaled(model.scale)
 
@@ -104,19 +95,7 @@ def trained_latent_model(
         raise NelboError("--train-text-encoder: the model to start from has no text encoder")
     if not resumed:
         model.decoder_scale = None  # that of these images is fitted
-    return model, _encode(model, images, mirrored)
-
-
-def _encode(model: LatentDiffusion, images: TrainingImages, mirrored: bool) -> LatentData:
-    """The latents of the images to train on, with their conditions and what else each costs."""
-    data = images.train
-    check_not_streamed(data)
-    model.autoencoder.eval().requires_grad_(False)
-    with MESSAGES.status("Encoding the images"):
-        if model.decoder_scale is None:
-            model.decoder_scale = fit_scale(model.autoencoder, images.for_fits)
-        generator = torch.Generator().manual_seed(0)
-        return encode_data(model, data, mirrored=mirrored, generator=generator)
+    return model, encode_images(model, images, mirrored=mirrored)
 
 
 def _trained_text_encoder(settings: LatentSettings, resumed: Path | None) -> TextEncoder | None:

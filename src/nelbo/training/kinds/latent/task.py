@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.latent.latents import LatentData
 from nelbo.training.kinds.latent.objective import PriorObjective
-from nelbo.training.task import Batch, Task, Terms, flips, objective_of
+from nelbo.training.task import Batch, Task, Terms, bits_per_nat, flips, objective_of
 
 
 class PriorTask(Task):
@@ -31,15 +29,14 @@ class PriorTask(Task):
                 "with encode_data(..., mirrored=True)"
             )
         self.keys = None if data.keys is None else data.keys.cpu()
-        dims = data.mean[0].numel()
-        self.bits = 1.0 / ((data.dims or dims) * math.log(2.0))
+        shape = data.mean.shape[1:]
+        self.bits = bits_per_nat(shape if data.dims is None else [data.dims])
         if config.objective == "bound":
-            self.loss_scale = 1.0 / (dims * math.log(2.0))
+            self.loss_scale = bits_per_nat(shape)
 
     def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`PriorObjective`."""
         step, index, part, generator = batch
-        if self.config.horizontal_flip:
-            index = index + self.examples * flips(self.config, step, len(index))
+        index = index + self.examples * flips(self.config, step, len(index))
         latents = self.data.take(index[part.slice].to(self.data.mean.device))
         return module(latents, generator=generator, part=part, **self.options)

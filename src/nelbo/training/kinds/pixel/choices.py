@@ -23,14 +23,14 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
     Raises:
         NelboError: settings of the model that do not fit together or the images.
     """
-    if "objective" in options.left_to_data and images.train.levels <= FEW_LEVELS:
+    if "objective" in options.left_open and images.train.levels <= FEW_LEVELS:
         preset = FEW_LEVELS_PRESET
         options = replace(
             options,
             training=replace(options.training, **preset.training),
             model=replace(options.model, **preset.model),
         )
-    if "mirroring" in options.left_to_data:
+    if "mirroring" in options.left_open:
         mirrored = mirrors_suit(images.train)
         if mirrored and processes.is_main:
             say(
@@ -39,7 +39,7 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
             )
         training = replace(options.training, horizontal_flip=mirrored)
         options = replace(options, training=training)
-    options = replace(options, left_to_data=())
+    options = replace(options, left_open=())
     if options.model.widths or options.start_from is not None:
         return options
     halves = processes.is_main and options.model.network == "unet"

@@ -64,7 +64,7 @@ class Pixel(Kind):
 
     @classmethod
     def starting_model(cls, path: str) -> Diffusion:
-        """A diffusion model of pixels whose network is a UNet."""
+        """A diffusion model of pixels whose network is one of nelbo's."""
         return starting_diffusion(path, cls.name)
 
     @classmethod

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-import tyro
-
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.training.config import TrainingConfig
@@ -102,8 +100,6 @@ class TrainPixels(TrainOptions):
     """What the model is for, which decides on objective and schedule: likelihood, few bits/dim;
     pictures, samples that look like the data; or both. Options that are given come first.
     docs/training.md has the figures of each."""
-    left_to_data: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """What the pictures decide, whatever the settings are: mirroring, objective."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
     )
@@ -137,9 +133,7 @@ class TrainPixels(TrainOptions):
             "objective": not given.values.keys()
             & {"preset", "objective", "schedule", "start-from"},
         }
-        options = replace(
-            self, left_to_data=tuple(name for name, is_left in left.items() if is_left)
-        )
+        options = replace(self, left_open=tuple(name for name, is_left in left.items() if is_left))
         if name is not None:
             preset = preset_of(name)
             # A model that is there already keeps its chain.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from nelbo.training.task import (
     Terms,
     Wrap,
     device_of,
+    flipped,
     flips,
     objective_of,
     unchanged,
@@ -61,13 +61,11 @@ class PixelTask(Task):
     def __init__(self, model: Diffusion, data: ImageData, config: TrainingConfig) -> None:
         check_fits(model, data)
         self.module: nn.Module = model
-        self.model, self.config = model, config
+        self.model = model
         self.objective = objective_of(config, model.num_levels)
         self.level_sampler = self.objective.level_sampler
         self.options: dict[str, Any] = {}
-        self.images = ImageSource(data, config.seed)
-        self.stream, self.keys, self.examples = self.images.stream, self.images.keys, len(data)
-        self.bits = 1.0 / (math.prod(data.shape) * math.log(2.0))
+        self.learn_from(ImageSource(data, config.seed), config)
         if config.objective == "bound":
             self.loss_scale = self.bits
 
@@ -79,11 +77,8 @@ class PixelTask(Task):
         """`PixelObjective`."""
         step, index, part, generator = batch
         condition = self._condition(index, generator)
-        images = self.images.pixels(index, part)
-        if self.config.horizontal_flip:
-            mirrored = flips(self.config, step, len(index))[part.slice]
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        x_0 = self.model.data.to_network(images)
+        mirrored = flips(self.config, step, len(index))[part.slice]
+        x_0 = self.model.data.to_network(flipped(self.images.pixels(index, part), mirrored))
         device = device_of(module)
         return module(
             x_0.to(device, non_blocking=True),
