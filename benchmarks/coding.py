@@ -6,7 +6,7 @@
 Without a run it trains digits for two minutes and fits them. All images go into one archive of one
 block, which is read back. The bound is that of the very chain that codes, with the same variances,
 over the same images, each level drawn `--draws` times. Times are of the processor, one thread.
---coarse N codes the first N coarse to fine, too: bits against the KLs that were coded.
+--coarse N codes the first N coarse to fine, too: bits against the KLs that were coded, and PSNR.
 """
 
 from __future__ import annotations
@@ -104,16 +104,23 @@ def measure(model: nelbo.Model, data: ImageData, steps: int, draws: int) -> dict
 
 
 def coarse_lines(model: nelbo.Model, images: torch.Tensor) -> list[str]:
-    """What coding coarse to fine takes down to each level, beside the KLs that it codes."""
+    """What coding coarse to fine takes and loses at each level, beside the KLs that it codes."""
     found = rate_distortion(model, images, generator=torch.Generator().manual_seed(0))
     lines = []
-    for written, coded, theory in zip(
-        found.measured.bytes, found.coded, found.theory.bytes, strict=True
+    for written, psnr, coded, theory, exact in zip(
+        found.measured.bytes,
+        found.measured.psnr,
+        found.coded,
+        found.theory.bytes,
+        found.theory.psnr,
+        strict=True,
     ):
         bits, kl = 8 * written.mean, 8 * coded.mean
         lines.append(
             f"{bits:7.1f} bits for KLs of {kl:7.1f} ± {8 * coded.standard_error:.1f}, at most "
-            f"{1.15 * kl + 0.1 * bits / BITS:7.1f} asked; {8 * theory.mean:7.1f} with exact draws"
+            f"{1.15 * kl + 0.1 * bits / BITS:7.1f} asked, {psnr.mean:.1f} ± "
+            f"{psnr.standard_error:.1f} dB; with exact draws {8 * theory.mean:7.1f} bits, "
+            f"{exact.mean:.1f} dB"
         )
     return lines
 

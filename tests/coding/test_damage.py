@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 
 import pytest
 import torch
@@ -72,9 +74,6 @@ def test_another_version(model, archive, step, todo):
     content = Container.from_bytes(archive)
     newer = bytearray(content.to_bytes())
     newer[8] = VERSION + step
-    import struct
-    import zlib
-
     end = 13 + struct.unpack("<I", newer[9:13])[0]
     newer[end : end + 4] = struct.pack("<I", zlib.crc32(bytes(newer[:end])))
     with pytest.raises(NelboError, match=f"version {VERSION + step}.*{todo}"):
