@@ -6,9 +6,10 @@ RUN is a model of the emoji, by default the latent one that ships. Each picture 
 as many bytes as the first number says, the nine of the start included, and decoded from its first
 40, 20, … as well. The model is given no name, and learned from the training pictures alone. A
 scorer that is trained here, on real training pictures (`_alignment_scorer.py`), then finds the name
-of each decoded picture among 1,000, as in `text_alignment.py`: of pictures whose name is held out
-by combination, which neither model nor scorer was trained on, and of training pictures. The real
-pictures, and these after the model's autoencoder, are ranked alike: the most that can be expected.
+of each decoded picture among 1,000, as in `text_alignment.py`: of the 44 pictures that neither
+model nor scorer was trained on, whose names are combinations of words that they were, and of
+training pictures. The real pictures, and these after the model's autoencoder, are ranked alike: the
+most that can be expected.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", nargs="?", default="emoji")
     parser.add_argument("--bytes", type=int, nargs="+", default=[80, 40, 20])
-    parser.add_argument("--pictures", type=int, default=100, help="60 of them held out")
+    parser.add_argument("--pictures", type=int, default=100, help="44 of them held out")
     parser.add_argument("--cache", type=Path, default=Path("runs"), help="keeps the scorer here")
     parser.add_argument("--scorer-steps", type=int, default=STEPS)
     parser.add_argument("--grid", type=Path, help="draw six of each kind: real, and by bytes")
@@ -62,7 +63,7 @@ def main() -> None:
     scorer = load_scorer(
         load_data("emoji", "train", size=SIZE), options.cache, options.scorer_steps
     )
-    held_out = names.unseen[: options.pictures]
+    held_out = names.unseen[names.new_picture][: options.pictures]
     which = torch.cat([held_out, names.seen[: options.pictures - len(held_out)]])
     real = names.images[which]
     start = time.process_time()
@@ -86,7 +87,7 @@ def main() -> None:
             group: within(found[some], 1) for group, some in groups.items() if len(found[some])
         }
         results[row] = {group: share._asdict() for group, share in shares.items()}
-        table.add_row(row, *map(str, shares.values()))
+        table.add_row(row, *(str(shares.get(group, "–")) for group in groups))
     console = Console(width=120)
     console.print(table)
     webp = sizes_of_each(real, 256, WEBP)[0]
