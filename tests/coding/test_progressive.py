@@ -94,6 +94,12 @@ def test_a_number_of_bits(model, image):
     assert content[:-1] == coding.compress_progressive(model, image, bits=400)[: len(content) - 1]
 
 
+@pytest.mark.parametrize("bits", [-1, math.nan])
+def test_no_number_of_bits(model, image, bits):
+    with pytest.raises(NelboError, match=f"bits must be at least 0, got {bits}"):
+        coding.compress_progressive(model, image, bits=bits)
+
+
 def test_numbers_of_bits_come_back():
     written = Bits(most=40)
     for value in (0, 5, 1, 30):

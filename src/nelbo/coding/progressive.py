@@ -66,11 +66,13 @@ def compress_progressive(
         condition: what the model is conditioned on, (1, ...), which the decoder knows as well.
 
     Raises:
-        NelboError: a model without a chain, a picture that is not of its size, or a quality
-            outside 0..100.
+        NelboError: a model without a chain, a picture that is not of its size, a quality outside
+            0..100, or fewer bits than none.
     """
     if quality is not None and not 0 <= quality <= 100:
         raise NelboError(f"quality must lie in 0..100, got {quality:g}")
+    if bits is not None and not bits >= 0:
+        raise NelboError(f"bits must be at least 0, got {bits:g}")
     chain = chain_of(model, steps)
     x = model.data.to_network(image[None]).to(model.device)
     model.check_data(x)
