@@ -29,6 +29,10 @@ from nelbo.families.linear_gaussian import maximum_likelihood
         (lambda: LDS(1, tolerance=-1), "tolerance must not be negative"),
         (lambda: HMM(1, tolerance=math.nan), "tolerance must not be negative, got nan"),
         (lambda: PPCA(1, tolerance=-0.1), "tolerance must not be negative"),
+        (lambda: RNN(3), "unknown cell '3': expected one of gru, lstm"),
+        (lambda: GAN(loss=["classical"]), "unknown loss"),
+        (lambda: PPCA(1, method="EM"), r"unknown method 'EM' \(did you mean em\?\)"),
+        (lambda: HMM(1, by="column"), "unknown by 'column': expected one of row, pixel"),
         (lambda: VAE(free_bits=math.nan), "free_bits must not be negative"),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 
 # Sides of the images that convolutions take.
 LARGEST_SIDE = 256
@@ -13,6 +16,14 @@ def check_not_negative(**numbers: float) -> None:
     for name, value in numbers.items():
         if not value >= 0:
             raise NelboError(f"{name} must not be negative, got {value}")
+
+
+def check_choice(known: Iterable[str], **chosen: str) -> None:
+    """Raise `NelboError` for an argument that is none of the known names."""
+    names = tuple(known)
+    for name, value in chosen.items():
+        if value not in names:
+            raise NelboError(unknown(name, str(value), names))
 
 
 def check_dropout(dropout: float) -> None:

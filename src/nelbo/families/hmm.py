@@ -19,11 +19,10 @@ from torch import Tensor
 from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import golden_section
-from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
-from nelbo.families.arguments import check_not_negative
+from nelbo.families.arguments import check_choice, check_not_negative
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -72,10 +71,9 @@ class HMM(Family):
         super().__init__(data, states=states, emission=emission, by=by, tolerance=tolerance)
         check_counts(states=states)
         check_not_negative(tolerance=tolerance)
-        if emission is not None and emission not in EMISSIONS:
-            raise NelboError(unknown("emission", emission, EMISSIONS))
-        if by not in ("row", "pixel"):
-            raise NelboError(f"by is {by!r}, expected 'row' or 'pixel'")
+        if emission is not None:
+            check_choice(EMISSIONS, emission=emission)
+        check_choice(("row", "pixel"), by=by)
         self.states, self.by, self.tolerance = states, by, tolerance
         self.emission_name = emission
 

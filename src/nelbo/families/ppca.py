@@ -34,7 +34,7 @@ from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_not_negative
+from nelbo.families.arguments import check_choice, check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps, iterate
@@ -92,8 +92,7 @@ class PPCA(Family):
         super().__init__(data, latents=latents, method=method, tolerance=tolerance)
         check_counts(latents=latents)
         check_not_negative(tolerance=tolerance)
-        if method not in METHODS:
-            raise NelboError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+        check_choice(METHODS, method=method)
         self.latents, self.method, self.tolerance = latents, method, tolerance
 
     @property

@@ -15,9 +15,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.data_space import DataSpace
+from nelbo.families.arguments import check_choice
 from nelbo.families.autoregressive import AutoregressiveNetwork, SequenceModel
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -63,8 +62,7 @@ class RNN(AutoregressiveNetwork):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(width, layers, dropout, data, cell=cell)
-        if cell not in CELLS:
-            raise NelboError(unknown("cell", cell, CELLS))
+        check_choice(CELLS, cell=cell)
         self.cell = cell
 
     def sequence_model(self) -> SequenceModel:
