@@ -152,6 +152,23 @@ def test_one_that_fails_does_not_lose_the_others(out, capsys, monkeypatch):
     assert "failed: training diverged" in capsys.readouterr().out
 
 
+def test_where_every_family_fails_the_page_has_the_reasons(tmp_path, capsys, monkeypatch):
+    def failing(*arguments):
+        raise NelboError("images too large")
+
+    monkeypatch.setattr(compare_families, "train", failing)
+    with pytest.raises(SystemExit) as stopped:
+        compare(tmp_path, "--families", "vae", "gan", "--seeds", "1")
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert "every fit failed: images too large" in " ".join(shown.err.split())
+    assert "no family has figures" in shown.out
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("Test images, sample") == 12
+    assert page.count("failed: images too large") == 4  # in its notes and in its section
+    assert len(list(csv.DictReader((tmp_path / "comparison.csv").open()))) == 2
+
+
 @pytest.mark.slow
 def test_latent_diffusion_and_flow_matching_by_the_library_itself(tmp_path, capsys):
     # A quarter of the time has to be enough for a step of the autoencoder, on a busy machine too.

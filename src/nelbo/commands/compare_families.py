@@ -34,7 +34,7 @@ from nelbo.report.families_page import (
     families_page,
     families_tables,
 )
-from nelbo.report.families_pictures import PLANE
+from nelbo.report.families_pictures import PLANE, SHOWN
 from nelbo.report.formatting import duration
 from nelbo.report.page import write_html
 from nelbo.samplers.default import suited_sampler
@@ -43,8 +43,6 @@ from nelbo.training.images import TrainingImages
 
 TABLE_FILE, PAGE_FILE = "comparison.csv", "comparison.html"
 MODELS, FIGURES = "models", "figures"
-# Samples that the page shows of each family.
-SHOWN = 12
 # Network calls of a sample of a model with a chain.
 _STEPS = 50
 
@@ -91,10 +89,12 @@ def compare_families(options: Compare) -> None:
     write_html(families_page(report), out / PAGE_FILE)
     if options.computing.json:
         print_json({**families_json(report), "out": str(out), "page": str(out / PAGE_FILE)})
-        return
-    for table in families_tables(report):
-        show(table)
-    show(f"Page: {(out / PAGE_FILE).resolve().as_uri()}")
+    else:
+        for table in families_tables(report):
+            show(table)
+        show(f"Page: {(out / PAGE_FILE).resolve().as_uri()}")
+    if report.judged is None:
+        raise NelboError(f"every fit {'; '.join(standings[0].notes(budget))}")
 
 
 def _images(options: Compare) -> TrainingImages:

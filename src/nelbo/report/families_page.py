@@ -13,7 +13,7 @@ from rich.table import Table
 from nelbo.data import ImageData
 from nelbo.evidence.standings import SHOWN_SPACE, SPACES, Figures, Spread, Standing
 from nelbo.report import fragments
-from nelbo.report.families_pictures import drawn, figure
+from nelbo.report.families_pictures import SHOWN, drawn, figure
 from nelbo.report.formatting import NOTHING, compact, duration, number
 from nelbo.report.page import page
 from nelbo.report.tables import new_table
@@ -58,8 +58,9 @@ class FamiliesReport:
     @property
     def caption(self) -> str:
         """What the columns of a table are."""
-        judged = self.judged
-        count = judged.quality[SHOWN_SPACE]["samples"]["images"] if judged else 0
+        if self.judged is None:
+            return "no family has figures: the notes have the reasons."
+        count = self.judged.quality[SHOWN_SPACE]["samples"]["images"]
         return (
             "bits/dim of the test images: ≤ a bound, else exact; ± over images, and over seeds "
             f"after the comma. Fréchet distance, precision and recall of {count:,} samples to the "
@@ -186,7 +187,7 @@ def _row(report: FamiliesReport, standing: Standing) -> str:
 
 def _real(report: FamiliesReport) -> str:
     """As many test images as a family has samples."""
-    count = len(report.judged.samples) if report.judged else 0
+    count = len(report.judged.samples) if report.judged else SHOWN
     return drawn(report.test.images[:count], report.test.levels, "Test images")
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from nelbo.report import fragments
 
+# Images that are drawn in a row.
+SHOWN = 12
 # Values of an image that is drawn as a point.
 PLANE = 2
 
