@@ -6,7 +6,8 @@
 A model of pixels is trained with the default preset, from the same weights, on the same batches and
 noise. The bound of the averaged weights is of 64 validation images at 24 levels with the same noise
 for all, so that differences are known far better than each figure; the time is of the processor,
-for a step without the readings.
+for a step without the readings. A `--network` of the families (vae, hierarchical, rnn, ssm) is
+trained as `fit` does without a time budget, with "adamw" for its own Adam, and is not averaged.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -23,13 +25,21 @@ from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.evaluation import evaluate
-from nelbo.training.config import OPTIMIZERS
+from nelbo.families import RNN, SSM, VAE, Family, HierarchicalVAE, training
+from nelbo.training.config import OPTIMIZERS, TrainingConfig
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import TrainPixels
 from nelbo.training.kinds.pixel.task import pixel_task
+from nelbo.training.optimizer import Muon, optimizer_of
 from nelbo.training.trainer import Trainer
 
 IMAGES, LEVELS = 64, 24
+FAMILIES: dict[str, type[Family]] = {
+    "vae": VAE,
+    "hierarchical": HierarchicalVAE,
+    "rnn": RNN,
+    "ssm": SSM,
+}
 
 
 def readings(
@@ -50,12 +60,38 @@ def readings(
             read += time.process_time() - now
 
 
+def family_readings(
+    model: Family, train: ImageData, data: ImageData, optimizer: str, seed: int, at: set[int]
+) -> Iterator[tuple[int, Tensor, float]]:
+    """The same of a family that is fitted, up to the last of the steps."""
+
+    def chosen(network: torch.nn.Module, rate: float, betas: tuple[float, float]) -> Muon:
+        config = TrainingConfig(
+            optimizer=optimizer, learning_rate=rate, beta2=betas[1], weight_decay=0.0
+        )
+        return optimizer_of(network, config)
+
+    with mock.patch.object(training, "adam_of", chosen):
+        read, begun = 0.0, time.process_time()
+        for step in model.fit_steps(train, seed=seed, device="cpu"):
+            if step.number in at:
+                now = time.process_time()
+                model.eval()
+                noise = torch.Generator().manual_seed(0)
+                bits = joined(evaluate(model, data, generator=noise)).bits_per_dim.double()
+                model.train()
+                yield step.number, bits, (now - begun - read) / step.number
+                read += time.process_time() - now
+            if step.number >= max(at):
+                return
+
+
 def main() -> None:
     """Train by each optimiser, and print what was read."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("data", nargs="?", default="digits")
     parser.add_argument("--size", type=int)
-    parser.add_argument("--network", choices=("unet", "dit"), default="unet")
+    parser.add_argument("--network", choices=("unet", "dit", *FAMILIES), default="unet")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 64])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -67,7 +103,9 @@ def main() -> None:
     data = load_data(arguments.data, "train", size=arguments.size)
     validation = load_data(arguments.data, "validation", size=arguments.size).subset(IMAGES, 0)
     usual, steps = TrainPixels(arguments.data), arguments.steps
-    settings = replace(usual.model, network=arguments.network, widths=tuple(arguments.widths))
+    family = FAMILIES.get(arguments.network)
+    network = arguments.network if family is None else "unet"
+    settings = replace(usual.model, network=network, widths=tuple(arguments.widths))
     for seed in arguments.seeds:
         first: dict[int, Tensor] = {}
         for optimizer in arguments.optimizers:
@@ -80,8 +118,13 @@ def main() -> None:
                 seed=seed,
             )
             torch.manual_seed(seed)
-            trainer = Trainer(pixel_task(build_model(settings, data), data, config))
-            for step, bits, seconds in readings(trainer, validation, {steps // 2, steps}):
+            at = {steps // 2, steps}
+            if family is None:
+                trainer = Trainer(pixel_task(build_model(settings, data), data, config))
+                found = readings(trainer, validation, at)
+            else:
+                found = family_readings(family(), data, validation, optimizer, seed, at)
+            for step, bits, seconds in found:
                 mean = Estimate.of(bits, 0.0)
                 line = f"{optimizer:6s} seed {seed}  step {step:5d}  {mean.mean:.3f} ± "
                 line += f"{mean.standard_error:.3f} bits/dim  {1000 * seconds:.0f} ms a step"

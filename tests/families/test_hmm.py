@@ -151,7 +151,7 @@ def test_contract(options, tmp_path):
     [
         ({"states": 0}, Pixels(3), "at least 1"),
         ({"states": 2, "emission": "poisson"}, Pixels(3), "unknown emission"),
-        ({"states": 2, "by": "column"}, Pixels(3), "'row' or 'pixel'"),
+        ({"states": 2, "by": "column"}, Pixels(3), "expected one of row, pixel"),
         ({"states": 2, "emission": "categorical"}, Continuous(), "emission='gaussian'"),
         ({"states": 2000}, Pixels(2**14 + 1), "use fewer states"),
     ],

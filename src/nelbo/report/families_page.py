@@ -135,24 +135,32 @@ def families_page(report: FamiliesReport) -> str:
         "Families of generative models",
         [
             header,
-            fragments.section("On one scale", "", _html_table(report), _html_notes(report)),
+            fragments.section("On one scale", "", *_html_tables(report), _html_notes(report)),
             fragments.section("The data", "", figure("Test images", "", _real(report))),
             *_groups(report),
         ],
     )
 
 
-def _html_table(report: FamiliesReport) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in _COLUMNS)
+def _html_tables(report: FamiliesReport) -> Iterator[str]:
+    """What each family is worth, then what it took: one beside the other would be too wide."""
     rows = [_cells(standing) for standing in report.standings]
-    rows += [real] if (real := _real_cells(report)) else []
+    real = [found] if (found := _real_cells(report)) else []
+    yield _html_table([row[:_WORTH] for row in [list(_COLUMNS), *rows, *real]])
+    yield f'<p class="note">{escape(report.caption)}</p>'
+    yield _heading("What it took")
+    yield _html_table([row[:1] + row[_WORTH:] for row in [list(_COLUMNS), *rows]])
+
+
+def _html_table(rows: list[list[str]]) -> str:
+    """Rows as a table, the first its header, and the first cell of each the header of its row."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
     body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
         f"{''.join(f'<td>{fragments.raised(escape(cell))}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
+        for first, *rest in rows[1:]
     )
-    note = f'<p class="note">{escape(report.caption)}</p>'
-    return fragments.table(f"<tr>{head}</tr>", body) + note
+    return fragments.table(f"<tr>{head}</tr>", body)
 
 
 def _html_notes(report: FamiliesReport) -> str:
@@ -161,7 +169,11 @@ def _html_notes(report: FamiliesReport) -> str:
     if not items:
         return ""
     rows = "".join(f"<dt>{escape(title)}</dt><dd>{escape(notes)}</dd>" for title, notes in items)
-    return f'<h3 style="margin-top: 30px">Notes</h3><dl class="glossary">{rows}</dl>'
+    return f'{_heading("Notes")}<dl class="glossary">{rows}</dl>'
+
+
+def _heading(title: str) -> str:
+    return f'<h3 style="margin-top: 30px">{title}</h3>'
 
 
 def _groups(report: FamiliesReport) -> Iterator[str]:
