@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from nelbo.base.arguments import described
@@ -53,10 +54,12 @@ class Sampler(Protocol):
         """The noise levels that each step leads from and to; there is one state a step."""
 
     def timesteps(self, schedule: NoiseSchedule) -> Sequence[float]:
-        """The network time of each call, descending."""
+        """The network time of each call, descending; fractional between levels of the chain."""
+        return [level.network_time for level, _ in self.path(schedule)]
 
     def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
         """The noise level that the walk starts from."""
+        return self.path(schedule)[0][0]
 
     def walk(
         self,
@@ -79,6 +82,7 @@ class Sampler(Protocol):
     ) -> Iterator[State]:
         """Walk from x_T ~ N(0, I) to x_0, one state a step; the last has t = 0."""
 
+    @torch.no_grad()
     def sample(
         self,
         model: Any,
@@ -89,6 +93,17 @@ class Sampler(Protocol):
         generator: Generators | None = None,
     ) -> Tensor:
         """x_0 from x_T, (B, C, H, W)."""
+        states = self.iterate(
+            model, x_T, condition=condition, guidance=guidance, generator=generator
+        )
+        return last(states, x_T)
+
+
+def last(states: Iterable[State], x: Tensor) -> Tensor:
+    """x of the last state of a walk from x."""
+    for state in states:
+        x = state.x
+    return x
 
 
 def check_sampler(sampler: Any) -> None:

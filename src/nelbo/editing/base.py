@@ -12,6 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.diffusion import Diffusion, NoiseSchedule
+from nelbo.diffusion.sampler import last
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import State
 
@@ -76,12 +77,10 @@ class Edit(ABC):
         generator: Generators | None = None,
     ) -> Tensor:
         """The edited images: x of the last state."""
-        x = x_0
-        for state in self.iterate(
+        states = self.iterate(
             model, x_0, condition=condition, guidance=guidance, generator=generator
-        ):
-            x = state.x
-        return x
+        )
+        return last(states, x_0)
 
     def outputs(self, n: int) -> int:
         """How many images come out where `n` go in."""

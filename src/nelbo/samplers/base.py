@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
-from nelbo.diffusion.sampler import State, Step
+from nelbo.diffusion.sampler import Sampler, State, Step
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.grid import (
@@ -31,7 +30,7 @@ USUAL_SPACING = "trailing"
 
 
 @dataclass(frozen=True)
-class GridSampler(StepRule):
+class GridSampler(StepRule, Sampler):
     """A step rule over levels of the chain; the options that all samplers share.
 
     Args:
@@ -76,17 +75,9 @@ class GridSampler(StepRule):
         path = list(zip(grid, self.targets(schedule, grid), strict=True))
         return path[-remaining_steps(len(path), self.skip) :]
 
-    def timesteps(self, schedule: NoiseSchedule) -> list[float]:
-        """The network time of each call, descending; fractional between levels of the chain."""
-        return [level.network_time for level, _ in self.path(schedule)]
-
     def visited(self, schedule: NoiseSchedule) -> list[int]:
         """The levels of the chain that steps lead from, or the nearest, increasing."""
         return [level.t for level, _ in reversed(self.path(schedule))]
-
-    def start_level(self, schedule: NoiseSchedule) -> NoiseLevel:
-        """The noise level that the walk starts from."""
-        return self.path(schedule)[0][0]
 
     def iterate(
         self,
@@ -106,25 +97,6 @@ class GridSampler(StepRule):
             level = self.start_level(model.schedule)
             warn_of_signal(model.schedule, level, type(self).__name__)
         return self.walk(model.guided(guidance), x_T, condition=condition, generator=generator)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Diffusion,
-        x_T: Tensor,
-        *,
-        condition: Condition | None = None,
-        guidance: float | Guidance = 1.0,
-        generator: Generators | None = None,
-    ) -> Tensor:
-        """x_0 from x_T, (B, C, H, W)."""
-        states = self.iterate(
-            model, x_T, condition=condition, guidance=guidance, generator=generator
-        )
-        x = x_T
-        for state in states:
-            x = state.x
-        return x
 
 
 @dataclass(frozen=True)
