@@ -32,6 +32,13 @@ def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
 
 
+def some_places(n: int, most: int, seed: int) -> Tensor:
+    """At most `most` of the places 0..n−1, drawn at random by a seed, in their order."""
+    if n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+
+
 def draw(distribution: Distribution, generator: Generators | None = None) -> Tensor:
     """A reparameterised sample that takes its noise from `generator`.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import listed
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import some_places
 from nelbo.data.labels import index_labels
 from nelbo.data.pixel_key import pixel_keys
 from nelbo.data.splits import name_key
@@ -136,10 +137,7 @@ class ImageData:
 
     def subset(self, count: int, seed: int) -> ImageData:
         """At most `count` of the images, drawn at random, in their order."""
-        if len(self) <= count:
-            return self
-        generator = torch.Generator().manual_seed(seed)
-        return self.take(torch.randperm(len(self), generator=generator)[:count].sort().values)
+        return self if len(self) <= count else self.take(some_places(len(self), count, seed))
 
     def with_classes(self, names: Sequence[str]) -> ImageData:
         """The images with the classes of these names, in this order, as a model was trained on.

@@ -27,6 +27,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.chain.distributions import some_places
 
 COMPONENTS = 32
 _FITTED_ON = 2000
@@ -75,10 +76,7 @@ def to_network(images: UInt8[Tensor, "..."], levels: int) -> Float[Tensor, "..."
 
 def some_of(images: Tensor, count: int, seed: int = 0) -> Tensor:
     """At most `count` of the images, drawn at random, in their order."""
-    if len(images) <= count:
-        return images
-    generator = torch.Generator().manual_seed(seed)
-    return images[torch.randperm(len(images), generator=generator)[:count].sort().values]
+    return images if len(images) <= count else images[some_places(len(images), count, seed)]
 
 
 def principal_components(

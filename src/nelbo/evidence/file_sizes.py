@@ -35,6 +35,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
+from nelbo.evidence.feature_spaces import some_of
 
 PNG, WEBP, JXL = "PNG", "WebP", "JPEG XL"
 # How each is called beside a figure.
@@ -172,10 +173,7 @@ def file_sizes(
         return None
     dims = channels * height * width
     count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
-    some = images
-    if count < len(images):
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        some = images[order[:count].sort().values]
+    some = some_of(images, count, seed)
     key = _key(some, levels, len(images))
     if key not in _KNOWN:
         small = max(height, width) <= SMALL_SIDE

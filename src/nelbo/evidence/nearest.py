@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import some_places
 
 # Training pictures that are searched at most, drawn at random; and held-out ones to compare with.
 MOST_SEARCHED = 20_000
@@ -103,20 +104,14 @@ def nearest_training(
             f"samples of shape {tuple(samples.shape[1:])} have no nearest picture among those of "
             f"shape {tuple(train.shape[1:])}"
         )
-    searched = _chosen(len(train), MOST_SEARCHED, seed)
+    searched = some_places(len(train), MOST_SEARCHED, seed)
     index, mirrored, distance = _search(samples, train, searched, levels)
     beside = torch.zeros(0, dtype=torch.float64)
     if held_out is not None and len(held_out):
-        some = held_out[_chosen(len(held_out), MOST_HELD_OUT, seed)]
+        some = held_out[some_places(len(held_out), MOST_HELD_OUT, seed)]
         beside = _search(some, train, searched, levels)[2]
         beside = beside[beside > 0]
     return Nearest(index, mirrored, distance, beside, len(searched))
-
-
-def _chosen(n: int, most: int, seed: int) -> Tensor:
-    if n <= most:
-        return torch.arange(n)
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def _search(
