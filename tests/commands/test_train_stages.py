@@ -156,9 +156,9 @@ def test_the_first_stage_may_serve_another_run(run, pictures, tmp_path):
 
 def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     out = tmp_path / "run"
-    old = RunDirectory.create(out)
+    old = RunDirectory(out).make()
     (old.path / "nelbo.json").write_text('{"old": 1}')
-    new = RunDirectory.create(out, overwrite=True)
+    new = RunDirectory(out).make(overwrite=True)
     stage = new.make_stage("autoencoder")
     assert stage.replaces == out
     assert RunDirectory(out).notes == {"old": 1}
@@ -173,7 +173,7 @@ def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     assert stage.evaluation() == {"test": {}}
     assert not RunDirectory(out).has_model
     assert RunDirectory.open(out).path == out  # at its first stage
-    later = RunDirectory.create(out, overwrite=True)
+    later = RunDirectory(out).make(overwrite=True)
     later.make_stage("autoencoder").abandon()
     assert RunDirectory(out).stage("autoencoder").evaluation() == {"test": {}}
 

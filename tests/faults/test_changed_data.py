@@ -87,7 +87,7 @@ def spoil(pictures: Path) -> None:
 
 
 def test_what_changed_is_counted_and_nothing_goes_on_silently(pictures, tmp_path):
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     steps = supervised(pictures, run).run()
     for _ in range(4):
         next(steps)
@@ -116,7 +116,7 @@ def test_what_changed_is_counted_and_nothing_goes_on_silently(pictures, tmp_path
 
 
 def test_other_classes_are_not_taken_for_those_of_the_same_number(pictures, tmp_path):
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     list(supervised(pictures, run, label_names=["cat", "dog"]).run())
     assert supervised(pictures, run, label_names=["cat", "dog"]).resume() == []
     for now, named in (
@@ -129,7 +129,7 @@ def test_other_classes_are_not_taken_for_those_of_the_same_number(pictures, tmp_
 
 
 def test_what_is_only_touched_or_decoded_again_has_not_changed(pictures, tmp_path, monkeypatch):
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     list(supervised(pictures, run).run())
     for path in (pictures / "train").iterdir():
         os.utime(path, (1, 1))
@@ -139,7 +139,7 @@ def test_what_is_only_touched_or_decoded_again_has_not_changed(pictures, tmp_pat
 
 
 def test_a_checkpoint_that_knows_names_alone(pictures, tmp_path):
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     trained = supervised(pictures, run)
     list(trained.run())
     state = state_of(trained.trainer)
@@ -283,7 +283,7 @@ def test_a_run_from_before_there_was_a_validation_split(pictures, tmp_path, caps
 
 
 def test_a_checkpoint_that_does_not_know_the_images_held_out(pictures, tmp_path):
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     list(supervised(pictures, run).run())
     repaint_held_out(pictures)
     later = supervised(pictures, run)

@@ -184,7 +184,7 @@ def test_one_image():
 
 
 def test_a_density_is_labelled_and_may_be_negative():
-    report = make_report(model_levels=None, levels=17, bounds={"test": make_bound(5, sign=30.0)})
+    report = make_report(model_levels=None, bounds={"test": make_bound(5, sign=30.0)})
     html = render(report)
     read(html)
     assert "bits/dim (density)" in html

@@ -32,7 +32,7 @@ from tests.training.test_trainer import trainer
 
 def supervised(tmp_path, **options) -> Supervisor:
     options = {"steps": 30, "save_every": "0.001s", **options}
-    run = RunDirectory.create(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run").make()
     return Supervisor(trainer(**options), Plain(), run, {}, StopRequest())
 
 

@@ -105,7 +105,7 @@ def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:
         encoding: of the file or stream; other characters are escaped.
         **options: those of `json.dumps`.
     """
-    content = _finite(content)
+    content = finite(content)
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
     try:
         text.encode(encoding)
@@ -114,13 +114,14 @@ def to_json(content: Any, encoding: str = "utf-8", **options: Any) -> str:
     return text
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """The content with None for each number in it that is not finite."""
     if isinstance(content, float) and not math.isfinite(content):
         return None
     if isinstance(content, Mapping):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return content
 
 

@@ -24,7 +24,7 @@ from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.modes import count_modes
 from nelbo.evidence.sample_quality import sample_quality
 from nelbo.evidence.sample_reading import LEAST_REAL
-from nelbo.evidence.standings import SPACES, Figures, Standing, packed
+from nelbo.evidence.standings import FIGURES, SPACES, Figures, Standing, packed
 from nelbo.families.noise import device_for
 from nelbo.formats import write_json
 from nelbo.report.families_page import (
@@ -42,7 +42,7 @@ from nelbo.training.config import parse_duration
 from nelbo.training.images import TrainingImages
 
 TABLE_FILE, PAGE_FILE = "comparison.csv", "comparison.html"
-MODELS, FIGURES = "models", "figures"
+MODELS = "models"
 # Network calls of a sample of a model with a chain.
 _STEPS = 50
 

@@ -21,6 +21,7 @@ from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.ranges import option
 
 
 def evaluate_autoencoder_run(options: Evaluate) -> None:
@@ -31,10 +32,10 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     Raises:
         NelboError: options of a chain, or images that do not fit.
     """
-    for name in ("error", "levels", "steps", "out", "control"):
+    for name in ("error", "levels", "steps", "out", "control", "embedded_guidance"):
         if getattr(options, name) is not None:
             raise NelboError(
-                f"--{name} does not apply to an autoencoder, which has no chain of levels"
+                f"{option(name)} does not apply to an autoencoder, which has no chain of levels"
             )
     if options.precision != "fp32":
         raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")

@@ -14,13 +14,11 @@ from nelbo.base.files import read_json
 from nelbo.commands.common import choose_device
 from nelbo.commands.options.studio import Studio
 from nelbo.commands.taxonomy import TAXONOMY
-from nelbo.evidence.standings import Figures, Standing
+from nelbo.evidence.standings import FIGURES, Figures, Standing
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import INDEX_FILE, available, checkpoint_path
 
 _RUNS = Path("runs")
-# What a directory of `nelbo compare --budget` holds.
-_FIGURES = "figures"
 
 
 def run(options: Studio) -> None:
@@ -57,7 +55,7 @@ def _served(runs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     comparisons: dict[str, Any] = {}
     for name in asked:
         path = Path(name)
-        if (path / _FIGURES).is_dir() and not (path / INDEX_FILE).exists():
+        if (path / FIGURES).is_dir() and not (path / INDEX_FILE).exists():
             comparisons[name.rstrip("/")] = partial(standings_of, path)
         elif path.is_dir() and not (path / INDEX_FILE).is_file() and name not in available():
             raise NelboError(f"{name} holds no model: there is no {INDEX_FILE}")
@@ -73,13 +71,13 @@ def _found() -> list[str]:
     if not _RUNS.is_dir():
         return []
     inside = [path for path in _RUNS.iterdir() if path.is_dir()]
-    runs = [path for path in inside if (path / INDEX_FILE).is_file() or (path / _FIGURES).is_dir()]
+    runs = [path for path in inside if (path / INDEX_FILE).is_file() or (path / FIGURES).is_dir()]
     return [str(path) for path in sorted(runs, key=lambda path: -path.stat().st_mtime)]
 
 
 def standings_of(directory: Path) -> list[Standing]:
     """What the families of a comparison came to, in the order of the taxonomy."""
-    files = sorted((directory / _FIGURES).glob("*.json"))
+    files = sorted((directory / FIGURES).glob("*.json"))
     figures = [Figures.from_json(read_json(file)) for file in files]
     return [
         Standing(name, entry.title, entry.group, runs, {})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import finite
 from nelbo.chain.distributions import draw
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.terms import per_example
@@ -170,10 +171,7 @@ def evaluate_autoencoder(
         bits_per_dim=reconstruction + bits * nats,
         divergence_nats=nats,
         divergence_by_channel=tuple(by_channel.tolist()),
-        standard_errors={
-            name: e.standard_error if math.isfinite(e.standard_error) else None
-            for name, e in estimates.items()
-        },
+        standard_errors=finite({name: e.standard_error for name, e in estimates.items()}),
         warnings=tuple(total.warnings(data.names)),
     )
 

@@ -13,7 +13,6 @@ search on log σ.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,10 +22,8 @@ from nelbo.chain.distributions import draw
 from nelbo.data import ImageData
 from nelbo.diffusion import Pixels
 from nelbo.evidence.inputs import check_fits
-
-if TYPE_CHECKING:
-    from nelbo.latent import LatentDiffusion
-    from nelbo.networks.encoding import Autoencoder
+from nelbo.latent import LatentDiffusion
+from nelbo.networks.encoding import Autoencoder
 
 # The smallest and largest scale that are tried, in bins between two levels and in units of x.
 _FEWEST_BINS, _LARGEST = 0.05, 2.0

@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
 from nelbo.evidence.feature_spaces import some_of
 
@@ -143,7 +144,7 @@ class FileSizes:
             "formats": {
                 name: {
                     "bits_per_dim": bits.whole.mean,
-                    "standard_error": _finite(bits.whole.standard_error),
+                    "standard_error": finite(bits.whole.standard_error),
                     "without_headers": None if bits.pixels is None else bits.pixels.mean,
                     "in_one_file": bits.together,
                 }
@@ -353,7 +354,3 @@ def _key(images: Tensor, levels: int, of: int) -> bytes:
     digest = hashlib.blake2b(images.contiguous().cpu().numpy().data, digest_size=16)
     digest.update(f"{tuple(images.shape)} {levels} {of} {formats_here()}".encode())
     return digest.digest()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
 from nelbo.evidence.feature_spaces import (
     FeatureSpace,
@@ -92,13 +93,7 @@ class SpaceQuality:
 
     def to_json(self) -> dict[str, Any]:
         """For a file; what is not finite is null."""
-        return {
-            "space": self.space,
-            **{
-                name: {key: _finite(value) for key, value in asdict(getattr(self, name)).items()}
-                for name in ("samples", "real")
-            },
-        }
+        return finite(asdict(self))
 
 
 def sample_quality(
@@ -368,7 +363,3 @@ def _mean(some: Sequence[Likeness]) -> Likeness:
         if f.name not in counts
     }
     return replace(some[0], **means)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

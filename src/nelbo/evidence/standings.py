@@ -24,6 +24,8 @@ from nelbo.base.errors import NelboError
 # alone are of the last.
 SPACES = ("principal components", "random convolutions")
 SHOWN_SPACE = SPACES[-1]
+# The folder of a comparison that holds a file of figures for each family and seed.
+FIGURES = "figures"
 # What a fit may take beyond its budget before its row mentions it: a step is not cut in half.
 _LATE, _LATE_SECONDS = 1.25, 1.0
 

@@ -52,7 +52,6 @@ class RunReport:
             the least surprising first.
         metrics: rows of the training loop: step, seconds, loss, bits_per_dim, ...
         settings: nested mappings or dataclasses.
-        levels: how many levels the pixels of `real` and `samples` have; the model's by default.
         names: what was asked for in each sample, such as its class; empty where nothing was.
         real_names: the same of the real images.
         prompts: what each sample was to show, where the model reads prompts.
@@ -86,7 +85,6 @@ class RunReport:
     maps: BoundMap | LatentBoundMap | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    levels: int | None = None
     names: Sequence[str] = ()
     real_names: Sequence[str] = ()
     files: FileSizes | None = None
@@ -154,6 +152,4 @@ class RunReport:
     @property
     def pixel_levels(self) -> int:
         """How many levels the pixels have that are shown."""
-        if self.levels is not None:
-            return self.levels
         return self.model.data.shown_levels

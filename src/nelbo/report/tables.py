@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from nelbo.base.files import finite
 from nelbo.chain.estimate import CONFIDENCE, Estimate
 from nelbo.chain.evidence import Summary
 from nelbo.report.formatting import NOTHING, number
@@ -217,14 +218,6 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
 
     Values that JSON has no number for (nan, infinity) are None.
     """
-    return {
-        "mean": _finite(estimate.mean),
-        "standard_error": _finite(estimate.standard_error),
-        "image_error": _finite(estimate.image_error),
-        "monte_carlo_error": _finite(estimate.monte_carlo_error),
-        "interval": [_finite(end) for end in estimate.interval()],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    parts = ("mean", "standard_error", "image_error", "monte_carlo_error")
+    found = {name: float(getattr(estimate, name)) for name in parts}
+    return finite({**found, "interval": list(estimate.interval())})

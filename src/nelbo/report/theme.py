@@ -44,11 +44,6 @@ def to_png(figure: Figure, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def to_svg(figure: Figure) -> bytes:
-    """The figure as an SVG file of its own, letters as outlines, transparent background."""
-    return _svg(figure, "path").encode()
-
-
 def to_inline_svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an <svg> element of a page: its fonts and colours are the page's.
 
@@ -57,7 +52,7 @@ def to_inline_svg(figure: Figure, name: str, description: str) -> str:
         name: distinguishes the figures of one page; letters and dashes.
         description: what the figure shows, for those who cannot see it; already escaped.
     """
-    svg = _svg(figure, "none")
+    svg = _svg(figure)
     svg = svg[svg.index("<svg") :]
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     body = svg[svg.index(">") + 1 :]
@@ -79,9 +74,9 @@ def panel(figure: Figure, name: str, description: str, caption: str, title: str)
     return captioned(to_inline_svg(figure, name, description), caption, title)
 
 
-def _svg(figure: Figure, fonttype: str) -> str:
+def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # Without a salt of its own the identities, and so the file, would differ at every run.
-    with matplotlib.rc_context({"svg.fonttype": fonttype, "svg.hashsalt": "nelbo"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nelbo"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_PLAIN)
     return buffer.getvalue()

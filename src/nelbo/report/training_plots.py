@@ -1,4 +1,4 @@
-"""A quantity of training against the step or the time, as a matplotlib figure."""
+"""A quantity of training against the step, as a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ def training_curve(
     rows: Sequence[Row],
     quantity: str = "bits_per_dim",
     *,
-    x: str = "step",
     reference: float | None = None,
     reference_label: str = "test bound",
     unit: str = "bits/dim",
     validation: str | None = None,
 ) -> Figure:
-    """One quantity of training against the step or the time.
+    """One quantity of training against the step.
 
     Args:
         rows: what the training loop recorded, each a mapping of names to numbers.
         quantity: which of them to draw: "bits_per_dim", "loss", "learning_rate", "gradient_norm".
-        x: against which: "step" or "seconds".
         reference: a value to mark by a dashed line.
         reference_label: what to call it.
         unit: what to call bits per dimension.
@@ -43,7 +41,7 @@ def training_curve(
     """
     figure = new_figure()
     axes = new_axes(figure)
-    at, values = _points(rows, x, quantity)
+    at, values = _points(rows, quantity)
     if len(at) == 0:
         return nothing(figure, axes, "no steps were recorded")
     color = COLORS["score-matching"]
@@ -54,7 +52,7 @@ def training_curve(
         axes.plot(at, values, color=color, linewidth=0.7, alpha=0.35)
         axes.plot(at, _smoothed(values), color=color, linewidth=1.8, label=label)
     if validation is not None:
-        read_at, readings = _points(rows, x, validation)
+        read_at, readings = _points(rows, validation)
         color = COLORS["reconstruction"]
         axes.plot(
             read_at,
@@ -86,15 +84,15 @@ def training_curve(
         )
     axes.xaxis.set_major_locator(round_ticks(6))
     axes.xaxis.set_major_formatter(PLAIN)
-    axes.set_xlabel("training time, seconds" if x == "seconds" else x)
+    axes.set_xlabel("step")
     is_bits = quantity.endswith("bits_per_dim")
     axes.set_ylabel(unit if is_bits else quantity.replace("_", " "))
     return figure
 
 
-def _points(rows: Sequence[Row], x: str, y: str) -> Array:
-    """Where both are numbers, (2, n)."""
-    numbers = [(row[x], row[y]) for row in rows if _is_number(row, x) and _is_number(row, y)]
+def _points(rows: Sequence[Row], name: str) -> Array:
+    """The steps at which a quantity is a number, and that, (2, n)."""
+    numbers = [(row["step"], row[name]) for row in rows if _is_number(row, name)]
     return np.array(numbers, dtype=np.float64).reshape(-1, 2).T
 
 

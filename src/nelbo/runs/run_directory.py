@@ -25,7 +25,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
@@ -73,7 +73,7 @@ class RunDirectory:
     """The files of one run.
 
     Args:
-        path: the directory; `create` makes it.
+        path: the directory; `make` makes it.
         whole: the run that this one is a stage of, where `path` is within its directory.
     """
 
@@ -92,15 +92,8 @@ class RunDirectory:
         """The run that this one is a stage of, or itself."""
         return self if self._whole is None else self._whole
 
-    @classmethod
-    def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
-        """An empty run directory at a path; see `make`."""
-        run = cls(path)
-        run.make(overwrite=overwrite)
-        return run
-
-    def make(self, *, overwrite: bool = False) -> None:
-        """Make the directory of a new run.
+    def make(self, *, overwrite: bool = False) -> Self:
+        """Make the directory of a new run, and return it.
 
         Args:
             overwrite: replace the run that is there once this one is `establish`ed; files that are
@@ -122,13 +115,14 @@ class RunDirectory:
             (self.path / METRICS_FILE).touch()
         except OSError as error:
             raise NelboError(f"cannot write to {path}: {error}") from error
+        return self
 
     @staticmethod
     def check_free(path: str | Path, *, overwrite: bool = False) -> list[str]:
         """What of a run is in a directory that a new one may be made in, or replace with it.
 
         Raises:
-            NelboError: as `create`, before anything is written.
+            NelboError: as `make`, before anything is written.
         """
         where = Path(path)
         try:

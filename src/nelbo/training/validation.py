@@ -31,10 +31,6 @@ class Validation:
         self.data = data.subset(IMAGES, seed)
         self.seed = seed
 
-    def __call__(self, model: Model) -> float:
-        """The mean negative bound, bits per dimension."""
-        return self.each(model).mean().item()
-
     def each(self, model: Model, images: int = IMAGES) -> Float[Tensor, " images"]:
         """The negative bound of each of the first images, bits per dimension, float64."""
         generator = torch.Generator().manual_seed(self.seed)
