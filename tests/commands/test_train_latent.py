@@ -29,7 +29,7 @@ from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.latent.build import build_latent_model
-from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.latents import encode_data, unit_scale
 from nelbo.training.kinds.latent.making import new_latent_model
 from nelbo.training.kinds.latent.options import LatentSettings
 from tests.children import command
@@ -297,6 +297,7 @@ def test_a_new_prior_encodes_each_image_once(pictures):
     measured = build_latent_model(
         network, data, LatentSettings(widths=(8, 16)), captions, text=model.text
     )
+    measured.scale = unit_scale(encode_data(measured, data, captions))
     assert model.scale == measured.scale
     measured.decoder_scale = model.decoder_scale
     generator = torch.Generator().manual_seed(0)

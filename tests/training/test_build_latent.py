@@ -10,7 +10,7 @@ from nelbo.networks import TextUNetConfig, UNetConfig
 from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
 from nelbo.training.kinds.latent.build import build_latent_model
-from nelbo.training.kinds.latent.latents import encode_data
+from nelbo.training.kinds.latent.latents import encode_data, unit_scale
 from nelbo.training.kinds.latent.options import LatentSettings
 from tests.training.test_latents import pictures
 
@@ -26,6 +26,7 @@ def test_the_default_for_captioned_images_fits_in_25_megabytes_of_half_precision
     assert model.prior.shape == (8, 8, 8)
     assert model.shape == (3, 32, 32)
     latents = encode_data(model, data, captions)
+    latents = latents.scaled(unit_scale(latents))
     draws = latents.mean + latents.stddev * torch.randn(100, *latents.mean.shape)
     assert draws.std() == pytest.approx(1, rel=0.02)
     assert isinstance(model.prior.network.config, TextUNetConfig)

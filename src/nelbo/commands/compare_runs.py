@@ -9,8 +9,6 @@ import torch
 
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
-from nelbo.chain.estimators import Estimator
-from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
@@ -50,7 +48,13 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     given = [given_of(model, data) for model, data in loaded]
     levels = levels_to_compare(options.levels, loaded, options.computing.seed)
     bounds = [
-        _evaluate(options, run, *found, chosen)
+        evaluate_with_progress(
+            *found,
+            f"Evaluating {run}",
+            levels=chosen,
+            batch_size=options.batch_size,
+            seed=options.computing.seed,
+        )
         for run, found, chosen in zip(runs, loaded, levels, strict=True)
     ]
     first, second = bounds
@@ -159,20 +163,3 @@ def _at_guidance(
         (model.with_embedded_guidance(guidance) if one else model, data)
         for one, (model, data) in zip(embeds, loaded, strict=True)
     ]
-
-
-def _evaluate(
-    options: Compare,
-    run: str,
-    model: Model,
-    data: ImageData,
-    levels: int | Estimator | None,
-) -> Evidence:
-    return evaluate_with_progress(
-        model,
-        data,
-        f"Evaluating {run}",
-        levels=levels,
-        batch_size=options.batch_size,
-        seed=options.computing.seed,
-    )

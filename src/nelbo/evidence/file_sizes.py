@@ -48,7 +48,8 @@ _SEARCHED_PIXELS = 24 * 24
 # Largest number of pictures, and about the number of values, that are written to files.
 MOST_IMAGES, MOST_VALUES = 300, 1_000_000
 _LEAST_IMAGES = 32
-_MODES = {1: "L", 3: "RGB"}
+# What Pillow calls pictures, by their channels.
+MODES = {1: "L", 3: "RGB"}
 _PALETTE = 256
 _PNG_SIGNATURE = 8
 # Of the chunk VP8L: a signature of one byte, width, height, a flag and the version in four.
@@ -170,7 +171,7 @@ def file_sizes(
         seed: which ones.
     """
     channels, height, width = images.shape[1:]
-    if channels not in _MODES or len(images) == 0:
+    if channels not in MODES or len(images) == 0:
         return None
     dims = channels * height * width
     count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
@@ -202,7 +203,7 @@ def total_sizes(images: Sequence[Tensor], levels: int) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     alike = len({image.shape for image in images}) == 1
-    if len(images[0]) in _MODES:
+    if len(images[0]) in MODES:
         small = alike and max(images[0].shape[1:]) <= SMALL_SIDE and len(images) > 1
         page = packed(torch.stack(list(images)), levels) if small else None
         for kind in formats_here():
@@ -250,12 +251,12 @@ def picture(image: UInt8[Tensor, "channels height width"], levels: int = 256) ->
         NelboError: neither one nor three channels, or a pixel outside the levels.
     """
     channels = len(image)
-    if channels not in _MODES:
+    if channels not in MODES:
         raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {channels}")
     if image.numel() and int(image.max()) >= levels:
         raise NelboError(f"found pixel level {int(image.max())}, expected 0..{levels - 1}")
     values = image.cpu().permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(values[..., 0] if channels == 1 else values, _MODES[channels])
+    return Image.fromarray(values[..., 0] if channels == 1 else values, MODES[channels])
 
 
 def file_size(image: Image.Image, kind: str) -> FileSize:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import new_file
+from nelbo.evidence.file_sizes import MODES, picture
 
 # The side of a page of images to look at, and the least and the largest that one is enlarged to.
 _PAGE_SIDE, _READABLE_SIDE, _LARGE_SIDE = 512, 48, 128
-_MODES = {1: "L", 3: "RGB"}
 
 
 def to_bytes(images: UInt8[Tensor, "..."], levels: int) -> UInt8[Tensor, "..."]:
@@ -37,11 +37,7 @@ def to_pil(image: UInt8[Tensor, "channels height width"], levels: int = 256) -> 
     Raises:
         NelboError: neither one nor three channels, or a pixel outside the levels.
     """
-    channels = len(image)
-    if channels not in _MODES:
-        raise NelboError(f"images must have 1 (grey) or 3 (RGB) channels, got {channels}")
-    pixels = to_bytes(image, levels).cpu().permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels, _MODES[channels])
+    return picture(to_bytes(image, levels))
 
 
 def image_grid(
@@ -80,7 +76,7 @@ def image_grid(
     rows = math.ceil(n / columns)
     cell_width, cell_height = width * scale + gap, height * scale + gap
     size = columns * cell_width + gap, rows * cell_height + gap
-    page = Image.new(_MODES.get(channels, "RGB"), size, "white")
+    page = Image.new(MODES.get(channels, "RGB"), size, "white")
     for i, image in enumerate(images):
         enlarged = to_pil(image, levels).resize(
             (width * scale, height * scale), Image.Resampling.NEAREST

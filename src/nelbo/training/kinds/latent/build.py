@@ -17,7 +17,7 @@ from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.text import TextEncoder
 from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
-from nelbo.training.kinds.latent.latents import check_captions, encode_data, unit_scale
+from nelbo.training.kinds.latent.latents import check_captions
 from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.transformer import build_transformer, one_width
 
@@ -38,19 +38,17 @@ def build_latent_model(
     *,
     text: TextEncoder | None = None,
     num_classes: int = 0,
-    scale: float | None = None,
 ) -> LatentDiffusion:
-    """A fresh prior for the latents of a trained autoencoder, at the scale of unit variance.
+    """A fresh prior for the latents of a trained autoencoder, of scale 1.
 
     Args:
         autoencoder: the trained autoencoder.
-        data: the images to train on, which decide the scale.
+        data: the images to train on.
         settings: of the prior, and of a new text encoder.
         captions: a text for each; the prior attends to them.
         text: the text encoder; with captions and without one, a fresh one that is to be trained
             with the prior.
         num_classes: number of classes of the prior; 0 for none.
-        scale: another scale; without one all images are encoded to measure it.
 
     Raises:
         NelboError: another number of captions than images, a text encoder without captions, or
@@ -91,12 +89,7 @@ def build_latent_model(
         data=Continuous(),
         shape=shape,
     )
-    pixels = Pixels(data.levels)
-    if scale is None:
-        # It does not depend on captions.
-        untold = LatentDiffusion(autoencoder, prior, scale=1.0, data=pixels)
-        scale = unit_scale(encode_data(untold, data))
-    return LatentDiffusion(autoencoder, prior, text=text, scale=scale, data=pixels)
+    return LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
 
 
 def _schedule(settings: LatentSettings) -> NoiseSchedule:

@@ -66,7 +66,6 @@ def new_prior(
         captions,
         text=text,
         num_classes=data.num_classes if kind == "label" else 0,
-        scale=1.0,
     ).to(next(autoencoder.parameters()).device)
 
 
