@@ -475,6 +475,9 @@ def test_what_a_file_states_of_itself(tmp_path, tmp_path_factory):
     assert (model.prior.prediction, model.prior.shape) == ("epsilon", (4, 8, 8))
     file.with_suffix(".nelbo.json").write_text('{"prediction": "v_prediction"}')
     assert nelbo.load(file).prior.prediction == "v_prediction"
+    file.with_suffix(".nelbo.json").write_text('{"decoder_scale": "wide"}')
+    with pytest.raises(nelbo.NelboError, match=r"stated\.nelbo\.json: decoder_scale is 'wide'"):
+        nelbo.load(file)
 
 
 @pytest.mark.parametrize(

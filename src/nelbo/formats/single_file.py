@@ -18,6 +18,7 @@ from nelbo.base.suggestions import did_you_mean
 from nelbo.chain.model import Model
 from nelbo.diffusion import Continuous, NoiseSchedule
 from nelbo.formats.chain import read_chain
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.files import PipelineIndex
 from nelbo.formats.latent import FORMAT, assemble
 from nelbo.formats.pipeline import OPENERS, Pipeline
@@ -50,6 +51,11 @@ class SingleFile(Pipeline):
     def checkpoint(self) -> Checkpoint:
         """What the file holds."""
         return Checkpoint.open(Path(self.path))
+
+    @property
+    def own_fields(self) -> ConfigFields:
+        """The notes beside the file, each of which is checked as it is read."""
+        return ConfigFields(self.checkpoint.notes_file, self.notes)
 
     @cached_property
     def scheduler(self) -> SchedulerConfig:

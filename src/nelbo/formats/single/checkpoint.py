@@ -131,8 +131,12 @@ class Checkpoint:
         Raises:
             NelboError: they are damaged.
         """
-        file = self.path.with_suffix(NOTES_SUFFIX)
-        return read_json(file) if file.is_file() else None
+        return read_json(self.notes_file) if self.notes_file.is_file() else None
+
+    @property
+    def notes_file(self) -> Path:
+        """Where the notes beside the file are, if there are any."""
+        return self.path.with_suffix(NOTES_SUFFIX)
 
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
         """The weights below a prefix, mapped from the file; those of 16 bits as float32.
