@@ -76,8 +76,18 @@ class Option:
     repeatable: bool
 
 
-def options_of(command: type) -> dict[str, Option]:
+# Of each command: to read its hints takes longer than to parse what was typed.
+_options: dict[type, Mapping[str, Option]] = {}
+
+
+def options_of(command: type) -> Mapping[str, Option]:
     """The options of a command, those of its groups included, by name with dashes."""
+    if command not in _options:
+        _options[command] = _read(command)
+    return _options[command]
+
+
+def _read(command: type) -> dict[str, Option]:
     options: dict[str, Option] = {}
     hints = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from nelbo.training.kinds import KINDS
 from nelbo.training.options import NAMES, TrainOptions
 
 
-def train_options() -> dict[str, Option]:
+@functools.cache
+def train_options() -> Mapping[str, Option]:
     """The options of every kind of model, by name; several values win where kinds differ."""
     options: dict[str, Option] = {}
     for kind in KINDS.values():
