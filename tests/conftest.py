@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import jaxtyping
 import pytest
 import torch
 from matplotlib.figure import Figure
+from tyro import _unsafe_cache
 
 from tests import typechecking
 from tests.commands.conftest import TINY
@@ -81,6 +83,13 @@ def drawn() -> Iterator[None]:
         yield
 
 
+# What is written need not outlive the machine: a process that is killed leaves it to be read.
+os.fsync = lambda handle: None
+
+# Thousands of command lines are parsed: what tyro reads off an option's type and docstring, half of
+# the time that it takes, stays from one to the next.
+_unsafe_cache.clear_cache = lambda: None
+
 _train_stages = train.train_stages
 
 
@@ -106,6 +115,13 @@ _LONGEST = ("commands", "training", "faults")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; within them the order stays."""
     items.sort(key=lambda item: item.path.parent.name not in _LONGEST)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays: to look for garbage in it takes half a second each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 10)
 
 
 @pytest.fixture
