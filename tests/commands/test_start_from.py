@@ -19,7 +19,7 @@ from nelbo.formats import model_directory
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.training.kinds.autoencoder.build import read_autoencoder
 from tests.commands.squares import draw_squares
-from tests.commands.test_train_latent import AUTOENCODER, EXACT, LATENT, LITTLE, assert_same
+from tests.commands.test_train_latent import EXACT, LATENT, LITTLE, assert_same
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -80,16 +80,20 @@ def test_one_step_from_a_model_is_one_step_of_its_optimiser(pictures, pixel, tmp
     assert torch.cat([m.flatten() for m in moved]).median() > 0.5e-3
 
 
-def test_a_run_that_was_started_from_another_resumes_exactly(pictures, pixel, tmp_path):
+def test_a_run_that_was_started_from_another_resumes_exactly(
+    pictures, pixel, tmp_path, monkeypatch
+):
+    """Also where both are named by relative paths."""
+    monkeypatch.chdir(pictures.parent)
     unbroken, out = tmp_path / "unbroken", tmp_path / "out"
-    start = ["train", str(pictures), "--start-from", str(pixel), *MORE, "--steps", "10"]
+    start = ["train", pictures.name, "--start-from", pixel.name, *MORE, "--steps", "10"]
     start += ["--validate-every", "5"]  # which is the best so far, and kept
     main([*start, "--out", str(unbroken)])
     shutil.copytree(unbroken, out)
     kept = Checkpoints(out / "training")
     shutil.rmtree(kept.path(10))
     assert kept.steps()[-1] == 5
-    main(["train", "--resume", "--out", str(out)])
+    main([*start, "--resume", "--out", str(out)])
     assert_same(unbroken, out, 10)
 
 
@@ -104,6 +108,8 @@ def test_a_latent_model_with_its_text_encoder(pictures, latent, tmp_path, learns
     assert changed == ({"prior", "text"} if learns else {"prior"})
     first, second = nelbo.load(latent), nelbo.load(out)
     assert first.scale == second.scale
+    if not learns:
+        return
     shutil.rmtree(Checkpoints(out / "training").path(2))
     # How samples are guided may change, since nothing is learned from it.
     main(["train", "--resume", "--out", str(out), "--guidance", "1.5"])
@@ -133,34 +139,18 @@ def test_an_autoencoder_of_another_size(pictures, latent, tmp_path):
     notes = json.loads((out / "nelbo.json").read_text())
     assert notes["settings"]["model"]["kl_weight"] == 0.5
     assert "widths" not in notes["settings"]["model"]
-    # It is of a kind of its own then, without saying so, and of that size unless another is given.
-    for size, side in ((["--size", "8"], 8), ([], 16)):
-        again = tmp_path / f"again-{side}"
-        start = ["train", str(pictures), "--start-from", str(out), *size, *MORE, *STILL]
-        main([*start, "--out", str(again)])
-        assert read_autoencoder(again).config.sample_size == (side, side)
-
-
-def test_killed_while_the_first_model_was_written(pictures, latent, tmp_path):
-    """What there is of it is no model yet: the run goes on from the checkpoint all the same."""
-    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
-    start = ["train", str(pictures), "--start-from", str(latent), *MORE, "--steps", "3"]
-    main([*start, "--out", str(unbroken)])
-    shutil.copytree(unbroken, out)
-    for name in ("model_index.json", "unet", "text_encoder"):
-        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-    main(["train", "--resume", "--out", str(out)])
-    assert_same(unbroken, out, 3)
+    # It is of a kind of its own then, without saying so, and of that size.
+    again = tmp_path / "again"
+    main(["train", str(pictures), "--start-from", str(out), *MORE, *STILL, "--out", str(again)])
+    assert read_autoencoder(again).config.sample_size == (16, 16)
 
 
 def test_a_run_that_is_called_as_the_checkpoint_that_it_starts_from(
-    pictures, monkeypatch, tmp_path
+    pictures, pixel, monkeypatch, tmp_path
 ):
     """The name means the checkpoint, also once a run of that name is there."""
     shelf = tmp_path / "shelf"
-    shelf.mkdir()
-    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", "--steps", "1", *MORE]
-    main(["train", str(pictures), *small, "--out", str(shelf / "squares")])
+    shutil.copytree(pixel, shelf / "squares")
     monkeypatch.setattr(model_directory, "CHECKPOINTS", shelf)
     monkeypatch.chdir(tmp_path)
     main(["train", str(pictures), "--start-from", "squares", *MORE, *STILL, "--out", "squares"])
@@ -186,36 +176,27 @@ def test_the_settings_of_a_run_with_its_model(pictures, pixel, tmp_path):
     assert all(torch.equal(before[n], w) for n, w in weights(again).items())
 
 
-def test_classes_by_name(tmp_path, capsys):
-    folders = {"one": ("cat", "dog"), "other": ("cat", "fox")}
-    for folder, names in folders.items():
-        (tmp_path / folder).mkdir()
-        for name in names:
-            draw_squares(tmp_path / folder / name)
-            (tmp_path / folder / name / "metadata.jsonl").unlink()
-    run = tmp_path / "run"
-    small = ["--size", "8", "--widths", "8", "16", "--levels", "12", "--steps", "1", *MORE]
-    main(["train", str(tmp_path / "one"), *small, "--class-conditional", "--out", str(run)])
-    again = ["--start-from", str(run), "--steps", "1", *MORE]
-    main(["train", str(tmp_path / "one"), *again, "--out", str(tmp_path / "again")])
-    message = mistake(capsys, "train", tmp_path / "other", *again, "--out", str(tmp_path / "wrong"))
-    assert "'fox' stands where it has 'dog'" in message
+def test_killed_while_the_first_model_was_written(latent, tmp_path):
+    """What there is of it is no model yet: the run goes on from the checkpoint all the same.
 
-
-def test_the_scale_of_the_decoder_is_that_of_the_new_images(latent, tmp_path):
-    """The likeliest σ of these images, without which their bound would be of others."""
+    The scale of its decoder is the likeliest σ of the new images, without which their bound would
+    be of others.
+    """
     folder = draw_squares(tmp_path / "dark")
     for file in folder.glob("*.png"):
         Image.eval(Image.open(file), lambda level: level // 3).save(file)
-    out = tmp_path / "out"
-    main(["train", str(folder), "--start-from", str(latent), *MORE, *STILL, "--out", str(out)])
-    model = nelbo.load(out)
+    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
+    start = ["train", str(folder), "--start-from", str(latent), *MORE, "--steps", "3"]
+    main([*start, "--out", str(unbroken)])
+    model = nelbo.load(unbroken)
     expected = fit_scale(model.autoencoder, load_data(str(folder), "validation", size=8))
     assert model.decoder_scale == pytest.approx(expected, rel=1e-4)
     assert model.decoder_scale != pytest.approx(nelbo.load(latent).decoder_scale, rel=1e-2)
-    # Also where the run was killed while its first model was written.
-    (out / "model_index.json").unlink()
+    shutil.copytree(unbroken, out)
+    for name in ("model_index.json", "unet", "text_encoder"):
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
     main(["train", "--resume", "--out", str(out)])
+    assert_same(unbroken, out, 3)
     assert nelbo.load(out).decoder_scale == model.decoder_scale
 
 
@@ -236,15 +217,6 @@ def test_where_a_model_began_is_remembered(pictures, pixel, tmp_path):
     assert "OpenMoji" in text
     assert "It began with the weights of out." in text
     assert str(tmp_path) not in text + (card / "nelbo.json").read_text()
-
-
-def test_resumed_by_a_relative_path(pictures, pixel, tmp_path, monkeypatch):
-    monkeypatch.chdir(pictures.parent)
-    out = tmp_path / "out"
-    start = ["train", pictures.name, "--start-from", pixel.name, *MORE, "--out", str(out)]
-    main([*start, "--steps", "1"])
-    main([*start, "--steps", "2", "--resume"])
-    assert Checkpoints(out / "training").steps()[-1] == 2
 
 
 def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
@@ -288,9 +260,10 @@ def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
         assert not out.exists()
 
 
-def test_the_autoencoder_of_a_run_is_no_model_to_start_a_prior_from(pictures, tmp_path, capsys):
-    first, out = tmp_path / "first", tmp_path / "out"
-    main(["train", str(pictures), "--size", "8", *AUTOENCODER, "--steps", "1", "--out", str(first)])
+def test_the_autoencoder_of_a_run_is_no_model_to_start_a_prior_from(
+    pictures, latent, tmp_path, capsys
+):
+    first, out = latent / "autoencoder", tmp_path / "out"
     message = mistake(
         capsys,
         *("train", pictures, "--start-from", first, "--model", "latent", "--steps", "1"),
@@ -316,6 +289,11 @@ def test_other_classes_need_a_word(tmp_path, capsys):
     conditional = ["--class-conditional", "--steps", "2", "--out", str(first)]
     main(["train", str(abc), *small, *conditional])
     assert "classes of" not in capsys.readouterr().err
+    again = ["--start-from", str(first), *MORE, *STILL]
+    main(["train", str(abc), *again, "--out", str(tmp_path / "again")])
+    others = classes(tmp_path / "abd", "abd")
+    message = mistake(capsys, "train", others, *again, "--out", tmp_path / "wrong")
+    assert "'d' stands where it has 'c'" in message
     start = ["train", cde, "--start-from", first, *MORE, *STILL, "--out"]
     message = mistake(capsys, *start, tmp_path / "same")
     assert "has 4 classes, the model to start from 3" in message
@@ -334,9 +312,8 @@ def test_other_classes_need_a_word(tmp_path, capsys):
     assert (weights(tmp_path / "new")[table] - after).abs().max() < 1e-20
     main([*map(str, start), str(tmp_path / "none"), "--start-classes", "none"])
     assert nelbo.load(tmp_path / "none").num_classes == 0
-    capsys.readouterr()
-    main(["train", str(abc), *small, "--steps", "2", "--out", str(tmp_path / "plain")])
-    said = capsys.readouterr().err
+    wrong = ["--attention", "3", "--steps", "1", "--out", tmp_path / "plain"]
+    said = mistake(capsys, "train", abc, *small, *wrong)
     assert f"the 3 classes of {abc} are not used: --class-conditional conditions" in said
 
 
