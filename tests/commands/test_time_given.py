@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import shutil
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.kind import grid_of
 from nelbo.training.pace import Outlook
 from tests.commands.conftest import TINY
+from tests.conftest import reports
 from tests.faults.test_killed import assert_same
 from tests.faults.test_mistakes import mistake
 
@@ -102,12 +103,12 @@ def test_what_is_asked_for_by_number_is_done_whatever_the_time(
     shutil.copytree(run_path, run)
     monkeypatch.setattr(allowance, "LEAST", 0.0)
     monkeypatch.setattr(allowance, "SHARE", 0.0)
-    asked = ["--evaluate-levels", "all", "--evaluate-images", "40", "--sample-images", "30"]
+    asked = ["--evaluate-levels", "all", "--evaluate-images", "24", "--sample-images", "10"]
     main(["train", "--resume", "--out", str(run), *asked, "--sample-steps", "11"])
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert [evaluation[split]["examples"] for split in ("train", "test")] == [40, 40]
+    assert [evaluation[split]["examples"] for split in ("train", "test")] == [24, 24]
     assert evaluation["test"]["levels_per_image"] == 19
-    assert sum(calls) > 40 * 20 + 40 * 20 + 30 * 11
+    assert sum(calls) > 24 * 20 + 24 * 20 + 10 * 11
     main(["report", str(run), "--levels", "3", "--images", "21"])
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["test"]["examples"] == 21
@@ -117,15 +118,21 @@ def test_what_is_asked_for_by_number_is_done_whatever_the_time(
 def test_a_bound_that_is_asked_for_leaves_samples_their_time(run_path, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(run_path, run)
-    monkeypatch.setattr(allowance, "LEAST", 1.0)
-    refine = run_end.refine
+    now, refine, extremes = [0.0], run_end.refine, run_end.find_extremes
+    monkeypatch.setattr(allowance, "LEAST", 100.0)
+    monkeypatch.setattr(run_end, "Allowance", partial(Allowance, clock=lambda: now[0]))
 
     def slow(evaluations, seconds):
         refine(evaluations, seconds)
-        time.sleep(1.1 if seconds else 0.0)
+        now[0] += 110.0 if seconds else 0.0
+
+    def at_once(*given, **options):
+        return extremes(*given, **options | {"seconds": 0.0})
 
     monkeypatch.setattr(run_end, "refine", slow)
-    main(["train", "--resume", "--out", str(run), "--evaluate-levels", "3"])
+    monkeypatch.setattr(run_end, "find_extremes", at_once)
+    asked = ["--evaluate-levels", "3", "--evaluate-images", "8"]
+    main(["train", "--resume", "--out", str(run), *asked])
     samples = json.loads((run / "evaluation.json").read_text())["samples"]
     assert samples["spaces"][0]["samples"]["images"] > 4  # the fewest
 
@@ -234,6 +241,7 @@ def test_a_file_gets_lines_and_no_bar(tmp_path, capsys, monkeypatch):
     assert ", 0.1 passes over the data: loss " in after
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_without_a_minute_having_passed_there_is_no_line(tmp_path, capsys):
     out = str(tmp_path / "run")
     main(["train", "digits", "--out", out, "--steps", "2", *TINY, *BRIEF, *EXACT])
@@ -250,7 +258,8 @@ def test_samples_and_readings_while_it_trains_and_training_is_the_same(
     tmp_path, capsys, monkeypatch
 ):
     options = ["train", "digits", "--steps", "5", *TINY, *BRIEF, *EXACT]
-    main([*options, "--out", str(tmp_path / "plain")])
+    with reports(False):
+        main([*options, "--out", str(tmp_path / "plain")])
     assert not list((tmp_path / "plain" / "samples").glob("step-*.png"))
     capsys.readouterr()
     looking(monkeypatch)
@@ -274,7 +283,8 @@ def test_samples_and_readings_while_it_trains_and_training_is_the_same(
     # Steps that are taken again are read again.
     checkpoints = sorted((tmp_path / "watched" / "training").glob("step-*"))
     shutil.rmtree(checkpoints[-1])
-    main(["train", "--resume", "--out", str(tmp_path / "watched")])
+    with reports(False):
+        main(["train", "--resume", "--out", str(tmp_path / "watched")])
     steps = [
         json.loads(line)["step"]
         for line in (tmp_path / "watched" / "readings.jsonl").read_text().splitlines()
@@ -305,6 +315,7 @@ def test_passes_are_said_as_they_are():
     assert passes_text(100, 64, None) == ""
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
     """Their files have no `warmup`, and a number of steps, levels and images."""
     options = ["train", "digits", *TINY, *EXACT, "--save-every", "0.001s", *BRIEF]
@@ -325,7 +336,8 @@ def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkey
     out = tmp_path / "run"
     monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: True)
     options = [*TINY, *BRIEF, "--precision", "auto"]
-    main(["train", "digits", "--out", str(out), "--steps", "2", *options])
+    with reports(False):
+        main(["train", "digits", "--out", str(out), "--steps", "2", *options])
     assert "1 thread, bf16" in shown(capsys)
     monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: False)
     main(["train", "--resume", "--out", str(out), "--steps", "3"])
@@ -336,7 +348,8 @@ def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkey
     assert facts["computed on"] == f"{notes['hardware']}, 1 thread, bf16"
     assert facts["computed on"] in (out / "report.html").read_text()
     # On a run that is finished nothing is chosen anew either.
-    main(["train", "--resume", "--out", str(out)])
+    with reports(False):
+        main(["train", "--resume", "--out", str(out)])
     assert json.loads((out / "nelbo.json").read_text())["trained"]["precision"] == "bf16"
 
 
