@@ -87,7 +87,7 @@ class Categorical(Emission):
     ) -> Float[Tensor, "batch length states"]:
         """The sum of the logarithms of the table's entries."""
         states, values, levels = parameters.shape
-        table = parameters.log().clamp(min=_LOG_ZERO).permute(1, 2, 0).reshape(-1, states)
+        table = self.log_table(parameters).permute(1, 2, 0).reshape(-1, states)
         rows = self.space.to_levels(x) + torch.arange(values, device=x.device) * levels
         return embedding_bag(rows.flatten(0, 1), table, mode="sum").unflatten(0, x.shape[:2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -54,19 +55,18 @@ class Expected(NamedTuple):
 
 def expect(p: Chain, emission: Emission, x: Float[Tensor, "batch length values"]) -> Expected:
     """The E-step, a bounded number of sequences at a time."""
-    total: Expected | None = None
-    for part in _parts(p, x):
+
+    def of(part: Tensor) -> Expected:
         found = hmm_smoother(p.initial, p.transition, emission.log_density(p.emission, part))
-        sums = Expected(
+        return Expected(
             found.states[:, 0].sum(0),
             found.transitions,
             emission.moments(part, found.states),
             found.log_likelihood.sum(),
             len(part),
         )
-        total = sums if total is None else total.plus(sums)
-    assert total is not None
-    return total
+
+    return reduce(Expected.plus, map(of, _parts(p, x)))
 
 
 def maximise(expected: Expected, emission: Emission, pseudocount: float = 0.0) -> Chain:
