@@ -40,6 +40,22 @@ def test_odd_images_are_fitted(name, kind):
     assert model.sample(2, generator=torch.Generator().manual_seed(0)).shape == (2, *x.shape[1:])
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_may_have_float64(name):
+    model, x = every_family()[name], colour(12)
+    for step in model.fit_steps(x.double(), data=SPACE, device="cpu"):
+        if step.number == 2:
+            break
+    wide, usual = (
+        model.evidence(images, generator=torch.Generator().manual_seed(0))
+        for images in (x.double(), x)
+    )
+    # nan of a GAN, which has no evidence
+    torch.testing.assert_close(
+        wide.total.double(), usual.total.double(), rtol=1e-5, atol=1e-4, equal_nan=True
+    )
+
+
 @pytest.mark.parametrize("device", ["nowhere", "meta9", "mps"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(NelboError, match="cannot be on device"):

@@ -55,8 +55,8 @@ class ImageToVector(nn.Module):
         self.out = nn.Linear(widths[-1] * last_height * last_width, out)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """The vector of each image, (B, out)."""
-        h = self.blocks[0](self.conv_in(x))
+        """The vector of each image, (B, out), in the precision of the weights."""
+        h = self.blocks[0](self.conv_in(x.to(self.conv_in.weight.dtype)))
         for down, block in zip(self.down, self.blocks[1:], strict=True):
             h = block(down(h))
         return self.out(silu(h).flatten(1))
