@@ -88,7 +88,7 @@ def test_shown_levels_are_even_in_angle():
 
 
 def test_a_strip_needs_two_frames(model):
-    with pytest.raises(NelboError, match="at least 2 frames"):
+    with pytest.raises(NelboError, match="frames must be at least 2"):
         reverse_strip(model, 1, 1)
 
 

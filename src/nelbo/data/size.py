@@ -48,6 +48,17 @@ def as_option(size: Size) -> int | str:
     return size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
+def check_halvings(source: str, size: Size, resolutions: int) -> None:
+    """Raise `NelboError` unless images can be halved once for each resolution after the first."""
+    divisor = 2 ** (resolutions - 1)
+    if any(side % divisor for side in size):
+        raise NelboError(
+            f"{source} has images of {size[0]}×{size[1]}, which {resolutions} resolutions "
+            f"(--widths) need to be divisible by {divisor}: give {divisible_near(size, divisor)}, "
+            "or fewer widths"
+        )
+
+
 def divisible_near(size: Size, divisor: int) -> str:
     """The nearest sizes whose sides are multiples of a number, as options, the smaller first."""
     below = tuple(max(divisor, side // divisor * divisor) for side in size)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
@@ -54,8 +55,7 @@ class PriorCondition:
         Raises:
             NelboError: fewer than two frames, or as `of_prompts`.
         """
-        if frames < 2:
-            raise NelboError(f"an interpolation needs at least 2 frames, got {frames}")
+        check_count("frames", frames, least=2)
         ends = self.of_prompts([first, second])
         return ends[:1].between(ends[1:], torch.linspace(0.0, 1.0, frames))
 

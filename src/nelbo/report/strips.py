@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.arguments import check_count
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw, to_levels
 from nelbo.diffusion.model import Diffusion
@@ -106,8 +106,7 @@ def shown_levels(schedule: NoiseSchedule, frames: int) -> list[int]:
     Raises:
         NelboError: fewer than two frames.
     """
-    if frames < 2:
-        raise NelboError(f"a film strip needs at least 2 frames, got {frames}")
+    check_count("frames", frames, least=2)
     T = schedule.num_levels
     frames = min(frames, T + 1)
     targets = torch.linspace(0.0, float(schedule.angles[-1]), frames, dtype=torch.float64)

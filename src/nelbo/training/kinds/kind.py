@@ -33,9 +33,8 @@ from nelbo.training.processes import Processes
 from nelbo.training.start import Start
 from nelbo.training.task import Task
 from nelbo.training.trainer import Step
+from nelbo.training.validation import IMAGES
 
-# Held-out images that a reading is of.
-READ = 64
 # Samples of a grid during training, by the time there is, and the steps of each.
 GRIDS, _STEPS = (16, 9, 4), 12
 
@@ -210,7 +209,7 @@ class Kind(ABC):
         """Write the averaged module as a model with its notes; each file is replaced as a whole."""
 
     @abstractmethod
-    def reading(self, module: Any, images: int = READ) -> Tensor:
+    def reading(self, module: Any, images: int = IMAGES) -> Tensor:
         """The negative bound of each of at most this number of held-out images, (n,), or their
         mean, (1,), bits per dimension; from the same noise each time."""
 
@@ -300,7 +299,7 @@ def unused_classes(
         unless: the option that conditions a new model on them; "" where it is given.
     """
     if start is not None:
-        reads = start.model.num_classes or getattr(start.model, "text", None) is not None
+        reads = start.model.num_classes or start.model.reads_text
         unless = "" if reads or options.start_classes != "same" else "--start-classes new"
     if not images.train.num_classes or not unless:
         return []

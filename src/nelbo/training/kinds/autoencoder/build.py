@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.data.size import divisible_near
+from nelbo.data.size import check_halvings
 from nelbo.networks import AutoencoderKL
 
 # Channels of an autoencoder's first resolution, and how often they double at most.
@@ -51,13 +51,7 @@ def build_autoencoder(
     """
     channels, height, width = data.shape
     widths = autoencoder_widths(height, width) if widths is None else widths
-    factor = 2 ** (len(widths) - 1)
-    if height % factor or width % factor:
-        raise NelboError(
-            f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions need "
-            f"to be divisible by {factor}: give {divisible_near((height, width), factor)}, or "
-            "fewer widths"
-        )
+    check_halvings(data.source, (height, width), len(widths))
     return AutoencoderKL(
         in_channels=channels,
         out_channels=channels,

@@ -35,8 +35,9 @@ from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.kinds.autoencoder.options import AutoencoderSettings, TrainAutoencoder
 from nelbo.training.kinds.autoencoder.report import COLUMNS, SHOWN, beside_reconstructions, report
 from nelbo.training.kinds.autoencoder.task import AutoencoderTask
-from nelbo.training.kinds.kind import READ, Ending, Kind
+from nelbo.training.kinds.kind import Ending, Kind
 from nelbo.training.start import Start
+from nelbo.training.validation import IMAGES
 
 
 class Autoencoder(Kind):
@@ -85,7 +86,7 @@ class Autoencoder(Kind):
         )
         self.options = options.with_settings(dataclasses.replace(settings, perceptual_weights=file))
         self.task = AutoencoderTask(objective, data, options.training)
-        self._few = images.validation.subset(READ, seed=0)
+        self._few = images.validation.subset(IMAGES, seed=0)
 
     @classmethod
     def is_at(cls, path: Path) -> bool:
@@ -120,7 +121,7 @@ class Autoencoder(Kind):
         module.autoencoder.save_pretrained(directory / AUTOENCODER)
         write_json(directory / NELBO_FILE, {**notes, "pixels": data_config(module.data)})
 
-    def reading(self, module: AutoencoderObjective, images: int = READ) -> Tensor:
+    def reading(self, module: AutoencoderObjective, images: int = IMAGES) -> Tensor:
         """The mean bound of a plain VAE, (1,), with the scale that suits these images best."""
         autoencoder, few = module.autoencoder, self._few.take(slice(images))
         scale = fit_scale(autoencoder, few)

@@ -41,7 +41,7 @@ from nelbo.training.kinds.controlnet.options import TrainControl
 from nelbo.training.kinds.controlnet.report import ControlEnd
 from nelbo.training.kinds.controlnet.task import ControlTask
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.kind import READ, Ending, Kind, grid_of
+from nelbo.training.kinds.kind import Ending, Kind, grid_of
 from nelbo.training.kinds.refinement import MOST_IMAGES
 from nelbo.training.run_model import assign_weights
 from nelbo.training.start import Start
@@ -137,7 +137,7 @@ class ControlNets(Kind):
             self.whole(module), directory, sampler=Pipeline.open(self._path).sampler(), notes=notes
         )
 
-    def reading(self, module: ControlObjective, images: int = READ) -> Tensor:
+    def reading(self, module: ControlObjective, images: int = IMAGES) -> Tensor:
         """The bound of validation images with their captions or labels, and their controls."""
         return self._validation.each(self.whole(module), images)
 

@@ -23,7 +23,7 @@ from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.autoencoder.build import build_autoencoder, read_autoencoder
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
+from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.latent.candidates import candidates
 from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed, shown_first
 from nelbo.training.kinds.latent.making import found_again, new_latent_model, trained_latent_model
@@ -43,7 +43,7 @@ from nelbo.training.run_model import assign_weights
 from nelbo.training.start import Start
 from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.trainer import Step, Trainer
-from nelbo.training.validation import Validation
+from nelbo.training.validation import IMAGES, Validation
 
 
 class Latent(Kind):
@@ -175,7 +175,7 @@ class Latent(Kind):
         own = module.prior.prediction in ("velocity", "denoiser")
         save(self.whole(module), directory, sampler=None if own else SAMPLER, notes=notes)
 
-    def reading(self, module: PriorObjective, images: int = READ) -> Tensor:
+    def reading(self, module: PriorObjective, images: int = IMAGES) -> Tensor:
         """The bound on pixels of validation images with their captions or labels."""
         return self._validation.each(self.whole(module), images)
 

@@ -14,7 +14,7 @@ from functools import partial
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
-from nelbo.data.size import divisible_near
+from nelbo.data.size import check_halvings, divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evidence.feature_spaces import some_of
@@ -61,13 +61,7 @@ def build_unet(config: ModelConfig, data: ImageData) -> UNet:
     widths = resolve(config, data).widths
     if min(widths) < 2:
         raise NelboError(f"--widths must be at least 2 channels each, got {list(widths)}")
-    divisor = 2 ** (len(widths) - 1)
-    if height % divisor or width % divisor:
-        raise NelboError(
-            f"{data.source} has images of {height}×{width}, which {len(widths)} resolutions "
-            f"(--widths) need to be divisible by {divisor}: give "
-            f"{divisible_near((height, width), divisor)}, or fewer widths"
-        )
+    check_halvings(data.source, (height, width), len(widths))
     sizes = [min(height, width) >> level for level in range(len(widths))]
     unused = [size for size in config.attention if size not in sizes[1:]]
     # The default names the sizes that suit most images, not those of these.

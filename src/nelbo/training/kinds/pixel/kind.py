@@ -19,7 +19,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.drawing import all_classes
-from nelbo.training.kinds.kind import READ, Ending, Kind, Stage, grid_of, unused_classes
+from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.pixel.build import build_model, resolve
 from nelbo.training.kinds.pixel.choices import with_choices
 from nelbo.training.kinds.pixel.options import TrainPixels
@@ -29,7 +29,7 @@ from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
 from nelbo.training.start import Start
 from nelbo.training.start_from import fit_classes, starting_diffusion
-from nelbo.training.validation import Validation
+from nelbo.training.validation import IMAGES, Validation
 
 # Steps that a sample takes which is drawn while training.
 _GRID_STEPS = 25
@@ -97,7 +97,7 @@ class Pixel(Kind):
         """A pipeline of pixels."""
         save(_chain(module), directory, notes=notes)
 
-    def reading(self, module: Diffusion | ContinuousDiffusion, images: int = READ) -> Tensor:
+    def reading(self, module: Diffusion | ContinuousDiffusion, images: int = IMAGES) -> Tensor:
         """As `Validation`, of the chain."""
         return self._validation.each(_chain(module), images)
 
