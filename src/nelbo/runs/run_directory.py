@@ -236,6 +236,10 @@ class RunDirectory:
         """The folder of image grids."""
         return self.path / SAMPLES
 
+    def grid_of(self, step: int) -> Path:
+        """The grid that was drawn while training, after a step."""
+        return self.samples / f"step-{step:06d}.png"
+
     @property
     def training(self) -> Path:
         """The folder of checkpoints."""

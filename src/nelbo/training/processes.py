@@ -80,6 +80,11 @@ class Processes:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether it computes what the first process alone would, for what is sharded takes all."""
+        return self.is_main or self.sharded
+
     def parts(self, batch: int, pieces: int) -> list[BatchPart]:
         """What this process computes of a batch, in `pieces` one after another.
 

@@ -101,9 +101,8 @@ def choose_precision(trainer: Trainer) -> str:
         processes = trainer.processes
         variants = {name: trainer.variant(name) for name in ("fp32", "bf16")}
         steps = {name: partial(trainer.rehearse, v, _REHEARSED) for name, v in variants.items()}
-        # What is sharded takes all processes to be computed.
-        takes_part = processes.is_main or processes.sharded
-        pays = takes_part and bf16_pays(steps, processes.of_first if processes.sharded else float)
+        agreed = processes.of_first if processes.sharded else float
+        pays = processes.takes_part and bf16_pays(steps, agreed)
         # Every process goes by what the first one measured.
         trainer.use_precision("bf16" if processes.of_first(float(pays)) else "fp32")
     return trainer.precision

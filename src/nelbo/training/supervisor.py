@@ -189,7 +189,7 @@ class Supervisor:
     def _validate(self, step: int) -> bool:
         """Read the bound of held-out images and draw a grid; whether it is the best so far."""
         model, bits = self.trainer.average.model, 0.0
-        takes_part = self._is_main or self.trainer.processes.sharded
+        takes_part = self.trainer.processes.takes_part
         if takes_part:
             each = self.kind.reading(model)
             bits, self._figures = each.mean().item(), self.kind.of_reading(each)
@@ -206,7 +206,7 @@ class Supervisor:
 
     def _picture(self, grid: Image, step: int) -> None:
         if self._is_main:
-            save_image(grid, self.run_directory.samples / f"step-{step:06d}.png")
+            save_image(grid, self.run_directory.grid_of(step))
             if self.tracker is not None:
                 self.tracker.picture("samples", grid, step)
 

@@ -82,16 +82,16 @@ class Watch:
         if step.seconds + self._step_seconds < self._due or step.fraction == 1.0:
             return
         self._looked = step.seconds
-        if self._takes_part:
+        if self.trainer.processes.takes_part:
             seed = self.trainer.config.seed
             grid = self.kind.picture(self.trainer.average.model, seed, self._calls)
             if self.trainer.processes.is_main:
-                save_image(grid, self.run.samples / f"step-{step.step:06d}.png")
+                save_image(grid, self.run.grid_of(step.step))
         self.read(step)
 
     def read(self, step: Step) -> None:
         """Read the bound, and keep how far it has changed since the last reading."""
-        if not (self._reads and self._takes_part) or self._read_step == step.step:
+        if not (self._reads and self.trainer.processes.takes_part) or self._read_step == step.step:
             return
         self._read_step = step.step
         bits = self.kind.reading(self.trainer.average.model, self._images)
@@ -113,7 +113,3 @@ class Watch:
             if figures:
                 self.run.append_metrics({"step": step.step, "seconds": step.seconds, **figures})
             self.run.append_reading({k: v for k, v in row.items() if math.isfinite(v)})
-
-    @property
-    def _takes_part(self) -> bool:
-        return self.trainer.processes.is_main or self.trainer.processes.sharded
