@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from nelbo.cli import main
 
 _FORK = multiprocessing.get_context("fork")
+# Seconds after which a test is given up: on a busy machine what takes one may take a hundred.
+PATIENCE = 600.0
 
 
 class Child:
@@ -54,7 +57,7 @@ class Child:
         self.process.kill()
         self.process.join()
 
-    def join(self, seconds: float = 120.0) -> int:
+    def join(self, seconds: float = PATIENCE) -> int:
         """The exit code; after so many seconds it is killed and the test fails."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -80,6 +83,14 @@ def group(count: int, function: Callable[..., Any], *arguments: Any, logs: Path)
         Child(function, *arguments, log=logs / f"{rank}.log", RANK=rank, LOCAL_RANK=rank, **env)
         for rank in range(count)
     ]
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Until something has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def command(*arguments: object, log: Path, **env: object) -> Child:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nelbo import NelboError
-from nelbo.data import ImageData, decode, load_data
+from nelbo.data import ImageData, decode, folder, load_data
 from nelbo.data.mentions import mention_skipped
+from tests.children import Child
 from tests.commands.conftest import TINY
 from tests.data.pictures import write
 from tests.faults.test_mistakes import mistake
@@ -90,31 +89,28 @@ def test_a_dying_decoder_ends_with_its_error_and_no_half_cache(pictures, monkeyp
 
 def test_sigkill_while_decoding_leaves_no_half_cache(pictures, tmp_path, monkeypatch):
     """Killed at picture 20 of 24; the next start decodes all and sweeps up what was left."""
-    code = (
-        "import os, signal, sys\n"
-        "from nelbo.data import folder, load_data\n"
-        "real = folder.read_picture\n"
-        "def read(path, *rest):\n"
-        "    if path.name == '20.png':\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(path, *rest)\n"
-        "folder.read_picture = read\n"
-        "load_data(sys.argv[1], 'all', size=6)\n"
-    )
     cache = tmp_path / "cache"
     monkeypatch.setenv("NELBO_CACHE", str(cache))
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(pictures)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
-    assert process.returncode == -signal.SIGKILL
+    child = Child(_killed_at_picture_20, pictures, log=tmp_path / "log")
+    assert child.join() == -signal.SIGKILL, child.message
     left = [path for path in (cache / "images").iterdir() if path.is_dir()]
     assert [".partial-" in path.name for path in left] == [True]
     assert len(load_data(str(pictures), "all", size=6)) == 24
     after = [path for path in (cache / "images").iterdir() if path.is_dir()]
     assert len(after) == 1
     assert ".partial-" not in after[0].name
+
+
+def _killed_at_picture_20(pictures: Path) -> None:
+    real = folder.read_picture
+
+    def read(path: Path, *rest: object) -> object:
+        if path.name == "20.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *rest)
+
+    folder.read_picture = read
+    load_data(str(pictures), "all", size=6)
 
 
 def test_what_a_killed_process_left_of_other_folders_goes_in_time(pictures, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_killed import assert_same
 from tests.faults.test_mistakes import mistake
 
+pytestmark = pytest.mark.usefixtures("unreported")
+
 
 @pytest.fixture
 def disk(tmp_path) -> Path:

@@ -15,6 +15,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.data.splits import share
 from tests.commands.conftest import TINY
+from tests.conftest import reports
 from tests.faults.conftest import BRIEF
 from tests.faults.test_mistakes import mistake
 
@@ -81,7 +82,8 @@ def test_every_command_reads_and_writes_them(folder, run, tmp_path, capsys):
     assert r"c\xe9t/p\xff4.png" in ranked
     assert (tmp_path / "ranking" / "ranking.html").read_text("utf-8")
     assert (tmp_path / "bounds" / "images.csv").read_text("utf-8")
-    main(["train", "--resume", "--out", str(run), "--steps", "4"])
+    with reports(False):
+        main(["train", "--resume", "--out", str(run), "--steps", "4"])
     main(["report", str(run), "--images", "4"])
     capsys.readouterr()
     main(["data", str(folder), "--size", "8"])

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,21 +21,13 @@ from nelbo.cli import main
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.supervisor import Supervisor
-from tests.children import Child, command
+from tests.children import Child, command, wait_until
 from tests.conftest import reports
 from tests.faults.conftest import COMMAND, STEPS
 from tests.faults.test_mistakes import mistake, snapshot
 from tests.training.test_supervisor import supervised
 
 pytestmark = pytest.mark.usefixtures("unreported")
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Until something has happened."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def wait_for(out: Path, steps: int) -> None:
@@ -90,7 +81,8 @@ def kill_and_resume(
         began = time.monotonic()
         wait_for(out, first + more)
         if more:
-            pace = (time.monotonic() - began) / more
+            # However slow it was: there are to be steps left for the next kill.
+            pace = min(pace, (time.monotonic() - began) / more)
         time.sleep(moments.uniform(0.0, pace))
         assert child.alive, child.message  # else it would not have been killed
         child.kill()
@@ -99,7 +91,7 @@ def kill_and_resume(
         writing = any(out.glob("training/.writing-*")) or any(out.rglob(".*.????????"))
         found.append((-1 if last is None else last.step, writing))
         arguments = ["train", "--resume", "--out", out]
-    assert command(*arguments, log=log).join(600) == 0
+    assert command(*arguments, log=log).join() == 0
     return found
 
 

@@ -69,8 +69,11 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e30])
-@pytest.mark.parametrize("command", COMMANDS)
+# Which values are refused is a question to the one place where every command loads its model.
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [*((command, math.nan) for command in COMMANDS), ("rank", -math.inf), ("rank", 1e30)],
+)
 def test_commands_name_the_weight_and_write_nothing(command, value, place, tmp_path, capsys):
     bad, name = spoiled(place, tmp_path, value)
     names = {"BAD": bad, "SOUND": place / "sound", "PICTURES": place / "pictures"}
@@ -81,12 +84,11 @@ def test_commands_name_the_weight_and_write_nothing(command, value, place, tmp_p
             argument = argument.replace(short, str(path))
         arguments.append(argument)
     before = set(tmp_path.rglob("*"))
-    for more in ([], ["--json"]):
-        message = mistake(capsys, *arguments, *more)
-        assert "not finite" in message
-        assert name in message
-        assert "such as" in message
-        assert set(tmp_path.rglob("*")) == before
+    message = mistake(capsys, *arguments, *(["--json"] if value == 1e30 else []))
+    assert "not finite" in message
+    assert name in message
+    assert "such as" in message
+    assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "unet"])

@@ -18,6 +18,7 @@ from PIL import Image
 from nelbo.base.errors import NelboError
 from nelbo.cli import main
 from nelbo.commands.groups import check_out
+from tests.children import PATIENCE
 from tests.faults.test_mistakes import mistake, snapshot
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -185,7 +186,7 @@ def test_interrupted_by_a_signal(run_path, seconds):
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     try:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -220,7 +221,7 @@ nelbo.cli.main = command_line
 main()
 """
     process = ready(f"exec({program!r})")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (130, "imported\n", "interrupted\n")
 
 
