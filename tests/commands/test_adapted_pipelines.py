@@ -86,6 +86,7 @@ def another(request, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow  # here of two of them; their bounds are those of tests/formats/test_adapted.py
 def test_evaluate_another(another, on, capsys):
     printed = run_json(capsys, "evaluate", another, *on, "--resize", "--levels", 1, "--images", 2)
     assert printed["conditioned_on"] == "caption"

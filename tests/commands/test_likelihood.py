@@ -14,13 +14,13 @@ from nelbo.diffusion import flow
 
 
 def test_prints_what_the_library_finds(run_path, capsys):
-    options = ["--images", "6", "--batch-size", "6", "--tolerance", "0.01", "--seed", "3"]
+    options = ["--images", "6", "--batch-size", "6", "--tolerance", "0.1", "--seed", "3"]
     main(["likelihood", str(run_path), *options, "--json"])
     printed = json.loads(capsys.readouterr().out)
     model = nelbo.load(run_path).eval()
     x_0 = model.data.to_network(load_data("digits", "test").subset(6, 3).images)
     generator = torch.Generator().manual_seed(3)
-    found = flow.log_likelihood(model, x_0, rtol=0.01, atol=0.01, generator=generator)
+    found = flow.log_likelihood(model, x_0, rtol=0.1, atol=0.1, generator=generator)
     assert printed["flow"]["bits_per_dim"] == pytest.approx(found.bits_per_dim.mean().item())
     assert printed["flow"]["evaluations"] == found.evaluations
     evaluated = []
