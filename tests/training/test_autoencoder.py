@@ -106,7 +106,8 @@ def test_a_learned_scale_goes_where_the_rounded_likelihood_is_greatest():
     network, x = autoencoder().requires_grad_(False), images()
     objective = AutoencoderObjective(network, likelihood="discretized")
     optimizer = torch.optim.Adam(objective.parameters(), 0.1)
-    for _ in range(60):
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 100)
         terms = objective(x, generator=torch.Generator().manual_seed(2))
         optimizer.zero_grad()
         terms.loss.backward()

@@ -124,9 +124,11 @@ def test_mistakes_are_explained(pixel, latent, tmp_path, capsys):
         with_weights(pixel, other.load(other.steps()[-1]).tensors["average"])
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_a_run_without_validation_or_snapshots(tmp_path, capsys):
     run = tmp_path / "run"
-    few = ["--steps", "2", "--widths", "8", "--levels", "5", "--evaluate-images", "4"]
+    few = ["--steps", "2", "--widths", "8", "--levels", "5", "--threads", "1"]
+    few += ["--precision", "fp32"]
     main(["train", "digits", "--out", str(run), *few])
     out = ["--out", tmp_path / "out"]
     assert "--validate-every" in mistake(capsys, "export", run, *out, "--checkpoint", "best")

@@ -76,15 +76,15 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
 
 @pytest.mark.parametrize("bounds", [[2.0, 1.5, 1.75], [2.0, 1.5, 1.505]])
 def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
-    s = supervised(tmp_path, validate_every=10, keep_checkpoints=1)
-    s.kind.reading = lambda _: torch.tensor([bounds[s.trainer.step // 10 - 1]])
+    s = supervised(tmp_path, steps=6, validate_every=2, keep_checkpoints=1)
+    s.kind.reading = lambda _: torch.tensor([bounds[s.trainer.step // 2 - 1]])
     notes = [event.text for event in s.run() if isinstance(event, Note)]
-    assert s.checkpoints.steps() == [20, 30]
+    assert s.checkpoints.steps() == [4, 6]
     if bounds[-1] < 1.51:
         assert not notes
         return
     (note,) = notes
-    assert "lowest after step 20, 1.500 bits/dim, and is 1.750 now" in note
+    assert "lowest after step 4, 1.500 bits/dim, and is 1.750 now" in note
     assert f"nelbo export {s.run_directory.path} --checkpoint best" in note
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nelbo.training import threads
 from nelbo.training.threads import use_fastest_threads
 from tests.training.test_trainer import trainer
 
@@ -21,9 +22,12 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("fast", [1, 2])
-def test_the_faster_setting_stays(fast):
+def test_the_faster_setting_stays(fast, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def step():
-        time.sleep(0.001 if torch.get_num_threads() == fast else 0.02)
+        now[0] += 0.001 if torch.get_num_threads() == fast else 0.02
 
     assert use_fastest_threads(step) == fast
     assert torch.get_num_threads() == fast

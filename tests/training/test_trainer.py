@@ -47,7 +47,7 @@ def test_training_improves_the_bound(objective):
     assert bits(t.average.model) < before - 0.7
 
 
-@pytest.mark.parametrize("objective", ["min_snr", "p2", "sigmoid", "edm"])
+@pytest.mark.parametrize("objective", ["min_snr", "edm"])
 def test_weighted_objectives_learn(objective):
     steps = list(trainer(objective=objective, steps=40, warmup_steps=5, batch_size=32).run())
     assert sum(step.loss for step in steps[-10:]) / 10 < 0.85 * steps[0].loss
