@@ -33,6 +33,7 @@ from nelbo.training.kinds.controlnet.options import TrainControl
 from nelbo.training.task import Batch
 from nelbo.training.trainer import Trainer
 from tests.commands.squares import draw_squares
+from tests.conftest import reports
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
 
@@ -67,7 +68,8 @@ def pixel_base(pictures) -> Path:
     out = pictures.parent / "pixel"
     options = ["--widths", "8", "16", "--levels", "12", "--class-conditional", "--steps", "2"]
     given = [*EXACT, *LITTLE, "--model", "pixel", "--size", "8"]
-    main(["train", str(pictures.parent / "classes"), "--out", str(out), *options, *given])
+    with reports(False):
+        main(["train", str(pictures.parent / "classes"), "--out", str(out), *options, *given])
     return out
 
 

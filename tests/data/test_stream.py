@@ -26,9 +26,9 @@ from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.state import restore, state_of
 from nelbo.training.trainer import Trainer
-from tests.children import command
+from tests.children import command, wait_until
 from tests.data.test_hub import table, with_splits
-from tests.faults.test_killed import wait_for, wait_until
+from tests.faults.test_killed import wait_for
 from tests.faults.test_mistakes import mistake
 from tests.training.test_checkpoints import everything
 from tests.training.test_latents import text_model
@@ -125,7 +125,7 @@ def test_no_more_is_read_ahead_than_is_said():
         for step in range(4):
             watched.stream.batch(5 * step, 5)
             # Of each batch this process's part, while nobody asks for it; one row is in the buffer.
-            wait_until(lambda: watched.decoded == 3 * (step + 1 + AHEAD), seconds=20)  # noqa: B023
+            wait_until(lambda: watched.decoded == 3 * (step + 1 + AHEAD))  # noqa: B023
             time.sleep(0.02)
             assert watched.decoded == 3 * (step + 1 + AHEAD)
             assert watched.opened == 5 * (step + 1 + AHEAD) + 1
@@ -166,14 +166,14 @@ def test_nothing_is_left_behind_by_what_breaks_off():
 
     def read_until_interrupted():
         interrupt.start()
-        watched.stream.batch(20_000, 2)  # at least 20 seconds away
+        watched.stream.batch(1_000_000, 2)  # at least 1,000 seconds away
 
     with watched.stream.reading_ahead([slice(0, 2)]):
         watched.stream.batch(0, 2)
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             read_until_interrupted()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 500
     assert not readers()
     opened = watched.opened
     time.sleep(0.05)
@@ -288,6 +288,7 @@ def test_ctrl_c_ends_training_on_a_stream(tables, tmp_path):
     assert "Traceback" not in child.message
 
 
+@pytest.mark.usefixtures("ends_with_the_model")
 def test_on_the_command_line(tables, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--size", "8", "--channels", "1", "--widths", "8", "--levels", "4", "--threads", "1"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,7 @@ from nelbo.studio.form import Form
 from nelbo.studio.limits import Limits
 from nelbo.studio.shelf import Shelf
 from nelbo.studio.tasks import generate
+from tests.children import PATIENCE
 
 
 class Events(list):
@@ -30,7 +30,7 @@ class Events(list):
             self.ended.set()
 
     def wait(self) -> list[str]:
-        assert self.ended.wait(20)
+        assert self.ended.wait(PATIENCE)
         return [event["type"] for event in self]
 
 
@@ -55,11 +55,11 @@ def held(desk: Desk) -> tuple[threading.Event, Events]:
 
     def work() -> Iterator[Event]:
         running.set()
-        assert go.wait(20)
+        assert go.wait(60)
         yield {"type": "result"}
 
     _, events = submit(desk, work)
-    assert running.wait(20)
+    assert running.wait(PATIENCE)
     return go, events
 
 
@@ -120,7 +120,7 @@ def test_a_cancelled_task_stops_between_two_events(desk):
             yield {"type": "progress"}
 
     task, events = submit(desk, work)
-    assert seen.wait(20)
+    assert seen.wait(PATIENCE)
     desk.cancel(task)
     assert events.wait()[-1] == "cancelled"
 
@@ -129,7 +129,7 @@ def test_a_cancelled_task_stops_in_the_middle_of_a_step(desk, digits):
     """A layer of the network waits for the cancellation, and none after it is called."""
     shelf = Shelf({"digits": str(digits)}, torch.device("cpu"), desk.check)
     model = shelf.model("digits").model
-    within, calls = threading.Event(), []
+    within, cancelled, calls = threading.Event(), threading.Event(), []
     layers = [layer for layer in model.modules() if not list(layer.children())]
 
     def reached(i: int):
@@ -137,7 +137,7 @@ def test_a_cancelled_task_stops_in_the_middle_of_a_step(desk, digits):
             calls.append(i)
             if i == 3:
                 within.set()
-                time.sleep(0.2)
+                cancelled.wait(PATIENCE)
 
         return hook
 
@@ -145,8 +145,9 @@ def test_a_cancelled_task_stops_in_the_middle_of_a_step(desk, digits):
         layer.register_forward_hook(reached(i))
     asked = generate.read(Form({"model": "digits", "steps": 5}, limits=Limits()))
     task, events = submit(desk, lambda: asked.run(shelf))
-    assert within.wait(20)
+    assert within.wait(PATIENCE)
     desk.cancel(task)
+    cancelled.set()
     assert events.wait()[-1] == "cancelled"
     assert calls[-1] == 3
     assert len(layers) - 1 > 3
