@@ -16,16 +16,17 @@ COMBINATIONS = emoji.combinations()
 
 @pytest.fixture(scope="module")
 def splits():
-    return tuple(load_data("emoji", split, size=8) for split in ("train", "validation", "test"))
+    # At the usual size, at which other tests read them too: to draw all takes seconds.
+    return tuple(load_data("emoji", split) for split in ("train", "validation", "test"))
 
 
 def test_every_picture_is_in_one_split(splits):
     train, validation, test = splits
-    everything = load_data("emoji", "all", size=8)
+    everything = load_data("emoji", "all")
     assert len({name for data in splits for name in data.names}) == len(everything)
     assert train.names + validation.names + test.names == everything.names
     assert len(everything) == len(emoji._pictures())
-    assert everything.shape == (3, 8, 8)
+    assert everything.shape == (3, 32, 32)
     assert everything.levels == 256
     assert not everything.skipped
     assert 0.1 < len(test) / len(everything) < 0.12
@@ -100,7 +101,7 @@ def test_pictures_are_drawn_on_white(splits):
     train, _, _ = splits
     corners = train.images[:, :, 0, 0]
     assert (corners == 255).all(1).float().mean() > 0.95
-    red = train.images[train.captions.index("red circle"), :, 4, 4].tolist()
+    red = train.images[train.captions.index("red circle"), :, 16, 16].tolist()
     assert red[0] > 150 > 100 > max(red[1:])
 
 

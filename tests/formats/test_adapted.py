@@ -64,7 +64,7 @@ def test_guided_samples_equal_those_of_diffusers(pipeline, steps):
     assert (expected - pipeline.draw(z, steps, PROMPT)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("steps", [pytest.param(4, marks=pytest.mark.slow), 20])
+@pytest.mark.parametrize("steps", [7, pytest.param(20, marks=pytest.mark.slow)])
 def test_samples_equal_those_of_diffusers(pipeline, steps):
     model = nelbo.load(pipeline.path)
     z, sampler = latents(model), nelbo.load_sampler(pipeline.path, steps)

@@ -453,13 +453,14 @@ def test_the_commands(pictures, tmp_path, tmp_path_factory, capsys):
     assert (tmp_path / "grid.png").is_file()
 
 
-def test_classify_and_compare(single, pictures, tmp_path, capsys):
+def test_classify_and_compare(pictures, tmp_path, tmp_path_factory, capsys):
+    file = built("first", tmp_path_factory).file
     (tmp_path / "prompts.txt").write_text("red cat\ndog")
     few = ["--split", "all", "--images", 2]
     asked = ["--prompt-file", tmp_path / "prompts.txt", "--draws", 2]
-    found = run_json(capsys, "classify", single.file, "--data", pictures, *few, *asked)
+    found = run_json(capsys, "classify", file, "--data", pictures, *few, *asked)
     assert found["images"] == 2
-    runs = ["--runs", single.file, single.file, "--levels", 1]
+    runs = ["--runs", file, file, "--levels", 1]
     assert run_json(capsys, "compare", pictures, *runs, *few)["difference"] == 0
 
 
