@@ -29,6 +29,13 @@ from nelbo.families.linear_gaussian import maximum_likelihood
         (lambda: LDS(1, tolerance=-1), "tolerance must not be negative"),
         (lambda: HMM(1, tolerance=math.nan), "tolerance must not be negative, got nan"),
         (lambda: PPCA(1, tolerance=-0.1), "tolerance must not be negative"),
+        (lambda: VAE(beta=0), "beta must be positive, got 0"),
+        (lambda: VAE(beta="2"), "beta must be a number, got str '2'"),
+        (lambda: VAE(width=8.0), "width must be a whole number, got float 8.0"),
+        (lambda: GAN(passes=None), "passes must be a number"),
+        (lambda: RNN(dropout="0.1"), "dropout must be a number"),
+        (lambda: LDS(1, tolerance=True), "tolerance must be a number, got bool True"),
+        (lambda: PPCA(1, data=17), r"data is int 17, expected Pixels\(levels\) or Continuous\(\)"),
         (lambda: RNN(3), "unknown cell '3': expected one of gru, lstm"),
         (lambda: GAN(loss=["classical"]), "unknown loss"),
         (lambda: PPCA(1, method="EM"), r"unknown method 'EM' \(did you mean em\?\)"),
@@ -39,6 +46,31 @@ from nelbo.families.linear_gaussian import maximum_likelihood
 def test_arguments_that_make_no_sense(make, message):
     with pytest.raises(NelboError, match=message):
         make()
+
+
+IMAGES = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time_budget": "2m"}, "time_budget must be a number, got str '2m'"),
+        ({"time_budget": 0}, "time_budget must be positive, got 0"),
+        ({"seed": 1.5}, "seed must be a whole number, got float 1.5"),
+        ({"data": "pixels"}, "data is str 'pixels', expected Pixels"),
+    ],
+)
+def test_fits_that_make_no_sense(options, message):
+    with pytest.raises(NelboError, match=message):
+        PPCA(1).fit(IMAGES, device="cpu", **options)
+
+
+def test_a_fitted_model_takes_images_and_one_generator_an_image():
+    model = PPCA(1).fit(IMAGES, device="cpu", seed=-1)
+    with pytest.raises(NelboError, match="no images in a batch of shape"):
+        model.evidence(IMAGES[:0])
+    with pytest.raises(NelboError, match="1 generators for 3 images"):
+        model.sample(3, generator=[torch.Generator()])
 
 
 def test_whole_numbers_are_shares_and_weights_too():

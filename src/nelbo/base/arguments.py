@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from nelbo.base.errors import NelboError
@@ -30,6 +31,12 @@ def check_counts(least: int = 1, **counts: Any) -> None:
     """`check_count` of each, by name."""
     for name, value in counts.items():
         check_count(name, value, least)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise `NelboError` unless a value is a real number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise NelboError(f"{name} must be a number, got {described(value)}")
 
 
 def check_kind(name: str, value: Any, kind: Any, expected: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nelbo.base.arguments import check_number
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 
@@ -14,8 +15,17 @@ LARGEST_SIDE = 256
 def check_not_negative(**numbers: float) -> None:
     """Raise `NelboError` for a number that is negative or none."""
     for name, value in numbers.items():
+        check_number(name, value)
         if not value >= 0:
             raise NelboError(f"{name} must not be negative, got {value}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise `NelboError` for a number that is not above zero."""
+    for name, value in numbers.items():
+        check_number(name, value)
+        if not value > 0:
+            raise NelboError(f"{name} must be positive, got {value}")
 
 
 def check_choice(known: Iterable[str], **chosen: str) -> None:
@@ -28,6 +38,7 @@ def check_choice(known: Iterable[str], **chosen: str) -> None:
 
 def check_dropout(dropout: float) -> None:
     """Raise `NelboError` for a share that leaves nothing or is none."""
+    check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise NelboError(f"dropout must lie in [0, 1), got {dropout}")
 

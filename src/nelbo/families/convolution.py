@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
+from nelbo.base.arguments import check_counts
 from nelbo.base.errors import NelboError
 from nelbo.networks.resnet import ResnetBlock
 
@@ -28,7 +29,8 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 def check_width(width: int) -> None:
     """Raise `NelboError` for a width that group normalisation cannot divide."""
-    if width < 1 or width % _PER_GROUP:
+    check_counts(width=width)
+    if width % _PER_GROUP:
         raise NelboError(f"width must be a multiple of {_PER_GROUP}, got {width}")
 
 

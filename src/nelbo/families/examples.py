@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.data import ImageData
@@ -83,6 +84,7 @@ def prepare(
         NelboError: a tensor of another shape, no or too many images, values that do not fit the
             data space, or a data space that contradicts that of the `ImageData`.
     """
+    check_space(space)
     if isinstance(images, ImageData):
         own = Pixels(images.levels)
         if space not in (None, own):
@@ -115,6 +117,12 @@ def prepare(
     if splits is not None and TRAIN in splits and TEST in splits:
         x = x[torch.tensor([split != TEST for split in splits])]
     return Examples(*hold_out(x, seed), space, source)
+
+
+def check_space(space: DataSpace | None) -> None:
+    """Raise `NelboError` for what says nothing of the values."""
+    if space is not None:
+        check_kind("data", space, (Pixels, Continuous), "Pixels(levels) or Continuous()")
 
 
 def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,8 @@ from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import BaseModel
 from nelbo.data import ImageData
-from nelbo.families.examples import Examples, prepare
+from nelbo.families.arguments import check_positive
+from nelbo.families.examples import Examples, check_space, prepare
 from nelbo.families.fitting import Budget, FitStep, Steps
 from nelbo.families.noise import GlobalRandomness, device_for
 from nelbo.networks.files import CONFIG_FILE, locate
@@ -39,6 +40,8 @@ from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import check_weights, read_weights
 
 WEIGHTS_FILE = "model.safetensors"
+# What torch takes.
+_LEAST_SEED = -(2**63)
 
 # Every family by the name of its class.
 FAMILIES: dict[str, type[Family]] = {}
@@ -68,6 +71,7 @@ class Family(BaseModel):
 
     def __init__(self, data: DataSpace | None = None, **options: Any) -> None:
         super().__init__()
+        check_space(data)
         self.options = options
         self.last_step: FitStep | None = None
         self.shape = None
@@ -177,8 +181,9 @@ class Family(BaseModel):
         device: torch.device | str | None = None,
     ) -> Steps:
         """`fit` one step at a time, for a progress bar; the model can be used after each."""
-        if time_budget is not None and not time_budget > 0:
-            raise NelboError(f"time_budget must be positive seconds, got {time_budget}")
+        if time_budget is not None:
+            check_positive(time_budget=time_budget)
+        check_count("seed", seed, least=_LEAST_SEED)
         at, budget = device_for(device), Budget(time_budget)
         examples = prepare(images, data or self._given_space, seed, missing=self.allows_missing).to(
             at
@@ -252,9 +257,12 @@ class Family(BaseModel):
             generator: the source of noise where the evidence is estimated.
 
         Raises:
-            NelboError: the model is not fitted, or images that are not data of this model.
+            NelboError: the model is not fitted, no images, or images that are not data of this
+                model.
         """
         self.check_data(x_0)
+        if len(x_0) == 0:
+            raise NelboError(f"there are no images in a batch of shape {tuple(x_0.shape)}")
         self._refuse({"condition": condition})
         return self.costs(x_0, generator)
 
@@ -282,6 +290,8 @@ class Family(BaseModel):
         check_count("the number of samples", n)
         self._refuse({"sampler": sampler} | options)
         if isinstance(generator, Sequence):
+            if len(generator) != n:
+                raise NelboError(f"{len(generator)} generators for {n} images: give one an image")
             images = torch.cat([self.draws(1, each) for each in generator])
         else:
             images = self.draws(n, generator)

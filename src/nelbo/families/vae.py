@@ -21,13 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw
 from nelbo.chain.terms import per_example
 from nelbo.chain.variances import variance_of_mean
-from nelbo.families.arguments import check_not_negative
+from nelbo.families.arguments import check_not_negative, check_positive
 from nelbo.families.one_latent import bound_of_one_latent
 from nelbo.families.variational import DRAWS, VariationalFamily
 
@@ -53,8 +52,7 @@ class VAE(VariationalFamily):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(latents, width, data, beta=beta, free_bits=free_bits)
-        if not beta > 0:
-            raise NelboError(f"beta must be positive, got {beta}")
+        check_positive(beta=beta)
         check_not_negative(free_bits=free_bits)
         self.beta, self.free_bits = beta, free_bits
 
