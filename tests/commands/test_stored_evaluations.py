@@ -25,11 +25,15 @@ def original(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_text(tmp_path_factory) -> Path:
+    """A model of text, and its evaluation."""
+
     def build(path: Path) -> None:
         tiny.stable_diffusion(path.parent / "made")
         shutil.copytree(path.parent / "made" / "pipeline", path)
 
-    return _with_pictures(tmp_path_factory.mktemp("text"), build, side=16)
+    place = _with_pictures(tmp_path_factory.mktemp("text"), build, side=16)
+    main([*map(str, _evaluate(place)), "--json"])
+    return place
 
 
 def _with_pictures(where: Path, build, side: int = 8) -> Path:
@@ -186,7 +190,6 @@ def test_what_was_evaluated_has_changed(change, command_and_place, capsys):
 def test_what_a_model_of_text_is_evaluated_on_has_changed(change, of_text, tmp_path, capsys):
     place = tmp_path / "place"
     shutil.copytree(of_text, place)
-    run_json(capsys, *_evaluate(place))
     OF_TEXT[change](place)
     message = mistake(capsys, *_evaluate(place))
     assert "holds an evaluation with" in message

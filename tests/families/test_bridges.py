@@ -29,7 +29,7 @@ CORRELATION = 0.8
 DATA = torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]], dtype=torch.float64)
 
 
-BETA, LEVELS = 0.1, 6
+BETA, LEVELS, PATHS = 0.1, 6, 150
 SCHEDULE = NoiseSchedule.from_betas(torch.full((LEVELS,), BETA, dtype=torch.float64))
 
 
@@ -137,15 +137,15 @@ def test_a_vae_is_a_latent_diffusion_whose_prior_is_standard(spread, generator):
     model = latent_model(SCHEDULE, autoencoder, scale=1 / STD)
     x = draw_images(6, generator)
     q = Normal(*(model.scale * part for part in _moments(autoencoder, x)))
-    elbos = torch.stack([model.path_elbo(x, generator=generator) for _ in range(400)])
-    z = q.sample((400,))
+    elbos = torch.stack([model.path_elbo(x, generator=generator) for _ in range(PATHS)])
+    z = q.sample((PATHS,))
     decoder = Normal(autoencoder.decode(z.flatten(0, 1) / model.scale), NOISE)
-    reconstruction = decoder.log_prob(x.repeat(400, 1, 1, 1)).flatten(1).sum(1).view(400, -1)
+    reconstruction = decoder.log_prob(x.repeat(PATHS, 1, 1, 1)).flatten(1).sum(1).view(PATHS, -1)
     kl = kl_divergence(q, Normal(0.0, 1.0)).flatten(1).sum(1)
     vae = reconstruction - kl
     if spread == 1.0:
         torch.testing.assert_close(elbos, evidence(x).expand_as(elbos), atol=1e-8, rtol=0)
-    error = (elbos.var(0) + vae.var(0)).div(400).sqrt()
+    error = (elbos.var(0) + vae.var(0)).div(PATHS).sqrt()
     assert ((elbos.mean(0) - vae.mean(0)).abs() < 4 * error + 1e-8).all()
 
 

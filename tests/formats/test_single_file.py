@@ -447,7 +447,6 @@ def test_the_commands(pictures, tmp_path, tmp_path_factory, capsys):
     on = ["--data", pictures, "--split", "all", "--levels", 2]
     found = run_json(capsys, "evaluate", file, *on)
     assert np.isfinite(found["bits_per_dim"]["total"]["mean"])
-    main(["rank", str(file), *map(str, on), "--out", str(tmp_path / "ranked")])
     asked = ["--prompt", "red cat", "--steps", "2", "-n", "1"]
     main(["sample", str(file), *asked, "--out", str(tmp_path / "grid.png")])
     assert (tmp_path / "grid.png").is_file()
