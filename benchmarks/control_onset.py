@@ -155,7 +155,7 @@ def main() -> None:
         options,
         size=arguments.size,
         training=training,
-        left_to_base=arguments.objective is None,
+        left_open=("objective",) if arguments.objective is None else (),
     )
     images = TrainingImages.load(arguments.data, *ControlNets.asked_frame(options, None))
     kind = ControlNets(options, images, torch.device("cpu"))
