@@ -306,6 +306,9 @@ def test_vision_models_are_read_from_a_directory(tmp_path, generator, digits):
     assert space.unit == 1.0
     # Grey pictures of another size are repeated and resized.
     assert vision_model(tmp_path / "dino", 17)(digits[:3]).shape == (3, 16)
+    (tmp_path / "dino" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(NelboError, match=r"preprocessor_config\.json is not readable as JSON"):
+        vision_model(tmp_path / "dino", 256)
 
 
 def test_weights_that_could_run_code_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,24 @@ def reason(error: OSError | SafetensorError) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+    """The JSON object in a file; errors as `read_mapping`."""
+    return read_mapping(path, "JSON", json.loads)
+
+
+def read_mapping(
+    path: Path, language: str, parse: Callable[[str], Any], damaged: type[Exception] = ValueError
+) -> dict[str, Any]:
+    """The mapping in a file of a language, whose parser raises `damaged` or a `ValueError`.
+
+    Raises:
+        NelboError: it is missing, not of the language, or holds something else.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise NelboError(f"{path} is not readable as JSON: {error}") from error
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, damaged) as error:
+        raise NelboError(f"{path} is not readable as {language}: {error}") from error
     if not isinstance(content, dict):
-        raise NelboError(f"{path} must hold a JSON object, found {type(content).__name__}")
+        raise NelboError(f"{path} must hold a mapping, found {type(content).__name__}")
     return content
 
 

@@ -15,7 +15,6 @@ Both are fitted on at most 2,000 of the real pictures, drawn at random.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import MissingExtraError, NelboError
+from nelbo.base.files import read_json
 from nelbo.chain.distributions import some_places
 
 COMPONENTS = 32
@@ -213,7 +213,7 @@ class _Vision:
 def _preprocessing(path: Path, image_size: int | tuple[int, int]) -> tuple[int, Tensor, Tensor]:
     """The side of a picture, and mean and spread of its colours, (1, 3, 1, 1)."""
     file = path / "preprocessor_config.json"
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    settings = read_json(file) if file.exists() else {}
     side = settings.get("crop_size") or settings.get("size") or image_size
     if isinstance(side, dict):
         side = side.get("height") or side.get("shortest_edge") or image_size

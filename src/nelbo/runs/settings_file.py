@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import new_file
+from nelbo.base.files import new_file, read_mapping
 from nelbo.base.suggestions import did_you_mean
 
 Settings = TypeVar("Settings")
@@ -30,18 +30,8 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping in a file.
-
-    Raises:
-        NelboError: it is missing, not YAML, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise NelboError(f"{path} is not readable as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise NelboError(f"{path} must hold a mapping, found {type(content).__name__}")
-    return content
+    """The settings in a file of YAML; errors as `read_mapping`."""
+    return read_mapping(path, "YAML", yaml.safe_load, yaml.YAMLError)
 
 
 def from_mapping(
