@@ -7,7 +7,7 @@ A model of pixels is trained with the default preset, from the same weights, on 
 noise. The bound of the averaged weights is of 64 validation images at 24 levels with the same noise
 for all, so that differences are known far better than each figure; the time is of the processor,
 for a step without the readings. A `--network` of the families (vae, hierarchical, rnn, ssm) is
-trained as `fit` does without a time budget, with "adamw" for its own Adam, and is not averaged.
+trained as `fit` does without a time budget, with "adamw" for Adam, and is not averaged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -26,11 +27,10 @@ from nelbo.chain.evidence import joined
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.evaluation import evaluate
 from nelbo.families import RNN, SSM, VAE, Family, HierarchicalVAE, training
-from nelbo.training.config import OPTIMIZERS, TrainingConfig
+from nelbo.training.config import OPTIMIZERS
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import TrainPixels
 from nelbo.training.kinds.pixel.task import pixel_task
-from nelbo.training.optimizer import Muon, optimizer_of
 from nelbo.training.trainer import Trainer
 
 IMAGES, LEVELS = 64, 24
@@ -65,13 +65,9 @@ def family_readings(
 ) -> Iterator[tuple[int, Tensor, float]]:
     """The same of a family that is fitted, up to the last of the steps."""
 
-    def chosen(network: torch.nn.Module, rate: float, betas: tuple[float, float]) -> Muon:
-        config = TrainingConfig(
-            optimizer=optimizer, learning_rate=rate, beta2=betas[1], weight_decay=0.0
-        )
-        return optimizer_of(network, config)
-
-    with mock.patch.object(training, "adam_of", chosen):
+    adam = partial(training.adam_of, betas=(0.9, 0.99))
+    chosen = training.muon_of if optimizer == "muon" else adam
+    with mock.patch.object(training, "muon_of", chosen):
         read, begun = 0.0, time.process_time()
         for step in model.fit_steps(train, seed=seed, device="cpu"):
             if step.number in at:

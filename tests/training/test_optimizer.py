@@ -10,9 +10,10 @@ import yaml
 from torch import nn
 
 from nelbo import NelboError
+from nelbo.networks.muon import orthogonalised
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.options import TrainPixels
-from nelbo.training.optimizer import optimizer_of, orthogonalised
+from nelbo.training.optimizer import optimizer_of
 from nelbo.training.settings import parse_options, save_options
 
 CONFIG = TrainingConfig(steps=3, optimizer="muon", learning_rate=0.01, weight_decay=0.1)

@@ -1,4 +1,4 @@
-"""One loop for every family that is a network: Adam, readings of held-out images, early stopping.
+"""One loop for every network with a likelihood: Muon, readings of held-out images, early stopping.
 
 The loss is read on held-out images every second pass. Where they have not improved for some
 readings, training goes back to the best weights at a third of the learning rate, and ends where
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nelbo.base.errors import NotFiniteError
 from nelbo.families.examples import Examples
 from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.networks.muon import Muon
 
 # −log p(x) of each image or what stands for it, nats, given the source of noise.
 Loss = Callable[[Tensor, torch.Generator], Tensor]
@@ -32,7 +33,10 @@ _BETWEEN = 2
 _LEAST_STEPS = 40
 # Held-out images that are read, at most.
 _READ = 1024
-_BETAS = (0.9, 0.99)
+# Of what is no matrix.
+_BETA2 = 0.99
+# Layers whose matrices features are multiplied by.
+_LAYERS = (nn.Linear, nn.Conv2d, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        learning_rate: of Adam.
+        learning_rate: of Muon.
         batch_size: images a step.
         patience: readings without an improvement before the rate falls.
         decays: how often it falls before the end.
@@ -74,15 +78,15 @@ def train(
     """
     # Convolutions of small images take a tenth less time with the channels last.
     _lay_out(network, torch.channels_last)
-    adam = adam_of(network, recipe.learning_rate, _BETAS)
+    optimizer = muon_of(network, recipe.learning_rate)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
     every = max(_LEAST_STEPS, _BETWEEN * a_pass)
     best, weights, since, decays = math.inf, copy.deepcopy(network.state_dict()), 0, 0
     try:
         for number in itertools.count(1):
-            _slow_down(adam, recipe, budget, decays)
-            value = step(adam, loss(examples.train[next(batches)], generator).mean())
+            _slow_down(optimizer, recipe, budget, decays)
+            value = step(optimizer, loss(examples.train[next(batches)], generator).mean())
             over, held = budget.is_over, math.nan
             if over or number % every == 0:
                 held = read(network, cost, examples.held_out, recipe.batch_size)
@@ -109,11 +113,32 @@ def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     network.to(memory_format=layout)  # type: ignore[call-overload]  # which its stubs lack
 
 
+def muon_of(network: nn.Module, rate: float) -> Muon:
+    """Muon of the matrices of layers, and Adam of all other parameters."""
+    layers = (module for module in network.modules() if isinstance(module, _LAYERS))
+    of_layers = (weight for layer in layers for weight in layer.parameters(recurse=False))
+    matrices = {id(weight) for weight in of_layers if weight.ndim > 1}
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in network.parameters():
+        parts[id(parameter) in matrices].append(parameter)
+    return Muon(
+        [
+            {"params": weights, "orthogonal": orthogonal, "weight_decay": 0.0}
+            for orthogonal, weights in parts.items()
+        ],
+        rate,
+        _BETA2,
+        fused=_can_fuse(network),
+    )
+
+
 def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
     """Adam of all parameters, in one fused call where it can be."""
-    parameters = list(network.parameters())
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
+    return torch.optim.Adam(network.parameters(), rate, betas, fused=_can_fuse(network))
+
+
+def _can_fuse(network: nn.Module) -> bool:
+    return next(network.parameters()).device.type in ("cpu", "cuda")
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
@@ -151,7 +176,9 @@ def read(network: nn.Module, cost: Loss, images: Tensor, size: int) -> float:
     return total / len(images[:_READ])
 
 
-def _slow_down(adam: torch.optim.Optimizer, recipe: Recipe, budget: Budget, decays: int) -> None:
+def _slow_down(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, budget: Budget, decays: int
+) -> None:
     share = 0.5 * (1 + math.cos(math.pi * min(1.0, budget.used)))
-    for group in adam.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * share / _SLOWER**decays

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
-from nelbo.training.processes import assign, local, whole
+from nelbo.networks.sharding import assign, local, whole
 
 Model = TypeVar("Model", bound=nn.Module)
 # The two lengths that Karras et al. track.

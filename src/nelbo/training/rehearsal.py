@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import BatchPart
+from nelbo.networks.sharding import local
 from nelbo.training.memory import available_memory
-from nelbo.training.processes import local
 from nelbo.training.trainer import Trainer
 
 # Workspace and fragments come on top of what is kept for the backward pass.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError
+from nelbo.networks.sharding import assign, whole
 from nelbo.runs.checkpoints import Checkpoint
-from nelbo.training.processes import assign, whole
 from nelbo.training.trainer import Trainer
 
 

@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import generator_for
 from nelbo.diffusion.objectives import BatchPart, TrainingTerms
+from nelbo.networks.sharding import is_sharded
 from nelbo.training.loss_watch import EXPLOSION_FACTOR, ExplosionWatch, RunningMean
 from nelbo.training.memory import recompute_activations
 from nelbo.training.moving_average import ExponentialMovingAverage, PowerAverages
 from nelbo.training.optimizer import optimizer_of, rate_factor
 from nelbo.training.order import DataOrder, StreamOrder
 from nelbo.training.precision import DTYPES, Autocast
-from nelbo.training.processes import Processes, clip_gradients, is_sharded
+from nelbo.training.processes import Processes, clip_gradients
 from nelbo.training.task import Batch, Task, Terms
 
 # Smoothing of the running loss and bound that are shown.
