@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,30 @@ def test_turns_take_every_picture_once_and_grow(share):
     assert [i for turn in turns for i in turn] == list(range(299))
     for turn in turns[:-1]:
         assert len(turn) == max(1, min(turn.start * share // 64, 64))
+
+
+def test_turns_are_smaller_where_pictures_differ():
+    """What those before leave on the stack is then less certain."""
+
+    def normal(x, *_):
+        return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
+
+    def prior(shape):
+        return normal(torch.zeros(shape))
+
+    chain = SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
+
+    def share(squares: list[float]) -> int:
+        x_0 = torch.tensor(squares).double().sqrt().view(-1, 1).expand(-1, 100)
+        return Turns.paid_for(chain, x_0, None, [0, -5], torch.Generator().manual_seed(0)).share
+
+    alike, unlike = share([4.0] * 8), share([1.0, 7.0] * 4)
+    # One level: what stays of an image is the cost of x_0, and what it takes first that of x_1.
+    normalizer = 0.5 * math.log2(2 * math.pi)
+    cost, draw = normalizer + 2 / math.log(2), normalizer + 0.5 / math.log(2) + 5
+    error = 1.5 / math.log(2) / math.sqrt(7)
+    assert alike == pytest.approx(64 * cost / draw, abs=1)
+    assert unlike == pytest.approx(64 * (cost - 2 * error) / draw, abs=1)
 
 
 def test_later_turns_are_paid_for_by_those_before():

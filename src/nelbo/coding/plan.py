@@ -30,7 +30,7 @@ from nelbo.diffusion import LevelProfile, level_profile, optimal_levels
 STEPS = 30
 # What a missing profile is measured on: images, and levels for each that is kept.
 _MEASURED_IMAGES, _MEASURED_LEVELS = 16, 2
-_SCALED_ON = 4
+_SCALED_ON = 8
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,17 @@ def plan_for(
     chain = Plan(levels, scales).applied(model).latent_chain
     if chain is None:
         return Plan()
-    some = list(range(min(_SCALED_ON, len(x_0))))
+    some = _spread(_SCALED_ON, len(x_0))
     given = condition(some)
     found = chain.scales(x_0[some], given, generator=generator)
     grid = (found / FINE).log2().floor().int().tolist()
     turns = Turns.paid_for(chain, x_0[some], given, grid, generator)
     return Plan(levels, scales, grid, list(astuple(turns)))
+
+
+def _spread(count: int, of: int) -> list[int]:
+    """So many of a number of images, as far apart as can be: neighbours are often alike."""
+    return torch.linspace(0, of - 1, min(count, of)).round().long().tolist()
 
 
 def _stddevs(chain: Any) -> list[float]:
@@ -131,7 +136,7 @@ def _measured(
     generator: torch.Generator,
 ) -> LevelProfile:
     """A profile of the chain on some of the images."""
-    some = list(range(min(_MEASURED_IMAGES, len(x_0))))
+    some = _spread(_MEASURED_IMAGES, len(x_0))
     states = draw(model.encode(x_0[some]), generator)
     count = min(_MEASURED_LEVELS * steps, model.chain.num_levels)
     return level_profile(model.chain, states, condition(some), levels=count, generator=generator)

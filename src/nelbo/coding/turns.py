@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw
+from nelbo.chain.estimate import Estimate
 from nelbo.chain.terms import per_example
 
 # A share of the images so far is counted in these.
@@ -62,7 +63,10 @@ class Turns:
         grid: Sequence[int],
         generator: torch.Generator,
     ) -> Self:
-        """Turns as large as those before pay for, by one path of each of some examples.
+        """Turns as large as those before surely pay for, by one path of each of some examples.
+
+        Examples differ in how much they leave on the stack: what counts is two standard errors
+        below their mean.
 
         Args:
             chain: an `MHVAE`.
@@ -72,19 +76,20 @@ class Turns:
             generator: of the paths.
         """
 
-        def bits(given: Distribution, value: Tensor, t: int) -> float:
-            cost = -per_example(given.log_prob(value)).mean().item() / math.log(2)
+        def bits(given: Distribution, value: Tensor, t: int) -> Tensor:
+            cost = -per_example(given.log_prob(value)).double() / math.log(2)
             return cost if t == 0 else cost - grid[t] * value[0].numel()
 
-        x, taken, depth = x_0, 0.0, 1.0
+        x, taken, depth = x_0, torch.zeros(len(x_0), device=x_0.device), 1.0
         for t in range(1, chain.num_levels + 1):
             q = chain.q_step(x, t)
             x_t = draw(q, generator)
-            taken += bits(q, x_t, t)
-            depth = max(depth, taken)
-            taken -= bits(chain.p_below(x_t, t, condition), x, t - 1)
+            taken = taken + bits(q, x_t, t)
+            depth = max(depth, taken.mean().item())
+            taken = taken - bits(chain.p_below(x_t, t, condition), x, t - 1)
             x = x_t
-        growth = bits(chain.p_prior(tuple(x.shape)), x, chain.num_levels) - taken
+        growth = Estimate.of(bits(chain.p_prior(tuple(x.shape)), x, chain.num_levels) - taken)
+        sure = growth.mean - (2 * growth.standard_error if len(x_0) > 1 else 0.0)
         values = max(x[0].numel(), x_0[0].numel())
-        share = max(0, math.floor(_PARTS * growth / depth))
+        share = max(0, math.floor(_PARTS * sure / depth))
         return cls(share, max(1, min(_MOST, _VALUES // values)), _COARSER)
