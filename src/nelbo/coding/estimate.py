@@ -21,8 +21,9 @@ from nelbo.coding.pictures import pictures_of
 from nelbo.coding.plan import Plan, plan_for
 from nelbo.coding.stack import Stack
 
-# Tiles that are evaluated, drawn at random from all of them, and at a time; and that are coded.
-_EVALUATED, _AT_ONCE, _FIRST = 256, 32, 4
+# Tiles that are evaluated, drawn at random from all of them, and at a time; and that are coded,
+# among them one whose grid is no longer coarser.
+_EVALUATED, _AT_ONCE, _FIRST = 256, 32, 6
 
 
 @dataclass(frozen=True)
