@@ -59,17 +59,17 @@ def file_sizes(data: ImageData) -> dict[str, dict[str, Estimate | float]]:
 
 
 def training_seconds(run: str) -> float | None:
-    """Training seconds in the run's record, with those of its autoencoder; None if unknown.
+    """Training seconds in the run's record, with those of what it began with; None if unknown.
 
-    A latent run keeps where its autoencoder was in config.yaml.
+    A latent run keeps in config.yaml where its autoencoder was, or the model that it goes on from.
     """
     metrics, config = Path(run) / "metrics.jsonl", Path(run) / "config.yaml"
     if not metrics.exists():
         return None
     seconds = json.loads(metrics.read_text().splitlines()[-1])["seconds"]
     settings = yaml.safe_load(config.read_text()) if config.exists() else {}
-    if "autoencoder" in settings:
-        first = training_seconds(settings["autoencoder"])
+    if before := settings.get("autoencoder") or settings.get("start_from"):
+        first = training_seconds(before)
         return None if first is None else first + seconds
     return seconds
 
