@@ -172,6 +172,8 @@ def flips(config: TrainingConfig, step: int, batch: int) -> Tensor:
 
 def flipped(images: Tensor, which: Tensor) -> Tensor:
     """The images, some of them mirrored left to right."""
+    if not which.any():
+        return images
     return torch.where(which.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
