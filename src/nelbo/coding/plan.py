@@ -118,7 +118,7 @@ def plan_for(
 
 
 def _spread(count: int, of: int) -> list[int]:
-    """So many of a number of images, as far apart as can be: neighbours are often alike."""
+    """The places of at most `count` of `of` images, far apart: neighbours are often alike."""
     return torch.linspace(0, of - 1, min(count, of)).round().long().tolist()
 
 

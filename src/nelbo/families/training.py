@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nelbo.base.errors import NotFiniteError
 from nelbo.families.examples import Examples
 from nelbo.families.fitting import Budget, FitStep, Steps
-from nelbo.networks.muon import Muon
+from nelbo.networks.muon import Muon, can_fuse
 
 # −log p(x) of each image or what stands for it, nats, given the source of noise.
 Loss = Callable[[Tensor, torch.Generator], Tensor]
@@ -128,17 +128,13 @@ def muon_of(network: nn.Module, rate: float) -> Muon:
         ],
         rate,
         _BETA2,
-        fused=_can_fuse(network),
     )
 
 
 def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
     """Adam of all parameters, in one fused call where it can be."""
-    return torch.optim.Adam(network.parameters(), rate, betas, fused=_can_fuse(network))
-
-
-def _can_fuse(network: nn.Module) -> bool:
-    return next(network.parameters()).device.type in ("cpu", "cuda")
+    fused = can_fuse(network.parameters())
+    return torch.optim.Adam(network.parameters(), rate, betas, fused=fused)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:

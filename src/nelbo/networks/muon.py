@@ -15,7 +15,8 @@ multiplied by, and they, gains and biases keep AdamW.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,13 +38,11 @@ class Muon(torch.optim.AdamW):
         groups: of parameters, each with "orthogonal" and "weight_decay".
         rate: the learning rate of all.
         beta2: AdamW's decay of second moments.
-        fused: whether AdamW takes its steps in one call.
     """
 
-    def __init__(
-        self, groups: list[dict[str, object]], rate: float, beta2: float, *, fused: bool
-    ) -> None:
-        super().__init__(groups, lr=rate, betas=(0.9, beta2), fused=fused)
+    def __init__(self, groups: list[dict[str, Any]], rate: float, beta2: float) -> None:
+        parameters = (parameter for group in groups for parameter in group["params"])
+        super().__init__(groups, lr=rate, betas=(0.9, beta2), fused=can_fuse(parameters))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -85,6 +84,11 @@ class Muon(torch.optim.AdamW):
         assert gradient is not None
         momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
         return whole(gradient.lerp(momentum, _MOMENTUM)).flatten(1)
+
+
+def can_fuse(parameters: Iterable[Tensor]) -> bool:
+    """Whether Adam takes its steps of these parameters in one call."""
+    return next(iter(parameters)).device.type in ("cpu", "cuda")
 
 
 def orthogonalised(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:

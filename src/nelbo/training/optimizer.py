@@ -29,7 +29,6 @@ def optimizer_of(model: nn.Module, config: TrainingConfig) -> Muon:
         orthogonal = config.optimizer == "muon" and is_matrix and id(parameter) not in looked_up
         kind = orthogonal, is_matrix, is_sharded(parameter)
         groups.setdefault(kind, []).append(parameter)
-    device = next(model.parameters()).device.type
     return Muon(
         [
             {
@@ -41,7 +40,6 @@ def optimizer_of(model: nn.Module, config: TrainingConfig) -> Muon:
         ],
         config.learning_rate,
         config.beta2,
-        fused=device in ("cpu", "cuda"),
     )
 
 
