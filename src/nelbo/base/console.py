@@ -91,7 +91,7 @@ def counting_progress(*, disable: bool = False) -> Progress:
 
 
 class Minutes:
-    """Says when a minute has passed, for what is shown where there is no terminal."""
+    """Reports when a minute has passed, for what is shown where there is no terminal."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()

@@ -28,7 +28,7 @@ _ROUNDING = 2.0**-44
 
 
 class Agreement:
-    """Rounds, and lists what may be rounded apart; or rounds as such a list says.
+    """Rounds, and lists what may be rounded apart; or rounds as such a list prescribes.
 
     Args:
         listed: of a decoder, which side each number of the list was rounded to, by its place.
@@ -67,7 +67,7 @@ class Agreement:
     def to_bytes(self) -> bytes:
         """The list: for each number the distance to the one before, and its side in the last bit.
 
-        Numbers of seven bits a byte, the low ones first; the high bit says that more follow.
+        Numbers of seven bits a byte, the low ones first; the high bit marks that more follow.
         """
         before, found = -1, bytearray()
         for place in sorted(self.listed):

@@ -183,7 +183,7 @@ def _paint(options: Edit, pictures: PictureModel) -> Tensor:
 
 
 def _check_sizes(options: Edit, pictures: PictureModel) -> None:
-    """Say what is cut and scaled.
+    """Report what is cut and scaled.
 
     Raises:
         NelboError: a picture of another size than the model's with --no-resize, or a mask that

@@ -19,6 +19,6 @@ def mention_skipped(*data: ImageData, shown: int = 5) -> None:
 
 
 def mention_duplicates(data: ImageData) -> None:
-    """Say how many test images are in other splits as well, if any."""
+    """Report how many test images are in other splits as well, if any."""
     if line := duplicates_line(data):
         say(line)

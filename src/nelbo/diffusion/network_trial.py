@@ -204,7 +204,7 @@ class Trial:
 
 
 def _is_less(errors: Tensor, others: Tensor, standard_errors: float = 3.0) -> bool:
-    """Whether the mean over examples is less by so many standard errors of the difference."""
+    """Whether the mean over examples is less by at least this number of standard errors."""
     gain = others - errors
     return float(gain.mean()) > standard_errors * float(gain.std() / len(gain) ** 0.5)
 

@@ -46,7 +46,7 @@ class Draws:
         return self.first + self.levels
 
     def grown_to(self, calls: float) -> Draws:
-        """So many times as many that they take about `calls`, or as many as they are."""
+        """In the same proportion, but with about `calls` calls in all; never fewer than now."""
         factor = max(1.0, calls / self.calls)
         return Draws(math.ceil(self.first * factor), math.ceil(self.levels * factor))
 

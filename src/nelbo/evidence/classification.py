@@ -7,7 +7,7 @@ By Bayes' rule with the bound in place of the evidence,
 
 (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with equal p(c)). Only
 differences between classes matter, so every class meets the same levels and the same noise: what
-is common to them cancels. A class leaves the race once the paired differences say that it is
+is common to them cancels. A class leaves the race once the paired differences show that it is
 behind, and the levels at which classes differ most are drawn most often, as earlier images showed.
 Each draw costs one network call a class still in the race, where the exhaustive way takes
 classes × levels.

@@ -142,13 +142,13 @@ def evaluate_to_error(
     """Evaluate every image to a Monte Carlo error of their mean of at most `error`.
 
     Levels are drawn where a pilot, or a profile, finds them to matter (`Importance`). An
-    exploration of a few images tells how noisy each term is; from that the number of draws is
+    exploration of a few images measures how noisy each term is; from that the number of draws is
     planned, and all images are evaluated with draws that the plan has not seen. Only these are
     reported: an estimate that is stopped when its own error looks small is biased, since where
     costs are skewed a low mean and a small error come together (docs/decisions/0008).
 
     The last reading holds the result. Its error exceeds `error` only where single draws rule it and
-    the plan was wrong by much; `Estimate.warnings` then tells of them. The error of a latent model
+    the plan was wrong by much; `Estimate.warnings` then reports them. The error of a latent model
     holds that of its draws of z_0 and of the reconstruction of pixels.
 
     Args:

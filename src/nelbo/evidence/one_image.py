@@ -112,7 +112,7 @@ def to_error(draw: Callable[[int, int], Bound], error: float, most: int) -> Iter
     """Explore, plan, and draw what is reported.
 
     Args:
-        draw: the bound of one image from a round with so many draws of level 1 and of the others.
+        draw: the bound of one image from a round, by the numbers of draws of level 1 and of others.
         error: the standard error to reach, bits per dimension.
         most: network evaluations that the plan may take.
 

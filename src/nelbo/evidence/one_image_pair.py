@@ -25,7 +25,7 @@ from nelbo.evidence.first_guess import first_guess
 from nelbo.evidence.image_rounds import A_COPY, ImageRounds, LevelChoice, Round
 from nelbo.evidence.one_image import check_error, to_error
 
-# What draws a round: of level 1 so often, and of so many of the others.
+# What draws a round, by the number of draws of level 1 and that of the others.
 Side = Callable[[int, int], Round]
 
 

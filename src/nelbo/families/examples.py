@@ -120,7 +120,7 @@ def prepare(
 
 
 def check_space(space: DataSpace | None) -> None:
-    """Raise `NelboError` for what says nothing of the values."""
+    """Raise `NelboError` for what is no data space."""
     if space is not None:
         check_kind("data", space, (Pixels, Continuous), "Pixels(levels) or Continuous()")
 

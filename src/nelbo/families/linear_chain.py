@@ -25,7 +25,7 @@ from nelbo.chain.distributions import normal
 from nelbo.chain.level import Level
 from nelbo.chain.mhvae import MHVAE
 
-# Latents that say less of the data than this are left out: they would cost draws for nothing.
+# Latents that explain less of the data than this are left out: they would cost draws for nothing.
 _LEAST = 1e-4
 
 

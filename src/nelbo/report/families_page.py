@@ -24,7 +24,7 @@ _MARKS = {"bound": "≤ ", "exact": "", "none": ""}
 
 @dataclass(frozen=True)
 class FamiliesReport:
-    """What a comparison of families has to tell.
+    """What a comparison of families reports.
 
     Attributes:
         standings: of each family, in the order of the taxonomy.

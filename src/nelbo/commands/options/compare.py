@@ -44,8 +44,8 @@ class Compare:
     budget: str | None = None
     """Training time of each family and seed, such as 20s or 2m, of wall-clock time."""
     seeds: int | None = None
-    """How often each family is trained, with seeds from --seed on; 3 by default. Two at least tell
-    an error over seeds."""
+    """How often each family is trained, with seeds from --seed on; 3 by default. At least two
+    give an error over seeds."""
     out: Path | None = None
     """Directory for the trained families, their figures, comparison.csv and comparison.html; what
     is there already is not trained again."""

@@ -33,7 +33,7 @@ class Reading:
 
     @classmethod
     def read(cls, form: Form, most: int = 1) -> Reading:
-        """That of a form with at most so many pictures.
+        """That of a form with at most `most` pictures.
 
         Raises:
             NelboError: no picture, too many, or one that is refused.

@@ -101,7 +101,7 @@ def _schedule(settings: LatentSettings) -> NoiseSchedule:
 
 
 def _check_halvings(data: ImageData, factor: int, widths: Sequence[int]) -> None:
-    """Raise `NelboError` for latents that a UNet of so many widths cannot halve."""
+    """Raise `NelboError` for latents that a UNet of these widths cannot halve."""
     height, width = data.shape[1] // factor, data.shape[2] // factor
     divisor = 2 ** (len(widths) - 1)
     # Of images that an autoencoder by default would halve at least once.

@@ -56,7 +56,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout in the residual blocks, or those of the transformer."""
     class_conditional: bool = False
-    """Tell the network the label of each image."""
+    """Condition the network on the label of each image."""
 
     def check(self) -> None:
         """Raise `NelboError` for a number that makes no sense, naming it."""
