@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+import nelbo
 from nelbo import Diffusion, NelboError, NoiseSchedule, Pixels, coding
 from nelbo.coding.bits import Bits, Exhausted
 from nelbo.coding.rate_distortion import rate_distortion
@@ -125,9 +126,23 @@ def test_numbers_of_either_sign_come_back():
 def test_other_bytes_and_other_weights(model, image):
     with pytest.raises(NelboError, match="no progressive picture"):
         coding.decompress_progressive(model, b"\x89nb")
-    content = coding.compress_progressive(model, image, bits=0)
     other = Diffusion(
         torch.nn.Conv2d(1, 1, 1), model.schedule, data=Pixels(256), shape=(1, SIDE, SIDE)
     )
-    with pytest.raises(NelboError, match="other weights"):
-        coding.decompress_progressive(other, content)
+    for steps in (None, LEVELS):
+        content = coding.compress_progressive(model, image, bits=0, steps=steps)
+        for each in (other, gaussian(SIDE).respace([1, 3, 8])):
+            with pytest.raises(NelboError, match="other weights"):
+                coding.decompress_progressive(each, content)
+
+
+def test_a_model_that_was_fitted_meanwhile_walks_other_levels(model, image):
+    """Its weights are the same, and what it would decode is not."""
+    x_0 = STD * torch.randn(8, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(7))
+    fitted = model.with_profile(
+        nelbo.level_profile(model, model.data.to_network(model.data.to_levels(x_0)))
+    )
+    contents = [coding.compress_progressive(each, image, bits=80) for each in (model, fitted)]
+    for content, each in zip(contents, (fitted, model), strict=True):
+        with pytest.raises(NelboError, match="another level profile"):
+            coding.decompress_progressive(each, content)

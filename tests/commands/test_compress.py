@@ -55,15 +55,16 @@ def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
 def test_names_of_folders_and_of_others(run_path, tmp_path):
     """Folders come back as folders; no name leads out of them, and none takes another's file."""
     pipeline = Pipeline.open(str(run_path))
-    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 1, 8, 8)
-    names = ["cats/a.png", "dogs/a.png", "../a.png", "/a", "c:\\b.jpg", ".."]
+    images = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 1, 8, 8)
+    names = ["cats/a.png", "dogs/a.png", "../a.png", "/a", "c:\\b.jpg", "..", "\udcff.png"]
     archive = tmp_path / "some.nelbo"
     archive.write_bytes(coding.compress(pipeline.model(), images, names=names, steps=1))
     out = tmp_path / "a" / "back"
     main(["decompress", str(archive), "--run", str(run_path), "--out", str(out)])
     found = ["cats/a.png", "dogs/a.png", "a.png", "a-00003.png", "c_/b.jpg.png", "00005.png"]
-    assert [np.array(Image.open(out / name)).max() for name in found] == list(range(6))
-    assert len([*tmp_path.rglob("*.png")]) == 6
+    found.append("_xff.png")
+    assert [np.array(Image.open(out / name)).max() for name in found] == list(range(7))
+    assert len([*tmp_path.rglob("*.png")]) == 7
 
 
 def test_a_full_disk_leaves_no_part_of_a_picture(archive, tmp_path, capsys, monkeypatch):
@@ -137,6 +138,94 @@ def test_a_caption_is_for_a_coarse_picture(archive, tmp_path, capsys):
     assert "an archive, which holds its captions" in message
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--quality", "50", "--block", "8"], "--block is for archives, which are lossless"),
+        (["--bits-per-pixel", "1", "--fast"], "--fast is for archives"),
+        (["--quality", "50", "--no-verify"], "--no-verify is for archives"),
+        (["--estimate", "--no-verify"], "--no-verify has no effect on --estimate"),
+        (["--estimate", "--out", "a.nelbo"], "--out has no effect on --estimate"),
+        (["--split", "train"], "--split takes effect with --data only"),
+        (["--resize"], "--resize takes effect with --data only"),
+        (["--quality", "50", "--caption", "a"], "reads no text, and was given captions"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    given, message, run_path, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in mistake(capsys, "compress", run_path, pictures[0], *given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_do_not_fit_a_coarse_picture_are_refused(run_path, tmp_path, capsys):
+    pipeline = Pipeline.open(str(run_path))
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    file, to = tmp_path / "a.nbp", ["--run", run_path, "--out", tmp_path / "back"]
+    file.write_bytes(coding.compress_progressive(pipeline.model(), image, 8, steps=2))
+    assert "--recover is for archives" in mistake(capsys, "decompress", file, *to, "--recover")
+    assert "reads no text" in mistake(capsys, "decompress", file, *to, "--caption", "a cat")
+
+
+def test_captions_of_a_data_set_are_its_own_or_one_for_all(run_path, capsys):
+    message = mistake(
+        capsys, "compress", run_path, "--data", "digits", "--caption", "a", "--caption", "b"
+    )
+    assert "2 captions were given for the images of --data: give one for all" in message
+
+
+def test_files_of_one_name_keep_their_folders(run_path, pictures, tmp_path, monkeypatch):
+    files = [tmp_path / folder / "a.png" for folder in ("cats", "dogs")]
+    for file, picture in zip(files, pictures, strict=False):
+        file.parent.mkdir()
+        file.write_bytes(picture.read_bytes())
+    monkeypatch.chdir(tmp_path / "cats")
+    given = ["a.png", str(files[1]), "--steps", "1", "--out", "../a.nelbo"]
+    main(["compress", str(run_path), *given])
+    main(["decompress", str(tmp_path / "a.nelbo"), "--out", str(tmp_path / "back")])
+    for file in files:
+        with (
+            Image.open(file) as one,
+            Image.open(tmp_path / "back" / file.parent.name / "a.png") as b,
+        ):
+            assert np.array_equal(np.array(one), np.array(b))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_pipes_are_read_and_not_replaced(run_path, pictures, archive, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for device in (pipe, "/dev/stdout", "/dev/new", "/dev/fd/1"):
+        message = mistake(capsys, "compress", run_path, pictures[0], "--out", device)
+        assert f"{device} is a device or a pipe; give the name of a file" in message
+    assert pipe.is_fifo()
+    source, sink = os.pipe()
+    with os.fdopen(sink, "wb") as written:
+        written.write(archive.read_bytes())
+    main(["decompress", f"/dev/fd/{source}", "--run", str(run_path), "--out", str(tmp_path / "b")])
+    assert len([*(tmp_path / "b").iterdir()]) == 3
+    os.close(source)
+
+
+def test_a_file_of_another_kind_is_not_replaced_by_an_archive(
+    run_path, pictures, archive, tmp_path, capsys
+):
+    own = run_path / "nelbo.json"
+    before = own.read_bytes()
+    message = mistake(capsys, "compress", run_path, pictures[0], "--out", own)
+    assert "nelbo.json is there already and is no archive: give another file" in message
+    assert own.read_bytes() == before
+    empty, link = tmp_path / "empty.nelbo", tmp_path / "link.nelbo"
+    empty.touch()
+    link.symlink_to(empty)
+    rate = ["--quality", "0", "--steps", "1"]  # the least that there is to compute
+    for _ in range(2):  # also where an archive is
+        main(["compress", str(run_path), str(pictures[0]), "--out", str(link), *rate])
+    assert link.is_symlink()
+    assert coding.is_progressive(empty.read_bytes())
+
+
 def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
     out = ["--out", tmp_path / "new.nelbo"]
     first, second = pictures[:2]
@@ -168,10 +257,16 @@ def test_mistakes(run_path, pictures, archive, tmp_path, capsys):
     assert "--quality must lie in 0..100, got 140" in mistake(
         capsys, "compress", run_path, first, *out, "--quality", 140
     )
+    assert "wide.png is 5×11, and a picture is coded coarse to fine in the size of" in mistake(
+        capsys, "compress", run_path, pictures[2], *out, "--quality", 40
+    )
     assert "steps must lie in 1..20" in mistake(
         capsys, "compress", run_path, first, *out, "--steps", "21"
     )
     assert "there is no archive" in mistake(capsys, "decompress", "none", "--out", tmp_path / "d")
+    assert "is a folder: give an archive" in mistake(
+        capsys, "decompress", run_path, "--out", tmp_path / "d"
+    )
     assert not (tmp_path / "new.nelbo").exists()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from nelbo.base.devices import is_device
 from nelbo.base.errors import NelboError
 
 # The name of a file of `atomic_file` until it is whole, which a killed process leaves behind.
@@ -45,9 +46,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def new_file(path: Path) -> Iterator[Path]:
     """`atomic_file` for what was asked for at a path, whose folder is made where it is missing.
 
+    A link leads to the file that is written.
+
     Raises:
         NelboError: it cannot be written.
     """
+    if is_device(path):
+        raise NelboError(f"cannot write {path}: it is a device or a pipe; nothing was written")
+    if path.is_symlink():
+        path = path.resolve()  # the link stays
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import Agreement
+from nelbo.coding.arguments import as_bytes
 from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
 from nelbo.coding.conditions import conditions_of, is_stored
@@ -47,8 +49,9 @@ def compress(
 
     Args:
         model: a model of pixels.
-        images: pixel levels, (N, C, H, W) of an integer type, or values in [−1, 1] of a float one;
-            a list of (C, h, w), which may differ in size; or `ImageData`, whose names are kept,
+        images: pixel levels, (N, C, H, W) of an integer type, or values in [−1, 1] of a float one,
+            which come back as `model.data.to_network` makes them of their levels; a list of
+            (C, h, w), which may differ in size; or `ImageData`, whose names are kept,
             and whose labels or captions the model is conditioned on if it reads them.
         steps: the number of levels of the chain that is coded along; None takes 30, or all of a
             shorter chain.
@@ -69,8 +72,7 @@ def compress(
         MissingExtraError: constriction is not installed.
     """
     coder()
-    if block < 1:
-        raise NelboError(f"block must be at least 1, got {block}")
+    check_count("block", block)
     pixels, beside, tiling = pictures_of(model, images, names, captions)
     check_condition(condition, len(pixels))
     if condition is not None and condition.label is not None:
@@ -137,7 +139,7 @@ def contents(data: bytes) -> dict[str, Any]:
     Raises:
         NelboError: a file that is damaged or no archive, or of another version.
     """
-    return Container.from_bytes(data).header
+    return Container.from_bytes(as_bytes(data)).header
 
 
 def _names(beside: Beside, pictures: Sequence[int]) -> Words | None:

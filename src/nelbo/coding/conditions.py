@@ -9,7 +9,7 @@ import torch
 
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.model import Model
-from nelbo.coding.pictures import Beside, Tiling
+from nelbo.coding.pictures import Beside, Tiling, check_captions
 
 # The condition of some of the tiles, by index.
 Conditions = Callable[[Sequence[int]], Condition | None]
@@ -32,9 +32,23 @@ def conditions_of(
         picture = [of_tile[i] for i in index]
         if given is not None and not is_stored(given):
             return given[torch.tensor(picture)].to(model.device)
-        return model.condition_for(len(picture), *beside.given(picture))
+        labels, captions = beside.given(picture)
+        if labels is not None and not model.num_classes:  # for a network of one's own
+            return Condition(label=labels).to(model.device)
+        return model.condition_for(len(picture), labels, captions)
 
     return of
+
+
+def captioned(model: Model, caption: str | None) -> Condition | None:
+    """What a model is conditioned on for one picture with this caption, or none.
+
+    Raises:
+        NelboError: a caption for a model that reads no text.
+    """
+    captions = None if caption is None else [caption]
+    check_captions(model, captions)
+    return model.condition_for(1, None, captions)
 
 
 def is_stored(condition: Condition) -> bool:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
+from nelbo.coding.arguments import check_images, check_model, check_strings
 from nelbo.data import ImageData
 
 _DTYPES = {
@@ -84,9 +85,12 @@ def pictures_of(
     Raises:
         NelboError: no pictures, or such as the model gives no probability.
     """
+    check_model(model)
+    check_images(images)
+    check_strings("names", names)
+    check_strings("captions", captions, may_lack=True)
+    check_captions(model, captions)
     labels = None
-    if captions is not None and not model.reads_text:
-        raise NelboError(f"{model.title} reads no text, and was given captions: leave them out")
     if isinstance(images, ImageData):
         model.data.check_levels(images.levels, images.source)
         names = images.names if names is None else names
@@ -112,6 +116,12 @@ def pictures_of(
     pixels = [_levels(model, image) for image in images]
     assert model.shape is not None
     return pixels, beside, Tiling([(p.shape[1], p.shape[2]) for p in pixels], model.shape)
+
+
+def check_captions(model: Model, captions: Any) -> None:
+    """Raise `NelboError` for captions that the model does not read."""
+    if captions is not None and not model.reads_text:
+        raise NelboError(f"{model.title} reads no text, and was given captions: leave them out")
 
 
 def _type_of(image: Any) -> str:

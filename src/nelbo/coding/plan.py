@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw
@@ -98,7 +99,8 @@ def plan_for(
     if model.chain is not None:
         T = model.chain.num_levels
         K = min(STEPS, T) if steps is None else steps
-        if not 1 <= K <= T:
+        check_count("steps", K)
+        if K > T:
             raise NelboError(f"steps must lie in 1..{T}, the levels of the chain, got {K}")
         profile = model.chain.profile or _measured(model, x_0, condition, K, generator)
         levels = optimal_levels(profile, K)

@@ -23,17 +23,21 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from nelbo.base.arguments import check_count, check_kind
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
-from nelbo.chain.conditioning import Condition
+from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import draw, generator_for
 from nelbo.chain.model import Model
+from nelbo.coding.arguments import as_bytes, check_model, check_some
+from nelbo.coding.arithmetic import LOG_STEPS
 from nelbo.coding.bits import Bits, Exhausted
 from nelbo.coding.identity import weights_digest
 from nelbo.coding.reverse_channel import NATS, sent
 from nelbo.diffusion import Diffusion, optimal_levels
 from nelbo.samplers import DDIM
 
-MAGIC = b"\x89nb2"
+MAGIC = b"\x89nb3"
 STEPS = 20
 _HASH = 4
 _START = len(MAGIC) + _HASH + 1
@@ -69,6 +73,11 @@ def compress_progressive(
         NelboError: a model without a chain, a picture that is not of its size, a quality outside
             0..100, or fewer bits than none.
     """
+    check_model(model)
+    check_kind("image", image, Tensor, "a tensor of pixel levels (C, H, W)")
+    check_some("bits", bits)
+    check_some("quality", quality)
+    check_condition(condition, 1)
     if quality is not None and not 0 <= quality <= 100:
         raise NelboError(f"quality must lie in 0..100, got {quality:g}")
     if bits is not None and not bits >= 0:
@@ -80,8 +89,7 @@ def compress_progressive(
     last = 1 if quality is None else _level_of(chain, quality)
     for _ in walk(chain, content, condition_of(model, condition), model.encode(x).mean, last):
         pass
-    start = MAGIC + bytes.fromhex(weights_digest(model))[:_HASH] + bytes([steps or 0])
-    return start + content.to_bytes()
+    return MAGIC + _identity(model, chain) + bytes([steps or 0]) + content.to_bytes()
 
 
 @torch.no_grad()
@@ -91,13 +99,23 @@ def decompress_progressive(
     """The picture that a prefix of `compress_progressive`'s bytes decodes to, levels (C, H, W).
 
     Raises:
-        NelboError: other bytes, fewer than the 9 at the start, or a model of other weights.
+        NelboError: other bytes, fewer than the 9 at the start, or a model of other weights or with
+            another level profile.
     """
+    check_model(model)
+    check_condition(condition, 1)
+    data = as_bytes(data)
     if not is_progressive(data) or len(data) < _START:
         raise NelboError("this is no progressive picture of nelbo, or less than its first 9 bytes")
-    if data[len(MAGIC) : _START - 1] != bytes.fromhex(weights_digest(model))[:_HASH]:
-        raise NelboError("the picture was compressed by a model of other weights: give that one")
-    chain = chain_of(model, data[_START - 1] or None)
+    steps = data[_START - 1]
+    if model.chain is not None:  # no more than it has, which another model may have
+        steps = min(steps, model.chain.num_levels)
+    chain = chain_of(model, steps or None)
+    if data[len(MAGIC) : _START - 1] != _identity(model, chain):
+        raise NelboError(
+            "the picture was compressed by a model of other weights, or with another level profile "
+            "of nelbo fit or none: give the model as it was"
+        )
     condition = condition_of(model, condition)
     *_, (x, t, _) = walk(chain, Bits(data[_START:]), condition, None)
     return model.data.to_levels(model.decode(finished(chain, x, t, condition)))[0]
@@ -105,7 +123,15 @@ def decompress_progressive(
 
 def is_progressive(data: bytes) -> bool:
     """Whether a file is, or begins, what `compress_progressive` writes."""
-    return data.startswith(MAGIC)
+    return as_bytes(data).startswith(MAGIC)
+
+
+def _identity(model: Model, chain: Diffusion) -> bytes:
+    """The start of a hash of the weights, and of the levels and variances of what is walked."""
+    signal = (chain.schedule.alphas_cumprod * 2**24).round().long()
+    variances = (chain.reverse_variance.least[2:].log() * LOG_STEPS).round().long()
+    parts = [weights_digest(model), chain.variance, signal, variances]
+    return bytes.fromhex(digest(parts))[:_HASH]
 
 
 def chain_of(model: Model, steps: int | None) -> Diffusion:
@@ -118,14 +144,16 @@ def chain_of(model: Model, steps: int | None) -> Diffusion:
     if chain is None:
         raise NelboError(f"{model.title} has no chain of levels to code a picture along")
     K = min(STEPS, chain.num_levels) if steps is None else steps
-    if not 1 <= K <= min(chain.num_levels, 255):
-        raise NelboError(f"steps must lie in 1..{min(chain.num_levels, 255)}, got {K}")
+    check_count("steps", K)
+    T = min(chain.num_levels, 255)
+    if K > T:
+        raise NelboError(f"steps must lie in 1..{T}, got {K}")
     if chain.profile is None:
         return chain.respace(torch.linspace(1, chain.num_levels, K).round().long())
     fitted = chain.with_profile(chain.profile, variance="analytic")
     levels = torch.as_tensor(optimal_levels(chain.profile, K)).tolist()
     short = fitted.respace(levels)
-    return short if steps is not None else fitted.respace(_merged(levels, _expected(short)))
+    return short if steps is not None else fitted.respace(_merged(levels, expected_groups(short)))
 
 
 def _merged(levels: list[int], expected: list[float]) -> list[int]:
@@ -176,7 +204,7 @@ def walk(
     T = chain.num_levels
     x = draw(chain.p_prior(tuple(chain.start(1).shape)), generator_for(T, 0))
     yield Walked(x, T)
-    expected, seen, meant = _expected(chain), 0.5, 0.5
+    expected, seen, meant = expected_groups(chain), 0.5, 0.5
     with suppress(Exhausted):
         for t in range(T - 1, last - 1, -1):
             p = chain.p_step(x, t + 1, condition)
@@ -189,7 +217,7 @@ def walk(
             yield Walked(x, t, cost / math.log(2))
 
 
-def _expected(chain: Diffusion) -> list[float]:
+def expected_groups(chain: Diffusion) -> list[float]:
     """The groups that x_t takes on average, for t < T; of numbers that all machines agree on."""
     betas, posterior = chain.schedule.betas[2:], chain.schedule.posterior_variance[2:]
     own = chain.reverse_variance.least[2:].double().to(betas.device)

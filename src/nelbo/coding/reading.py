@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.chain.conditioning import Condition
+from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import Agreement
+from nelbo.coding.arguments import as_bytes, check_model
 from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
-from nelbo.coding.conditions import conditions_of
+from nelbo.coding.conditions import conditions_of, is_stored
 from nelbo.coding.container import Block, Container, DamageError
 from nelbo.coding.identity import machine, weights_digest
 from nelbo.coding.names import unpacked
@@ -64,7 +65,8 @@ def read(
     Raises:
         NelboError: a file that is damaged or no archive, or a model of other weights.
     """
-    container = Container.from_bytes(data)
+    check_model(model)
+    container = Container.from_bytes(as_bytes(data))
     _check_model(model, container.header)
     wide = widened(model, "machine" in container.header)
     return decoded(wide, container, condition=condition, recover=recover, progress=progress)
@@ -92,6 +94,9 @@ def decoded(
             "the archive was made with a condition that it does not hold: give the same again"
         )
     tiling, beside = Tiling.from_json(header), Beside.from_json(header)
+    check_condition(condition, beside.count)
+    if condition is not None and not is_stored(condition) and "condition" not in header:
+        raise NelboError("the archive holds all that its pictures were conditioned on: give none")
     conditions = conditions_of(wide, beside, tiling, condition)
     plan = Plan.from_json(header["plan"])
     code = code_for(plan.applied(wide), plan, fast=fast)

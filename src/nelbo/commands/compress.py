@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.base.files import new_file
 from nelbo.chain.model import Model
-from nelbo.coding import Estimated, compress, compress_progressive, decompress_progressive, estimate
+from nelbo.coding import (
+    Estimated,
+    compress,
+    compress_progressive,
+    decompress_progressive,
+    estimate,
+    is_progressive,
+)
+from nelbo.coding.conditions import captioned
+from nelbo.coding.container import MAGIC
 from nelbo.coding.rate_distortion import psnr_of
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.compress import Compress
@@ -24,11 +35,15 @@ from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import ships
 from nelbo.runs.run_data import check_data, check_not_data, data_for_run
 
+# Of a file, by which an archive is known.
+_KNOWN = 8
+
 
 def run(options: Compress) -> None:
     """Write the archive, or print what it would take."""
     pipeline = Pipeline.open(options.run_path)
     if not options.estimate:
+        _check_out(options.out)
         check_not_data(pipeline, options.out)
         if options.data is not None:
             check_not_among(options.data, options.out, "--out")
@@ -61,10 +76,26 @@ def run(options: Compress) -> None:
     _report(options, None, len(archive), pixels, model, [len(pixels) / each for each in passes])
 
 
+def _check_out(out: Path) -> None:
+    """Raise `NelboError` for a file that is there already and that this command did not write."""
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        start = file.read(_KNOWN)
+    if start and not (start.startswith(MAGIC) or is_progressive(start)):
+        raise NelboError(f"--out {out} is there already and is no archive: give another file")
+
+
 def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
     """Write one picture with loss, and print how near to it what is read back is."""
     dims = image[0].numel()
-    condition = model.condition_for(1, None, options.caption or None)
+    if image.shape != model.shape:
+        found, size = ("×".join(map(str, shape[1:])) for shape in (image.shape, model.shape or ()))
+        raise NelboError(
+            f"{options.files[0]} is {found}, and a picture is coded coarse to fine in the size of "
+            f"the model alone, {size}: crop or resize it first"
+        )
+    condition = captioned(model, next(iter(options.caption), None))
     rate = options.bits_per_pixel
     content = compress_progressive(
         model,
@@ -91,15 +122,27 @@ def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
 def _pictures(options: Compress, pipeline: Pipeline, model: Model) -> tuple[Any, list[str] | None]:
     """The pictures and their names; of a data set, with all that is beside them."""
     if options.data is not None:
-        return data_for_run(check_data(pipeline, options.data, options.split), model), None
+        source = check_data(pipeline, options.data, options.split)
+        return data_for_run(source, model, resize=options.resize), None
     shape = model.shape
     assert shape is not None
     images = [read_levels(path, shape[0], model.data.shown_levels) for path in options.files]
-    return images, [_file_name(path) for path in options.files]
+    return images, _names(options.files)
 
 
-def _file_name(path: Path) -> str:
-    return f"{path.stem}.png"
+def _names(files: Sequence[Path]) -> list[str]:
+    """What the pictures will be called; where some have one name, with the folders they are in."""
+    names = [f"{file.stem}.png" for file in files]
+    if len({*names}) == len({file.absolute() for file in files}):
+        return names
+    folders = [Path(os.path.abspath(file)).parent for file in files]
+    if len({folder.anchor for folder in folders}) > 1:  # drives
+        return names
+    top = os.path.commonpath(folders)
+    return [
+        (folder.relative_to(top) / name).as_posix()
+        for folder, name in zip(folders, names, strict=True)
+    ]
 
 
 def _name(run_path: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nelbo.base.console import say
 from nelbo.base.errors import NelboError
 from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
+from nelbo.coding.conditions import captioned
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.decompress import Decompress
 from nelbo.commands.pace import Pace
@@ -60,11 +61,15 @@ def run(options: Decompress) -> None:
 
 def _coarse(options: Decompress, content: bytes) -> None:
     """Write the picture of a file that was coded coarse to fine, or of a part of it."""
+    if options.recover:
+        raise NelboError(
+            f"--recover is for archives; {options.archive} is one picture coded coarse to fine, of "
+            "which every beginning is read as it is"
+        )
     if options.run_path is None:
         raise NelboError(f"{options.archive} does not name its model: give --run")
     model = Pipeline.open(options.run_path).model().to(choose_device(options.device)).eval()
-    captions = None if options.caption is None else [options.caption]
-    condition = model.condition_for(1, None, captions)
+    condition = captioned(model, options.caption)
     image = decompress_progressive(model, content, condition=condition)
     file = options.out / f"{options.archive.stem}.png"
     _save(image, file)
@@ -91,8 +96,9 @@ def _write(found: Decoded, out: Path) -> list[Path]:
 
 def _inside(name: str) -> str:
     """A name as a path below a folder: it is somebody else's, and leads nowhere out of it."""
-    parts = PurePosixPath(printable(name).replace("\\", "/").replace(":", "_")).parts
-    return "/".join(part for part in parts if part not in ("/", "//", ".."))
+    parts = PurePosixPath(name.replace("\\", "/").replace(":", "_")).parts
+    kept = (part for part in parts if part not in ("/", "//", ".."))
+    return "/".join(printable(part).replace("\\", "_") for part in kept)
 
 
 def _save(image: Tensor, file: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from nelbo.base.devices import is_device
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.samplers import SAMPLERS
@@ -259,11 +261,23 @@ class QualityOptions:
                 raise NelboError(f"--{name} is for --quality: give that as well")
 
 
+def asked_for(options: Any, *names: str) -> list[str]:
+    """Those of some options that do not have their default, as the command line spells them."""
+    asked = []
+    for each in dataclasses.fields(options):
+        if each.name in names and getattr(options, each.name) != each.default:
+            switched_off = each.default is True
+            asked.append(option(f"no_{each.name}" if switched_off else each.name))
+    return asked
+
+
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:
     """Raise `NelboError` unless a file, or a directory, can be made at a path; makes nothing."""
     if path.exists() and path.is_dir() != directory:
         found, expected = ("file", "directory") if directory else ("directory", "file")
         raise NelboError(f"{option} {path} is a {found}; give the name of a {expected}")
+    if not directory and is_device(path):
+        raise NelboError(f"{option} {path} is a device or a pipe; give the name of a file")
     here = path
     while not here.exists():
         here = here.parent

@@ -9,10 +9,12 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import AsJson, Device, RunPath, check_out
+from nelbo.commands.groups import AsJson, Device, RunPath, asked_for, check_out
 from nelbo.training.ranges import at_least_one
 
 _SUFFIX = ".nelbo"
+# What takes effect where an archive is written, and nowhere else.
+_OF_ARCHIVES = ("block", "fast", "verify")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Compress:
     """In place of FILES, the images of a data set, as in `nelbo train`."""
     split: str = "test"
     """Which images of --data: train, validation, test or all."""
+    resize: bool = False
+    """Crop and resize images of --data of another size than the model's: the archive holds what
+    comes of it. FILES are cut into tiles instead."""
     caption: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Caption that a model of text is conditioned on, one for each picture in turn; the archive
     holds them."""
@@ -43,8 +48,8 @@ class Compress:
     verify: bool = True
     """Read the archive back before it is written; --no-verify trusts it."""
     bits_per_pixel: float | None = None
-    """Code one picture of the model's size coarse to fine in at most this number of bits a pixel,
-    with loss; any prefix of the file is a coarser picture."""
+    """Code one picture of the model's size coarse to fine in at most this number of bits a pixel
+    after the 9 bytes at the start, with loss; any prefix of the file is a coarser picture."""
     quality: float | None = None
     """Likewise, down to the level at this percentage of the way through the chain, counted in
     log SNR: 100 is the last level, and from about 60 on emoji are recognised."""
@@ -62,9 +67,10 @@ class Compress:
             if path.is_dir():
                 raise NelboError(f"{path} is a folder: give the pictures in it, such as {path}/*")
         if self.caption and len(self.caption) not in (1, len(self.files)):
+            which = f"{len(self.files)} pictures" if self.data is None else "the images of --data"
+            each = ", or one for each" if self.data is None else ""
             raise NelboError(
-                f"{len(self.caption)} captions were given for {len(self.files)} pictures: give one "
-                "for all, or one for each"
+                f"{len(self.caption)} captions were given for {which}: give one for all{each}"
             )
         if self.bits_per_pixel is not None and not self.bits_per_pixel > 0:
             raise NelboError(f"--bits-per-pixel must be positive, got {self.bits_per_pixel:g}")
@@ -74,10 +80,23 @@ class Compress:
             raise NelboError(
                 "--bits-per-pixel and --quality code one picture: give one, and no --estimate"
             )
+        self._check_effect()
         if not self.estimate:
             check_out(self.out)
             if self.out.resolve() in {path.resolve() for path in self.files}:
                 raise NelboError(f"--out {self.out} is one of the pictures: give another file")
+
+    def _check_effect(self) -> None:
+        """Raise `NelboError` for options that would have no effect."""
+        if self.data is None and (idle := asked_for(self, "split", "resize")):
+            raise NelboError(f"{idle[0]} takes effect with --data only: leave it out")
+        if self.estimate and (idle := asked_for(self, "out", *_OF_ARCHIVES)):
+            raise NelboError(f"{idle[0]} has no effect on --estimate, which writes nothing")
+        if self.is_lossy and (idle := asked_for(self, *_OF_ARCHIVES)):
+            raise NelboError(
+                f"{idle[0]} is for archives, which are lossless: leave it out where a picture is "
+                "coded by --bits-per-pixel or --quality"
+            )
 
     @property
     def is_lossy(self) -> bool:

@@ -32,5 +32,7 @@ class Decompress:
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""
         check_new(self.out)
-        if not self.archive.is_file():
+        if self.archive.is_dir():
+            raise NelboError(f"{self.archive} is a folder: give an archive, which is one file")
+        if not self.archive.exists():
             raise NelboError(f"there is no archive {self.archive}")

@@ -1,0 +1,66 @@
+"""Arguments of another type than expected, refused by name before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.base.arguments import check_kind, check_number, described
+from nelbo.base.errors import NelboError
+from nelbo.chain.model import Model
+from nelbo.data import ImageData
+
+
+def check_model(model: Any) -> None:
+    """Raise `NelboError` unless this is a model that knows the shape of a picture."""
+    check_kind("model", model, Model, "a model, such as nelbo.load(path) returns")
+    if model.shape is None:
+        raise NelboError("coding needs a model that knows its shape: pass shape=(C, H, W) to it")
+
+
+def check_images(images: Any) -> None:
+    """Raise `NelboError` unless these may be several pictures."""
+    several = "a tensor (N, C, H, W), a list of tensors (C, H, W), or an ImageData"
+    check_kind("images", images, (Tensor, list, tuple, ImageData), several)
+    if isinstance(images, Tensor) and images.ndim != 4:
+        raise NelboError(
+            f"images have shape {tuple(images.shape)}, expected (N, C, H, W); of one picture, "
+            "images[None]"
+        )
+
+
+def check_strings(what: str, values: Any, *, may_lack: bool = False) -> None:
+    """Raise `NelboError` unless these are a string for each picture.
+
+    Args:
+        what: what they are called.
+        values: the strings; None where there are none at all.
+        may_lack: whether a picture may have None.
+    """
+    if values is None:
+        return
+    each = f"a sequence of strings{' or None' if may_lack else ''}, one for each picture"
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise NelboError(f"{what} is {described(values)}, expected {each}")
+    for value in values:
+        if not isinstance(value, str) and not (may_lack and value is None):
+            raise NelboError(f"{what} holds {described(value)}, expected {each}")
+
+
+def check_some(name: str, value: Any) -> None:
+    """Raise `NelboError` unless this is a number, or None."""
+    if value is not None:
+        check_number(name, value)
+
+
+def as_bytes(data: Any) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        NelboError: anything but bytes.
+    """
+    kinds = (bytes, bytearray, memoryview)
+    check_kind("data", data, kinds, "the bytes of a file: Path(...).read_bytes()")
+    return bytes(data)
