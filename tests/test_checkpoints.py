@@ -14,8 +14,11 @@ import nelbo
 from nelbo import NelboError, checkpoints, load_sampler
 from nelbo.checkpoints import save_checkpoint
 from nelbo.cli import main
+from nelbo.coding.bits import Bits
+from nelbo.coding.progressive import chain_of, expected_groups, walk
+from nelbo.coding.reverse_channel import BITS
 from nelbo.data import load_data
-from nelbo.formats import model_directory
+from nelbo.formats import Pipeline, model_directory
 from nelbo.formats.model_directory import available
 from nelbo.networks import ControlledUNet, ControlNet
 from nelbo.runs.run_directory import RunDirectory
@@ -47,6 +50,38 @@ def test_what_ships_is_small_has_a_card_and_loads(name):
     assert f"# {name}\n" in card
     assert RunDirectory(path).notes["source"] == "emoji"
     assert nelbo.pretrained(name) is not None
+
+
+def test_the_emoji_ship_with_the_levels_that_they_are_coded_along():
+    """With a profile each level is expected to take a group of bits or more; without, 11 do not."""
+    path = checkpoints.checkpoint_path("emoji")
+    model, card = Pipeline.open(str(path)).model(), (path / "README.md").read_text("utf-8")
+    assert model.chain.profile is not None
+    assert f"--images {model.chain.profile.examples} --levels" in card
+    assert model.chain.variance == "fixed_small"  # of the chain that is sampled and evaluated
+    assert min(expected_groups(chain_of(model, None))[1:]) >= 1
+    model.chain.profile = None
+    assert min(expected_groups(chain_of(model, None))[1:]) < 0.2
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_emoji_are_coded_coarse_to_fine_in_as_many_bits_as_their_kls():
+    model, data = nelbo.pretrained("emoji").eval(), load_data("emoji", "test", size=32)
+    images = data.images[::60][:8]
+    chain, x_0 = chain_of(model, None), model.encode(model.data.to_network(images)).mean
+    contents, coded = [Bits() for _ in images], 0.0
+    walks = [
+        walk(chain, content, model.condition_for(1), x[None])
+        for content, x in zip(contents, x_0, strict=True)
+    ]
+    for states in zip(*walks, strict=True):
+        coded += sum(state.bits for state in states)
+        bits = sum(len(content.bits) for content in contents)
+        if bits > 30 * len(images):  # how many groups there are is sent, too
+            assert bits < 1.15 * coded + 0.1 * bits / BITS
+        if bits > 300 * len(images):
+            break
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
     assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
     assert "--levels must be at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
+    assert "reads no text, leave it out" in mistake(capsys, "fit", fitted, "--no-captions")
 
 
 @pytest.mark.parametrize("command", ["fit", "report"])

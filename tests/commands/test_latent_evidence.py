@@ -76,6 +76,18 @@ def on(pictures) -> list[str]:
     return ["--data", str(pictures), "--split", "all"]
 
 
+def test_a_fit_without_captions_is_of_the_unconditional_model(run, on, tmp_path, capsys):
+    found = {}
+    for name, options in {"given": [], "without": ["--no-captions"]}.items():
+        out = tmp_path / name
+        printed = run_json(capsys, "fit", run, *on, "--levels", 3, *options, "--out", out)
+        found[name] = printed["conditioned_on"], nelbo.load(out).chain.profile.squared_error
+    assert [what for what, _ in found.values()] == ["caption", None]
+    given, without = (error for _, error in found.values())
+    assert not torch.equal(given, without)
+    assert torch.allclose(given, without, rtol=0.5)  # the same images and noise
+
+
 def test_evaluate_to_an_error_with_its_terms(run, on, tmp_path, capsys):
     options = ["evaluate", run, *on, "--error", 0.6]
     printed = run_json(capsys, *options, "--out", tmp_path / "out")

@@ -28,6 +28,7 @@ from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers import DDIM
 from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.controlnet.base import read_base
 from nelbo.training.kinds.controlnet.kind import ControlNets
 from nelbo.training.kinds.controlnet.options import TrainControl
 from nelbo.training.task import Batch
@@ -71,6 +72,17 @@ def pixel_base(pictures) -> Path:
     with reports(False):
         main(["train", str(pictures.parent / "classes"), "--out", str(out), *options, *given])
     return out
+
+
+def test_the_level_profile_of_a_base_is_not_that_of_a_controlled_one(base, tmp_path):
+    model = nelbo.load(base)
+    x_0 = torch.zeros(2, *model.chain.shape)
+    profile = nelbo.level_profile(model.chain, x_0, model.condition_for(2), levels=3)
+    nelbo.save(model.with_profile(profile), tmp_path / "fitted")
+    assert nelbo.load(tmp_path / "fitted").chain.profile is not None
+    assert read_base(str(tmp_path / "fitted")).chain.profile is None
+    nelbo.save(model.with_profile(profile, variance="analytic"), tmp_path / "analytic")
+    assert read_base(str(tmp_path / "analytic")).chain.profile is not None  # it cannot do without
 
 
 def train(data: Path, base: Path, out: Path, *options: object) -> Path:

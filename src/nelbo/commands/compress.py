@@ -90,9 +90,9 @@ def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
     """Write one picture with loss, and print how near to it what is read back is."""
     dims = image[0].numel()
     if image.shape != model.shape:
-        found, size = ("×".join(map(str, shape[1:])) for shape in (image.shape, model.shape or ()))
+        given, size = ("×".join(map(str, shape[1:])) for shape in (image.shape, model.shape or ()))
         raise NelboError(
-            f"{options.files[0]} is {found}, and a picture is coded coarse to fine in the size of "
+            f"{options.files[0]} is {given}, and a picture is coded coarse to fine in the size of "
             f"the model alone, {size}: crop or resize it first"
         )
     condition = captioned(model, next(iter(options.caption), None))

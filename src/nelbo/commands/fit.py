@@ -48,6 +48,10 @@ def run(options: Fit) -> None:
     source = _source(options, pipeline)
     device = choose_device(options.computing.device)
     source, model, data = _load(options, pipeline, source, device)
+    if not options.captions:
+        if not model.reads_text:
+            raise NelboError(f"--no-captions: {model.title} reads no text, leave it out")
+        data = replace(data, captions=None)
     profile, autoencoder, spread = _measure(options, model, data)
     if options.out is not None:
         copy_model(options.run_path, options.out)

@@ -30,6 +30,9 @@ class Fit:
     """About how many levels to measure, the others interpolated; "None" measures all."""
     draws: int = 1
     """Draws of noise an image."""
+    captions: bool = True
+    """Condition a model of text on the captions of the images; --no-captions measures it without,
+    as `nelbo compress` codes pictures of no caption."""
     resize: bool = False
     """Crop and resize images of another size than the model's."""
     batch_size: int | None = None

@@ -51,6 +51,8 @@ def frozen(model: Any, path: str) -> Model:
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    if model.chain.variance != "analytic":
+        model.chain.profile = None  # it is of the base alone
     return model
 
 
