@@ -84,14 +84,17 @@ class Scorers:
         return torch.tensor([a == b for a, b in zip(given, answers, strict=True)])
 
 
+def kinds_of(some: Composed) -> set[str]:
+    """The kinds of its pictures."""
+    return {one["kind"] for one in some.facts}
+
+
 def load_scorers(train: Composed, cache: Path) -> Scorers:
-    """Those of thing, colour and style, kept in `cache`."""
+    """Those of thing, and of colour and style where there are pictures of them, kept in `cache`."""
     single = train.where(whole)
-    kinds = {
-        "thing": (single, THING_STEPS),
-        "colour": (single.where(lambda one: one["kind"] == "colour"), FACT_STEPS),
-        "style": (single.where(lambda one: one["kind"] == "style"), FACT_STEPS),
-    }
+    kinds = {"thing": (single, THING_STEPS)}
+    for fact in sorted({"colour", "style"} & kinds_of(single)):
+        kinds[fact] = (single.where(lambda one, fact=fact: one["kind"] == fact), FACT_STEPS)
     return Scorers(
         {
             fact: load_scorer(some.described_by(fact), cache, steps)

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ from _emoji_things import (
     split_of_style,
 )
 from _recolour import recoloured
-from folders import Packages
+from folders import Packages, make_anew
 
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, share
 
@@ -90,10 +89,9 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     things = list_things(Packages(out.with_name(".packages")))
-    shutil.rmtree(out, ignore_errors=True)
+    make_anew(out)
     counts: dict[tuple[str, str], int] = {}
     pairs: dict[str, list[str]] = {VALIDATION: [], TEST: []}
-    out.mkdir(parents=True)
     with (out / "metadata.jsonl").open("w") as metadata:
         for picture in pictures(things):
             if picture.kind not in arguments.kinds:

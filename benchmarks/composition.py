@@ -12,9 +12,9 @@ styles    "apple, noto": the right thing, the right style among five, and both
 pairs     "red apple and blue car": the right thing in each half, and both
 names     "apple", as in training: the right name first among 1,000
 
-each by scorers that are trained here on real training pictures only (`_composed_things.py`). In the
-same table are the real pictures of what is asked, which the scorers were not trained on either
-except for names, and these after the run's autoencoder. Then
+as far as FOLDER has these kinds, each by scorers that are trained here on real training pictures
+only (`_composed_things.py`). In the same table are the real pictures of what is asked, which the
+scorers were not trained on either except for names, and these after the run's autoencoder. Then
 
 variety   the mean distance of the pictures of eight seeds of one name, as a share of that of the
           real pictures of the name in several styles: mean absolute difference of values in −1..1
@@ -40,6 +40,7 @@ from _composed_things import (
     Composed,
     Scorers,
     halves,
+    kinds_of,
     load_composed,
     load_scorers,
     one_each,
@@ -81,6 +82,22 @@ def answers(scorers: Scorers, kind: str, images: Tensor, asked: Composed) -> dic
             kind: scorers.right(images, kind, [one[kind] for one in asked.facts]),
         }
     return parts | {"both": torch.stack([*parts.values()]).all(0)}
+
+
+def measurable(train: Composed, held_out: Composed) -> list[str]:
+    """Which of the measures the folder has the pictures for.
+
+    Things are scored in any; a colour or style by scorers of training pictures of that kind.
+    """
+    trained, asked = kinds_of(train), kinds_of(held_out)
+    needs = {
+        "colour": {"colour"} <= trained & asked,
+        "style": {"style"} <= trained & asked,
+        "pair": bool(trained - {"pair"}) and "pair" in asked,
+        "name": "name" in trained,
+        "variety": "name" in trained,
+    }
+    return [measure for measure in MEASURES if needs[measure]]
 
 
 def prompt_of(kind: str, one: dict[str, str]) -> str:
@@ -167,7 +184,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="emoji", help="default: the one that ships")
     parser.add_argument("--data", type=Path, default=Path("runs/composed-emoji"))
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--only", nargs="*", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--only", nargs="*", choices=MEASURES, help="default: all that can be")
     parser.add_argument("--most", type=int, default=200, help="prompts of a kind")
     parser.add_argument("--guidance", type=float, help="default: that of the run's own samples")
     parser.add_argument("--steps", type=int, default=25, help="of the run's own sampler")
@@ -191,10 +208,21 @@ def main() -> None:
 
     train = load_composed(arguments.data, "train")
     held_out = load_composed(arguments.data, arguments.split).without(train)
+    can = measurable(train, held_out)
+    only = can if arguments.only is None else arguments.only
+    if missing := [measure for measure in only if measure not in can]:
+        parser.error(
+            f"{arguments.data} has no pictures to measure {', '.join(missing)} by, only for "
+            f"{', '.join(can) or 'nothing'}: make it with all --kinds of composed_emoji.py"
+        )
+    if not only:
+        parser.error(f"{arguments.data} has no pictures of kinds that can be measured")
     scorers = load_scorers(train, arguments.cache)
     console, rows, drawn = Console(width=150), [], []
+    if left_out := [measure for measure in MEASURES if measure not in can]:
+        console.print(f"{arguments.data} has no pictures to measure {', '.join(left_out)} by")
     results: dict[str, Any] = {"guidance": guidance, "split": arguments.split}
-    for kind in (kind for kind in ASKED if kind in arguments.only):
+    for kind in (kind for kind in ASKED if kind in only):
         asked = questions(held_out, kind, arguments.most, arguments.seed)
         prompts = [prompt_of(kind, one) for one in asked.facts]
         real, generated = asked.data.images, draw(prompts)
@@ -212,7 +240,7 @@ def main() -> None:
     things = len(scorers.answers["thing"])
     title = f"right of what was never together ({arguments.split}), among {things:,} things"
     console.print(table_of(title, rows))
-    if "name" in arguments.only:
+    if "name" in only:
         names = candidates(train, arguments.seed)
         asked = names[: min(arguments.most, ASKED_NAMES)]
         drawn.append(draw(asked))
@@ -224,7 +252,7 @@ def main() -> None:
         near = copied(torch.cat(drawn), train.where(whole))
         results["copies"] = wilson(int(near.sum()), len(near))._asdict()
         console.print(f"copies: {wilson(int(near.sum()), len(near))}")
-    if "variety" in arguments.only:
+    if "variety" in only:
         share, own, real = varied(draw, train, arguments.most, arguments.seed)
         results["variety"] = {"share": share.mean, "error": share.standard_error}
         console.print(

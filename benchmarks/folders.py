@@ -33,6 +33,7 @@ from pathlib import Path
 
 from PIL import Image
 
+MARK = ".made-by-benchmarks"  # in a folder that may be made anew
 SIDE = 64  # of flags and patches, from which nelbo makes smaller ones
 ICONS, FLAGS, PATCHES = 1000, 500, 2000
 FLAG_ICONS, OPEN_FLAGS = "flag-icons@7.5.0", "open-flags==0.0.2"
@@ -77,10 +78,19 @@ def main() -> None:
     packages = Packages(arguments.out / ".packages")
     for name in arguments.only:
         folder = arguments.out / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        make_anew(folder)
         count = FOLDERS[name](folder, packages)
         print(f"{name}: {count} pictures in {folder}")
+
+
+def make_anew(folder: Path) -> None:
+    """Empty a folder that was made here before, or make it; never one with files of others."""
+    mark = folder / MARK
+    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        sys.exit(f"{folder} is there, and was not made by this script: remove it, or name another")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
 
 
 class Packages:

@@ -9,6 +9,7 @@ import pytest
 from _emoji_drawings import OUTLINE, STYLES, Drawing, page, plain
 from _emoji_things import BESIDE, Thing, colours_of, held_out, split_name, split_of_style
 from _recolour import dominant
+from folders import MARK, make_anew
 
 from nelbo.data import load_data
 from nelbo.data.image_file import read_image
@@ -35,6 +36,19 @@ def made(things):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composed_emoji, "PAIRS", {"train": 60, "validation": 4, "test": 8})
         return list(composed_emoji.pictures(things))
+
+
+def test_only_a_folder_of_its_own_is_made_anew(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "photos"
+    make_anew(own)
+    (own / "a.svg").touch()
+    make_anew(own)
+    assert [path.name for path in own.iterdir()] == [MARK]
+    other.mkdir()
+    make_anew(other)
+    for taken in (tmp_path, other / MARK):
+        with pytest.raises(SystemExit, match="was not made by this script"):
+            make_anew(taken)
 
 
 def test_what_is_held_out_is_in_no_training_picture(things, made):

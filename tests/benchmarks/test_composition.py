@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _composed_things import Composed, halves, one_each, whole
-from composition import copied, ratio, spread
+from composition import copied, measurable, ratio, spread
 from control_edges import f1
 
 from nelbo.data import ImageData
@@ -74,3 +74,12 @@ def test_f1_forgives_one_pixel():
     found[3] = False
     found[4, 20, 5:25] = True  # as many lines again, elsewhere
     assert f1(found, given).tolist() == pytest.approx([1, 1, 0, 0, 2 / 3])
+
+
+def test_what_a_folder_without_a_kind_can_measure():
+    train, asked = ["name", "colour", "pair"], ["name", "style", "colour", "pair"]
+    some, held_out = (
+        pictures([*range(len(kinds))], kind=kinds, thing=kinds) for kinds in (train, asked)
+    )
+    assert measurable(some, held_out) == ["colour", "pair", "name", "variety"]
+    assert measurable(pictures([0], kind=["pair"], thing=["a"]), held_out) == []

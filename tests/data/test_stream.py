@@ -79,6 +79,19 @@ def test_any_place_of_the_stream_is_found_again():
         numbered(0).batch(0, 1)
 
 
+def test_a_longer_batch_begins_with_the_rows_that_were_read():
+    opened, stream = [], numbered().seeded(3)
+    whole = [stream.batch(first, 12) for first in (0, 12)]
+    rows = stream.open_rows
+    grown = ImageStream(lambda: opened.append(1) or rows(), buffer=4, seed=3)
+    for first, expected in zip((0, 12), whole, strict=True):
+        grown.batch(first, 1)
+        found = grown.batch(first, 12)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.epoch, found.began) == (expected.epoch, expected.began)
+    assert len(opened) == 3  # an epoch has 10 rows, and none is begun again
+
+
 def readers() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "nelbo-read-ahead" and t.is_alive()]
 

@@ -23,8 +23,8 @@ from nelbo.report.training_facts import (
     passes,
     settings_that_apply,
     training_facts,
-    validation_trend,
 )
+from nelbo.report.validation_trend import validation_trend
 from nelbo.runs.checkpoints import VALIDATION
 from tests.report.examples import make_bound, make_images, make_model
 from tests.report.test_page import make_report, read
@@ -183,19 +183,27 @@ def test_facts_tell_passes_and_hardware():
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("last", "words", "advice"),
     [
-        ([5.0, 4.0, 3.0, 2.5], "still falling, by 0.500 bits/dim in the last quarter"),
-        ([5.0, 3.0, 3.002, 3.001], "level in the last quarter"),
-        ([5.0, 3.0, 3.2, 3.4], "rising since step 20, by 0.400 bits/dim"),
-        ([5.0, 4.0], ""),
+        ((-0.05, 0.01), "still falls, by 0.050 ± 0.010 bits/dim since step 10", "longer run"),
+        ((0.05, 0.01), "rises, by 0.050 ± 0.010 bits/dim since step 10", "shorter run"),
+        ((-0.01, 0.01), "no longer falls (it has changed by 0.010 ± 0.010", ""),
+        ((-0.01, None), "still falls, by 0.010 bits/dim since step 10", "longer run"),
+        ((-0.004, None), "no longer falls (it has changed by 0.004 bits/dim", ""),
     ],
 )
-def test_whether_validation_still_falls(values, expected):
-    rows = [{"step": 10 * (i + 1), VALIDATION: value} for i, value in enumerate(values)]
-    rows.insert(1, {"step": 11})
-    rows.append({"step": 99, VALIDATION: None})
-    assert validation_trend(rows) == expected
+def test_whether_validation_still_falls(last, words, advice):
+    change, error = last
+    row = {"step": 30, VALIDATION: 3.1, "since": 10, "change": change, "change_error": error}
+    rows = [{"step": 10, VALIDATION: 3.0}, {"step": 20, VALIDATION: 3.0}, {"step": 25}, row]
+    found = validation_trend([*rows, {"step": 99, VALIDATION: None}])
+    assert found.phrase.startswith(words)
+    assert advice in found.sentence
+    older = {name: value for name, value in row.items() if name != "since"}
+    assert "since step 20" in validation_trend([*rows[:3], older]).phrase
+    assert validation_trend(rows[:3]) is None
+    assert validation_trend([row]) is None
+    assert validation_trend([]) is None
 
 
 def test_only_settings_that_apply_are_shown():

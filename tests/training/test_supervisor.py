@@ -19,6 +19,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.training import rehearsal, supervisor
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
+from nelbo.training.order import DataOrder
 from nelbo.training.rehearsal import check_memory, estimate_memory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.state import state_of
@@ -28,6 +29,8 @@ from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step
 from tests.training.plain import Plain
 from tests.training.test_trainer import trainer
+
+FIRST = torch.arange(10)
 
 
 def supervised(tmp_path, **options) -> Supervisor:
@@ -220,3 +223,9 @@ def test_too_little_memory_is_said_with_numbers(monkeypatch):
     check_memory(trainer(small, steps=1, batch_size=2))
     with pytest.raises(NelboError, match=r"needs about \d+\.\d GB.*1000 images.*0.0 GB are free"):
         check_memory(trainer(small, steps=1, batch_size=1000))
+    # Before the order of more images than could ever be trained on is drawn.
+    drawn = []
+    monkeypatch.setattr(DataOrder, "_epoch", lambda order, epoch: drawn.append(epoch) or FIRST)
+    with pytest.raises(NelboError, match=r"for 100000000 images"):
+        check_memory(trainer(small, steps=1, batch_size=100_000_000))
+    assert drawn == [0]

@@ -158,6 +158,7 @@ def test_every_epoch_sees_every_image_once_in_a_new_order():
     assert seen[:10].tolist() != seen[10:].tolist()
     assert torch.equal(DataOrder(10, 4, seed=3).batch(3), order.batch(3))
     assert sorted(DataOrder(3, 7, seed=0).batch(0)[:3].tolist()) == [0, 1, 2]
+    assert torch.equal(order.batch(3, most=2), order.batch(3)[:2])
 
 
 def test_class_conditional_training_withholds_some_labels():

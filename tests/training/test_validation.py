@@ -9,6 +9,8 @@ import nelbo
 from nelbo import NoiseSchedule
 from nelbo.data import ImageData
 from nelbo.evidence.reading_levels import unit_normal_costs
+from nelbo.training.readings import Readings
+from nelbo.training.trainer import Step
 from nelbo.training.validation import Validation
 from tests.formats import tiny
 from tests.oracles.gaussian import expected_terms
@@ -34,3 +36,28 @@ def test_latent_models_are_read_on_the_same_noise_and_few_images_are_the_first_o
     assert len(each) == 12
     assert torch.equal(each, read.each(model))
     assert len(read.each(model, 5)) == 5
+
+
+def test_a_reading_is_compared_with_one_of_a_quarter_of_the_run_before(generator):
+    bits = [torch.rand(6, generator=generator) for _ in range(5)]
+    readings = Readings()
+    found = [
+        readings.change(Step(10 * i, 1.0, i / 4, 0, 0, 0, 0, 0), each)
+        for i, each in enumerate(bits)
+    ]
+    assert [each.get("since") for each in found] == [None, 0, 10, 20, 30]
+    last = readings.change(Step(41, 1.0, 1.0, 0, 0, 0, 0, 0), bits[0])
+    assert last["since"] == 30
+    differences = (bits[0] - bits[3]).double()
+    assert last["change"] == pytest.approx(float(differences.mean()))
+    assert last["change_error"] == pytest.approx(float(differences.var() / 6) ** 0.5)
+    # Back at an earlier step, what comes after it is not compared with.
+    assert readings.change(Step(20, 1.0, 0.5, 0, 0, 0, 0, 0), bits[0])["since"] == 10
+
+
+def test_the_change_of_a_mean_alone_has_no_error():
+    readings = Readings()
+    steps = [Step(i, 1.0, i / 2, 0, 0, 0, 0, 0) for i in (1, 2)]
+    first, second = (readings.change(step, torch.tensor([3.0 / step.step])) for step in steps)
+    assert first == {}
+    assert second == {"since": 1, "change": -1.5}

@@ -12,8 +12,8 @@ from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.mentions import mention_skipped
 from nelbo.data.splits import EmptySplitError
-from nelbo.evidence.feature_spaces import check_vision_model
 from nelbo.evidence.sample_reading import LEAST_REAL, SampleReading, read_samples
+from nelbo.evidence.vision_model import check_vision_model
 from nelbo.runs.run_data import ImageModel, RunSource, data_for_run
 
 

@@ -169,6 +169,11 @@ class ImageStream:
         if self._ahead is not None and self._coming != (first, size):
             self.seek(self.epoch, self.first)
         if self._ahead is None:
+            began, had = self._given or (-1, 0)
+            if self._parts is None and began == first and had < size:
+                # The last batch, and the rows after it.
+                rest = self._reader.read(first + had, size - had)
+                return replace(rest, rows=self._batch.rows + rest.rows)
             if first < self._reader.place:
                 # Back to where the epoch began, or further.
                 self.seek(*((self.epoch, self.first) if first >= self.first else (0, 0)))

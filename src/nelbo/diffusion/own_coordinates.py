@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nelbo.base.bisection import bisection
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.noise_level import wide
 from nelbo.diffusion.prediction import Epsilon
@@ -14,8 +15,6 @@ from nelbo.diffusion.schedule import NoiseSchedule
 
 Scale = Callable[[Tensor], Tensor | float]
 
-# Of the interval of times that the one of a noise level is sought in: to the last bit of float64.
-_HALVINGS = 64
 # Noise levels whose time is held, at most: many times those of a chain.
 _MOST_HELD = 100_000
 # Where scales are looked at.
@@ -90,18 +89,14 @@ class EpsilonAt(Epsilon):
         if len(self._held) > _MOST_HELD:
             self._held.clear()
         if new := [value for value in wanted if value not in self._held]:
-            found = self._bisected(torch.tensor(new, dtype=torch.float64))
+            found = self._sought(torch.tensor(new, dtype=torch.float64))
             self._held.update(zip(new, found.tolist(), strict=True))
         times = torch.tensor([self._held[value] for value in wanted], dtype=torch.float64)
         return times[place]
 
-    def _bisected(self, log_sigma: Tensor) -> Tensor:
-        low, high = (torch.full_like(log_sigma, end) for end in self._times)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            above = self.log_sigma(middle) > log_sigma
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
+    def _sought(self, log_sigma: Tensor) -> Tensor:
+        first, last = (torch.full_like(log_sigma, end) for end in self._times)
+        return bisection(lambda times: self.log_sigma(times) > log_sigma, first, last)
 
 
 class ScoreAt(EpsilonAt):

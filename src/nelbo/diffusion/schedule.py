@@ -21,17 +21,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_count, described
+from nelbo.base.bisection import bisection
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.level_map import LevelMap, Levels
-
-# Of the interval of log SNR that a level of `mixed` is sought in: to the last bit of float64.
-_HALVINGS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,13 +229,8 @@ class NoiseSchedule(LevelMap):
             geometric, cosine = ((u[2:] - u[0]) / (u[1] - u[0]) for u in (log_noise, angle))
             return (1 - share) * geometric + share * cosine
 
-        high, low = (end.expand(T).clone() for end in ends)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            noisier = place(middle) >= places
-            low = torch.where(noisier, middle, low)
-            high = torch.where(noisier, high, middle)
-        log_snr = (low + high) / 2
+        first, last = (end.expand(T) for end in ends)
+        log_snr = bisection(lambda middle: place(middle) >= places, first, last)
         log_snr[-1] = ends[1]
         log_snr[0] = ends[0]  # last, as it is the only one where T is 1
         return cls.from_alphas_cumprod(torch.sigmoid(log_snr))
@@ -248,7 +242,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: fewer than one, or a β outside (0, 1); only the last may be 1.
         """
-        given = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+        given = _floats("betas", betas)
         if given.ndim != 1 or len(given) == 0:
             raise NelboError(f"betas must be a list of T numbers, got shape {tuple(given.shape)}")
         good = (given > 0) & (given < 1)
@@ -276,7 +270,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: values outside [0, 1] or not decreasing.
         """
-        signal = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+        signal = _floats("alphas_cumprod", alphas_cumprod)
         if signal.ndim != 1 or len(signal) == 0:
             raise NelboError(f"alphas_cumprod must be a list, got shape {tuple(signal.shape)}")
         return cls.from_levels(signal[1:] if signal[0] == 1 else signal)
@@ -288,7 +282,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: no values, values outside [0, 1), or not decreasing.
         """
-        levels = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+        levels = _floats("alphas_cumprod", alphas_cumprod)
         signal = torch.cat([torch.ones(1, dtype=torch.float64), levels])
         return cls._from_signal(signal, torch.arange(-1, len(levels)))
 
@@ -391,6 +385,14 @@ class NoiseSchedule(LevelMap):
             )
         betas = torch.nn.functional.pad(1 - signal[1:] / signal[:-1], (1, 0))
         return cls(signal, network_times, betas)
+
+
+def _floats(name: str, given: Any) -> Tensor:
+    """What is given as float64 on the CPU."""
+    try:
+        return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise NelboError(f"{name} must be a list of numbers, got {described(given)}") from error
 
 
 def _checked(T: int) -> int:

@@ -17,16 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nelbo.base.errors import MissingExtraError, NelboError
-from nelbo.base.files import read_json
+from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import some_places
 
 COMPONENTS = 32
@@ -34,9 +31,6 @@ _FITTED_ON = 2000
 _BATCH = 128
 # Channels of the random convolutions.
 _CHANNELS = (32, 64, 64)
-# Defaults of published networks, if their directory has no such entry.
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -134,95 +128,6 @@ def random_convolutions(
         levels,
         _unit(variances),
     )
-
-
-def check_vision_model(directory: str | Path) -> Path:
-    """The directory of a vision model.
-
-    Raises:
-        NelboError: it does not hold one, or one in a format that is not safe to read.
-    """
-    path = Path(directory).expanduser()
-    if not (path / "config.json").is_file() or not (path / _WEIGHTS).is_file():
-        raise NelboError(
-            f"{directory} is no vision model: expected a directory with config.json and "
-            f"{_WEIGHTS}, as transformers saves DINOv2. Weights in other formats (.pth, .pt, .bin) "
-            "can run code when they are read, so they are not"
-        )
-    return path
-
-
-def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
-    """The features of a trained vision model that `transformers` reads, such as DINOv2 or CLIP.
-
-    A picture is resized to the side that the model takes; its features are the pooled output, or
-    the class token.
-
-    Args:
-        directory: a local directory with config.json and model.safetensors.
-        levels: how many levels a pixel has.
-
-    Raises:
-        NelboError: no such directory, weights in another format, or a model of something else.
-        MissingExtraError: transformers is not installed.
-    """
-    path = check_vision_model(directory)
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError("features of a vision model", "text") from None
-    try:
-        model: Any = transformers.AutoModel.from_pretrained(
-            str(path), local_files_only=True, use_safetensors=True
-        ).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise NelboError(f"{directory} cannot be read as a vision model: {error}") from error
-    config = getattr(model.config, "vision_config", model.config)
-    if getattr(config, "image_size", None) is None:
-        raise NelboError(
-            f"{directory} is no vision model: its config.json has no image_size, expected one such "
-            "as DINOv2, ViT or CLIP"
-        )
-    return FeatureSpace(
-        f"{model.config.model_type} features of {path.resolve().name}",
-        _Vision(model, *_preprocessing(path, config.image_size)),
-        levels,
-    )
-
-
-class _Vision:
-    """A vision model with what it does to pictures first."""
-
-    def __init__(self, model: Any, side: int, mean: Tensor, std: Tensor) -> None:
-        self.model, self.side, self.mean, self.std = model, side, mean, std
-
-    def __call__(self, x: Tensor) -> Tensor:
-        colour = x.expand(-1, 3, -1, -1)
-        resized = F.interpolate(colour, (self.side, self.side), mode="bicubic", antialias=True)
-        pixels = ((resized.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
-        if hasattr(self.model, "get_image_features"):
-            output = self.model.get_image_features(pixel_values=pixels)
-        else:
-            output = self.model(pixel_values=pixels)
-        if isinstance(output, Tensor):
-            return output
-        pooled = getattr(output, "pooler_output", None)
-        return output.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
-
-
-def _preprocessing(path: Path, image_size: int | tuple[int, int]) -> tuple[int, Tensor, Tensor]:
-    """The side of a picture, and mean and spread of its colours, (1, 3, 1, 1)."""
-    file = path / "preprocessor_config.json"
-    settings = read_json(file) if file.exists() else {}
-    side = settings.get("crop_size") or settings.get("size") or image_size
-    if isinstance(side, dict):
-        side = side.get("height") or side.get("shortest_edge") or image_size
-    side = side if isinstance(side, int) else side[0]
-    mean, std = (
-        torch.tensor(settings.get(name) or usual).view(1, 3, 1, 1)
-        for name, usual in (("image_mean", _IMAGENET_MEAN), ("image_std", _IMAGENET_STD))
-    )
-    return side, mean, std
 
 
 def _components(flat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

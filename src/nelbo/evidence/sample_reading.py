@@ -17,10 +17,10 @@ from nelbo.evidence.feature_spaces import (
     principal_components,
     random_convolutions,
     some_of,
-    vision_model,
 )
 from nelbo.evidence.nearest import Nearest, nearest_training
 from nelbo.evidence.sample_quality import MOST_REAL, SpaceQuality, sample_quality
+from nelbo.evidence.vision_model import vision_model
 
 # Pairs of samples and their nearest training picture that are kept to be shown.
 SHOWN_PAIRS = 8

@@ -64,6 +64,16 @@ class ConfigFields:
         """A finite number; None where the field is missing or null."""
         return None if self.fields.get(field) is None else self.number(field)
 
+    def numbers_if_any(self, field: str, count: int) -> list[float] | None:
+        """A list of this number of finite numbers; None where the field is missing or null."""
+        value = self.fields.get(field)
+        if value is None:
+            return None
+        given = isinstance(value, list) and len(value) == count
+        if not given or not all(is_number(each) and math.isfinite(each) for each in value):
+            raise self.wrong(field, f"a list of {count} numbers")
+        return [float(each) for each in value]
+
     def wrong(self, field: str, expected: str) -> NelboError:
         """The error for a field that is not as expected."""
         return NelboError(

@@ -21,7 +21,8 @@ IMAGE_TOKENS = "image_tokens"
 SPREAD = "time_spread"
 # ρ and the beta distribution of diffusers.
 _RHO, _BETA = 7.0, (0.6, 0.6)
-_DYNAMIC: dict[str, float] = {
+_DYNAMIC: dict[str, float | str] = {
+    "time_shift_type": "exponential",
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
     "base_shift": 0.5,
@@ -46,14 +47,16 @@ def shift_of(config: ConfigFields, plain: str = "shift") -> float:
             "pipeline does not have",
         )
     given = type(config)(config.file, _DYNAMIC | dict(config.fields))
+    grown = given.choice("time_shift_type", {"exponential": math.exp, "linear": float})
     low, high = given.number("base_image_seq_len"), given.number("max_image_seq_len")
     first, last = given.number("base_shift"), given.number("max_shift")
+    if low == high:
+        raise given.wrong("max_image_seq_len", "another number than base_image_seq_len")
     mu = first + (last - first) * (given.number(IMAGE_TOKENS) - low) / (high - low)
-    kinds = {"exponential": math.exp(mu), "linear": mu}
-    kind = config.fields.get("time_shift_type", "exponential")
-    if kind not in kinds:
-        raise config.wrong("time_shift_type", "exponential or linear")
-    return kinds[kind]
+    try:
+        return grown(mu)
+    except OverflowError:
+        raise given.wrong("max_shift", f"less, for log k is {mu:.3g}") from None
 
 
 def walk_times(config: ConfigFields, steps: int, shift: float, last: float) -> list[float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from nelbo.base.errors import NelboError
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ def to_tuple(value: Any) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """An integer or a float, but no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """An integer or a float, but no truth value, and no integer beyond all floats."""
+    if isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def is_positive_int(value: object) -> bool:

@@ -7,12 +7,7 @@ from typing import Any
 
 from nelbo.diffusion.objectives import SHIFTED
 from nelbo.report.formatting import duration, number
-from nelbo.runs.checkpoints import VALIDATION
-
-# What the validation bound must change by, in bits/dim, to be seen as a change.
-_CHANGE = 0.005
-_LATE = 0.75
-_FEWEST_READINGS = 3
+from nelbo.report.validation_trend import validation_trend
 
 
 def training_facts(
@@ -35,7 +30,7 @@ def training_facts(
         shown = number(count, 1 if count < 10 else 0)
         facts["passes over the data"] = f"{shown} ({notes['training_images']:,} pictures)"
     if trend := validation_trend(metrics):
-        facts["validation"] = trend
+        facts["validation"] = trend.phrase
     computed = [str(notes["hardware"])] if "hardware" in notes else []
     if threads := trained.get("threads"):
         computed.append(f"{threads} thread{'s' * (threads > 1)}")
@@ -53,27 +48,6 @@ def passes(notes: Mapping[str, Any]) -> float | None:
     if not images or not trained or not batch:
         return None
     return trained["steps"] * batch / images
-
-
-def validation_trend(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the validation bound still fell at the end of training; "" without enough readings.
-
-    All readings are of the same images, levels and noise, so that small changes are changes.
-    """
-    readings = [
-        (row["step"], row[VALIDATION]) for row in metrics if row.get(VALIDATION) is not None
-    ]
-    if len(readings) < _FEWEST_READINGS:
-        return ""
-    last_step, last = readings[-1]
-    best_step, best = min(readings, key=lambda reading: reading[1])
-    if last - best > _CHANGE:
-        return f"rising since step {best_step:,}, by {number(last - best, 3)} bits/dim"
-    earlier = [value for step, value in readings if step <= _LATE * last_step] or [readings[0][1]]
-    fall = earlier[-1] - last
-    if fall > _CHANGE:
-        return f"still falling, by {number(fall, 3)} bits/dim in the last quarter"
-    return "level in the last quarter"
 
 
 def run_settings(notes: Mapping[str, Any]) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class RunDirectory:
     def course(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, and the readings of held-out images among them, by step."""
         readings = [
-            {"step": row["step"], "seconds": row.get("seconds"), VALIDATION: row["bits_per_dim"]}
+            {VALIDATION if name == "bits_per_dim" else name: value for name, value in row.items()}
             for row in self.readings()
             if "bits_per_dim" in row
         ]

@@ -54,9 +54,11 @@ class StreamOrder:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
 
-    def batch(self, step: int) -> Int[Tensor, " batch_size"]:
-        """Places in the stream of the images of a step, counted from 0."""
-        return torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+    def batch(self, step: int, most: int | None = None) -> Int[Tensor, " batch"]:
+        """Places in the stream of the images of a step, counted from 0; the first `most` of them,
+        if given."""
+        first = step * self.batch_size
+        return torch.arange(first, first + _size(self.batch_size, most))
 
 
 class DataOrder:
@@ -81,10 +83,10 @@ class DataOrder:
         self._ends = None if weights is None else weights.cumsum(0) * (size / weights.sum())
         self._cached: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
-    def batch(self, step: int) -> Int[Tensor, " batch_size"]:
-        """Indices of the images of a step, counted from 0."""
+    def batch(self, step: int, most: int | None = None) -> Int[Tensor, " batch"]:
+        """Indices of the images of a step, counted from 0; the first `most` of them, if given."""
         first = step * self.batch_size
-        last = first + self.batch_size
+        last = first + _size(self.batch_size, most)
         parts = []
         while first < last:
             epoch, offset = divmod(first, self.size)
@@ -104,3 +106,7 @@ class DataOrder:
                 order = shown[order]
             self._cached = epoch, order
         return self._cached[1]
+
+
+def _size(batch_size: int, most: int | None) -> int:
+    return batch_size if most is None else min(batch_size, most)

@@ -27,6 +27,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.config import parse_duration
 from nelbo.training.kinds.kind import Kind
 from nelbo.training.order import changed_images
+from nelbo.training.readings import Readings
 from nelbo.training.rehearsal import choose_precision
 from nelbo.training.snapshots import forget_snapshots_after, save_snapshot
 from nelbo.training.state import averaged, restore, state_of
@@ -96,6 +97,7 @@ class Supervisor:
         self._best = float("inf")
         self._validated: tuple[int, float] | None = None
         self._figures: dict[str, float] = {}
+        self._readings = Readings()
         # Not read from the disk: there one process may be ahead of another.
         self._saved_step: int | None = None
 
@@ -167,7 +169,7 @@ class Supervisor:
             row = dataclasses.asdict(step)
             improved = False
             if config.validate_every and step.step % config.validate_every == 0:
-                improved = self._validate(step.step)
+                improved = self._validate(step)
                 row[VALIDATION] = self._validated[1] if self._validated else None
                 row |= self._figures
             if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
@@ -186,18 +188,19 @@ class Supervisor:
             if self.tracker is not None:
                 self.tracker.row(row)
 
-    def _validate(self, step: int) -> bool:
+    def _validate(self, step: Step) -> bool:
         """Read the bound of held-out images and draw a grid; whether it is the best so far."""
         model, bits = self.trainer.average.model, 0.0
         takes_part = self.trainer.processes.takes_part
         if takes_part:
             each = self.kind.reading(model)
-            bits, self._figures = each.mean().item(), self.kind.of_reading(each)
+            bits = each.mean().item()
+            self._figures = {**self.kind.of_reading(each), **self._readings.change(step, each)}
         # Every process goes by what the first one read.
         bits = self.trainer.processes.of_first(bits)
-        self._validated = step, bits
+        self._validated = step.step, bits
         if takes_part:
-            self._picture(self.kind.picture(model, self.trainer.config.seed), step)
+            self._picture(self.kind.picture(model, self.trainer.config.seed), step.step)
         # What is exploding is not saved, so that it cannot be the best that is kept.
         improved = bits < self._best and not self.trainer.is_exploding
         if improved:

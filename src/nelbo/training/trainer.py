@@ -200,8 +200,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def terms(self, part: BatchPart, model: nn.Module | None = None) -> Terms:
-        """The objective of a part of the next step's batch, computed by `model` if given."""
-        index = self._order.batch(self.step)
+        """The objective of a part of the next step's batch, computed by `model` if given.
+
+        Of a part of a smaller batch than the step's, no other images are drawn.
+        """
+        index = self._order.batch(self.step, part.batch)
         generator = generator_for(self.config.seed, 1, self.step, device=self.device)
         cuda = [self.device] if self.device.type == "cuda" else []
         # Dropout knows only the global generator: it is seeded for the step, then put back. The

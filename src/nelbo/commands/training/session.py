@@ -12,11 +12,12 @@ import torch
 
 from nelbo.base.console import Minutes, say, training_progress
 from nelbo.commands.training.outlook import advice, outlook_text
-from nelbo.commands.training.run_facts import passes_text, verdict
+from nelbo.commands.training.run_facts import passes_text
 from nelbo.commands.training.watch import Watch
 from nelbo.data.sources import FIXED_SIZE
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.report.formatting import duration
+from nelbo.report.validation_trend import validation_trend
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.balance import balanced_weights
 from nelbo.training.hardware import describe_hardware
@@ -178,8 +179,8 @@ class TrainingSession:
         seen = passes_text(last.step, self.training.batch_size, self._examples)
         done = f"{last.step:,} steps in {duration(last.seconds)}"
         text = f"Trained {done}{f', {seen} over the data' if seen else ''}: {figures}"
-        found = verdict(run.readings())
-        return f"{text}; {found}" if found else text
+        trend = validation_trend(run.course())
+        return f"{text}; {trend.sentence}" if trend else text
 
     @property
     def _examples(self) -> int | None:

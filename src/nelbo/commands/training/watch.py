@@ -6,11 +6,10 @@ import math
 import time
 from typing import Any
 
-from torch import Tensor
-
 from nelbo.report.grids import save_image
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds.kind import Kind
+from nelbo.training.readings import Readings
 from nelbo.training.trainer import Step, Trainer
 
 # The first look, seconds after the command began, or after this share of a short run.
@@ -70,7 +69,7 @@ class Watch:
         # All processes go by the clock of the first one.
         self._due = trainer.processes.of_first(due)
         self._looked: float | None = None
-        self._last: Tensor | None = None
+        self._readings = Readings()
         self._read_step = -1
 
     def at(self, step: Step) -> None:
@@ -90,7 +89,7 @@ class Watch:
         self.read(step)
 
     def read(self, step: Step) -> None:
-        """Read the bound, and keep how far it has changed since the last reading."""
+        """Read the bound, and keep how far it has changed since an earlier reading."""
         if not (self._reads and self.trainer.processes.takes_part) or self._read_step == step.step:
             return
         self._read_step = step.step
@@ -102,12 +101,8 @@ class Watch:
             "bits_per_dim": float(bits.mean()),
             "images": self._images,
         }
-        if self._last is not None:
-            change = (bits - self._last).double()
-            row["change"] = float(change.mean())
-            if len(change) > 1:
-                row["change_error"] = float(change.std() / math.sqrt(len(change)))
-        self.bits_per_dim, self._last = row["bits_per_dim"], bits
+        row |= self._readings.change(step, bits)
+        self.bits_per_dim = row["bits_per_dim"]
         figures = self.kind.of_reading(bits)
         if self.trainer.processes.is_main:
             if figures:
