@@ -36,7 +36,7 @@ from nelbo.families.linear_gaussian import maximum_likelihood
         (lambda: RNN(dropout="0.1"), "dropout must be a number"),
         (lambda: LDS(1, tolerance=True), "tolerance must be a number, got bool True"),
         (lambda: PPCA(1, data=17), r"data is int 17, expected Pixels\(levels\) or Continuous\(\)"),
-        (lambda: RNN(3), "unknown cell '3': expected one of gru, lstm"),
+        (lambda: RNN(3), "unknown cell 3: expected one of gru, lstm"),
         (lambda: GAN(loss=["classical"]), "unknown loss"),
         (lambda: PPCA(1, method="EM"), r"unknown method 'EM' \(did you mean em\?\)"),
         (lambda: HMM(1, by="column"), "unknown by 'column': expected one of row, pixel"),

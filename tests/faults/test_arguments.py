@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, loss
+import nelbo
+from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, coding, loss
 from nelbo.data import load_data
 from nelbo.editing import ImageToImage, Inpainting, Interpolation, Inversion
 from nelbo.families import HMM, LDS, PPCA
-from nelbo.samplers import DDIM, DDPM, Heun
+from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +29,23 @@ def _as_users_call_it():
 
 
 X = torch.full((2, 3, 4, 4), -1.0)
+DATA = load_data("digits", "test").subset(40, seed=0)
 PAINT = torch.ones(4, 4, dtype=torch.bool)
 
 
 def chain(network=lambda x, t, c: 0.1 * x, **options) -> Diffusion:
     schedule = options.pop("schedule", NoiseSchedule.linear(10, 0.01, 0.6))
     return Diffusion(network, schedule, **{"shape": (3, 4, 4)} | options)
+
+
+def own(**options) -> Diffusion:
+    usual = {
+        "alpha": lambda t: 1 - t,
+        "sigma": lambda t: t,
+        "times": (0.1, 0.9),
+        "shape": (3, 4, 4),
+    }
+    return nelbo.from_score(lambda x, t, c: -x, **usual | options)
 
 
 MODEL = chain()
@@ -55,14 +67,60 @@ MODEL = chain()
         (lambda: MODEL.predict(X, torch.tensor([1, 2, 3])), r"shape \(3,\) .*example, \(2,\)"),
         (lambda: MODEL.predict(X, torch.tensor([0, 2])), "t has levels 0..2"),
         (lambda: MODEL.score_matching(X, X, torch.tensor([2, 11])), "t has levels 2..11"),
+        (lambda: MODEL.predict(X, True), "t is bool True, expected a level"),
+        (lambda: MODEL.score_matching(X, X, 1), r"t is int 1, expected a level in 2\.\.10"),
+        # Examples.
+        (lambda: MODEL.elbo(None), r"x_0 is NoneType None, expected a tensor \(B, ...\)"),
+        (lambda: MODEL.elbo(X.numpy()), "x_0 is a ndarray of shape"),
+        (lambda: MODEL.elbo(X.bool()), "x_0 is a Tensor .* torch.bool, .*data.to_network"),
+        (lambda: loss(MODEL, X[:0]), "a batch of no images has no loss"),
+        (lambda: MODEL.predict(X[0, 0, 0], 1), r"x_t is a Tensor of shape \(4,\)"),
+        (lambda: MODEL.q_posterior(X, X[:, :1], 3), r"x_0 has shape \(2, 1, 4, 4\) and x_t has"),
+        (lambda: MODEL.reconstruction(X[:1], X), r"x_1 has shape \(2, .* x_0 has \(1, 3, 4, 4\)"),
+        (lambda: MODEL.sample(2, DDIM(2), x_T=[1, 2]), r"x_T is list \[1, 2\]"),
+        (lambda: MODEL.importance_weighted_elbo("x", paths=2), "x_0 is str 'x'"),
+        (lambda: ImageToImage(DDIM(3)).edit(MODEL, None), "x_0 is NoneType"),
+        (lambda: loss(MODEL, 3), "x_0 is int 3"),
+        (lambda: PPCA(1).fit(DATA).evidence([1]), r"x_0 is list \[1\]"),
         # Numbers.
+        (lambda: MODEL.elbo(X, levels=torch.tensor([1, 2])), "levels must be a whole number"),
+        (lambda: MODEL.elbo(X, levels=10**30), r"levels must be below 2\^63"),
+        (lambda: NoiseSchedule.linear(10, "x"), "beta_start must be a number, got str 'x'"),
+        (lambda: NoiseSchedule.scaled_linear(10, 0.1, None), "beta_end must be a number"),
+        (lambda: NoiseSchedule.cosine(10, offset=[1]), "offset must be a number"),
+        (lambda: NoiseSchedule.geometric(10, 10**400), "first_noise must be a number"),
+        (lambda: NoiseSchedule.cosine(10, max_beta=10**30), "max_beta must be a number"),
+        (lambda: MODEL.p_prior((2, -1)), "each side of shape must be at least 0, got -1"),
+        (lambda: own(alpha=0.5), r"alpha is float 0.5, expected a function of times"),
+        (lambda: own(times=(0.1,)), r"times must be the first and the last time, got tuple"),
+        (lambda: own(times=(0, "x")), r"times\[1\] must be a number, got str 'x'"),
+        (lambda: own(T=None), "levels T must be a whole number"),
+        (lambda: NoiseSchedule.flow_matching(10, torch.ones(2)), "shift must be a number"),
+        (lambda: NoiseSchedule.mixed(10, share=True), "share must be a number, got bool True"),
+        (lambda: NoiseSchedule.from_betas({"a": 1}), "betas must be a list of numbers"),
+        (lambda: NoiseSchedule.from_levels(0.5), "alphas_cumprod must be a list"),
+        (lambda: MODEL.respace(None), "levels must be a list of whole levels, got NoneType"),
+        (lambda: DDIM(5, eta="x"), "eta must be a number"),
+        (lambda: ImageToImage(DDIM(5), strength=None), "strength must be a number"),
+        (lambda: DPMSolver(5, torch.ones(2)), "order must be a whole number"),
+        # Names.
+        (lambda: chain(prediction=None), "unknown prediction None: expected one of"),
+        (lambda: chain(variance=["fixed"]), r"unknown variance \['fixed'\]"),
+        (lambda: MODEL.sample(2, DDIM(2, spacing=3)), "unknown spacing 3"),
+        (lambda: loss(MODEL, X, objective=None), "unknown objective None"),
+        (lambda: load_data("digits", None), "unknown split None"),
+        (lambda: load_data(3), "source is int 3, expected a path or a name"),
+        (lambda: nelbo.load(None), "path is NoneType None, expected a path"),
+        (lambda: nelbo.save(None, "x"), "no format for a NoneType"),
+        (lambda: nelbo.save(MODEL, None), "path is NoneType None"),
+        (lambda: coding.decompress(MODEL, "x"), "data is str 'x', expected the bytes"),
         (lambda: MODEL.sample(2.0), "number of samples must be a whole number, got float 2.0"),
         (lambda: MODEL.sample(2, DDIM(2.5)), "steps must lie in 1..10, .* got 2.5"),
         (lambda: MODEL.elbo(X, levels="all"), "levels must be a whole number, got str 'all'"),
         (lambda: MODEL.elbo(X, levels=2.0), "levels must be a whole number"),
         (lambda: MODEL.elbo(X, levels=True), "levels must be a whole number, got bool True"),
         (lambda: MODEL.respace([1.5, 3.0]), r"increasing whole levels, got \[1.5, 3.0\]"),
-        (lambda: MODEL.sample(2, DDIM(2), guidance="7"), "finite number, got '7'"),
+        (lambda: MODEL.sample(2, DDIM(2), guidance="7"), "guidance must be a number, got str '7'"),
         (lambda: MODEL.importance_weighted_elbo(X, paths=1.5), "paths must be a whole number"),
         (lambda: NoiseSchedule.linear(10.0), "levels T must be a whole number"),
         (lambda: NoiseSchedule.scaled_linear(10, -1.0, 0.1), "beta at level 1 is nan"),
@@ -90,6 +148,12 @@ MODEL = chain()
         (lambda: chain(data=256), r"data is int 256, expected Pixels\(levels\) or Continuous"),
         (lambda: chain(thresholding=1.0), "thresholding is float 1.0"),
         (lambda: chain(schedule=[0.1, 0.2]), "schedule is list"),
+        (lambda: chain(profile=3), "profile is int 3, expected what nelbo.level_profile measures"),
+        (lambda: chain(shape=3), "shape is int 3, expected the sides"),
+        (lambda: chain(shape=()), "the number of sides of shape must be at least 1"),
+        (lambda: chain(clip_sample="no"), "clip_sample is str 'no', expected True or False"),
+        (lambda: loss(None, X), "model is NoneType None, expected a model"),
+        (lambda: coding.compress(MODEL, None), "images is NoneType None, expected a tensor"),
         (lambda: chain(None), "network is NoneType None"),
         (lambda: chain(shape=(3, -4, 4)), "each side of shape must be at least 1, got -4"),
         (lambda: MODEL.elbo(X[:0]), "a batch of no images has no bound"),

@@ -258,6 +258,8 @@ def test_weights_keep_their_precision(stable):
         ),
         ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "invert_sigmas=True is not"),
         ("transformer/config.json", {"num_layers": 5}, "cannot be read"),
+        ("transformer/config.json", {"in_channels": "x"}, "in_channels is 'x', expected an int"),
+        ("transformer/config.json", {"sample_size": [8]}, r"sample_size is \[8\], expected an"),
         ("nelbo.json", {"shape": [4, 8]}, r"shape is \[4, 8\], expected \[channels, height"),
         ("nelbo.json", {"shape": [4, 9, 8]}, "9×8, which patches of 2 do not divide"),
     ],

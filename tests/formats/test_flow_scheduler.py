@@ -12,6 +12,8 @@ from torch import Tensor
 import nelbo
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
 from nelbo.diffusion.prediction import Velocity
+from nelbo.formats.flow_times import IMAGE_TOKENS
+from nelbo.formats.scheduler import SchedulerConfig
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 
@@ -224,6 +226,16 @@ def test_mistakes(tmp_path):
     file.write_text(json.dumps(plain | {"stochastic_sampling": True}))
     with pytest.warns(UserWarning, match="no sampler with stochastic_sampling=True"):
         nelbo.load_sampler(tmp_path)
+    dynamic = plain | {"use_dynamic_shifting": True}
+    for own, match in (
+        ({"time_shift_type": ["linear"]}, r"time_shift_type is \['linear'\], expected one of"),
+        ({"max_image_seq_len": 256}, "expected another number than base_image_seq_len"),
+        ({"max_shift": 1e6}, "max_shift is 1000000.0, expected less, for log k is"),
+        ({"base_shift": None, "max_shift": "x"}, "max_shift is 'x', expected a number"),
+    ):
+        file.write_text(json.dumps(dynamic | own))
+        with pytest.raises(NelboError, match=match):
+            _ = SchedulerConfig.read(file, {IMAGE_TOKENS: 2000}).schedule
     file.write_text(json.dumps(plain))
     notes = {"data": {"kind": "pixels", "levels": 256}}
     for own, match in (

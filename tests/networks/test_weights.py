@@ -102,7 +102,7 @@ def test_index_of_pickles(sharded):
         UNet.from_pretrained(sharded)
 
 
-@pytest.mark.parametrize("weight_map", [None, [], {"conv_in.bias": 1}])
+@pytest.mark.parametrize("weight_map", [None, [], {}, {"conv_in.bias": 1}])
 def test_damaged_index(sharded, weight_map):
     (sharded / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(NelboError, match="weight_map must be"):

@@ -173,6 +173,7 @@ def test_classes_are_exchanged():
         ({"norm_type": "ada_norm"}, "norm_type"),
         ({"attention_head_dim": 3}, "attention_head_dim"),
         ({"num_embeds_ada_norm": None}, "num_embeds_ada_norm"),
+        ({"num_embeds_ada_norm": 10**30}, "num_embeds_ada_norm"),
         ({"activation_fn": "relu"}, "activation_fn"),
     ],
 )

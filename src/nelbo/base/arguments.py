@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
 from nelbo.base.errors import NelboError
+from nelbo.base.suggestions import unknown
 
 _SHOWN = 40
+# The largest whole number of 64 bits.
+_LARGEST = 2**63 - 1
+# What arrays and numbers raise that are no one number, or too large for a float.
+_NO_NUMBER = (TypeError, ValueError, RuntimeError, OverflowError)
 
 
 def described(value: Any) -> str:
@@ -19,12 +28,25 @@ def described(value: Any) -> str:
     return f"{kind} {shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + '…'}"
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is one whole number, of Python or of an array; True and False are none."""
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except _NO_NUMBER:
+        return False
+    return True
+
+
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise `NelboError` unless a value is a whole number, of at least this size."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not is_whole(value):
         raise NelboError(f"{name} must be a whole number, got {described(value)}")
     if value < least:
         raise NelboError(f"{name} must be at least {least}, got {value}")
+    if value > _LARGEST:
+        raise NelboError(f"{name} must be below 2^63, got {described(value)}")
 
 
 def check_counts(least: int = 1, **counts: Any) -> None:
@@ -34,9 +56,33 @@ def check_counts(least: int = 1, **counts: Any) -> None:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raise `NelboError` unless a value is a real number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    """Raise `NelboError` unless a value is a real number, or an array of one without axes."""
+    number = None
+    if isinstance(value, Real) or getattr(value, "ndim", None) == 0:
+        with suppress(*_NO_NUMBER):
+            number = float(value)
+    too_large = isinstance(value, int) and abs(value) > _LARGEST
+    if number is None or too_large or isinstance(value, bool):
         raise NelboError(f"{name} must be a number, got {described(value)}")
+
+
+def check_numbers(**numbers: Any) -> None:
+    """`check_number` of each, by name."""
+    for name, value in numbers.items():
+        check_number(name, value)
+
+
+def check_choice(what: str, value: Any, known: Iterable[str]) -> None:
+    """Raise `NelboError` for a value that is none of the known names."""
+    names = tuple(known)
+    if not isinstance(value, str) or value not in names:
+        raise NelboError(unknown(what, value, names))
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise `NelboError` unless a value is a path, or the text of one."""
+    if not isinstance(value, str | os.PathLike):
+        raise NelboError(f"{name} is {described(value)}, expected a path or a name")
 
 
 def check_kind(name: str, value: Any, kind: Any, expected: str) -> None:

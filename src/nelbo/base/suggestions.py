@@ -17,10 +17,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return _question([folded[each] for each in near])
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name: the known ones, and a similar one."""
     known = list(known)
-    return f"unknown {what} {name!r}{did_you_mean(name, known)}: expected one of {', '.join(known)}"
+    near = did_you_mean(name, known) if isinstance(name, str) else ""
+    return f"unknown {what} {name!r}{near}: expected one of {', '.join(known)}"
 
 
 def directories_near(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.base.arguments import described
+from nelbo.base.arguments import described, is_whole
 from nelbo.base.errors import NelboError
 
 Level = int | Int[Tensor, " batch"]
@@ -21,7 +21,7 @@ def check_level(t: Any, T: int, x: Tensor, least: int = 1) -> None:
     """
     expected = f"expected a level in {least}..{T}, or an int64 tensor of one for each example"
     if not isinstance(t, Tensor):
-        if not hasattr(t, "__index__") or not least <= t <= T:
+        if not is_whole(t) or not least <= t <= T:
             raise NelboError(f"t is {described(t)}, {expected}")
         return
     whole = not (t.is_floating_point() or t.dtype == torch.bool)

@@ -39,7 +39,8 @@ from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, draw, narrow
 from nelbo.chain.estimators import ChosenLevels, Estimator, as_estimator
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.chain.level import Level
+from nelbo.chain.examples import check_examples
+from nelbo.chain.level import Level, check_level
 from nelbo.chain.model import BaseModel
 from nelbo.chain.terms import VALUES_PER_CALL, Drawing, Draws, draw_term, per_example
 
@@ -170,6 +171,7 @@ class MHVAE(BaseModel):
             NelboError: `paths` below one, or `x_0` that is not data of this model.
         """
         check_count("paths", paths)
+        check_examples(x_0=x_0)
         check_condition(condition, len(x_0))
         group = max(1, VALUES_PER_CALL // max(1, x_0.numel()))
         total = torch.full_like(x_0.flatten(1)[:, 0], -math.inf)
@@ -233,6 +235,7 @@ class MHVAE(BaseModel):
                     "or x_T to sample"
                 )
             return draw(self.p_prior((n, *self.shape)), generator)
+        check_examples(x_T=x_T)
         if len(x_T) != n or (self.shape is not None and tuple(x_T.shape[1:]) != self.shape):
             expected = (n, *(self.shape or x_T.shape[1:]))
             raise NelboError(f"x_T has shape {tuple(x_T.shape)}, expected {expected}")
@@ -270,16 +273,20 @@ class TractableMHVAE(MHVAE):
         self, x_0: Tensor, x_1: Tensor, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The reconstruction term at one draw of x_1: log p(x_0|x_1), nats, (B,)."""
+        check_examples(x_0=x_0, x_1=x_1)
         return per_example(self.reconstruction_map(x_0, x_1, condition))
 
     def prior_matching(self, x_0: Tensor) -> Float[Tensor, " batch"]:
         """The prior matching term KL(q(x_T|x_0) || p(x_T)), nats, (B,)."""
+        check_examples(x_0=x_0)
         return per_example(self.prior_matching_map(x_0))
 
     def score_matching(
         self, x_0: Tensor, x_t: Tensor, t: Level, condition: Condition | None = None
     ) -> Float[Tensor, " batch"]:
         """The score matching term at level t ≥ 2 and one draw of x_t, nats, (B,)."""
+        check_examples(x_0=x_0, x_t=x_t)
+        check_level(t, self.num_levels, x_t, least=2)
         return per_example(self.score_matching_map(x_0, x_t, t, condition))
 
     # Each term is a sum over the values of an example, for every distribution here factorises.

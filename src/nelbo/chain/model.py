@@ -19,12 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from nelbo.base.arguments import described
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import Continuous, DataSpace
 from nelbo.chain.distributions import Generators, Known
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+from nelbo.chain.examples import check_examples
 
 # Yields log P of each level of the next value, (n, levels), and is sent the value's levels, (n,).
 Conditionals = Generator[Tensor, Tensor, None]
@@ -152,6 +154,7 @@ class Model(Protocol):
 
     def check_data(self, x_0: Float[Tensor, "batch ..."]) -> None:
         """Raise `NelboError` where `x_0` is not data of this model's shape and space."""
+        check_examples(x_0=x_0)
         if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
             raise NelboError(
                 f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
@@ -343,3 +346,11 @@ class BaseModel(nn.Module, Model):
     shape: tuple[int, ...] | None = None
     data: DataSpace = Continuous()
     schedule: Any = None
+
+
+def check_model(model: Any) -> None:
+    """Raise `NelboError` for what is no model."""
+    # By its class, since a property may raise before a family is fitted.
+    if not hasattr(type(model), "evidence"):
+        expected = "a model, such as a Diffusion or one of nelbo.families"
+        raise NelboError(f"model is {described(model)}, expected {expected}")

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from nelbo.base.arguments import check_kind, check_number, described
 from nelbo.base.errors import NelboError
-from nelbo.chain.model import Model
+from nelbo.chain.model import check_model as check_any_model
 from nelbo.data import ImageData
 
 
 def check_model(model: Any) -> None:
     """Raise `NelboError` unless this is a model that knows the shape of a picture."""
-    check_kind("model", model, Model, "a model, such as nelbo.load(path) returns")
+    check_any_model(model)
     if model.shape is None:
         raise NelboError("coding needs a model that knows its shape: pass shape=(C, H, W) to it")
 

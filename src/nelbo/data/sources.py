@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from nelbo.base.arguments import check_choice, check_path
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import did_you_mean, directories_near, unknown
+from nelbo.base.suggestions import did_you_mean, directories_near
 from nelbo.data.digits import load_digits
 from nelbo.data.emoji import load_emoji
 from nelbo.data.folder import load_folder
@@ -74,6 +75,7 @@ def load_data(
             or nothing that can be read.
         MissingExtraError: the source needs an optional extra that is not installed.
     """
+    check_path("source", source)
     source = os.fspath(source)
     check_source(source, split)
     if channels not in (None, 1, 3):
@@ -120,8 +122,7 @@ def load_data(
 
 def check_source(source: str, split: str) -> None:
     """Raise `NelboError` for an unknown source or split, without reading anything."""
-    if split not in SPLITS:
-        raise NelboError(unknown("split", split, SPLITS))
+    check_choice("split", split, SPLITS)
     if not is_local(source):
         name = source.partition("?")[0]
         if name == HUB or not (name in NAMES or name.startswith(HUB)):

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.base.arguments import check_count, check_kind, described
+from nelbo.base.arguments import check_choice, check_count, check_kind, described
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.data_space import DataSpace, Pixels
 from nelbo.chain.distributions import DiscretizedNormal, normal
+from nelbo.chain.examples import check_examples
 from nelbo.chain.level import Level, check_level
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.description import DescribedChain, Network
@@ -57,12 +57,16 @@ class GaussianDecoder(DescribedChain):
         check_kind("network", network, Callable, "a module or function (x_t, time, condition)")
         check_kind("schedule", schedule, NoiseSchedule, "a NoiseSchedule, such as .cosine(1000)")
         check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
+        check_kind("clip_sample", clip_sample, bool, "True or False")
         if thresholding is not None:
             check_kind("thresholding", thresholding, Threshold, "a Static- or DynamicThreshold")
-        for side in shape or ():
-            check_count("each side of shape", side)
+        if shape is not None:
+            check_kind("shape", shape, Sequence, "the sides of one example, such as (3, 32, 32)")
+            check_count("the number of sides of shape", len(shape))
+            for side in shape:
+                check_count("each side of shape", side)
         super().__init__(schedule)
-        if isinstance(prediction, str):
+        if not isinstance(prediction, Parameterization):
             prediction = PARAMETERIZATIONS[_one_of(prediction, PARAMETERIZATIONS, "prediction")]
         self.parameterization = prediction
         self.prediction = prediction.name
@@ -77,6 +81,7 @@ class GaussianDecoder(DescribedChain):
         self.shape = None if shape is None else tuple(shape)
         self.threshold = thresholding or (StaticThreshold() if clip_sample else None)
         if profile is not None:
+            check_kind("profile", profile, LevelProfile, "what nelbo.level_profile measures")
             profile_levels(schedule, profile)
         self.profile = profile
         self._reverse_variance = VARIANCES[variance](schedule, profile)
@@ -87,6 +92,7 @@ class GaussianDecoder(DescribedChain):
         Raises:
             NelboError: a level outside 1..T, or the network's output has the wrong shape.
         """
+        check_examples(x_t=x_t)
         check_level(t, self.num_levels, x_t)
         at = self.coefficients
         scales = at.signal_scale(t, x_t), at.noise_scale(t, x_t)
@@ -230,6 +236,5 @@ class GaussianDecoder(DescribedChain):
 
 
 def _one_of(value: str, allowed: Collection[str], name: str) -> str:
-    if value not in allowed:
-        raise NelboError(unknown(name, value, allowed))
+    check_choice(name, value, allowed)
     return value

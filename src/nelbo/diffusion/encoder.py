@@ -17,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.arguments import check_count
 from nelbo.chain.distributions import normal
+from nelbo.chain.examples import check_examples
 from nelbo.chain.level import Level, check_level
 from nelbo.chain.mhvae import TractableMHVAE
 from nelbo.diffusion.coefficients import Coefficients
@@ -42,18 +44,21 @@ class GaussianEncoder(TractableMHVAE):
 
     def q_step(self, x_prev: Tensor, t: Level) -> Normal:
         """The forward step q(x_t|x_{t-1}) = N(√α_t x_{t-1}, β_t)."""
+        check_examples(x_prev=x_prev)
         check_level(t, self.num_levels, x_prev)
         at = self.coefficients
         return normal(at.step_scale(t, x_prev) * x_prev, at.step_noise(t, x_prev))
 
     def q_marginal(self, x_0: Tensor, t: Level) -> Normal:
         """The forward marginal q(x_t|x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t)."""
+        check_examples(x_0=x_0)
         check_level(t, self.num_levels, x_0, least=0)
         at = self.coefficients
         return normal(at.signal_scale(t, x_0) * x_0, at.noise_scale(t, x_0))
 
     def q_posterior(self, x_t: Tensor, x_0: Tensor, t: Level) -> Normal:
         """The posterior q(x_{t-1}|x_t, x_0), 2 ≤ t ≤ T (Ho et al. 2020, eqs. 6, 7)."""
+        check_examples(x_t=x_t, x_0=x_0)
         check_level(t, self.num_levels, x_t)
         mean = self.posterior_mean(x_t, x_0, t)
         return normal(mean, self.coefficients.posterior_stddev(t, x_t))
@@ -70,6 +75,8 @@ class GaussianEncoder(TractableMHVAE):
 
     def p_prior(self, shape: Sequence[int]) -> Normal:
         """The prior p(x_T) = N(0, I), on the device of the network."""
+        for side in shape:
+            check_count("each side of shape", side, least=0)
         parameter = next(self.parameters(), torch.empty(0))
         zeros = torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device)
         return normal(zeros, torch.ones_like(zeros))

@@ -37,9 +37,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_choice, check_count, check_numbers
 from nelbo.base.errors import NelboError, optional
-from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.terms import per_example
@@ -302,12 +301,11 @@ def _check_options(
             f"a flow needs a Diffusion model, got {type(model).__name__}: "
             "nelbo.evidence.likelihood takes any model with a chain"
         )
-    if trace not in TRACES:
-        raise NelboError(unknown("trace", trace, TRACES))
-    if method not in METHODS:
-        raise NelboError(unknown("method", method, METHODS))
+    check_choice("trace", trace, TRACES)
+    check_choice("method", method, METHODS)
     check_count("probes", probes)
     check_draws(draws, trace)
+    check_numbers(rtol=rtol, atol=atol)
     if not (rtol > 0 and atol > 0):
         raise NelboError(f"rtol and atol must be positive, got {rtol} and {atol}")
 

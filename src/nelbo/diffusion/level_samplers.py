@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.distributions import drawn_on
 
 LEVEL_SAMPLERS = ("uniform", "low_discrepancy", "importance")
@@ -190,6 +190,5 @@ def make_level_sampler(name: str, probabilities: Float[Tensor, " T"]) -> LevelSa
     """
     if name == "importance":
         return ImportanceSampler(probabilities)
-    if name not in LEVEL_SAMPLERS:
-        raise NelboError(unknown("level sampler", name, LEVEL_SAMPLERS))
+    check_choice("level sampler", name, LEVEL_SAMPLERS)
     return LevelSampler(probabilities, spread=name == "low_discrepancy")

@@ -18,6 +18,7 @@ from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
+from nelbo.chain.model import check_model
 from nelbo.chain.terms import VALUES_PER_CALL, per_example
 from nelbo.chain.variances import variance_of_mean
 from nelbo.diffusion.model import Diffusion
@@ -111,6 +112,7 @@ def measure_levels(
     generator: torch.Generator | None = None,
 ) -> Iterator[LevelCost]:
     """The steps of `level_profile`: one level after the other, upwards."""
+    check_model(model)
     check_count("draws", draws)
     model.check_data(x_0)
     check_condition(condition, len(x_0))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.examples import check_examples
 from nelbo.diffusion.conventions import conventions, other_states
 from nelbo.diffusion.model import Diffusion
 from nelbo.diffusion.network_trial import REFUSALS, Trial
@@ -106,15 +107,11 @@ def likely_mistake(
 
 
 def _check_examples(model: Diffusion, x_0: Tensor) -> None:
+    check_examples(x_0=x_0)
     if len(x_0) < LEAST_EXAMPLES:
         raise NelboError(
             f"check_network needs at least {LEAST_EXAMPLES} examples to know the mean and "
             f"variance of data, got {len(x_0)}"
-        )
-    if not x_0.is_floating_point():
-        raise NelboError(
-            f"x_0 is of {x_0.dtype}, expected numbers in the space of the network: pass "
-            "model.data.to_network(x_0) for pixel levels"
         )
     if model.shape is not None and tuple(x_0.shape[1:]) != model.shape:
         raise NelboError(

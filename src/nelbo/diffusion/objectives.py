@@ -34,11 +34,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw, randn_like
-from nelbo.chain.model import Model
+from nelbo.chain.examples import check_examples
+from nelbo.chain.model import Model, check_model
 from nelbo.diffusion.coefficients import Coefficient
 from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities, shifted_probabilities
 from nelbo.diffusion.model import Diffusion
@@ -212,6 +213,10 @@ def loss(
     Raises:
         NelboError: an unknown objective, or a model without a chain of levels.
     """
+    check_model(model)
+    check_examples(x_0=x_0)
+    if not len(x_0):
+        raise NelboError("a batch of no images has no loss: give at least one")
     chain = model.chain
     if chain is None:
         raise NelboError(
@@ -229,8 +234,8 @@ def loss(
 
 def check_objective(objective: str | Weighting, level_shift: float = 1.0) -> None:
     """Raise `NelboError` for an unknown objective, or one whose levels cannot be shifted."""
-    if not isinstance(objective, Weighting) and objective not in OBJECTIVES:
-        raise NelboError(unknown("objective", objective, OBJECTIVES))
+    if not isinstance(objective, Weighting):
+        check_choice("objective", objective, OBJECTIVES)
     if level_shift != 1.0 and objective not in SHIFTED:
         raise NelboError(
             f"a shift of levels is for the objectives {', '.join(SHIFTED)}, whose levels count "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_kind, check_numbers, described
 from nelbo.base.bisection import bisection
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.noise_level import wide
@@ -36,6 +37,12 @@ class EpsilonAt(Epsilon):
     name = "own_epsilon"
 
     def __init__(self, alpha: Scale, sigma: Scale, times: tuple[float, float]) -> None:
+        for name, scale in (("alpha", alpha), ("sigma", sigma)):
+            check_kind(name, scale, Callable, "a function of times, (B,)")
+        check_kind("times", times, Sequence, "the first and the last time")
+        if len(times) != 2:
+            raise NelboError(f"times must be the first and the last time, got {described(times)}")
+        check_numbers(**{"times[0]": times[0], "times[1]": times[1]})
         self._alpha, self._sigma, self._times = alpha, sigma, times
         at = torch.linspace(*times, _PLACES, dtype=torch.float64)
         log_sigma = self.log_sigma(at)
@@ -57,8 +64,7 @@ class EpsilonAt(Epsilon):
 
     def schedule(self, T: int) -> NoiseSchedule:
         """T levels between the ends, even in log SNR."""
-        if T < 1:
-            raise NelboError(f"a noise schedule needs at least one level, got T={T}")
+        check_count("the number of levels T", T)
         log_sigma = torch.linspace(*self._ends, T, dtype=torch.float64)
         return NoiseSchedule.from_levels(torch.sigmoid(-2 * log_sigma))
 

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nelbo.base.arguments import check_count, described
+from nelbo.base.arguments import check_count, check_number, check_numbers, described
 from nelbo.base.bisection import bisection
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.level_map import LevelMap, Levels
@@ -58,6 +58,7 @@ class NoiseSchedule(LevelMap):
         cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> NoiseSchedule:
         """Linearly spaced β (Ho et al. 2020, section 4)."""
+        check_numbers(beta_start=beta_start, beta_end=beta_end)
         betas = torch.linspace(beta_start, beta_end, _checked(T), dtype=torch.float64)
         return cls._named("linear", betas, beta_start=beta_start, beta_end=beta_end)
 
@@ -66,6 +67,7 @@ class NoiseSchedule(LevelMap):
         cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
         """Linearly spaced √β (Rombach et al. 2022; the schedule of Stable Diffusion)."""
+        check_numbers(beta_start=beta_start, beta_end=beta_end)
         # Of a negative number torch's root is nan, which `from_betas` refuses by its level.
         first, last = torch.tensor([beta_start, beta_end], dtype=torch.float64).sqrt().tolist()
         betas = torch.linspace(first, last, _checked(T), dtype=torch.float64).square()
@@ -74,6 +76,7 @@ class NoiseSchedule(LevelMap):
     @classmethod
     def cosine(cls, T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
         """ᾱ_t ∝ cos²(π/2 · (t/T + offset) / (1 + offset)) (Nichol & Dhariwal 2021, eq. 17)."""
+        check_numbers(offset=offset, max_beta=max_beta)
         u = torch.arange(_checked(T) + 1, dtype=torch.float64) / T
         signal = torch.cos((u + offset) / (1 + offset) * (math.pi / 2)).square()
         betas = (1 - signal[1:] / signal[:-1]).clamp(max=max_beta)
@@ -86,6 +89,7 @@ class NoiseSchedule(LevelMap):
         cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> NoiseSchedule:
         """β on a sigmoid from −6 to 6 between its two ends (Xu et al. 2022, GeoDiff)."""
+        check_numbers(beta_start=beta_start, beta_end=beta_end)
         ramp = torch.linspace(-6.0, 6.0, _checked(T), dtype=torch.float64).sigmoid()
         betas = ramp * (beta_end - beta_start) + beta_start
         return cls._named("sigmoid", betas, beta_start=beta_start, beta_end=beta_end)
@@ -108,6 +112,7 @@ class NoiseSchedule(LevelMap):
             NelboError: a noise scale or signal power outside (0, 1), or so little noise that
                 float64 has none at level 1.
         """
+        check_numbers(first_noise=first_noise, last_signal=last_signal)
         if not (0 < first_noise < 1 and 0 < last_signal < 1 - first_noise**2):
             raise NelboError(
                 "a geometric schedule goes from a small noise scale to a small signal power, both "
@@ -139,10 +144,12 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: a shift that is not positive, a noise scale outside (0, 1), or no levels.
         """
+        check_number("shift", shift)
         if not 0 < shift < math.inf:
             raise NelboError(f"the shift of flow matching must be positive, got {shift}")
         first = 1 / _checked(T)
         if first_noise is not None:
+            check_number("first_noise", first_noise)
             if not 0 < first_noise < 1:
                 raise NelboError(f"first_noise must lie in (0, 1), got {first_noise}")
             sigma = first_noise / math.sqrt(1 - first_noise**2)
@@ -173,6 +180,7 @@ class NoiseSchedule(LevelMap):
             NelboError: no levels, ends that are not 0 < sigma_min < sigma_max, or a ρ that is not
                 positive.
         """
+        check_numbers(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
         if not 0 < sigma_min < sigma_max < math.inf or not rho > 0:
             raise NelboError(
                 "the noise goes from a small σ to a large one, 0 < sigma_min < sigma_max, with "
@@ -218,6 +226,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: a share outside [0, 1], or a noise scale or signal power outside (0, 1).
         """
+        check_number("share", share)
         if not 0 <= share <= 1:
             raise NelboError(f"the share of cosine levels must lie in [0, 1], got {share}")
         ends = cls.geometric(2, first_noise, last_signal).log_snr[1:]
@@ -242,7 +251,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: fewer than one, or a β outside (0, 1); only the last may be 1.
         """
-        given = _floats("betas", betas)
+        given = _array("betas", betas, "numbers", torch.float64)
         if given.ndim != 1 or len(given) == 0:
             raise NelboError(f"betas must be a list of T numbers, got shape {tuple(given.shape)}")
         good = (given > 0) & (given < 1)
@@ -270,7 +279,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: values outside [0, 1] or not decreasing.
         """
-        signal = _floats("alphas_cumprod", alphas_cumprod)
+        signal = _array("alphas_cumprod", alphas_cumprod, "numbers", torch.float64)
         if signal.ndim != 1 or len(signal) == 0:
             raise NelboError(f"alphas_cumprod must be a list, got shape {tuple(signal.shape)}")
         return cls.from_levels(signal[1:] if signal[0] == 1 else signal)
@@ -282,7 +291,9 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: no values, values outside [0, 1), or not decreasing.
         """
-        levels = _floats("alphas_cumprod", alphas_cumprod)
+        levels = _array("alphas_cumprod", alphas_cumprod, "numbers", torch.float64)
+        if levels.ndim != 1:
+            raise NelboError(f"alphas_cumprod must be a list, got shape {tuple(levels.shape)}")
         signal = torch.cat([torch.ones(1, dtype=torch.float64), levels])
         return cls._from_signal(signal, torch.arange(-1, len(levels)))
 
@@ -294,7 +305,7 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: no levels, levels outside 1..T, or not increasing.
         """
-        given = torch.as_tensor(levels).cpu().flatten()
+        given = _array("levels", levels, "whole levels").flatten()
         chosen = given.long()
         T = self.num_levels
         if len(chosen) == 0:
@@ -387,12 +398,13 @@ class NoiseSchedule(LevelMap):
         return cls(signal, network_times, betas)
 
 
-def _floats(name: str, given: Any) -> Tensor:
-    """What is given as float64 on the CPU."""
+def _array(name: str, given: Any, expected: str, dtype: torch.dtype | None = None) -> Tensor:
+    """What is given, on the CPU."""
     try:
-        return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+        return torch.as_tensor(given, dtype=dtype).detach().cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise NelboError(f"{name} must be a list of numbers, got {described(given)}") from error
+        message = f"{name} must be a list of {expected}, got {described(given)}"
+        raise NelboError(message) from error
 
 
 def _checked(T: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
+from nelbo.chain.examples import check_examples
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.sampler import last
 from nelbo.networks.guidance import Guidance
@@ -97,6 +98,7 @@ class Edit(ABC):
 
 def check_images(model: Diffusion, x_0: Tensor) -> None:
     """Raise `NelboError` for images that the model does not take."""
+    check_examples(x_0=x_0)
     expected = model.shape or x_0.shape[1:]
     if x_0.ndim != 4 or tuple(x_0.shape[1:]) != tuple(expected):
         raise NelboError(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.base.arguments import check_kind
+from nelbo.base.arguments import check_kind, check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators, randn_like
@@ -79,5 +79,6 @@ def last_steps(sampler: Sampler, schedule: NoiseSchedule, strength: float) -> Sa
 
 def check_strength(strength: float) -> None:
     """Raise `NelboError` unless 0 < strength ≤ 1."""
+    check_number("strength", strength)
     if not 0 < strength <= 1:
         raise NelboError(f"strength must lie in (0, 1], got {strength}")

@@ -22,9 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.base.arguments import check_count, check_kind
+from nelbo.base.arguments import check_choice, check_count, check_kind
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import Generators, randn_like
 from nelbo.diffusion import Diffusion, NoiseSchedule
@@ -62,8 +61,7 @@ class Interpolation(Edit):
     def __post_init__(self) -> None:
         check_count("frames", self.frames, least=2)
         check_kind("sampler", self.sampler, Sampler, "one of nelbo.samplers, such as DDIM(50)")
-        if self.encoder not in ENCODERS:
-            raise NelboError(unknown("encoder", self.encoder, ENCODERS))
+        check_choice("encoder", self.encoder, ENCODERS)
         check_strength(self.strength)
         if self.encoder == "inversion":
             self._inversion(self.sampler)

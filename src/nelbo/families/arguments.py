@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from nelbo.base.arguments import check_number
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 
 # Sides of the images that convolutions take.
 LARGEST_SIDE = 256
@@ -26,14 +23,6 @@ def check_positive(**numbers: float) -> None:
         check_number(name, value)
         if not value > 0:
             raise NelboError(f"{name} must be positive, got {value}")
-
-
-def check_choice(known: Iterable[str], **chosen: str) -> None:
-    """Raise `NelboError` for an argument that is none of the known names."""
-    names = tuple(known)
-    for name, value in chosen.items():
-        if value not in names:
-            raise NelboError(unknown(name, str(value), names))
 
 
 def check_dropout(dropout: float) -> None:

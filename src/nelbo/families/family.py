@@ -29,6 +29,7 @@ from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+from nelbo.chain.examples import check_examples
 from nelbo.chain.model import BaseModel
 from nelbo.data import ImageData
 from nelbo.families.arguments import check_positive
@@ -232,6 +233,7 @@ class Family(BaseModel):
     def check_data(self, x_0: Tensor) -> None:
         """Raise `NelboError` where `x_0` is not a batch of images of this model."""
         shape = self.image_shape
+        check_examples(x_0=x_0)
         if tuple(x_0.shape[1:]) != shape:
             raise NelboError(
                 f"{self.name} was fitted to images of shape {shape}, got a batch of shape "

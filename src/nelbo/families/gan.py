@@ -24,11 +24,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from nelbo.base.arguments import check_counts
+from nelbo.base.arguments import check_choice, check_counts
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_choice, check_positive, check_side
+from nelbo.families.arguments import check_positive, check_side
 from nelbo.families.convolution import ImageToVector, VectorToImage, check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -67,7 +67,7 @@ class GAN(Family):
     ) -> None:
         super().__init__(data, latents=latents, width=width, loss=loss, passes=passes)
         check_counts(latents=latents)
-        check_choice(LOSSES, loss=loss)
+        check_choice("loss", loss, LOSSES)
         check_positive(passes=passes)
         check_width(width)
         self.latents, self.width, self.loss, self.passes = latents, width, loss, passes

@@ -16,13 +16,13 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.base.arguments import check_counts
+from nelbo.base.arguments import check_choice, check_counts
 from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import golden_section
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
-from nelbo.families.arguments import check_choice, check_not_negative
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.emissions import EMISSIONS, Emission
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -72,8 +72,8 @@ class HMM(Family):
         check_counts(states=states)
         check_not_negative(tolerance=tolerance)
         if emission is not None:
-            check_choice(EMISSIONS, emission=emission)
-        check_choice(("row", "pixel"), by=by)
+            check_choice("emission", emission, EMISSIONS)
+        check_choice("by", by, ("row", "pixel"))
         self.states, self.by, self.tolerance = states, by, tolerance
         self.emission_name = emission
 

@@ -28,13 +28,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from nelbo.base.arguments import check_counts
+from nelbo.base.arguments import check_choice, check_counts
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.families.arguments import check_choice, check_not_negative
+from nelbo.families.arguments import check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps, iterate
@@ -92,7 +92,7 @@ class PPCA(Family):
         super().__init__(data, latents=latents, method=method, tolerance=tolerance)
         check_counts(latents=latents)
         check_not_negative(tolerance=tolerance)
-        check_choice(METHODS, method=method)
+        check_choice("method", method, METHODS)
         self.latents, self.method, self.tolerance = latents, method, tolerance
 
     @property

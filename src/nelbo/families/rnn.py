@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nelbo.base.arguments import check_choice
 from nelbo.chain.data_space import DataSpace
-from nelbo.families.arguments import check_choice
 from nelbo.families.autoregressive import AutoregressiveNetwork, SequenceModel
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -62,7 +62,7 @@ class RNN(AutoregressiveNetwork):
         data: DataSpace | None = None,
     ) -> None:
         super().__init__(width, layers, dropout, data, cell=cell)
-        check_choice(CELLS, cell=cell)
+        check_choice("cell", cell, CELLS)
         self.cell = cell
 
     def sequence_model(self) -> SequenceModel:

@@ -18,6 +18,7 @@ from nelbo.formats.adapters import ADAPTERS
 from nelbo.formats.adapters.adapter import AdaptedNetwork
 from nelbo.formats.adapters.parts import load_part
 from nelbo.formats.chain import read_chain, write_profile
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.data_space import data_config, parse_data_space, read_shape
 from nelbo.formats.files import write_index, write_json
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
@@ -78,7 +79,12 @@ def scheduler_fields(pipeline: Pipeline) -> Mapping[str, Any]:
     """
     adapter = ADAPTERS[pipeline.index.class_name]
     kind = adapter.network
-    config = read_json(locate(pipeline.path, kind.folder, CONFIG_FILE))
+    file = locate(pipeline.path, kind.folder, CONFIG_FILE)
+    config = read_json(file)
+    stated = ConfigFields(file, config)
+    stated.integer("in_channels", 1)
+    for name in ("sample_size", "out_channels"):
+        stated.integer_if_any(name, 1)
     _, height, width = read_shape(pipeline, kind.latent_shape(config))
     if height % kind.patch or width % kind.patch:
         raise NelboError(

@@ -28,34 +28,39 @@ class ConfigFields:
 
     def choice(self, field: str, allowed: Mapping[str, Any]) -> Any:
         """What a name stands for."""
-        value = self.fields.get(field)
+        value: Any = self.fields.get(field)
         if not isinstance(value, str) or value not in allowed:
             raise self.wrong(field, f"one of {', '.join(allowed)}")
         return allowed[value]
 
     def boolean(self, field: str) -> bool:
         """True or false."""
-        if not isinstance(self.fields[field], bool):
+        value: Any = self.fields.get(field)
+        if not isinstance(value, bool):
             raise self.wrong(field, "true or false")
-        return self.fields[field]
+        return value
 
     def integer(self, field: str, least: int) -> int:
         """An integer of at least `least`."""
-        value = self.fields[field]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        value: Any = self.fields.get(field)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise self.wrong(field, f"an integer of at least {least}")
         return value
 
+    def integer_if_any(self, field: str, least: int) -> int | None:
+        """An integer of at least `least`; None where the field is missing or null."""
+        return None if self.fields.get(field) is None else self.integer(field, least)
+
     def number(self, field: str) -> float:
         """A finite number."""
-        value = self.fields[field]
+        value: Any = self.fields.get(field)
         if not is_number(value) or not math.isfinite(value):
             raise self.wrong(field, "a number")
         return float(value)
 
     def positive(self, field: str) -> float:
         """A finite number above 0."""
-        value = self.fields[field]
+        value: Any = self.fields.get(field)
         if not is_number(value) or not 0 < value < math.inf:
             raise self.wrong(field, "a positive number")
         return float(value)
@@ -64,15 +69,17 @@ class ConfigFields:
         """A finite number; None where the field is missing or null."""
         return None if self.fields.get(field) is None else self.number(field)
 
-    def numbers_if_any(self, field: str, count: int) -> list[float] | None:
-        """A list of this number of finite numbers; None where the field is missing or null."""
-        value = self.fields.get(field)
-        if value is None:
-            return None
-        given = isinstance(value, list) and len(value) == count
+    def numbers(self, field: str, count: int) -> list[float]:
+        """A list of this number of finite numbers."""
+        value: Any = self.fields.get(field)
+        given = isinstance(value, list | tuple) and len(value) == count
         if not given or not all(is_number(each) and math.isfinite(each) for each in value):
             raise self.wrong(field, f"a list of {count} numbers")
         return [float(each) for each in value]
+
+    def numbers_if_any(self, field: str, count: int) -> list[float] | None:
+        """`numbers`; None where the field is missing or null."""
+        return None if self.fields.get(field) is None else self.numbers(field, count)
 
     def wrong(self, field: str, expected: str) -> NelboError:
         """The error for a field that is not as expected."""

@@ -12,6 +12,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, to_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE, holds_autoencoder_alone
+from nelbo.formats.notes import read_notes
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import DENOISERS
 from nelbo.networks.files import locate
@@ -148,7 +149,7 @@ def read_own(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         file = locate(path, None, NELBO_FILE)
     except NelboError:
         return None
-    return read_json(file)
+    return read_notes(file)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean
 
@@ -55,6 +56,7 @@ def resolve(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
         NelboError: what is nearly the name of a checkpoint, and neither that nor a path; or the
             name of one that a folder without a model hides.
     """
+    check_path("path", path)
     if not isinstance(path, str):
         return path
     if not Path(path).exists():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.diffusion.prediction import RawDenoiser
@@ -87,11 +88,12 @@ def save(
         NelboError: a network, sampler or respaced chain that the format cannot hold, or weights
             that are not finite.
     """
+    check_path("path", path)
+    kind = next((each for each in FORMATS if isinstance(model, each.model)), None)
+    if kind is None:
+        raise NelboError(
+            f"there is no format for a {type(model).__name__}: nelbo saves a Diffusion, a "
+            "LatentDiffusion and the families of nelbo.families"
+        )
     check_finite_weights(dict(model.named_parameters()), "the model to save")
-    for each in FORMATS:
-        if isinstance(model, each.model):
-            return each.save(model, Path(path), sampler, notes or {})
-    raise NelboError(
-        f"there is no format for a {type(model).__name__}: nelbo saves a Diffusion, a "
-        "LatentDiffusion and the families of nelbo.families"
-    )
+    kind.save(model, Path(path), sampler, notes or {})

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean
 from nelbo.chain.model import Model
@@ -120,6 +121,7 @@ def load_network(path: Any) -> AutoencoderKL | ControlNet | None:
 
 def _is_file(path: Any) -> bool:
     """Whether a path is that of a file; an error for the name of one that is missing."""
+    check_path("path", path)
     file = Path(path)
     if file.suffix == SUFFIX and not file.exists():
         near = did_you_mean(file.name, [each.name for each in file.parent.glob(f"*{SUFFIX}")])

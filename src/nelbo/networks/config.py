@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -80,8 +81,9 @@ class NetworkConfig:
 
     def _require_number(self, *names: str) -> None:
         for name in names:
-            if not is_number(getattr(self, name)):
-                raise unsupported(name, getattr(self, name), "a number")
+            value = getattr(self, name)
+            if not is_number(value) or not math.isfinite(value):
+                raise unsupported(name, value, "a number")
 
     def _require_choice(self, choices: Mapping[str, Sequence[object]]) -> None:
         for name, supported in choices.items():
@@ -125,8 +127,8 @@ def is_number(value: object) -> bool:
 
 
 def is_positive_int(value: object) -> bool:
-    """An integer above zero, but no truth value."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """An integer above zero, of 32 bits, but no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def unsupported(field: str, found: object, supported: str) -> NelboError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nelbo.networks.config import unsupported
+from nelbo.networks.config import is_positive_int, unsupported
 from nelbo.networks.denoiser import DenoiserConfig
 from nelbo.networks.mlp import FIRST_LAYERS
 
@@ -108,7 +108,7 @@ class DiTConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         classes = self.num_embeds_ada_norm
-        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+        if not (is_positive_int(classes) or (classes == 0 and not isinstance(classes, bool))):
             raise unsupported("num_embeds_ada_norm", classes, "a number of classes, 0 for none")
 
     @property

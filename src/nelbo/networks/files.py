@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near, listed
 
@@ -31,6 +32,7 @@ def locate(path: str | os.PathLike[str], subfolder: str | None, *names: str) -> 
         subfolder: where in it the network is.
         *names: names of files, the preferred one first.
     """
+    check_path("path", path)
     local = Path(path)
     if local.suffix in PICKLE_SUFFIXES:
         raise pickle_refused(str(local))

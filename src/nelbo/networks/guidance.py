@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nelbo.base.arguments import check_number
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
@@ -52,8 +53,9 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (hasattr(self.scale, "__float__") and math.isfinite(self.scale)):
-            raise NelboError(f"the guidance scale must be a finite number, got {self.scale!r}")
+        check_number("guidance", self.scale)
+        if not math.isfinite(self.scale):
+            raise NelboError(f"guidance must be a finite number, got {self.scale!r}")
         if self.interval is not None:
             low, high = self.interval
             if not 0 <= low < high:
@@ -61,6 +63,7 @@ class Guidance:
                     "the guidance interval must be (low, high] of noise levels with "
                     f"0 <= low < high, got {low}, {high}"
                 )
+        check_number("the guidance rescale", self.rescale)
         if not 0 <= self.rescale <= 1:
             raise NelboError(f"the guidance rescale must lie in 0..1, got {self.rescale}")
 

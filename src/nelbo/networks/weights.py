@@ -79,10 +79,11 @@ def read_weights(
 def shards(index: Path) -> list[str]:
     """Names of the files that an index lists; they are beside it."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    if not names or not all(isinstance(name, str) for name in names):
         raise NelboError(f"{index}: weight_map must be an object of tensor names to file names")
-    names = sorted(set(weight_map.values()))
-    for name in names:
+    files = sorted(set(names))
+    for name in files:
         # Whichever system this runs on: neither kind of separator, no drive, no "..".
         if {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
             raise NelboError(f"{index} lists {name!r}: only files in the same directory are read")
@@ -90,7 +91,7 @@ def shards(index: Path) -> list[str]:
             raise pickle_refused(f"{name}, listed in {index},")
         if not name.endswith(".safetensors"):
             raise NelboError(f"{index} lists {name!r}, which is not a safetensors file")
-    return names
+    return files
 
 
 def rename_layers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_
 from nelbo.base.suggestions import directories_near
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
+from nelbo.formats.notes import read_notes
 from nelbo.networks.denoisers import DENOISERS
 from nelbo.runs.checkpoints import VALIDATION
 
@@ -327,7 +328,7 @@ class RunDirectory:
     def notes(self) -> dict[str, Any]:
         """The contents of nelbo.json; empty without one, as for a plain pipeline."""
         file = self.path / NELBO_FILE
-        return read_json(file) if file.is_file() else {}
+        return read_notes(file) if file.is_file() else {}
 
     @property
     def whole_notes(self) -> dict[str, Any]:

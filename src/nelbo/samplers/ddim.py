@@ -22,6 +22,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_number
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
 from nelbo.samplers.base import DATA, GridSampler
@@ -50,6 +51,7 @@ class DDIM(GridSampler):
     even_stride: bool = False
 
     def __post_init__(self) -> None:
+        check_number("eta", self.eta)
         if not 0 <= self.eta <= 1:
             raise NelboError(f"eta must lie in 0..1, got {self.eta}")
 

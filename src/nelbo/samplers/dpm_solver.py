@@ -21,8 +21,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_choice, check_count
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.diffusion import NoiseLevel
 from nelbo.samplers.loop import Walk
 from nelbo.samplers.multistep import MultistepSampler, derivatives
@@ -47,12 +47,12 @@ class DPMSolver(MultistepSampler):
     halve_second_derivative: bool = False
 
     def __post_init__(self) -> None:
+        check_count("order", self.order)
         kind, orders = ("stochastic ", (1, 2)) if self.stochastic else ("", (1, 2, 3))
         if self.order not in orders:
             among = ", ".join(map(str, orders))
             raise NelboError(f"{kind}DPMSolver has the orders {among}, got {self.order}")
-        if self.solver_type not in SOLVER_TYPES:
-            raise NelboError(unknown("solver_type", self.solver_type, SOLVER_TYPES))
+        check_choice("solver_type", self.solver_type, SOLVER_TYPES)
 
     def step(self, walk: Walk, x: Tensor, s: NoiseLevel, t: NoiseLevel) -> tuple[Tensor, Tensor]:
         """The solution at t with the polynomial through the last predictions."""

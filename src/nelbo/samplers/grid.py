@@ -25,6 +25,7 @@ from operator import index
 
 import numpy as np
 
+from nelbo.base.arguments import check_number, is_whole
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 
@@ -86,6 +87,7 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
     """
     ramp = np.linspace(0, 1, steps)
     if kind == "karras":
+        check_number("rho", rho)
         if not rho > 0:
             raise NelboError(f"rho must be positive, got {rho}")
         first, last = largest ** (1 / rho), smallest ** (1 / rho)
@@ -111,7 +113,7 @@ def flow_times(largest: float, smallest: float, steps: int, shift: float) -> lis
 
 def check_steps(T: int, steps: int) -> None:
     """Raise `NelboError` for `steps` outside 1..T."""
-    if not hasattr(steps, "__index__") or not 1 <= steps <= T:
+    if not is_whole(steps) or not 1 <= steps <= T:
         raise NelboError(f"steps must lie in 1..{T}, the length of the chain, got {steps!r}")
 
 
@@ -137,6 +139,6 @@ def remaining_steps(steps: int, skip: int) -> int:
     Raises:
         NelboError: `skip` outside 0..steps − 1.
     """
-    if not hasattr(skip, "__index__") or not 0 <= skip < steps:
+    if not is_whole(skip) or not 0 <= skip < steps:
         raise NelboError(f"skip must lie in 0..{steps - 1} of {steps} steps, got {skip}")
     return steps - skip

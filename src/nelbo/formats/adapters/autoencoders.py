@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from nelbo.formats.adapters.parts import load_part
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.pipeline import Pipeline
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.encoding import Autoencoder
+from nelbo.networks.files import CONFIG_FILE
 
 FOLDER = "vae"
 # The standard deviation of q(z|x) of an autoencoder that has none, in units of the scaled latents.
@@ -149,7 +152,7 @@ def kl_autoencoder(pipeline: Pipeline) -> Autoencoder:
 def point_autoencoder(pipeline: Pipeline) -> Autoencoder:
     """An `AutoencoderDC`, whose latents are scaled."""
     found = load_part(pipeline, FOLDER, "diffusers", ("AutoencoderDC",), dtype=torch.float32)
-    scale = found.config["scaling_factor"]
+    scale = _fields(pipeline, found).positive("scaling_factor")
     return Standardised(Pointwise(found, ENCODER_SCALE / scale), 0.0, scale)
 
 
@@ -157,5 +160,13 @@ def film_autoencoder(pipeline: Pipeline) -> Autoencoder:
     """An `AutoencoderKLQwenImage`, whose latents are standardised by channel."""
     classes = ("AutoencoderKLQwenImage",)
     found = load_part(pipeline, FOLDER, "diffusers", classes, dtype=torch.float32)
-    mean, std = found.config["latents_mean"], found.config["latents_std"]
+    channels, fields = found.config["z_dim"], _fields(pipeline, found)
+    mean, std = (fields.numbers(name, channels) for name in ("latents_mean", "latents_std"))
+    if min(std) <= 0:
+        raise fields.wrong("latents_std", f"a list of {channels} numbers above 0")
     return Standardised(OneFrame(found), mean, [1 / value for value in std])
+
+
+def _fields(pipeline: Pipeline, autoencoder: Any) -> ConfigFields:
+    """The configuration of an autoencoder that a library has read."""
+    return ConfigFields(Path(pipeline.path) / FOLDER / CONFIG_FILE, autoencoder.config)

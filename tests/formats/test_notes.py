@@ -1,0 +1,48 @@
+"""What a run records of itself, where it is of another kind than it should be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nelbo import NelboError
+from nelbo.formats.notes import read_notes
+
+NOTES = {
+    "source": "digits",
+    "settings": {"training": {"batch_size": 64}, "model": {"guidance": 2}},
+    "trained": {"steps": 0, "seconds": 1.5, "threads": 1, "precision": "fp32"},
+    "label_names": ["a", 1],
+    "training_images": None,
+    "started_from": {"model": "emoji", "sources": ["emoji"]},
+    "of a later version": [1],
+}
+
+
+def test_notes_as_they_are_written(tmp_path):
+    file = tmp_path / "nelbo.json"
+    for notes in (NOTES, {}, dict.fromkeys(NOTES)):
+        file.write_text(json.dumps(notes))
+        assert read_notes(file) == notes
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"settings": []}, r"settings is \[\], expected a mapping"),
+        ({"settings": {"model": "pixel"}}, "settings.model is 'pixel', expected a mapping"),
+        ({"settings": {"model": {"guidance": "2"}}}, "settings.model.guidance is '2', .* a number"),
+        ({"settings": {"training": {"batch_size": -1}}}, "batch_size is -1, .* a whole number"),
+        ({"trained": 3}, "trained is 3, expected a mapping"),
+        ({"trained": {"steps": 1.5}}, "trained.steps is 1.5, expected a whole number"),
+        ({"label_names": "ab"}, "label_names is 'ab', expected a list"),
+        ({"source": 3}, "source is 3, expected a string"),
+        ({"started_from": {"sources": [1]}}, r"sources is \[1\], expected a list of strings"),
+    ],
+)
+def test_the_error_names_file_field_and_kind(tmp_path, notes, message):
+    file = tmp_path / "nelbo.json"
+    file.write_text(json.dumps(NOTES | notes))
+    with pytest.raises(NelboError, match=rf"nelbo\.json: .*{message}"):
+        read_notes(file)
