@@ -105,7 +105,7 @@ class NetworkConfig:
         """Nothing, a side, or a pair of sides."""
         value = getattr(self, name)
         sides = value if isinstance(value, tuple) else (value,)
-        if value is not None and not (len(sides) <= 2 and all(map(is_positive_int, sides))):
+        if value is not None and not (1 <= len(sides) <= 2 and all(map(is_positive_int, sides))):
             raise unsupported(name, value, "a positive integer or a pair")
 
 
