@@ -352,5 +352,5 @@ def check_model(model: Any) -> None:
     """Raise `NelboError` for what is no model."""
     # By its class, since a property may raise before a family is fitted.
     if not hasattr(type(model), "evidence"):
-        expected = "a model, such as a Diffusion or one of nelbo.families"
+        expected = "a model, such as nelbo.load(path) returns"
         raise NelboError(f"model is {described(model)}, expected {expected}")
