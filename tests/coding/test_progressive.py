@@ -10,6 +10,7 @@ import torch
 import nelbo
 from nelbo import Diffusion, NelboError, NoiseSchedule, Pixels, coding
 from nelbo.coding.bits import Bits, Exhausted
+from nelbo.coding.progressive import level_of
 from nelbo.coding.rate_distortion import rate_distortion
 from nelbo.coding.reverse_channel import BITS
 from tests.oracles.gaussian import exact_epsilon, expected_terms
@@ -87,6 +88,17 @@ def test_a_quality_is_a_level_to_end_at(model, image):
     assert part[:-1] == whole[: len(part) - 1]
     with pytest.raises(NelboError, match=r"quality must lie in 0\.\.100, got 101"):
         coding.compress_progressive(model, image, quality=101)
+
+
+def test_a_quality_does_not_hang_on_the_levels_that_are_kept(model):
+    """It is a signal-to-noise ratio: log SNR at its share of the way from x_T to x_1."""
+    log_snr = model.schedule.snr[1:].clamp(1e-4, 1e6).log()
+    share = 100 * (log_snr - log_snr[-1]) / (log_snr[0] - log_snr[-1])
+    for kept in ([1, 2, 3, 4, 5, 6, 7, 8], [2, 4, 6]):
+        chain = model.respace(kept)
+        for quality in (0, 30, 55, 80, 99, 100):
+            enough = [i for i, t in enumerate(kept, 1) if share[t - 1] >= quality - 1e-6]
+            assert level_of(quality, chain, model) == max(enough, default=1)
 
 
 def test_a_number_of_bits(model, image):

@@ -64,7 +64,7 @@ def compress_progressive(
         bits: the most bits to write, without the 9 bytes at the start; None for no limit.
         quality: how far down the chain to go, from 0 to 100: the picture is coded down to the
             first level whose log SNR is this percentage of the way from that of x_T to that of
-            x_1, where None goes.
+            x_1, of all levels of the model; None goes to the end.
         steps: the levels of the chain that is walked; by default 20, without those that a profile
             expects to take less than a group.
         condition: what the model is conditioned on, (1, ...), which the decoder knows as well.
@@ -86,7 +86,7 @@ def compress_progressive(
     x = model.data.to_network(image[None]).to(model.device)
     model.check_data(x)
     content = Bits(most=math.inf if bits is None else bits)
-    last = 1 if quality is None else _level_of(chain, quality)
+    last = 1 if quality is None else level_of(quality, chain, model.chain)
     for _ in walk(chain, content, condition_of(model, condition), model.encode(x).mean, last):
         pass
     return MAGIC + _identity(model, chain) + bytes([steps or 0]) + content.to_bytes()
@@ -227,11 +227,14 @@ def expected_groups(chain: Diffusion) -> list[float]:
     return [0.0, *(nats / NATS).tolist()]
 
 
-def _level_of(chain: Diffusion, quality: float) -> int:
-    """The first level from above of a quality."""
-    log_snr = chain.schedule.snr[1:].clamp(_LEAST_SNR, _MOST_SNR).log()
+def level_of(quality: float, chain: Diffusion, whole: Diffusion) -> int:
+    """The first level from above of a quality, which is counted along the whole chain."""
+    here, log_snr = (
+        each.schedule.snr[1:].clamp(_LEAST_SNR, _MOST_SNR).log() for each in (chain, whole)
+    )
     wanted = log_snr[-1] + quality / 100 * (log_snr[0] - log_snr[-1])
-    return int((log_snr >= wanted - 1e-9).nonzero().max()) + 1
+    reached = (here >= wanted - 1e-9).nonzero()
+    return int(reached.max()) + 1 if len(reached) else 1
 
 
 def finished(chain: Diffusion, x: Tensor, t: int, condition: Condition | None) -> Tensor:
