@@ -60,6 +60,15 @@ def test_bytes_of_every_kind_are_read():
         assert torch.equal(coding.decompress_progressive(MODEL, kind(coarse)), picture)
 
 
+def test_nothing_is_drawn_from_the_generator_of_all():
+    """What a program draws next does not hang on what was coded."""
+    before = torch.get_rng_state()
+    coding.decompress(MODEL, coding.compress(MODEL, IMAGES))
+    coding.decompress_progressive(MODEL, coding.compress_progressive(MODEL, IMAGES[0], 20))
+    coding.estimate(MODEL, IMAGES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_condition_that_the_archive_does_not_need_or_of_other_pictures():
     archive = coding.compress(MODEL, IMAGES, verify=False)
     with pytest.raises(NelboError, match="holds all that its pictures were conditioned on"):

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import generator_for
 from nelbo.coding.agreement import TOLERANCE, Agreement
 from nelbo.coding.arithmetic import LOG_STEPS, Integers, scale_of
 from nelbo.coding.distributions import Coded, DrawnNormal, GridNormal, PixelNormal
@@ -169,7 +170,7 @@ class ChainCode:
     def _pop(self, number: int, rows: Sequence[Row]) -> Tensor:
         """Pop the examples of a turn of each stack, in data space."""
         chain, condition = self.chain, _condition(rows)
-        x = chain.start(rows[-1].where.stop)
+        x = chain.start(rows[-1].where.stop, generator=generator_for(0))
         prior = chain.p_prior(tuple(x.shape))
         values = self._take(number, rows, prior, chain.num_levels, "p")
         x = self._states(number, values, chain.num_levels, x)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nelbo.base.errors import NelboError
+from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import TOLERANCE
 from nelbo.coding.chain_code import ChainCode
@@ -52,7 +53,7 @@ def code_for(model: Model, plan: Plan, *, fast: bool = False) -> ChainCode | Val
             )
         return ValueCode(model, 0.0 if fast else TOLERANCE)
     assert model.shape is not None
-    values = max(chain.start(1).numel(), math.prod(model.shape))
+    values = max(chain.start(1, generator=generator_for(0)).numel(), math.prod(model.shape))
     levels, turns = model.data.shown_levels, Turns(*plan.turns)
     return ChainCode(chain, plan.steps, levels, values, turns, coded_dtype(fast))
 

@@ -202,7 +202,7 @@ def walk(
         last: the level to end at.
     """
     T = chain.num_levels
-    x = draw(chain.p_prior(tuple(chain.start(1).shape)), generator_for(T, 0))
+    x = draw(chain.p_prior((1, *(chain.shape or ()))), generator_for(T, 0))
     yield Walked(x, T)
     expected, seen, meant = expected_groups(chain), 0.5, 0.5
     with suppress(Exhausted):
