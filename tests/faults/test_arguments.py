@@ -18,6 +18,7 @@ from nelbo.data import load_data
 from nelbo.editing import ImageToImage, Inpainting, Interpolation, Inversion
 from nelbo.families import HMM, LDS, PPCA
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
+from nelbo.samplers.batches import sample_in_batches
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +172,11 @@ MODEL = chain()
 def test_the_error_names_the_argument(call, message):
     with pytest.raises(NelboError, match=message):
         call()
+
+
+def test_more_samples_than_the_memory_holds_are_refused_after_the_first_batch():
+    with pytest.raises(NelboError, match=r"images of 3×4×4 take [\d,.]+ GB, .* draw fewer"):
+        sample_in_batches(MODEL, DDIM(1), 10**15, batch_size=2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])

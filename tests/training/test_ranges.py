@@ -12,6 +12,7 @@ from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import AutoencoderSettings
 from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.pixel.options import ModelConfig
+from nelbo.training.ranges import check_threads
 from tests.faults.test_mistakes import mistake
 
 SETTINGS = (TrainingConfig, ModelConfig, AutoencoderSettings, LatentSettings)
@@ -37,6 +38,9 @@ def test_every_float_is_finite(kind, name, value):
         (ModelConfig, "dropout", -0.1, 0.0),
         (ModelConfig, "levels", 0, 1),
         (ModelConfig, "layers", 0, 1),
+        (ModelConfig, "levels", 100_001, 100_000),
+        (LatentSettings, "layers", 101, 100),
+        (AutoencoderSettings, "layers", 10**30, 100),
         (ModelConfig, "attention", (0,), (4,)),
         (AutoencoderSettings, "latent_channels", 0, 1),
         (AutoencoderSettings, "kl_weight", -1e-9, 0.0),
@@ -106,3 +110,12 @@ def test_settings_of_a_file(tmp_path, capsys):
     assert "(did you mean learning_rate" in read("training:\n  learn_rate: 3\n")
     assert "--weight-decay must be a finite number" in read("training:\n  weight_decay: .nan\n")
     assert "--dropout must lie in [0, 1)" in read("model:\n  dropout: 1.0\n")
+
+
+@pytest.mark.parametrize("threads", [0, 1025, 10**30])
+def test_threads_are_of_a_number_that_can_be(threads):
+    """torch crashes where it cannot start them."""
+    check_threads(None)
+    check_threads(1024)
+    with pytest.raises(NelboError, match="--threads must be at"):
+        check_threads(threads)

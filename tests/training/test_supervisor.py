@@ -16,7 +16,7 @@ from nelbo.cli import main
 from nelbo.data import load_data
 from nelbo.runs.checkpoints import VALIDATION, Checkpoints
 from nelbo.runs.run_directory import RunDirectory
-from nelbo.training import rehearsal, supervisor
+from nelbo.training import memory, rehearsal, supervisor
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.loss_watch import ExplosionWatch
 from nelbo.training.order import DataOrder
@@ -223,6 +223,10 @@ def test_too_little_memory_is_said_with_numbers(monkeypatch):
     check_memory(trainer(small, steps=1, batch_size=2))
     with pytest.raises(NelboError, match=r"needs about \d+\.\d GB.*1000 images.*0.0 GB are free"):
         check_memory(trainer(small, steps=1, batch_size=1000))
+    monkeypatch.setattr(memory, "available_memory", lambda device: 10_000_000)
+    for kind in ("unet", "dit"):  # before a network is built whose weights alone are too much
+        with pytest.raises(NelboError, match=r"weights of this network take [\d,.]+ GB, and 0\.0"):
+            trainer(ModelConfig(network=kind, widths=(100_000,)), steps=1)
     # Before the order of more images than could ever be trained on is drawn.
     drawn = []
     monkeypatch.setattr(DataOrder, "_epoch", lambda order, epoch: drawn.append(epoch) or FIRST)

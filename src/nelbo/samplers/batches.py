@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nelbo.base.console import counting_progress
+from nelbo.base.errors import NelboError
+from nelbo.base.memory import available_memory
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
@@ -115,7 +117,20 @@ def in_batches(
             some = slice(start, min(start + batch_size, n))
             generators = [generator_for(seed, i // repeat) for i in range(some.start, some.stop)]
             batches.append(drawn(some, generators, lambda: progress.advance(task)))
+            if start == 0:
+                _check_room(batches[0], n)
     return torch.cat(batches)
+
+
+def _check_room(some: Tensor, n: int) -> None:
+    """Raise `NelboError` where `n` images like some would not fit into memory, twice in the end."""
+    needed, free = 2 * some.nbytes // len(some) * n, available_memory(some.device)
+    if needed > free:
+        shape = "×".join(map(str, some.shape[1:]))
+        raise NelboError(
+            f"{n:,} images of {shape} take {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free: draw fewer at a time, each time with another seed"
+        )
 
 
 class Film:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import TypeVar
 
-import psutil
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nelbo.base.errors import NelboError
+from nelbo.base.memory import available_memory
 from nelbo.networks.attention import Attention
 from nelbo.networks.mlp import MLP
+from nelbo.networks.pretrained import skeleton
 from nelbo.networks.resnet import ResnetBlock
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def available_memory(device: torch.device) -> int:
-    """Bytes free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    try:  # a container may be allowed less than the machine has
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return min(free, limit - used)
+
+def built_within_memory(build: Callable[[], Module]) -> Module:
+    """What is built, unless its weights alone exceed the memory that is free.
+
+    Raises:
+        NelboError: they do; nothing has been built by then.
+    """
+    with skeleton():
+        numbers = sum(weight.numel() for weight in build().parameters())
+    needed, free = numbers * 4, available_memory(torch.device("cpu"))
+    if needed > free:
+        raise NelboError(
+            f"the {numbers / 1e6:,.0f}M weights of this network take {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free: choose smaller --widths, or fewer --layers or --blocks"
+        )
+    return build()
 
 
 def recompute_activations(network: nn.Module) -> None:

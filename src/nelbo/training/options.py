@@ -14,7 +14,7 @@ import tyro
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
-from nelbo.training.ranges import at_least_one
+from nelbo.training.ranges import at_least_one, check_threads
 
 KindName = Literal["pixel", "autoencoder", "latent", "controlnet"]
 NAMES: tuple[KindName, ...] = get_args(KindName)
@@ -113,8 +113,8 @@ class TrainOptions:
             crops=self.crops,
             evaluate_images=self.evaluate_images,
             evaluate_levels=levels,
-            threads=self.threads,
         )
+        check_threads(self.threads)
         if self.out is None:
             raise NelboError("--out is missing: give the run directory")
         if self.data is None:

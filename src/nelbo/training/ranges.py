@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from nelbo.base.errors import NelboError
+
+# Beyond which torch does not start.
+_MOST_THREADS = 1024
 
 
 def option(name: str) -> str:
@@ -22,10 +28,18 @@ def at_least_one(**counts: int | None) -> None:
             raise NelboError(f"{option(name)} must be at least 1, got {value}")
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise `NelboError` for a number of threads that there cannot be; None is no number."""
+    at_least_one(threads=threads)
+    if threads is not None and threads > _MOST_THREADS:
+        raise NelboError(f"--threads must be at most {_MOST_THREADS:,}, got {threads}")
+
+
 def check_numbers(
     settings: Any,
     *,
     at_least_one: Iterable[str] = (),
+    at_most: Mapping[str, int] = MappingProxyType({}),
     positive: Iterable[str] = (),
     not_negative: Iterable[str] = (),
     share: Iterable[str] = (),
@@ -36,6 +50,7 @@ def check_numbers(
     Args:
         settings: a dataclass; None is no number, and of several each is looked at.
         at_least_one: fields of 1 or more.
+        at_most: the most that fields may be.
         positive: fields above 0.
         not_negative: fields of 0 or more.
         share: fields in [0, 1].
@@ -51,6 +66,10 @@ def check_numbers(
         (not_negative, lambda value: value >= 0, "not be negative"),
         (share, lambda value: 0 <= value <= 1, "lie in [0, 1]"),
         (below_one, lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    ]
+    ranges += [
+        ((name,), partial(operator.ge, most), f"be at most {most:,}")
+        for name, most in at_most.items()
     ]
     for names, fits, what in ranges:
         for name in names:

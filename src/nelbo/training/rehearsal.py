@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.memory import available_memory
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.networks.sharding import local
-from nelbo.training.memory import available_memory
 from nelbo.training.trainer import Trainer
 
 # Workspace and fragments come on top of what is kept for the backward pass.

@@ -19,7 +19,7 @@ from nelbo.commands.groups import (
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
-from nelbo.training.ranges import at_least_one, option
+from nelbo.training.ranges import at_least_one, check_threads, option
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
@@ -83,8 +83,8 @@ class Compare:
             batch_size=self.batch_size,
             seeds=self.seeds,
             samples=self.samples,
-            threads=self.threads,
         )
+        check_threads(self.threads)
         if self.runs is not None:
             self._check_unused(_OF_FAMILIES, "trains families, and --runs compares trained models")
             return

@@ -7,6 +7,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.data.size import divisible_near
 from nelbo.networks import DiT, DiTConfig, TextDiT, TextDiTConfig
+from nelbo.training.memory import built_within_memory
 
 # Widths to choose among; from 384 on those of DiT-S and B, with their number of blocks.
 WIDTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768)
@@ -66,9 +67,11 @@ def build_transformer(
         "dropout": dropout,
     }
     if text_width is None:
-        return DiT(DiTConfig(**fields, num_embeds_ada_norm=num_classes))
+        config = DiTConfig(**fields, num_embeds_ada_norm=num_classes)
+        return built_within_memory(lambda: DiT(config))
     text: dict[str, Any] = {"caption_channels": text_width, "cross_attention_dim": width}
-    return TextDiT(TextDiTConfig(**fields, **text, use_additional_conditions=False))
+    of_text = TextDiTConfig(**fields, **text, use_additional_conditions=False)
+    return built_within_memory(lambda: TextDiT(of_text))
 
 
 def usual_blocks(width: int) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.size import check_halvings
-from nelbo.networks import AutoencoderKL
+from nelbo.networks import AutoencoderConfig, AutoencoderKL
+from nelbo.training.memory import built_within_memory
 
 # Channels of an autoencoder's first resolution, and how often they double at most.
 _FIRST_WIDTH, _LARGEST_GROWTH = 24, 3
@@ -52,7 +53,7 @@ def build_autoencoder(
     channels, height, width = data.shape
     widths = autoencoder_widths(height, width) if widths is None else widths
     check_halvings(data.source, (height, width), len(widths))
-    return AutoencoderKL(
+    config = AutoencoderConfig(
         in_channels=channels,
         out_channels=channels,
         latent_channels=latent_channels,
@@ -65,6 +66,7 @@ def build_autoencoder(
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )
+    return built_within_memory(lambda: AutoencoderKL(config))
 
 
 def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.pixel.options import MOST
 from nelbo.training.options import KindName, TrainOptions
 from nelbo.training.ranges import check_numbers
 
@@ -44,6 +45,7 @@ class AutoencoderSettings:
         check_numbers(
             self,
             at_least_one=("widths", "latent_channels", "layers"),
+            at_most={"layers": MOST["layers"]},
             not_negative=("kl_weight", "adversarial_weight", "perceptual_weight"),
             share=("mirrored", "recoloured"),
         )

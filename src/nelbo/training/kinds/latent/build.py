@@ -20,6 +20,7 @@ from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
 from nelbo.training.kinds.latent.latents import check_captions
 from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.transformer import build_transformer, one_width
+from nelbo.training.memory import built_within_memory
 
 UNET_WIDTHS, DIT_WIDTH = (128, 160), 192
 SCHEDULES = (
@@ -79,7 +80,8 @@ def build_latent_model(
     else:
         settings = replace(settings, widths=widths or UNET_WIDTHS)
         _check_halvings(data, factor, settings.widths)
-        denoiser = UNet(_unet_config(shape, settings, text, num_classes))
+        of_unet = _unet_config(shape, settings, text, num_classes)
+        denoiser = built_within_memory(lambda: UNet(of_unet))
     prior = Diffusion(
         denoiser,
         _schedule(settings),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nelbo.base.console import MESSAGES
 from nelbo.base.errors import NelboError
+from nelbo.base.memory import available_memory
 from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.evidence.autoencoder import fit_scale
@@ -24,7 +25,6 @@ from nelbo.evidence.inputs import check_fits
 from nelbo.latent import LatentDiffusion
 from nelbo.text import PromptEncoder, TextEncoder
 from nelbo.training.images import TrainingImages
-from nelbo.training.memory import available_memory
 
 _CAPTIONS_AT_A_TIME = 64
 _GIGA = 1e9

@@ -16,7 +16,7 @@ from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.kinds.pixel.options import NO_SHIFT, check_network_options
+from nelbo.training.kinds.pixel.options import MOST, NO_SHIFT, check_network_options
 from nelbo.training.options import KindName, TrainOptions
 from nelbo.training.ranges import at_least_one, check_numbers
 
@@ -83,6 +83,7 @@ class LatentSettings:
                 *("levels", "widths", "layers", "heads", "blocks", "patch", "vocabulary"),
                 *("text_width", "text_layers", "text_heads"),
             ),
+            at_most=MOST,
             positive=("shift",),
         )
         check_network_options(self, LatentSettings.layers)

@@ -18,11 +18,12 @@ from nelbo.data.size import check_halvings, divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
 from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evidence.feature_spaces import some_of
-from nelbo.networks import UNet
+from nelbo.networks import UNet, UNetConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
 from nelbo.training.kinds.pixel.options import SCHEDULES, ModelConfig
 from nelbo.training.kinds.transformer import build_transformer, one_width
+from nelbo.training.memory import built_within_memory
 
 # σ_1 as a share of the distance between two pixel levels: between the spread of rounding, 1/√12,
 # and half a bin.
@@ -71,7 +72,7 @@ def build_unet(config: ModelConfig, data: ImageData) -> UNet:
             f"are {sizes[1:]}"
         )
     attends = [level > 0 and size in config.attention for level, size in enumerate(sizes)]
-    return UNet(
+    shape = UNetConfig(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
         out_channels=out_channels(config, data),
@@ -84,6 +85,7 @@ def build_unet(config: ModelConfig, data: ImageData) -> UNet:
         dropout=config.dropout,
         num_class_embeds=data.num_classes if config.class_conditional else None,
     )
+    return built_within_memory(lambda: UNet(shape))
 
 
 def build_dit(config: ModelConfig, data: ImageData) -> Denoiser:

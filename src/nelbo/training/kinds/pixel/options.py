@@ -18,6 +18,8 @@ SCHEDULES = (
     *("flow_matching", "variance_exploding", "learned"),
 )
 NETWORKS = ("unet", "dit")
+# Far beyond what anyone trains, of what is made before its memory is known.
+MOST = {"levels": 100_000, "layers": 100, "blocks": 1000}
 NO_SHIFT = "--shift is of --schedule flow_matching: give that as well, or leave it out"
 
 
@@ -64,6 +66,7 @@ class ModelConfig:
             self,
             # widths: what the model is built with
             at_least_one=("levels", "layers", "attention", "blocks", "patch"),
+            at_most=MOST,
             positive=("shift",),
             below_one=("dropout",),
         )
