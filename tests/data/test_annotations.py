@@ -123,6 +123,8 @@ def test_captions_that_do_not_fit(tmp_path, text, message):
     ("line", "message"),
     [
         ("{", "line 2, is not readable as JSON"),
+        ('{"label": ' + "1" * 5000 + "}", "line 2, is not readable as JSON"),
+        ("[" * 100_000, "line 2, is not readable as JSON"),
         ("[]", "line 2, must hold a JSON object, found list"),
         ("{}", "line 2, has file_name None"),
         ('{"file_name": "x.png"}', r"line 2, names 'x\.png', which is no picture"),

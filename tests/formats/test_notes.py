@@ -46,3 +46,10 @@ def test_the_error_names_file_field_and_kind(tmp_path, notes, message):
     file.write_text(json.dumps(NOTES | notes))
     with pytest.raises(NelboError, match=rf"nelbo\.json: .*{message}"):
         read_notes(file)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_no_parser_takes(tmp_path, content):
+    (tmp_path / "nelbo.json").write_text(content)
+    with pytest.raises(NelboError, match=r"nelbo\.json is not readable as JSON"):
+        read_notes(tmp_path / "nelbo.json")

@@ -96,7 +96,7 @@ def read_mapping(
     """
     try:
         content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, damaged) as error:
+    except (OSError, ValueError, RecursionError, damaged) as error:
         raise NelboError(f"{path} is not readable as {language}: {error}") from error
     if not isinstance(content, dict):
         raise NelboError(f"{path} must hold a mapping, found {type(content).__name__}")

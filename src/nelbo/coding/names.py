@@ -34,7 +34,7 @@ def unpacked(words: Words, count: int) -> list[str]:
     try:
         content = zlib.decompressobj().decompress(words.astype("<u4").tobytes())
         names = [json.loads(line) for line in content.decode().split("\n")]
-    except (zlib.error, ValueError):
+    except (zlib.error, ValueError, RecursionError):
         names = []
     if len(names) != count or not np.array_equal(packed(names), words):
         raise DamageError("its networks' outputs here are not those that it was coded with")

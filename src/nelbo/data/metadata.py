@@ -126,7 +126,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         where = f"{path}, line {i},"
         try:
             fields = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise NelboError(f"{where} is not readable as JSON: {error}") from error
         if not isinstance(fields, dict):
             raise NelboError(f"{where} must hold a JSON object, found {type(fields).__name__}")

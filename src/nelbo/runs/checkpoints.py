@@ -217,7 +217,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
         expected = content.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError) as error:
         raise DamagedCheckpointError(f"{file} is missing or not readable: {error}") from error
     if expected != _digest(content):
         raise DamagedCheckpointError(f"{file} is not what was written: wrong SHA-256")
