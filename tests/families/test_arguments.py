@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,7 @@ IMAGES = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 
         ({"time_budget": "2m"}, "time_budget must be a number, got str '2m'"),
         ({"time_budget": 0}, "time_budget must be positive, got 0"),
         ({"seed": 1.5}, "seed must be a whole number, got float 1.5"),
+        ({"seed": 2**64}, "seed must .* got 18446744073709551616"),
         ({"data": "pixels"}, "data is str 'pixels', expected Pixels"),
     ],
 )
@@ -67,10 +69,56 @@ def test_fits_that_make_no_sense(options, message):
 
 def test_a_fitted_model_takes_images_and_one_generator_an_image():
     model = PPCA(1).fit(IMAGES, device="cpu", seed=-1)
-    with pytest.raises(NelboError, match="no images in a batch of shape"):
+    with pytest.raises(NelboError, match="a batch of no images"):
         model.evidence(IMAGES[:0])
     with pytest.raises(NelboError, match="1 generators for 3 images"):
         model.sample(3, generator=[torch.Generator()])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: PPCA(1).encoder(IMAGES),
+        lambda: PPCA(1).latent_chain,
+        lambda: LDS(1).system,
+        lambda: HMM(1).chain_parameters,
+        lambda: VAE().encoder(IMAGES),
+        lambda: VAE().importance_weighted_elbo(IMAGES, paths=2),
+        lambda: MarkovModel(1).conditionals(1).send(None),
+        lambda: RNN().evidence(IMAGES),
+    ],
+)
+def test_a_family_that_is_not_fitted_has_nothing_yet(ask):
+    with pytest.raises(NelboError, match="is not fitted yet: call fit first"):
+        ask()
+    assert not hasattr(PPCA(1), "weight")
+
+
+def test_what_a_model_has_not_is_a_usual_error():
+    model = PPCA(1).fit(IMAGES, device="cpu")
+    with pytest.raises(AttributeError, match="no attribute 'wait'") as raised:
+        model.wait  # noqa: B018
+    assert not isinstance(raised.value, NelboError)
+
+
+def test_seeds_may_be_any_whole_numbers_and_images_may_have_a_graph():
+    fits = [
+        HMM(2).fit(images, device="cpu", seed=seed).evidence(IMAGES).total
+        for images, seed in ((IMAGES, 3), (IMAGES.clone().requires_grad_(), np.int64(3)))
+    ]
+    assert torch.equal(*fits)
+    assert not fits[1].requires_grad
+
+
+def test_values_that_are_missing_are_named():
+    holes = IMAGES.clone()
+    holes[:2, 0, 0, 0] = math.nan
+    with pytest.raises(NelboError, match=r"2 values are missing .* only PPCA\(..., method='em'\)"):
+        LDS(1).fit(holes, device="cpu")
+    with pytest.raises(NelboError, match="data holds 2 values that are not finite"):
+        PPCA(1, method="em").fit(holes, device="cpu").evidence(holes)
+    with pytest.raises(NelboError, match="data holds 2 values that are not finite"):
+        Pixels(17).check(holes)
 
 
 def test_whole_numbers_are_shares_and_weights_too():

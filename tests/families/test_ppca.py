@@ -209,8 +209,12 @@ def test_contract(tmp_path):
         ({"latents": 1}, torch.zeros(4, 2, 2), r"\(N, C, H, W\)"),
         ({"latents": 1}, torch.zeros(4, 1, 2, 2).long(), r"\(N, C, H, W\)"),
         ({"latents": 1}, torch.zeros(0, 1, 2, 2), "no images"),
-        ({"latents": 1}, torch.full((4, 1, 2, 2), torch.nan), "not finite"),
-        ({"latents": 1, "method": "em"}, torch.full((4, 1, 2, 2), torch.nan), "missing"),
+        ({"latents": 1}, torch.full((4, 1, 2, 2), torch.nan), "16 values are missing"),
+        (
+            {"latents": 1, "method": "em"},
+            torch.full((4, 1, 2, 2), torch.nan),
+            "every value is missing",
+        ),
         ({"latents": 1}, torch.zeros(4097, 1, 64, 65), "method='em'"),
     ],
 )

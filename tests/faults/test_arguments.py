@@ -158,6 +158,8 @@ MODEL = chain()
         (lambda: chain(None), "network is NoneType None"),
         (lambda: chain(shape=(3, -4, 4)), "each side of shape must be at least 1, got -4"),
         (lambda: MODEL.elbo(X[:0]), "a batch of no images has no bound"),
+        (lambda: MODEL.elbo(X.byte()), "type torch.uint8, .* model.data.to_network"),
+        (lambda: MODEL.elbo(X[0]), r"shape \(4, 4\) in a batch of shape \(3, 4, 4\), the model"),
         # What networks return.
         (
             lambda: chain(lambda x, t, c: (x,)).elbo(X),

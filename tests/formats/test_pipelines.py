@@ -349,3 +349,6 @@ def test_what_cannot_be_saved(stable, tmp_path):
     with pytest.raises(NelboError, match="prediction='own_epsilon' cannot be saved"):
         nelbo.save(LatentDiffusion(model.autoencoder, flow, text=model.text), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+    (tmp_path / "x").write_text("")
+    with pytest.raises(NelboError, match="x is a file, expected the name of a directory"):
+        nelbo.save(model, tmp_path / "x")

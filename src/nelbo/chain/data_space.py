@@ -90,7 +90,8 @@ class Pixels(_Shown):
         """Raise `NelboError` unless every value is one of the levels."""
         k = (x.double() + 1.0) * ((self.levels - 1) / 2)
         off = (k - k.round().clamp(0, self.levels - 1)).abs().max().item()
-        if not off < 0.01:  # also catches nan
+        if not off < 0.01:
+            _check_finite(x)
             raise NelboError(
                 f"images are not on the model's {self.levels} pixel levels between -1 and 1: "
                 f"values from {x.min().item():.4g} to {x.max().item():.4g}, up to {off:.3g} pixel "
@@ -127,12 +128,16 @@ class Continuous(_Shown):
 
     def check(self, x: Float[Tensor, "..."]) -> None:
         """Raise `NelboError` where a value is not finite."""
-        if not x.isfinite().all():
-            raise NelboError("data holds values that are not finite")
+        _check_finite(x)
 
     def check_levels(self, levels: int, source: str) -> None:
         """Raise `NelboError`: pixel levels have no density."""
         raise NelboError("the model has no pixel levels, so it gives images no probability")
+
+
+def _check_finite(x: Tensor) -> None:
+    if lost := int((~x.isfinite()).sum()):
+        raise NelboError(f"data holds {lost:,} values that are not finite")
 
 
 DataSpace = Pixels | Continuous

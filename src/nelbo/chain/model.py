@@ -157,7 +157,8 @@ class Model(Protocol):
         check_examples(x_0=x_0)
         if self.shape is not None and tuple(x_0.shape[1:]) != self.shape:
             raise NelboError(
-                f"images have shape {tuple(x_0.shape[1:])}, the model takes {self.shape}"
+                f"images have shape {tuple(x_0.shape[1:])} in a batch of shape {tuple(x_0.shape)}, "
+                f"the model takes {self.shape}"
             )
         if not len(x_0):
             raise NelboError("a batch of no images has no bound: give at least one")

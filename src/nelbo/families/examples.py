@@ -101,7 +101,7 @@ def prepare(
         x, space, source = own.to_network(images.images), own, images.source
         splits = images.splits
     elif isinstance(images, Tensor):
-        x, source, splits = images, "the tensor", None
+        x, source, splits = images.detach(), "the tensor", None
         space = Continuous() if space is None else space
         _check_size(x, source)
         _check(x, space, missing)
@@ -150,7 +150,13 @@ def _check(x: Tensor, space: DataSpace, missing: bool) -> None:
         )
     if x.numel() == 0:
         raise NelboError(f"there are no images in a tensor of shape {tuple(x.shape)}")
-    known = x[~x.isnan()] if missing else x
+    lost = int(x.isnan().sum())
+    if lost and not missing:
+        raise NelboError(
+            f"{lost:,} values are missing (nan), and only PPCA(..., method='em') is fitted to what "
+            "is known: fill them in, or leave out the images that have them"
+        )
+    known = x[~x.isnan()] if lost else x
     if known.numel() == 0:
         raise NelboError("every value is missing")
     space.check(known)

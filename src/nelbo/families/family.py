@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import operator
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,6 @@ from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
-from nelbo.chain.examples import check_examples
 from nelbo.chain.model import BaseModel
 from nelbo.data import ImageData
 from nelbo.families.arguments import check_positive
@@ -46,6 +46,10 @@ _LEAST_SEED = -(2**63)
 
 # Every family by the name of its class.
 FAMILIES: dict[str, type[Family]] = {}
+
+
+class NotFittedError(NelboError, AttributeError):
+    """A family is asked for what it has once it is fitted."""
 
 
 class Family(BaseModel):
@@ -108,6 +112,15 @@ class Family(BaseModel):
 
     # What follows for every family.
 
+    def __getattr__(self, name: str) -> Tensor | torch.nn.Module:
+        """What `build` registers; of a model that is not fitted it is not there yet."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if self.shape is not None or name.startswith("_"):
+                raise
+            raise NotFittedError(f"{self._not_fitted}; it has no {name} before") from error
+
     @property
     def name(self) -> str:
         """The name of the family."""
@@ -121,9 +134,13 @@ class Family(BaseModel):
             NelboError: the model is not fitted.
         """
         if self.shape is None:
-            raise NelboError(f"{self.name} is not fitted yet: call fit first, or nelbo.load one")
+            raise NotFittedError(self._not_fitted)
         channels, height, width = self.shape
         return channels, height, width
+
+    @property
+    def _not_fitted(self) -> str:
+        return f"{self.name} is not fitted yet: call fit first, or nelbo.load one"
 
     @property
     def dims(self) -> int:
@@ -185,6 +202,7 @@ class Family(BaseModel):
         if time_budget is not None:
             check_positive(time_budget=time_budget)
         check_count("seed", seed, least=_LEAST_SEED)
+        seed = operator.index(seed)
         at, budget = device_for(device), Budget(time_budget)
         examples = prepare(images, data or self._given_space, seed, missing=self.allows_missing).to(
             at
@@ -192,10 +210,11 @@ class Family(BaseModel):
         steps = self.fitting(examples, budget, torch.Generator().manual_seed(seed))
         # Initial weights and dropout know no generator: they have a global state of their own.
         apart = GlobalRandomness(seed, at)
-        with apart:
-            self.allocate(examples.shape, examples.space)
-        self.to(at).train()
+        self.last_step = None
         try:
+            with apart:
+                self.allocate(examples.shape, examples.space)
+            self.to(at).train()
             while True:
                 with apart:
                     step = next(steps, None)
@@ -203,7 +222,10 @@ class Family(BaseModel):
                     return
                 self.last_step = step
                 yield step
-        except torch.linalg.LinAlgError as error:
+        except Exception as error:
+            self.shape = None  # what is half fitted is no model
+            if not isinstance(error, torch.linalg.LinAlgError):
+                raise
             raise NelboError(
                 f"the fit of {self.name} to {examples.source} became singular: use fewer latents, "
                 f"or more images ({error})"
@@ -231,16 +253,9 @@ class Family(BaseModel):
         self.build()
 
     def check_data(self, x_0: Tensor) -> None:
-        """Raise `NelboError` where `x_0` is not a batch of images of this model."""
-        shape = self.image_shape
-        check_examples(x_0=x_0)
-        if tuple(x_0.shape[1:]) != shape:
-            raise NelboError(
-                f"{self.name} was fitted to images of shape {shape}, got a batch of shape "
-                f"{tuple(x_0.shape)}; expected (B, {', '.join(map(str, shape))})"
-            )
-        if len(x_0):
-            self.data.check(x_0)
+        """Raise `NelboError` where `x_0` is no data of this model, or the model is not fitted."""
+        _ = self.image_shape
+        super().check_data(x_0)
 
     def evidence(
         self,
@@ -263,8 +278,6 @@ class Family(BaseModel):
                 model.
         """
         self.check_data(x_0)
-        if len(x_0) == 0:
-            raise NelboError(f"there are no images in a batch of shape {tuple(x_0.shape)}")
         self._refuse({"condition": condition})
         return self.costs(x_0, generator)
 

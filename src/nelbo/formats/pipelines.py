@@ -85,8 +85,8 @@ def save(
         notes: further entries of nelbo.json, such as the data and settings of a run.
 
     Raises:
-        NelboError: a network, sampler or respaced chain that the format cannot hold, or weights
-            that are not finite.
+        NelboError: a network, sampler or respaced chain that the format cannot hold, weights that
+            are not finite, or a path that is a file.
     """
     check_path("path", path)
     kind = next((each for each in FORMATS if isinstance(model, each.model)), None)
@@ -96,4 +96,7 @@ def save(
             "LatentDiffusion and the families of nelbo.families"
         )
     check_finite_weights(dict(model.named_parameters()), "the model to save")
-    kind.save(model, Path(path), sampler, notes or {})
+    directory = Path(path)
+    if directory.is_file():
+        raise NelboError(f"{path} is a file, expected the name of a directory to save a model in")
+    kind.save(model, directory, sampler, notes or {})
