@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -26,7 +25,10 @@ from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.evaluation import evaluate
-from nelbo.families import RNN, SSM, VAE, Family, HierarchicalVAE, training
+from nelbo.families import RNN, SSM, VAE, HierarchicalVAE
+from nelbo.families.autoregressive import AutoregressiveNetwork
+from nelbo.families.optimizers import adam_of
+from nelbo.families.variational import VariationalFamily
 from nelbo.training.config import OPTIMIZERS
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import TrainPixels
@@ -34,7 +36,8 @@ from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.trainer import Trainer
 
 IMAGES, LEVELS = 64, 24
-FAMILIES: dict[str, type[Family]] = {
+Network = AutoregressiveNetwork | VariationalFamily
+FAMILIES: dict[str, type[Network]] = {
     "vae": VAE,
     "hierarchical": HierarchicalVAE,
     "rnn": RNN,
@@ -61,25 +64,24 @@ def readings(
 
 
 def family_readings(
-    model: Family, train: ImageData, data: ImageData, optimizer: str, seed: int, at: set[int]
+    model: Network, train: ImageData, data: ImageData, optimizer: str, seed: int, at: set[int]
 ) -> Iterator[tuple[int, Tensor, float]]:
     """The same of a family that is fitted, up to the last of the steps."""
-
-    adam = partial(training.adam_of, betas=(0.9, 0.99))
-    chosen = training.muon_of if optimizer == "muon" else adam
-    with mock.patch.object(training, "muon_of", chosen):
-        read, begun = 0.0, time.process_time()
-        for step in model.fit_steps(train, seed=seed, device="cpu"):
-            if step.number in at:
-                now = time.process_time()
-                model.eval()
-                noise = torch.Generator().manual_seed(0)
-                bits = joined(evaluate(model, data, generator=noise)).bits_per_dim.double()
-                model.train()
-                yield step.number, bits, (now - begun - read) / step.number
-                read += time.process_time() - now
-            if step.number >= max(at):
-                return
+    if optimizer != "muon":
+        adam = partial(adam_of, betas=(0.9, 0.99))
+        model.recipe = replace(model.recipe, optimizer=adam)
+    read, begun = 0.0, time.process_time()
+    for step in model.fit_steps(train, seed=seed, device="cpu"):
+        if step.number in at:
+            now = time.process_time()
+            model.eval()
+            noise = torch.Generator().manual_seed(0)
+            bits = joined(evaluate(model, data, generator=noise)).bits_per_dim.double()
+            model.train()
+            yield step.number, bits, (now - begun - read) / step.number
+            read += time.process_time() - now
+        if step.number >= max(at):
+            return
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ exact. A sequence model runs over whole sequences to train, and step by step to 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -56,9 +56,12 @@ class AutoregressiveNetwork(Family):
         dropout: share of the features that is dropped in training.
         data: what the values of a tensor are; see `Family.fit`.
         **options: the arguments of the subclass.
+
+    Attributes:
+        recipe: how it is trained.
     """
 
-    recipe: ClassVar[Recipe] = Recipe()
+    recipe: Recipe = Recipe()
 
     def __init__(
         self, width: int, layers: int, dropout: float, data: DataSpace | None, **options: Any

@@ -33,8 +33,9 @@ from nelbo.families.convolution import ImageToVector, VectorToImage, check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, FitStep, Steps
+from nelbo.families.optimizers import adam_of
 from nelbo.families.rounding import nearest_pixels
-from nelbo.families.training import adam_of, shuffled, step
+from nelbo.families.training import shuffled, step
 
 _BATCH = 64
 _AVERAGE = 0.995

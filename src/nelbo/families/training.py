@@ -1,4 +1,4 @@
-"""One loop for every network with a likelihood: Muon, readings of held-out images, early stopping.
+"""One loop for every network with a likelihood: readings of held-out images, early stopping.
 
 The loss is read on held-out images every second pass. Where they have not improved for some
 readings, training goes back to the best weights at a third of the learning rate, and ends where
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nelbo.base.errors import NotFiniteError
 from nelbo.families.examples import Examples
 from nelbo.families.fitting import Budget, FitStep, Steps
-from nelbo.networks.muon import Muon, can_fuse
+from nelbo.families.optimizers import muon_of
 
 # −log p(x) of each image or what stands for it, nats, given the source of noise.
 Loss = Callable[[Tensor, torch.Generator], Tensor]
@@ -33,10 +33,6 @@ _BETWEEN = 2
 _LEAST_STEPS = 40
 # Held-out images that are read, at most.
 _READ = 1024
-# Of what is no matrix.
-_BETA2 = 0.99
-# Layers whose matrices features are multiplied by.
-_LAYERS = (nn.Linear, nn.Conv2d, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,14 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        learning_rate: of Muon.
+        optimizer: makes the optimiser of a network with a learning rate.
+        learning_rate: at first.
         batch_size: images a step.
         patience: readings without an improvement before the rate falls.
         decays: how often it falls before the end.
     """
 
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = muon_of
     learning_rate: float = 2e-3
     batch_size: int = 64
     patience: int = 2
@@ -78,7 +76,7 @@ def train(
     """
     # Convolutions of small images take a tenth less time with the channels last.
     _lay_out(network, torch.channels_last)
-    optimizer = muon_of(network, recipe.learning_rate)
+    optimizer = recipe.optimizer(network, recipe.learning_rate)
     batches = shuffled(len(examples), recipe.batch_size, generator)
     a_pass = math.ceil(len(examples) / recipe.batch_size)
     every = max(_LEAST_STEPS, _BETWEEN * a_pass)
@@ -111,30 +109,6 @@ def train(
 def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     """Store the weights of convolutions in another order of their dimensions."""
     network.to(memory_format=layout)  # type: ignore[call-overload]  # which its stubs lack
-
-
-def muon_of(network: nn.Module, rate: float) -> Muon:
-    """Muon of the matrices of layers, and Adam of all other parameters."""
-    layers = (module for module in network.modules() if isinstance(module, _LAYERS))
-    of_layers = (weight for layer in layers for weight in layer.parameters(recurse=False))
-    matrices = {id(weight) for weight in of_layers if weight.ndim > 1}
-    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in network.parameters():
-        parts[id(parameter) in matrices].append(parameter)
-    return Muon(
-        [
-            {"params": weights, "orthogonal": orthogonal, "weight_decay": 0.0}
-            for orthogonal, weights in parts.items()
-        ],
-        rate,
-        _BETA2,
-    )
-
-
-def adam_of(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """Adam of all parameters, in one fused call where it can be."""
-    fused = can_fuse(network.parameters())
-    return torch.optim.Adam(network.parameters(), rate, betas, fused=fused)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:

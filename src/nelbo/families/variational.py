@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,9 +32,13 @@ class VariationalFamily(Family):
         width: of the convolutions.
         data: what the values of a tensor are; see `Family.fit`.
         **options: the arguments of the subclass.
+
+    Attributes:
+        recipe: how it is trained.
+        hierarchy: the latents, with encoder and decoder.
     """
 
-    recipe: ClassVar[Recipe] = Recipe(learning_rate=1e-3)
+    recipe: Recipe = Recipe(learning_rate=1e-3)
     hierarchy: Hierarchy
 
     def __init__(self, latents: int, width: int, data: DataSpace | None, **options: Any) -> None:
