@@ -246,6 +246,21 @@ def test_half_of_few_real_pictures_is_what_stands_beside(digits):
     assert again == found
 
 
+@pytest.mark.parametrize("size", [(1, 3, 4), (3, 9, 9)])
+def test_copies_are_among_their_originals(size, generator):
+    """Of a picture that is there many times the ball has no radius: a copy is in it, whichever
+    batch its features are computed in."""
+    originals = torch.randint(256, (2, *size), generator=generator).byte()
+    real = originals.repeat(100, 1, 1, 1)
+    for found in sample_quality(originals.repeat(65, 1, 1, 1), real, 256):
+        assert (found.samples.precision, found.samples.recall) == (1, 1)
+        assert found.samples.coverage == 1
+    # A sample that differs by one pixel level is not.
+    near = originals.clone()
+    near[:, 0, 0, 0] ^= 1
+    assert sample_quality(near.repeat(65, 1, 1, 1), real, 256)[0].samples.precision == 0
+
+
 def test_too_few_pictures_and_other_sizes_are_errors(digits, without_shape_checks):
     with pytest.raises(NelboError, match="at least 2 samples and 4 real pictures, got 1 and 40"):
         sample_quality(digits[:1], digits[:40], 17)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from nelbo.evidence.feature_spaces import principal_components, some_of
+from nelbo.evidence.feature_spaces import features_of, principal_components, some_of
 from nelbo.evidence.sample_quality import MOST_REAL, among
 
 # Clusters, for at least this number of training pictures each.
@@ -80,7 +80,7 @@ def count_modes(
     """
     real = some_of(real, most, seed)
     space = principal_components(real, levels)
-    drawn, kept = space(samples), space(real)
+    drawn, kept = features_of(space, samples, real)
     generator = torch.Generator().manual_seed(seed)
     centres = k_means(kept, max(1, min(MODES, len(kept) // _LEAST)), generator)
     count = min(len(drawn), len(kept) // 2)

@@ -32,6 +32,7 @@ from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
 from nelbo.evidence.feature_spaces import (
     FeatureSpace,
+    features_of,
     principal_components,
     random_convolutions,
     some_of,
@@ -136,7 +137,7 @@ def sample_quality(
     found = []
     for space in spaces:
         generator = torch.Generator().manual_seed(seed)
-        drawn, kept = space(samples), space(real)
+        drawn, kept = features_of(space, samples, real)
         beside = []
         for _ in range(_DIVISIONS):
             order = torch.randperm(len(kept), generator=generator)
