@@ -82,6 +82,30 @@ def test_both_modes_of_a_state_space_agree(layer, dtype, error, generator):
             assert (whole[:, i] - y).abs().max() <= error * whole.abs().max()
 
 
+def test_a_selective_state_space_is_that_of_mamba(generator):
+    """Equation 2 of Gu & Dao (2023) as they write it, one channel and one state after the other:
+    h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t and y_t = C_t h_t + D u_t, Δ = softplus(bias + W u)."""
+    torch.manual_seed(0)
+    width, states = 3, 2
+    ssm = SelectiveLayer(width, states).double().requires_grad_(False)
+    u = torch.randn(1, 7, width, generator=generator, dtype=torch.float64)
+    chosen, rank = ssm.select.weight.numpy(), ssm.to_step.weight.shape[1]
+    a = -np.exp(ssm.log_decay.numpy())
+    np.testing.assert_allclose(a, [[-1, -2]] * width)  # at first
+    h, expected = np.zeros((width, states)), np.zeros((7, width))
+    for t, now in enumerate(u[0].numpy()):
+        made = chosen @ now
+        b, c = made[rank : rank + states], made[rank + states :]
+        before = ssm.to_step.weight.numpy() @ made[:rank] + ssm.to_step.bias.numpy()
+        step = np.log1p(np.exp(before))
+        for d in range(width):
+            for n in range(states):
+                h[d, n] = np.exp(step[d] * a[d, n]) * h[d, n] + step[d] * b[n] * now[d]
+                expected[t, d] += c[n] * h[d, n]
+            expected[t, d] += ssm.d[d].item() * now[d]
+    np.testing.assert_allclose(ssm(u)[0].numpy(), expected, atol=1e-12)
+
+
 def test_a_state_space_is_the_solution_of_its_differential_equation():
     """A constant input held over 50 steps, against 2,000 by the midpoint rule."""
     torch.manual_seed(0)

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
-from tests.families.linear_chain import LinearChain
+from tests.families.linear_chain import LinearChain, by_level
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
@@ -41,3 +42,38 @@ def test_a_wrong_posterior_costs_its_kl(generator):
     for elbo in (chain.path_elbo(x), chain.elbo(x).elbo):
         gap = chain.log_prob(x) - elbo
         assert abs(gap.mean() - kl) < 4 * gap.std() / math.sqrt(len(x))
+
+
+class Student(LinearChain):
+    """The chain with a decoder of its own, which is off, and the encoder that it has: exact for
+    the chain."""
+
+    def __init__(self, size: int, levels: int) -> None:
+        super().__init__(size, levels)
+        off = 0.3 * torch.ones_like(self.gain)
+        self.own = torch.nn.Parameter(self.gain + off)
+
+    @by_level
+    def p_step(self, x_t, t, condition=None):
+        return self._normal(x_t @ self.own[t - 1].T, self.noise[t - 1])
+
+    def p_data(self, x_1, condition=None):
+        return self._normal(x_1 @ self.own[0].T, self.noise[0])
+
+
+@pytest.mark.parametrize("by", ["paths", "terms"])
+def test_a_decoder_is_trained_by_paths_and_by_terms_alike(by):
+    """With x of the chain, and so (x, z) of its joint distribution, the gradient of the bound by a
+    matrix A_t of the decoder is Q_t⁻¹ (A*_t − A_t) Cov(z_t)."""
+    torch.manual_seed(0)
+    chain, gradients = Student(2, 3), []
+    for _ in range(12):
+        x = MultivariateNormal(torch.zeros(2).double(), chain.spread[0]).sample((500,))
+        elbo = chain.path_elbo(x) if by == "paths" else chain.elbo(x).elbo
+        gradients.append(torch.autograd.grad(elbo.mean(), chain.own)[0])
+    found = torch.stack(gradients)
+    error = found.std(0) / math.sqrt(len(found))
+    off = chain.gain - chain.own.detach()
+    expected = torch.linalg.solve(chain.noise, off) @ torch.stack(chain.spread[1:])
+    assert ((found.mean(0) - expected).abs() < 4.5 * error).all()
+    assert (error < 0.2 * expected.abs().max()).all()

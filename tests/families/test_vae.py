@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from nelbo import Continuous, NelboError, Pixels
 from nelbo.chain.mhvae import MHVAE
@@ -45,7 +46,7 @@ def log_likelihood(model: VAE, x: Tensor) -> Tensor:
     z = torch.cartesian_prod(line, line)
     with torch.no_grad():
         parts = [model.hierarchy.p_data(part) for part in z.split(4096)]
-        prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+        prior = Normal(0.0, 1.0).log_prob(z).sum(1)
         found = [
             torch.cat([p.log_prob(image).flatten(1).sum(1) for p in parts]) + prior for image in x
         ]
@@ -130,6 +131,25 @@ def test_a_hierarchy_learns_and_its_bound_is_below_the_likelihood(generator):
     assert evidence.bits_per_dim.mean() < 0.8 * math.log2(9)
     assert -tighter.mean() < evidence.total.mean()
     assert (evidence.monte_carlo_variance > 0).all()
+
+
+def test_the_bound_of_a_hierarchy_against_quadrature(generator):
+    """Two levels of one latent each, whose likelihood is an integral over the plane."""
+    x, in_bits = blobs(300, generator), 1 / (20 * math.log(2))
+    model = trained(HierarchicalVAE(1, levels=2, width=8), x, 40)
+    chain, line = model.hierarchy, torch.linspace(-5, 5, 201)[:, None]
+    some = x[:4]
+    with torch.no_grad():
+        step = chain.p_step(line, 2)  # of every z_2, a row
+        log_z1 = Normal(step.mean, step.stddev).log_prob(line.T)
+        log_prior = (log_z1 + Normal(0.0, 1.0).log_prob(line)).logsumexp(0)
+        p = chain.p_data(line)
+        log_x = torch.stack([p.log_prob(image).flatten(1).sum(1) for image in some])
+        exact = (log_x + log_prior).logsumexp(1) + 2 * math.log(10 / 200)
+        many = model.importance_weighted_elbo(some, paths=3000, generator=generator)
+        bound = -model.evidence(some.repeat(50, 1, 1, 1), generator=generator).total
+    assert abs((many - exact).mean()) * in_bits < 0.02
+    assert bound.mean() < exact.mean()
 
 
 def test_one_level_of_a_hierarchy_is_a_vae(vae, generator):
