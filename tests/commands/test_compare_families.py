@@ -107,6 +107,8 @@ def test_table_page_and_models(out, capsys):
     assert page.count("PPCA, sample") == 12
     assert page.index("Latent variables") < page.index("Adversarial")
     assert f"≤ {ppca['bits_per_dim']:.3f}" in page
+    assert "12 test images are few: their ± can be relied on from 20 images on." in page
+    assert "Sizes are those that suit the images for validation best" not in page  # of one
 
 
 def test_what_is_there_is_not_done_again(out, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nelbo.chain.estimate import FEW_IMAGES
 from nelbo.data import ImageData
 from nelbo.evidence.standings import SHOWN_SPACE, SPACES, Figures, Spread, Standing
 from nelbo.report import fragments
@@ -61,11 +62,17 @@ class FamiliesReport:
         if self.judged is None:
             return "no family has figures: the notes have the reasons."
         count = self.judged.quality[SHOWN_SPACE]["samples"]["images"]
+        few = ""
+        if len(self.test) < FEW_IMAGES:
+            few = (
+                f" {len(self.test)} test images are few: their ± can be relied on from {FEW_IMAGES}"
+                " images on."
+            )
         return (
             "bits/dim of the test images: ≤ a bound, else exact; ± over images, and over seeds "
             f"after the comma. Fréchet distance, precision and recall of {count:,} samples to the "
             f"training images in {SHOWN_SPACE}; ± of its sampling, and over seeds. Modes: clusters "
-            "of the training images that hold a sample which is like one of them."
+            f"of the training images that hold a sample which is like one of them.{few}"
         )
 
 
@@ -169,7 +176,10 @@ def _html_notes(report: FamiliesReport) -> str:
     if not items:
         return ""
     rows = "".join(f"<dt>{escape(title)}</dt><dd>{escape(notes)}</dd>" for title, notes in items)
-    return f'{_heading("Notes")}<dl class="glossary">{rows}</dl>'
+    chosen = any(run.choice for standing in report.standings for run in standing.runs)
+    first = "Sizes are those that suit the images for validation best."
+    sizes = f'<p class="note" style="margin-bottom: 12px">{first}</p>' if chosen else ""
+    return f'{_heading("Notes")}{sizes}<dl class="glossary">{rows}</dl>'
 
 
 def _heading(title: str) -> str:
