@@ -12,7 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import MEANT, check_arguments, options_of
-from nelbo.commands.common import print_json, say, show
+from nelbo.commands.common import notice, print_json, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.training.starting_point import train_options
 from tests.faults.test_mistakes import mistake
@@ -180,7 +180,7 @@ def print_all(missing: str) -> None:
     """Tables, notes and errors, to standard output and error."""
     main(["data", "digits"])
     show("1.5 ± 0.1 bits/dim × 2 → 猫")
-    say("σ ≤ 3 … 猫")
+    notice("σ ≤ 3 … 猫")
     print_json({"name": "猫 ± é"})
     main(["sample", missing])
 

@@ -28,7 +28,7 @@ _MINUTE = 60.0
 MESSAGES = Console(stderr=True, highlight=False)
 
 
-def say(text: str) -> None:
+def notice(text: str) -> None:
     """A line for people; brackets in names and paths are no markup."""
     MESSAGES.print(writable(text), markup=False, soft_wrap=True)
 
@@ -51,13 +51,13 @@ def quiet(library: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def say_first(title: str, lines: Sequence[str], shown: int) -> None:
+def notice_first(title: str, lines: Sequence[str], shown: int) -> None:
     """A title, the first lines below it, and how many more there are."""
-    say(title)
+    notice(title)
     for line in lines[:shown]:
-        say(f"  {line}")
+        notice(f"  {line}")
     if len(lines) > shown:
-        say(f"  and {len(lines) - shown:,} more")
+        notice(f"  and {len(lines) - shown:,} more")
 
 
 def training_progress(*, disable: bool = False) -> Progress:
@@ -128,4 +128,4 @@ class _CountingProgress(Progress):
         task = self._tasks[task_id]
         total = "" if task.total is None else f" of {task.total:,.0f}"
         status = task.fields.get("status", "")
-        say(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())
+        notice(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console, RenderableType
 
-from nelbo.base.console import MESSAGES, say, writable
+from nelbo.base.console import MESSAGES, notice, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
@@ -90,7 +90,7 @@ def show(result: RenderableType | None) -> None:
 def warn_of(estimate: Estimate, names: Sequence[str] | None = None) -> None:
     """Warn where the error of an estimate may be far from the truth; see `Estimate.warnings`."""
     for warning in estimate.warnings(names):
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
 
 
 def results_to(json: bool) -> Console:

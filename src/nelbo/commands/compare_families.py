@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
@@ -67,7 +67,7 @@ def compare_families(options: Compare) -> None:
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     left = sum(not _file(out, name, seed).is_file() for name in names for seed in seeds)
     if left:
-        say(
+        notice(
             f"{left} of {len(names) * count} fits are left, {duration(budget)} each and what they "
             f"are judged in: about {duration(left * budget)} of training"
         )
@@ -81,7 +81,7 @@ def compare_families(options: Compare) -> None:
                 raise
             except Exception as error:  # one that fails does not lose the others
                 failures[seed] = _reason(error)
-                say(f"{TAXONOMY[name].title}, seed {seed}, failed: {failures[seed]}")
+                notice(f"{TAXONOMY[name].title}, seed {seed}, failed: {failures[seed]}")
         entry = TAXONOMY[name]
         standings.append(Standing(name, entry.title, entry.group, tuple(runs), failures))
     report = FamiliesReport(tuple(standings), test, len(images.train), budget, tuple(seeds))
@@ -135,7 +135,7 @@ def _figures(contest: Contest, asked: dict[str, Any], out: Path, name: str, seed
     if file.is_file():
         return Figures.from_json(read_json(file))
     title, budget = TAXONOMY[name].title, contest.budget
-    say(f"{title}, seed {seed}: {duration(budget)} of training")
+    notice(f"{title}, seed {seed}: {duration(budget)} of training")
     directory = out / MODELS / f"{name}-{seed}"
     trained = train(name, contest, directory, seed)
     figures = _judge(contest, name, seed, title, trained)

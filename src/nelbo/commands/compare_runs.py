@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, print_json, show
@@ -111,7 +111,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     else:
         show("These images show no difference between the two models")
     for warning in (*known, *result.warnings(shown.names)):
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
 
 
 def _trained_on(runs: tuple[str, str], trained: Sequence[bool], data: ImageData) -> list[str]:

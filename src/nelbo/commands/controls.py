@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ControlOptions
 from nelbo.commands.picture_model import PictureModel
@@ -30,7 +30,7 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
     shape = pictures.model.control_shape
     if not options.control:
         if shape is not None:
-            say("note: without --control the base alone draws")
+            notice("note: without --control the base alone draws")
         return None
     if shape is None:
         raise NelboError(
@@ -93,7 +93,7 @@ def _read(
     size, wanted = examine(path).size, (shape[1], shape[2])
     if size is not None and size != wanted:
         found, takes = (f"{one}×{two}" for one, two in (size, wanted))
-        say(
+        notice(
             f"note: {path} is {found} pixels, the control {takes} (height × width): cut in the "
             "middle and scaled"
         )
@@ -102,6 +102,8 @@ def _read(
         return annotator.of(pixels[None], torch.zeros(1, dtype=torch.int64), (0,))[0] / 255
     control = pixels / 255
     if pictures.pipeline.notes.get("control") in OF_LINES and float(control.mean()) > _PAPER:
-        say(f"note: {path} is dark on light, and is inverted: lines of this run are light on dark")
+        notice(
+            f"note: {path} is dark on light, and is inverted: lines of this run are light on dark"
+        )
         control = 1 - control
     return control

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from nelbo.base.console import say_first
+from nelbo.base.console import notice_first
 from nelbo.commands.common import print_json, show
 from nelbo.commands.options.data import Data
 from nelbo.data import ImageData, load_data
@@ -150,7 +150,7 @@ def _mention_unmatched(data: ImageData) -> None:
     """Name the lines of captions and labels that are of no picture."""
     if not data.unmatched:
         return
-    say_first(
+    notice_first(
         f"{_lines_of_none(data.unmatched)} in {data.source}; nelbo train refuses such lines until "
         "they are taken out or the pictures are back:",
         data.unmatched,

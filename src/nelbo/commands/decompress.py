@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
 from nelbo.coding.conditions import captioned
@@ -48,7 +48,7 @@ def run(options: Decompress) -> None:
     speeds = [len(found.images) / seconds for seconds in pace.passes(1)]
     files = _write(found, options.out)
     for line in found.damage:
-        say(f"lost: {line}")
+        notice(f"lost: {line}")
     if options.json:
         content = {"archive": str(options.archive), "out": str(options.out), "run": run_path}
         content |= {"pictures": len(files), "of": found.total, "damage": found.damage}

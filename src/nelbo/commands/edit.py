@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import print_json, show
 from nelbo.commands.controls import read_controls
@@ -195,14 +195,14 @@ def _check_sizes(options: Edit, pictures: PictureModel) -> None:
     for path in asked:
         opened = examine(path)
         for note in opened.notes:
-            say(f"note: {path} has {note}")
+            notice(f"note: {path} has {note}")
         size = sizes[path] = opened.size
         if size is None or size == takes:
             continue
         found = f"{path} is {_named(size)} pixels, the model takes {_named(takes)}"
         if not options.resize:
             raise NelboError(f"{found} (height × width): leave --no-resize out to cut and scale it")
-        say(f"note: {found} (height × width): cut in the middle and scaled")
+        notice(f"note: {found} (height × width): cut in the middle and scaled")
     if options.mask is not None:
         _check_mask(sizes[options.image], sizes[options.mask], takes, options.mask)
 

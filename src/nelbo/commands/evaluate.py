@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.asked import load_asked
@@ -200,7 +200,7 @@ def choose_dtype(
     few = data.subset(_TRIED_IMAGES, seed)
     trial = try_bfloat16(model, *inputs(model, few), seed=seed)
     dtype = trial.dtype(tolerance)
-    say(
+    notice(
         f"{_name(dtype)}: bf16 takes 1/{trial.speedup:.2f} of the "
         f"time and moves the bound by {trial.shift:+.5f} ± {trial.shift_error:.5f} bits/dim "
         f"(at most {tolerance:g} is allowed)"

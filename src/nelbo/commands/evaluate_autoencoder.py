@@ -6,7 +6,7 @@ import dataclasses
 
 from rich.table import Table
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.options.evaluate import Evaluate
@@ -75,9 +75,9 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         return
     show(_table(reading, options.split))
     show(files.line if files else None)
-    say(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
+    notice(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
     for warning in reading.warnings:
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
 
 
 def _table(reading: AutoencoderReading, split: str) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nelbo.base.console import counting_progress, say
+from nelbo.base.console import counting_progress, notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
@@ -83,7 +83,7 @@ def run(options: Fit) -> None:
         _print_bounds(bounds, measured, error.standard_error, suffix)
         warn_of(error)
         for doubt in doubted:
-            say(f"note: {doubt}")
+            notice(f"note: {doubt}")
         where = "" if options.out is None else f" {options.out}"
         show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
@@ -173,7 +173,7 @@ class PictureModel:
             raise NelboError(f"{option}: {self.path} is a model without a text encoder{instead}")
         given = [prompt if prompt.strip() else None for prompt in prompts]
         if None in given:
-            say("An empty prompt is no prompt: the unconditional model")
+            notice("An empty prompt is no prompt: the unconditional model")
         return given
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
@@ -166,4 +166,4 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
 
         show(quality_table(reading))
         show(nearest_line(reading))
-        say(ABOUT_FEATURES)
+        notice(ABOUT_FEATURES)

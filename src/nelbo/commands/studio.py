@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError, optional
 from nelbo.base.files import read_json
 from nelbo.commands.common import choose_device
@@ -32,9 +32,9 @@ def run(options: Studio) -> None:
     studio.serve(
         options.host,
         options.port,
-        lambda address: say(f"nelbo studio: {address} (serving {names}; Ctrl-C ends it)"),
+        lambda address: notice(f"nelbo studio: {address} (serving {names}; Ctrl-C ends it)"),
     )
-    say("nelbo studio: ended")
+    notice("nelbo studio: ended")
     sys.stdout.flush()
     # At an ordinary end torch takes seconds to be taken down, while the worker may be within it.
     os._exit(0)

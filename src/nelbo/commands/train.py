@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.commands.common import choose_device, print_json, results_to, show
 from nelbo.commands.training.session import TrainingSession
 from nelbo.data.mentions import mention_duplicates, mention_skipped
@@ -44,7 +44,7 @@ def run(options: TrainOptions) -> None:
     options = replace(options.found_again(), data=data, crops=None)
     _check(options)
     if line := kind.announcement(options, data):
-        say(line)
+        notice(line)
     device = choose_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -56,7 +56,7 @@ def run(options: TrainOptions) -> None:
     if processes.is_main:
         _mention(options, images, start)
         for line in kind.unused(options, images, start):
-            say(line)
+            notice(line)
     directory, summary = train_stages(options, images, processes, start)
     if not processes.is_main:
         return
@@ -93,7 +93,7 @@ def train_stages(
     summary: dict[str, Any] = {}
     for stage in kind_of(options.trains).stages(options, images, processes, run):
         if stage.about and processes.is_main:
-            say(stage.about)
+            notice(stage.about)
         session = TrainingSession(stage, images, processes, start)
         if not made:  # nothing is written before it is known that all fits together
             _make(run, options, processes)
@@ -194,13 +194,13 @@ def _predates_validation(options: TrainOptions) -> bool:
 def _mention(options: TrainOptions, images: TrainingImages, start: Start | None) -> None:
     """Report what is trained on, where that is not as one would expect."""
     if start is not None:
-        say(f"Training on from the model of {options.start_from} (--model {options.trains})")
+        notice(f"Training on from the model of {options.start_from} (--model {options.trains})")
     mention_skipped(images.train, images.validation, images.test)
     mention_duplicates(images.reported)
     if images.train.split_note is not None:
-        say(f"{images.source}: {images.train.split_note}")
+        notice(f"{images.source}: {images.train.split_note}")
     if images.watched == TEST:
-        say(
+        notice(
             "this run was begun before there was a validation split, and trains on the images "
             "that it began with"
         )
@@ -211,4 +211,4 @@ def _mention(options: TrainOptions, images: TrainingImages, start: Start | None)
             TRAIN: f"the images that it trains on, for {images.source} is too small for a "
             "validation split",
         }
-        say(f"--validate-every reads {read[images.watched]}")
+        notice(f"--validate-every reads {read[images.watched]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nelbo.base.console import say, say_first
+from nelbo.base.console import notice, notice_first
 from nelbo.data.duplicates import duplicates_line
 from nelbo.data.image_data import ImageData
 
@@ -10,15 +10,15 @@ from nelbo.data.image_data import ImageData
 def mention_skipped(*data: ImageData, shown: int = 5) -> None:
     """Name what was left out and the files that could not be read, once for all splits."""
     for note in dict.fromkeys(note for split in data for note in split.notes):
-        say(f"note: {data[0].source}: {note}")
+        notice(f"note: {data[0].source}: {note}")
     skipped = list(dict.fromkeys(line for split in data for line in split.skipped))
     if not skipped:
         return
     files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-    say_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
+    notice_first(f"skipped {files} of {data[0].source} that cannot be read:", skipped, shown)
 
 
 def mention_duplicates(data: ImageData) -> None:
     """Report how many test images are in other splits as well, if any."""
     if line := duplicates_line(data):
-        say(line)
+        notice(line)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import listed
 from nelbo.chain.model import Model
@@ -182,7 +182,7 @@ def _fit_missing_scale(
     if not quiet:
         which = f"{min(FITTED, len(fitted))} images of {fitted.source}"
         which += ", which flatters the bound a little" if flatters else " that are not for test"
-        say(
+        notice(
             f"{source.run_path} has no scale of its decoder: {latent.decoder_scale:.4f} is fitted "
             f"to {which}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.runs.run_directory import RunDirectory
 
 # Evaluation and report take at most this share of the training time, or this many seconds.
@@ -40,7 +40,7 @@ def report_where_on_interrupt(run: RunDirectory) -> Iterator[None]:
         command = f"nelbo report {run.path}"
         if run.path != whole:  # the first of two stages
             command = f"nelbo train --resume --out {whole}"
-        say(
+        notice(
             f"stopped while evaluating: the trained model is in {run.path}, and {command} makes "
             "its report"
         )

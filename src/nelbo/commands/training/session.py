@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.console import Minutes, say, training_progress
+from nelbo.base.console import Minutes, notice, training_progress
 from nelbo.commands.training.outlook import advice, outlook_text
 from nelbo.commands.training.run_facts import passes_text
 from nelbo.commands.training.watch import Watch
@@ -111,11 +111,11 @@ class TrainingSession:
                 )
                 if is_main:
                     for note in notes:
-                        say(note.text)
-                    say(f"Resumed at step {trainer.step}")
+                        notice(note.text)
+                    notice(f"Resumed at step {trainer.step}")
             if is_main:
                 amount = f"{len(images)} images" if images.stream is None else "a stream"
-                say(
+                notice(
                     f"Training on {amount} of {self.images.source}, shape "
                     f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
                     f"{_where(trainer)}"
@@ -133,9 +133,9 @@ class TrainingSession:
         each = step_seconds(trainer.rehearse, trainer.processes.of_first)
         outlook = Outlook.of(self.training, each, done=trainer.step, spent=trainer.seconds)
         if trainer.processes.is_main:
-            say(outlook_text(outlook, self.training, self._examples))
+            notice(outlook_text(outlook, self.training, self._examples))
             if outlook.is_short and trainer.step == 0:
-                say(advice(outlook, self.training, sized=self.images.source not in FIXED_SIZE))
+                notice(advice(outlook, self.training, sized=self.images.source not in FIXED_SIZE))
         return Watch(
             self.kind,
             trainer,
@@ -155,7 +155,7 @@ class TrainingSession:
             for event in supervisor.run():
                 if isinstance(event, Note):
                     if is_main:
-                        say(event.text)
+                        notice(event.text)
                     continue
                 last = event
                 watch.at(event)
@@ -167,11 +167,11 @@ class TrainingSession:
                 )
                 if is_main and progress.disable and minutes.passed():
                     left = event.seconds * (1 - event.fraction) / event.fraction
-                    say(f"step {event.step:,}: {figures}, {speed}, {duration(round(left))} left")
+                    notice(f"step {event.step:,}: {figures}, {speed}, {duration(round(left))} left")
             if last is not None and supervisor.finished and watch.bits_per_dim is not None:
                 watch.read(last)
         if is_main and last is not None:
-            say(self._done_text(last, watch.run))
+            notice(self._done_text(last, watch.run))
 
     def _done_text(self, last: Step, run: RunDirectory) -> str:
         """What a run has come to: its steps, its passes over the data, and its last figures."""
@@ -192,11 +192,13 @@ class TrainingSession:
         """Report what was saved, then exit with the signal's code."""
         if self.trainer.processes.is_main:
             if run.replaces is not None:
-                say(f"stopped before the first checkpoint; the run in {run.replaces} is untouched")
+                notice(
+                    f"stopped before the first checkpoint; the run in {run.replaces} is untouched"
+                )
             elif self.trainer.step == 0:
-                say(f"stopped before the first step; {run.path} holds no trained model")
+                notice(f"stopped before the first step; {run.path} holds no trained model")
             else:
-                say(
+                notice(
                     f"stopped at step {self.trainer.step}; the model so far is in {run.path}, and "
                     f"nelbo train --resume --out {run.whole.path} goes on with it"
                 )

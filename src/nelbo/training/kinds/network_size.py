@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.data import ImageData
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
@@ -103,7 +103,7 @@ def fitting_widths(
         passes = ""
         if data.stream is None:
             passes = f", {found.examples / len(data):,.0f} passes over {len(data):,}"
-        say(
+        notice(
             f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M weights, "
             f"as the time is enough for about {found.examples:,.0f} images{passes} (--widths "
             "chooses another)"

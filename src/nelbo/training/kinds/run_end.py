@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from nelbo.base.console import MESSAGES, say
+from nelbo.base.console import MESSAGES, notice
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
 from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
@@ -199,7 +199,7 @@ class RunEnd(ABC):
         if call * (expected_calls(whole) + self.calls) > SOON:
             refine(first, EARLY / 2 * seconds)
             self.write(first, self.draw(EARLY / 2 * seconds / call))
-            say(
+            notice(
                 f"A first report is in {self.run.report}; to refine it may take "
                 f"{duration(round(allowance.left))} more"
             )
@@ -212,7 +212,7 @@ class RunEnd(ABC):
         table_to.print(evaluated_text(whole, self.data), soft_wrap=True)
         print_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
         for warning in test.bound.mean().bits_per_dim.warnings(test.data.names):
-            say(f"warning: test: {warning}")
+            notice(f"warning: test: {warning}")
         if line := self.remark(whole):
             table_to.print(line, soft_wrap=True)
         if whole is not first:  # what was asked for took its time, and leaves the rest theirs

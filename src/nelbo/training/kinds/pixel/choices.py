@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from nelbo.base.console import say
+from nelbo.base.console import notice
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.network_size import fitting_widths
 from nelbo.training.kinds.pixel.build import halving_note
@@ -33,7 +33,7 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
     if "mirroring" in options.left_open:
         mirrored = mirrors_suit(images.train)
         if mirrored and processes.is_main:
-            say(
+            notice(
                 "Mirroring half of the pictures, which look like their mirror images "
                 "(--no-horizontal-flip does not)"
             )
@@ -44,7 +44,7 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
         return options
     halves = processes.is_main and options.model.network == "unet"
     if halves and (note := halving_note(*images.train.shape[1:])):
-        say(note)
+        notice(note)
     if options.training.seconds is None:
         return options
     if options.model.schedule != "learned":  # a misspelt objective is refused before it is timed
