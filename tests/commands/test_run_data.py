@@ -13,14 +13,14 @@ from PIL import Image
 from nelbo import NelboError, Pixels
 from nelbo.data import load_data
 from nelbo.data.mentions import mention_skipped
-from nelbo.formats import Pipeline, files, scheduler
+from nelbo.formats import Pipeline, files, notes, scheduler
 from nelbo.runs.run_data import check_data, data_for_run, load_with_data
 from nelbo.samplers import default_sampler
 
 
 def test_the_files_of_a_run_are_read_once(run_path, monkeypatch):
     read, read_json = [], files.read_json
-    for module in (files, scheduler):
+    for module in (files, notes, scheduler):
         monkeypatch.setattr(module, "read_json", lambda f: (read.append(f.name), read_json(f))[1])
     pipeline = Pipeline.open(run_path)
     source = check_data(pipeline, None, "test")

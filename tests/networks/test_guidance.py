@@ -138,7 +138,7 @@ def test_an_unconditional_network_cannot_be_guided():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((math.nan,), "scale must be a finite number"),
+        ((math.nan,), "guidance must be a finite number"),
         ((2.0, (1.0, 1.0)), "interval must be"),
         ((2.0, (-0.1, 1.0)), "interval must be"),
         ((2.0, None, 1.5), r"rescale must lie in 0\.\.1"),
