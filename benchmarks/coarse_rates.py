@@ -3,7 +3,7 @@
     python benchmarks/coarse_rates.py [RUN] [--bits 300] [--pictures 24] [--even] [--captions]
 
 RUN is by default the model of emoji that ships. Pictures drawn at random from its test split are
-coded level by level until they take more than so many bits on average. For each level: the bits
+coded level by level until they take more than --bits on average. For each level: the bits
 that were written, the KLs that were coded, and at most which rate is asked for, 15% more than these
 and 0.1 bits a group. --even takes the level profile away, --captions conditions on the captions.
 """

@@ -263,12 +263,12 @@ class QualityOptions:
 
 def asked_for(options: Any, *names: str) -> list[str]:
     """Those of some options that do not have their default, as the command line spells them."""
-    asked = []
-    for each in dataclasses.fields(options):
-        if each.name in names and getattr(options, each.name) != each.default:
-            switched_off = each.default is True
-            asked.append(option(f"no_{each.name}" if switched_off else each.name))
-    return asked
+    defaults = {each.name: each.default for each in dataclasses.fields(options)}
+    return [
+        option(f"no_{name}" if defaults[name] is True else name)
+        for name in names
+        if getattr(options, name) != defaults[name]
+    ]
 
 
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:

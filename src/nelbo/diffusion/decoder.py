@@ -11,7 +11,7 @@ sampling and evaluating both read it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -67,10 +67,12 @@ class GaussianDecoder(DescribedChain):
                 check_count("each side of shape", side)
         super().__init__(schedule)
         if not isinstance(prediction, Parameterization):
-            prediction = PARAMETERIZATIONS[_one_of(prediction, PARAMETERIZATIONS, "prediction")]
+            check_choice("prediction", prediction, PARAMETERIZATIONS)
+            prediction = PARAMETERIZATIONS[prediction]
         self.parameterization = prediction
         self.prediction = prediction.name
-        self.variance = _one_of(variance, VARIANCES, "variance")
+        check_choice("variance", variance, VARIANCES)
+        self.variance = variance
         if prediction.needs_signal and schedule.alphas_cumprod[-1] == 0:
             raise NelboError(
                 "a chain that ends without signal leaves x_0 undetermined by the noise: "
@@ -233,8 +235,3 @@ class GaussianDecoder(DescribedChain):
         log_ratio = at.posterior_log_variance(t, x_0) - prediction.log_variance
         precision = (-prediction.log_variance).exp()
         return 0.5 * (error.square() * precision + (torch.expm1(log_ratio) - log_ratio))
-
-
-def _one_of(value: str, allowed: Collection[str], name: str) -> str:
-    check_choice(name, value, allowed)
-    return value

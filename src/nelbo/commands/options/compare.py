@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +15,12 @@ from nelbo.commands.groups import (
     DataName,
     EmbeddedGuidance,
     SomeImages,
+    asked_for,
     check_out,
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
-from nelbo.training.ranges import at_least_one, check_threads, option
+from nelbo.training.ranges import at_least_one, check_threads
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
@@ -103,7 +104,5 @@ class Compare:
             raise NelboError(f"--images must be at least 2, got {self.images}")
 
     def _check_unused(self, names: tuple[str, ...], why: str) -> None:
-        defaults = {each.name: each.default for each in fields(self)}
-        for name in names:
-            if getattr(self, name) != defaults[name]:
-                raise NelboError(f"{option(name)} {why}: leave one out")
+        if unused := asked_for(self, *names):
+            raise NelboError(f"{unused[0]} {why}: leave one out")
