@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule
-from nelbo.evidence import Classifier, classify
+from nelbo.evidence import Classification, Classifier, classify
 
 MEANS = torch.tensor([-0.6, 0.0, 0.5, 0.8])
 STD = 0.5
@@ -98,6 +100,24 @@ def test_a_class_that_left_the_race_is_never_the_answer():
     hasty = Classifier(model(), LABELS, margin=1e-9, draws=40)(draw(5, 0))
     assert (hasty.remaining.sum(1) == 1).all()
     assert (hasty.calls == 4 * len(MEANS)).all()
+
+
+@pytest.mark.parametrize("T", [1, 2, 40])
+def test_classes_that_never_differ_have_the_bound_of_the_model_each(T, generator):
+    """As of a network that ignores its condition, even once all levels were seen."""
+    schedule = NoiseSchedule.linear(T, 0.1, 0.3)
+    chain = Diffusion(
+        lambda x, time, condition: torch.zeros_like(x), schedule, data=Continuous(), shape=SHAPE
+    )
+    images = draw(1, 1).expand(200, *SHAPE)
+    found = Classification.cat(classify(chain, images, LABELS, draws=64, generator=generator))
+    assert found.remaining.all()
+    torch.testing.assert_close(found.nelbo, found.nelbo[:, :1].expand(-1, len(MEANS)))
+    bound = chain.elbo(images, generator=generator)
+    expected = (bound.nelbo - bound.prior_matching).double()
+    difference = found.nelbo[:, 0].mean() - expected.mean()
+    error = math.hypot(*(x.std() / math.sqrt(200) for x in (found.nelbo[:, 0], expected)))
+    assert abs(difference) < 4 * error + 1e-6
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,8 @@ class _LevelChoice:
         """A level for each image, on one shifted grid, and its weight 1/π(t)."""
         T = len(self._bin)
         spread = (self._sum / self._count.clamp(min=1)).sqrt()
-        spread = torch.where(self._count > 0, spread, spread.max().clamp(min=1e-12))
+        # Classes that never differed, as of a network that ignores them, leave levels alike.
+        spread = torch.where(self._count > 0, spread, spread.max()).clamp(min=1e-12)
         learnt = spread[self._bin]
         proposal = (1 - _UNIFORM_SHARE) * learnt / learnt.sum() + _UNIFORM_SHARE / T
         device = drawn_on(generator, torch.get_default_device())
