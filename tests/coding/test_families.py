@@ -108,6 +108,20 @@ def test_an_lds_codes_in_as_many_bits_as_its_bound():
     assert 32 * (len(block.words) - block.taken) == pytest.approx(bound, rel=0.05)
 
 
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_an_lds_whose_states_explain_nothing_codes_without_them(count):
+    """Of equal images, or of one alone, nothing varies: the mean image has all of the probability
+    that its noise leaves it, and each picture takes what the evidence says."""
+    alike = torch.full((count, *SHAPE), 3)
+    model = LDS(2).fit(2.0 * alike / (LEVELS - 1) - 1, data=Pixels(LEVELS))
+    images = torch.cat([alike, some_images(5)])
+    archive = coding.compress(model, images)
+    assert torch.equal(coding.decompress(model, archive), images)
+    bits = 8 * coding.estimate(model, images).bytes.mean
+    evidence = model.evidence(model.data.to_network(images)).total.sum() / math.log(2)
+    assert bits == pytest.approx(float(evidence), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", LATENT)
 def test_families_with_latents_code_along_them(name):
     model = LATENT[name]()

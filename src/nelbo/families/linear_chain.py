@@ -70,7 +70,8 @@ class LinearChain(MHVAE):
         """The same model of x, with latents that are independent given x."""
         scale = noise.expand_as(mean).sqrt()[:, None]
         u, s, _ = torch.linalg.svd(weight / scale, full_matrices=False)
-        u, s = u[:, s > _LEAST], s[s > _LEAST]
+        kept = max(1, int((s > _LEAST).sum()))  # a chain has a latent, even if none explains data
+        u, s = u[:, :kept], s[:kept]
         largest = u.gather(0, u.abs().argmax(0, keepdim=True))  # the sign is arbitrary
         return cls(scale * u * largest.sign() * s, mean, noise, image_shape, space)
 
