@@ -115,6 +115,15 @@ def test_levels_round_trip():
         assert torch.equal(to_levels(from_levels(k, levels), levels), k)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("levels", [17, 256])
+def test_the_level_of_a_value_is_the_nearest_whatever_its_precision(levels, dtype):
+    x = from_levels(torch.arange(levels), levels).to(dtype)
+    grid = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    nearest = (x.double()[:, None] - grid).abs().argmin(1)
+    assert torch.equal(to_levels(x, levels), nearest)
+
+
 def test_draw_uses_one_randn_of_the_generator():
     normal = torch.distributions.Normal(torch.full((3, 2), 5.0), 2.0)
     x = draw(normal, torch.Generator().manual_seed(7))

@@ -207,7 +207,8 @@ def nearest_level(x: Tensor, levels: int) -> Tensor:
 
 def to_levels(x: Float[Tensor, "..."], levels: int) -> Int[Tensor, "..."]:
     """Integer level 0..L−1 nearest to each value of [−1, 1]; values outside are clamped."""
-    return ((x.clamp(-1.0, 1.0) + 1.0) * ((levels - 1) / 2)).round().long()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 has no place for 256 levels
+    return ((wide.clamp(-1.0, 1.0) + 1.0) * ((levels - 1) / 2)).round().long()
 
 
 def from_levels(k: Tensor, levels: int) -> Float[Tensor, "..."]:
