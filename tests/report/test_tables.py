@@ -7,8 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from nelbo.base.console import counting_progress, notice, plain_console, training_progress
+from nelbo.commands.common import show
 from nelbo.report.formatting import compact, duration, flatten, number, setting
-from nelbo.report.tables import TERMS, bound_json, bound_table
+from nelbo.report.tables import TERMS, bound_json, bound_table, new_table
 from tests.report.examples import make_bound
 
 
@@ -38,6 +40,28 @@ def test_two_splits_fit_a_terminal():
 
 def test_markup_in_a_name_is_text():
     assert "[bold]" in text_of(bound_table({"[bold]": make_bound().mean()}))
+
+
+def test_names_are_printed_as_they_are(capsys):
+    name = "/pictures/[/old] :cat: [red]"
+    table = new_table(["image"], title=name, caption=name)
+    table.add_row(name)
+    show(table)
+    show(name)
+    notice(name)
+    printed = capsys.readouterr()
+    assert printed.out.count(name) == 4
+    assert printed.err.count(name) == 1
+
+
+@pytest.mark.parametrize("progress", [counting_progress, training_progress])
+def test_names_in_a_progress_bar_are_no_markup(progress, capsys):
+    bar = progress()
+    bar.add_task("Classifying [/old] [red]", status="", step=0, figures="", pace="")
+    console = plain_console()
+    console.width = 200
+    console.print(bar.get_renderable())
+    assert "Classifying [/old] [red]" in capsys.readouterr().out
 
 
 def test_a_density_is_labelled():

@@ -25,12 +25,19 @@ from rich.progress import (
 from rich.table import Column
 
 _MINUTE = 60.0
-MESSAGES = Console(stderr=True, highlight=False)
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that shows names and paths as they are: `[red]` is no markup, `:cat:` no emoji."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+MESSAGES = plain_console(stderr=True)
 
 
 def notice(text: str) -> None:
-    """A line for people; brackets in names and paths are no markup."""
-    MESSAGES.print(writable(text), markup=False, soft_wrap=True)
+    """A line for people."""
+    MESSAGES.print(writable(text), soft_wrap=True)
 
 
 def writable(text: str) -> str:
@@ -63,13 +70,13 @@ def notice_first(title: str, lines: Sequence[str], shown: int) -> None:
 def training_progress(*, disable: bool = False) -> Progress:
     """A progress bar with what is minimised, the time left and the pace; in terminals alone."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("step {task.fields[step]}"),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("step {task.fields[step]}", markup=False),
+        TextColumn("{task.fields[figures]}", markup=False),
         # What is last is cut short first, where a terminal is narrow.
         TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("{task.fields[pace]}"),
+        TextColumn("{task.fields[pace]}", markup=False),
         console=MESSAGES,
         disable=disable or not MESSAGES.is_terminal,
     )
@@ -78,10 +85,10 @@ def training_progress(*, disable: bool = False) -> Progress:
 def counting_progress(*, disable: bool = False) -> Progress:
     """A progress bar that counts and estimates the time left; a line a minute in a file."""
     return _CountingProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=MESSAGES,

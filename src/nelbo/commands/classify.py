@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from nelbo.base.console import counting_progress
@@ -215,7 +214,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         wraps=True,
     )
     for row in rows:
-        caption = [Text(shorten(row["caption"] or ""))] if captioned else []
+        caption = [shorten(row["caption"] or "")] if captioned else []
         best = shorten(row["class"]) + ("" if row["certain"] else " ?")
-        table.add_row(Text(row["name"]), *caption, Text(best))
+        table.add_row(row["name"], *caption, best)
     return table

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console, RenderableType
 
-from nelbo.base.console import MESSAGES, notice, writable
+from nelbo.base.console import MESSAGES, notice, plain_console, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
@@ -23,7 +23,7 @@ from nelbo.networks.files import locate
 
 SomeModel = TypeVar("SomeModel", bound=Model)
 
-RESULTS = Console(highlight=False)
+RESULTS = plain_console()
 # A file or a pipe has no width that a table would have to be folded to.
 if not RESULTS.is_terminal and "COLUMNS" not in os.environ:
     RESULTS.width = 1000
@@ -82,7 +82,7 @@ def show(result: RenderableType | None) -> None:
     if not result:
         return
     if isinstance(result, str):
-        RESULTS.print(writable(result), markup=False, soft_wrap=True)
+        RESULTS.print(writable(result), soft_wrap=True)
     else:
         RESULTS.print(result)
 

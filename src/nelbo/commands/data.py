@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rich.text import Text
 
 from nelbo.base.console import notice_first
 from nelbo.commands.common import print_json, show
@@ -187,14 +186,14 @@ def _facts(content: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value is not None:
-            table.add_row(name, Text(value))
+            table.add_row(name, value)
     return table
 
 
 def _label_table(labels: dict[str, dict[str, int]]) -> Table:
     table = new_table(["class"], list(next(iter(labels.values()))), wraps=True)
     for name, counts in labels.items():
-        table.add_row(Text(name), *(f"{count:,}" for count in counts.values()))
+        table.add_row(name, *(f"{count:,}" for count in counts.values()))
     return table
 
 
