@@ -23,13 +23,14 @@ from nelbo.evidence.file_sizes import file_size
 from nelbo.evidence.one_image import refine
 from nelbo.evidence.one_image_pair import Contender, refine_difference
 from nelbo.evidence.standings import SPACES, Figures, packed
-from nelbo.families import MarkovModel
+from nelbo.families import VAE, HierarchicalVAE, MarkovModel
 from nelbo.formats import write_json
 from nelbo.studio.tasks.classify import ranking
 from tests.costs import COSTS, CostModel
 from tests.studio.conftest import ask, of_type, picture
 
 IMAGE = picture("image")
+NO_LEVELS = torch.empty(0)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,51 @@ def test_the_difference_of_two_models_is_unbiased_and_its_error_is_true(kinds):
         # What both have in common cancels: the error is about a tenth of that of either.
         error = math.sqrt(float(last.evidence[0].monte_carlo_variance[0])) / math.log(2.0)
         assert last.error < 0.25 * error
+
+
+@pytest.mark.parametrize("other", ["hierarchical", "exact", "chain"])
+def test_a_model_without_levels_whose_evidence_has_noise_is_drawn_as_well(other):
+    """A VAE has the bound of a few draws of its latents: their noise is part of the error."""
+    x_0 = torch.linspace(-1, 1, 8).repeat(2).view(1, 1, 4, 4)
+    others = {
+        "hierarchical": lambda: _fresh(HierarchicalVAE(2, levels=2, width=8), 1),
+        "exact": lambda: _fresh(MarkovModel(1), 1),
+        "chain": lambda: nelbo.Diffusion(
+            lambda x, time, condition: 0.1 * x,
+            nelbo.NoiseSchedule.linear(5, 0.1, 0.3),
+            data=nelbo.Pixels(8),
+            shape=(1, 4, 4),
+        ),
+    }
+    models = _fresh(VAE(2, width=8), 0), others[other]()
+    noise, known = torch.Generator().manual_seed(0), []
+    with torch.no_grad():
+        for model in models:
+            copies = x_0.expand(2000, 1, 4, 4)
+            known.append(float(model.evidence(copies, generator=noise).bits_per_dim.mean()))
+    pair = Contender(models[0], x_0), Contender(models[1], x_0)
+    z = []
+    for seed in range(20):
+        *_, last = refine_difference(pair, 1.0, seed=seed)
+        assert last.final
+        z.append((last.difference - (known[0] - known[1])) / last.error)
+    *_, again = refine_difference(pair, 1.0, seed=seed)
+    assert (again.difference, again.error) == (last.difference, last.error)
+    z = torch.tensor(z)
+    assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
+    assert 0.65 < float(z.std()) < 1.4
+    if other != "chain":
+        first, second = (list(refine(model, x_0, None, 0.1, NO_LEVELS)) for model in models)
+        assert first[0].error > 0
+        assert (second[0].error > 0) == (other != "exact")
+        *_, same = refine(models[0], x_0, None, 0.1, NO_LEVELS)
+        assert torch.equal(same.evidence.total, first[0].evidence.total)
+
+
+def _fresh(family, seed):
+    torch.manual_seed(seed)
+    family.allocate((1, 4, 4), nelbo.Pixels(8))
+    return family.eval()
 
 
 def test_costs_of_the_test_are_those_it_names():

@@ -32,6 +32,12 @@ _VALUES = 2**19
 _A_GROUP, _GROUPS = 4, 24
 
 
+def at_once(copies: int, x_0: Float[Tensor, "one channels height width"]) -> list[int]:
+    """How many copies of an image are evaluated together, a number for each call."""
+    most = max(1, _VALUES // x_0.numel())
+    return [min(most, copies - i) for i in range(0, copies, most)]
+
+
 class Round(NamedTuple):
     """Independent parts of one round.
 
@@ -114,10 +120,9 @@ class ImageRounds:
         """The next round: about `first` draws of level 1, and `levels` of the others."""
         noise = generator_for(self._seed, 5, self._drawn)
         self._drawn += 1
-        copies, at_once = -(-first // A_COPY), max(1, _VALUES // self._x_0.numel())
         drawn = [
-            self._evidence(min(at_once, copies - i), FirstLevel(reconstructions=A_COPY), noise)
-            for i in range(0, copies, at_once)
+            self._evidence(size, FirstLevel(reconstructions=A_COPY), noise)
+            for size in at_once(-(-first // A_COPY), self._x_0)
         ]
         estimator: Estimator = FirstLevel(reconstructions=0)
         if len(self._choice.proposal):

@@ -18,6 +18,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.distributions import generator_for
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, DrawSpread
@@ -84,7 +85,8 @@ def refine(
     check_error(error)
     model.check_data(x_0)
     if model.chain is None:
-        yield Refined(model.evidence(x_0, condition), 1, 1, True)
+        noise = generator_for(seed, 6)
+        yield Refined(model.evidence(x_0, condition, generator=noise), 1, 1, True)
         return
     choice = LevelChoice(guess)
     rounds = ImageRounds(model, x_0, condition, choice, seed)

@@ -8,6 +8,7 @@ not they have anything in common.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.evidence import Evidence
+from nelbo.chain.distributions import generator_for
+from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
 from nelbo.chain.variances import variance_of_mean
 from nelbo.evidence.first_guess import first_guess
-from nelbo.evidence.image_rounds import A_COPY, ImageRounds, LevelChoice, Round
+from nelbo.evidence.image_rounds import A_COPY, ImageRounds, LevelChoice, Round, at_once
 from nelbo.evidence.one_image import check_error, to_error
 
 # What draws a round, by the number of draws of level 1 and that of the others.
@@ -89,7 +91,7 @@ def refine_difference(
         # The same levels for both, so that more is common to them.
         choices = [LevelChoice((guesses[0] + guesses[1]) / 2)] * 2
     sides = [
-        _exact(each) if each.model.chain is None else _drawn(each, choice, seed)
+        _in_one_call(each, seed) if each.model.chain is None else _drawn(each, choice, seed)
         for each, choice in zip(contenders, choices, strict=True)
     ]
     drawn: list[tuple[Evidence, Evidence]] = []
@@ -127,29 +129,46 @@ def _drawn(contender: Contender, choice: LevelChoice, seed: int) -> Side:
     return ImageRounds(contender.model, contender.x_0, contender.condition, choice, seed).draw
 
 
-def _exact(contender: Contender) -> Side:
-    """Rounds of a model whose evidence has no noise: the same cost in every draw."""
-    evidence = contender.model.evidence(contender.x_0, contender.condition)
-    if evidence.kind == "none":
+def _in_one_call(contender: Contender, seed: int) -> Side:
+    """Rounds of a model without levels: a copy of the image for every two draws of level 1.
+
+    Where its evidence has no noise, every copy costs the same.
+    """
+    model, x_0, condition = contender.model, contender.x_0, contender.condition
+    rounds = itertools.count()
+
+    def evidence(copies: int, noise: torch.Generator) -> Evidence:
+        repeated = None if condition is None else condition.repeat(copies)
+        return model.evidence(x_0.expand(copies, *x_0.shape[1:]), repeated, generator=noise)
+
+    known = evidence(1, generator_for(seed, 6))
+    if known.kind == "none":
         raise NelboError("a model that gives pictures no probability needs no bits for them")
+    varies = bool((known.monte_carlo_variance != 0).any())
 
     def draw(first: int, levels: int) -> Round:
-        def bound(copies: int, count: int) -> Bound:
-            nothing = torch.zeros(copies, dtype=torch.float64)
-            return Bound(
-                reconstruction=nothing - evidence.total.double().cpu(),
-                prior_matching=nothing,
-                score_matching=nothing[:, None][:, :0],
-                levels=nothing[:, None][:, :0].long(),
-                weights=nothing[:, None][:, :0],
-                dims=evidence.dims,
-                reconstruction_variance=nothing,
-                reconstruction_calls=torch.full((copies,), count),
-            )
-
-        return Round(bound(-(-first // A_COPY), A_COPY) if first else None, bound(1, 0))
+        copies, found, noise = -(-first // A_COPY), known, generator_for(seed, 5, next(rounds))
+        if copies and varies:
+            found = joined(evidence(size, noise) for size in at_once(copies, x_0))
+        return Round(_as_bound(found, copies, A_COPY) if first else None, _as_bound(known, 1, 0))
 
     return draw
+
+
+def _as_bound(evidence: Evidence, copies: int, calls: int) -> Bound:
+    """The costs of copies, of each or of one for all, as a bound whose draws are of level 1."""
+    nothing = torch.zeros(copies, dtype=torch.float64)
+    no_levels = nothing[:, None][:, :0]
+    return Bound(
+        reconstruction=nothing - evidence.total.double().cpu(),
+        prior_matching=nothing,
+        score_matching=no_levels,
+        levels=no_levels.long(),
+        weights=no_levels,
+        dims=evidence.dims,
+        reconstruction_variance=nothing + evidence.monte_carlo_variance.double().cpu(),
+        reconstruction_calls=torch.full((copies,), calls),
+    )
 
 
 def _difference(a: Round, b: Round) -> Bound:
