@@ -169,8 +169,8 @@ def test_a_run_is_guided_as_its_own_samples_are(tmp_path, stable):
 
 def test_prompts_of_a_file_that_begins_with_a_byte_order_mark(tmp_path):
     file = tmp_path / "prompts.txt"
-    file.write_bytes("\ufeffred cat\r\n\r\n  dog \r\n".encode())
-    assert ConditionOptions(prompt_file=file).prompts() == ("red cat", "dog")
+    file.write_bytes("\ufeffred cat\r\n\r\n  dog \r\na\u2028b\n".encode())
+    assert ConditionOptions(prompt_file=file).prompts() == ("red cat", "dog", "a\u2028b")
 
 
 def test_several_prompts_stand_beneath_their_rows(tmp_path, stable):

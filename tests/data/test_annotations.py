@@ -171,6 +171,13 @@ def test_metadata_csv(tmp_path, delimiter, end):
     assert data.label_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_caption_may_hold_a_separator_of_unicode(tmp_path, separator):
+    write(tmp_path / "a.png")
+    csv_file(tmp_path, f"file_name,text\na.png,a{separator}b\n")
+    assert load(tmp_path).captions == (f"a{separator}b",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

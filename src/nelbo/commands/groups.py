@@ -177,7 +177,8 @@ class ConditionOptions:
         if self.prompt_file is None:
             return self.prompt
         try:
-            lines = self.prompt_file.read_text(encoding="utf-8-sig").splitlines()
+            # Not splitlines: prompts may hold the other separators of Unicode.
+            lines = self.prompt_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {why}") from error

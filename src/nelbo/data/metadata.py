@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    lines = read_text(path).splitlines(keepends=True)
+    lines = list(io.StringIO(read_text(path), newline=""))
     delimiter = next((d for d in _DELIMITERS if "file_name" in _header(lines, d)), ",")
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
