@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,26 @@ def test_dead_links_and_what_is_no_file_are_named(tmp_path):
     assert listing.unreadable["gone.png"] == "a link to nothing"
     assert listing.unreadable["pipe.png"] == "no ordinary file"
     assert "round.png" in listing.unreadable
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_folder_that_links_lead_to_is_listed_at_its_own_place(tmp_path, monkeypatch, backwards):
+    """Whatever order the file system lists names in: it would decide splits and classes."""
+    folder = tmp_path / "mine"
+    write(folder / "zebra" / "young" / "a.png")
+    write(tmp_path / "elsewhere" / "b.png")
+    (folder / "alias").symlink_to("zebra/young")
+    (folder / "zebra" / "loop").symlink_to(folder)
+    (folder / "first").symlink_to(tmp_path / "elsewhere")
+    (folder / "second").symlink_to(tmp_path / "elsewhere")
+    scandir = os.scandir
+
+    @contextmanager
+    def ordered(path):
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
+
+    monkeypatch.setattr(os, "scandir", ordered)
+    listing = list_pictures(folder)
+    assert [file.name for file in listing.files] == ["first/b.png", "zebra/young/a.png"]
+    assert not listing.unreadable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -69,6 +70,7 @@ def stem_of(name: str) -> str:
 def list_pictures(folder: Path) -> Listing:
     """Every picture below `folder`, links followed.
 
+    A folder that several paths lead to is listed once, at its own place if that is below `folder`.
     Hidden files and folders are ignored, and so are the directories of runs, which may lie among
     their training pictures.
 
@@ -79,21 +81,24 @@ def list_pictures(folder: Path) -> Listing:
     others: list[str] = []
     unreadable: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
-
-    def walk(directory: Path, prefix: str) -> None:
-        status = directory.stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
-            return
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(directory) as listed:
-            entries = [entry for entry in listed if not entry.name.startswith(".")]
+    folders, links = deque([""]), deque[str]()
+    while folders or links:
+        prefix = (folders or links).popleft()
+        try:
+            entries = _entries(folder / prefix, seen)
+        except OSError as error:
+            why = f"cannot be listed: {error.strerror or error}"
+            if not prefix:
+                raise NelboError(f"{folder} {why}") from error
+            unreadable[prefix.removesuffix("/")] = why
+            continue
         if prefix and _is_of_model(entry.name for entry in entries):
-            return
+            continue
         for entry in entries:
             name = prefix + entry.name
             try:
                 if entry.is_dir():
-                    walk(directory / entry.name, f"{name}/")
+                    (links if entry.is_symlink() else folders).append(f"{name}/")
                 elif not is_picture(entry.name):
                     others.append(name)
                 elif entry.is_file():
@@ -104,15 +109,21 @@ def list_pictures(folder: Path) -> Listing:
                     unreadable[name] = "a link to nothing" if dead else "no ordinary file"
             except OSError as error:
                 unreadable[name] = f"cannot be listed: {error.strerror or error}"
-
-    try:
-        walk(folder, "")
-    except OSError as error:
-        raise NelboError(f"{folder} cannot be listed: {error.strerror or error}") from error
     listing = _sorted(folder, files, others, unreadable)
     if not files:
         raise _no_picture(listing)
     return listing
+
+
+def _entries(directory: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name; nothing of one that was seen before."""
+    status = directory.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return []
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(directory) as listed:
+        entries = [entry for entry in listed if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _sorted(
