@@ -52,6 +52,12 @@ def test_walks_visit_the_levels_they_are_given():
         torch.testing.assert_close(ours, chain)
 
 
+def test_an_even_stride_through_every_level_is_one():
+    model, x_T = make(), make().start(2, generator=torch.Generator().manual_seed(0))
+    even = DDIM(None, even_stride=True).sample(model, x_T)
+    assert torch.equal(even, DDIM(None).sample(model, x_T))
+
+
 def test_mistakes_are_explained():
     model = make()
     with pytest.raises(NelboError, match=r"eta must lie in 0\.\.1"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nelbo import Condition, NelboError, samplers
+from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, samplers
 from nelbo.samplers import SAMPLERS, DPMSolver, Heun
 from nelbo.samplers.watched import Watched
 from tests.diffusion.test_model import SHAPE, make
@@ -69,6 +69,28 @@ def test_visits_levels_of_ones_own_and_leaves_out_steps(sampler):
     later = dataclasses.replace(sampler, skip=4)
     assert later.path(schedule) == sampler.path(schedule)[4:]
     assert later.start_level(schedule) == later.path(schedule)[0][0]
+
+
+@every_sampler
+@pytest.mark.parametrize(
+    "schedule",
+    [*map(NoiseSchedule.linear, (1, 2, 3)), *map(NoiseSchedule.flow_matching, (1, 2, 3))],
+)
+def test_data_that_are_one_point_are_found_from_anywhere(sampler, schedule):
+    """E[x_0|x_t] is the point, so that every walk to the data ends there: in chains of one level,
+    and from noise without signal."""
+    point = torch.tensor([-0.3, 0.7], dtype=torch.float64).view(1, 2, 1, 1)
+    model = Diffusion(
+        lambda x, time, condition: point.expand_as(x),
+        schedule,
+        prediction="sample",
+        data=Continuous(),
+        shape=(2, 1, 1),
+    )
+    x_T = torch.randn(3, 2, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for steps in range(1, schedule.num_levels + 1):
+        x = dataclasses.replace(sampler, steps=steps).sample(model, x_T)
+        torch.testing.assert_close(x, point.expand_as(x), atol=1e-9, rtol=0)
 
 
 @every_sampler

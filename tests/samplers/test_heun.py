@@ -131,6 +131,14 @@ def test_a_chain_without_terminal_signal_gives_the_data_distribution(sampler, pr
         (lambda: Heun(5, noise_levels="even"), "unknown noise levels 'even'"),
         (lambda: Heun(5, rho=0.0), "rho must be positive"),
         (lambda: Euler(5, S_churn=-1.0), "S_churn must be at least 0"),
+        (lambda: Heun(5, S_churn=1.0, S_noise="1"), "S_noise must be a number, got str '1'"),
+        (lambda: Euler(5, noise_levels="flow", shift="2"), "shift must be a number"),
+        (lambda: Euler(times=[]), r"times must decrease and lie in \(0, 1\], .*got \[\]"),
+        (lambda: Euler(times=[0.5, 1.0]), r"times must decrease .*got \[0\.5, 1\.0\]"),
+        (lambda: Euler(times=[1.5, 0.5]), r"times must .* lie in \(0, 1\]"),
+        (lambda: Euler(times=[1.0, 0.0]), r"times must .* lie in \(0, 1\]"),
+        (lambda: Euler(times=[1.0, float("nan")]), "times must decrease"),
+        (lambda: Euler(times=["1"]), "each of times must be a number, got str '1'"),
     ],
 )
 def test_mistakes_are_explained(make_sampler, message):

@@ -16,6 +16,7 @@ from nelbo.diffusion.start import warn_of_signal
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.grid import (
     checked_levels,
+    checked_times,
     flow_times,
     noise_scales,
     remaining_steps,
@@ -134,7 +135,7 @@ class SigmaSampler(GridSampler):
         if self.times is not None:
             return [
                 schedule.at_flow_time(w)._replace(signal_scale=1 - w, noise_scale=w)
-                for w in self.times
+                for w in checked_times(self.times)
             ]
         if self.levels is not None:
             return [schedule.at_level(t) for t in reversed(checked_levels(T, self.levels))]

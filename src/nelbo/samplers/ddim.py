@@ -70,7 +70,7 @@ class DDIM(GridSampler):
         """The noise level that each step leads to."""
         if not self.even_stride or self.levels is not None:
             return super().targets(schedule, grid)
-        stride = schedule.num_levels // self.steps
+        stride = schedule.num_levels // len(grid)
         return [*(schedule.noise_level(t.t - stride) for t in grid[:-1]), self.end(schedule)]
 
     def end(self, schedule: NoiseSchedule) -> NoiseLevel:

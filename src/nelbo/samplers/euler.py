@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_numbers
 from nelbo.base.errors import NelboError
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
 from nelbo.samplers.base import SigmaSampler
@@ -49,6 +50,8 @@ class Euler(SigmaSampler):
     S_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        names = ("S_churn", "S_tmin", "S_tmax", "S_noise")
+        check_numbers(**{name: getattr(self, name) for name in names})
         if not self.S_churn >= 0:
             raise NelboError(f"S_churn must be at least 0, got {self.S_churn}")
 

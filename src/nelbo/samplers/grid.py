@@ -105,6 +105,7 @@ def flow_times(largest: float, smallest: float, steps: int, shift: float) -> lis
     Raises:
         NelboError: a shift that is not positive.
     """
+    check_number("shift", shift)
     if not shift > 0:
         raise NelboError(f"the shift of flow matching must be positive, got {shift}")
     even = np.linspace(largest, smallest, steps)
@@ -130,6 +131,21 @@ def checked_levels(T: int, levels: Sequence[int]) -> list[int]:
     increasing = all(s < t for s, t in pairwise(given))
     if not given or not increasing or not (given[0] >= 1 and given[-1] <= T):
         raise NelboError(f"levels must increase and lie in 1..{T}, the chain, got {given}")
+    return given
+
+
+def checked_times(times: Sequence[float]) -> list[float]:
+    """Times of flow matching of one's own choice.
+
+    Raises:
+        NelboError: none, not numbers, not decreasing, or outside (0, 1].
+    """
+    for time in times:
+        check_number("each of times", time)
+    given = [float(time) for time in times]
+    decreasing = all(w > v for w, v in pairwise(given))
+    if not given or not decreasing or not (given[0] <= 1 and given[-1] > 0):
+        raise NelboError(f"times must decrease and lie in (0, 1], from noise to data, got {given}")
     return given
 
 
