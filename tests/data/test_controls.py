@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -157,6 +158,27 @@ def test_controls_that_the_metadata_names_wrongly(folder_with_sketches):
     metadata.write_text(json.dumps({"file_name": "a.png", "sketch": 3}), "utf-8")
     with pytest.raises(NelboError, match="has sketch 3; expected a path"):
         controls_of("sketch", images)
+
+
+def test_crops_have_no_controls_but_those_that_are_cut_with_them(folder_with_sketches):
+    images = load_data(f"{folder_with_sketches}?crops=2", "train", size=4)
+    for control in ("sketch", str(folder_with_sketches.parent / "sketches")):
+        with pytest.raises(NelboError, match=r"several crops of each picture.*leave crops out"):
+            controls_of(control, images)
+    whole = load_data(f"{folder_with_sketches}?crops=1", "train", size=4)
+    with pytest.raises(NelboError, match="name each control as its picture"):
+        controls_of(str(folder_with_sketches.parent / "sketches"), whole)
+
+
+def test_controls_in_a_table_are_cut_with_their_pictures(tmp_path):
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (40, 30, 3), np.uint8)) for _ in range(4)]
+    columns = {"image": pictures, "sketch": pictures}
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    datasets.Dataset.from_dict(columns, features).to_parquet(tmp_path / "both.parquet")
+    images = load_data(f"{tmp_path / 'both.parquet'}?crops=3&image=image", "train", size=8)
+    assert len({image.numpy().tobytes() for image in images.images[:3]}) == 3
+    assert torch.equal(controls_of("sketch", images).of_all(images).controls, images.images)
 
 
 def test_mistakes(monkeypatch):

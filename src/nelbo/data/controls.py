@@ -18,7 +18,7 @@ from nelbo.data.annotators import ANNOTATORS, opencv
 from nelbo.data.control_fields import controls_in_metadata
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import stem_of
-from nelbo.data.sources import load_data, with_column
+from nelbo.data.sources import has_crops, load_data, with_column
 from nelbo.data.splits import ALL
 
 # Of a control: a picture in colour.
@@ -116,11 +116,16 @@ def controls_of(asked: str, data: ImageData) -> Controls:
         )
     _, height, width = data.shape
     folder = Path(data.source)
-    if folder.is_dir() and not Path(asked).is_dir():
+    source = asked if Path(asked).is_dir() else with_column(data.source, asked)
+    if has_crops(data.source) and source in (asked, None):
+        raise NelboError(
+            f"{data.source} has several crops of each picture, and pictures beside them are not "
+            f"cropped alike: give one of the annotators {listed([*ANNOTATORS])}, or leave crops out"
+        )
+    if folder.is_dir() and source is None:
         named = controls_in_metadata(folder, asked, data, CHANNELS)
         if named is not None:
             return Given(named)
-    source = asked if Path(asked).is_dir() else with_column(data.source, asked)
     if source is None:
         what = "an annotator, a folder of pictures, or a column of the table or metadata"
         near = did_you_mean(asked, ANNOTATORS)

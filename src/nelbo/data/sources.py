@@ -184,6 +184,11 @@ def with_crops(source: str, crops: int | None) -> str:
     return f"{source}{'&' if options else '?'}crops={crops}"
 
 
+def has_crops(source: str) -> bool:
+    """Whether a source gives several crops of each picture."""
+    return _local(source)[1].get("crops", "1") != "1"
+
+
 def with_column(source: str, column: str) -> str | None:
     """The source with another column of pictures, in the same rows; None where it is no table."""
     typed = _typed_path(source)
