@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nelbo import NelboError
 from nelbo.data import cache, load_data
 from nelbo.data import folder as folder_module
 from nelbo.data.cache import Picture, cached
+from nelbo.data.cache_room import evict
 from tests.data.pictures import write
 
 SHAPE = (1, 2, 2)
@@ -165,6 +169,59 @@ def test_folder_is_decoded_once_until_a_picture_changes(root, tmp_path, monkeypa
     assert sorted(read) == ["0.png", "1.png", "2.png", "3.png"]
     assert after.names == before.names
     assert after.images[after.names.index("2.png")].unique().tolist() == [200]
+
+
+def test_a_picture_that_could_not_be_read_this_time_is_read_the_next(root, tmp_path, monkeypatch):
+    """A file whose disk or network fails once must not be left out for ever."""
+    folder = tmp_path / "pictures"
+    for i in range(4):
+        write(folder / f"{i}.png", i)
+    opened = Image.open
+
+    def failing(file, *args, **options):
+        if str(file).endswith("2.png"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(file, *args, **options)
+
+    monkeypatch.setattr(Image, "open", failing)
+    data = load_data(str(folder), "all", size=4)
+    assert data.skipped == ("2.png: Input/output error",)
+    assert data.images.flatten(1)[:, 0].sort().values.tolist() == [0, 1, 3]
+    assert entries(root) == []
+    monkeypatch.setattr(Image, "open", opened)
+    assert load_data(str(folder), "all", size=4).skipped == ()
+    assert len(entries(root)) == 1
+
+
+def test_a_picture_is_read_once_its_permissions_allow_it(root, tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    for i in range(4):
+        write(folder / f"{i}.png", i)
+    (folder / "2.png").chmod(0)
+    opened = Image.open
+
+    def permitted(file, *args, **options):
+        if not Path(file).stat().st_mode & 0o400:  # root may read everything
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(file, *args, **options)
+
+    monkeypatch.setattr(Image, "open", permitted)
+    assert load_data(str(folder), "all", size=4).skipped == ("2.png: Permission denied",)
+    assert len(entries(root)) == 1
+    (folder / "2.png").chmod(0o600)
+    assert load_data(str(folder), "all", size=4).skipped == ()
+
+
+def test_an_entry_that_another_process_removes_is_still_read(root, monkeypatch):
+    """As one does that finds the folder changed."""
+
+    def removing(root, keep):
+        shutil.rmtree(keep)
+        evict(root, keep)
+
+    monkeypatch.setattr(cache, "evict", removing)
+    entry = cached(["a"], 0, SHAPE, lambda: iter([picture(7)]))
+    assert entry.images.unique().tolist() == [7]
 
 
 def test_two_that_start_together_decode_once(root):

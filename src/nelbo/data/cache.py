@@ -33,6 +33,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check_room, evict, locked
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
+from nelbo.data.reader import Passing
 from nelbo.data.splits import ALL, PARTS, TRAIN
 
 _KEYS, _WAITING = "keys.bin", "waiting.bin"
@@ -154,6 +155,8 @@ def cached(
 ) -> Entry:
     """The pictures of a set, from the cache or decoded into it.
 
+    What a picture could not be read for this time alone is not kept: see `reader.Passing`.
+
     Args:
         place: identifies the set and size; new content of the same place replaces the old.
         content: identifies the content, such as file sizes and times.
@@ -173,6 +176,7 @@ def cached(
     entry = _open(final)
     if entry is not None:
         return entry
+    extra = {} if extra is None else extra
     with locked(root / f"{where}.lock"):
         entry = _open(final)  # another process may have written it meanwhile
         if entry is not None:
@@ -180,22 +184,26 @@ def cached(
         for old in root.glob(f"{where}-*"):  # outdated, damaged, or left by a killed process
             shutil.rmtree(old, ignore_errors=True)
         check_room(root, at_most, shape)
-        partial = Path(tempfile.mkdtemp(dir=root, prefix=f"{where}-{PARTIAL}"))
+        prefix = f"{where}-{PARTIAL}"
         try:
-            index = _write(partial, shape, pictures(), {} if extra is None else extra, settle)
-            if not index["names"]:
-                nothing = torch.empty(0, *shape, dtype=torch.uint8)
-                return _entry(index, nothing, torch.empty(0, dtype=torch.int64))
-            partial.rename(final)
+            with tempfile.TemporaryDirectory(
+                dir=root, prefix=prefix, ignore_cleanup_errors=True
+            ) as name:
+                partial = Path(name)
+                index, lasts = _write(partial, shape, pictures(), extra, settle)
+                if not index["names"]:
+                    nothing = torch.empty(0, *shape, dtype=torch.uint8)
+                    return _entry(index, nothing, torch.empty(0, dtype=torch.int64))
+                if lasts:
+                    partial.rename(final)
+                # What is mapped stays when its files are gone.
+                entry = _open(final if lasts else partial)
         except OSError as error:
             raise NelboError(
                 f"cannot write decoded pictures to {root}: {error.strerror or error}. Make room, "
                 "choose a smaller size, or name another directory in NELBO_CACHE"
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     evict(root, keep=final)
-    entry = _open(final)
     assert entry is not None
     return entry
 
@@ -248,11 +256,13 @@ def _write(
     pictures: Iterator[Picture],
     extra: dict[str, Any],
     settle: Settle | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """Write the files, and return the index and whether it will be the same another time."""
     kept: dict[str, list[Picture]] = {split: [] for split in PARTS}
     keys: dict[str, list[int]] = {split: [] for split in PARTS}
     places: dict[str, list[int]] = {split: [] for split in PARTS}
-    skipped = []
+    skipped: list[tuple[str, str, str]] = []
+    lasts = True
     # What comes after the images to train on waits in files of its own until its place is known.
     paths = {split: directory / f"{split}-{_WAITING}" for split in PARTS}
     paths[TRAIN] = directory / IMAGES
@@ -261,6 +271,7 @@ def _write(
         for number, picture in enumerate(pictures):
             if isinstance(picture.pixels, str):
                 skipped.append((picture.name, picture.pixels, picture.split))
+                lasts = lasts and not isinstance(picture.pixels, Passing)
                 continue
             assert picture.pixels.shape == shape
             assert picture.pixels.dtype == np.uint8
@@ -303,7 +314,7 @@ def _write(
         "extra": extra,
     }
     (directory / INDEX).write_text(json.dumps(index))
-    return index
+    return index, lasts
 
 
 def _reorder(path: Path, shape: tuple[int, int, int], order: Sequence[int]) -> None:

@@ -96,16 +96,17 @@ def evict(root: Path, keep: Path) -> None:
             if PARTIAL in directory.name:
                 if time.time() - directory.stat().st_mtime > _ABANDONED:
                     shutil.rmtree(directory, ignore_errors=True)
-            elif directory.is_dir() and directory != keep:
+            elif directory.is_dir():
                 used = (directory / INDEX).stat().st_mtime
                 entries.append((used, (directory / IMAGES).stat().st_size, directory))
-    total = (keep / IMAGES).stat().st_size + sum(size for _, size, _ in entries)
+    total = sum(size for _, size, _ in entries)
     for _, size, directory in sorted(entries):
         if total <= limit:
             break
-        # A process that has it mapped keeps its pixels until it ends.
-        shutil.rmtree(directory, ignore_errors=True)
-        total -= size
+        if directory != keep:
+            # A process that has it mapped keeps its pixels until it ends.
+            shutil.rmtree(directory, ignore_errors=True)
+            total -= size
 
 
 def _limit() -> float:

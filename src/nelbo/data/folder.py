@@ -7,6 +7,7 @@ They are decoded once and mapped from the cache afterwards, see `cache`. With th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def load_folder(
     exact = not resize and crops == 1
     entry = cached(
         ("folder", str(folder.resolve()), validation, crops),
-        [(file.name, file.size, file.changed) for file in listing.files],
+        [astuple(file) for file in listing.files],
         (channels, *size),
         lambda: _decoded(listing, splits, size, channels, crops, exact),
         at_most=splits.count(TRAIN) * crops + len(names) - splits.count(TRAIN),

@@ -25,11 +25,19 @@ _OF_MODELS = ({"nelbo.json"}, {"config.yaml", "metrics.jsonl"})
 
 @dataclass(frozen=True)
 class File:
-    """A picture: its path below the folder with slashes, its bytes, its time of change."""
+    """A picture, with that by which changes are detected, of it and of whether it can be read.
+
+    Attributes:
+        name: its path below the folder, with slashes.
+        size: its bytes.
+        changed: its time of change, in nanoseconds.
+        mode: its permissions.
+    """
 
     name: str
     size: int
     changed: int
+    mode: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def list_pictures(folder: Path) -> Listing:
                     others.append(name)
                 elif entry.is_file():
                     found = entry.stat()
-                    files.append(File(name, found.st_size, found.st_mtime_ns))
+                    files.append(File(name, found.st_size, found.st_mtime_ns, found.st_mode))
                 else:
                     dead = entry.is_symlink() and not os.path.exists(entry.path)
                     unreadable[name] = "a link to nothing" if dead else "no ordinary file"

@@ -15,6 +15,7 @@ Every format becomes an upright picture with 8 bits a channel, grey ("L") or in 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import math
@@ -46,6 +47,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+# What a path itself is wrong for; it changes with the path, its permissions or its content.
+_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+
+
+class Passing(str):
+    """Why a file cannot be read this time, such as an error of the disk or the network."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def why(error: Exception, file: Path | BinaryIO) -> str:
     for path in (repr(str(file)), str(file)):
         for words in (f"image file {path}", f"file {path}", path):
             reason = reason.replace(words, "the file")
-    return reason
+    passes = isinstance(error, OSError) and error.errno not in _LASTING
+    return Passing(reason) if passes else reason
 
 
 def has_colours(image: Image.Image) -> bool:
