@@ -161,6 +161,32 @@ def test_a_parquet_file_that_others_wrote(tmp_path):
     assert data.num_classes == 11
 
 
+@pytest.mark.parametrize("name", ["pictures [1]", "p*q", "a?b", "{a,b}"])
+def test_a_path_is_no_pattern(tmp_path, name):
+    for other, start in ((name, 0), ("pictures 1", 50), ("pxq", 100), ("axb", 150)):
+        table(12, side=6, start=start).to_parquet(tmp_path / f"{other}.parquet")
+    assert shades(str(tmp_path / f"{name}.parquet"), "all") == [*range(8), 10, 11, 8, 9]
+    source = declared(tmp_path / name, train=3, validation=2, test=1)
+    assert shades(source, "all") == [0, 1, 2, 50, 51, 100]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["cat.png"] * 3, "the first: train #0: the row holds a value of type str, no picture"),
+        ([[[1, 2], [3, 4]]] * 3, "the row holds a value of type list, no picture"),
+        ([5] * 3, "the row holds a value of type int, no picture"),
+        ([None] * 3, "the row holds no picture"),
+        (pyarrow.array([], pyarrow.binary()), r"x\.parquet holds no picture that can be read"),
+    ],
+)
+def test_a_column_of_no_pictures(tmp_path, values, message):
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": values}), path)
+    with pytest.raises(NelboError, match=message):
+        load_data(str(path), "all", size=6)
+
+
 def test_table_mistakes(tmp_path):
     path = tmp_path / "x.parquet"
     table(3, side=6).to_parquet(path)

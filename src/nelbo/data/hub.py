@@ -23,6 +23,7 @@ read the bound on; training reads the whole train split anew each epoch, see `st
 
 from __future__ import annotations
 
+import glob
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.data.table import Parts, Table
 
 LEVELS = 256
+# Rows of a file that are read at a time.
+_BATCH = 100
 
 
 def load_table(
@@ -263,9 +266,12 @@ def _read(
 ) -> list[Decoded] | str:
     """Decode {"bytes": …, "path": …}, as the format stores pictures, or give the reason why not."""
     value = value if isinstance(value, Mapping) else {"bytes": value}
-    if not (value.get("bytes") or value.get("path")):
+    content, path = value.get("bytes"), value.get("path")
+    if not (content or path):
         return "the row holds no picture"
-    file = io.BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
+    if content and not isinstance(content, bytes):
+        return f"the row holds a value of type {type(content).__name__}, no picture"
+    file = io.BytesIO(content) if content else Path(path)
     return read_crops(file, size, channels, crops, name)
 
 
@@ -278,10 +284,15 @@ def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
 def _open(table: Table) -> Mapping[str, Any]:
     """The splits by name."""
     datasets = optional("datasets", f"reading {table.source}", "hub")
-    if table.local and Path(table.path).is_file():
-        return datasets.load_dataset(
-            "parquet", data_files={"train": table.path}, streaming=True
-        )  # fmt: skip
+    if table.local:
+        pattern = glob.escape(table.path)  # which paths are to datasets
+        if Path(table.path).is_file():
+            # Its own batches are row groups, of which one without rows is an error.
+            return datasets.load_dataset(
+                "parquet", data_files={"train": pattern}, streaming=True, batch_size=_BATCH
+            )
+        if pattern != table.path:
+            return datasets.load_dataset("parquet", data_dir=pattern, streaming=True)
     return datasets.load_dataset(
         table.path,
         table.options.get("config"),
