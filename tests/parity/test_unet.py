@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
 
 from nelbo.chain.conditioning import Condition
 from nelbo.networks import UNet
@@ -220,6 +221,23 @@ def test_nelbo_reads_what_diffusers_writes_and_returns_it_unchanged(name, tmp_pa
     for kind in ("down_block_types", "up_block_types"):
         before[kind] = [block.removeprefix("UNetRes") for block in before[kind]]
     assert after == before
+
+
+def test_an_average_that_diffusers_saves_is_read(tmp_path):
+    """Its config also records the decay, the steps, and how both were chosen."""
+    peer = peer_network("plain")
+    average = EMAModel(
+        peer.parameters(), model_cls=UNet2DModel, model_config=peer.config, use_ema_warmup=True
+    )
+    with torch.no_grad():
+        for weight in peer.parameters():
+            weight.mul_(0.5)
+    average.step(peer.parameters())
+    average.save_pretrained(tmp_path)
+    averaged = UNet.from_pretrained(tmp_path)
+    expected = UNet2DModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in averaged.state_dict().items())
+    assert averaged.config == same_network(peer).config
 
 
 def test_learned_variance_has_twice_the_channels():

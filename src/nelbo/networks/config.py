@@ -11,6 +11,11 @@ from typing import Any, ClassVar, Self
 from nelbo.base.errors import NelboError
 
 _LARGEST = sys.float_info.max
+# What the `EMAModel` of diffusers records of its average in the config of the network it saves.
+_OF_AVERAGE = frozenset(
+    {"decay", "min_decay", "optimization_step", "update_after_step"}
+    | {"use_ema_warmup", "inv_gamma", "power"}
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class NetworkConfig:
         names = {field.name for field in fields(cls)}
         given = {name: value for name, value in found.items() if not name.startswith("_")}
         for name, value in given.items():
-            if name not in names and value not in (None, False):
+            if name not in names | _OF_AVERAGE and value not in (None, False):
                 raise unsupported(name, value, f"the fields of {cls.class_name}")
         return cls(**{name: value for name, value in given.items() if name in names})
 
