@@ -263,6 +263,18 @@ def test_old_settings_of_stable_diffusion_are_mended_as_in_diffusers(tmp_path):
     assert nelbo.load(tmp_path / "pipeline").prior.threshold is None
 
 
+@pytest.mark.parametrize("version", ["0.2.4", "0.8.1", "0.9.0.dev0", "0.10.2", None])
+def test_early_pipelines_have_latents_of_64_as_in_diffusers(tmp_path, version):
+    tiny.stable_diffusion(tmp_path)
+    folder = tmp_path / "pipeline"
+    file = folder / "unet" / "config.json"
+    written = json.loads(file.read_text()) | {"_diffusers_version": version}
+    file.write_text(json.dumps({name: v for name, v in written.items() if v is not None}))
+    peer = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    side = peer.unet.config.sample_size
+    assert nelbo.load(folder).prior.shape == (4, side, side)
+
+
 def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):
     tiny.ddim(tmp_path)
     recwarn.clear()

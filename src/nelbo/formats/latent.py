@@ -7,7 +7,9 @@ written as absent, which diffusers allows.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import denoiser_to_save
-from nelbo.networks.files import CONFIG_FILE
+from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.samplers import DDIM, Sampler
 from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
 from nelbo.text.paired import SECOND_CLASS, SECOND_TEXT_ENCODER, SECOND_TOKENIZER, PairedTextEncoder
@@ -60,6 +62,9 @@ _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ZEROS = "force_zeros_for_empty_prompt"
 # Whether it is conditioned on an aesthetics score, which nelbo does not support.
 _PRETTY = "requires_aesthetics_score"
+# Before this release of diffusers pipelines of Stable Diffusion could be written with a field of
+# their training that has no use there, `image_size` 32, for the sides of the latents.
+_OLD, _SIDE = re.compile(r"0\.[0-8](\D|$)"), 64
 # The sampler of an untrained Stable Diffusion.
 _DEFAULT_SAMPLER = DDIM(50, steps_offset=1, set_alpha_to_one=False)
 
@@ -87,6 +92,8 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     text = _read_text(pipeline.shared, index, kind) if has_text else None
     folder = pipeline.folder(denoiser_class.folder, CONFIG_FILE)
     denoiser = denoiser_class.from_pretrained(pipeline.shared, folder)
+    if kind == TEXT:
+        _mend_side(denoiser, locate(pipeline.shared, folder, CONFIG_FILE))
     _check_sees_latents_alone(index, denoiser)
     prior = read_chain(pipeline, scheduler, controlled(pipeline, denoiser), Continuous())
     autoencoder = AutoencoderKL.from_pretrained(pipeline.shared, pipeline.folder(slot, CONFIG_FILE))
@@ -148,6 +155,13 @@ def save_latent(
     if name == TRANSFORMER and notes.get("label_names"):
         parts["id2label"] = dict(enumerate(notes["label_names"]))
     write_index(directory, name, parts)
+
+
+def _mend_side(denoiser: Denoiser, file: Path) -> None:
+    """Give a network of an early pipeline latents of 64×64, as diffusers does."""
+    side, version = denoiser.config.sample_size, read_json(file).get("_diffusers_version")
+    if isinstance(side, int) and side < _SIDE and _OLD.match(str(version)):
+        denoiser.config = replace(denoiser.config, sample_size=_SIDE)
 
 
 def _check_unstandardised(path: str | os.PathLike[str], config: AutoencoderConfig) -> None:
