@@ -115,6 +115,20 @@ def test_levels_round_trip():
         assert torch.equal(to_levels(from_levels(k, levels), levels), k)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_cost_of_an_image_is_that_of_float64_whatever_the_precision_of_a_network(dtype):
+    random = torch.Generator().manual_seed(0)
+    x = from_levels(torch.randint(0, 256, (2, 3, 32, 32), generator=random), 256)
+    loc = (x + 0.05 * torch.randn(x.shape, generator=random)).to(dtype)
+    edge, half = torch.linspace(-1, 1, 256, dtype=torch.float64), 1 / 255
+    cdf = torch.distributions.Normal(loc.double(), 0.05).cdf
+    upper = torch.where(x.double() >= edge[-1], 1.0, cdf(x.double() + half))
+    lower = torch.where(x.double() <= edge[0], 0.0, cdf(x.double() - half))
+    exact = (upper - lower).log().flatten(1).sum(1)
+    found = DiscretizedNormal(loc, 0.05, 256).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("levels", [17, 256])
 def test_the_level_of_a_value_is_the_nearest_whatever_its_precision(levels, dtype):
