@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError, NoiseSchedule
+from nelbo.chain.estimators import Uniform
 from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 from tests.diffusion.test_model import Network
@@ -43,6 +46,24 @@ def test_the_prior_sees_scaled_latents(generator):
     torch.testing.assert_close(q.mean, 0.5 * unscaled.mean)
     torch.testing.assert_close(q.variance, 0.25 * unscaled.variance)
     torch.testing.assert_close(model.decode(q.mean), model.autoencoder(x))
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_the_bound_around_an_autoencoder_in_16_bits_is_of_float32(mixed, generator):
+    """In mixed precision, or with weights of 16 bits: sums over an image keep their digits."""
+    model = make(scale=0.5)
+    model.decoder_scale = 0.2
+    if not mixed:
+        model.autoencoder.bfloat16()
+    x = model.data.to_network(torch.randint(0, 256, (2, 3, 16, 16), generator=generator))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        bound = model.elbo(x, levels=Uniform(3), generator=generator)
+        q = model.autoencoder.encode(x)
+    assert {value.dtype for _, value in bound.tensors()} == {torch.float32, torch.int64}
+    assert q.stddev.dtype == torch.bfloat16
+    exact = torch.log(0.5 * q.stddev.double() * math.sqrt(2 * math.pi * math.e))
+    torch.testing.assert_close(bound.entropy.double(), exact.flatten(1).sum(1), rtol=1e-6, atol=0)
+    assert torch.equal(bound.weights, torch.full((2, 3), 19 / 3))
 
 
 def test_the_loss_is_the_priors_at_a_draw_of_the_latents():

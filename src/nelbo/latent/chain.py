@@ -71,20 +71,24 @@ class LatentChain(DescribedLatents):
         return per_example(self.p_data(z).log_prob(x_0))
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
-        """q(z_0|x) of images in [−1, 1], over the scaled latents that the prior is of."""
+        """q(z_0|x) of images in [−1, 1], over the scaled latents that the prior is of.
+
+        An autoencoder may compute in 16 bits; its answer has the precision of `x`, or more.
+        """
         q = self.autoencoder.encode(x)
         if not torch.is_grad_enabled():
             check_finite(q.mean, "what the autoencoder encodes")
-        return normal(self.scale * q.mean, self.scale * q.stddev)
+        dtype = torch.promote_types(q.mean.dtype, x.dtype)
+        return normal(self.scale * q.mean.to(dtype), self.scale * q.stddev.to(dtype))
 
     def decode(
         self, z: Float[Tensor, "batch latent_channels latent_height latent_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The image of scaled latents, in about [−1, 1], unclipped."""
+        """The image of scaled latents, in about [−1, 1], unclipped; precision as `encode`."""
         x = self.autoencoder.decode(z / self.scale)
         if not torch.is_grad_enabled():
             check_finite(x, "what the autoencoder decodes")
-        return x
+        return x.to(torch.promote_types(x.dtype, z.dtype))
 
     @property
     def profile(self) -> LevelProfile | None:
