@@ -55,16 +55,19 @@ def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
 def test_names_of_folders_and_of_others(run_path, tmp_path):
     """Folders come back as folders; no name leads out of them, and none takes another's file."""
     pipeline = Pipeline.open(str(run_path))
-    images = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 1, 8, 8)
+    images = torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1).expand(12, 1, 8, 8)
     names = ["cats/a.png", "dogs/a.png", "../a.png", "/a", "c:\\b.jpg", "..", "\udcff.png"]
+    names += ["x-00009.png", "x", "x.png"]
+    names += ["é" * 125 + ".jpg", "é" * 125 + ".png"]  # as long as a name can be, or nearly
     archive = tmp_path / "some.nelbo"
     archive.write_bytes(coding.compress(pipeline.model(), images, names=names, steps=1))
     out = tmp_path / "a" / "back"
     main(["decompress", str(archive), "--run", str(run_path), "--out", str(out)])
     found = ["cats/a.png", "dogs/a.png", "a.png", "a-00003.png", "c_/b.jpg.png", "00005.png"]
-    found.append("_xff.png")
-    assert [np.array(Image.open(out / name)).max() for name in found] == list(range(7))
-    assert len([*tmp_path.rglob("*.png")]) == 7
+    found += ["_xff.png", "x-00009.png", "x.png", "x-00009-00009.png"]
+    found += ["é" * 120 + ".png", "é" * 120 + "-00011.png"]
+    assert [np.array(Image.open(out / name)).max() for name in found] == list(range(12))
+    assert len([*tmp_path.rglob("*.png")]) == 12
 
 
 def test_a_full_disk_leaves_no_part_of_a_picture(archive, tmp_path, capsys, monkeypatch):

@@ -19,6 +19,9 @@ from nelbo.evidence.file_sizes import picture
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import resolve
 
+# Bytes of a name in an archive that are kept; file systems take 255.
+_LONGEST = 240
+
 
 def run(options: Decompress) -> None:
     """Write the pictures."""
@@ -87,7 +90,7 @@ def _write(found: Decoded, out: Path) -> list[Path]:
         file = out / (number if found.names is None else _inside(found.names[i]) or number)
         if file.suffix != ".png":
             file = file.with_name(f"{file.name}.png")
-        if file.exists():  # other names lead to the same file, here or in other letters
+        while file.exists():  # other names lead to the same file, here or in other letters
             file = file.with_stem(f"{file.stem}-{number}")
         _save(image, file)
         files.append(file)
@@ -97,8 +100,13 @@ def _write(found: Decoded, out: Path) -> list[Path]:
 def _inside(name: str) -> str:
     """A name as a path below a folder: it is somebody else's, and leads nowhere out of it."""
     parts = PurePosixPath(name.replace("\\", "/").replace(":", "_")).parts
-    kept = (part for part in parts if part not in ("/", "//", ".."))
-    return "/".join(printable(part).replace("\\", "_") for part in kept)
+    kept = (printable(part) for part in parts if part not in ("/", "//", ".."))
+    return "/".join(_shortened(part.replace("\\", "_")) for part in kept)
+
+
+def _shortened(name: str) -> str:
+    """The beginning of a name that a file system takes, with room for a number and .png."""
+    return name.encode()[:_LONGEST].decode(errors="ignore")
 
 
 def _save(image: Tensor, file: Path) -> None:
