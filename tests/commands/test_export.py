@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import diffusers
 import pytest
@@ -43,6 +44,19 @@ def test_export_is_a_clean_pipeline_with_a_card(run_path, tmp_path):
     assert f"{total['mean']:.3f}" in card.text
     for words in ("8×8", "17 pixel levels", "12 steps", "Alpaydin", "DDPMPipeline", "nelbo.load"):
         assert words in card.text
+
+
+def test_an_evaluation_that_was_edited_is_named_before_anything_is_written(
+    run_path, tmp_path, capsys
+):
+    copy = tmp_path / "run"
+    shutil.copytree(run_path, copy)
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    del evaluation["test"]["bits_per_dim"]["total"]["standard_error"]
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    message = mistake(capsys, "export", copy, "--out", tmp_path / "exported")
+    assert "evaluation.json: these are no figures of a run: 'standard_error'; nelbo rep" in message
+    assert not (tmp_path / "exported").exists()
 
 
 def toy(path, **notes) -> nelbo.LatentDiffusion:

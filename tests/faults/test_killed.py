@@ -198,14 +198,15 @@ def test_two_damaged_checkpoints_are_passed_over_and_without_a_whole_one_it_ends
 
 
 def test_records_that_a_kill_left_half_written(unbroken, tmp_path, capsys):
-    """Half a line of metrics costs that line; settings that cannot be read are named."""
+    """Damaged lines of metrics cost those lines; settings that cannot be read are named."""
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     checkpoints = Checkpoints(out / "training")
     shutil.rmtree(checkpoints.path(STEPS))
     metrics = out / "metrics.jsonl"
     lines = metrics.read_bytes().splitlines(keepends=True)
-    metrics.write_bytes(b"".join([*lines[:-1], b"\xff\x00 flipped\n", b"7\n", lines[-1][:40]]))
+    damaged = [b"\xff\x00 flipped\n", b"7\n", b'{"step": true}\n', b'{"step": 1, "loss": []}\n']
+    metrics.write_bytes(b"".join([*lines[:-1], *damaged, lines[-1][:40]]))
     main(["train", "--resume", "--out", str(out)])
     assert_same(unbroken, out)
     (out / "config.yaml").write_text((out / "config.yaml").read_text()[:30] + "\n  x: [")

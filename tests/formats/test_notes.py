@@ -22,7 +22,7 @@ NOTES = {
 
 def test_notes_as_they_are_written(tmp_path):
     file = tmp_path / "nelbo.json"
-    for notes in (NOTES, {}, dict.fromkeys(NOTES)):
+    for notes in (NOTES, {}, {"trained": {}}, dict.fromkeys(NOTES)):
         file.write_text(json.dumps(notes))
         assert read_notes(file) == notes
 
@@ -36,9 +36,14 @@ def test_notes_as_they_are_written(tmp_path):
         ({"settings": {"training": {"batch_size": -1}}}, "batch_size is -1, .* a whole number"),
         ({"trained": 3}, "trained is 3, expected a mapping"),
         ({"trained": {"steps": 1.5}}, "trained.steps is 1.5, expected a whole number"),
+        ({"trained": {"seconds": 1.5}}, "trained.steps is None, expected a whole number"),
+        ({"started_from": {"sources": []}}, "started_from.model is None, expected a string"),
         ({"label_names": "ab"}, "label_names is 'ab', expected a list"),
         ({"source": 3}, "source is 3, expected a string"),
-        ({"started_from": {"sources": [1]}}, r"sources is \[1\], expected a list of strings"),
+        (
+            {"started_from": {"model": "a", "sources": [1]}},
+            r"sources is \[1\], expected a list of strings",
+        ),
     ],
 )
 def test_the_error_names_file_field_and_kind(tmp_path, notes, message):

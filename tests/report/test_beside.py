@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import re
 
 import pytest
 import torch
 
+from nelbo.base.errors import NelboError
+from nelbo.base.files import to_json
 from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
 from nelbo.diffusion.objectives import SHIFTED
@@ -15,7 +19,7 @@ from nelbo.evidence.file_sizes import file_sizes
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
 from nelbo.report.beside import file_bars, nearest_line, quality_section, quality_table
-from nelbo.report.model_card import model_card
+from nelbo.report.model_card import measured_sections, model_card
 from nelbo.report.page import render
 from nelbo.report.ranking_page import RankingReport, ranking_page
 from nelbo.report.tables import bound_json
@@ -238,13 +242,46 @@ def test_only_settings_that_apply_are_shown():
         assert "level_shift" in shifted["training"]
 
 
+def edited(content, values):
+    """A structure of JSON with each of its parts replaced by each of some values, or removed."""
+    if not isinstance(content, dict | list):
+        return
+    for place, part in content.items() if isinstance(content, dict) else enumerate(content):
+        for value in [*values, *edited(part, values)]:
+            again = copy.copy(content)
+            again[place] = value
+            yield again
+        again = copy.copy(content)
+        del again[place]
+        yield again
+
+
+def test_figures_that_were_edited_make_a_card_or_one_error(reading):
+    sizes = file_sizes(make_images(9), 17)
+    evaluation = {
+        "test": {**bound_json(make_bound().mean()), "files": sizes.to_json()},
+        "samples": {**reading.to_json(), "steps": 20},
+    }
+    model, refused = make_model(), []
+    # The last is beyond all floats.
+    for changed in edited(json.loads(to_json(evaluation)), [None, "2", [], {}, 10**400]):
+        try:
+            measured_sections(model, changed)
+        except NelboError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all("no figures of a run" in message for message in refused)
+
+
 def test_the_card_has_files_and_samples_beside_the_bound(reading):
     sizes = file_sizes(make_images(9), 17)
     evaluation = {
         "test": {**bound_json(make_bound().mean()), "files": sizes.to_json()},
         "samples": {**reading.to_json(), "steps": 20},
     }
-    card = model_card("x", make_model(), {}, evaluation, None, pipeline="DDPMPipeline")
+    model = make_model()
+    measured = measured_sections(model, evaluation)
+    card = model_card("x", model, {}, measured, None, pipeline="DDPMPipeline")
     assert f"lossless WebP {sizes.shown['WebP'].mean:.3f}" in card
     assert f"all in one file: PNG {sizes.together['PNG']:.3f}" in card
     assert "4.087 as they are (bits/dim)" in card

@@ -18,9 +18,10 @@ from nelbo.evidence.autoencoder import (
     fit_scale,
 )
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
-from nelbo.runs.run_directory import RunDirectory
+from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
 from nelbo.training.ranges import option
 
 
@@ -53,7 +54,8 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         )
     mention_skipped(data)
     mention_duplicates(data)
-    scale = directory.evaluation().get("decoder_scale")
+    recorded = ConfigFields(directory.path / EVALUATION_FILE, directory.evaluation())
+    scale = recorded.positive_if_any("decoder_scale")
     if scale is None:
         scale = fit_scale(run.autoencoder, for_fits_of(check_data(directory, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=options.batch_size)

@@ -16,8 +16,8 @@ from nelbo.data.sources import is_path
 from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_index
 from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone
-from nelbo.report.model_card import licence_of, model_card
-from nelbo.runs.run_directory import RunDirectory
+from nelbo.report.model_card import licence_of, measured_sections, model_card
+from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
 from nelbo.training.run_model import kept_checkpoint, with_weights
 from nelbo.training.snapshots import reconstruct_average, snapshot_files
 
@@ -37,13 +37,13 @@ def run(options: Export) -> None:
     source, run = Pipeline.open(options.run_path), RunDirectory(options.run_path)
     model, other = _model(options, source, run)
     notes = _shareable(dict(source.notes)) | other
+    # What was measured is of the last weights.
+    measured = {} if other else _measured(model, run)
     try:
         save(model, options.out, sampler=source.sampler(), notes=_kept(notes))
         pipeline = read_index(options.out).class_name
         with atomic_file(options.out / CARD_FILE) as temporary:
-            # What was measured is of the last weights.
-            evaluation = {} if other else run.evaluation()
-            card = _card(options, model, run, notes, evaluation, pipeline)
+            card = _card(options, model, run, notes, measured, pipeline)
             temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise NelboError(f"cannot write to {options.out}: {error}") from error
@@ -68,15 +68,25 @@ def _model(options: Export, source: Pipeline, run: RunDirectory) -> tuple[Model,
     return source.model(), {}
 
 
+def _measured(model: Model, run: RunDirectory) -> dict[str, str]:
+    """What the card has of evaluation.json, before anything is written."""
+    evaluation = run.evaluation()
+    try:
+        return measured_sections(model, evaluation)
+    except NelboError as error:
+        raise NelboError(
+            f"{run.path / EVALUATION_FILE}: {error}; nelbo report {run.path} writes it again"
+        ) from error
+
+
 def _card(
     options: Export,
     model: Model,
     run: RunDirectory,
     notes: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
+    measured: Mapping[str, str],
     pipeline: str,
 ) -> str:
-
     file = run.path / CARD_FILE
     former = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     source = str(notes.get("source"))
@@ -84,7 +94,7 @@ def _card(
         options.name or Path(options.run_path).resolve().name,
         model,
         notes,
-        evaluation,
+        measured,
         options.license or licence_of(former) or licence_asked(notes),
         pipeline=pipeline,
         prompt=options.prompt or _drawn(run) or _PROMPTS.get(source, "a picture"),

@@ -65,6 +65,10 @@ class ConfigFields:
             raise self.wrong(field, "a positive number")
         return float(value)
 
+    def positive_if_any(self, field: str) -> float | None:
+        """`positive`; None where the field is missing or null."""
+        return None if self.fields.get(field) is None else self.positive(field)
+
     def number_if_any(self, field: str) -> float | None:
         """A finite number; None where the field is missing or null."""
         return None if self.fields.get(field) is None else self.number(field)

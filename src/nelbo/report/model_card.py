@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.evidence.file_sizes import TITLES
@@ -34,7 +35,7 @@ def model_card(
     name: str,
     model: Model,
     notes: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
+    measured: Mapping[str, str],
     licence: str | None,
     *,
     pipeline: str,
@@ -47,7 +48,7 @@ def model_card(
         name: title of the card.
         model: the exported model.
         notes: what the run's nelbo.json holds.
-        evaluation: what its evaluation.json holds, by split; may be empty.
+        measured: sections of what was measured of it; see `measured_sections`.
         licence: identifier of the licence of the weights, such as "cc-by-4.0"; None leaves it out.
         pipeline: the class that diffusers reads it as.
         prompt: an example, for a model of text.
@@ -60,8 +61,7 @@ def model_card(
         front.insert(2, f"license: {json.dumps(licence)}")
     guidance = usual_guidance(notes)
     sections = {
-        "Evidence": _evidence(model, evaluation),
-        "Samples": _samples(evaluation),
+        **measured,
         "How to use": "\n\n".join(
             part
             for part in (
@@ -79,6 +79,22 @@ def model_card(
     parts = ["\n".join([*front, "---"]), f"# {name}", _description(model, notes)]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n\n".join(parts) + "\n"
+
+
+def measured_sections(model: Model, evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The sections of a card on what was measured of a model.
+
+    Args:
+        model: the model.
+        evaluation: what the evaluation.json of its run holds, by split; may be empty.
+
+    Raises:
+        NelboError: it is not what nelbo wrote.
+    """
+    try:
+        return {"Evidence": _evidence(model, evaluation), "Samples": _samples(evaluation)}
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise NelboError(f"these are no figures of a run: {error}") from error
 
 
 def credit(sources: Sequence[str], licence: str | None) -> str:

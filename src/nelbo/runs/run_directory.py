@@ -27,12 +27,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from nelbo.base.arguments import is_whole
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
 from nelbo.base.suggestions import directories_near
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
 from nelbo.formats.notes import read_notes
+from nelbo.networks.config import is_number
 from nelbo.networks.denoisers import DENOISERS
 from nelbo.runs.checkpoints import VALIDATION
 
@@ -352,9 +354,16 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if _is_row(row):
             rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a line is one of numbers, or null, at a step."""
+    if not isinstance(row, dict) or not is_whole(row.get("step")):
+        return False
+    return all(value is None or is_number(value) for value in row.values())
 
 
 def _finish_replacing(path: Path) -> None:
