@@ -11,7 +11,7 @@ import pytest
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
-from nelbo.commands.arguments import MEANT, check_arguments, options_of
+from nelbo.commands.arguments import MEANT, check_arguments, options_of, parse
 from nelbo.commands.common import notice, print_json, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.training.starting_point import train_options
@@ -70,10 +70,51 @@ def test_every_option_of_every_command_is_known(command):
         if option.positional:
             continue
         typed = f"--{name}" if len(name) > 1 else f"-{name}"
-        check_arguments(command, options, [typed])
-        check_arguments(command, options, [typed.replace("-", "_").replace("__", "--")])
+        check_arguments(command, options, ["x", typed])
+        underscored = typed.replace("-", "_").replace("__", "--")
+        check_arguments(command, options, ["x", underscored if len(name) > 1 else typed])
         if option.hint is bool:
-            check_arguments(command, options, [f"--no-{name}"])
+            check_arguments(command, options, ["x", f"--no-{name}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("compare --runs a b", "DATA is missing: nelbo compare DATA ...; nelbo compare --help"),
+        ("compare digits --runs a", "--runs takes 2 values, got 1"),
+        ("sample", "RUN is missing"),
+        ("sample -n16", "RUN is missing"),
+        ("decompress --out x", "ARCHIVE is missing"),
+        ("sample x --prompt red apple", "by 'apple': nelbo sample takes RUN without a name; put"),
+        ("evaluate x --images few", "--images must be a whole number, got 'few'"),
+        ("evaluate x --images 1e3", "--images must be a whole number, got '1e3'"),
+        ("evaluate x --error small", "--error must be a number, got 'small'"),
+        ("sample x --control-scale strong", "--control-scale must be a number, got 'strong'"),
+        ("sample x -nmany", "-n must be a whole number, got 'many'"),
+        ("sample x --guidance-interval 0 half", "--guidance-interval must be a number, got 'half'"),
+    ],
+)
+def test_arguments_that_are_missing_or_of_another_kind(arguments, message, capsys):
+    assert message in mistake(capsys, *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("compare --runs a b digits", {"data": "digits", "runs": ("a", "b")}),
+        ("compare --runs None digits", {"data": "digits", "runs": None}),
+        ("sample -n16 emoji", {"run_path": "emoji", "n": 16}),
+        ("sample --prompt apple emoji", {"run_path": "emoji"}),
+        ("sample --control-scale 0.5 1 emoji", {"run_path": "emoji"}),
+        ("studio a b", {"runs": ("a", "b")}),
+    ],
+)
+def test_what_has_no_name_may_come_last(arguments, expected):
+    command, *typed = arguments.split()
+    kind = options_class(command)
+    check_arguments(command, options_of(kind), typed)
+    found = parse(command, kind, typed)
+    assert expected.items() <= vars(found).items()
 
 
 def test_help_lists_the_options_that_are_known(capsys):
@@ -93,7 +134,7 @@ def test_values_are_not_taken_for_options():
         ["run", "--prompt", "-- a dash"],
         ["run", "--prompt=--a"],
         ["run", "--guidance", "-.5"],
-        ["run", "--", "--not-an-option"],
+        ["--", "--not-an-option"],
     ):
         check_arguments("sample", options, typed)
 

@@ -69,11 +69,29 @@ class Option:
         hint: its type, without annotations.
         positional: whether it has no name on the command line.
         repeatable: whether each use adds to the ones before.
+        required: whether it has no default.
     """
 
     hint: Any
     positional: bool
     repeatable: bool
+    required: bool
+
+    @property
+    def count(self) -> int | None:
+        """How many values it takes; None for any number."""
+        if self.hint is bool:
+            return 0
+        hint = get_args(self.hint)[0] if self.repeatable else self.hint
+        inner = [get_args(each) for each in _members(hint) if get_origin(each) is tuple]
+        if not inner:
+            return 1
+        return None if Ellipsis in inner[0] else len(inner[0])
+
+    def own(self, values: Sequence[str]) -> list[str]:
+        """Those of the values after it that are its own."""
+        none = values[:1] == ["None"] and types.NoneType in _members(self.hint)
+        return list(values[: 1 if none else self.count])
 
 
 # Of each command: to read its hints takes longer than to parse what was typed.
@@ -110,6 +128,7 @@ def _read(command: type) -> dict[str, Option]:
             hint,
             positional=tyro.conf.Positional in marks,
             repeatable=tyro.conf.UseAppendAction in marks,
+            required=field.default is field.default_factory is dataclasses.MISSING,
         )
         for each in (name, *aliases):
             options[each.lstrip("-").replace("_", "-")] = option
@@ -164,24 +183,23 @@ def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> G
             positional += rest if argument == "--" else [argument]
             rest = [] if argument == "--" else rest
             continue
-        typed, equals, value = argument.lstrip("-").partition("=")
-        name = typed.replace("_", "-")
+        name, value = _split(argument)
         flag = name.removeprefix("no-")
-        hint = options[name].hint if name in options else None
         if flag in options and options[flag].hint is bool:
             values[flag] = ()
-        elif equals:
+        elif value is not None:
             values[name] = (value,)
         else:
-            several = any(get_origin(member) is tuple for member in _members(hint))
-            taken = _values_after(rest, -1)[: None if several else 1]
+            taken = _values_after(rest, -1)
+            taken = options[name].own(taken) if name in options else taken[:1]
             values[name] = tuple(taken)
             rest = rest[len(taken) :]
     return Given(tuple(positional), values)
 
 
 def check_arguments(command: str, options: Mapping[str, Option], arguments: Sequence[str]) -> None:
-    """Raise `NelboError` for a misspelt option or value, with what may have been meant.
+    """Raise `NelboError` for a misspelt option or value, with what may have been meant, and for
+    arguments that are missing or too many.
 
     Args:
         command: its name.
@@ -193,14 +211,13 @@ def check_arguments(command: str, options: Mapping[str, Option], arguments: Sequ
     seen: set[str] = set()
     for i, argument in enumerate(arguments):
         if argument == "--":
-            return
+            break
         if not _looks_like_option(argument):
             continue
-        typed, equals, value = argument.lstrip("-").partition("=")
-        name = typed.replace("_", "-")
-        if argument[:2] != "--" and argument[1:2] in ("n", "h"):
-            name = argument[1]  # with its value, perhaps: -n16
-        if name in ("help", "help-verbose", "h", *flags):
+        name, value = _split(argument)
+        if name in ("help", "help-verbose", "h"):
+            return
+        if name in flags:
             continue
         if name not in known:
             raise _no_such_option(command, argument.partition("=")[0], name, options)
@@ -208,8 +225,28 @@ def check_arguments(command: str, options: Mapping[str, Option], arguments: Sequ
         if name in seen and get_origin(option.hint) is tuple and not option.repeatable:
             raise NelboError(f"--{name} is given twice: give all of its values after one")
         seen.add(name)
-        values = [value] if equals else _values_after(arguments, i)
-        _check_values(f"--{name}" if len(name) > 1 else f"-{name}", option.hint, values)
+        values = _values_after(arguments, i) if value is None else [value]
+        _check_values(_flag(name), option, values)
+    _check_positional(command, options, read_arguments(arguments, options))
+
+
+def _check_positional(command: str, options: Mapping[str, Option], given: Given) -> None:
+    """Raise `NelboError` for too few of what is given without a name, or too many."""
+    places = {name.upper(): option for name, option in options.items() if option.positional}
+    missing = [name for name, option in places.items() if option.required][len(given.positional) :]
+    # An option of any number of values leaves the last ones where they are missing.
+    if missing and not any(options[name].count is None for name in given.values):
+        raise NelboError(
+            f"{missing[0]} is missing: nelbo {command} {missing[0]} ...; nelbo {command} --help "
+            "describes it"
+        )
+    beyond = given.positional[len(places) :]
+    if beyond and not any(option.count is None for option in places.values()):
+        raise NelboError(
+            f"nothing is asked for by {beyond[0]!r}: nelbo {command} takes "
+            f"{' and '.join(places) or 'options alone'} without a name; put quotes around a text "
+            "with blanks"
+        )
 
 
 def check_command(name: str, known: Iterable[str]) -> None:
@@ -219,6 +256,14 @@ def check_command(name: str, known: Iterable[str]) -> None:
         raise NelboError(f"nelbo has no option {name}; nelbo --help lists the commands")
     if name not in known:
         raise NelboError(unknown("command", name, known))
+
+
+def _split(argument: str) -> tuple[str, str | None]:
+    """The name of an option with dashes, and the value that was typed with it, if one was."""
+    typed, equals, value = argument.lstrip("-").partition("=")
+    if argument[:2] != "--" and argument[1:2] in ("n", "h") and len(typed) > 1:  # as in -n16
+        return argument[1], argument[2:].removeprefix("=")
+    return typed.replace("_", "-"), value if equals else None
 
 
 def _looks_like_option(argument: str) -> bool:
@@ -264,26 +309,32 @@ def _values_after(arguments: Sequence[str], i: int) -> list[str]:
     return values
 
 
-def _check_values(option: str, hint: Any, values: Sequence[str]) -> None:
-    members = _members(hint)
+def _check_values(flag: str, option: Option, values: Sequence[str]) -> None:
+    members = _members(option.hint)
     if tuple in {get_origin(member) for member in members}:
         inner = [each for m in members for each in get_args(m) if each is not Ellipsis]
-        if float in inner:
-            for value in values:
-                _check_finite(option, value)
-        return
+        values = option.own(values)
+        if option.count is not None and 0 < len(values) < option.count and values != ["None"]:
+            raise NelboError(f"{flag} takes {option.count} values, got {len(values)}")
+        members = [*inner, types.NoneType]
     # What follows belongs to something else.
-    for value in values[:1]:
+    for place, value in enumerate(option.own(values)):
         if float in members:
-            _check_finite(option, value)
+            _check_finite(flag, value)
+        # Of any number of values, all but the first may belong to something else, too.
+        if (place and option.count is None) or _parses(value, members):
+            continue
         choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
-        if choices and not _parses(value, members) and value not in map(str, choices):
+        if choices and value not in map(str, choices):
             others = ["a number"] if {int, float} & set(members) else []
             expected = ", ".join((*map(str, choices), *others))
             raise NelboError(
-                f"unknown {option} {value!r}{did_you_mean(value, map(str, choices))}: expected one "
+                f"unknown {flag} {value!r}{did_you_mean(value, map(str, choices))}: expected one "
                 f"of {expected}"
             )
+        if set(members) <= {int, float, types.NoneType}:
+            kind = "a number" if float in members else "a whole number"
+            raise NelboError(f"{flag} must be {kind}, got {value!r}")
 
 
 def _members(hint: Any) -> list[Any]:
