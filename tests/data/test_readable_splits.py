@@ -10,6 +10,7 @@ from PIL import Image
 from nelbo import NelboError
 from nelbo.data import load_data
 from nelbo.data.declared import are_declared, split_note, split_pictures
+from nelbo.data.mentions import mention_skipped
 from nelbo.data.splits import EmptySplitError, share
 from tests.data.pictures import write
 
@@ -163,6 +164,17 @@ def test_notes_count_the_pictures_and_name_one(tmp_path):
     assert len(data.notes) == 2
     assert any("1 of 3 pictures has colours: read as grey (red.png)" in n for n in data.notes)
     assert any("2 of 3 pictures have several frames: the first is taken" in n for n in data.notes)
+
+
+def test_what_several_splits_were_adapted_by_is_mentioned_once(tmp_path, capsys):
+    frames = [Image.fromarray(np.full((6, 6), value, np.uint8)) for value in (40, 200)]
+    for split in ("train", "validation", "test"):
+        for k in range(2):
+            file = tmp_path / split / f"{k}.gif"
+            file.parent.mkdir(exist_ok=True)
+            frames[0].save(file, save_all=True, append_images=frames[1:])
+    mention_skipped(*(load_data(str(tmp_path), split) for split in ("train", "validation", "test")))
+    assert capsys.readouterr().err.count("6 of 6 pictures have several frames") == 1
 
 
 def test_labels_and_captions_of_tables(tmp_path):

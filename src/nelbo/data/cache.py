@@ -110,14 +110,15 @@ class Entry:
         """Each picture of a split that could not be read, with the reason."""
         return tuple(f"{name}: {why}" for name, why, of in self.skipped if split in (of, ALL))
 
-    def notes_of(self, split: str) -> tuple[str, ...]:
-        """A line for each adaptation of pictures of a split."""
-        here, found = self.stretch(split), defaultdict(list)
-        for name, notes in zip(self.names[here], self.notes[here], strict=True):
+    @property
+    def adaptations(self) -> tuple[str, ...]:
+        """A line for each adaptation of pictures, of whichever split, so that all name it alike."""
+        found = defaultdict(list)
+        for name, notes in zip(self.names, self.notes, strict=True):
             for note in notes:
                 found[note].append(name)
         return tuple(
-            f"{len(names):,} of {len(self.names[here]):,} pictures "
+            f"{len(names):,} of {len(self.names):,} pictures "
             f"{'has' if len(names) == 1 else 'have'} {note} ({printable(names[0])}"
             f"{'' if len(names) == 1 else ', ...'})"
             for note, names in found.items()

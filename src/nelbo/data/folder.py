@@ -100,16 +100,16 @@ def load_folder(
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=tuple(map(printable, (*entry.skipped_of(split), *unreadable))),
-        notes=_notes(listing, annotations, entry, split),
+        notes=_notes(listing, annotations, entry),
         captions=annotations.captions_of(pictures[here]),
         unmatched=tuple(map(printable, annotations.unmatched)),
     )
 
 
-def _notes(listing: Listing, annotations: Annotations, entry: Entry, split: str) -> tuple[str, ...]:
+def _notes(listing: Listing, annotations: Annotations, entry: Entry) -> tuple[str, ...]:
     """What was left out of the folder, and how pictures and annotations were adapted."""
     left_out = listing.left_out
-    return (*(() if left_out is None else (left_out,)), *annotations.notes, *entry.notes_of(split))
+    return (*(() if left_out is None else (left_out,)), *annotations.notes, *entry.adaptations)
 
 
 def _channels(listing: Listing) -> int:

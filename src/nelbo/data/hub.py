@@ -118,7 +118,7 @@ def load_table(
         labels=None if labels is None else labels[here],
         label_names=label_names,
         skipped=entry.skipped_of(split),
-        notes=entry.notes_of(split),
+        notes=entry.adaptations,
         captions=entry.captions[here] if has_captions else None,
         credit=CREDITS.get(table.source),
     )
