@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
+from nelbo.evidence.sample_quality import Likeness
 from nelbo.evidence.standings import SPACES, Figures, Standing, packed
 
 SAMPLES = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
 
 
 def figures(seed: int, bits: tuple[float, ...], frechet: float, error: float | None) -> Figures:
+    of_real = dict.fromkeys((each.name for each in fields(Likeness)), 0.5)
     of_samples = {"frechet": frechet, "frechet_error": error, "precision": 0.25 * (seed + 1)}
-    quality = {space: {"samples": of_samples, "real": {}} for space in SPACES}
+    quality = {space: {"samples": of_real | of_samples, "real": of_real} for space in SPACES}
     kind = "bound" if bits else "none"
-    modes = {"count": 25, "reached": 20 + seed, "off": 3}
+    modes = {"count": 25, "reached": 20 + seed, "off": 3, "real_reached": 24, "real_off": 2}
     rest = (0.5, 10, 3, 1.5, 2.0, "")
     return Figures("ppca", seed, kind, bits, math.nan, quality, modes, *rest, **packed(SAMPLES))
 
@@ -65,10 +67,41 @@ def test_notes():
     assert standing(FIRST, SECOND).notes(10.0) == []
 
 
-def test_figures_through_a_file():
-    again = Figures.from_json(json.loads(to_json(FIRST.to_json())))
+def test_figures_through_a_file(tmp_path):
+    file = tmp_path / "ppca-0.json"
+    file.write_text(to_json(FIRST.to_json()))
+    again = Figures.read(file)
     assert replace(again, monte_carlo_error=0.0) == replace(FIRST, monte_carlo_error=0.0)
     assert math.isnan(again.monte_carlo_error)
     assert torch.equal(again.samples, SAMPLES)
-    with pytest.raises(NelboError, match="no figures of a family: 'bits'"):
-        Figures.from_json({"family": "ppca", "seed": 0, "kind": "none"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("bits", None, "NoneType"),
+        ("bits", ["a"], "'a'"),
+        ("kind", "sure", "kind is 'sure'"),
+        ("seconds", "long", "'long'"),
+        ("modes", {"count": 25}, "'reached'"),
+        (f"quality.{SPACES[0]}", {"samples": {}}, "'images'"),
+        (f"quality.{SPACES[1]}.real.frechet", [], "list"),
+        ("pixels", "@", "base64"),
+        ("pixels", "", "of 0 pixels"),
+        ("shape", [3, 1, 2, 2], r"shape is \(3, 1, 2, 2\), of 8 pixels"),
+        ("shape", [-4, 1, 1, -2], "shape is"),
+        ("shape", [10**40], "shape is"),
+    ],
+)
+def test_figures_that_were_edited_are_named(tmp_path, path, value, reason):
+    content = json.loads(to_json(FIRST.to_json()))
+    *above, last = path.split(".")
+    group = content
+    for name in above:
+        group = group[name]
+    group[last] = value
+    file = tmp_path / "ppca-0.json"
+    file.write_text(json.dumps(content))
+    message = rf"ppca-0.json holds no figures of a family \(.*{reason}.*\): remove it"
+    with pytest.raises(NelboError, match=message):
+        Figures.read(file)

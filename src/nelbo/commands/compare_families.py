@@ -133,7 +133,7 @@ def _figures(contest: Contest, asked: dict[str, Any], out: Path, name: str, seed
     """The figures of a family with a seed: those that are there, or new ones."""
     file = _file(out, name, seed)
     if file.is_file():
-        return Figures.from_json(read_json(file))
+        return Figures.read(file)
     title, budget = TAXONOMY[name].title, contest.budget
     notice(f"{title}, seed {seed}: {duration(budget)} of training")
     directory = out / MODELS / f"{name}-{seed}"

@@ -10,7 +10,6 @@ from typing import Any
 
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError, optional
-from nelbo.base.files import read_json
 from nelbo.commands.common import choose_device
 from nelbo.commands.options.studio import Studio
 from nelbo.commands.taxonomy import TAXONOMY
@@ -78,7 +77,7 @@ def _found() -> list[str]:
 def standings_of(directory: Path) -> list[Standing]:
     """What the families of a comparison came to, in the order of the taxonomy."""
     files = sorted((directory / FIGURES).glob("*.json"))
-    figures = [Figures.from_json(read_json(file)) for file in files]
+    figures = [Figures.read(file) for file in files]
     return [
         Standing(name, entry.title, entry.group, runs, {})
         for name, entry in TAXONOMY.items()

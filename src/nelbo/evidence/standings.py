@@ -12,6 +12,8 @@ import base64
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import read_json
+from nelbo.evidence.modes import Modes
+from nelbo.evidence.sample_quality import Likeness
 
 # The feature spaces that samples are judged in, as `sample_quality` has them; figures that stand
 # alone are of the last.
@@ -99,20 +104,42 @@ class Figures:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Figures:
-        """Of what `to_json` gave.
+    def read(cls, file: Path) -> Figures:
+        """Of a file of what `to_json` gave.
 
         Raises:
             NelboError: a field that is missing or of another kind.
         """
+        content = read_json(file)
         try:
             found = {each.name: content[each.name] for each in fields(cls)}
             found["bits"] = tuple(_number(bit) for bit in found["bits"])
             found["shape"] = tuple(int(side) for side in found["shape"])
             found["monte_carlo_error"] = _number(found["monte_carlo_error"])
-            return cls(**found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise NelboError(f"these are no figures of a family: {error}") from error
+            figures = cls(**found)
+            figures._check()
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise NelboError(
+                f"{file} holds no figures of a family ({error}): remove it, and nelbo compare "
+                "trains this family again"
+            ) from error
+        return figures
+
+    def _check(self) -> None:
+        """Read each figure once; errors are those of Python."""
+        for space, part in product(SPACES, ("samples", "real")):
+            for figure in fields(Likeness):
+                _number(self.quality[space][part][figure.name])
+        counts = [self.modes[each.name] for each in fields(Modes)]
+        took = (self.sample_seconds, self.parameters, self.steps, self.passes, self.seconds)
+        for value in (*counts, *took):
+            float(value)
+        "".join((self.family, self.choice))
+        if self.kind not in ("exact", "bound", "none"):
+            raise ValueError(f"kind is {self.kind!r}")
+        pixels = len(base64.b64decode(self.pixels, validate=True))
+        if not pixels or min(self.shape) < 1 or math.prod(self.shape) != pixels:
+            raise ValueError(f"shape is {self.shape}, of {pixels:,} pixels")
 
 
 def packed(samples: UInt8[Tensor, "n channels height width"]) -> dict[str, Any]:
