@@ -129,5 +129,6 @@ def _drawn(run: RunDirectory) -> str | None:
     from nelbo.training.kinds.latent.report import PROMPTS_FILE
 
     file = run.samples / PROMPTS_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    lines = text.splitlines()
     return lines[0] if lines else None
