@@ -233,6 +233,17 @@ def test_a_body_that_is_no_form(serve):
     assert "send a form" in response.json()["error"]
 
 
+def test_a_name_in_another_character_set_is_no_fault_of_the_server(serve):
+    head = b'Content-Disposition: form-data; name="image"; filename="+2AA-.png"'
+    response = serve().post(
+        "/api/process",
+        content=b"--x\r\n" + head + b"\r\n\r\nx\r\n--x--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=x; charset=utf-7"},
+    )
+    assert response.status_code == 400
+    assert "?.png is no picture" in response.json()["error"]
+
+
 def test_the_settings_are_a_field(serve):
     response = serve().post("/api/open", files={"settings": ("a.json", io.BytesIO(b"{}"))})
     assert response.status_code == 400

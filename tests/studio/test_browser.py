@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nelbo.studio.server import Studio
 from tests.studio.conftest import picture
@@ -25,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser(digits, controlled):
-    models = {"controlled": str(controlled), "digits": str(digits)}
+    models = {"controlled": str(controlled), "digits": str(digits), "gone": "/nowhere/gone"}
     with in_thread(Studio(models, lambda: torch.device("cpu"), preload=False)) as found:
         page = Page(found)
         yield page
@@ -52,18 +57,24 @@ def digits_of(page: Page) -> str:
     return page.all("#model option")[1].get_attribute("value")
 
 
-def drop_picture(page: Page, index: int) -> None:
-    """Drop a picture of the gallery back on the tab."""
+def drop(page: Page, content: bytes, name: str = "a.png") -> None:
+    """Drop a file on the tab."""
     page.script(
-        """const [, body] = document.querySelectorAll('.picture img')[arguments[0]].src.split(',');
-        const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+        """const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
         const files = new DataTransfer();
-        files.items.add(new File([bytes], 'a.png', { type: 'image/png' }));
+        files.items.add(new File([bytes], arguments[1], { type: 'image/png' }));
         const event = new Event('drop', { bubbles: true });
         event.dataTransfer = files;
         document.querySelector('#generate').dispatchEvent(event);""",
-        index,
+        base64.b64encode(content).decode(),
+        name,
     )
+
+
+def drop_picture(page: Page, index: int) -> None:
+    """Drop a picture of the gallery back on the tab."""
+    url = page.all(".picture img")[index].get_attribute("src")
+    drop(page, base64.b64decode(url.partition(",")[2]))
 
 
 def dark(page: Page) -> int:
@@ -124,6 +135,48 @@ def test_draw_a_sketch_with_the_mouse(page):
     page.get("#generate [data-start]").click()
     page.until("document.querySelectorAll('.command').length == 2")
     assert page.get(".picture img").get_attribute("src") == picture
+
+
+def with_settings(text: str) -> bytes:
+    """A PNG with a text where those that are drawn here hold their settings."""
+    notes, buffer = PngInfo(), io.BytesIO()
+    notes.add_text("nelbo", text)
+    Image.new("L", (4, 4)).save(buffer, format="PNG", pnginfo=notes)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture", "a.png is no picture that this browser can read"),
+        (with_settings('{"control": 3}'), "a.png cannot be read, or its settings are damaged"),
+        (with_settings('{"control": "data:image/png;base64,AAAA"}'), "Its sketch cannot be read"),
+    ],
+    ids=["text", "damaged settings", "damaged sketch"],
+)
+def test_files_that_nothing_can_be_made_of_are_answered(page, content, message):
+    drop(page, content)
+    page.until(f"document.querySelector('#toasts').textContent.includes('{message}')")
+
+
+@pytest.mark.parametrize("text", ["3", "null", '"red"', "{"])
+def test_settings_that_are_no_object_are_none(page, text):
+    """The file is then a picture as any other: a sketch."""
+    drop(page, with_settings(text))
+    end = time.monotonic() + 30
+    while not dark(page):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_what_cannot_be_opened_leaves_the_model_before(page):
+    page.script(
+        "const s = document.querySelector('#model'); s.value = 'gone';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    page.until("document.querySelector('#opening.failed')")
+    assert "gone cannot be opened: No directory /nowhere/gone" in page.get("#opening").text
+    assert page.script("return document.querySelector('#model').value") == "controlled"
 
 
 def test_by_keyboard_alone(page):

@@ -121,5 +121,7 @@ async def read_uploads(files: Iterable[tuple[str, Any]]) -> dict[str, list[Uploa
         if isinstance(file, str):
             raise NelboError(f"unknown field {field!r}: settings are one JSON field, settings")
         name = (file.filename or field).replace("\\", "/").rpartition("/")[2][:80] or field
+        # The character set of a client may have halves of letters, which no answer holds.
+        name = name.encode("utf-8", "replace").decode("utf-8")
         found.setdefault(field, []).append(Upload(name, await file.read()))
     return found

@@ -1,9 +1,9 @@
 // Edit: redraw a picture, paint a part of it, go over into another one.
 
-import { $, $$, el, setRange, takesFiles, toast } from "./dom.js";
+import { $, $$, el, setRange, takesFiles } from "./dom.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
-import { fitControls, newSeed, onModel, state, steering } from "./models.js";
+import { fitControls, newSeed, onModel, opened, state, steering } from "./models.js";
 import { Batch, addUse, titleOf } from "./pictures.js";
 import { Drawing } from "./sketch.js";
 
@@ -90,8 +90,8 @@ form.addEventListener("keydown", (event) => {
 });
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const model = state.model;
-  if (!model) return toast("The model is still being opened");
+  const model = opened();
+  if (!model) return;
   if (job.running) return;
   const files = [];
   let settings;

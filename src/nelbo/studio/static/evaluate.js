@@ -4,7 +4,7 @@ import { $, el, takesFiles, toast } from "./dom.js";
 import { fixed, heatMap, histogram, levelBars, withError } from "./charts.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
-import { fitControls, onModel, state } from "./models.js";
+import { fitControls, onModel, opened, state } from "./models.js";
 import { addUse } from "./pictures.js";
 
 const panel = $("#evaluate");
@@ -50,7 +50,7 @@ form.addEventListener("submit", async (event) => {
 });
 
 function ready() {
-  if (!state.model) return toast("The model is still being opened");
+  if (!opened()) return false;
   if (job.running) return false;
   if (!images.files.length) {
     job.fail("Choose a picture first.");
@@ -95,7 +95,7 @@ class Card {
     this.unit.textContent = event.kind === "exact" ? "bits/dim, exact" : `± ${error} bits/dim`;
     const total = (event.bits * event.dims) / 8;
     const so = event.final ? "" : "Being refined: ";
-    this.state.textContent = `${so}about ${Math.round(total).toLocaleString("en")} bytes for the picture, ${event.kind === "bound" ? "at most, by the bound" : "by its likelihood"}; ${event.calls.toLocaleString("en")} evaluations of the network`;
+    this.state.textContent = `${so}about ${Math.ceil(total).toLocaleString("en")} bytes for the picture, ${event.kind === "bound" ? "at most, by the bound" : "by its likelihood"}; ${event.calls.toLocaleString("en")} evaluations of the network`;
     this.element.classList.toggle("final", event.final);
     const positive = event.terms.filter(({ bits }) => bits > 0);
     const sum = positive.reduce((all, { bits }) => all + bits, 0) || 1;

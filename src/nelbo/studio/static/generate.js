@@ -2,7 +2,7 @@
 
 import { $, blobOfData, setRange, takesFiles, toast } from "./dom.js";
 import { Job } from "./job.js";
-import { fitControls, newSeed, onModel, open, state, steering } from "./models.js";
+import { fitControls, newSeed, onModel, open, opened, state, steering } from "./models.js";
 import { Batch, titleOf } from "./pictures.js";
 import { readSettings } from "./png.js";
 import { Sketch } from "./sketch.js";
@@ -32,8 +32,8 @@ form.addEventListener("keydown", (event) => {
 $("[data-shuffle]", form).addEventListener("click", () => ($("#generate-seed").value = newSeed()));
 
 async function generate() {
-  const model = state.model;
-  if (!model) return toast("The model is still being opened");
+  const model = opened();
+  if (!model) return;
   if (job.running) return;
   let settings;
   const files = [];
@@ -88,8 +88,12 @@ async function restoreSketch({ control, control_scale: scale }) {
 }
 
 takesFiles(panel, async ([file]) => {
-  const settings = await readSettings(file);
-  if (settings) await restore(settings);
-  else if (state.model?.control) sketch.load(file);
-  else toast(`${file.name} holds no settings of nelbo`);
+  try {
+    const settings = await readSettings(file);
+    if (settings) await restore(settings);
+    else if (state.model?.control) await sketch.load(file);
+    else toast(`${file.name} holds no settings of nelbo`);
+  } catch {
+    toast(`${file.name} cannot be read, or its settings are damaged`);
+  }
 });

@@ -36,11 +36,19 @@ export async function open(name) {
     note.hidden = false;
     note.classList.add("failed");
     note.textContent = `${name} cannot be opened: ${error.message}`;
+    // The one before is still there, and what is asked for goes to it.
+    if (state.model) $("#model").value = state.model.name;
     return null;
   } finally {
     clearTimeout(soon);
     if (opening === controller) opening = null;
   }
+}
+
+/** The model that is open; where there is none, null, and a word to the user. */
+export function opened() {
+  if (!state.model) toast(opening ? "The model is still being opened" : "No model is open: choose another");
+  return state.model;
 }
 
 /** Fill the controls that steer a walk with what the model takes; hide the others. */
@@ -87,8 +95,8 @@ export function steering(root) {
 export const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 
 export function about() {
-  const model = state.model;
-  if (!model) return toast("No model is open yet");
+  const model = opened();
+  if (!model) return;
   const dialog = $("#viewer");
   const facts = Object.entries(model.facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
   if (model.data) facts.push(el("dt", {}, "trained on"), el("dd", {}, model.data));

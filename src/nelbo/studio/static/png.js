@@ -16,15 +16,20 @@ export async function readSettings(file) {
     if (kind === "IEND") return null;
     if (kind === "iTXt" || kind === "tEXt") {
       const text = textOf(kind, data, latin);
-      try {
-        if (text) return JSON.parse(text);
-      } catch {
-        return null;
-      }
+      if (text) return objectIn(text);
     }
     at += 12 + length;
   }
   return null;
+}
+
+function objectIn(text) {
+  try {
+    const found = JSON.parse(text);
+    return typeof found === "object" ? found : null;
+  } catch {
+    return null;
+  }
 }
 
 function textOf(kind, data, latin) {

@@ -4,7 +4,7 @@ import { $, el, setRange, takesFiles, toast } from "./dom.js";
 import { LevelCurve, fixed, scientific } from "./charts.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
-import { fitControls, newSeed, onModel, state } from "./models.js";
+import { fitControls, newSeed, onModel, opened, state } from "./models.js";
 import { addUse, viewPicture } from "./pictures.js";
 
 const panel = $("#process");
@@ -100,7 +100,7 @@ async function bitmap(url) {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (!state.model) return toast("The model is still being opened");
+  if (!opened()) return;
   if (job.running) return;
   if (!image.file) return job.fail("Choose a picture first.");
   $("[data-empty]", panel).hidden = true;

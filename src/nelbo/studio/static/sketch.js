@@ -1,6 +1,6 @@
 // A canvas to draw on with a mouse, a finger, a pen or the arrow keys.
 
-import { el, icon } from "./dom.js";
+import { el, icon, toast } from "./dom.js";
 
 const SIDE = 512;
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -154,7 +154,10 @@ export class Sketch extends Drawing {
     super(root, { label: "Sketch", width: 12 });
     this.picture = this.given = null;
     const choose = el("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture as the sketch" });
-    choose.addEventListener("change", () => choose.files[0] && this.load(choose.files[0]));
+    choose.addEventListener("change", () => {
+      if (choose.files[0]) this.load(choose.files[0]);
+      choose.value = ""; // the same file may be chosen again
+    });
     const save = el("button.icon", { type: "button", "aria-label": "Save the sketch", title: "Save the sketch", onclick: () => this.save() }, icon("save"));
     this.tools.append(el("span.together", {}, el("label.button.small", {}, choose, "Picture…"), save));
   }
@@ -171,7 +174,9 @@ export class Sketch extends Drawing {
   }
 
   async load(file) {
-    this.picture = await createImageBitmap(file);
+    const picture = await createImageBitmap(file).catch(() => null);
+    if (!picture) return toast(`${file.name} is no picture that this browser can read`);
+    this.picture = picture;
     this.given = null;
     this.paint();
   }
@@ -179,7 +184,8 @@ export class Sketch extends Drawing {
   /** A sketch that `file` gave before; it goes out as it came until something is drawn on it. */
   async restore(file) {
     this.clear();
-    const light = await createImageBitmap(file);
+    const light = await createImageBitmap(file).catch(() => null);
+    if (!light) return toast("Its sketch cannot be read: draw it again");
     this.picture = inverted(light);
     this.given = file;
     this.paint();
