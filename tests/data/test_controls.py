@@ -108,6 +108,9 @@ def test_a_folder_of_controls(tmp_path):
     message = "holds 2 controls, and none for 1 of the 2 images of made; the first is 1.png"
     with pytest.raises(NelboError, match=message):
         controls_of(str(tmp_path), images)
+    (tmp_path / "1.jpg").write_text("no picture")
+    with pytest.raises(NelboError, match=r"2 controls \(cannot be read: 1.jpg: .*\), and none"):
+        controls_of(str(tmp_path), images)
 
 
 @pytest.fixture
@@ -184,6 +187,8 @@ def test_controls_in_a_table_are_cut_with_their_pictures(tmp_path):
 def test_mistakes(monkeypatch):
     with pytest.raises(NelboError, match=r"--control 'cany'.*canny"):
         controls_of("cany", data([rectangle()]))
+    with pytest.raises(NelboError, match=r"--control '': expected an annotator"):
+        controls_of("", data([rectangle()]))
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingExtraError, match=r"nelbo\[control\]"):
         controls_of("canny", data([rectangle()]))

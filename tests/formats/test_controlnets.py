@@ -255,6 +255,7 @@ def test_a_control_of_another_size_is_cut_and_resized(model):
         (torch.zeros(3, 3, 16, 16), "a batch of 3, expected 2 or 1"),
         (torch.zeros(3, 16, 16), r"expected a tensor \(n, C, H, W\)"),
         ([torch.zeros(2, 3, 16, 16)] * 2, "2 controls were given to 1 ControlNets"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "of type torch.uint8, .* 0..255 by 255"),
     ],
 )
 def test_mistakes(model, control, message):
@@ -268,6 +269,9 @@ def test_mistakes(model, control, message):
         ({"scale": float("nan")}, "finite"),
         ({"start": 0.5, "end": 0.5}, "start < end"),
         ({"end": 1.5}, "end <= 1"),
+        ({"scale": "strong"}, "scale must be a number, got str 'strong'"),
+        ({"start": None}, "start must be a number, got NoneType"),
+        ({"end": torch.ones(2)}, "end must be a number"),
     ],
 )
 def test_strengths_that_make_no_sense(fields, message):

@@ -125,7 +125,8 @@ def test_several_add_up_each_at_its_times():
     summed = Residuals(skips, 0.5 * a.middle + acts * b.middle)
     assert torch.allclose(found, unet(x_t, time, alone, residuals=summed), atol=1e-6)
     network = ControlledUNet(unet, [first, second])
-    with pytest.raises(NelboError, match=r"has 3 channels, expected 4.* 2 ControlNets, 3 \+ 1"):
+    message = r"shape \(2, 3, 16, 16\), expected 4 channels: those of 2 ControlNets, 3 \+ 1"
+    with pytest.raises(NelboError, match=message):
         network(x_t, time, condition)
 
 
@@ -149,6 +150,13 @@ def test_a_controlnet_of_another_unet_is_refused():
         ControlledUNet(unet, nets)
     with pytest.raises(NelboError, match="1 ControlNets were given 2 strengths"):
         ControlledUNet(unet, nets[0], [1.0, 2.0])
+    with pytest.raises(NelboError, match="controlnets is empty"):
+        ControlledUNet(unet, [])
+    with pytest.raises(NelboError, match=r"(?s)controlnets\[0\] is UNet .*, expected a ControlNet"):
+        ControlledUNet(unet, unet)
+    for scale in (float("nan"), "strong", torch.ones(2)):
+        with pytest.raises(NelboError, match=r"scale .*must be a"):
+            ControlledUNet(unet, nets[0], scale)
 
 
 @pytest.mark.parametrize("fields", [{}, {"num_class_embeds": 3, "center_input_sample": True}])

@@ -51,8 +51,11 @@ class PictureModel:
         model = pipeline.model()
         if model.data.is_density:
             raise NelboError(f"{pipeline.path} is a model of numbers, not of pixels")
-        if controlnets:
-            model = model.with_controlnets(*map(trained_controlnet, controlnets))
+        try:
+            if controlnets:
+                model = model.with_controlnets(*map(trained_controlnet, controlnets))
+        except NelboError as error:
+            raise NelboError(f"--controlnet: {error}") from error
         return cls(pipeline, model.to(on))
 
     @property

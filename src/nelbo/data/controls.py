@@ -116,7 +116,9 @@ def controls_of(asked: str, data: ImageData) -> Controls:
         )
     _, height, width = data.shape
     folder = Path(data.source)
-    source = asked if Path(asked).is_dir() else with_column(data.source, asked)
+    # A path without a name would be that of the working directory.
+    is_folder = bool(asked) and Path(asked).is_dir()
+    source = asked if is_folder else with_column(data.source, asked)
     if has_crops(data.source) and source in (asked, None):
         raise NelboError(
             f"{data.source} has several crops of each picture, and pictures beside them are not "
@@ -144,9 +146,10 @@ def _matching(controls: ImageData, data: ImageData) -> Tensor:
     place = {stem_of(name): i for i, name in enumerate(controls.names)}
     missing = [name for name in data.names if stem_of(name) not in place]
     if missing:
+        broken = f" (cannot be read: {'; '.join(controls.skipped[:1])})" if controls.skipped else ""
         raise NelboError(
-            f"{controls.source} holds {len(controls)} controls, and none for {len(missing)} of the "
-            f"{len(data)} images of {data.source}; the first is {missing[0]}: name each control as "
-            "its picture"
+            f"{controls.source} holds {len(controls)} controls{broken}, and none for "
+            f"{len(missing)} of the {len(data)} images of {data.source}; the first is "
+            f"{missing[0]}: name each control as its picture"
         )
     return controls.images[torch.tensor([place[stem_of(name)] for name in data.names])]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nelbo.base.arguments import described
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.networks.control import AnyControl, Control, Strength
@@ -37,7 +38,7 @@ def under_control(
     """
     if control is None:
         return chain, condition
-    given = [control] if isinstance(control, Tensor | Control) else list(control)
+    given = list(control) if isinstance(control, Sequence) else [control]
     asked = [each if isinstance(each, Control) else Control(each) for each in given]
     network = chain.network
     channels: Sequence[int] | None = getattr(network, "control_channels", None)
@@ -73,7 +74,7 @@ def fitting_control(image: Tensor, shape: Sequence[int], n: int, *, exact: bool 
         NelboError: another kind of value, number or channels.
     """
     if not isinstance(image, Tensor) or image.ndim != 4:
-        found = tuple(image.shape) if isinstance(image, Tensor) else type(image)
+        found = tuple(image.shape) if isinstance(image, Tensor) else described(image)
         raise NelboError(
             f"control is {found}, expected a tensor (n, C, H, W), or (1, C, H, W) for all"
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_numbers
 from nelbo.base.errors import NelboError
 
 # What the features of the first resolution count in guess mode.
@@ -89,7 +90,8 @@ class Strength:
 
 
 def check_control(scale: float | None, start: float, end: float) -> None:
-    """Raise `NelboError` for a scale that is not finite or an empty part of the chain."""
+    """Raise `NelboError` for a scale that is no finite number, or an empty part of the chain."""
+    check_numbers(start=start, end=end, **({} if scale is None else {"scale": scale}))
     if scale is not None and not math.isfinite(scale):
         raise NelboError(f"the scale of a control must be a finite number, got {scale}")
     if not 0 <= start < end <= 1:

@@ -23,10 +23,11 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.base.arguments import check_kind
 from nelbo.base.digest import config_digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.networks.control import Strength
+from nelbo.networks.control import Strength, check_control
 from nelbo.networks.controlnet_config import (
     ControlNetConfig,
     PlainControlNetConfig,
@@ -52,8 +53,9 @@ class ControlledUNet(nn.Module):
         strengths: instead, how each of them acts.
 
     Raises:
-        NelboError: a ControlNet for another UNet, another number of strengths than of ControlNets,
-            or ControlNets whose controls are of different sizes.
+        NelboError: no ControlNet, one for another UNet, another number of strengths than of
+            ControlNets, a scale that is no finite number, or ControlNets whose controls are of
+            different sizes.
     """
 
     folder = UNet.folder
@@ -67,9 +69,15 @@ class ControlledUNet(nn.Module):
         strengths: Sequence[Strength] | None = None,
     ) -> None:
         super().__init__()
-        nets = [controlnets] if isinstance(controlnets, nn.Module) else list(controlnets)
+        nets = list(controlnets) if isinstance(controlnets, Sequence) else [controlnets]
+        for i, net in enumerate(nets):
+            check_kind(f"controlnets[{i}]", net, ControlNet, "a ControlNet")
+        if not nets:
+            raise NelboError("controlnets is empty: give one ControlNet or several")
         if strengths is None:
-            scales = [scale] * len(nets) if isinstance(scale, int | float) else scale
+            scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(nets)
+            for each in scales:
+                check_control(each, 0.0, 1.0)
             strengths = [Strength(each) for each in scales]
         if len(strengths) != len(nets):
             raise NelboError(f"{len(nets)} ControlNets were given {len(strengths)} strengths")
@@ -143,10 +151,10 @@ class ControlledUNet(nn.Module):
     ) -> Residuals | None:
         """The sum of all that act here; None where none does."""
         channels = self.control_channels
-        if len(channels) > 1 and control.shape[1] != sum(channels):
+        if len(channels) > 1 and control.shape[1:2] != (sum(channels),):
             raise NelboError(
-                f"condition.control has {control.shape[1]} channels, expected {sum(channels)}: "
-                f"those of {len(channels)} ControlNets, {' + '.join(map(str, channels))}"
+                f"condition.control has shape {tuple(control.shape)}, expected {sum(channels)} "
+                f"channels: those of {len(channels)} ControlNets, {' + '.join(map(str, channels))}"
             )
         parts = control.split(channels, 1) if len(channels) > 1 else [control]
         total: Residuals | None = None
@@ -261,6 +269,11 @@ class ControlNet(UNetEncoder):
             raise NelboError(
                 f"condition.control has shape {tuple(control.shape)}, expected {expected}: "
                 f"{factor} times the height and width of x_t"
+            )
+        if not control.is_floating_point():
+            raise NelboError(
+                f"condition.control is of type {control.dtype}, expected real numbers, usually in "
+                "[0, 1]: divide pixels of 0..255 by 255"
             )
         control = control.to(self.dtype)
         return control.flip(1) if self.reverses_channels else control

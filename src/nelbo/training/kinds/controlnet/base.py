@@ -75,9 +75,13 @@ def fresh_controlnet(base: Model) -> ControlNet:
     return net.requires_grad_(True)
 
 
-def trained_controlnet(path: str) -> ControlNet:
+def trained_controlnet(path: str, advice: str = "") -> ControlNet:
     """The ControlNet in a directory of its own, as diffusers saves a `ControlNetModel`, or of a run
     or pipeline.
+
+    Args:
+        path: the directory, or a Hub id.
+        advice: what to do with a model that has none.
 
     Raises:
         NelboError: there is none, or there are several.
@@ -87,9 +91,7 @@ def trained_controlnet(path: str) -> ControlNet:
         return ControlNet.from_pretrained(path)
     network = Pipeline.open(path).model().chain.network
     if not isinstance(network, ControlledUNet):
-        raise NelboError(f"--start-from: {path} has no ControlNet; give it as --base")
+        raise NelboError(f"{path} has no ControlNet{advice}")
     if len(network.nets) > 1:
-        raise NelboError(
-            f"--start-from: {path} has {len(network.nets)} ControlNets: give the folder of one"
-        )
+        raise NelboError(f"{path} has {len(network.nets)} ControlNets: give the folder of one")
     return network.nets[0]

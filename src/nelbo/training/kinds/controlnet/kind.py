@@ -110,9 +110,9 @@ class ControlNets(Kind):
     def starting_model(cls, path: str) -> ControlNet:
         """A ControlNet, of a directory of its own or of a run."""
         try:
-            return trained_controlnet(path)
+            return trained_controlnet(path, "; give it as --base")
         except NelboError as error:
-            raise NelboError(f"--start-from: {error}".replace("--start-from: --", "--")) from error
+            raise NelboError(f"--start-from: {error}") from error
 
     @classmethod
     def asked_frame(

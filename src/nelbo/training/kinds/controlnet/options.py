@@ -71,9 +71,9 @@ class TrainControl(TrainOptions):
         """Raise `NelboError` for options that make no sense."""
         super().check()
         self.samples.check()
-        if self.base is None and self.start_from is None:
+        if not self.base and self.start_from is None:
             raise NelboError("--base is missing: give the run or pipeline to control")
-        if self.control is None:
+        if not self.control:
             raise NelboError(
                 "--control is missing: give canny, scribble, outline, colours, mask, depth-like, a "
                 "folder of pictures, or a column of the table or metadata"
