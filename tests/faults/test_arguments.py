@@ -104,12 +104,24 @@ MODEL = chain()
         (lambda: DDIM(5, eta="x"), "eta must be a number"),
         (lambda: ImageToImage(DDIM(5), strength=None), "strength must be a number"),
         (lambda: DPMSolver(5, torch.ones(2)), "order must be a whole number"),
+        (lambda: Heun(5, S_churn="x"), "S_churn must be a number, got str 'x'"),
+        (lambda: Heun(5, S_tmin=torch.ones(2)), "S_tmin must be a number"),
+        (lambda: MODEL.sample(2, DDIM(2, steps_offset="1")), "steps_offset must be a number"),
+        (
+            lambda: MODEL.sample(2, Heun(2, noise_levels="flow", shift="x")),
+            "shift must be a number",
+        ),
         # Names.
         (lambda: chain(prediction=None), "unknown prediction None: expected one of"),
         (lambda: chain(variance=["fixed"]), r"unknown variance \['fixed'\]"),
         (lambda: MODEL.sample(2, DDIM(2, spacing=3)), "unknown spacing 3"),
+        (lambda: MODEL.sample(2, DDIM(2, spacing=torch.ones(2))), "unknown spacing tensor"),
+        (lambda: MODEL.sample(2, DPMSolver(2, spacing=torch.ones(2))), "unknown spacing tensor"),
+        (lambda: MODEL.sample(2, Heun(2, noise_levels=torch.ones(2))), "unknown noise levels"),
+        (lambda: MODEL.sample(2, DPMSolver(2, noise_levels=torch.ones(2))), "unknown noise levels"),
         (lambda: loss(MODEL, X, objective=None), "unknown objective None"),
         (lambda: load_data("digits", None), "unknown split None"),
+        (lambda: load_data(""), "unknown data ''"),
         (lambda: load_data(3), "source is int 3, expected a path or a name"),
         (lambda: nelbo.load(None), "path is NoneType None, expected a path"),
         (lambda: nelbo.save(None, "x"), "no format for a NoneType"),
@@ -194,6 +206,15 @@ def test_a_bound_that_is_not_finite_is_an_error_that_names_the_level(bad, data):
     assert torch.is_grad_enabled()
     with pytest.raises(NelboError, match=r"2 of 18 terms of the bound .* the first at level 6"):
         model.elbo(X)
+
+
+def test_terms_are_nan_where_an_example_is_and_the_bound_refuses_it():
+    bad = X.clone()
+    bad[0, 0, 0, 0] = math.nan
+    for term in (MODEL.prior_matching(bad), MODEL.score_matching(bad, X, 5)):
+        assert term.isnan().tolist() == [True, False]
+    with pytest.raises(NelboError, match="data holds 1 values that are not finite"):
+        MODEL.elbo(bad)
 
 
 def test_levels_may_be_any_whole_numbers():

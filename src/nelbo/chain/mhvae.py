@@ -243,7 +243,10 @@ class MHVAE(BaseModel):
 
 
 class TractableMHVAE(MHVAE):
-    """An MHVAE whose encoder's marginals and posteriors are known: the theorem applies."""
+    """An MHVAE whose encoder's marginals and posteriors are known: the theorem applies.
+
+    Each term is a formula, and nan for an example that holds nan; `elbo` refuses such data.
+    """
 
     @property
     def chain(self) -> Self:

@@ -123,6 +123,8 @@ def load_data(
 def check_source(source: str, split: str) -> None:
     """Raise `NelboError` for an unknown source or split, without reading anything."""
     check_choice("split", split, SPLITS)
+    if not _typed_path(source):  # a path without a name would be that of the working directory
+        raise _unknown(source)
     if not is_local(source):
         name = source.partition("?")[0]
         if name == HUB or not (name in NAMES or name.startswith(HUB)):

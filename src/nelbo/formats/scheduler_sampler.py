@@ -114,7 +114,7 @@ def sampler_fields(sampler: Sampler) -> dict[str, Any]:
     found: dict[str, Any] = {
         "_class_name": name,
         # What has no spacing of its own starts, as DDIM in diffusers, at the end of the chain.
-        "timestep_spacing": sampler.spacing or "trailing",
+        "timestep_spacing": sampler.kind_of_spacing,
         "steps_offset": sampler.steps_offset,
     }
     if isinstance(sampler, DDIM):

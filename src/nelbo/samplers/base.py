@@ -52,6 +52,11 @@ class GridSampler(StepRule, Sampler):
     skip: int = 0
     levels: Sequence[int] | None = None
 
+    @property
+    def kind_of_spacing(self) -> str:
+        """`spacing`, or the usual one where it is left open."""
+        return USUAL_SPACING if self.spacing is None else self.spacing
+
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""
         T = schedule.num_levels
@@ -59,7 +64,7 @@ class GridSampler(StepRule, Sampler):
             levels = checked_levels(T, self.levels)
         else:
             steps = T if self.steps is None else self.steps
-            levels = spaced_levels(T, steps, self.spacing or USUAL_SPACING, self.steps_offset)
+            levels = spaced_levels(T, steps, self.kind_of_spacing, self.steps_offset)
         return [schedule.noise_level(t) for t in reversed(levels)]
 
     def targets(self, schedule: NoiseSchedule, grid: Sequence[NoiseLevel]) -> list[NoiseLevel]:
@@ -127,7 +132,8 @@ class SigmaSampler(GridSampler):
     @property
     def kind_of_levels(self) -> str:
         """`noise_levels`, or what they are where they are left open."""
-        return self.noise_levels or ("log_snr" if self.spacing is None else "spaced")
+        usual = "log_snr" if self.spacing is None else "spaced"
+        return usual if self.noise_levels is None else self.noise_levels
 
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""
@@ -152,7 +158,7 @@ class SigmaSampler(GridSampler):
 
     def spaced(self, T: int) -> Sequence[float]:
         """The levels of `spacing`, increasing; "linspace" falls between levels of the chain."""
-        times = spaced_times(T, self.steps, self.spacing or USUAL_SPACING, self.steps_offset)
+        times = spaced_times(T, self.steps, self.kind_of_spacing, self.steps_offset)
         return [time + 1 for time in times]
 
     def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:

@@ -39,7 +39,7 @@ class Euler(SigmaSampler):
     chain that ends without signal, "flow".
 
     Raises:
-        NelboError: a negative churn.
+        NelboError: a negative churn, or what is no number.
     """
 
     _: KW_ONLY
@@ -78,7 +78,7 @@ class Euler(SigmaSampler):
     @property
     def kind_of_levels(self) -> str:
         """`noise_levels`, or what they are on a chain that ends in noise with a little signal."""
-        return self.noise_levels or "karras"
+        return "karras" if self.noise_levels is None else self.noise_levels
 
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""

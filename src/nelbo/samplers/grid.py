@@ -25,9 +25,8 @@ from operator import index
 
 import numpy as np
 
-from nelbo.base.arguments import check_number, is_whole
+from nelbo.base.arguments import check_choice, check_number, is_whole
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 
 SPACINGS = ("leading", "linspace", "trailing")
 NOISE_LEVELS = ("spaced", "karras", "log_snr", "flow")
@@ -55,6 +54,8 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
         NelboError: as `spaced_levels`.
     """
     check_steps(T, steps)
+    check_choice("spacing", spacing, SPACINGS)
+    check_number("steps_offset", offset)
     times: np.ndarray
     if spacing == "leading":
         times = np.arange(steps) * (T // steps) + float(offset)
@@ -65,10 +66,8 @@ def spaced_times(T: int, steps: int, spacing: str, offset: int = 0) -> list[floa
             )
     elif spacing == "linspace":
         times = np.linspace(0, T - 1, steps)
-    elif spacing == "trailing":
-        times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
     else:
-        raise NelboError(unknown("spacing", spacing, SPACINGS))
+        times = np.arange(T, 0, -T / steps).round()[:steps][::-1] - 1
     return times.tolist()
 
 
@@ -85,6 +84,7 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
     Raises:
         NelboError: an unknown kind, or a ρ that is not positive.
     """
+    check_choice("noise levels", kind, NOISE_LEVELS)
     ramp = np.linspace(0, 1, steps)
     if kind == "karras":
         check_number("rho", rho)
@@ -92,10 +92,8 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
             raise NelboError(f"rho must be positive, got {rho}")
         first, last = largest ** (1 / rho), smallest ** (1 / rho)
         sigmas = (first + ramp * (last - first)) ** rho
-    elif kind == "log_snr":
-        sigmas = largest * (smallest / largest) ** ramp
     else:
-        raise NelboError(unknown("noise levels", kind, NOISE_LEVELS))
+        sigmas = largest * (smallest / largest) ** ramp
     return sigmas.tolist()
 
 

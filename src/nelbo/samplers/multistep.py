@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
-from nelbo.samplers.base import DATA, USUAL_SPACING, SigmaSampler
+from nelbo.samplers.base import DATA, SigmaSampler
 from nelbo.samplers.grid import check_steps, spaced_levels
 from nelbo.samplers.loop import Walk
 
@@ -47,7 +47,7 @@ class MultistepSampler(SigmaSampler):
 
     def spaced(self, T: int) -> Sequence[float]:
         """The levels of `spacing`, increasing."""
-        spacing = self.spacing or USUAL_SPACING
+        spacing = self.kind_of_spacing
         if spacing == "trailing" or not 1 <= self.steps < T:
             return spaced_levels(T, self.steps, spacing, self.steps_offset)
         return spaced_levels(T, self.steps + 1, spacing, self.steps_offset)[1:]
