@@ -83,6 +83,12 @@ def test_passwords(serve):
     assert named.status_code == 200
 
 
+@pytest.mark.parametrize("header", [None, "", "Basic", "Basic é", "Basic /w==", "Bearer YTpi"])
+def test_headers_that_are_no_passwords(header):
+    """Base64 of b"\\xff" is no UTF-8."""
+    assert not USERS.admit(header)
+
+
 @pytest.mark.parametrize("given", [("ada", "wrong"), ("bob", "analytical"), ("", ""), ("ada", "")])
 def test_wrong_passwords(given):
     import base64

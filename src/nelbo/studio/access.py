@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import os
@@ -76,7 +75,7 @@ class Users:
             return False
         try:
             given = base64.b64decode(encoded, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, of no ASCII, or of no UTF-8
             return False
         name, _, password = given.partition(":")
         # All are compared, so that the time does not depend on whose name it is.
