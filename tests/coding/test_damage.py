@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, coding
-from nelbo.coding.container import VERSION, Container
+from nelbo.coding.container import _FRAME, _USUAL, MAGIC, VERSION, Container
 from nelbo.coding.identity import machine
 from nelbo.data import ImageData
 from tests.coding.models import random_images, tiny
@@ -84,6 +85,41 @@ def test_another_version(model, archive, step, todo):
 def test_a_foreign_file(model, content):
     with pytest.raises(NelboError, match="no nelbo archive"):
         coding.decompress(model, content)
+
+
+def written(header: bytes) -> bytes:
+    """An archive with this header, whose checksum is right, as another program may write it."""
+    deflate = zlib.compressobj(9, wbits=-15, zdict=_USUAL)
+    packed = deflate.compress(header) + deflate.flush()
+    start = _FRAME.pack(MAGIC, VERSION, len(packed)) + packed
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"count": "6"}, "no count that can be read"),
+        ({"count": 2.5}, "no count that"),
+        ({"count": 0}, "no count that"),
+        ({"block": 0}, "no block that"),
+        ({"shape": [1, 0, 4]}, "no shape that"),
+        ({"shape": "abc", "plan": []}, "no shape, plan that"),
+        ({"shape": [1, 10**9, 10**9]}, "tiles"),
+        ({"blocks": [-1, 5]}, "no blocks that"),
+        ({"blocks": [1]}, "counts 3 blocks .* there are 1"),
+        ({"dtype": "complex64"}, "type complex64, expected uint8"),
+    ],
+)
+def test_a_header_that_nelbo_did_not_write(model, archive, changed, message):
+    header = coding.contents(archive) | changed
+    with pytest.raises(NelboError, match=message):
+        coding.decompress(model, written(json.dumps(header).encode()))
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{", b"\xff", b"3"])
+def test_a_header_that_is_none(model, header):
+    with pytest.raises(NelboError, match="it was not written by nelbo"):
+        coding.decompress(model, written(header))
 
 
 def test_no_pictures(model, images):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,17 @@ _FRAME = struct.Struct("<8sBI")  # magic, version, bytes of the header
 _CHECKSUM = 4  # bytes
 _BLOCK = struct.Struct("<III")  # words of the ground taken, bytes of the list, words
 # What every header has.
-_FIELDS = {"coder", "weights", "shape", "levels", "plan", "block", "blocks", "count", "dtype"}
+_FIELDS = {
+    "coder": str,
+    "weights": str,
+    "shape": list,
+    "levels": int,
+    "plan": dict,
+    "block": int,
+    "blocks": list,
+    "count": int,
+    "dtype": str,
+}
 # What deflate may copy from: a header of the usual kind.
 _USUAL = (
     b'"captions":["condition":"given apart""labels":["names":true,"sizes":[["machine":"torch ,'
@@ -123,18 +134,39 @@ class Container:
             raise NelboError(
                 f"the archive is of version {version}, this nelbo reads {VERSION}: {do} to open it"
             )
-        inflate = zlib.decompressobj(wbits=-15, zdict=_USUAL)
-        header = json.loads(inflate.decompress(content[_FRAME.size : end]))
-        if missing := _FIELDS - header.keys():
-            raise NelboError(
-                f"the archive's header has no {', '.join(sorted(missing))}: it was not written "
-                "by nelbo"
-            )
+        header = _header(content[_FRAME.size : end])
         return cls(header, _split(content[start:], header["blocks"]))
 
 
 def _checksum(content: bytes) -> bytes:
     return struct.pack("<I", zlib.crc32(content))
+
+
+def _header(packed: bytes) -> dict[str, Any]:
+    """The header in its bytes, whose checksum is right.
+
+    Raises:
+        NelboError: another program wrote it.
+    """
+    found: Any = None
+    with suppress(zlib.error, ValueError, RecursionError):
+        found = json.loads(zlib.decompressobj(wbits=-15, zdict=_USUAL).decompress(packed))
+    header = found if isinstance(found, dict) else {}
+    wrong = [name for name, kind in _FIELDS.items() if type(header.get(name)) is not kind]
+    if not wrong:
+        counts = {name: [header[name]] for name in ("block", "count")}
+        counts |= {name: header[name] for name in ("shape", "blocks")}
+        wrong = [
+            name
+            for name, values in counts.items()
+            if not all(type(value) is int and value > 0 for value in values)
+        ]
+    if wrong:
+        raise NelboError(
+            f"the archive's header has no {', '.join(wrong)} that can be read: it was not written "
+            "by nelbo"
+        )
+    return header
 
 
 def _split(content: bytes, sizes: list[int]) -> list[bytes]:

@@ -44,6 +44,8 @@ class Beside:
     captions: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise NelboError(f"pictures are of type {self.dtype}, expected {', '.join(_DTYPES)}")
         names = Counter(self.names or ())
         twice = [name for name, times in names.items() if times > 1]
         if twice:

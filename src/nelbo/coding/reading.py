@@ -102,6 +102,11 @@ def decoded(
     code = code_for(plan.applied(wide), plan, fast=fast)
     of_tile = tiling.pictures
     spans = spans_of(len(of_tile), header["block"])
+    if tiling.shape != wide.shape or len(container.blocks) < len(spans):
+        raise NelboError(
+            f"the archive's header counts {len(spans)} blocks of tiles {tiling.shape}, where there "
+            f"are {len(container.blocks)} of {wide.shape}: it was not written by nelbo"
+        )
     damage: dict[int, str] = {}
 
     def lost(i: int, error: DamageError) -> None:
