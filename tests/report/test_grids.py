@@ -68,6 +68,7 @@ def test_saved_grid_is_the_grid_and_leaves_nothing_else(tmp_path):
         (lambda: image_grid(make_images(2), 17, columns=0), "columns"),
         (lambda: to_pil(make_images(1, shape=(2, 4, 4))[0], 17), "channels, got 2"),
         (lambda: save_grid(make_images(1), "grid.pth", 17), "image format"),
+        (lambda: save_grid(make_images(1), "grid.psd", 17), "image format"),  # is only read
     ],
 )
 def test_mistakes_are_explained(call, words):

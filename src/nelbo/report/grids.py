@@ -103,11 +103,11 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         NelboError: a name whose ending is no image format, or where nothing can be written.
     """
     path = Path(path)
-    known = Image.registered_extensions()
-    if path.suffix.lower() not in known:
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:  # some are read only
         raise NelboError(f"{path} must end in an image format such as .png")
     with new_file(path) as temporary:
-        image.save(temporary, format=known[path.suffix.lower()])
+        image.save(temporary, format=kind)
 
 
 def save_grid(
