@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
+from nelbo.diffusion.continuous import ContinuousDiffusion
 
 T = 12
 SHAPE = (2, 3, 3)
@@ -185,6 +186,24 @@ def test_float32_terms_stay_close_to_float64(prediction, variance):
         actual = single.score_matching(x_0.float(), x_t.float(), t)
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual.double(), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_terms_of_data_in_half_precision_are_those_of_float32(dtype, generator):
+    """In bfloat16 eight weights of 999 / 8 would sum to 1000."""
+    schedule = NoiseSchedule.linear(1000, 1e-4, 2e-3)
+    model = Diffusion(lambda x, time, condition: 0.9 * x, schedule, data=Continuous())
+    learned = ContinuousDiffusion(Diffusion(model.network, schedule, variance="fixed_large"))
+    x_0 = torch.randn(3, *SHAPE, generator=generator).to(dtype)
+    for each, last in ((model, schedule), (learned, learned.gamma.discretize(1000))):
+        signal = last.alphas_cumprod[-1]
+        q = Normal(signal.sqrt() * x_0.double(), (1 - signal).sqrt().expand(x_0.shape))
+        expected = kl_divergence(q, Normal(torch.zeros_like(q.mean), 1.0)).flatten(1).sum(1)
+        torch.testing.assert_close(
+            each.prior_matching(x_0).double(), expected, rtol=1e-5, atol=1e-5
+        )
+    weights = model.elbo(x_0, levels=8, generator=generator).weights
+    assert weights.double().sum(1).tolist() == [999.0] * 3
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -113,7 +113,9 @@ def draw_term(
         drawing: how to draw.
     """
     like = x_0.mean if isinstance(x_0, Distribution) else x_0
-    levels, weights = chosen.levels.to(like.device), chosen.weights.to(like)
+    levels = chosen.levels.to(like.device)
+    # The weights of half precision states sum to T − 1 in float32 alone.
+    weights = chosen.weights.to(like.device, torch.promote_types(like.dtype, torch.float32))
     generator, antithetic = drawing.generator, drawing.estimator.antithetic
     batch, signs = len(like), 2 if antithetic else 1
     # Several columns share a network call on (level, example) pairs.

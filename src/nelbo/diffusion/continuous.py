@@ -93,7 +93,8 @@ class ContinuousDiffusion(nn.Module):
         """KL(q(x_1|x_0) || N(0, I)) at the last time, nats, (B,)."""
         last = self.gamma.first + self.gamma.span
         signal = torch.sigmoid(-last)
-        return per_example(0.5 * (signal * (x_0.square() - 1) - F.logsigmoid(last)))
+        wide = x_0.to(torch.promote_types(x_0.dtype, signal.dtype))
+        return per_example(0.5 * (signal * (wide.square() - 1) - F.logsigmoid(last)))
 
     def elbo(
         self,
@@ -133,7 +134,7 @@ class ContinuousDiffusion(nn.Module):
             prior_matching=self.prior_matching(x_0),
             score_matching=torch.stack([draw(t) for t in chosen.unbind(1)], 1),
             levels=chosen,
-            weights=weights.to(x_0),
+            weights=weights.to(x_0.device, torch.promote_types(x_0.dtype, torch.float32)),
             dims=x_0[0].numel(),
             reconstruction_variance=variance_of_mean(costs.detach()),
             reconstruction_calls=estimator.reconstructions * first,

@@ -85,4 +85,5 @@ class GaussianEncoder(TractableMHVAE):
         """KL(N(√ᾱ_T x_0, 1 − ᾱ_T) || N(0, 1)) of each value, nats, (B, ...)."""
         signal = self.schedule.alphas_cumprod[-1]
         excess = float(-signal - torch.log1p(-signal))
-        return 0.5 * (float(signal) * x_0.square() + excess)
+        wide = x_0.to(torch.promote_types(x_0.dtype, torch.float32))
+        return 0.5 * (float(signal) * wide.square() + excess)
