@@ -21,6 +21,7 @@ from nelbo.data.sources import check_not_among, with_crops
 from nelbo.data.splits import PARTS, EmptySplitError
 from nelbo.report.grids import save_grid
 from nelbo.report.tables import new_table
+from nelbo.text import shorten
 
 # Captions shown, and the length that the table cuts them to.
 _CAPTIONS = 5
@@ -142,7 +143,7 @@ def _print(content: dict[str, Any]) -> None:
     if content["captions"]:
         show("captions")
         for text in content["captions"]["first"]:
-            show(f"  {_cut(text)}")
+            show(f"  {shorten(text, _CAPTION_LENGTH)}")
 
 
 def _mention_unmatched(data: ImageData) -> None:
@@ -178,7 +179,7 @@ def _facts(content: dict[str, Any]) -> Table:
         "captions": "none"
         if captions is None
         else f"{captions['images']:,}, {captions['different']:,} different",
-        "longest": _cut(captions["longest"]) if captions else None,
+        "longest": shorten(captions["longest"], _CAPTION_LENGTH) if captions else None,
         "unreadable": f"{len(content['skipped']):,} files",
         "unmatched": _lines_of_none(content["unmatched"]) if content["unmatched"] else None,
         "credit": content["credit"],
@@ -195,7 +196,3 @@ def _label_table(labels: dict[str, dict[str, int]]) -> Table:
     for name, counts in labels.items():
         table.add_row(name, *(f"{count:,}" for count in counts.values()))
     return table
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _CAPTION_LENGTH else text[: _CAPTION_LENGTH - 1] + "…"

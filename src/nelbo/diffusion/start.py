@@ -22,14 +22,13 @@ _LARGEST_AT_THE_END = 0.01
 _LARGEST_WITHIN, _TIMES_THE_END = 0.001, 2.0
 
 
-def warn_of_signal(schedule: NoiseSchedule, level: NoiseLevel, who: str, *, depth: int = 2) -> None:
+def warn_of_signal(schedule: NoiseSchedule, level: NoiseLevel, who: str) -> None:
     """Warn where a walk takes x_T ~ N(0, I) for the state of a level that still holds signal.
 
     Args:
         schedule: the chain.
         level: where the walk starts.
         who: what walks, for the message.
-        depth: the caller that the warning points at, as the `stacklevel` of `warnings.warn`.
     """
     T = schedule.num_levels
     here, end = level.signal_scale**2, float(schedule.alphas_cumprod[-1])
@@ -41,7 +40,7 @@ def warn_of_signal(schedule: NoiseSchedule, level: NoiseLevel, who: str, *, dept
             f"{_percent(_LARGEST_AT_THE_END)} spoils samples. Use a schedule that ends in noise, "
             "keep the last level where the chain is respaced, or start from an x_T that holds the "
             "signal",
-            stacklevel=depth + 1,
+            stacklevel=3,
         )
     elif here > max(_LARGEST_WITHIN, _TIMES_THE_END * end) and not at_the_end:
         warnings.warn(
@@ -49,7 +48,7 @@ def warn_of_signal(schedule: NoiseSchedule, level: NoiseLevel, who: str, *, dept
             f"the variance is signal; at level {T}, where the chain ends, it is {_percent(end)}. "
             "That spoils samples: use spacing='trailing' (--spacing trailing), which starts at the "
             "end of the chain, or levels that include the last",
-            stacklevel=depth + 1,
+            stacklevel=3,
         )
 
 

@@ -151,7 +151,6 @@ def explained_by_control(
     data: ImageData,
     *,
     levels: int = LEVELS,
-    batch_size: int = 64,
     seed: int = 0,
 ) -> Explained:
     """Measure what the control of each image explains; five evaluations of it at most.
@@ -160,7 +159,6 @@ def explained_by_control(
         model: with a ControlNet.
         data: images with their controls.
         levels: of the chain, an image.
-        batch_size: images at a time.
         seed: of levels and noise.
 
     Raises:
@@ -183,6 +181,6 @@ def explained_by_control(
     bounds: dict[str, Any] = {}
     for name, some in sets.items():
         generator = generator_for(seed, len("explained"))
-        found = evaluate(model, some, levels=estimator, batch_size=batch_size, generator=generator)
+        found = evaluate(model, some, levels=estimator, generator=generator)
         bounds[name] = joined(found)
     return Explained(bounds, model.chain.num_levels)

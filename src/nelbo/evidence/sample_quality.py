@@ -242,9 +242,7 @@ def frechet_with_error(
     return value, float(halves.std()), 2 * value - float(halves.mean())
 
 
-def kernel_distance(
-    a: Float[Tensor, "n features"], b: Float[Tensor, "m features"], degree: int = 3
-) -> Estimate:
+def kernel_distance(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Estimate:
     r"""Squared maximum mean discrepancy with the kernel (x·y/d + 1)³, unbiased.
 
     The standard error is that of the jackknife over both sets; where the two are alike it is too
@@ -262,14 +260,14 @@ def kernel_distance(
         """The kernel summed over y for each x, and over x for each y."""
         over_y, over_x = [], torch.zeros(len(y), dtype=torch.float64)
         for some in x.double().split(_CHUNK):
-            kernel = (some @ y.double().T / x.shape[1] + 1) ** degree
+            kernel = (some @ y.double().T / x.shape[1] + 1) ** 3
             over_y.append(kernel.sum(1))
             over_x += kernel.sum(0)
         return torch.cat(over_y), over_x
 
     def others(x: Tensor) -> Tensor:
         """The kernel of each x summed over all others."""
-        own = (x.double().square().sum(1) / x.shape[1] + 1) ** degree
+        own = (x.double().square().sum(1) / x.shape[1] + 1) ** 3
         return sums(x, x)[0] - own
 
     n, m = len(a), len(b)

@@ -27,6 +27,8 @@ FALLBACK_VARIANT = "fp16"
 
 # Names that attention weights had before diffusers 0.18.
 RENAMED_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Names of tensors that an error lists.
+_LISTED = 10
 
 
 def locate_weights(
@@ -163,6 +165,6 @@ def _precision(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return torch.float32 if weight.element_size() < 4 else weight.dtype
 
 
-def _listing(kind: str, names: list[str], shown: int = 10) -> str:
-    more = f", and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} tensors {kind}: {', '.join(names[:shown])}{more}."
+def _listing(kind: str, names: list[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{len(names)} tensors {kind}: {', '.join(names[:_LISTED])}{more}."

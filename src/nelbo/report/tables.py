@@ -106,22 +106,18 @@ def estimate_parts(estimate: Estimate, decimals: int) -> tuple[str, str]:
     return mean, f"{error:,.{decimals}f}" if math.isfinite(error) else number(error, decimals)
 
 
-def bound_table(
-    bounds: Mapping[str, Summary], *, density: bool = False, title: str | None = None
-) -> Table:
+def bound_table(bounds: Mapping[str, Summary], *, density: bool = False) -> Table:
     """The terms of the bound, one a row, with standard errors; two columns for each split.
 
     Args:
         bounds: summaries by the name of their split.
         density: the data are continuous, so that the bound is one on a density.
-        title: what to write above.
     """
     # Two splits fit in 80 columns.
     units = ("nats/image", bits_unit(density))
     table = new_table(
         ["term"],
         [Text(f"{split}\n{unit}") for split in bounds for unit in units],
-        title=title,
         caption="terms as costs: mean ± standard error over images;\n"
         f"{MONTE_CARLO}: the part of ± that more levels shrink",
     )

@@ -37,13 +37,6 @@ def new_figure(width: float = 5.0, height: float = 3.3) -> Figure:
     return figure
 
 
-def to_png(figure: Figure, dpi: int = 200) -> bytes:
-    """The figure as PNG with a transparent background."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, transparent=True)
-    return buffer.getvalue()
-
-
 def to_inline_svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an <svg> element of a page: its fonts and colours are the page's.
 

@@ -139,13 +139,12 @@ class Film:
     Args:
         path: of the walk.
         shows: "x_t" or "x_0", what is kept of a state.
-        frames: at most how many.
     """
 
-    def __init__(self, path: list[Step], shows: str, frames: int = _FRAMES) -> None:
+    def __init__(self, path: list[Step], shows: str) -> None:
         # x_t = cos φ x_0 + sin φ ε: even in φ is even to the eye.
         angles = torch.tensor([level.angle for level, _ in path], dtype=torch.float64)
-        targets = torch.linspace(float(angles[0]), 0.0, frames, dtype=torch.float64)
+        targets = torch.linspace(float(angles[0]), 0.0, _FRAMES, dtype=torch.float64)
         nearest = (angles[None] - targets[:, None]).abs().argmin(1)
         self._kept = {*nearest.tolist(), len(path) - 1}
         self._shows = shows

@@ -26,9 +26,9 @@ ALIKE = 0.1
 _MOST = 5_000
 
 
-def asymmetry(data: ImageData, seed: int = 0) -> float:
+def asymmetry(data: ImageData) -> float:
     """How far pictures are from their mirror images, as a share of their variance; 0 for one."""
-    images = some_of(data.images, _MOST, seed)
+    images = some_of(data.images, _MOST)
     if len(images) < 2:
         return 0.0
     space = principal_components(images, data.levels)
