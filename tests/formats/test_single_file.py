@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import nelbo
-from nelbo import NelboError
+from nelbo import NelboError, NoiseSchedule
 from nelbo.cli import main
+from nelbo.formats import Pipeline
 from nelbo.formats.single.autoencoder import rename_autoencoder
 from nelbo.formats.single.text import rename_open_clip
 from nelbo.formats.single.unet import rename_controlnet, rename_unet
@@ -475,15 +476,31 @@ def test_what_a_file_states_of_itself(tmp_path, tmp_path_factory):
     assert (model.prior.prediction, model.prior.shape) == ("epsilon", (4, 8, 8))
     file.with_suffix(".nelbo.json").write_text('{"prediction": "v_prediction"}')
     assert nelbo.load(file).prior.prediction == "v_prediction"
+    file.with_suffix(".nelbo.json").write_text('{"prediction": "v-prediction"}')
+    with pytest.raises(NelboError, match=r"prediction is 'v-prediction', expected one of epsilon"):
+        nelbo.load(file)
     file.with_suffix(".nelbo.json").write_text('{"decoder_scale": "wide"}')
     with pytest.raises(nelbo.NelboError, match=r"stated\.nelbo\.json: decoder_scale is 'wide'"):
         nelbo.load(file)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_betas_of_a_file_may_be_rounded_with_its_weights(tmp_path, tmp_path_factory, dtype):
+    weights = load_file(built("first", tmp_path_factory).file)
+    usual = NoiseSchedule.scaled_linear(1000)
+    for schedule, expected in ((usual, usual), (NoiseSchedule.linear(1000), None)):
+        file = tmp_path / "model.safetensors"
+        save_file(weights | {"betas": schedule.betas[1:].to(dtype)}, file)
+        found = Pipeline.open(file).schedule
+        betas = schedule.betas[1:].to(dtype).double() if expected is None else expected.betas[1:]
+        assert torch.equal(found.betas[1:], betas)
 
 
 @pytest.mark.parametrize(
     ("weights", "match"),
     [
         ({"lora_unet_down.weight": torch.zeros(1)}, "holds a LoRA"),
+        ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(1)}, "holds a LoRA"),
         ({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, "the network of Flux"),
         ({"model.diffusion_model.x": torch.zeros(1)}, "a UNet without text encoders"),
         ({"something": torch.zeros(1)}, "of no layout that nelbo knows"),

@@ -130,8 +130,11 @@ def _is_file(path: Any) -> bool:
 
 
 def _usual(betas: torch.Tensor) -> bool:
-    usual = NoiseSchedule.scaled_linear().betas[1:]
-    return len(betas) == len(usual) and bool((betas.double() / usual - 1).abs().max() < 1e-4)
+    """Whether these are those of Stable Diffusion, which a file of 16 bits has rounded."""
+    usual, rounding = NoiseSchedule.scaled_linear().betas[1:], torch.finfo(betas.dtype).eps
+    if len(betas) != len(usual):
+        return False
+    return bool((betas.double() / usual - 1).abs().max() < max(1e-4, rounding))
 
 
 OPENERS.append(open_single_file)

@@ -38,7 +38,6 @@ _OTHERS = {
     "joint_blocks.": "the network of Stable Diffusion 3",
     "double_blocks.": "the network of Flux",
     "model.diffusion_model.double_blocks.": "Flux",
-    "lora_": "a LoRA, weights to add to those of a model",
     "down_blocks.": "a network of diffusers without its config.json",
     UNET: "a UNet without text encoders",
 }
@@ -90,6 +89,12 @@ class Checkpoint:
         for kind, beginnings in _KINDS.items():
             if all(any(name.startswith(start) for name in bare) for start in beginnings):
                 return cls(path, kind, bare, prefix)
+        if any("lora" in name for name in bare):
+            raise NelboError(
+                f"{path} holds a LoRA, weights to add to those of a model. Add them with "
+                "diffusers, pipeline.load_lora_weights(FILE), pipeline.fuse_lora(), "
+                "pipeline.unload_lora_weights(), pipeline.save_pretrained(DIR), and use that"
+            )
         for start, what in _OTHERS.items():
             if any(name.startswith(start) for name in bare):
                 raise NelboError(

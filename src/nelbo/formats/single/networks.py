@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
+from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.single.autoencoder import autoencoder_fields, rename_autoencoder
 from nelbo.formats.single.checkpoint import AUTOENCODER, CONTROL, UNET, Checkpoint
 from nelbo.formats.single.renaming import Weights
@@ -21,6 +22,7 @@ SomeNetwork = TypeVar("SomeNetwork", bound=Pretrained)
 # What latents are multiplied by, which no weight states.
 SCALE, XL_SCALE = 0.18215, 0.13025
 _SCALING = "scaling_factor"
+_PREDICTS_V = {"epsilon": False, "v_prediction": True, "v": True}
 
 
 def read_unet(checkpoint: Checkpoint) -> UNet:
@@ -78,11 +80,17 @@ def predicts_v(checkpoint: Checkpoint) -> bool:
 
     Notes, `modelspec.prediction_type` or a tensor `v_pred` state it; otherwise Stable Diffusion 2
     does.
+
+    Raises:
+        NelboError: they state another prediction.
     """
-    noted = (checkpoint.notes or {}).get("prediction")
-    stated = noted or checkpoint.metadata.get("modelspec.prediction_type")
-    if stated is not None:
-        return stated in ("v", "v_prediction")
+    stated = (
+        ConfigFields(checkpoint.notes_file, checkpoint.notes or {}),
+        ConfigFields(checkpoint.path, checkpoint.metadata),
+    )
+    for fields, name in zip(stated, ("prediction", "modelspec.prediction_type"), strict=True):
+        if fields.fields.get(name) is not None:
+            return fields.choice(name, _PREDICTS_V)
     return "v_pred" in checkpoint.names or checkpoint.is_second
 
 
