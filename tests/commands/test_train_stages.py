@@ -169,6 +169,31 @@ def test_an_old_run_is_there_until_the_new_one_has_a_checkpoint(tmp_path):
     assert RunDirectory(out).stage("autoencoder").evaluation() == {"test": {}}
 
 
+def test_one_process_trains_a_run(run_path, tmp_path, capsys):
+    out = Path(shutil.copytree(run_path, tmp_path / "run"))
+    refusal = f"{out} is being trained by another process"
+    with RunDirectory(out).alone():
+        assert refusal in mistake(capsys, "train", "--resume", "--out", out)
+        again = mistake(capsys, "train", "digits", "--overwrite", "--steps", "1", "--out", out)
+        assert refusal in again
+        assert nelbo.load(out).shape == (1, 8, 8)
+    with RunDirectory(out).alone():
+        pass
+
+
+def test_reading_a_run_leaves_the_one_that_is_to_replace_it(tmp_path):
+    out = tmp_path / "run"
+    (RunDirectory(out).make().path / "nelbo.json").write_text("{}")
+    new = RunDirectory(out)
+    with new.alone():
+        new.make(overwrite=True)
+        assert RunDirectory.open(out).path == out
+        new.append_metrics({"step": 1})
+        assert new.replaces == out
+    RunDirectory.open(out)  # as after a kill
+    assert not new.path.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

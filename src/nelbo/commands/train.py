@@ -6,6 +6,7 @@ in turn.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -91,25 +92,26 @@ def train_stages(
     assert options.out is not None
     run, made = RunDirectory(options.out), False
     summary: dict[str, Any] = {}
-    for stage in kind_of(options.trains).stages(options, images, processes, run):
-        if stage.about and processes.is_main:
-            notice(stage.about)
-        session = TrainingSession(stage, images, processes, start)
-        if not made:  # nothing is written before it is known that all fits together
-            _make(run, options, processes)
-            made = True
-        directory = run.stage(stage.name) if stage.name else run
-        if processes.is_main:
-            if stage.name and not stage.options.resume:
-                run.make_stage(stage.name)
-            _save_settings(stage, session.kind, images, run, directory)
-        session.train(directory)
-        if not stage.name:
-            processes.leave()
-        found = _report(stage, session, directory) if report and processes.is_main else {}
-        if stage.name:
-            processes.sum([0.0])  # the others wait for what the first one evaluates
-        summary |= {stage.name: found} if stage.name else found
+    with ExitStack() as held:
+        for stage in kind_of(options.trains).stages(options, images, processes, run):
+            if stage.about and processes.is_main:
+                notice(stage.about)
+            session = TrainingSession(stage, images, processes, start)
+            if not made:  # nothing is written before it is known that all fits together
+                _make(run, options, processes, held)
+                made = True
+            directory = run.stage(stage.name) if stage.name else run
+            if processes.is_main:
+                if stage.name and not stage.options.resume:
+                    run.make_stage(stage.name)
+                _save_settings(stage, session.kind, images, run, directory)
+            session.train(directory)
+            if not stage.name:
+                processes.leave()
+            found = _report(stage, session, directory) if report and processes.is_main else {}
+            if stage.name:
+                processes.sum([0.0])  # the others wait for what the first one evaluates
+            summary |= {stage.name: found} if stage.name else found
     return run, summary
 
 
@@ -144,12 +146,14 @@ def _save_settings(
         )
 
 
-def _make(run: RunDirectory, options: TrainOptions, processes: Processes) -> None:
-    """Make or open the run directory, as the first process does."""
-    if processes.is_main and options.resume:
-        run.reopen()
-    elif processes.is_main:
-        run.make(overwrite=options.overwrite)
+def _make(run: RunDirectory, options: TrainOptions, processes: Processes, held: ExitStack) -> None:
+    """Make or open the run directory, as the first process does, which holds its lock."""
+    if processes.is_main:
+        held.enter_context(run.alone())
+        if options.resume:
+            run.reopen()
+        else:
+            run.make(overwrite=options.overwrite)
     processes.sum([0.0])  # none goes on before the directory is there
     if not processes.is_main:
         run.join()

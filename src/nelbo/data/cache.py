@@ -30,7 +30,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
-from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check_room, evict, locked
+from nelbo.base.locks import lock
+from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check_room, evict
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
 from nelbo.data.reader import Passing
@@ -178,7 +179,9 @@ def cached(
     if entry is not None:
         return entry
     extra = {} if extra is None else extra
-    with locked(root / f"{where}.lock"):
+    key = root / f"{where}.lock"
+    key.touch()
+    with lock(key, wait=True):  # else two processes decode the same pictures
         entry = _open(final)  # another process may have written it meanwhile
         if entry is not None:
             return entry

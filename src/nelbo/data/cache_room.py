@@ -8,17 +8,11 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from nelbo.base.errors import NelboError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes then decode the same pictures twice
-    fcntl = None  # type: ignore[assignment]
 
 LIMIT_GB = 20.0
 # Files of an entry, and what is in the name of one that is being written.
@@ -73,17 +67,6 @@ def check_room(root: Path, at_most: int | None, shape: tuple[int, int, int]) -> 
             f"{root}, where {free / 1e9:,.1f} GB are free. Choose a smaller size, or name a "
             "directory with more room in NELBO_CACHE"
         )
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a killed one is gone with it."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            # A file system without locks: the move into place is whole all the same.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def evict(root: Path, keep: Path) -> None:

@@ -23,13 +23,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from nelbo.base.arguments import is_whole
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
+from nelbo.base.locks import lock
 from nelbo.base.suggestions import directories_near
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
@@ -120,6 +122,25 @@ class RunDirectory:
             raise NelboError(f"cannot write to {path}: {error}") from error
         return self
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make or go on with the run while no other process does; the directory is made.
+
+        Raises:
+            NelboError: another process does, or the directory cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NelboError(f"cannot write to {self.path}: {error}") from error
+        with lock(self.path, wait=False) as free:
+            if not free:
+                raise NelboError(
+                    f"{self.path} is being trained by another process: wait until it ends, or give "
+                    "another directory"
+                )
+            yield
+
     @staticmethod
     def check_free(path: str | Path, *, overwrite: bool = False) -> list[str]:
         """What of a run is in a directory that a new one may be made in, or replace with it.
@@ -161,7 +182,10 @@ class RunDirectory:
         Raises:
             NelboError: there is none.
         """
-        _finish_replacing(Path(path))
+        if any(stage.is_dir() for stage in _stages(Path(path))):
+            with lock(Path(path), wait=False) as free:
+                if free:  # nobody is at it
+                    _finish_replacing(Path(path))
         run = cls(path)
         if not run.has_model and not run.stage(AUTOENCODER_RUN).path.is_dir():
             near = "" if Path(path).is_dir() else directories_near(Path(path))
@@ -366,12 +390,17 @@ def _is_row(row: Any) -> bool:
     return all(value is None or is_number(value) for value in row.values())
 
 
+def _stages(path: Path) -> list[Path]:
+    """Where a run lies that is to replace the one in a directory, at each stage."""
+    return [path / name for name in (_GROWING, _WINNING, _MOVING)]
+
+
 def _finish_replacing(path: Path) -> None:
     """Bring a replacement that was cut short to its end; every stage can be done again.
 
     A run that was still growing never was one: what is left of it is removed.
     """
-    growing, winning, moving = (path / name for name in (_GROWING, _WINNING, _MOVING))
+    growing, winning, moving = _stages(path)
     if growing.is_dir():
         shutil.rmtree(growing)
     if winning.is_dir():
