@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import did_you_mean, unknown
+from nelbo.base.suggestions import did_you_mean
 
 # What other programs call options, by the names that they have here; those that a command has are
 # suggested.
@@ -251,11 +252,9 @@ def _check_positional(command: str, options: Mapping[str, Option], given: Given)
 
 def check_command(name: str, known: Iterable[str]) -> None:
     """Raise `NelboError` for the name of no command."""
-    known = list(known)
     if name.startswith("-"):
         raise NelboError(f"nelbo has no option {name}; nelbo --help lists the commands")
-    if name not in known:
-        raise NelboError(unknown("command", name, known))
+    check_choice("command", name, known)
 
 
 def _split(argument: str) -> tuple[str, str | None]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.devices import is_device
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.samplers import SAMPLERS
 from nelbo.training.ranges import at_least_one, option
 
@@ -113,8 +113,8 @@ class SamplerOptions:
 
     def check(self) -> None:
         """Raise `NelboError` for an unknown sampler."""
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise NelboError(unknown("--sampler", self.sampler, SAMPLERS))
+        if self.sampler is not None:
+            check_choice("--sampler", self.sampler, SAMPLERS)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.commands.asked import load_asked
@@ -26,10 +26,9 @@ from nelbo.report.tables import likelihood_table
 
 def run(options: Likelihood) -> None:
     """Print both, with their standard errors and network evaluations."""
-    if options.dequantization not in (None, *DEQUANTIZATIONS):
-        raise NelboError(unknown("--dequantization", options.dequantization, DEQUANTIZATIONS))
-    if options.trace not in flow.TRACES:
-        raise NelboError(unknown("--trace", options.trace, flow.TRACES))
+    if options.dequantization is not None:
+        check_choice("--dequantization", options.dequantization, DEQUANTIZATIONS)
+    check_choice("--trace", options.trace, flow.TRACES)
     flow.check_draws(options.draws, options.trace)
     model, data = load_asked(options, choose_device(options.computing.device))
     model.eval()

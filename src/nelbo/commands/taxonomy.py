@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
+from nelbo.base.arguments import check_choice
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,5 @@ def chosen(names: Sequence[str]) -> list[str]:
         NelboError: the name of no family.
     """
     for name in names:
-        if name not in TAXONOMY:
-            raise NelboError(unknown("family", name, TAXONOMY))
+        check_choice("family", name, TAXONOMY)
     return [name for name in TAXONOMY if not names or name in names]

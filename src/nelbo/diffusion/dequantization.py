@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import draw, drawn_on
@@ -81,9 +82,7 @@ def dequantize(
         NelboError: an unknown kind, one that does not fit the data, or a noise scale outside of
             the chain.
     """
-    if kind not in DEQUANTIZATIONS:
-        known = ", ".join(DEQUANTIZATIONS)
-        raise NelboError(f"unknown dequantization {kind!r}: expected one of {known}")
+    check_choice("dequantization", kind, DEQUANTIZATIONS)
     if kind == "decoder":
         if noise_scale is not None:
             raise NelboError("dequantization 'decoder' starts at level 1: give no noise_scale")

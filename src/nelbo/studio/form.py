@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.studio.limits import Limits
 from nelbo.studio.uploads import Upload
 
@@ -108,8 +108,8 @@ class Form:
     def choice(self, name: str, known: Collection[str]) -> str | None:
         """One of several names; None where none is given."""
         value = self.text(name)
-        if value is not None and value not in known:
-            raise NelboError(unknown(name, value, known))
+        if value is not None:
+            check_choice(name, value, known)
         return value
 
     def seed(self) -> int:

@@ -9,8 +9,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.training.ranges import check_numbers, option
 
 DEFAULT_TIME_BUDGET = "10m"
@@ -115,8 +115,7 @@ class TrainingConfig:
             )
         named = {"precision": PRECISIONS, "balance": BALANCES, "optimizer": OPTIMIZERS}
         for name, known in named.items():
-            if (value := getattr(self, name)) not in known:
-                raise NelboError(unknown(option(name), value, known))
+            check_choice(option(name), getattr(self, name), known)
         if self.balance == "none" and self.balance_power != TrainingConfig.balance_power:
             raise NelboError("--balance-power sets the strength of --balance: give that as well")
         parse_duration(self.save_every)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization, RawDenoiser, Velocity
 
@@ -28,8 +28,7 @@ def prediction_of(name: str, sigma_data: Callable[[], float]) -> Parameterizatio
     Raises:
         NelboError: an unknown name, or data that are all the same for a denoiser.
     """
-    if name not in PARAMETERIZATIONS:
-        raise NelboError(unknown("prediction", name, PARAMETERIZATIONS))
+    check_choice("prediction", name, PARAMETERIZATIONS)
     if name == "velocity":
         return Velocity(_FLOW_END)
     if name == "denoiser":

@@ -36,8 +36,8 @@ from torch.distributions import Distribution, Laplace, Normal
 from torch.func import functional_call
 from torch.nn.functional import relu
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.chain.distributions import drawn_on
 from nelbo.chain.terms import per_example
 from nelbo.diffusion import Pixels
@@ -116,8 +116,7 @@ class AutoencoderObjective(nn.Module):
         recoloured: float = 0.0,
     ) -> None:
         super().__init__()
-        if likelihood not in LIKELIHOODS:
-            raise NelboError(unknown("likelihood", likelihood, LIKELIHOODS))
+        check_choice("likelihood", likelihood, LIKELIHOODS)
         weights = {
             "kl_weight": kl_weight,
             "adversarial_weight": adversarial_weight,

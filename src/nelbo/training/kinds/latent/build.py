@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
 from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
@@ -96,8 +96,7 @@ def build_latent_model(
 
 def _schedule(settings: LatentSettings) -> NoiseSchedule:
     name = settings.schedule or _USUAL.get(settings.prediction, "cosine")
-    if name not in SCHEDULES:
-        raise NelboError(unknown("schedule", name, SCHEDULES))
+    check_choice("schedule", name, SCHEDULES)
     T = settings.levels
     return continuous_schedule(name, T, settings.shift) or getattr(NoiseSchedule, name)(T)
 

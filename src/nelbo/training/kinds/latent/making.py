@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL
@@ -124,8 +124,7 @@ def _condition(settings: LatentSettings, data: ImageData) -> str:
     if settings.train_text_encoder and settings.text_encoder is None:
         raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
     asked = settings.condition
-    if asked not in CONDITIONS:
-        raise NelboError(unknown("condition", asked, CONDITIONS))
+    check_choice("condition", asked, CONDITIONS)
     if settings.text_encoder is not None:
         if asked not in ("auto", "text"):
             raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")

@@ -11,8 +11,8 @@ import math
 from dataclasses import replace
 from functools import partial
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.data import ImageData
 from nelbo.data.size import check_halvings, divisible_near
 from nelbo.diffusion import Diffusion, NoiseSchedule, Pixels
@@ -47,8 +47,7 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
     continuous = continuous_schedule(config.schedule, config.levels, config.shift, first_noise)
     if continuous is not None:
         return continuous
-    if config.schedule not in SCHEDULES:
-        raise NelboError(unknown("schedule", config.schedule, SCHEDULES))
+    check_choice("schedule", config.schedule, SCHEDULES)
     return getattr(NoiseSchedule, config.schedule)(config.levels)
 
 

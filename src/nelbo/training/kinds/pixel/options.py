@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS, preset_of
@@ -83,8 +83,7 @@ def check_network_options(settings: Any, layers: int, attention: Any = None) -> 
         layers: what is usual.
         attention: likewise, where there is such an option.
     """
-    if settings.network not in NETWORKS:
-        raise NelboError(unknown("--network", settings.network, NETWORKS))
+    check_choice("--network", settings.network, NETWORKS)
     if settings.network == "unet" and (settings.blocks or settings.patch):
         raise NelboError("--blocks and --patch are for --network dit: leave them out")
     of_unet = (settings.layers, getattr(settings, "attention", None))

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import unknown
+from nelbo.base.arguments import check_choice
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,5 @@ def preset_of(name: str) -> Preset:
     Raises:
         NelboError: there is none.
     """
-    if name not in PRESETS:
-        raise NelboError(unknown("--preset", name, tuple(PRESETS)))
+    check_choice("--preset", name, PRESETS)
     return PRESETS[name]
