@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 
 import diffusers
 import pytest
@@ -109,7 +110,7 @@ def test_a_run_of_latents(tmp_path):
         "| **total (−ELBO)** | 3.125 ± 0.500 |",
         'pipeline("red square", guidance_scale=2.5, num',
         "prompt=prompt, guidance=2.5",
-        'nelbo sample PATH --prompt "red square"',
+        "nelbo sample PATH --prompt 'red square'",
     ):
         assert words in card.text
 
@@ -129,6 +130,19 @@ def test_a_checkpoint_that_ships_takes_its_card_along(tmp_path, monkeypatch):
     assert "Gladly" not in card.text
     assert "shared under the same licence, [CC BY-SA 4.0]" in card.text
     assert 'pipeline("blue circle"' in card.text
+
+
+@pytest.mark.parametrize("prompt", ['it\'s $HOME `id` !5 \\ "x"', "-n", "a\u2028b"])
+def test_the_commands_of_a_card_are_given_the_prompt_as_it_is(tmp_path, prompt):
+    toy(tmp_path / "run", source="holiday")
+    (tmp_path / "run" / "samples").mkdir(exist_ok=True)
+    (tmp_path / "run" / "samples" / "prompts.txt").write_text(f"{prompt}\nblue circle\n")
+    main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text()
+    line = next(line for line in card.split("\n") if line.startswith("nelbo sample PATH"))
+    asked = ["sh", "-c", line.replace("nelbo", "printf '%s\\n'", 1)]
+    given = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert given.split("\n")[2:-3] in (["--prompt", prompt], [f"--prompt={prompt}"])
 
 
 def test_a_card_that_is_not_utf8_is_read_as_well_as_can_be(tmp_path):

@@ -130,5 +130,4 @@ def _drawn(run: RunDirectory) -> str | None:
 
     file = run.samples / PROMPTS_FILE
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    lines = text.splitlines()
-    return lines[0] if lines else None
+    return text.partition("\n")[0] or None

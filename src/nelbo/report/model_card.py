@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -329,7 +330,10 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
 
 def _by_command(model: Model, prompt: str) -> str:
     """How the command line draws and evaluates."""
-    asked = f" --prompt {json.dumps(prompt, ensure_ascii=False)}" if model.reads_text else ""
+    asked = ""
+    if model.reads_text:
+        joined = "=" if prompt.startswith("-") else " "  # else it would be an option itself
+        asked = f" --prompt{joined}{shlex.quote(prompt)}"
     if _control_line(model) is not None:
         return f"```sh\nnelbo sample PATH --control sketch.png{asked} --out pictures.png\n```"
     return f"""```sh
