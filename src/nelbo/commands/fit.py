@@ -14,8 +14,7 @@ from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device, print_json, show, warn_of
-from nelbo.commands.groups import check_out
-from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
@@ -37,13 +36,7 @@ def run(options: Fit) -> None:
             f"{options.run_path} is no directory{directories_near(Path(options.run_path))}: the "
             "profile is stored in the run's"
         )
-    if options.out is not None:
-        check_copy(options.run_path, options.out)
-    else:
-        check_not_shipped(options.run_path, "the profile")
-
-    if options.out is None:
-        check_out(Path(options.run_path) / PROFILE_FILE, "RUN")
+    check_place(options.run_path, options.out, PROFILE_FILE, "the profile")
     pipeline = Pipeline.open(options.run_path)
     source = _source(options, pipeline)
     device = choose_device(options.computing.device)

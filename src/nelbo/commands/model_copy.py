@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_new
+from nelbo.commands.groups import check_new, check_out
 from nelbo.formats.model_directory import ships
 from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
 
@@ -45,22 +45,24 @@ def copy_model(source: str | Path, out: Path) -> None:
         raise NelboError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
-def check_copy(source: str | Path, out: Path) -> None:
-    """Raise `NelboError` unless a model can be copied to `out`, a new directory outside of it."""
-    check_new(out)
-    if out.resolve().is_relative_to(Path(source).resolve()):
-        raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
-
-
-def check_not_shipped(path: str | Path, stored: str) -> None:
-    """Raise `NelboError` for a checkpoint that ships with nelbo, which nothing is written into.
+def check_place(source: str | Path, out: Path | None, file: str, stored: str) -> None:
+    """Raise `NelboError` unless a file can be written into a copy of a model, or into the model.
 
     Args:
-        path: the directory of a model.
-        stored: what the command would write there.
+        source: the directory of the model.
+        out: that of the copy, which is to be a new one outside of it; None for the model itself,
+            which is not to be one that ships with nelbo.
+        file: its name.
+        stored: what it holds.
     """
-    if ships(path):
+    if out is not None:
+        check_new(out)
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
+        return
+    if ships(source):
         raise NelboError(
-            f"the checkpoint {Path(path).name} comes with nelbo and stays as it is: give --out DIR "
-            f"for a copy with {stored}, and use DIR from then on"
+            f"the checkpoint {Path(source).name} comes with nelbo and stays as it is: give --out "
+            f"DIR for a copy with {stored}, and use DIR from then on"
         )
+    check_out(Path(source) / file, "RUN")

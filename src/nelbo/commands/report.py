@@ -6,12 +6,11 @@ from dataclasses import replace
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import choose_device, print_json, results_to, show
-from nelbo.commands.groups import check_out
-from nelbo.commands.model_copy import check_copy, check_not_shipped, copy_model
+from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.report import Report
 from nelbo.data.mentions import mention_skipped
 from nelbo.runs.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
-from nelbo.runs.run_directory import METRICS_FILE, RunDirectory
+from nelbo.runs.run_directory import METRICS_FILE, REPORT_FILE, RunDirectory
 from nelbo.training.allowance import allowed_seconds
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import Asked
@@ -20,14 +19,8 @@ from nelbo.training.start_from import kind_of_run
 
 def run(options: Report) -> None:
     """Evaluate, sample, report."""
-    if options.out is not None:
-        check_copy(options.run_path, options.out)
-    else:
-        check_not_shipped(options.run_path, "the report")
-
     run = RunDirectory.open(options.run_path)
-    if options.out is None:
-        check_out(run.report, "RUN")
+    check_place(options.run_path, options.out, REPORT_FILE, "the report")
     if not run.has_model:
         raise NelboError(f"{options.run_path} holds no model yet: its training was broken off")
     test = check_data(run, options.data, "test")
