@@ -16,8 +16,7 @@ import nelbo
 from nelbo.base import console
 from nelbo.cli import main
 from nelbo.commands.training import watch
-from nelbo.commands.training.outlook import advice, outlook_text
-from nelbo.commands.training.run_facts import passes_text
+from nelbo.commands.training.outlook import advice, outlook_text, passes_text
 from nelbo.networks import UNet
 from nelbo.report.training_facts import training_facts
 from nelbo.training import allowance, rehearsal
@@ -298,6 +297,7 @@ def test_samples_and_readings_while_it_trains_and_training_is_the_same(
 def test_passes_are_said_as_they_are():
     assert passes_text(1800, 64, 1006) == "115 passes"
     assert passes_text(100, 64, 1000) == "6.4 passes"
+    assert passes_text(3, 10, 60) == "0.5 passes"
     assert passes_text(100, 64, None) == ""
 
 

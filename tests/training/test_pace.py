@@ -9,7 +9,7 @@ import pytest
 from nelbo import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.optimizer import rate_factor
-from nelbo.training.pace import Outlook, passes, step_seconds
+from nelbo.training.pace import Outlook, step_seconds
 from tests.training.test_trainer import trainer
 
 
@@ -89,11 +89,6 @@ def test_whether_it_leaves_the_warm_up(options, each, warms_up):
     assert outlook.warms_up is warms_up
     assert outlook.is_short
     assert not Outlook.of(TrainingConfig(steps=1000), 1.0).is_short
-
-
-def test_passes_over_the_data():
-    assert passes(1800, 64, 1006) == pytest.approx(114.5, abs=0.1)
-    assert passes(3, 10, 60) == 0.5
 
 
 def test_a_step_is_timed_by_a_few_and_a_slow_one_by_one(monkeypatch):

@@ -31,11 +31,6 @@ def step_seconds(step: Callable[[], object], agreed: Callable[[float], float] = 
     return spent / done
 
 
-def passes(steps: int, batch_size: int, examples: int) -> float:
-    """The mean number of passes over each image after a number of steps."""
-    return steps * batch_size / examples
-
-
 @dataclass(frozen=True)
 class Outlook:
     """What is left of a run.

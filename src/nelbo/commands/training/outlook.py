@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from nelbo.commands.training.run_facts import passes_text
 from nelbo.report.formatting import duration
 from nelbo.training.allowance import allowed_seconds
 from nelbo.training.config import TrainingConfig
@@ -55,6 +54,14 @@ def advice(outlook: Outlook, training: TrainingConfig, *, sized: bool = True) ->
         "--time-budget longer "
         f"({longer} for {wanted:,} steps)"
     )
+
+
+def passes_text(steps: int, batch_size: int, examples: int | None) -> str:
+    """How often each image is seen in a number of steps, on average; empty for a stream."""
+    if not examples:
+        return ""
+    count = steps * batch_size / examples
+    return f"{count:,.0f} passes" if count >= 10 else f"{count:.1f} passes"
 
 
 def _each(seconds: float) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from nelbo.base.console import Minutes, notice, training_progress
-from nelbo.commands.training.outlook import advice, outlook_text
-from nelbo.commands.training.run_facts import passes_text
+from nelbo.commands.training.outlook import advice, outlook_text, passes_text
 from nelbo.commands.training.watch import Watch
 from nelbo.data.sources import FIXED_SIZE
 from nelbo.data.splits import TEST, TRAIN
