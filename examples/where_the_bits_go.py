@@ -21,7 +21,7 @@ import nelbo
 from nelbo.report import plots
 from nelbo.report.grids import to_bytes
 from nelbo.report.map_plots import heat
-from nelbo.report.theme import new_figure, to_png
+from nelbo.report.theme import new_figure
 from nelbo.runs.run_data import data_for_run
 
 SHOWN = 6
@@ -72,7 +72,7 @@ def main() -> None:
     }
     for name, figure in figures.items():
         path = arguments.out / f"{name}.png"
-        path.write_bytes(to_png(figure, dpi=110))
+        figure.savefig(path, dpi=110, transparent=True)
         print(path)
 
 
