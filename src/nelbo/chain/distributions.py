@@ -85,6 +85,12 @@ def randn_like(x: Tensor, generator: Generators | None = None) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
+def rand_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform noise in [0, 1) as `randn_like`, of one generator."""
+    device = drawn_on(generator, x.device)
+    return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
 def narrow(distribution: Distribution) -> Float[Tensor, ""]:
     """The standard deviation that one value in twenty is below, float64."""
     stddev = distribution.stddev.flatten().double().cpu()

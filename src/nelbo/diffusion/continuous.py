@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import drawn_on, randn_like
+from nelbo.chain.distributions import rand_like, randn_like
 from nelbo.chain.estimators import as_estimator
 from nelbo.chain.terms import per_example
 from nelbo.chain.variances import variance_of_mean
@@ -282,6 +282,5 @@ class _Terms(NamedTuple):
 
 def _places(count: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
     """Uniform draws from [0, 1), on the device of `like`."""
-    source = drawn_on(generator, like.device)
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.rand(count, generator=generator, device=source, dtype=dtype).to(like.device)
+    return rand_like(like.new_empty(count, dtype=dtype), generator)

@@ -31,7 +31,7 @@ from torch import Tensor
 from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.distributions import draw, drawn_on
+from nelbo.chain.distributions import draw, rand_like
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.model import Diffusion
 
@@ -102,7 +102,7 @@ def dequantize(
         )
     sigma = _start(model, noise_scale)
     if not data.is_density:
-        uniform = _uniform(x_0, generator)
+        uniform = 2 * rand_like(x_0, generator) - 1
         half_width = 1.0 / (data.shown_levels - 1)
         within = _within_uniform if kind == "uniform" else _within_normal
         noise, log_q = within(uniform, half_width, sigma)
@@ -148,12 +148,6 @@ def _within_normal(uniform: Tensor, half_width: float, sigma: float) -> tuple[Te
     standard = math.sqrt(2.0) * torch.erfinv(uniform * mass)
     log_density = -0.5 * (standard.square() + math.log(2 * math.pi)) - math.log(sigma * mass)
     return sigma * standard, per_example(log_density)
-
-
-def _uniform(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = drawn_on(generator, x.device)
-    unit = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-    return 2 * unit - 1
 
 
 def _start(model: Diffusion, noise_scale: float | None) -> float:

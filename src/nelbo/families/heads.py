@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from nelbo.chain.data_space import DataSpace
-from nelbo.families.noise import choose, rand_like
+from nelbo.chain.distributions import rand_like
+from nelbo.families.noise import choose
 from nelbo.families.rounding import nearest_pixels
 
 # Pixels of more levels than these have a mixture, whose neighbouring levels are alike.

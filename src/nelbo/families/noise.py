@@ -21,12 +21,6 @@ def choose(
     return torch.multinomial(at, 1, generator=generator)[:, 0].to(p.device)
 
 
-def rand_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform noise in [0, 1) of the shape, dtype and device of `x`."""
-    device = drawn_on(generator, x.device)
-    return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-
-
 def device_for(device: torch.device | str | None) -> torch.device:
     """A device that families can be fitted on; without a name a GPU that CUDA sees, else the CPU.
 
