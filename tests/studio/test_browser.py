@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import nelbo
+from nelbo.data import load_data
+from nelbo.families import PPCA
 from nelbo.studio.server import Studio
 from tests.studio.conftest import picture
 from tests.studio.running import in_thread
@@ -29,8 +35,11 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def browser(digits, controlled):
-    models = {"controlled": str(controlled), "digits": str(digits), "gone": "/nowhere/gone"}
+def browser(digits, controlled, tmp_path_factory):
+    ppca = tmp_path_factory.mktemp("family") / "ppca"
+    nelbo.save(PPCA(2).fit(load_data("digits", "test").subset(40, 0)), ppca)
+    models = {"controlled": controlled, "digits": digits, "gone": "/nowhere/gone", "ppca": ppca}
+    models = {name: str(path) for name, path in models.items()}
     with in_thread(Studio(models, lambda: torch.device("cpu"), preload=False)) as found:
         page = Page(found)
         yield page
@@ -137,6 +146,23 @@ def test_draw_a_sketch_with_the_mouse(page):
     assert page.get(".picture img").get_attribute("src") == picture
 
 
+def test_a_picture_as_the_sketch_goes_out_as_it_came(page, upload):
+    page.get("#sketch input[type=file]").send_keys(str(upload))
+    page.until("document.querySelector('#sketch canvas')")
+    page.set("#generate-n", 1)
+    page.set("#generate-steps", 2)
+    page.get("#generate [data-start]").click()
+    page.until("document.querySelector('.command')")
+    assert "--control picture.png" in page.get(".command code").text
+    url = page.script("return document.querySelector('.picture img').src")
+    (settings,) = re.findall(rb'{"task".*?}', base64.b64decode(url.partition(",")[2]))
+    kept = json.loads(settings)["control"].partition(",")[2]
+    sent, given = (
+        np.asarray(Image.open(file)) for file in (io.BytesIO(base64.b64decode(kept)), upload)
+    )
+    assert np.array_equal(sent, given)
+
+
 def with_settings(text: str) -> bytes:
     """A PNG with a text where those that are drawn here hold their settings."""
     notes, buffer = PngInfo(), io.BytesIO()
@@ -177,6 +203,37 @@ def test_what_cannot_be_opened_leaves_the_model_before(page):
     page.until("document.querySelector('#opening.failed')")
     assert "gone cannot be opened: No directory /nowhere/gone" in page.get("#opening").text
     assert page.script("return document.querySelector('#model').value") == "controlled"
+
+
+def test_where_no_model_is_served_there_are_comparisons_alone(browser):
+    studio = Studio({}, lambda: torch.device("cpu"), comparisons={"all": list}, preload=False)
+    with in_thread(studio) as address:
+        browser.driver.get(address)
+        browser.until("document.documentElement.dataset.ready")
+        shown = "[...document.querySelectorAll('[role=tab]')].filter((tab) => tab.offsetParent)"
+        assert browser.script(f"return {shown}.map((tab) => tab.textContent)") == ["Compare"]
+        assert not browser.get("#compare").get_attribute("hidden")
+        assert not browser.get("#about").is_displayed()
+
+
+def test_a_model_without_a_chain_has_bits_alone(page, upload):
+    page.choose_model("ppca")
+    for tab in ("edit", "process"):
+        page.show(tab)
+        assert not page.get(f"#{tab} [data-start]").is_enabled()
+        assert "has no chain of levels" in page.get(f"#{tab} [data-message]").text
+    page.show("evaluate")
+    page.get("#evaluate-image").send_keys(str(upload))
+    page.start("evaluate", "document.querySelector('.card.final')")
+    page.until("document.querySelector('#evaluate [data-stop]').hidden")
+    assert page.get(".headline .number span").text == "bits/dim, without Monte Carlo error"
+    # No bar of the sizes is cut: that of the largest is longest, by as much as it is larger.
+    sizes = page.script(
+        "return [...document.querySelectorAll('.sizes div')].map((row) => [row.querySelector('i')"
+        ".getBoundingClientRect().width, Number(row.textContent.replace(',', ''))])"
+    )
+    shares = [width / size for width, size in sizes]
+    assert max(shares) < 1.02 * min(shares)
 
 
 def test_by_keyboard_alone(page):

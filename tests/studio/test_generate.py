@@ -6,11 +6,12 @@ import base64
 import io
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nelbo.cli import main
 from nelbo.studio.uploads import Upload
@@ -43,6 +44,7 @@ def test_pictures_are_those_of_the_command_to_copy(serve, digits, tmp_path, sett
         assert np.array_equal(np.asarray(image), np.asarray(drawn))
         kept = json.loads(image.text["nelbo"])
         assert kept["picture"] == i
+        assert kept.get("class") == (None if "label" in settings else str(i))
         assert {name: kept[name] for name in settings} == settings
         again = of_type(ask(serve(), "generate", kept), "picture")[i]
         assert np.array_equal(np.asarray(opened(again)), np.asarray(image))
@@ -87,6 +89,25 @@ def test_a_sketch_is_followed_as_the_command_follows_it(serve, controlled, tmp_p
     base = of_type(ask(client, "generate", asked), "picture")[0]
     assert not np.array_equal(np.asarray(opened(base)), np.asarray(expected))
     assert "control" not in base["settings"]
+
+
+def test_dark_lines_on_paper_are_read_as_light_ones(serve, controlled, tmp_path):
+    """By a model that was trained with scribbles, as `nelbo sample` reads them."""
+    run = tmp_path / "run"
+    shutil.copytree(controlled, run)
+    notes = {"data": {"kind": "pixels", "levels": 256}, "control": "scribble"}
+    (run / "nelbo.json").write_text(json.dumps(notes))
+    light = Image.new("L", (16, 16))
+    light.paste(255, (2, 2, 14, 5))
+    asked = {"model": "run", "prompt": "red cat", "steps": 2}
+    client, drawn = serve({"run": str(run)}), []
+    for sketch in (light, ImageOps.invert(light)):
+        buffer = io.BytesIO()
+        sketch.save(buffer, format="PNG")
+        files = [("control", ("sketch.png", buffer.getvalue(), "image/png"))]
+        drawn += of_type(ask(client, "generate", asked, files), "picture")
+    first, second = (np.asarray(opened(each)) for each in drawn)
+    assert np.array_equal(first, second)
 
 
 def test_a_sketch_is_kept_as_the_model_reads_it_without_its_metadata():

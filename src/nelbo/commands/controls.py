@@ -11,13 +11,10 @@ from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ControlOptions
 from nelbo.commands.picture_model import PictureModel
-from nelbo.data.annotators import ANNOTATORS, OF_LINES
-from nelbo.data.controls import Annotated
+from nelbo.data.annotators import ANNOTATORS
+from nelbo.data.controls import Annotated, light_lines
 from nelbo.data.image_file import examine, read_image
 from nelbo.networks.control import Control
-
-# A control of lines that is lighter than this on average is one of dark lines on paper.
-_PAPER = 0.5
 
 
 def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> list[Control] | None:
@@ -100,10 +97,10 @@ def _read(
     pixels = read_image(path, shape)
     if annotator is not None:
         return annotator.of(pixels[None], torch.zeros(1, dtype=torch.int64), (0,))[0] / 255
-    control = pixels / 255
-    if pictures.pipeline.notes.get("control") in OF_LINES and float(control.mean()) > _PAPER:
+    given = pixels / 255
+    control = light_lines(given, pictures.pipeline.notes.get("control"))
+    if control is not given:
         notice(
             f"note: {path} is dark on light, and is inverted: lines of this run are light on dark"
         )
-        control = 1 - control
     return control

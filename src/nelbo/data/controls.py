@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, listed
-from nelbo.data.annotators import ANNOTATORS, opencv
+from nelbo.data.annotators import ANNOTATORS, OF_LINES, opencv
 from nelbo.data.control_fields import controls_in_metadata
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import stem_of
@@ -23,6 +23,20 @@ from nelbo.data.splits import ALL
 
 # Of a control: a picture in colour.
 CHANNELS = 3
+# A control of lines that is lighter than this on average is one of dark lines on paper.
+_PAPER = 0.5
+
+
+def light_lines(
+    control: Float[Tensor, "channels height width"], name: str | None
+) -> Float[Tensor, "channels height width"]:
+    """A control in [0, 1] that a user drew, inverted where it has lines that are dark on light.
+
+    Args:
+        control: the picture.
+        name: of the annotator that the controls in training were made by.
+    """
+    return 1 - control if name in OF_LINES and float(control.mean()) > _PAPER else control
 
 
 class Controls(ABC):

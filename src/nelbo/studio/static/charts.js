@@ -15,6 +15,12 @@ export function withError(value, error, most = 4) {
   return [fixed(value, digits), error > 0 ? fixed(error, digits) : "?"];
 }
 
+/** Bits, and what stands beside them: their Monte Carlo error, where they are drawn at all. */
+export function bitsWithError(value, error) {
+  const [bits, uncertain] = withError(value, error);
+  return [bits, error === 0 ? "bits/dim, without Monte Carlo error" : `± ${uncertain} bits/dim`];
+}
+
 function ticks(low, high, count = 4) {
   const raw = (high - low) / count;
   const unit = 10 ** Math.floor(Math.log10(raw || 1));

@@ -1,7 +1,7 @@
 // Compare: the families' table, and two models on one picture.
 
 import { $, el, takesFiles, toast } from "./dom.js";
-import { fixed, heatMap, withError } from "./charts.js";
+import { bitsWithError, fixed, heatMap, withError } from "./charts.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
 import { state } from "./models.js";
@@ -63,7 +63,7 @@ form.addEventListener("submit", async (event) => {
   const columns = names.map((name) => ({ name, number: el("b", {}, "…"), unit: el("span"), map: el("div"), shown: el("figure.frame") }));
   const verdict = el("p.verdict", { "aria-live": "polite" });
   const note = el("p.note");
-  const card = el("article.card", {}, verdict, note, el("div.columns", {}, columns.map((each) => el("section", {}, el("h3", {}, each.name), each.shown, el("p.number", {}, each.number, each.unit), each.map))));
+  const card = el("article.card", {}, verdict, note, el("div.columns", {}, columns.map((each) => el("section", {}, el("h3", { title: each.name }, each.name), each.shown, el("p.number", {}, each.number, each.unit), each.map))));
   results.replaceChildren(card);
   const settings = { first: names[0], second: names[1], error: Number($("#compare-error").value), prompt: $("#compare-prompt").value.trim() || null };
   const done = await job.run("compare", settings, [["image", image.file]], (found) => {
@@ -72,9 +72,7 @@ form.addEventListener("submit", async (event) => {
     if (found.type === "map") column.map.replaceChildren(heatMap(found));
     if (found.type !== "pair") return;
     found.sides.forEach((side, i) => {
-      const [bits, error] = withError(side.bits, side.error);
-      columns[i].number.textContent = bits;
-      columns[i].unit.textContent = side.error > 0 ? `± ${error} bits/dim` : "bits/dim, exact";
+      [columns[i].number.textContent, columns[i].unit.textContent] = bitsWithError(side.bits, side.error);
     });
     card.classList.toggle("final", found.final);
     verdict.textContent = sentence(names, found);

@@ -80,7 +80,7 @@ for (const radio of form.elements.mode) radio.addEventListener("change", show);
 
 onModel((model) => {
   fitControls(form, model);
-  $("[data-start]", panel).disabled = model.chain === null;
+  job.refuse(model.chain ? "" : "This model has no chain of levels to edit pictures with.");
   mask.show(image.file, model.shape);
   show();
 });

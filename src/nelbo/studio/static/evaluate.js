@@ -1,7 +1,7 @@
 // Evaluate: what pictures cost in bits, and why.
 
 import { $, el, takesFiles, toast } from "./dom.js";
-import { fixed, heatMap, histogram, levelBars, withError } from "./charts.js";
+import { bitsWithError, fixed, heatMap, histogram, levelBars, withError } from "./charts.js";
 import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
 import { fitControls, onModel, opened, state } from "./models.js";
@@ -90,12 +90,12 @@ class Card {
 
   #estimate(event) {
     this.last = event;
-    const [bits, error] = withError(event.bits, event.error);
+    const [bits, beside] = bitsWithError(event.bits, event.error);
     this.figure.textContent = bits;
-    this.unit.textContent = event.kind === "exact" ? "bits/dim, exact" : `± ${error} bits/dim`;
+    this.unit.textContent = event.kind === "exact" ? "bits/dim, exact" : beside;
     const total = (event.bits * event.dims) / 8;
     const so = event.final ? "" : "Being refined: ";
-    this.state.textContent = `${so}about ${Math.ceil(total).toLocaleString("en")} bytes for the picture, ${event.kind === "bound" ? "at most, by the bound" : "by its likelihood"}; ${event.calls.toLocaleString("en")} evaluations of the network`;
+    this.state.textContent = `${so}about ${Math.ceil(total).toLocaleString("en")} bytes for the picture, ${event.kind === "bound" ? "at most, by the bound" : "by its likelihood"}; ${event.calls.toLocaleString("en")} evaluation${event.calls === 1 ? "" : "s"} of the network`;
     this.element.classList.toggle("final", event.final);
     const positive = event.terms.filter(({ bits }) => bits > 0);
     const sum = positive.reduce((all, { bits }) => all + bits, 0) || 1;
@@ -122,7 +122,7 @@ class Card {
     const most = Math.max(...rows.map(([, bytes]) => bytes));
     this.sizes.replaceChildren(el("h3", {}, "What it would take, bytes"), el("div.sizes", {}, rows.map(([name, bytes]) => {
       const bar = el("i");
-      bar.style.width = `${(100 * bytes) / most}%`;
+      bar.style.setProperty("--share", bytes / most);
       if (name.startsWith("nelbo")) bar.className = "own";
       return [el("span", {}, name), el("div", {}, bar, el("em", {}, bytes.toLocaleString("en")))];
     })), el("p.note", {}, [bare.length ? `Without headers: ${bare.join(", ")}. ` : "", archive ? "The archive pays for the draws of its first picture, here the only one." : reason ? `No archive: ${reason}.` : ""]));
@@ -160,7 +160,7 @@ $("#classify").addEventListener("click", async () => {
     if (event.type !== "ranking") return;
     list.replaceChildren(...event.classes.slice(0, 12).flatMap(({ name, probability, behind, error }, i) => {
       const bar = el("i");
-      bar.style.width = `${100 * probability}%`;
+      bar.style.setProperty("--share", probability);
       const far = i ? `${fixed(behind / Math.LN2, 1)} ± ${fixed(error / Math.LN2, 1)} bits behind` : "the best";
       return [el("span", {}, name), el("div", {}, bar, el("em", {}, `${percent(probability)} · ${far}`))];
     }));

@@ -47,7 +47,8 @@ async function generate() {
   } catch (error) {
     return job.fail(error.message);
   }
-  const title = titleOf(settings);
+  const inTurn = model.classes.length > 0 && !settings.label;
+  const title = inTurn ? "All classes in turn" : titleOf(settings);
   const batch = new Batch(gallery, settings, model.shape, title, settings.n === 1 ? ".one" : "");
   empty.hidden = true;
   if (matchMedia("(max-width: 800px)").matches) $("#generate-stage").scrollIntoView({ behavior: "smooth" });

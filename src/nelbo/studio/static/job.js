@@ -62,6 +62,13 @@ export class Job {
     }
   }
 
+  /** Refuse the task for a reason that holds as long as the model does; "" for none. */
+  refuse(reason) {
+    this.start.disabled = Boolean(reason);
+    this.message.textContent = reason;
+    this.message.hidden = !reason;
+  }
+
   fail(text) {
     this.message.textContent = text;
     this.message.hidden = false;

@@ -81,11 +81,12 @@ async function begin() {
   state.overview = await response.json();
   const { models, comparisons } = state.overview;
   $("#model").replaceChildren(...models.map((name) => el("option", { value: name }, name)));
-  $(".model").hidden = !models.length;
+  for (const part of [$(".model"), $("#about"), ...tabs]) part.hidden = !models.length;
   $("#tab-compare").hidden = !comparisons.length && models.length < 2;
   fill(state.overview);
   const asked = location.hash.slice(1);
   if (tabs.some((tab) => tab.id === `tab-${asked}` && !tab.hidden)) select(asked);
+  else if (!models.length) select("compare");
   document.documentElement.dataset.ready = "true";
   if (models.length) await open(models[0]);
 }

@@ -6,10 +6,12 @@ import { $, blobOfData, copy, el, icon, seconds, toast } from "./dom.js";
 const uses = [];
 export const addUse = (words, use) => uses.push([words, use]);
 
-const NAMES = { prompt: "prompt", negative: "negative prompt", label: "class", guidance: "guidance", sampler: "sampler", steps: "steps", seed: "seed", picture: "picture", strength: "strength", model: "model" };
+const NAMES = { prompt: "prompt", negative: "negative prompt", label: "class", class: "class", guidance: "guidance", sampler: "sampler", steps: "steps", seed: "seed", picture: "picture", strength: "strength", model: "model" };
 
+/** What a picture was drawn of; `class` is that of one of a batch of all classes in turn. */
 export function titleOf(settings) {
-  return settings?.prompt ?? (settings?.label ? `Class ${settings.label}` : "Without a condition");
+  const label = settings?.label ?? settings?.class;
+  return settings?.prompt ?? (label ? `Class ${label}` : "Without a condition");
 }
 
 export function fileName(settings) {

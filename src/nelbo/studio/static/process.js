@@ -16,7 +16,7 @@ const SHOWN = [["x_t", "x", "t", "The state: the picture with the noise of level
 
 onModel((model) => {
   fitControls(form, model);
-  $("[data-start]", panel).disabled = model.chain === null;
+  job.refuse(model.chain ? "" : "This model has no chain of levels to watch.");
 });
 $("[data-shuffle]", form).addEventListener("click", () => ($("#process-seed").value = newSeed()));
 form.addEventListener("keydown", (event) => {

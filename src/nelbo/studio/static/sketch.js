@@ -173,15 +173,17 @@ export class Sketch extends Drawing {
     super.clear();
   }
 
+  /** A picture in place of strokes; it goes out as it came until something is drawn on it. */
   async load(file) {
     const picture = await createImageBitmap(file).catch(() => null);
     if (!picture) return toast(`${file.name} is no picture that this browser can read`);
     this.picture = picture;
-    this.given = null;
+    this.strokes = [];
+    this.given = file;
     this.paint();
   }
 
-  /** A sketch that `file` gave before; it goes out as it came until something is drawn on it. */
+  /** A sketch that `file` gave before. */
   async restore(file) {
     this.clear();
     const light = await createImageBitmap(file).catch(() => null);

@@ -67,8 +67,11 @@ class Generate:
 
     def _pictures(self, served: Served, states: Tensor, first: int) -> Iterator[Event]:
         settings = {"task": "generate", **self.steering.settings(served), "n": self.n}
+        in_turn = [] if self.steering.label is not None else served.classes
         for i, picture in enumerate(served.to_pictures(states), first):
             own = {**settings, "picture": i}
+            if in_turn:
+                own["class"] = in_turn[i % len(in_turn)]
             url = png(picture, served.levels, own)
             yield {"type": "picture", "index": i, "url": url, "settings": own}
 

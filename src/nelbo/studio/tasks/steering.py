@@ -12,6 +12,7 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
+from nelbo.data.controls import light_lines
 from nelbo.networks.control import Control
 from nelbo.samplers import SAMPLERS
 from nelbo.studio.form import Form
@@ -165,8 +166,9 @@ class Steering:
             raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
         if shape[0] not in (1, 3):
             raise NelboError(f"{self.model} has several ControlNets: use nelbo sample --control")
-        image = self.control.pixels(shape)[None].float() / 255
-        return Control(image.to(served.model.device), self.control_scale)
+        given = self.control.pixels(shape).float() / 255
+        image = light_lines(given, served.pipeline.notes.get("control"))
+        return Control(image[None].to(served.model.device), self.control_scale)
 
 
 def command(name: str, served: Served, options: list[str]) -> str:
