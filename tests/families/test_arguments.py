@@ -146,6 +146,27 @@ def test_iterations_end_where_they_no_longer_help(costs, steps, best):
     assert kept == [best]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(HMM(10**6), LDS(10**6), LDS(10**12), VAE(10**10), VAE(width=8 * 10**7)),
+        *(RNN(width=10**7), RNN(width=2**40), SSM(width=8, states=10**12), GAN(10**12)),
+    ],
+    ids=lambda model: f"{model.name} {model.options}",
+)
+def test_a_model_beyond_the_memory_is_refused_before_it_is_built(model):
+    with pytest.raises(NelboError, match=r"take .* GB are free: choose a smaller model"):
+        model.fit(torch.zeros(4, 1, 4, 3), data=Pixels(5), device="cpu")
+    assert model.shape is None
+
+
+@pytest.mark.parametrize("order", [9, 4000, 10**6, 2**62])
+def test_a_table_beyond_the_memory_is_refused(order):
+    with pytest.raises(NelboError, match="use an order of at most 8"):
+        MarkovModel(order).fit(torch.zeros(4, 1, 4, 3), data=Pixels(5), device="cpu")
+    MarkovModel(2).fit(torch.zeros(4, 1, 4, 3), data=Pixels(5), device="cpu")
+
+
 def test_no_latents_are_a_plain_normal():
     x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = maximum_likelihood(x, 0, 0.0)

@@ -24,6 +24,7 @@ from torch import Tensor
 from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, to_json
+from nelbo.base.memory import available_memory
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import Continuous, DataSpace, Pixels
@@ -238,7 +239,7 @@ class Family(BaseModel):
         """Make room for the parameters of images of this shape.
 
         Raises:
-            NelboError: images of an unsupported kind or size.
+            NelboError: images of an unsupported kind or size, or parameters beyond the memory.
         """
         if not isinstance(space, self.spaces):
             names = " or ".join(kind.__name__ for kind in self.spaces)
@@ -247,10 +248,28 @@ class Family(BaseModel):
                 "or a tensor with data=Pixels(levels)"
             )
         self.shape, self.data = shape, space
+        with torch.device("meta"):
+            needed = self._rebuilt()
+        if needed > (free := available_memory(torch.device("cpu"))):
+            given = ", ".join(f"{name}={value}" for name, value in self.options.items())
+            raise NelboError(
+                f"the parameters of {self.name}({given}) for images {shape} take "
+                f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free: choose a smaller model"
+            )
+        self._rebuilt()
+
+    def _rebuilt(self) -> float:
+        """Build the model anew, and return the bytes of its parameters; beyond counting inf."""
         self._parameters.clear()
         self._buffers.clear()
         self._modules.clear()
-        self.build()
+        try:
+            self.build()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            return math.inf
+        return sum(each.nbytes for each in itertools.chain(self.parameters(), self.buffers()))
 
     def check_data(self, x_0: Tensor) -> None:
         """Raise `NelboError` where `x_0` is no data of this model, or the model is not fitted."""

@@ -109,13 +109,12 @@ class MarkovModel(Family):
     def build(self) -> None:
         """p_k, (C, (L+1)^k, L), and the α of each order, float64."""
         channels, levels = self.image_shape[0], self.levels
-        size = channels * (levels + 1) ** self.order * levels
-        if size > LARGEST_TABLE:
-            largest = int(math.log(LARGEST_TABLE / channels / levels, levels + 1))
+        largest = math.log(LARGEST_TABLE / channels / levels, levels + 1)
+        if self.order > largest:
             raise NelboError(
                 f"a Markov model of order {self.order} of {levels} pixel levels has a table of "
-                f"{size:,} numbers, at most {LARGEST_TABLE:,} are allowed: use an order of at most "
-                f"{largest}, or fewer pixel levels"
+                f"more than {LARGEST_TABLE:,} numbers: use an order of at most {int(largest)}, or "
+                "fewer pixel levels"
             )
         shape = (channels, (levels + 1) ** self.order, levels)
         self.register_buffer("table", torch.full(shape, 1 / levels, dtype=torch.float64))
