@@ -7,6 +7,7 @@ import json
 import diffusers
 import pytest
 import torch
+from torch import Tensor
 
 import nelbo
 from nelbo import NelboError
@@ -23,6 +24,17 @@ def peer(path, kind=diffusers.EDMEulerScheduler, **fields) -> diffusers.DDPMPipe
     return pipeline
 
 
+def walk_of_diffusers(pipeline: diffusers.DDPMPipeline, noise: Tensor, steps: int) -> Tensor:
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            output = pipeline.unet(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(output, t, x).prev_sample
+    return x
+
+
 @pytest.mark.parametrize(
     "fields",
     [{}, {"sigma_schedule": "exponential", "prediction_type": "v_prediction", "sigma_data": 0.7}],
@@ -31,13 +43,7 @@ def peer(path, kind=diffusers.EDMEulerScheduler, **fields) -> diffusers.DDPMPipe
 def test_euler_walks_as_diffusers_and_is_saved(fields, tmp_path):
     pipeline, steps = peer(tmp_path, **fields), 6
     noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    scheduler = pipeline.scheduler
-    scheduler.set_timesteps(steps)
-    x = noise * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        with torch.no_grad():
-            output = pipeline.unet(scheduler.scale_model_input(x, t), t).sample
-        x = scheduler.step(output, t, x).prev_sample
+    x = walk_of_diffusers(pipeline, noise, steps)
     model, sampler = nelbo.load(tmp_path), nelbo.load_sampler(tmp_path, steps)
     found = model.sample(2, sampler, x_T=noise)
     torch.testing.assert_close(found, x, rtol=0, atol=2e-5)
@@ -56,6 +62,14 @@ def test_euler_walks_as_diffusers_and_is_saved(fields, tmp_path):
     nelbo.save(other, tmp_path / "other")  # its levels are in nelbo.json
     levels = nelbo.load(tmp_path / "other").schedule
     torch.testing.assert_close(levels.betas, other.schedule.betas, rtol=1e-9, atol=0)
+
+
+def test_one_step_leads_from_the_last_level(tmp_path):
+    noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    expected = walk_of_diffusers(peer(tmp_path), noise, 1)
+    found = nelbo.load(tmp_path).sample(2, nelbo.load_sampler(tmp_path, 1), x_T=noise)
+    # In float32 the peer subtracts what is 80 times as large.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
 
 def test_the_bound_is_finite_and_the_chain_that_of_its_levels(tmp_path):

@@ -40,7 +40,7 @@ def walk_of_diffusers(pipeline: diffusers.DDPMPipeline, x: Tensor, steps: int) -
 
 @pytest.mark.filterwarnings("ignore:.*pixel levels")
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize("steps", [4, 20])
+@pytest.mark.parametrize("steps", [1, 4, 20])
 def test_euler_walks_as_diffusers(shift, steps, tmp_path):
     pipeline = peer_pipeline(tmp_path, shift=shift)
     x_T = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -148,8 +148,7 @@ class SigmaSampler(GridSampler):
         if self.kind_of_levels == "spaced":
             return [schedule.at_level(t) for t in reversed(self.spaced(T))]
         if self.kind_of_levels == "flow":
-            levels = self.spaced(T)
-            at = np.interp([levels[-1], levels[0]], np.arange(T + 1), schedule.flow_times)
+            at = np.interp(self.outermost(T), np.arange(T + 1), schedule.flow_times)
             times = flow_times(float(at[0]), float(at[1]), self.steps, self.shift)
             return [schedule.at_flow_time(w) for w in times]
         ends = self.ends(schedule)
@@ -161,10 +160,15 @@ class SigmaSampler(GridSampler):
         times = spaced_times(T, self.steps, self.kind_of_spacing, self.steps_offset)
         return [time + 1 for time in times]
 
+    def outermost(self, T: int) -> tuple[float, float]:
+        """The last and first level of `spacing`; of "linspace" the chain's last in one step too."""
+        levels = self.spaced(T)
+        return (float(T) if self.kind_of_spacing == "linspace" else levels[-1]), levels[0]
+
     def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
         """The largest and smallest σ of noise levels off the chain: the ends of `spacing`."""
-        levels = self.spaced(schedule.num_levels)
-        largest, smallest = (schedule.at_level(t).sigma for t in (levels[-1], levels[0]))
+        outermost = self.outermost(schedule.num_levels)
+        largest, smallest = (schedule.at_level(t).sigma for t in outermost)
         return min(largest, schedule.largest_sigma), smallest
 
     def at_sigma(self, schedule: NoiseSchedule, sigma: float) -> NoiseLevel:
