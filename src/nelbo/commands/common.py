@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ from rich.console import Console, RenderableType
 from nelbo.base.console import MESSAGES, notice, plain_console, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
-from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.diffusion import optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
@@ -87,9 +86,9 @@ def show(result: RenderableType | None) -> None:
         RESULTS.print(result)
 
 
-def warn_of(estimate: Estimate, names: Sequence[str] | None = None) -> None:
-    """Warn where the error of an estimate may be far from the truth; see `Estimate.warnings`."""
-    for warning in estimate.warnings(names):
+def warn(warnings: Iterable[str]) -> None:
+    """Why figures may be far from the truth, such as `Estimate.warnings`, a line each."""
+    for warning in warnings:
         notice(f"warning: {warning}")
 
 

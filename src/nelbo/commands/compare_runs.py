@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import choose_device, print_json, show, warn
 from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
 from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
@@ -62,7 +61,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     means = [bound.mean().bits_per_dim for bound in bounds]
     shown = loaded[0][1]
     files = file_sizes(shown.images, shown.levels)
-    known = _trained_on(runs, trained, shown)
+    warnings = [*_trained_on(runs, trained, shown), *result.warnings(shown.names)]
     if options.computing.json:
         print_json(
             {
@@ -87,7 +86,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
                 "first_wins": result.first_wins,
                 "files": sizes_json(files),
                 "skewness": result.skewness,
-                "warnings": [*known, *result.warnings(shown.names)],
+                "warnings": warnings,
             }
         )
         return
@@ -110,8 +109,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
         show(f"{better} explains the images better, {share:.0%} of them one by one")
     else:
         show("These images show no difference between the two models")
-    for warning in (*known, *result.warnings(shown.names)):
-        notice(f"warning: {warning}")
+    warn(warnings)
 
 
 def _trained_on(runs: tuple[str, str], trained: Sequence[bool], data: ImageData) -> list[str]:

@@ -12,7 +12,7 @@ from nelbo.base.console import notice
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.asked import load_asked
-from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn_of
+from nelbo.commands.common import check_optimal, optimal_chain, print_json, show, warn
 from nelbo.commands.evaluation_progress import (
     evaluate_at_levels,
     evaluate_to_error_with_progress,
@@ -165,7 +165,7 @@ def _show(
         show(cost_line(len(bound), levels_of(model) + 1, calls))
         if stored:
             show(f"{stored:,} of them had been made before and were read from {options.out}")
-        warn_of(summary.bits_per_dim, data.names)
+        warn(summary.bits_per_dim.warnings(data.names))
         if options.out is not None:
             show(f"Each image: {options.out / IMAGES_FILE}")
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import choose_device, print_json, show, warn
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.autoencoder import (
@@ -78,8 +78,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     show(_table(reading, options.split))
     show(files.line if files else None)
     notice(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
-    for warning in reading.warnings:
-        notice(f"warning: {warning}")
+    warn(reading.warnings)
 
 
 def _table(reading: AutoencoderReading, split: str) -> Table:

@@ -13,7 +13,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device, print_json, show, warn_of
+from nelbo.commands.common import choose_device, print_json, show, warn
 from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
@@ -74,7 +74,7 @@ def run(options: Fit) -> None:
         measured = f"{profile.examples:,} {source.split} images"
         suffix = given_of(model, data).suffix
         _print_bounds(bounds, measured, error.standard_error, suffix)
-        warn_of(error)
+        warn(error.warnings())
         for doubt in doubted:
             notice(f"note: {doubt}")
         where = "" if options.out is None else f" {options.out}"
