@@ -230,7 +230,7 @@ def figures_in(out: Path) -> dict[str, list[Figures]]:
     """What a comparison found, by family."""
     found: dict[str, list[Figures]] = {family: [] for family in FAMILIES}
     for file in sorted((out / "figures").glob("*.json")):
-        run = Figures.from_json(json.loads(file.read_text(encoding="utf-8")))
+        run = Figures.read(file)
         if run.family in found:
             found[run.family].append(run)
     return found

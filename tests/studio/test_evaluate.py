@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -20,8 +20,10 @@ from nelbo.coding import compress
 from nelbo.commands.studio import standings_of
 from nelbo.data import load_data
 from nelbo.evidence.file_sizes import file_size
+from nelbo.evidence.modes import Modes
 from nelbo.evidence.one_image import refine
 from nelbo.evidence.one_image_pair import Contender, refine_difference
+from nelbo.evidence.sample_quality import Likeness
 from nelbo.evidence.standings import SPACES, Figures, packed
 from nelbo.families import VAE, HierarchicalVAE, MarkovModel
 from nelbo.formats import write_json
@@ -364,7 +366,7 @@ def test_the_table_of_a_comparison(serve, tmp_path):
     """From the files of `nelbo compare --budget`: the best bound first, none last."""
     (tmp_path / "figures").mkdir()
     samples = torch.arange(4 * 64).reshape(4, 1, 8, 8).remainder(17).byte()
-    judged = {"frechet": 3.0, "frechet_error": 0.5}
+    judged = dict.fromkeys((each.name for each in fields(Likeness)), 0.5) | {"frechet": 3.0}
     for family, kind, bits in (("ppca", "bound", (3.0, 4.0)), ("hmm", "exact", (2.0, 2.5))):
         for seed in (0, 1):
             figures = Figures(
@@ -373,8 +375,8 @@ def test_the_table_of_a_comparison(serve, tmp_path):
                 kind=kind,
                 bits=tuple(bit + seed for bit in bits),
                 monte_carlo_error=0.0,
-                quality={space: {"samples": judged} for space in SPACES},
-                modes={"count": 25, "reached": 20, "off": 3},
+                quality={space: {"samples": judged, "real": judged} for space in SPACES},
+                modes=dict.fromkeys((each.name for each in fields(Modes)), 20),
                 sample_seconds=0.1,
                 parameters=10,
                 steps=1,
