@@ -87,6 +87,14 @@ def test_the_source_says_how_many(photographs):
             load_data(f"{photographs}?{option}", "all", size=8)
 
 
+def test_a_folder_may_have_question_marks_in_its_name(photographs, tmp_path):
+    folder = photographs.rename(tmp_path / "which? these? crops=2")
+    source = with_crops(str(folder), 3)
+    assert len(load_data(source, "train", size=8)) > len(load_data(str(folder), "train", size=8))
+    assert absolute(source) == source
+    assert with_crops(source, 3) == source
+
+
 def test_a_table_gives_the_crops_of_its_rows(photographs, tmp_path):
     datasets = pytest.importorskip("datasets")
     paths = sorted(map(str, photographs.rglob("*.png")))

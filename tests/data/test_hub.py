@@ -187,6 +187,19 @@ def test_a_column_of_no_pictures(tmp_path, values, message):
         load_data(str(path), "all", size=6)
 
 
+@pytest.mark.parametrize("column", ["a+b", "R&D", "50%25", "x=y", "é ü", "#1?"])
+def test_another_column_may_have_any_name(tmp_path, column):
+    path = tmp_path / "x.parquet"
+    rows = {
+        name: [picture(start + i, 6, True) for i in range(12)]
+        for name, start in (("p+q", 0), (column, 100))
+    }
+    features = datasets.Features({name: datasets.Image() for name in rows})
+    datasets.Dataset.from_dict(rows, features).to_parquet(path)
+    source = sources.with_column(f"{path}?image=p%2Bq&max_images=11", column)
+    assert shades(source, "all") == [*range(100, 108), 110, 108, 109]
+
+
 def test_table_mistakes(tmp_path):
     path = tmp_path / "x.parquet"
     table(3, side=6).to_parquet(path)

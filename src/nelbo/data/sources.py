@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 from nelbo.base.arguments import check_choice, check_path
 from nelbo.base.errors import NelboError
@@ -201,7 +201,7 @@ def with_column(source: str, column: str) -> str | None:
     if not is_local(source) and not (typed in HUB_NAMES or typed.startswith(HUB)):
         return None
     options = _options(source, source[len(typed) + 1 :]) | {"image": column}
-    return f"{typed}?{'&'.join(f'{name}={value}' for name, value in options.items())}"
+    return f"{typed}?{urlencode(options, quote_via=quote)}"
 
 
 def _crops(source: str, options: Mapping[str, str]) -> int:
@@ -224,7 +224,9 @@ def _local(source: str) -> tuple[Path, dict[str, str]]:
 
 def _typed_path(source: str) -> str:
     """The part before the options; a question mark may also be part of a path."""
-    return source if Path(source).expanduser().exists() else source.partition("?")[0]
+    parts = source.split("?")
+    longest_first = ("?".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((path for path in longest_first if Path(path).expanduser().exists()), parts[0])
 
 
 def _options(source: str, query: str) -> dict[str, str]:
