@@ -144,7 +144,7 @@ def _by_variance(
     """Both usual variances, of which the better one is read."""
     return {
         variance: Diffusion(
-            predict,  # type: ignore[arg-type]
+            predict,
             chain,
             prediction=prediction,
             variance=variance,

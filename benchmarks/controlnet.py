@@ -75,7 +75,8 @@ class Drawn(Examples):
 def networks() -> tuple[Any, Any, UNet, ControlNet]:
     """The same random networks, as diffusers' and as nelbo's."""
     torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(**FIELDS).requires_grad_(False).eval()
+    unet: Any = UNet2DConditionModel(**FIELDS)
+    unet.requires_grad_(False).eval()
     control: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=EMBEDDING)
     own = UNet.from_config(json.loads(unet.to_json_string()))
     own.load_state_dict(unet.state_dict())
@@ -113,8 +114,9 @@ def diffusers_step(*, encodes: bool) -> Step:
         block_out_channels=(32, 64, 64),
         norm_num_groups=16,
         latent_channels=CHANNELS,
-    ).requires_grad_(False)
-    scheduler = DDPMScheduler(1000)
+    )
+    vae.requires_grad_(False)
+    scheduler: Any = DDPMScheduler(1000)
     controlnet.train()
     optimizer = torch.optim.AdamW(controlnet.parameters(), lr=RATE)
     images = torch.randn(BATCH, 3, FACTOR * SIDE, FACTOR * SIDE)
@@ -125,7 +127,7 @@ def diffusers_step(*, encodes: bool) -> Step:
         latents = vae.encode(images).latent_dist.sample() if encodes else given
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (BATCH,))
-        noisy: Any = scheduler.add_noise(latents, noise, timesteps)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
         down, middle = controlnet(
             noisy,
             timesteps,

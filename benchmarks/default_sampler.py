@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 import nelbo
+from nelbo.chain.model import Model
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.feature_spaces import principal_components
 from nelbo.evidence.sample_quality import frechet_with_error
@@ -101,21 +103,16 @@ def trained(out: Path, data: ImageData, chain: str, steps: int) -> nelbo.Diffusi
     return model
 
 
-def draw(
-    model: nelbo.Diffusion | nelbo.LatentDiffusion,
-    sampler: Sampler,
-    count: int,
-    captions: list[str] | None,
-) -> Tensor:
-    """Pixel levels, uint8."""
+def draw(model: Model, sampler: Sampler, count: int, captions: list[str] | None) -> Tensor:
+    """Pixel levels, uint8; a model of text is given captions in turn."""
     generator, drawn = torch.Generator().manual_seed(0), []
     for start in range(0, count, BATCH):
         some = min(BATCH, count - start)
-        if captions is None:
-            x = model.sample(some, sampler, generator=generator)
-        else:
+        given: dict[str, Any] = {}
+        if captions is not None:
             prompt = [captions[i % len(captions)] for i in range(start, start + some)]
-            x = model.sample(some, sampler, prompt=prompt, guidance=1.5, generator=generator)
+            given = {"prompt": prompt, "guidance": 1.5}
+        x = model.sample(some, sampler, generator=generator, **given)
         drawn.append(model.data.to_levels(x).byte())
     return torch.cat(drawn)
 
@@ -128,12 +125,11 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]
     fitted, validation = split(load_data(path, "train", size=size))
     captions = None
     if source == "emoji":
-        model = nelbo.pretrained("emoji")
-        schedule = model.prior.schedule
+        model: Any = nelbo.pretrained("emoji")
         captions = list(validation.captions or ())
     else:
         model = trained(arguments.out / name, fitted, chain, arguments.steps)
-        schedule = model.schedule
+    schedule = model.chain.schedule
     space = principal_components(fitted.images, fitted.levels, COMPONENTS)
     reference = space(validation.images)
     rows = []

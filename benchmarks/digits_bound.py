@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo import Diffusion, NoiseSchedule, Pixels
-from nelbo.chain.bound import Bound
+from nelbo.chain.evidence import joined
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.evaluation import evaluate
 from nelbo.training.config import TrainingConfig
@@ -202,7 +202,7 @@ def pace(training: Training) -> float:
 def bits(model: Diffusion, data: ImageData, levels: int) -> tuple[float, float]:
     """The bound of the images, bits/dim, and its standard error."""
     generator = torch.Generator().manual_seed(0)
-    bound = Bound.cat(list(evaluate(model, data, levels=levels, generator=generator)))
+    bound = joined(evaluate(model, data, levels=levels, generator=generator))
     mean = bound.mean().bits_per_dim
     return mean.mean, mean.standard_error
 

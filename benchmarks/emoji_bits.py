@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 import nelbo
-from nelbo.chain.bound import Bound, BoundSummary
+from nelbo.chain.bound import BoundSummary
 from nelbo.chain.estimate import Estimate
+from nelbo.chain.evidence import joined
 from nelbo.cli import main as nelbo_main
 from nelbo.data import ImageData, load_data
 from nelbo.evidence.autoencoder import AutoencoderReading, evaluate_autoencoder
@@ -40,7 +41,7 @@ Model = nelbo.Diffusion | nelbo.LatentDiffusion
 def bound_of(model: Model, data: ImageData, levels: int, seed: int) -> BoundSummary:
     """The bound of all images, from `levels` levels each."""
     generator = torch.Generator().manual_seed(seed)
-    return Bound.cat(evaluate(model, data, levels=levels, generator=generator)).mean()
+    return joined(evaluate(model, data, levels=levels, generator=generator)).mean()
 
 
 def file_sizes(data: ImageData) -> dict[str, dict[str, Estimate | float]]:
@@ -151,7 +152,8 @@ def main() -> None:
 
     console = Console(width=110)
     for name, (bound, _) in bounds.items():
-        console.print(bound_table({"test": bound}, title=name))
+        console.print(f"\n{name}")
+        console.print(bound_table({"test": bound}))
     console.print(summary_table(bounds, sizes, len(data)))
     console.print(
         f"autoencoder: {reading.psnr:.2f} dB, mean of the images' PSNR; {reading.psnr_of_mean:.2f} "

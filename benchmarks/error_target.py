@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.test_error_target import repeat
+from tests.evidence.test_error_target import repeat
 
 CASES = [
     ("exponential", 20, 0.2),

@@ -41,6 +41,7 @@ from nelbo.chain.estimators import (
     Uniform,
     proposal_from,
 )
+from nelbo.chain.evidence import joined
 from nelbo.data import ImageData, load_data
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.evaluation import evaluate, evaluate_to_error
@@ -60,7 +61,7 @@ def reference_of(model: Diffusion, data: ImageData, draws: int, path: Path | Non
         return torch.load(path, weights_only=True)
     estimator = EveryLevel(reconstructions=64)
     rounds = [
-        Bound.cat(evaluate(model, data, levels=estimator, generator=with_seed(10_000 + i)))
+        joined(evaluate(model, data, levels=estimator, generator=with_seed(10_000 + i)))
         for i in range(draws)
     ]
     bits = Bound.merge(rounds).mean().bits_per_dim
@@ -119,7 +120,7 @@ def digits_table(model: Diffusion, data: ImageData, arguments: argparse.Namespac
         results = []
         for seed in range(arguments.seeds):
             estimator, tried = make(seed)
-            bound = Bound.cat(evaluate(model, data, levels=estimator, generator=with_seed(seed)))
+            bound = joined(evaluate(model, data, levels=estimator, generator=with_seed(seed)))
             results.append((bound.mean().bits_per_dim, tried + int(bound.calls.sum())))
         claims = [b.monte_carlo_error for b, _ in results]
         add(
@@ -253,7 +254,7 @@ def against_monai(learned: Diffusion, data: ImageData, repeats: int, levels: int
         start = time.perf_counter()
         square, tried = pilot(model, data, generator)
         estimator = Importance(levels, proposal_from(square), reconstructions=1)
-        bound = Bound.cat(evaluate(model, data, levels=estimator, generator=generator))
+        bound = joined(evaluate(model, data, levels=estimator, generator=generator))
         seconds = time.perf_counter() - start
         found = bound.mean().score_matching * bits
         own.append((found.mean, found.monte_carlo_error))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -37,7 +37,7 @@ from nelbo.training.trainer import Trainer
 
 IMAGES, LEVELS = 64, 24
 Network = AutoregressiveNetwork | VariationalFamily
-FAMILIES: dict[str, type[Network]] = {
+FAMILIES: dict[str, Callable[[], Network]] = {
     "vae": VAE,
     "hierarchical": HierarchicalVAE,
     "rnn": RNN,

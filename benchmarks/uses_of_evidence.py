@@ -109,7 +109,7 @@ def classification(model: Diffusion) -> Table:
         found = Classification.cat(
             classify(model, x_0, margin=margin, draws=draws, generator=generator)
         )
-        accuracy = float((found.label == data.labels).double().mean())
+        accuracy = float(found.label.eq(data.labels).double().mean())
         calls = float(found.calls.double().mean())
         table.add_row(f"{margin:g}", str(draws), f"{accuracy:.1%}", f"{calls:.1f}")
     every = model.num_classes * model.num_levels

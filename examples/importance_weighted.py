@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -17,7 +18,8 @@ from rich.table import Table
 
 import nelbo
 from nelbo import Continuous, Diffusion, NoiseSchedule
-from nelbo.runs.run_data import data_for_run
+from nelbo.runs.run_data import check_data, data_for_run
+from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.grid import spaced_levels
 
 STD = 0.5
@@ -28,10 +30,10 @@ EXAMPLES = 500
 IMAGES = 12
 
 
-def denoiser(schedule: NoiseSchedule):
+def denoiser(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
     """E[ε|x_t] for data N(0, STD²)."""
 
-    def network(x_t: torch.Tensor, time: torch.Tensor, condition=None) -> torch.Tensor:
+    def network(x_t: torch.Tensor, time: torch.Tensor, condition: object = None) -> torch.Tensor:
         signal = schedule.alphas_cumprod[time + 1].to(x_t).view(-1, 1, 1, 1)
         return (1 - signal).sqrt() * x_t / (signal * STD**2 + 1 - signal)
 
@@ -65,8 +67,11 @@ def main() -> None:
     console.print(gaussian)
     if len(sys.argv) < 2:
         return
-    model = nelbo.load(sys.argv[1]).eval()
-    data = data_for_run(sys.argv[1], model, None, "test").take(slice(IMAGES))
+    model = nelbo.load(sys.argv[1])
+    if not isinstance(model, Diffusion):
+        sys.exit(f"{sys.argv[1]} is not a model of pixels")
+    source = check_data(RunDirectory.open(sys.argv[1]), None, "test")
+    data = data_for_run(source, model).take(slice(IMAGES))
     images = model.data.to_network(data.images)
     condition = data.condition() if model.num_classes else None
     bits = table(f"{IMAGES} test images of {data.source}", "bits/dim")

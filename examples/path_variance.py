@@ -8,6 +8,8 @@ of the decomposed form of the same ELBO (docs/path-and-terms.md explains the tab
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +21,10 @@ SHAPE = (1, 4, 4)
 EXAMPLES = 20_000
 
 
-def denoiser(schedule: NoiseSchedule, skill: float):
+def denoiser(schedule: NoiseSchedule, skill: float) -> Callable[..., torch.Tensor]:
     """E[ε|x_t] for data N(0, STD²), multiplied by `skill`: 1 is exact."""
 
-    def network(x_t: torch.Tensor, time: torch.Tensor, condition=None) -> torch.Tensor:
+    def network(x_t: torch.Tensor, time: torch.Tensor, condition: object = None) -> torch.Tensor:
         signal = schedule.alphas_cumprod[time + 1].to(x_t).view(-1, 1, 1, 1)
         return skill * (1 - signal).sqrt() * x_t / (signal * STD**2 + 1 - signal)
 

@@ -22,7 +22,8 @@ from nelbo.report import plots
 from nelbo.report.grids import to_bytes
 from nelbo.report.map_plots import heat
 from nelbo.report.theme import new_figure
-from nelbo.runs.run_data import data_for_run
+from nelbo.runs.run_data import check_data, data_for_run
+from nelbo.runs.run_directory import RunDirectory
 
 SHOWN = 6
 
@@ -54,8 +55,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--levels", type=int, default=100)
     arguments = parser.parse_args()
-    model = nelbo.load(arguments.run).eval()
-    data = data_for_run(arguments.run, model, None, "test").take(slice(arguments.images))
+    model = nelbo.load(arguments.run)
+    if not isinstance(model, nelbo.Diffusion):
+        parser.error(f"{arguments.run} is not a model of pixels")
+    source = check_data(RunDirectory.open(arguments.run), None, "test")
+    data = data_for_run(source, model).take(slice(arguments.images))
     x_0 = model.data.to_network(data.images)
     generator = torch.Generator().manual_seed(0)
     condition = data.condition() if model.num_classes else None
