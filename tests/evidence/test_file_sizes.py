@@ -54,6 +54,30 @@ def test_all_idat_chunks_count():
     assert len(content) - png_pixels(content) == 45 + 12 * chunks
 
 
+@pytest.mark.parametrize("count", [1, 16])
+def test_webp_is_the_smaller_of_its_two_searches(count):
+    """Of a drawing the slow one wins; of others, and of pages, it need not."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    ring = ((x - 15).square() + (y - 13).square()).sqrt()
+    grey = (255 * torch.sigmoid(8 - ring) - 60 * torch.sigmoid(4 - ring)).clamp(0, 255)
+    drawing = torch.stack([grey, 0.7 * grey, 255 - grey]).to(torch.uint8)
+    images = torch.stack([drawing.roll((k, 2 * k), (1, 2)) for k in range(count)])
+    sizes = file_sizes(images, 256).formats[WEBP]
+    found = 8 * sizes_of_each(images, 256)[0].sum() / images.numel()
+
+    def least(some: Image.Image) -> int:
+        files = [io.BytesIO() for _ in range(2)]
+        for file, method in zip(files, (4, 6), strict=True):
+            some.save(file, "WEBP", lossless=True, quality=100, method=method)
+        return min(len(file.getvalue()) for file in files)
+
+    assert float(found) == pytest.approx(
+        8 * sum(least(picture(image)) for image in images) / images.numel()
+    )
+    if count > 1:
+        assert sizes.together == pytest.approx(8 * least(packed(images, 256)) / images.numel())
+
+
 def test_webp_has_25_bytes_of_headers(images):
     size = file_size(picture(images[0]), WEBP)
     # RIFF 12, chunk 8, VP8L 5; a chunk of odd length is followed by a byte.
