@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.base.arguments import check_numbers
+from nelbo.base.arguments import check_number, check_numbers
 from nelbo.base.errors import NelboError
 
 # What the features of the first resolution count in guess mode.
@@ -38,7 +38,7 @@ class Control:
         guess: guess mode, see `nelbo.networks.control`.
 
     Raises:
-        NelboError: a scale that is not finite, or a part of the chain that is empty.
+        NelboError: a scale that is no finite number, or a part of the chain that is empty.
     """
 
     image: Tensor
@@ -48,7 +48,14 @@ class Control:
     guess: bool = False
 
     def __post_init__(self) -> None:
-        check_control(self.scale, self.start, self.end)
+        if self.scale is not None:
+            _check_scale(self.scale)
+        check_numbers(start=self.start, end=self.end)
+        if not 0 <= self.start < self.end <= 1:
+            raise NelboError(
+                "a control acts from start to end of the way from noise to data, with "
+                f"0 <= start < end <= 1, got {self.start:g} and {self.end:g}"
+            )
 
 
 # What `sample(control=...)` takes: for several ControlNets one each, in their order.
@@ -64,11 +71,17 @@ class Strength:
         times: the first and last of the times that the network is called with to act at; None is
             all of them.
         guess: whether in guess mode.
+
+    Raises:
+        NelboError: a scale that is no finite number.
     """
 
     scale: float = 1.0
     times: tuple[float, float] | None = None
     guess: bool = False
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
 
     def at(self, network_time: Tensor) -> float | Tensor | None:
         """What the residuals of each example are multiplied by; None where all are left out."""
@@ -89,13 +102,7 @@ class Strength:
         return f"{self.scale:g}, {self.times}{', guess' if self.guess else ''}"
 
 
-def check_control(scale: float | None, start: float, end: float) -> None:
-    """Raise `NelboError` for a scale that is no finite number, or an empty part of the chain."""
-    check_numbers(start=start, end=end, **({} if scale is None else {"scale": scale}))
-    if scale is not None and not math.isfinite(scale):
+def _check_scale(scale: float) -> None:
+    check_number("scale", scale)
+    if not math.isfinite(scale):
         raise NelboError(f"the scale of a control must be a finite number, got {scale}")
-    if not 0 <= start < end <= 1:
-        raise NelboError(
-            "a control acts from start to end of the way from noise to data, with "
-            f"0 <= start < end <= 1, got {start:g} and {end:g}"
-        )

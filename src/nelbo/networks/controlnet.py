@@ -27,7 +27,7 @@ from nelbo.base.arguments import check_kind
 from nelbo.base.digest import config_digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
-from nelbo.networks.control import Strength, check_control
+from nelbo.networks.control import Strength
 from nelbo.networks.controlnet_config import (
     ControlNetConfig,
     PlainControlNetConfig,
@@ -76,8 +76,6 @@ class ControlledUNet(nn.Module):
             raise NelboError("controlnets is empty: give one ControlNet or several")
         if strengths is None:
             scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(nets)
-            for each in scales:
-                check_control(each, 0.0, 1.0)
             strengths = [Strength(each) for each in scales]
         if len(strengths) != len(nets):
             raise NelboError(f"{len(nets)} ControlNets were given {len(strengths)} strengths")
