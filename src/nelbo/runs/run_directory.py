@@ -39,6 +39,7 @@ from nelbo.formats.notes import read_notes
 from nelbo.networks.config import is_number
 from nelbo.networks.denoisers import DENOISERS
 from nelbo.runs.checkpoints import VALIDATION
+from nelbo.runs.replacing import GROWING, STAGES, WINNING, finish_replacing, is_replaced
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -70,8 +71,6 @@ _OWN = (
     "controlnet",
     AUTOENCODER_RUN,
 )
-# The stages of a run that replaces another: it grows, it has won, the old one is gone.
-_GROWING, _WINNING, _MOVING = ".new-run", ".new-run-complete", ".new-run-moving"
 
 
 class RunDirectory:
@@ -110,11 +109,11 @@ class RunDirectory:
         """
         path = self.path
         try:
-            _finish_replacing(path)
+            finish_replacing(path, _OWN)
             taken = self.check_free(path, overwrite=overwrite)
             path.mkdir(parents=True, exist_ok=True)
             if taken:
-                self._replaces, self._path = path, path / _GROWING
+                self._replaces, self._path = path, path / GROWING
                 self.path.mkdir()
             self.samples.mkdir()
             (self.path / METRICS_FILE).touch()
@@ -159,9 +158,8 @@ class RunDirectory:
             ) from error
         if where.exists() and not where.is_dir():
             raise NelboError(f"{path} is a file; give a new directory for the run")
-        ours = (_GROWING, _WINNING, _MOVING)
         found = sorted(p.name for p in where.iterdir()) if where.is_dir() else []
-        found = [name for name in found if name not in ours]
+        found = [name for name in found if name not in STAGES]
         taken = [name for name in _OWN if name in found]
         if taken and not overwrite:
             raise NelboError(
@@ -182,10 +180,10 @@ class RunDirectory:
         Raises:
             NelboError: there is none.
         """
-        if any(stage.is_dir() for stage in _stages(Path(path))):
+        if is_replaced(Path(path)):
             with lock(Path(path), wait=False) as free:
                 if free:  # nobody is at it
-                    _finish_replacing(Path(path))
+                    finish_replacing(Path(path), _OWN)
         run = cls(path)
         if not run.has_model and not run.stage(AUTOENCODER_RUN).path.is_dir():
             near = "" if Path(path).is_dir() else directories_near(Path(path))
@@ -219,7 +217,7 @@ class RunDirectory:
         One that was killed may not have a model yet, and may have left half-written files.
         """
         path = self.path
-        _finish_replacing(path)
+        finish_replacing(path, _OWN)
         self.samples.mkdir(exist_ok=True)
         (path / METRICS_FILE).touch()
         for folder in [path, *(path / name for name in _OWN if (path / name).is_dir())]:
@@ -231,8 +229,8 @@ class RunDirectory:
 
     def join(self) -> None:
         """Find the run that the first process has made or opened here; nothing is written."""
-        if (self.path / _GROWING).is_dir():
-            self._replaces, self._path = self.path, self.path / _GROWING
+        if (self.path / GROWING).is_dir():
+            self._replaces, self._path = self.path, self.path / GROWING
 
     @property
     def replaces(self) -> Path | None:
@@ -249,8 +247,8 @@ class RunDirectory:
         if whole._replaces is None:
             return
         if move:
-            whole.path.rename(whole._replaces / _WINNING)
-            _finish_replacing(whole._replaces)
+            whole.path.rename(whole._replaces / WINNING)
+            finish_replacing(whole._replaces, _OWN)
         whole._path, whole._replaces = whole._replaces, None
 
     def abandon(self) -> None:
@@ -388,27 +386,3 @@ def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not is_whole(row.get("step")):
         return False
     return all(value is None or is_number(value) for value in row.values())
-
-
-def _stages(path: Path) -> list[Path]:
-    """Where a run lies that is to replace the one in a directory, at each stage."""
-    return [path / name for name in (_GROWING, _WINNING, _MOVING)]
-
-
-def _finish_replacing(path: Path) -> None:
-    """Bring a replacement that was cut short to its end; every stage can be done again.
-
-    A run that was still growing never was one: what is left of it is removed.
-    """
-    growing, winning, moving = _stages(path)
-    if growing.is_dir():
-        shutil.rmtree(growing)
-    if winning.is_dir():
-        for name in _OWN:
-            old = path / name
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        winning.rename(moving)
-    if moving.is_dir():
-        for new in moving.iterdir():
-            new.rename(path / new.name)
-        moving.rmdir()
