@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -37,7 +37,9 @@ def batches(data: ImageData, size: int, seed: int = 0) -> Iterator[Tensor]:
         yield torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffusion], int]:
+def diffusers_example(
+    data: ImageData, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[dict[str, Diffusion], int]:
     """examples/unconditional_image_generation/train_unconditional.py, by the command of its README.
 
     DDPM with linear β and ε; 128 to 512 channels, of which the small resolutions that do not exist
@@ -68,7 +70,7 @@ def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffus
     average = EMAModel(
         network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75
     )
-    steps, begun, rates = 0, time.perf_counter(), None
+    steps, begun, rates = 0, clock(), None
     for clean in batches(data, 16):
         noise = torch.randn_like(clean)
         times = torch.randint(0, 1000, (len(clean),))
@@ -81,7 +83,7 @@ def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffus
         optimizer.zero_grad()
         average.step(network.parameters())
         steps += 1
-        elapsed = time.perf_counter() - begun
+        elapsed = clock() - begun
         if steps == 3:
             total = max(4, int(steps * seconds / elapsed))
             warm_up = min(500, total // 10)  # 500 would be all that there is on a CPU
@@ -98,7 +100,9 @@ def diffusers_example(data: ImageData, seconds: float) -> tuple[dict[str, Diffus
     return _by_variance(predict, chain, "epsilon", data), steps
 
 
-def lucidrains(data: ImageData, seconds: float) -> tuple[dict[str, Diffusion], int] | None:
+def lucidrains(
+    data: ImageData, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[dict[str, Diffusion], int] | None:
     """denoising-diffusion-pytorch, by the example of its README and the defaults of its Trainer.
 
     Unet(64, dim_mults 1 2 4 8), v on the sigmoid chain, two batches of 32 a step, mirrored, Adam
@@ -115,8 +119,8 @@ def lucidrains(data: ImageData, seconds: float) -> tuple[dict[str, Diffusion], i
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=8e-5, betas=(0.9, 0.99))
     average = copy.deepcopy(network)
     source = batches(data, 32)
-    steps, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    steps, begun = 0, clock()
+    while clock() - begun < seconds:
         for _ in range(2):
             (diffusion((next(source) + 1) / 2) / 2).backward()
         nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)

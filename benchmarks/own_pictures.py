@@ -3,20 +3,24 @@
     python benchmarks/folders.py runs/folders
     python benchmarks/own_pictures.py [OUT] [--data runs/folders] [--folders icons flags photos]
         [--sizes 16 32] [--systems nelbo diffusers denoising-diffusion] [--time-budget 10m]
+        [--processor-time]
 
 Every folder is learned by one command, `nelbo train FOLDER --size S --time-budget T`, and by the
 training loops of diffusers' unconditional example and of denoising-diffusion-pytorch, see
-_own_picture_peers.py. Each model is read with the best of the samplers below and, for the others,
-the better of their two usual variances. The Fréchet distance is that of 128 pictures to all real
-ones, in 32 principal components of these; bits/dim is the bound of at most 200 test pictures. What
-is measured stands in OUT, one file for each folder, size and system; what is there already is not
-measured again. Sheets of samples are beside it.
+_own_picture_peers.py. The systems `nelbo-likelihood` and `nelbo-pictures` are the same command
+with that `--preset`. On a machine that does other work, `--processor-time` gives the peers T of
+processor time a thread; nelbo has no more than T by the clock. Each model is read with the best of
+the samplers below and, for the others, the better of their two usual variances. The Fréchet
+distance is that of 128 pictures to all real ones, in 32 principal components of these; bits/dim is
+the bound of at most 200 test pictures. What is measured stands in OUT, one file for each folder,
+size and system; what is there already is not measured again. Sheets of samples are beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -41,7 +45,13 @@ from nelbo.samplers import DDIM, DDPM, DPMSolver
 from nelbo.training.config import parse_duration
 
 FOLDERS = ("icons", "flags", "photos")
-SYSTEMS = ("nelbo", "diffusers", "denoising-diffusion")
+# What follows the command, for each way of training by nelbo.
+PRESETS: dict[str, list[str]] = {
+    "nelbo": [],
+    "nelbo-likelihood": ["--preset", "likelihood"],
+    "nelbo-pictures": ["--preset", "pictures"],
+}
+PEERS = {"diffusers": diffusers_example, "denoising-diffusion": lucidrains}
 # At most 50 network calls.
 SAMPLERS = {
     "DDPM 50 trailing": DDPM(50, spacing="trailing"),
@@ -61,9 +71,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/folders"))
     parser.add_argument("--folders", nargs="*", default=list(FOLDERS))
     parser.add_argument("--sizes", nargs="*", type=int, default=[16, 32])
-    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS))
+    systems = [*PRESETS, *PEERS]
+    parser.add_argument("--systems", nargs="*", choices=systems, default=["nelbo", *PEERS])
     parser.add_argument("--time-budget", default="10m")
     parser.add_argument("--threads", type=int, help="CPU threads; by default all there are")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="give the peers processor time"
+    )
     parser.add_argument("--table", action="store_true", help="measure nothing, print what is there")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -93,23 +107,24 @@ def measure(
     train, test = (load_data(source, split, size=size) for split in ("train", "test"))
     real = load_data(source, "all", size=size)
     seconds = parse_duration(arguments.time_budget)
-    begun = time.perf_counter()
-    if system == "nelbo":
+    clock = _processor_time if arguments.processor_time else time.perf_counter
+    begun, worked = time.perf_counter(), _all_processor_time()
+    if system in PRESETS:
         threads = ["--threads", str(arguments.threads)] if arguments.threads else []
         command = ["train", source, "--size", str(size), "--time-budget", arguments.time_budget]
-        run = ["--out", str(out), "--overwrite", *threads]
+        run = ["--out", str(out), "--overwrite", *threads, *PRESETS[system]]
         subprocess.run([sys.executable, "-m", "nelbo", *command, *run], check=True)
         model = nelbo.load(out)
         assert isinstance(model, Diffusion)
         models = {"learned": model}
         steps = json.loads((out / "nelbo.json").read_text())["trained"]["steps"]
     else:
-        learn = {"diffusers": diffusers_example, "denoising-diffusion": lucidrains}[system]
-        learned = learn(train, seconds)
+        learned = PEERS[system](train, seconds, clock)
         if learned is None:
             return None
         models, steps = learned
     took = time.perf_counter() - begun
+    worked = _all_processor_time() - worked
     variance = next(iter(models))
     if len(models) > 1:
         some = train.subset(TRIED, 0)
@@ -118,7 +133,7 @@ def measure(
     model = models[variance]
     bits, error = bound(model, test.subset(TESTED, 0), LEVELS)
     samplers: dict[str, Any] = dict(SAMPLERS)
-    if system == "nelbo":
+    if system in PRESETS:
         samplers["default"] = Pipeline.open(out).usual_sampler()
     pictures = {name: drawn(model, sampler) for name, sampler in samplers.items()}
     distances = {name: distance(some, real) for name, some in pictures.items()}
@@ -127,6 +142,7 @@ def measure(
     return {
         "steps": steps,
         "seconds": took,
+        "processor_seconds": worked,
         "weights": sum(w.numel() for w in _weights(model)),
         "bits_per_dim": bits,
         "standard_error": error,
@@ -135,6 +151,17 @@ def measure(
         "sampler": best,
         "all_frechet": distances,
     }
+
+
+def _processor_time() -> float:
+    """Processor time of this process a thread, in seconds."""
+    return time.process_time() / torch.get_num_threads()
+
+
+def _all_processor_time() -> float:
+    """Processor time of this process and of its children that have ended, in seconds."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @torch.no_grad()
@@ -207,7 +234,7 @@ def show(out: Path, cases: list[tuple[str, int]]) -> None:
         table.add_column(column, justify="left" if left else "right")
     for folder, size in cases:
         where = (folder, f"{size}×{size}")
-        for system in SYSTEMS:
+        for system in (*PRESETS, *PEERS):
             file = out / f"{folder}-{size}-{system}.json"
             if not file.exists():
                 continue
