@@ -161,6 +161,13 @@ def test_other_spacings_of_the_times_are_those_of_diffusers(spacing, tmp_path):
     torch.testing.assert_close(model.sample(1, sampler, x_T=x_T), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*pixel levels")
+def test_one_step_has_no_terminal_shift(tmp_path):
+    peer_pipeline(tmp_path, shift=3.0, shift_terminal=0.1)
+    with pytest.raises(NelboError, match=r"scheduler_config\.json: shift_terminal is 0\.1"):
+        nelbo.load_sampler(tmp_path, 1)
+
+
 @pytest.mark.parametrize(
     "sampler",
     [Heun(80), DPMSolver(80, noise_levels="flow"), DPMSolver(80, 3, noise_levels="flow")],

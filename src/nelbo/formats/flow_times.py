@@ -67,10 +67,15 @@ def walk_times(config: ConfigFields, steps: int, shift: float, last: float) -> l
         steps: how many.
         shift: k.
         last: the last time of a "linspace" before the shift; a "trailing" one ends at 1/steps.
+
+    Raises:
+        NelboError: one step, of which a `shift_terminal` leaves the only time undefined.
     """
     trailing = config.fields.get(SPREAD) == "trailing"
     times = np.array(flow_times(1.0, 1 / steps if trailing else last, steps, shift))
     if config.fields.get("shift_terminal"):
+        if steps == 1:
+            raise config.wrong("shift_terminal", "null for one step, which has no last time")
         times = 1 - (1 - times) * (1 - config.number("shift_terminal")) / (1 - times[-1])
     ends = float(times[0]), float(times[-1])
     if config.fields.get("use_karras_sigmas"):

@@ -177,8 +177,9 @@ def _how_evaluated(report: RunReport) -> str:
                 f"{name}: {len(bound):,} images, every level of the chain, one noise draw each."
             )
         else:
+            draws = "1 draw" if evaluated == 1 else f"{evaluated:,} draws"
             sentences.append(
-                f"{name}: {len(bound):,} images, {evaluated:,} draws of {possible:,} levels each, "
+                f"{name}: {len(bound):,} images, {draws} of {possible:,} levels each, "
                 "more of those where the bound varies, weighted so that the mean is unbiased."
             )
     return " ".join(sentences)

@@ -111,7 +111,8 @@ def evaluated_text(
         levels = evaluation.bound.levels.shape[1]
         at = "" if not possible else ", every level each"
         if levels != possible:
-            at = f", {levels:,} draws of {possible:,} levels each"
+            draws = "1 draw" if levels == 1 else f"{levels:,} draws"
+            at = f", {draws} of {possible:,} levels each"
         parts.append(f"{split}: {images}{at}")
     return f"Evaluated {'; '.join(parts)}."
 
