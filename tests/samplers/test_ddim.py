@@ -72,3 +72,11 @@ def test_mistakes_are_explained():
     ):
         with pytest.raises(NelboError, match="steps_offset=1"):
             model.sample(1, sampler)
+
+
+@pytest.mark.parametrize(("steps", "spacing", "offset"), [(7, "trailing", 0), (600, "leading", 1)])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_an_even_stride_that_ends_above_the_data_equals_diffusers(steps, spacing, offset, eta):
+    sampler = DDIM(steps, eta, spacing=spacing, steps_offset=offset, even_stride=True)
+    compare(model_of(), sampler, steps, eta=eta)
+    assert [state.t for state in sampler.iterate(model_of(), model_of().start(1))][-1] == 0

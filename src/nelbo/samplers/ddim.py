@@ -39,7 +39,8 @@ class DDIM(GridSampler):
         set_alpha_to_one: the last step goes to the data; else to the noise of level 1, whose draw
             is taken for the data, as in Stable Diffusion.
         even_stride: each step goes T // steps levels down, as in diffusers, even where another
-            level is visited next ("linspace", or a chain that the steps do not divide).
+            level is visited next ("linspace", or a chain that the steps do not divide). Where that
+            leaves the last step above the data, the noise of its end is taken for them.
 
     The other options are those of `GridSampler`.
     """
@@ -71,7 +72,9 @@ class DDIM(GridSampler):
         if not self.even_stride or self.levels is not None:
             return super().targets(schedule, grid)
         stride = schedule.num_levels // len(grid)
-        return [*(schedule.noise_level(t.t - stride) for t in grid[:-1]), self.end(schedule)]
+        *others, last = (t.t - stride for t in grid)
+        end = self.end(schedule) if last < 1 else schedule.noise_level(last)._replace(t=0)
+        return [*(schedule.noise_level(t) for t in others), end]
 
     def end(self, schedule: NoiseSchedule) -> NoiseLevel:
         """Where the last step leads: the data, or level 1 in its place."""
