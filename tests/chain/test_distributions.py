@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from nelbo import DiscretizedNormal, NelboError
-from nelbo.chain.distributions import draw, from_levels, randn_like, to_levels
+from nelbo.chain.distributions import (
+    Known,
+    draw,
+    from_levels,
+    generator_for,
+    narrow,
+    normal,
+    randn_like,
+    rows,
+    some_places,
+    to_levels,
+)
 
 
 def brute_force_log_prob(x: float, mean: float, std: float, levels: int) -> float:
@@ -154,3 +165,54 @@ def test_one_generator_an_example_makes_noise_independent_of_the_batch() -> None
     assert torch.equal(noise[1:2], alone)
     with pytest.raises(NelboError, match="2 generators were given for 3 examples"):
         randn_like(torch.zeros(3, 2, 4), generators(0, 1))
+
+
+def test_streams_of_noise_are_told_apart_by_every_number_of_their_key():
+    keys = [(0,), (0, 0), (1, 2), (2, 1), (12,), (1, 2, 0)]
+    seeds = {generator_for(*key).initial_seed() for key in keys}
+    assert len(seeds) == len(keys)
+    # What was drawn with a seed can be drawn again: the hash stays what it is.
+    assert generator_for(1, 2).initial_seed() == 7777801250388762567
+
+
+def test_some_places_are_different_ones_in_their_order():
+    for most in (5, 6):
+        assert some_places(5, most, 0).tolist() == [0, 1, 2, 3, 4]
+    counts = torch.zeros(6)
+    for seed in range(600):
+        found = some_places(6, 2, seed)
+        assert len(found) == 2
+        assert found[0] < found[1]
+        counts[found] += 1
+    # Each is one of the two a third of the time.
+    assert (counts - 200).abs().max() < 4.5 * math.sqrt(600 * 2 / 9)
+
+
+def test_one_in_twenty_values_is_narrower_than_narrow():
+    spread = torch.arange(40.0, 0.0, -1).view(2, 20)
+    assert narrow(normal(torch.zeros(2, 20), spread)) == 3  # 1 and 2 of 40 are narrower
+    assert narrow(normal(torch.zeros(1), torch.tensor([0.5]))) == 0.5
+
+
+def test_what_is_known_is_drawn_as_it_is_and_costs_nothing():
+    value = torch.randn(3, 2)
+    known = Known(value)
+    assert torch.equal(draw(known), value)
+    assert torch.equal(known.rsample((4,)), value.expand(4, 3, 2))
+    assert torch.equal(known.log_prob(value), torch.zeros(3, 2))
+    assert torch.equal(known.entropy(), torch.zeros(3, 2))
+    some = torch.tensor([2, 0])
+    assert torch.equal(rows(known, some).mean, value[some])
+    spread = rows(normal(value, value.exp()), some)
+    assert torch.equal(spread.mean, value[some])
+    assert torch.equal(spread.stddev, value[some].exp())
+
+
+def test_gradients_pass_the_rounding_of_a_sample():
+    loc = torch.tensor([0.1, -0.4], requires_grad=True)
+    rounded = DiscretizedNormal(loc, 0.05, 5)
+    assert torch.equal(rounded.variance, torch.full((2,), 0.05).square())
+    x = rounded.rsample((50,))
+    assert (x * 2 == (x * 2).round()).all()
+    (gradient,) = torch.autograd.grad(x.sum(), loc)
+    assert gradient.tolist() == [50.0, 50.0]

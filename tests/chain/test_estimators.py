@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nelbo import Bound, NelboError, NoiseSchedule
+from nelbo.chain.bound import BoundMap
 from nelbo.chain.estimators import (
     EveryLevel,
     FirstLevel,
@@ -137,6 +138,31 @@ def test_rounds_merge_without_bias_and_count_by_their_calls(model, generator):
         Bound.merge([rounds[0], model.elbo(many[:3], levels=2)])
     with pytest.raises(NelboError, match="at least one"):
         Bound.merge([])
+
+
+@pytest.mark.parametrize("values", [1, 25, 60])
+@pytest.mark.parametrize("name", ["every level", "stratified, odd", "antithetic"])
+def test_terms_are_the_same_however_many_share_a_call(name, values, model, monkeypatch):
+    x_0 = STD * torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    sizes, network = [], model.network
+
+    def found() -> BoundMap:
+        sizes.clear()
+        seeded = torch.Generator().manual_seed(1)
+        return model.bound_map(x_0, levels=ESTIMATORS[name], generator=seeded)
+
+    monkeypatch.setattr(
+        model, "network", lambda x, *rest: (sizes.append(len(x)), network(x, *rest))[1]
+    )
+    together = found()
+    monkeypatch.setattr("nelbo.chain.terms.VALUES_PER_CALL", values)
+    apart = found()
+    torch.testing.assert_close(apart.nats, together.nats)
+    for (_, one), (_, other) in zip(apart.bound.tensors(), together.bound.tensors(), strict=True):
+        torch.testing.assert_close(one, other)
+    # A column of the three examples, or its mirrored pair, is the least that can share one.
+    least = 6 if name == "antithetic" else 3
+    assert max(sizes) == max(least, values // (least * DIMS) * least)
 
 
 def test_stratified_levels_take_one_from_each_stratum(generator):

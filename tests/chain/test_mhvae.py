@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from nelbo import NelboError, TractableMHVAE
+from nelbo import MHVAE, NelboError, TractableMHVAE
 
 A = (0.9, 0.7, 0.5)  # x_t = A_t x_{t-1} + noise of variance V_t: neither preserves variance
 V = (0.3, 0.2, 0.6)
@@ -115,10 +115,41 @@ def test_sampling_walks_the_decoder_with_one_draw_a_step():
     torch.testing.assert_close(x, 0.95 * expected - 0.05)
 
 
+def test_evidence_of_any_chain_is_the_bound_of_one_path():
+    """As a chain has it whose marginals are not known."""
+    x_0 = torch.randn(4, 1, dtype=torch.float64)
+    found = MHVAE.evidence(Toy(), x_0, generator=torch.Generator().manual_seed(3))
+    path = Toy().path_elbo(x_0, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found.total, -path)
+    assert found.calls.tolist() == [3] * 4
+    assert (found.kind, found.dims) == ("bound", 1)
+
+
+class NarrowAbove(Toy):
+    """The same with a decoder that is the narrower of the two at levels 1 and 3."""
+
+    def p_step(self, x_t, t, condition=None):
+        return Normal(0.8 * x_t + 0.1, 0.5)
+
+    def p_prior(self, shape):
+        return Normal(torch.zeros(shape, dtype=torch.float64), 0.6)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [(Toy(), (0.4, 0.3**0.5, 0.2**0.5, 0.6**0.5)), (NarrowAbove(), (0.4, 0.5, 0.2**0.5, 0.6))],
+)
+def test_the_scale_of_a_level_is_that_of_the_narrower_chain(model, expected, generator):
+    found = model.scales(torch.zeros(3, 1, dtype=torch.float64), generator=generator)
+    assert found.tolist() == pytest.approx(expected)
+
+
 def test_start_is_checked():
     with pytest.raises(NelboError, match="at least 1"):
         Toy().sample(0)
     with pytest.raises(NelboError, match=r"shape \(2, 3\), expected \(2, 1\)"):
         Toy().sample(2, x_T=torch.zeros(2, 3))
+    with pytest.raises(NelboError, match=r"shape \(3, 1\), expected \(2, 1\)"):
+        Toy().sample(2, x_T=torch.zeros(3, 1))
     with pytest.raises(NelboError, match="levels must be"):
         Toy().elbo(torch.zeros(1, 1), levels=0)

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Normal
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
+from nelbo.chain.estimators import Importance
 from tests.oracles.gaussian import gaussian_model
 
 STD = 0.5
@@ -117,7 +118,10 @@ def colour_model(data=None, variance="learned_range") -> Diffusion:
     )
 
 
-@pytest.mark.parametrize("levels", [None, 1, 4])
+MIRRORED = Importance(3, torch.arange(1.0, 12.0).double() / 66, antithetic=True, reconstructions=3)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 4, MIRRORED], ids=["every", "1", "4", "mirrored"])
 @pytest.mark.parametrize("data", [Pixels(256), Continuous()], ids=["pixels", "continuous"])
 @pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
 def test_map_sums_to_the_bound_of_the_same_draws(levels, data, variance, generator):

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
+from nelbo.chain.mhvae import MHVAE
 from nelbo.diffusion.continuous import ContinuousDiffusion
 
 T = 12
@@ -346,3 +347,34 @@ def test_settings_are_checked():
         nelbo.loss(make(), pixels(1), objective="x")
     with pytest.raises(NelboError, match="shape"):
         Diffusion(Network(), NoiseSchedule.linear()).sample(1)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_the_scales_of_its_levels_are_those_of_any_chain(variance):
+    """Read off the schedule they are what a path of the chain shows."""
+    model = make(variance=variance)
+    torch.testing.assert_close(model.scales(pixels(2)), MHVAE.scales(model, pixels(2)))
+
+
+def test_a_learned_variance_is_as_narrow_as_it_may_be():
+    model, least = make(variance="learned_range"), make(variance="fixed_small")
+    torch.testing.assert_close(model.scales(pixels(2)), least.scales(pixels(2)))
+
+
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "velocity"])
+def test_the_sensitivity_of_a_level_is_what_one_more_of_the_output_moves(prediction):
+    def means(output: float) -> torch.Tensor:
+        model = Diffusion(
+            lambda x, time, condition: torch.full_like(x, output),
+            NoiseSchedule.linear(T, 0.01, 0.4),
+            prediction=prediction,
+            data=Continuous(),
+        )
+        x = torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64)
+        found = [model.p_below(x, t).mean.item() for t in range(1, T + 1)]
+        return torch.tensor([*found, 0.0], dtype=torch.float64)  # the prior reads no network
+
+    moved = (means(1.0) - means(0.0)).abs()
+    model = make(prediction)
+    torch.testing.assert_close(model.sensitivity("p"), moved)
+    assert model.sensitivity("q").tolist() == [0.0] * (T + 1)

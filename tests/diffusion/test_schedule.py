@@ -62,6 +62,44 @@ def test_matches_diffusers(schedule, name, options):
     }
 
 
+@pytest.mark.parametrize("T", [20, 1000])
+def test_a_cosine_of_ones_own_is_its_formula_and_no_named_schedule(T):
+    """With diffusers' name its file would be read as the usual cosine."""
+    schedule = NoiseSchedule.cosine(T, offset=0.05, max_beta=0.6)
+    u = np.arange(T + 1) / T
+    signal = np.cos(np.pi / 2 * (u + 0.05) / 1.05) ** 2
+    betas = np.minimum(1 - signal[1:] / signal[:-1], 0.6)
+    np.testing.assert_allclose(schedule.betas[1:].numpy(), betas, rtol=1e-9)
+    assert betas[-1] == 0.6
+    for own in (schedule, NoiseSchedule.cosine(T, 0.05), NoiseSchedule.cosine(T, max_beta=0.6)):
+        assert own.config is None
+
+
+def test_what_is_left_open_is_as_in_the_papers():
+    """Karras et al. 2022, table 1, for the levels of EDM."""
+    for name, schedule in ALL.items():
+        assert schedule().num_levels == 1000, name
+    edm = NoiseSchedule.variance_exploding()
+    steps = (edm.sigmas[1:] ** (1 / 7)).diff()
+    torch.testing.assert_close(steps, steps[:1].expand(999), rtol=1e-6, atol=0)
+    assert [float(edm.sigmas[1]), float(edm.sigmas[-1])] == pytest.approx([0.002, 80.0])
+    flow = NoiseSchedule.flow_matching().flow_times[1:]
+    torch.testing.assert_close(flow, torch.arange(1, 1001).double() / 1000)
+    for schedule in (NoiseSchedule.geometric(9), NoiseSchedule.mixed(9)):
+        assert float(schedule.noise_scale[1]) == pytest.approx(0.01)
+        assert float(schedule.alphas_cumprod[-1]) == pytest.approx(3e-4)
+    half = NoiseSchedule.mixed(9, share=0.5).alphas_cumprod
+    assert torch.equal(NoiseSchedule.mixed(9).alphas_cumprod, half)
+
+
+def test_a_step_from_the_data_has_no_posterior():
+    """Of levels 0 and 1: what is left of q(x_{t-1}|x_t, x_0) is x_0 itself, without noise."""
+    s = NoiseSchedule.linear(5, 0.1, 0.3)
+    assert s.posterior_variance[:2].tolist() == [0.0, 0.0]
+    assert s.posterior_data_weight[:2].tolist() == [1.0, pytest.approx(1.0)]
+    assert s.posterior_latent_weight[:2].tolist() == [0.0, 0.0]
+
+
 def test_geometric_noise_grows_by_one_factor():
     s = NoiseSchedule.geometric(100, first_noise=0.03, last_signal=1e-3)
     ratio = s.noise_scale[2:] / s.noise_scale[1:-1]
@@ -159,6 +197,17 @@ def test_zero_terminal_snr(name):
         (lambda: NoiseSchedule.from_betas([float("nan")]), "nan"),
         (lambda: NoiseSchedule.from_alphas_cumprod([1.0, 0.5, 0.7]), "decrease"),
         (lambda: NoiseSchedule.geometric(10, 1.5), "first_noise=1.5"),
+        (lambda: NoiseSchedule.geometric(10, 0.0), "first_noise=0.0"),
+        (lambda: NoiseSchedule.geometric(10, 0.6, 0.7), "last_signal=0.7"),  # ᾱ_1 is 0.64
+        (lambda: NoiseSchedule.geometric(10, 0.6, 0.0), "last_signal=0.0"),
+        (lambda: NoiseSchedule.from_betas([[0.1, 0.2]]), r"got shape \(1, 2\)"),
+        (lambda: NoiseSchedule.from_levels([[0.5, 0.2]]), r"got shape \(1, 2\)"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([[0.5, 0.2]]), r"got shape \(1, 2\)"),
+        (lambda: NoiseSchedule.from_alphas_cumprod([]), r"got shape \(0,\)"),
+        (lambda: NoiseSchedule.from_levels([0.5, float("nan")]), "decrease"),
+        (lambda: NoiseSchedule.from_levels([0.5, -0.1]), "decrease"),
+        (lambda: NoiseSchedule.from_levels([]), "decrease"),
+        (lambda: NoiseSchedule.mixed(10, share=-0.1), r"in \[0, 1\], got -0.1"),
         (lambda: NoiseSchedule.mixed(10, share=1.5), r"in \[0, 1\], got 1.5"),
         (lambda: NoiseSchedule.mixed(10, 1.5), "first_noise=1.5"),
         (lambda: NoiseSchedule.linear(1).with_zero_terminal_snr(), "a chain of one level"),
@@ -166,6 +215,7 @@ def test_zero_terminal_snr(name):
         (lambda: NoiseSchedule.linear(10).respace([1, 11]), r"1\.\.10"),
         (lambda: NoiseSchedule.linear(10).respace([0, 3]), r"1\.\.10"),
         (lambda: NoiseSchedule.linear(10).respace([3, 3]), "increasing"),
+        (lambda: NoiseSchedule.linear(10).respace([3, 4.5]), "increasing whole"),
     ],
 )
 def test_mistakes_are_explained(make, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from nelbo import Continuous, Diffusion, NoiseSchedule, Pixels
+from nelbo import MHVAE, Continuous, Diffusion, NoiseSchedule, Pixels
 from tests.oracles.gaussian import entropy, expected_terms, gaussian_model
 from tests.oracles.linear_autoencoder import (
     DIRECTION,
@@ -184,3 +185,17 @@ def test_the_prior_must_be_of_real_numbers():
     assert isinstance(model.prior.data, Continuous)
     assert model.num_levels == 6
     assert model.shape == (3, 2, 2)
+
+
+def test_the_scales_of_its_levels_are_those_of_any_chain():
+    """Level 0 is of pixels, level 1 of z_0, and those above are of the prior."""
+    model = latent_model(chain(5), LinearAutoencoder())
+    x = draw_images(3, torch.Generator().manual_seed(0))
+    found = [
+        scales(x, generator=torch.Generator().manual_seed(1))
+        for scales in (model.scales, functools.partial(MHVAE.scales, model))
+    ]
+    torch.testing.assert_close(*found)
+    prior = model.prior.sensitivity("p").tolist()
+    assert model.sensitivity("p").tolist() == [1.0, *prior]
+    assert model.sensitivity("q").tolist() == [1.0, 1.0, *[0.0] * 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,20 @@ def test_watching_changes_nothing(sampler):
     assert torch.equal(*drawn)
     assert [k for k, _ in seen] == list(range(6))
     assert torch.equal(seen[-1][1], drawn[0])
+
+
+def test_what_is_left_open_is_as_in_the_papers():
+    """18 steps with ρ = 7 are those of Karras et al. 2022, 50 those of DDIM in diffusers."""
+    usual = {"spacing": "trailing", "steps_offset": 0, "skip": 0, "levels": None}
+    assert samplers.DDPM() == samplers.DDPM(None, **usual)
+    ddim = {"set_alpha_to_one": True, "even_stride": False}
+    assert samplers.DDIM() == samplers.DDIM(50, 0.0, **ddim, **usual)
+    sigma = {"steps_offset": 0, "skip": 0, "rho": 7.0, "shift": 1.0, "times": None, "levels": None}
+    solver = {"spacing": None, "lower_orders_below": 0, "euler_at_final": False}
+    solver |= {"set_alpha_to_one": True, "stochastic": False, "solver_type": "midpoint"}
+    assert DPMSolver() == DPMSolver(20, 2, **sigma, **solver, halve_second_derivative=False)
+    churn = {"S_churn": 0.0, "S_tmin": 0.0, "S_tmax": math.inf, "S_noise": 1.0}
+    for kind in (samplers.Euler, Heun):
+        assert kind() == kind(18, **sigma, **churn, spacing="linspace")
+        assert kind().kind_of_levels == "karras"
+    assert DPMSolver().kind_of_levels == "log_snr"
