@@ -123,7 +123,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     """
     if name == "train":
         # Its options depend on the kind of model, and its defaults on presets and other runs.
-        from nelbo.commands.training.starting_point import parse_train
+        from nelbo.commands.starting_point import parse_train
 
         return parse_train(arguments)
     kind = options_class(name)

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import MEANT, check_arguments, options_of, parse
-from nelbo.commands.common import notice, print_json, show
+from nelbo.commands.common import print_json, show
 from nelbo.commands.groups import ConditionOptions
-from nelbo.commands.training.starting_point import train_options
+from nelbo.commands.starting_point import train_options
 from tests.faults.test_mistakes import mistake
 
 OUT = ["--out", "nowhere/run"]

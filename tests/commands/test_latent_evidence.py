@@ -15,9 +15,9 @@ from PIL import Image
 
 import nelbo
 from nelbo import Bound, LatentBound, LatentDiffusion
+from nelbo.base.console import MESSAGES
 from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
-from nelbo.commands.common import MESSAGES
 from nelbo.commands.evaluation_progress import find_levels, levels_to_compare
 from nelbo.data import load_data
 from nelbo.evidence import classify

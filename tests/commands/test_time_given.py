@@ -15,16 +15,15 @@ import yaml
 import nelbo
 from nelbo.base import console
 from nelbo.cli import main
-from nelbo.commands.training import watch
-from nelbo.commands.training.outlook import advice, outlook_text, passes_text
 from nelbo.networks import UNet
 from nelbo.report.training_facts import training_facts
-from nelbo.training import allowance, rehearsal
+from nelbo.training import allowance, rehearsal, watch
 from nelbo.training.allowance import Allowance, allowed_seconds
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds import run_end
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.kind import grid_of
+from nelbo.training.outlook import advice, outlook_text, passes_text
 from nelbo.training.pace import Outlook
 from tests.commands.conftest import TINY
 from tests.conftest import reports

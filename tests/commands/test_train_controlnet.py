@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import nelbo
 from nelbo import Condition
 from nelbo.cli import main
-from nelbo.commands.training.starting_point import parse_train
+from nelbo.commands.starting_point import parse_train
 from nelbo.data.controls import controls_of
 from nelbo.diffusion.objectives import BatchPart, Objective
 from nelbo.evidence.inputs import condition_for

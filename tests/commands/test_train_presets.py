@@ -12,7 +12,7 @@ from PIL import Image
 
 from nelbo.cli import main
 from nelbo.commands.options.train import Train
-from nelbo.commands.training.starting_point import starting_point
+from nelbo.commands.starting_point import starting_point
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS

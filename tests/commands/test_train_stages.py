@@ -14,7 +14,7 @@ import yaml
 import nelbo
 from nelbo.cli import main
 from nelbo.commands.options.train import Train
-from nelbo.commands.training.starting_point import starting_point
+from nelbo.commands.starting_point import starting_point
 from nelbo.data import ImageData
 from nelbo.runs.checkpoints import Checkpoints
 from nelbo.runs.run_directory import RunDirectory

@@ -1,4 +1,4 @@
-"""What is shown to people while something runs: lines and progress bars, on standard error.
+"""What is shown to people: lines and progress bars while something runs, on standard error.
 
 Results go to standard output, so that a result can be piped and --json has it to itself.
 """
@@ -6,6 +6,7 @@ Results go to standard output, so that a result can be piped and --json has it t
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,15 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-MESSAGES = plain_console(stderr=True)
+MESSAGES, RESULTS = plain_console(stderr=True), plain_console()
+# A file or a pipe has no width that a table would have to be folded to.
+if not RESULTS.is_terminal and "COLUMNS" not in os.environ:
+    RESULTS.width = 1000
+
+
+def results_to(json: bool) -> Console:
+    """Where tables on the way to a result go: standard output, unless JSON has it to itself."""
+    return MESSAGES if json else RESULTS
 
 
 def notice(text: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from nelbo.base.console import MESSAGES, notice, plain_console, writable
+from nelbo.base.console import RESULTS, notice, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
 from nelbo.chain.model import Model
@@ -21,11 +20,6 @@ from nelbo.formats.model_directory import ships
 from nelbo.networks.files import locate
 
 SomeModel = TypeVar("SomeModel", bound=Model)
-
-RESULTS = plain_console()
-# A file or a pipe has no width that a table would have to be folded to.
-if not RESULTS.is_terminal and "COLUMNS" not in os.environ:
-    RESULTS.width = 1000
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,11 +84,6 @@ def warn(warnings: Iterable[str]) -> None:
     """Why figures may be far from the truth, such as `Estimate.warnings`, a line each."""
     for warning in warnings:
         notice(f"warning: {warning}")
-
-
-def results_to(json: bool) -> Console:
-    """Where tables on the way to a result go: standard output, unless JSON has it to itself."""
-    return MESSAGES if json else RESULTS
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -16,9 +16,8 @@ from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.options.compare import Compare
+from nelbo.commands.starting_point import parse_train
 from nelbo.commands.taxonomy import TAXONOMY, Entry
-from nelbo.commands.train import train_stages
-from nelbo.commands.training.starting_point import parse_train
 from nelbo.data import ImageData
 from nelbo.data.splits import TRAIN, VALIDATION
 from nelbo.evidence.evaluation import evaluate
@@ -27,6 +26,7 @@ from nelbo.formats import load, save
 from nelbo.runs.run_directory import AUTOENCODER_RUN
 from nelbo.training.images import TrainingImages
 from nelbo.training.processes import Processes
+from nelbo.training.stages import train_stages
 
 _BATCH = 64
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nelbo.base.console import results_to
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, print_json, results_to, show
+from nelbo.commands.common import choose_device, print_json, show
 from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.report import Report
 from nelbo.data.mentions import mention_skipped

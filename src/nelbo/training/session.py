@@ -1,4 +1,4 @@
-"""One training run from its first step to its last, as a user follows it in a terminal."""
+"""One stage of a run from its first step to its last, as a user follows it in a terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 from nelbo.base.console import Minutes, notice, training_progress
-from nelbo.commands.training.outlook import advice, outlook_text, passes_text
-from nelbo.commands.training.watch import Watch
 from nelbo.data.sources import FIXED_SIZE
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.report.formatting import duration
@@ -23,6 +21,7 @@ from nelbo.training.hardware import describe_hardware
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds import kind_of
 from nelbo.training.kinds.kind import Stage
+from nelbo.training.outlook import advice, outlook_text, passes_text
 from nelbo.training.pace import Outlook, step_seconds
 from nelbo.training.processes import Processes
 from nelbo.training.rehearsal import check_memory, choose_precision
@@ -32,6 +31,7 @@ from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.threads import use_fastest_threads
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import Step, Trainer
+from nelbo.training.watch import Watch
 
 # Images to choose the number of threads on, if a step takes more than this many seconds.
 _TUNED_IMAGES, _SLOW_STEP = 16, 1.0

@@ -1,1 +1,0 @@
-"""How `nelbo train` follows a run in a terminal."""
