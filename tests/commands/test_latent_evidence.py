@@ -18,12 +18,12 @@ from nelbo import Bound, LatentBound, LatentDiffusion
 from nelbo.base.console import MESSAGES
 from nelbo.chain.estimators import Importance, proposal_from
 from nelbo.cli import main
-from nelbo.commands.evaluation_progress import find_levels, levels_to_compare
 from nelbo.data import load_data
 from nelbo.evidence import classify
 from nelbo.evidence.evaluation import batch_generators, evaluate
 from nelbo.evidence.inputs import condition_for
 from nelbo.evidence.pilot import pilot
+from nelbo.evidence.progress import find_levels, levels_to_compare
 from tests.commands.test_evidence import run_json, table
 from tests.faults.test_mistakes import mistake
 from tests.formats import tiny
@@ -199,7 +199,7 @@ def test_a_complete_ranking_takes_no_pilot(run, on, tmp_path, capsys, monkeypatc
     rows = table(tmp_path / "out" / "ranking.csv")
     pilots = []
     monkeypatch.setattr(
-        "nelbo.commands.evaluation_progress.pilot",
+        "nelbo.evidence.progress.pilot",
         lambda *args: (pilots.append(args), pilot(*args))[1],
     )
     assert run_json(capsys, *options) == first

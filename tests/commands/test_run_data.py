@@ -23,9 +23,9 @@ def test_the_files_of_a_run_are_read_once(run_path, monkeypatch):
     for module in (files, notes, scheduler):
         monkeypatch.setattr(module, "read_json", lambda f: (read.append(f.name), read_json(f))[1])
     pipeline = Pipeline.open(run_path)
-    source = check_data(pipeline, None, "test")
+    source = check_data(pipeline, None, "test", images=5, seed=3)
     assert (source.name, source.split, source.own) == ("digits", "test", True)
-    model, data = load_with_data(pipeline, source, torch.device("cpu"), images=5, seed=3)
+    model, data = load_with_data(pipeline, source, torch.device("cpu"))
     assert model.num_levels == 20
     assert pipeline.usual_sampler(4) == default_sampler(model.schedule, 4)
     assert data.names == load_data("digits", "test").subset(5, 3).names

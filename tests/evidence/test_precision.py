@@ -126,7 +126,7 @@ def test_evaluate_allows_a_tenth_of_the_error(
     def found(*_, **__):
         return Trial(3.0, -factor * tolerance, 0.0, 77)
 
-    monkeypatch.setattr("nelbo.commands.evaluate.try_bfloat16", found)
+    monkeypatch.setattr("nelbo.evidence.precision.try_bfloat16", found)
     alone = read("--precision", {"bfloat16": "bf16", "float32": "fp32"}[taken])
     tried = read("--precision", "auto")
     assert tried["precision"] == taken

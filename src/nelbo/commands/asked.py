@@ -6,15 +6,30 @@ import torch
 
 from nelbo.chain.model import Model
 from nelbo.commands.groups import SplitOptions
+from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
 from nelbo.formats import Pipeline
-from nelbo.runs.run_data import check_data, load_with_data
+from nelbo.runs.run_data import RunSource, check_data, load_with_data
+from nelbo.runs.run_directory import RunDirectory
+
+
+def asked_source(options: SplitOptions | Compare, run: Pipeline | RunDirectory) -> RunSource:
+    """Where the images come from that a run is to be read on; see `check_data`."""
+    return check_data(
+        run,
+        options.data,
+        options.split,
+        keep_duplicates=options.keep_duplicates,
+        resize=options.resize,
+        images=options.images,
+        seed=options.computing.seed,
+    )
 
 
 def load_asked(
     options: SplitOptions, device: torch.device, *, quiet: bool = False, scaled: bool = True
 ) -> tuple[Model, ImageData]:
-    """The model and the images that a command is asked for; see `check_data`, `load_with_data`.
+    """The model and the images that a command is asked for; see `load_with_data`.
 
     Args:
         options: the command's.
@@ -23,16 +38,10 @@ def load_asked(
         scaled: as `load_with_data`.
     """
     pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
     return load_with_data(
         pipeline,
-        source,
+        asked_source(options, pipeline),
         device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
         quiet=quiet,
         scaled=scaled,
         control=getattr(options, "control", None),

@@ -16,7 +16,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import share_interval
 from nelbo.chain.model import Model
 from nelbo.commands.asked import load_asked
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
 from nelbo.data import ImageData
@@ -46,50 +46,49 @@ def run(options: Classify) -> None:
     right = (result.label == classes.of_images)[known].double()
     accuracy = float(right.mean()) if len(right) else None
     interval = share_interval(int(right.sum()), len(right)) if len(right) else None
-    reads = model.reads_text
     largest = _largest_share(classes.of_images[known])
-    if options.computing.json:
-        print_json(
-            {
-                "run": options.run_path,
-                "data": data.source,
-                "split": options.split,
-                "images": len(data),
-                "classes": count,
-                "images_of_known_class": len(right),
-                "accuracy": accuracy,
-                "interval": interval,
-                "chance": 1 / count,
-                "largest_class": largest,
-                "conditioned_on": "prompt" if reads else "class",
-                "embedded_guidance": model.embedded_guidance,
-                "duplicates_left_out": data.left_out,
-                "calls_per_image": calls,
-                "calls_for_all_classes_and_levels": count * T,
-                "certain": float((result.remaining.sum(1) == 1).double().mean()),
-                "classified": found,
-            }
-        )
-        return
-    show(_table(found[:_PRINTED]))
+    more = None
     if len(found) > _PRINTED:
         where = "--out FILE writes all" if options.out is None else f"all are in {options.out}"
-        show(f"... and {len(found) - _PRINTED:,} more; {where}")
+        more = f"... and {len(found) - _PRINTED:,} more; {where}"
+    verdict = None
     if interval is not None:
         low, high = interval
-        show(
+        verdict = (
             f"{accuracy:.1%} of {len(right):,} images are classified as they are "
             f"{classes.known_by}; chance is {1 / count:.1%}, and always the largest class "
             f"{largest:.1%}; 95% interval {low:.1%} to {high:.1%}"
         )
-    if model.embedded_guidance is not None:
-        show(f"by the model at the embedded guidance {model.embedded_guidance:g}")
-    show(
+    at = model.embedded_guidance
+    answer(
+        options.computing.json,
+        {
+            "run": options.run_path,
+            "data": data.source,
+            "split": options.split,
+            "images": len(data),
+            "classes": count,
+            "images_of_known_class": len(right),
+            "accuracy": accuracy,
+            "interval": interval,
+            "chance": 1 / count,
+            "largest_class": largest,
+            "conditioned_on": "prompt" if model.reads_text else "class",
+            "embedded_guidance": at,
+            "duplicates_left_out": data.left_out,
+            "calls_per_image": calls,
+            "calls_for_all_classes_and_levels": count * T,
+            "certain": float((result.remaining.sum(1) == 1).double().mean()),
+            "classified": found,
+        },
+        _table(found[:_PRINTED]),
+        more,
+        verdict,
+        None if at is None else f"by the model at the embedded guidance {at:g}",
         f"{calls:,.1f} network evaluations an image; all {count} classes at all "
-        f"{T:,} levels would be {count * T:,}"
+        f"{T:,} levels would be {count * T:,}",
+        None if options.out is None else f"Each image: {options.out}",
     )
-    if options.out is not None:
-        show(f"Each image: {options.out}")
 
 
 def _prompts(options: Classify) -> tuple[str, ...]:

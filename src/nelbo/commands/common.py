@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.console import RenderableType
@@ -13,13 +13,9 @@ from rich.console import RenderableType
 from nelbo.base.console import RESULTS, notice, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
-from nelbo.chain.model import Model
-from nelbo.diffusion import optimal_levels
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats.model_directory import ships
 from nelbo.networks.files import locate
-
-SomeModel = TypeVar("SomeModel", bound=Model)
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,17 +53,30 @@ def check_optimal(run_path: str, steps: int | None) -> None:
         raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
 
 
-def optimal_chain(model: SomeModel, steps: int | None) -> SomeModel:
-    """The chain of `steps` levels with the best bound and its optimal variance.
+def answer(
+    json: bool,
+    content: Mapping[str, Any],
+    *results: RenderableType | None,
+    warnings: Iterable[str] = (),
+    notes: Iterable[str] = (),
+) -> None:
+    """What a command has found, for a program or for people.
 
-    Raises:
-        NelboError: as many steps as the chain does not have.
+    Args:
+        json: whether a program reads it.
+        content: all of it, to print as JSON.
+        results: lines and tables of it, see `show`.
+        warnings: why its figures may be far from the truth, such as `Estimate.warnings`.
+        notes: what else people should know.
     """
-    assert steps is not None  # see check_optimal
-    profile = model.chain.profile
-    assert profile is not None
-    fitted = model.with_profile(profile, variance="analytic")
-    return fitted.respace(optimal_levels(profile, steps))
+    if json:
+        print_json(content)
+        return
+    for result in results:
+        show(result)
+    for kind, lines in (("warning", warnings), ("note", notes)):
+        for line in lines:
+            notice(f"{kind}: {line}")
 
 
 def show(result: RenderableType | None) -> None:
@@ -80,12 +89,6 @@ def show(result: RenderableType | None) -> None:
         RESULTS.print(result)
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Why figures may be far from the truth, such as `Estimate.warnings`, a line each."""
-    for warning in warnings:
-        notice(f"warning: {warning}")
-
-
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: Mapping[str, Any]) -> None:
     """The result of a command for a program, on standard output."""
     print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))

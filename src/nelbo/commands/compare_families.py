@@ -15,13 +15,13 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import print_json, show
+from nelbo.commands.common import answer
 from nelbo.commands.contestants import Contest, Trained, train
-from nelbo.commands.evaluation_progress import evaluate_at_levels
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.modes import count_modes
+from nelbo.evidence.progress import evaluate_at_levels
 from nelbo.evidence.sample_quality import sample_quality
 from nelbo.evidence.sample_reading import LEAST_REAL
 from nelbo.evidence.standings import FIGURES, SPACES, Figures, Standing, packed
@@ -87,12 +87,12 @@ def compare_families(options: Compare) -> None:
     report = FamiliesReport(tuple(standings), test, len(images.train), budget, tuple(seeds))
     write_csv(out / TABLE_FILE, csv_rows(report))
     write_html(families_page(report), out / PAGE_FILE)
-    if options.computing.json:
-        print_json({**families_json(report), "out": str(out), "page": str(out / PAGE_FILE)})
-    else:
-        for table in families_tables(report):
-            show(table)
-        show(f"Page: {(out / PAGE_FILE).resolve().as_uri()}")
+    answer(
+        options.computing.json,
+        {**families_json(report), "out": str(out), "page": str(out / PAGE_FILE)},
+        *families_tables(report),
+        f"Page: {(out / PAGE_FILE).resolve().as_uri()}",
+    )
     if report.judged is None:
         raise NelboError(f"every fit {'; '.join(standings[0].notes(budget))}")
 

@@ -9,38 +9,38 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device, print_json, show, warn
-from nelbo.commands.evaluation_progress import evaluate_with_progress, levels_to_compare
+from nelbo.commands.asked import asked_source
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
 from nelbo.data.splits import TRAIN
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
+from nelbo.evidence.progress import evaluate_with_progress, levels_to_compare
 from nelbo.formats import Pipeline
-from nelbo.report.formatting import number
-from nelbo.runs.run_data import RunSource, check_data, load_with_data
+from nelbo.report.tables import estimate_text
+from nelbo.runs.run_data import load_with_data
 
 
 def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     """Evaluate both, compare, print."""
     pipelines = [Pipeline.open(run) for run in runs]
-    sources = [
-        check_data(run, options.data, options.split, keep_duplicates=options.keep_duplicates)
-        for run in pipelines
-    ]
+    sources = [asked_source(options, run) for run in pipelines]
     trained = [source.own for source in sources]
-    # What one of them was trained on is left out for the other, too.
+    # What one of them was trained on is left out, and cropped and resized as then, for the other,
+    # too.
     own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
-    sources = [replace(source, own=own, validation=validation) for source in sources]
+    alike = {"own": own, "validation": validation, "resize": options.resize or own}
+    sources = [replace(source, **alike) for source in sources]
     device = choose_device(options.computing.device)
-    # What one of them was trained on is cropped and resized as then for the other, too.
-    resize = options.resize or any(source.own for source in sources)
-    # Both, before the long work: the second may not be there.
+    # Both, before the long work: the second may not be there. The seed draws the same images.
     loaded = [
-        _load(options, run, source, device, resize)
-        for run, source in zip(pipelines, sources, strict=True)
+        load_with_data(run, source, device) for run, source in zip(pipelines, sources, strict=True)
     ]
+    for _, data in loaded:
+        if len(data) < 2:
+            raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
     if options.embedded_guidance is not None:
         loaded = _at_guidance(loaded, options.embedded_guidance)
     _check_shapes(runs, [data.shape for _, data in loaded])
@@ -62,54 +62,54 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     shown = loaded[0][1]
     files = file_sizes(shown.images, shown.levels)
     warnings = [*_trained_on(runs, trained, shown), *result.warnings(shown.names)]
-    if options.computing.json:
-        print_json(
-            {
-                "data": options.data,
-                "split": options.split,
-                "duplicates_left_out": shown.left_out,
-                "images": len(result.difference),
-                "runs": [
-                    {
-                        "run": run,
-                        "bits_per_dim": mean.mean,
-                        "standard_error": mean.standard_error,
-                        "interval": mean.interval(),
-                        **what.to_json(),
-                    }
-                    for run, mean, what in zip(runs, means, given, strict=True)
-                ],
-                "difference": result.mean.mean,
-                "standard_error": result.mean.standard_error,
-                "interval": result.mean.interval(),
-                "p_value": result.p_value,
-                "first_wins": result.first_wins,
-                "files": sizes_json(files),
-                "skewness": result.skewness,
-                "warnings": warnings,
-            }
-        )
-        return
     low, high = result.mean.interval()
-    for run, mean, what in zip(runs, means, given, strict=True):
-        shown_mean = f"{number(mean.mean, 3)} ± {number(mean.standard_error, 3)}"
-        show(f"{shown_mean} bits/dim{what.suffix}  {run}")
-    show(files.line if files else None)
-    show(
-        f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
-        f"95% interval {low:+.4f} to {high:+.4f}, "
-        f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}"
-    )
-    if given[0].what != given[1].what:
-        for run, what in zip(runs, given, strict=True):
-            show(f"{run} is conditioned on {what.fact}")
     better = runs[0] if result.mean.mean < 0 else runs[1]
     share = result.first_wins if result.mean.mean < 0 else 1 - result.first_wins
+    verdict = "These images show no difference between the two models"
     if result.p_value < 0.05:
-        show(f"{better} explains the images better, {share:.0%} of them one by one")
-    else:
-        show("These images show no difference between the two models")
-    warn(warnings)
+        verdict = f"{better} explains the images better, {share:.0%} of them one by one"
+    same = given[0].what == given[1].what
+    answer(
+        options.computing.json,
+        {
+            "data": options.data,
+            "split": options.split,
+            "duplicates_left_out": shown.left_out,
+            "images": len(result.difference),
+            "runs": [
+                {
+                    "run": run,
+                    "bits_per_dim": mean.mean,
+                    "standard_error": mean.standard_error,
+                    "interval": mean.interval(),
+                    **what.to_json(),
+                }
+                for run, mean, what in zip(runs, means, given, strict=True)
+            ],
+            "difference": result.mean.mean,
+            "standard_error": result.mean.standard_error,
+            "interval": result.mean.interval(),
+            "p_value": result.p_value,
+            "first_wins": result.first_wins,
+            "files": sizes_json(files),
+            "skewness": result.skewness,
+            "warnings": warnings,
+        },
+        *(
+            f"{estimate_text(mean, 3)} bits/dim{what.suffix}  {run}"
+            for run, mean, what in zip(runs, means, given, strict=True)
+        ),
+        files.line if files else None,
+        f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+        f"95% interval {low:+.4f} to {high:+.4f}, "
+        f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}",
+        *(
+            None if same else f"{run} is conditioned on {what.fact}"
+            for run, what in zip(runs, given, strict=True)
+        ),
+        verdict,
+        warnings=warnings,
+    )
 
 
 def _trained_on(runs: tuple[str, str], trained: Sequence[bool], data: ImageData) -> list[str]:
@@ -130,24 +130,6 @@ def _check_shapes(runs: tuple[str, str], shapes: list[tuple[int, int, int]]) -> 
             for run, shape in zip(runs, shapes, strict=True)
         )
         raise NelboError(f"a paired comparison needs models of images of one size: {takes}")
-
-
-def _load(
-    options: Compare, pipeline: Pipeline, source: RunSource, device: torch.device, resize: bool
-) -> tuple[Model, ImageData]:
-    """The model of a run and the images in its size."""
-    # The seed draws the same images for both.
-    model, data = load_with_data(
-        pipeline,
-        source,
-        device,
-        resize=resize,
-        images=options.images,
-        seed=options.computing.seed,
-    )
-    if len(data) < 2:
-        raise NelboError(f"a paired comparison needs at least 2 images, got {len(data)}")
-    return model, data
 
 
 def _at_guidance(

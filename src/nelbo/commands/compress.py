@@ -24,7 +24,7 @@ from nelbo.coding import (
 from nelbo.coding.conditions import captioned
 from nelbo.coding.container import MAGIC
 from nelbo.coding.rate_distortion import psnr_of
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.compress import Compress
 from nelbo.commands.pace import Pace
 from nelbo.data import ImageData
@@ -109,21 +109,19 @@ def _coarse_to_fine(options: Compress, model: Model, image: Tensor) -> None:
         temporary.write_bytes(content)
     back = decompress_progressive(model, content, condition=condition)
     psnr = float(psnr_of(back[None], image[None], model.data.shown_levels))
-    if options.json:
-        found = {"run": options.run_path, "out": str(options.out), "bytes": len(content)}
-        print_json(found | {"bits_per_pixel": 8 * len(content) / dims, "psnr": psnr})
-    else:
-        show(
-            f"{len(content):,} bytes, {8 * len(content) / dims:.3f} bits/pixel, PSNR {psnr:.1f} dB "
-            f"→ {options.out}"
-        )
+    found, bits = {"run": options.run_path, "out": str(options.out)}, 8 * len(content) / dims
+    answer(
+        options.json,
+        found | {"bytes": len(content), "bits_per_pixel": bits, "psnr": psnr},
+        f"{len(content):,} bytes, {bits:.3f} bits/pixel, PSNR {psnr:.1f} dB → {options.out}",
+    )
 
 
 def _pictures(options: Compress, pipeline: Pipeline, model: Model) -> tuple[Any, list[str] | None]:
     """The pictures and their names; of a data set, with all that is beside them."""
     if options.data is not None:
-        source = check_data(pipeline, options.data, options.split)
-        return data_for_run(source, model, resize=options.resize), None
+        source = check_data(pipeline, options.data, options.split, resize=options.resize)
+        return data_for_run(source, model), None
     shape = model.shape
     assert shape is not None
     images = [read_levels(path, shape[0], model.data.shown_levels) for path in options.files]
@@ -172,37 +170,40 @@ def _report(
     levels = model.data.shown_levels
     others = total_sizes(pixels, levels)
     others["raw"] = raw_size(dims, levels)
-    if options.json:
-        content = {"run": options.run_path, "pictures": len(pixels), "dims": dims}
-        if estimated is not None:
-            content |= {
-                "estimated_bytes": estimated.bytes.mean,
-                "standard_error": estimated.bytes.standard_error,
-                "bits_per_dim": estimated.bits_per_dim,
-                "first_draws_bytes": estimated.first_draws,
-                "steps": estimated.steps,
-            }
-        else:
-            content |= {"out": str(options.out), "bytes": size}
-            content |= dict(zip(("encode_per_second", "decode_per_second"), speeds, strict=False))
-        print_json(content | {"other_formats": others})
-        return
+    content: dict[str, Any] = {"run": options.run_path, "pictures": len(pixels), "dims": dims}
     count = f"{len(pixels):,} picture{'s' * (len(pixels) > 1)}"
+    lines = []
     if estimated is not None:
+        content |= {
+            "estimated_bytes": estimated.bytes.mean,
+            "standard_error": estimated.bytes.standard_error,
+            "bits_per_dim": estimated.bits_per_dim,
+            "first_draws_bytes": estimated.first_draws,
+            "steps": estimated.steps,
+        }
         error = estimated.bytes.standard_error  # one tile has no spread
         spread = f" ± {error:,.0f}" if math.isfinite(error) else ""
         levels_kept = f" with {estimated.steps} levels" if estimated.steps else ""
-        show(
+        lines.append(
             f"about {estimated.bytes.mean:,.0f}{spread} bytes by the bound, "
             f"{estimated.bits_per_dim:.3f} bits/dim, for {count}{levels_kept}; beside them a "
             f"header of some 150 bytes, and in each block {estimated.first_draws:,} for the draws "
             "of the first pictures, or their names where these take more"
         )
     elif size is not None:
+        content |= {"out": str(options.out), "bytes": size}
+        content |= dict(zip(("encode_per_second", "decode_per_second"), speeds, strict=False))
         back = ", read back the same" if options.verify else ""
-        show(f"{count} in {size:,} bytes, {8 * size / dims:.3f} bits/dim{back} → {options.out}")
         done = zip(("encoded", "decoded"), speeds, strict=False)
-        show(", ".join(f"{what} {speed:.3g} images/s" for what, speed in done))
+        lines = [
+            f"{count} in {size:,} bytes, {8 * size / dims:.3f} bits/dim{back} → {options.out}",
+            ", ".join(f"{what} {speed:.3g} images/s" for what, speed in done),
+        ]
     titles = TITLES | {"zstd": "zstd -19 of all", "raw": "the pixels as they are"}
-    line = ", ".join(f"{titles[name]} {count:,}" for name, count in others.items())
-    show(f"the same pictures in bytes: {line}")
+    beside = ", ".join(f"{titles[name]} {count:,}" for name, count in others.items())
+    answer(
+        options.json,
+        content | {"other_formats": others},
+        *lines,
+        f"the same pictures in bytes: {beside}",
+    )

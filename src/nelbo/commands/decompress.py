@@ -11,7 +11,7 @@ from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
 from nelbo.coding.conditions import captioned
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.decompress import Decompress
 from nelbo.commands.pace import Pace
 from nelbo.data.names import printable
@@ -52,14 +52,21 @@ def run(options: Decompress) -> None:
     files = _write(found, options.out)
     for line in found.damage:
         notice(f"lost: {line}")
-    if options.json:
-        content = {"archive": str(options.archive), "out": str(options.out), "run": run_path}
-        content |= {"pictures": len(files), "of": found.total, "damage": found.damage}
-        print_json(content | {"decode_per_second": speeds[0] if speeds else None})
-    else:
-        of = "" if len(files) == found.total else f" of {found.total:,}"
-        pace_shown = "".join(f", {speed:.3g} images/s" for speed in speeds)
-        show(f"{len(files):,}{of} picture{'s' * (found.total > 1)}{pace_shown} → {options.out}")
+    of = "" if len(files) == found.total else f" of {found.total:,}"
+    pace_shown = "".join(f", {speed:.3g} images/s" for speed in speeds)
+    answer(
+        options.json,
+        {
+            "archive": str(options.archive),
+            "out": str(options.out),
+            "run": run_path,
+            "pictures": len(files),
+            "of": found.total,
+            "damage": found.damage,
+            "decode_per_second": speeds[0] if speeds else None,
+        },
+        f"{len(files):,}{of} picture{'s' * (found.total > 1)}{pace_shown} → {options.out}",
+    )
 
 
 def _coarse(options: Decompress, content: bytes) -> None:
@@ -76,10 +83,11 @@ def _coarse(options: Decompress, content: bytes) -> None:
     image = decompress_progressive(model, content, condition=condition)
     file = options.out / f"{options.archive.stem}.png"
     _save(image, file)
-    if options.json:
-        print_json({"archive": str(options.archive), "out": str(file)})
-    else:
-        show(f"1 picture of {len(content):,} bytes → {file}")
+    answer(
+        options.json,
+        {"archive": str(options.archive), "out": str(file)},
+        f"1 picture of {len(content):,} bytes → {file}",
+    )
 
 
 def _write(found: Decoded, out: Path) -> list[Path]:

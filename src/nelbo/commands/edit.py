@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import print_json, show
+from nelbo.commands.common import answer
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import Edit
 from nelbo.commands.picture_model import PictureModel
@@ -57,11 +57,12 @@ def run(options: Edit) -> None:
     else:
         columns = None if options.interpolate is None else len(edited)
         save_grid(edited, options.out, pictures.levels, columns=columns)
-    if options.computing.json:
-        content = {"run": options.run_path, "out": str(options.out), "images": len(edited)}
-        print_json(content | {"seconds": round(seconds, 3)})
-    else:
-        show(f"{len(edited)} image{'s' * (len(edited) > 1)} in {seconds:.1f} s → {options.out}")
+    content = {"run": options.run_path, "out": str(options.out), "images": len(edited)}
+    answer(
+        options.computing.json,
+        content | {"seconds": round(seconds, 3)},
+        f"{len(edited)} image{'s' * (len(edited) > 1)} in {seconds:.1f} s → {options.out}",
+    )
 
 
 def _walk(

@@ -6,9 +6,9 @@ import dataclasses
 
 from rich.table import Table
 
-from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, print_json, show, warn
+from nelbo.commands.asked import asked_source
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.autoencoder import (
@@ -41,13 +41,9 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     if options.precision != "fp32":
         raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
     directory = RunDirectory(options.run_path)
-    found = check_data(
-        directory, options.data, options.split, keep_duplicates=options.keep_duplicates
-    )
+    source = asked_source(options, directory)
     run = AutoencoderRun.load(options.run_path).to(choose_device(options.computing.device))
-    data = data_for_run(
-        found, run, resize=options.resize, images=options.images, seed=options.computing.seed
-    )
+    data = data_for_run(source, run)
     if data.levels != run.data.levels:
         raise NelboError(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
@@ -60,25 +56,24 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         scale = fit_scale(run.autoencoder, for_fits_of(check_data(directory, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=options.batch_size)
     files = file_sizes(data.images, data.levels)
-    if options.computing.json:
-        print_json(
-            {
-                "run": options.run_path,
-                "data": data.source,
-                "split": options.split,
-                "conditioned_on": None,
-                "duplicates_left_out": data.left_out,
-                "examples": len(data),
-                "decoder_scale": scale,
-                **dataclasses.asdict(reading),
-                "files": sizes_json(files),
-            }
-        )
-        return
-    show(_table(reading, options.split))
-    show(files.line if files else None)
-    notice(f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1")
-    warn(reading.warnings)
+    answer(
+        options.computing.json,
+        {
+            "run": options.run_path,
+            "data": data.source,
+            "split": options.split,
+            "conditioned_on": None,
+            "duplicates_left_out": data.left_out,
+            "examples": len(data),
+            "decoder_scale": scale,
+            **dataclasses.asdict(reading),
+            "files": sizes_json(files),
+        },
+        _table(reading, options.split),
+        files.line if files else None,
+        f"{len(data)} images; scale of the decoder {scale:.4f}, in images from −1 to 1",
+        warnings=reading.warnings,
+    )
 
 
 def _table(reading: AutoencoderReading, split: str) -> Table:

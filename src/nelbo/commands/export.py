@@ -9,7 +9,7 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
-from nelbo.commands.common import print_json, show
+from nelbo.commands.common import answer
 from nelbo.commands.options.export import Export
 from nelbo.data.credits import ORIGIN, licence_asked
 from nelbo.data.sources import is_path
@@ -47,10 +47,11 @@ def run(options: Export) -> None:
             temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise NelboError(f"cannot write to {options.out}: {error}") from error
-    if options.json:
-        print_json({"run": options.run_path, "out": str(options.out), "pipeline": pipeline})
-    else:
-        show(f"Exported to {options.out}, a {pipeline} with its card {options.out / CARD_FILE}")
+    answer(
+        options.json,
+        {"run": options.run_path, "out": str(options.out), "pipeline": pipeline},
+        f"Exported to {options.out}, a {pipeline} with its card {options.out / CARD_FILE}",
+    )
 
 
 def _model(options: Export, source: Pipeline, run: RunDirectory) -> tuple[Model, dict[str, Any]]:

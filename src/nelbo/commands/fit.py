@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rich.table import Table
 
-from nelbo.base.console import counting_progress, notice
+from nelbo.base.console import counting_progress
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device, print_json, show, warn
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
@@ -53,32 +54,35 @@ def run(options: Fit) -> None:
     bounds = expected_bounds(profile, math.prod(data.shape), autoencoder)
     error = spread * (1 / (math.prod(data.shape) * math.log(2)))
     doubted = doubts(profile, bounds)
-    if options.computing.json:
-        print_json(
-            {
-                "run": options.run_path,
-                "data": data.source,
-                "split": source.split,
-                **given_of(model, data).to_json(),
-                "examples": profile.examples,
-                "levels_measured": len(profile.levels),
-                "bits_per_dim": bounds,
-                "standard_error": None if profile.examples < 2 else error.standard_error,
-                "of_the_images_fitted_on": True,
-                "warnings": error.warnings(),
-                "doubts": doubted,
-                "out": str(file),
-            }
-        )
-    else:
-        measured = f"{profile.examples:,} {source.split} images"
-        suffix = given_of(model, data).suffix
-        _print_bounds(bounds, measured, error.standard_error, suffix)
-        warn(error.warnings())
-        for doubt in doubted:
-            notice(f"note: {doubt}")
-        where = "" if options.out is None else f" {options.out}"
-        show(f"Stored in {file}; sample and evaluate{where} use it with --levels optimal")
+    given, warnings = given_of(model, data), error.warnings()
+    measured = f"{profile.examples:,} {source.split} images"
+    # One image has no spread.
+    spread_shown = "without an error"
+    if math.isfinite(error.standard_error):
+        spread_shown = f"each ± {error.standard_error:.3f} over images"
+    where = "" if options.out is None else f" {options.out}"
+    answer(
+        options.computing.json,
+        {
+            "run": options.run_path,
+            "data": data.source,
+            "split": source.split,
+            **given.to_json(),
+            "examples": profile.examples,
+            "levels_measured": len(profile.levels),
+            "bits_per_dim": bounds,
+            "standard_error": None if profile.examples < 2 else error.standard_error,
+            "of_the_images_fitted_on": True,
+            "warnings": warnings,
+            "doubts": doubted,
+            "out": str(file),
+        },
+        _table(bounds, given.suffix),
+        f"These are of the {measured} that were fitted on, {spread_shown}; evaluate others",
+        f"Stored in {file}; sample and evaluate{where} use it with --levels optimal",
+        warnings=warnings,
+        notes=doubted,
+    )
 
 
 def _source(options: Fit, pipeline: Pipeline) -> RunSource:
@@ -88,7 +92,7 @@ def _source(options: Fit, pipeline: Pipeline) -> RunSource:
             f"--split {options.split}: levels are fitted to validation or train images; those for "
             "test are what figures are reported on"
         )
-    source = check_data(pipeline, options.data, options.split or "train")
+    source = check_data(pipeline, options.data, options.split or "train", resize=options.resize)
     if source.split == "all" and source.own:
         raise NelboError(
             "--split all holds the test images of the run, on which figures are reported: give "
@@ -103,12 +107,12 @@ def _load(
 ) -> tuple[RunSource, Model, ImageData]:
     """The model and the images; by default those to train on where none are for validation."""
     try:
-        return source, *load_with_data(pipeline, source, device, resize=options.resize)
+        return source, *load_with_data(pipeline, source, device)
     except EmptySplitError:
         if options.split is not None:
             raise
     source = replace(source, split="train")
-    return source, *load_with_data(pipeline, source, device, resize=options.resize)
+    return source, *load_with_data(pipeline, source, device)
 
 
 def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile, float, Estimate]:
@@ -140,9 +144,7 @@ def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile,
     return profile, autoencoder.mean().item(), spread
 
 
-def _print_bounds(
-    bounds: dict[str, dict[str, float]], images: str, error: float, suffix: str
-) -> None:
+def _table(bounds: dict[str, dict[str, float]], suffix: str) -> Table:
     table = new_table(
         (),
         ("levels", "evenly spaced", "optimal"),
@@ -150,7 +152,4 @@ def _print_bounds(
     )
     for K, even in bounds["even"].items():
         table.add_row(K, f"{even:.3f}", f"{bounds['optimal'][K]:.3f}")
-    show(table)
-    # One image has no spread.
-    spread = f"each ± {error:.3f} over images" if math.isfinite(error) else "without an error"
-    show(f"These are of the {images} that were fitted on, {spread}; evaluate others")
+    return table

@@ -12,8 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.commands.asked import load_asked
-from nelbo.commands.common import choose_device, print_json, show
-from nelbo.commands.evaluation_progress import find_levels
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
@@ -21,6 +20,7 @@ from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
 from nelbo.evidence.inputs import check_fits, inputs
 from nelbo.evidence.likelihood import log_likelihood
+from nelbo.evidence.progress import find_levels
 from nelbo.report.tables import likelihood_table
 
 
@@ -67,12 +67,8 @@ def run(options: Likelihood) -> None:
     }
     given = given_of(model, data)
     files = file_sizes(data.images, data.levels)
-    if not options.computing.json:
-        show(likelihood_table(rows, unit=f"bits/dim{given.suffix}"))
-        show(given.line)
-        show(files.line if files else None)
-        return
-    print_json(
+    answer(
+        options.computing.json,
         {
             "run": options.run_path,
             "data": data.source,
@@ -92,5 +88,8 @@ def run(options: Likelihood) -> None:
                 for name, (value, calls) in rows.items()
             },
             "files": sizes_json(files),
-        }
+        },
+        likelihood_table(rows, unit=f"bits/dim{given.suffix}"),
+        given.line,
+        files.line if files else None,
     )

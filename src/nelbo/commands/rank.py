@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,7 @@ from nelbo.base.console import MESSAGES
 from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import print_json, show
-from nelbo.commands.evaluation_progress import evaluate_at_levels
+from nelbo.commands.common import answer
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
@@ -22,6 +21,7 @@ from nelbo.evidence.bit_map import map_bits
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import Given, given_of
 from nelbo.evidence.identity import identify_profile
+from nelbo.evidence.progress import evaluate_at_levels
 from nelbo.formats import Pipeline
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
@@ -34,13 +34,21 @@ _PRINTED = 10
 # Levels an image: of models of pixels, and of latents.
 _LEVELS = (50, 10)
 # What does not decide the bounds.
-_NO_SETTINGS = ("run_path", "computing", "out", "shown", "maps", "score")
+_NO_SETTINGS = ("shown", "maps", "score")
 
 
 def run(options: Rank) -> None:
     """Evaluate, rank, write the table and the page."""
     pipeline = Pipeline.open(options.run_path)
-    source = check_data(pipeline, options.data, options.split or "all", keep_duplicates=True)
+    source = check_data(
+        pipeline,
+        options.data,
+        options.split or "all",
+        keep_duplicates=True,
+        resize=options.resize,
+        images=options.images,
+        seed=options.computing.seed,
+    )
     if options.split is None and source.own:
         source = replace(source, split="test")
     processes = join_processes(options.computing.device, options.out)
@@ -48,22 +56,21 @@ def run(options: Rank) -> None:
         pipeline,
         source,
         processes.device,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
         quiet=not processes.is_main,
         embedded_guidance=options.embedded_guidance,
     )
-    settings = {k: v for k, v in asdict(options).items() if k not in _NO_SETTINGS}
     levels = options.levels or _LEVELS[model.few_levels_matter]
-    settings |= {
-        "split": source.split,
-        "seed": options.computing.seed,
-        "levels": levels,
-        "estimator": "importance",
-        "proposal": identify_profile(model),
-    }
-    store = open_store(options.out, model, data, settings, processes)
+    store = open_store(
+        options,
+        model,
+        data,
+        processes,
+        besides=_NO_SETTINGS,
+        split=source.split,
+        levels=levels,
+        estimator="importance",
+        proposal=identify_profile(model),
+    )
     bound, _ = evaluate_at_levels(
         model,
         data,
@@ -130,35 +137,36 @@ def _report(
         }
         for i in order[:_PRINTED].tolist()
     ]
-    if options.computing.json:
-        print_json(
-            {
-                "run": options.run_path,
-                "data": data.source,
-                "split": split,
-                "images": len(data),
-                "score": options.score,
-                **given.to_json(),
-                "bits_per_dim": average.mean,
-                "standard_error": average.standard_error,
-                "files": sizes_json(files),
-                "most_surprising": first,
-                "table": str(options.out / TABLE),
-                "page": str(options.out / PAGE),
-                "skipped": list(data.skipped),
-            }
-        )
-        return
+    shown = []
     for row in first:
         caption = f"  {row['caption']}" if row["caption"] else ""
         of = f"  ({row['split']})" if mixed else ""
         excess = "" if scores is None else f" ({row['excess_bits_per_dim']:+.3f} over files)"
-        show(
+        shown.append(
             f"{row['bits_per_dim']:8.3f} bits/dim{given.suffix}{excess}  {row['name']}{of}{caption}"
         )
     if len(order) > len(first):
-        show(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
+        shown.append(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
     mean, error = estimate_parts(average, 3)
-    show(f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}")
-    show(files.line if files else None)
-    show(f"Page: {(options.out / PAGE).resolve().as_uri()}")
+    answer(
+        options.computing.json,
+        {
+            "run": options.run_path,
+            "data": data.source,
+            "split": split,
+            "images": len(data),
+            "score": options.score,
+            **given.to_json(),
+            "bits_per_dim": average.mean,
+            "standard_error": average.standard_error,
+            "files": sizes_json(files),
+            "most_surprising": first,
+            "table": str(options.out / TABLE),
+            "page": str(options.out / PAGE),
+            "skipped": list(data.skipped),
+        },
+        *shown,
+        f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}",
+        files.line if files else None,
+        f"Page: {(options.out / PAGE).resolve().as_uri()}",
+    )

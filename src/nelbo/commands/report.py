@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nelbo.base.console import results_to
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import answer, choose_device
 from nelbo.commands.model_copy import check_place, copy_model
 from nelbo.commands.options.report import Report
 from nelbo.data.mentions import mention_skipped
@@ -24,7 +24,7 @@ def run(options: Report) -> None:
     check_place(options.run_path, options.out, REPORT_FILE, "the report")
     if not run.has_model:
         raise NelboError(f"{options.run_path} holds no model yet: its training was broken off")
-    test = check_data(run, options.data, "test")
+    test = check_data(run, options.data, "test", resize=options.resize)
     # A model that was saved by itself has no record that could be lost.
     recorded = "trained" in run.notes
     if options.out is None and recorded and not (run.path / METRICS_FILE).is_file():
@@ -45,23 +45,21 @@ def run(options: Report) -> None:
         run = RunDirectory(options.out)
     run.samples.mkdir(exist_ok=True)
     summary = kind.report(run, model, ending)
-    if options.computing.json:
-        print_json({"run": str(run.path), **summary})
-    else:
-        show(f"Report: {run.report.resolve().as_uri()}")
+    shown = f"Report: {run.report.resolve().as_uri()}"
+    answer(options.computing.json, {"run": str(run.path), **summary}, shown)
 
 
 def _ending(
     options: Report, run: RunDirectory, model: ImageModel, test: RunSource, *, fits: bool
 ) -> Ending:
     """What the model was trained on and what was held out, and how to report on it."""
-    held_out = data_for_run(test, model, resize=options.resize)
+    held_out = data_for_run(test, model)
     mention_skipped(held_out)
-    train = data_for_run(replace(test, split="train"), model, resize=options.resize)
+    train = data_for_run(replace(test, split="train"), model)
     return Ending(
         train=train,
         test=held_out,
-        for_fits=for_fits_of(test, model, resize=options.resize) if fits else train,
+        for_fits=for_fits_of(test, model) if fits else train,
         asked=Asked(options.levels, options.images),
         samples=options.samples,
         seconds=allowed_seconds(run.notes.get("trained", {}).get("seconds", 0.0)),

@@ -8,16 +8,16 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
-from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.commands.common import check_optimal, optimal_chain, print_json, show
+from nelbo.commands.common import answer, check_optimal
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.sample import Sample
 from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.evidence.sample_reading import SampleReading
+from nelbo.evidence.short_chains import optimal_chain
 from nelbo.formats import Pipeline
 from nelbo.networks.control import Control
 from nelbo.report.animation import check_animation, save_animation
@@ -52,7 +52,7 @@ def run(options: Sample) -> None:
     condition = _condition(options, pictures, n, compared)
     guiding = pictures.guiding(options.condition)
     model = pictures.model
-    if options.levels == "optimal":
+    if options.levels == "optimal" and options.sampling.steps is not None:
         model = optimal_chain(model, options.sampling.steps)
     film = None
     if options.animation is not None:
@@ -139,31 +139,31 @@ def _sampler(options: Sample, pipeline: Pipeline) -> Sampler | None:
 
 
 def _report(options: Sample, n: int, seconds: float, reading: SampleReading | None) -> None:
-    if options.computing.json:
-        quality = {} if reading is None else {"quality": reading.to_json()}
-        print_json(
-            {
-                "run": options.run_path,
-                "out": str(options.out),
-                "files": None if options.files is None else str(options.files),
-                "animation": None if options.animation is None else str(options.animation),
-                "images": n,
-                "seconds": round(seconds, 3),
-                "images_per_second": round(n / seconds, 3),
-                **quality,
-            }
-        )
-        return
-    written = [
-        str(path) for path in (options.out, options.files, options.animation) if path is not None
-    ]
-    show(
-        f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → "
-        f"{', '.join(written)}"
+    out, files, animation = (
+        None if path is None else str(path)
+        for path in (options.out, options.files, options.animation)
     )
-    if reading is not None:
-        from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
+    written = ", ".join(path for path in (out, files, animation) if path is not None)
+    content = {
+        "run": options.run_path,
+        "out": out,
+        "files": files,
+        "animation": animation,
+        "images": n,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(n / seconds, 3),
+    }
+    line = f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → {written}"
+    if reading is None:
+        answer(options.computing.json, content, line)
+        return
+    from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
 
-        show(quality_table(reading))
-        show(nearest_line(reading))
-        notice(ABOUT_FEATURES)
+    answer(
+        options.computing.json,
+        content | {"quality": reading.to_json()},
+        line,
+        quality_table(reading),
+        nearest_line(reading),
+        notes=[ABOUT_FEATURES],
+    )

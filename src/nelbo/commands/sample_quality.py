@@ -40,7 +40,8 @@ class Compared:
         """
         if features is not None:
             check_vision_model(features)
-        train = data_for_run(source, model, resize=True)
+        source = replace(source, resize=True)
+        train = data_for_run(source, model)
         mention_skipped(train)
         if len(train) < LEAST_REAL:
             raise NelboError(
@@ -48,7 +49,7 @@ class Compared:
                 f"{len(train)} to train on"
             )
         try:
-            held_out = data_for_run(replace(source, split="test"), model, resize=True)
+            held_out = data_for_run(replace(source, split="test"), model)
         except EmptySplitError:
             held_out = None
         return cls(train, held_out, features)

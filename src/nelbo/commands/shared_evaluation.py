@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.common import choose_device
+from nelbo.commands.options.evaluate import Evaluate
+from nelbo.commands.options.rank import Rank
 from nelbo.data import ImageData
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.identity import identify
 from nelbo.training.processes import Processes
+
+# Options that do not decide the bounds; the seed does.
+_NOT_DECISIVE = ("run_path", "computing", "out")
 
 
 def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
@@ -31,17 +38,36 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
 
 
 def open_store(
-    out: Path,
+    options: Evaluate | Rank,
     model: Model,
     data: ImageData,
-    settings: dict[str, Any],
     processes: Processes,
-) -> BoundStore:
-    """Where the bounds of batches are kept, for this model, these images and these settings."""
-    decisive = {**settings, "data": data.source, **identify(model, data)}
+    *,
+    besides: Collection[str] = (),
+    **found: Any,
+) -> BoundStore | None:
+    """Where the bounds of batches are kept, for this model, these images and these settings.
+
+    None without a directory to keep them in.
+
+    Args:
+        options: the command's, which decide the bounds.
+        model: the model.
+        data: the images.
+        processes: who evaluates.
+        besides: options that do not decide them.
+        found: settings that the options leave open.
+    """
+    if options.out is None:
+        return None
+    asked = asdict(options)
+    for name in (*_NOT_DECISIVE, *besides):
+        del asked[name]
+    settings = {"seed": options.computing.seed, "data": data.source, **identify(model, data)}
     # As JSON will give them back.
-    decisive = json.loads(json.dumps(decisive, default=str))
-    return BoundStore(stored_bounds(out), decisive, rank=processes.rank, count=processes.count)
+    decisive = json.loads(json.dumps({**asked, **settings, **found}, default=str))
+    rank, count = processes.rank, processes.count
+    return BoundStore(stored_bounds(options.out), decisive, rank=rank, count=count)
 
 
 def stored_bounds(out: Path) -> Path:

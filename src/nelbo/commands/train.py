@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from nelbo.base.console import notice
-from nelbo.commands.common import choose_device, print_json, show
+from nelbo.commands.common import answer, choose_device
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute, check_source, with_crops
@@ -52,12 +52,10 @@ def run(options: TrainOptions) -> None:
     directory, summary = train_stages(options, images, processes, start)
     if not processes.is_main:
         return
-    if options.json:
-        print_json({"run": str(directory.path), **summary})
-    elif "report" in summary:
-        show(f"Report: {directory.report.resolve().as_uri()}")
-    else:
-        show(f"Run: {directory.path}")
+    shown = f"Run: {directory.path}"
+    if "report" in summary:
+        shown = f"Report: {directory.report.resolve().as_uri()}"
+    answer(options.json, {"run": str(directory.path), **summary}, shown)
 
 
 def _check(options: TrainOptions) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import draw
 from nelbo.chain.model import Model
 from nelbo.chain.terms import per_example
@@ -17,6 +19,7 @@ from nelbo.diffusion.measurement import LevelCost
 from nelbo.diffusion.optimal_levels import expected_nelbo, optimal_levels
 from nelbo.samplers.grid import spaced_levels
 
+SomeModel = TypeVar("SomeModel", bound=Model)
 # Images encoded at a time.
 _ENCODED = 64
 # The share of levels nearest to noise, and bits/dim that make no difference.
@@ -98,3 +101,15 @@ def doubts(profile: LevelProfile, bounds: dict[str, dict[str, float]]) -> list[s
             f"from {profile.examples:,} images"
         )
     return doubts
+
+
+def optimal_chain(model: SomeModel, steps: int) -> SomeModel:
+    """The model with the chain of `steps` levels of the best bound, and its optimal variance.
+
+    Raises:
+        NelboError: a model without a level profile, or as many steps as its chain does not have.
+    """
+    profile = None if model.chain is None else model.chain.profile
+    if profile is None:
+        raise NelboError("the best levels of a chain are known once nelbo fit has measured it")
+    return model.with_profile(profile, variance="analytic").respace(optimal_levels(profile, steps))

@@ -58,6 +58,9 @@ class RunSource:
             there was one, its images are for train.
         keep_duplicates: keep test images that were trained on or chosen by under another name.
         classes: the names of the classes that the run is conditioned on, in their order; or none.
+        resize: crop and resize images of another size than the model's.
+        images: at most this number, drawn at random: those of a seed are the same for every model.
+        seed: which of them are drawn.
     """
 
     run_path: str
@@ -67,10 +70,20 @@ class RunSource:
     validation: bool = True
     keep_duplicates: bool = False
     classes: tuple[str, ...] = ()
+    resize: bool = False
+    images: int | None = None
+    seed: int = 0
 
 
 def check_data(
-    run: Pipeline | RunDirectory, source: str | None, split: str, *, keep_duplicates: bool = False
+    run: Pipeline | RunDirectory,
+    source: str | None,
+    split: str,
+    *,
+    keep_duplicates: bool = False,
+    resize: bool = False,
+    images: int | None = None,
+    seed: int = 0,
 ) -> RunSource:
     """The source of the images to read a model on: `source`, or what the run was trained on.
 
@@ -78,7 +91,10 @@ def check_data(
         run: where the model is, which is not read.
         source: as in `nelbo train`.
         split: which of its images.
-        keep_duplicates: see `RunSource`.
+        keep_duplicates: as all that follows, see `RunSource`.
+        resize: whether images of another size are.
+        images: how many of them.
+        seed: which.
 
     Raises:
         NelboError: there is none, or no such split.
@@ -106,7 +122,9 @@ def check_data(
             "one today: give --split test or train"
         )
     classes = tuple(map(str, notes.get("label_names") or ()))
-    return RunSource(run_path, source, split, own, validation, keep_duplicates, classes)
+    return RunSource(
+        run_path, source, split, own, validation, keep_duplicates, classes, resize, images, seed
+    )
 
 
 def check_not_data(pipeline: Pipeline, path: Path, option: str = "--out") -> None:
@@ -125,9 +143,6 @@ def load_with_data(
     source: RunSource,
     device: torch.device,
     *,
-    resize: bool = False,
-    images: int | None = None,
-    seed: int = 0,
     quiet: bool = False,
     scaled: bool = True,
     control: str | None = None,
@@ -139,9 +154,6 @@ def load_with_data(
         pipeline: where the model is.
         source: of the images.
         device: where the model is to be.
-        resize: as `data_for_run`.
-        images: as `data_for_run`.
-        seed: as `data_for_run`.
         quiet: name nothing.
         scaled: fit the scale of a decoder, where the likelihood lacks it, to images that are not
             for test.
@@ -155,19 +167,17 @@ def load_with_data(
     model = pipeline.model().to(device)
     if embedded_guidance is not None:
         model = model.with_embedded_guidance(embedded_guidance)
-    data = data_for_run(source, model, resize=resize, images=images, seed=seed)
-    data = with_controls(pipeline, model, data, control, seed)
+    data = data_for_run(source, model)
+    data = with_controls(pipeline, model, data, control, source.seed)
     if not quiet:
         mention_skipped(data)
         mention_duplicates(data)
     if scaled and model.lacks_scale:
-        _fit_missing_scale(source, model, data, resize=resize, quiet=quiet)
+        _fit_missing_scale(source, model, data, quiet=quiet)
     return model, data
 
 
-def _fit_missing_scale(
-    source: RunSource, model: Model, data: ImageData, *, resize: bool, quiet: bool
-) -> None:
+def _fit_missing_scale(source: RunSource, model: Model, data: ImageData, *, quiet: bool) -> None:
     """Give a latent model without a decoder scale the one that suits some images best.
 
     Those are for validation, or else to train on; the images themselves in a set without either.
@@ -175,7 +185,7 @@ def _fit_missing_scale(
     flatters = True
     fitted = data
     with contextlib.suppress(EmptySplitError):
-        fitted = for_fits_of(source, model, resize=resize)
+        fitted = for_fits_of(source, model)
         flatters = source.split != TEST
     latent: Any = model
     latent.decoder_scale = fit_scale(latent, fitted)
@@ -225,35 +235,21 @@ def with_controls(
     return controls_of(asked, data).of_all(data, seed)
 
 
-def data_for_run(
-    source: RunSource,
-    model: ImageModel,
-    *,
-    resize: bool = False,
-    images: int | None = None,
-    seed: int = 0,
-) -> ImageData:
+def data_for_run(source: RunSource, model: ImageModel) -> ImageData:
     """The images to read a model on, in its size.
 
     The pictures that a run was trained on are cropped and resized as they were then; others only
     with `resize`. Classes are those of the model, by their names.
 
-    Args:
-        source: of the images.
-        model: the model.
-        resize: crop and resize images of another size.
-        images: at most this number, drawn at random: those of a seed are the same for every model.
-        seed: which of them are drawn.
-
     Raises:
         NelboError: images of another size than the model's without `resize`, or of other channels.
     """
-    data = _in_size(source, model, resize=resize)
+    data = _in_size(source, model)
     if source.split == TEST and source.own:
         seen = _seen(source, model)
         data = without_duplicates(data, *seen, keep=source.keep_duplicates)
     data = _in_classes(source, model, data)
-    return data if images is None else data.subset(images, seed)
+    return data if source.images is None else data.subset(source.images, source.seed)
 
 
 def _in_classes(source: RunSource, model: ImageModel, data: ImageData) -> ImageData:
@@ -285,16 +281,17 @@ def _in_classes(source: RunSource, model: ImageModel, data: ImageData) -> ImageD
     return replace(data, notes=(*data.notes, note))
 
 
-def for_fits_of(source: RunSource, model: ImageModel, *, resize: bool = False) -> ImageData:
+def for_fits_of(source: RunSource, model: ImageModel) -> ImageData:
     """What a few numbers of a trained model are fitted to: never the images for test.
 
     The validation images of the source; in a set that has none, and for a run from before there was
     such a split, those to train on. Errors as `data_for_run`.
     """
+    source = replace(source, images=None)
     if source.validation:
         with contextlib.suppress(EmptySplitError):
-            return data_for_run(replace(source, split=VALIDATION), model, resize=resize)
-    return data_for_run(replace(source, split=TRAIN), model, resize=resize)
+            return data_for_run(replace(source, split=VALIDATION), model)
+    return data_for_run(replace(source, split=TRAIN), model)
 
 
 def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
@@ -303,11 +300,11 @@ def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
     for split in (TRAIN, VALIDATION) if source.validation else (TRAIN,):
         # A small set has no validation split, and broken files may leave none to train on.
         with contextlib.suppress(EmptySplitError):
-            seen.append(_in_size(replace(source, split=split), model, resize=True))
+            seen.append(_in_size(replace(source, split=split, resize=True), model))
     return seen
 
 
-def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
+def _in_size(asked: RunSource, model: ImageModel) -> ImageData:
     """All the images, as the model takes them."""
     source, split, run_path = asked.name, asked.split, asked.run_path
     assert model.shape is not None
@@ -329,7 +326,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
         data = load_data(source, split, validation=asked.validation)
         if data.shape[1:] == (height, width):
             return data
-        if not resize:
+        if not asked.resize:
             raise NelboError(
                 f"{source} has images of {data.shape[1]}×{data.shape[2]}, the model takes "
                 f"{height}×{width}: give --resize to resize them"
@@ -341,7 +338,7 @@ def _in_size(asked: RunSource, model: ImageModel, *, resize: bool) -> ImageData:
         size=(height, width),
         channels=channels,
         validation=asked.validation,
-        resize=resize or asked.own,
+        resize=asked.resize or asked.own,
     )
 
 

@@ -136,7 +136,7 @@ class Served:
 def run_images(pipeline: Pipeline, model: Model, split: str) -> ImageData | None:
     """The images of a split that a model was trained on; None where they are not there."""
     try:
-        return data_for_run(check_data(pipeline, None, split), model, resize=True)
+        return data_for_run(check_data(pipeline, None, split, resize=True), model)
     except (NelboError, OSError):
         return None
 
