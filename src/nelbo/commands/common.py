@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from nelbo.base.console import RESULTS, notice, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
+from nelbo.commands.groups import check_new, check_out
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats.model_directory import ships
 from nelbo.networks.files import locate
@@ -51,6 +52,29 @@ def check_optimal(run_path: str, steps: int | None) -> None:
         if ships(run_path):
             once = f"nelbo fit {Path(run_path).name} --out DIR once, and use DIR"
         raise NelboError(f"{run_path} has no level profile to choose levels by: run {once}")
+
+
+def check_place(source: str | Path, out: Path | None, file: str, stored: str) -> None:
+    """Raise `NelboError` unless a file can be written into a copy of a model, or into the model.
+
+    Args:
+        source: the directory of the model.
+        out: that of the copy, which is to be a new one outside of it; None for the model itself,
+            which is not to be one that ships with nelbo.
+        file: its name.
+        stored: what it holds.
+    """
+    if out is not None:
+        check_new(out)
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
+        return
+    if ships(source):
+        raise NelboError(
+            f"the checkpoint {Path(source).name} comes with nelbo and stays as it is: give --out "
+            f"DIR for a copy with {stored}, and use DIR from then on"
+        )
+    check_out(Path(source) / file, "RUN")
 
 
 def answer(

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-
-import torch
-from torch import Tensor
-
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
-from nelbo.coding import Decoded, contents, decompress_progressive, is_progressive, read
+from nelbo.coding import contents, decompress_progressive, is_progressive, read
 from nelbo.coding.conditions import captioned
+from nelbo.coding.writing import write_picture, write_pictures
 from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.decompress import Decompress
 from nelbo.commands.pace import Pace
-from nelbo.data.names import printable
-from nelbo.evidence.file_sizes import picture
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import resolve
-
-# Bytes of a name in an archive that are kept; file systems take 255.
-_LONGEST = 240
 
 
 def run(options: Decompress) -> None:
@@ -49,7 +40,7 @@ def run(options: Decompress) -> None:
     with Pace("Decompressing") as pace:
         found = read(model, archive, recover=options.recover, progress=pace)
     speeds = [len(found.images) / seconds for seconds in pace.passes(1)]
-    files = _write(found, options.out)
+    files = write_pictures(found, options.out)
     for line in found.damage:
         notice(f"lost: {line}")
     of = "" if len(files) == found.total else f" of {found.total:,}"
@@ -82,46 +73,9 @@ def _coarse(options: Decompress, content: bytes) -> None:
     condition = captioned(model, options.caption)
     image = decompress_progressive(model, content, condition=condition)
     file = options.out / f"{options.archive.stem}.png"
-    _save(image, file)
+    write_picture(image, file)
     answer(
         options.json,
         {"archive": str(options.archive), "out": str(file)},
         f"1 picture of {len(content):,} bytes → {file}",
     )
-
-
-def _write(found: Decoded, out: Path) -> list[Path]:
-    """A PNG file for each picture, in the folders that their names have."""
-    files: list[Path] = []
-    for i, image in enumerate(found.images):
-        number = f"{found.index[i]:05d}"
-        file = out / (number if found.names is None else _inside(found.names[i]) or number)
-        if file.suffix != ".png":
-            file = file.with_name(f"{file.name}.png")
-        while file.exists():  # other names lead to the same file, here or in other letters
-            file = file.with_stem(f"{file.stem}-{number}")
-        _save(image, file)
-        files.append(file)
-    return files
-
-
-def _inside(name: str) -> str:
-    """A name as a path below a folder: it is somebody else's, and leads nowhere out of it."""
-    parts = PurePosixPath(name.replace("\\", "/").replace(":", "_")).parts
-    kept = (printable(part) for part in parts if part not in ("/", "//", ".."))
-    return "/".join(_shortened(part.replace("\\", "_")) for part in kept)
-
-
-def _shortened(name: str) -> str:
-    """The beginning of a name that a file system takes, with room for a number and .png."""
-    return name.encode()[:_LONGEST].decode(errors="ignore")
-
-
-def _save(image: Tensor, file: Path) -> None:
-    """Write a PNG file whole or not at all."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture(image.to("cpu", torch.uint8)).save(file)
-    except OSError as error:
-        file.unlink(missing_ok=True)
-        raise NelboError(f"cannot write {file}: {error.strerror or error}") from error

@@ -11,18 +11,16 @@ from nelbo.base.files import atomic_file
 from nelbo.chain.model import Model
 from nelbo.commands.common import answer
 from nelbo.commands.options.export import Export
-from nelbo.data.credits import ORIGIN, licence_asked
-from nelbo.data.sources import is_path
+from nelbo.data.credits import licence_asked
 from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_index
 from nelbo.formats.model_directory import CARD_FILE, holds_autoencoder_alone
+from nelbo.formats.notes import exported, shareable
 from nelbo.report.model_card import licence_of, measured_sections, model_card
 from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
 from nelbo.training.run_model import kept_checkpoint, with_weights
 from nelbo.training.snapshots import reconstruct_average, snapshot_files
 
-# What of a run's notes goes with the pipeline.
-_KEPT = ("source", "training_images", "splits", "trained", "label_names", ORIGIN)
 # What to ask a model of these data for, in the example of its card.
 _PROMPTS = {"emoji": "woman firefighter: medium skin tone"}
 
@@ -36,11 +34,11 @@ def run(options: Export) -> None:
         )
     source, run = Pipeline.open(options.run_path), RunDirectory(options.run_path)
     model, other = _model(options, source, run)
-    notes = _shareable(dict(source.notes)) | other
+    notes = shareable(source.notes) | other
     # What was measured is of the last weights.
     measured = {} if other else _measured(model, run)
     try:
-        save(model, options.out, sampler=source.sampler(), notes=_kept(notes))
+        save(model, options.out, sampler=source.sampler(), notes=exported(notes))
         pipeline = read_index(options.out).class_name
         with atomic_file(options.out / CARD_FILE) as temporary:
             card = _card(options, model, run, notes, measured, pipeline)
@@ -101,28 +99,6 @@ def _card(
         prompt=options.prompt or _drawn(run) or _PROMPTS.get(source, "a picture"),
         former=former,
     )
-
-
-def _shareable(notes: dict[str, Any]) -> dict[str, Any]:
-    """Notes without the place of a folder on this machine, which is nobody else's business."""
-
-    def named(source: str) -> str:
-        return Path(source).name if is_path(source) else source
-
-    if isinstance(notes.get("source"), str):
-        notes = notes | {"source": named(notes["source"])}
-    if origin := notes.get(ORIGIN):
-        sources = [named(source) for source in origin["sources"]]
-        name = Path(origin["model"]).name
-        notes = notes | {ORIGIN: origin | {"model": name, "sources": sources}}
-    return notes
-
-
-def _kept(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's notes goes with the pipeline: its data, its length, its usual guidance."""
-    kept = {name: notes[name] for name in _KEPT if name in notes}
-    guidance = notes.get("settings", {}).get("model", {}).get("guidance")
-    return kept if guidance is None else kept | {"settings": {"model": {"guidance": guidance}}}
 
 
 def _drawn(run: RunDirectory) -> str | None:

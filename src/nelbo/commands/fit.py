@@ -14,8 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.commands.common import answer, choose_device
-from nelbo.commands.model_copy import check_place, copy_model
+from nelbo.commands.common import answer, check_place, choose_device
 from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
@@ -27,6 +26,7 @@ from nelbo.evidence.inputs import check_fits, condition_for
 from nelbo.evidence.short_chains import costs_of_images, doubts, expected_bounds, states_of
 from nelbo.formats import Pipeline
 from nelbo.report.tables import new_table
+from nelbo.runs.model_copy import copy_model
 from nelbo.runs.run_data import RunSource, check_data, load_with_data
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from nelbo.base.console import results_to
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import answer, choose_device
-from nelbo.commands.model_copy import check_place, copy_model
+from nelbo.commands.common import answer, check_place, choose_device
 from nelbo.commands.options.report import Report
 from nelbo.data.mentions import mention_skipped
+from nelbo.runs.model_copy import copy_model
 from nelbo.runs.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import METRICS_FILE, REPORT_FILE, RunDirectory
 from nelbo.training.allowance import allowed_seconds

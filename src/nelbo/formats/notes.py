@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
 from nelbo.data.credits import ORIGIN
+from nelbo.data.sources import is_path
 from nelbo.networks.config import is_number, is_positive_int
 
 
@@ -51,8 +52,8 @@ _RECORDED = {
     f"{ORIGIN}.sources": _TEXTS,
     f"{ORIGIN}.licence": _TEXT,
 }
-
-
+# What goes with a model that is exported.
+_EXPORTED = ("source", "training_images", "splits", "trained", "label_names", ORIGIN)
 # What is there wherever the mapping is that it is of.
 _NEEDED = ("trained.steps", f"{ORIGIN}.model", f"{ORIGIN}.sources")
 
@@ -75,3 +76,25 @@ def read_notes(file: Path) -> dict[str, Any]:
         if not kind.fits(value):
             raise NelboError(f"{file}: {path} is {value!r}, expected {kind.expected}")
     return notes
+
+
+def shareable(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes without the place of a folder on this machine, which is nobody else's business."""
+
+    def named(source: str) -> str:
+        return Path(source).name if is_path(source) else source
+
+    found = dict(notes)
+    if isinstance(notes.get("source"), str):
+        found["source"] = named(notes["source"])
+    if origin := notes.get(ORIGIN):
+        sources = [named(source) for source in origin["sources"]]
+        found[ORIGIN] = origin | {"model": Path(origin["model"]).name, "sources": sources}
+    return found
+
+
+def exported(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's notes goes with its model: its data, its length, its usual guidance."""
+    kept = {name: notes[name] for name in _EXPORTED if name in notes}
+    guidance = notes.get("settings", {}).get("model", {}).get("guidance")
+    return kept if guidance is None else kept | {"settings": {"model": {"guidance": guidance}}}

@@ -1,4 +1,4 @@
-"""Copies of models, for commands that write beside a model that is to stay as it is."""
+"""Copies of models, to write beside a model that is to stay as it is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import check_new, check_out
-from nelbo.formats.model_directory import ships
 from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
 
 
@@ -43,26 +41,3 @@ def copy_model(source: str | Path, out: Path) -> None:
             copy.rename(out)
     except OSError as error:
         raise NelboError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def check_place(source: str | Path, out: Path | None, file: str, stored: str) -> None:
-    """Raise `NelboError` unless a file can be written into a copy of a model, or into the model.
-
-    Args:
-        source: the directory of the model.
-        out: that of the copy, which is to be a new one outside of it; None for the model itself,
-            which is not to be one that ships with nelbo.
-        file: its name.
-        stored: what it holds.
-    """
-    if out is not None:
-        check_new(out)
-        if out.resolve().is_relative_to(Path(source).resolve()):
-            raise NelboError(f"--out {out} lies within {source}: give a place outside of it")
-        return
-    if ships(source):
-        raise NelboError(
-            f"the checkpoint {Path(source).name} comes with nelbo and stays as it is: give --out "
-            f"DIR for a copy with {stored}, and use DIR from then on"
-        )
-    check_out(Path(source) / file, "RUN")
