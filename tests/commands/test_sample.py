@@ -14,11 +14,12 @@ import nelbo
 from nelbo import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.cli import main
+from nelbo.commands.conditions import condition_of, guiding
 from nelbo.commands.groups import ConditionOptions, SamplerOptions
-from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sampling import build_sampler, guidance_of
 from nelbo.formats import Pipeline
 from nelbo.report.captions import prompt_grid
+from nelbo.runs.picture_model import PictureModel
 from nelbo.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import make
 from tests.formats import tiny
@@ -295,7 +296,7 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     model = nelbo.load(tmp_path / "model")
     model.data = nelbo.Pixels(3)
     nelbo.save(model, tmp_path / "model")
-    pictures = PictureModel.load(Pipeline.open(tmp_path / "model"), "cpu")
+    pictures = PictureModel.load(Pipeline.open(tmp_path / "model"), torch.device("cpu"))
     assert pictures.levels == 3
     nearest = pictures.model.data.nearest(torch.tensor([0, 120, 200, 255]))
     assert nearest.tolist() == [0, 1, 2, 2]
@@ -305,7 +306,7 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     model.data = nelbo.Continuous()
     nelbo.save(model, tmp_path / "model")
     with pytest.raises(nelbo.NelboError, match="a model of numbers, not of pixels"):
-        PictureModel.load(Pipeline.open(tmp_path / "model"), "cpu")
+        PictureModel.load(Pipeline.open(tmp_path / "model"), torch.device("cpu"))
 
 
 def test_the_scheduler_of_the_pipeline_decides_what_is_not_asked_for(stable, run_path):
@@ -374,8 +375,8 @@ def test_guidance_of_a_pixel_model(run_path):
     options = ConditionOptions(guidance=2.0, guidance_interval=(0.3, 1.0), guidance_rescale=0.5)
     assert guidance_of(options) == nelbo.Guidance(2.0, (0.3, 1.0), 0.5)
     pictures = PictureModel(Pipeline.open(run_path), make())
-    assert pictures.condition(options, 2) is None
-    chain, _ = pictures.model.conditioned(2, **pictures.guiding(options))
+    assert condition_of(options, pictures, 2) is None
+    chain, _ = pictures.model.conditioned(2, **guiding(options, pictures))
     assert chain.network.scale == 2.0
     assert chain.network.rescale == 0.5
     first, last = chain.network.times

@@ -184,6 +184,14 @@ class Model(Protocol):
             return None
         return Condition(label=labels).to(self.device)
 
+    def classes_in_turn(self, n: int, labels: Sequence[int] = ()) -> Condition | None:
+        """The condition of `n` examples on these classes in turn, or on all; None without any."""
+        in_turn = list(labels) or list(range(self.num_classes))
+        if not in_turn:
+            return None
+        chosen = [in_turn[i % len(in_turn)] for i in range(n)]
+        return Condition(label=torch.tensor(chosen, device=self.device))
+
     def conditioned(
         self,
         n: int,

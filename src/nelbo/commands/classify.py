@@ -25,7 +25,6 @@ from nelbo.evidence.classification import images_at_once
 from nelbo.evidence.inputs import check_fits
 from nelbo.report.tables import new_table
 from nelbo.text import shorten
-from nelbo.training.kinds.drawing import all_classes
 
 # Images whose class is printed; --out and --json have those of all.
 _PRINTED = 10
@@ -125,7 +124,7 @@ def _classes(
     if not model.reads_text:
         if prompts:
             raise NelboError(f"--prompt-file: {options.run_path} has no text encoder")
-        condition = all_classes(model, model.num_classes)
+        condition = model.classes_in_turn(model.num_classes)
         if condition is None or model.num_classes < 2:
             raise NelboError(f"{options.run_path} is not class-conditional: it has no classes")
         return _Classes(condition, data.label_names, of_images, "labelled")

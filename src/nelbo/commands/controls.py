@@ -10,11 +10,11 @@ from torch import Tensor
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ControlOptions
-from nelbo.commands.picture_model import PictureModel
 from nelbo.data.annotators import ANNOTATORS
 from nelbo.data.controls import Annotated, light_lines
 from nelbo.data.image_file import examine, read_image
 from nelbo.networks.control import Control
+from nelbo.runs.picture_model import PictureModel
 
 
 def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> list[Control] | None:

@@ -12,15 +12,16 @@ from torch import Tensor
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import answer
+from nelbo.commands.conditions import condition_of, guiding, load_pictures
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import Edit
-from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
 from nelbo.editing import Edit as Editing
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.formats import Pipeline
 from nelbo.report.grids import save_grid, save_image, to_pil
+from nelbo.runs.picture_model import PictureModel
 from nelbo.runs.run_data import check_not_data
 from nelbo.samplers import DDPM, Sampler
 from nelbo.samplers.batches import in_batches
@@ -40,8 +41,7 @@ def run(options: Edit) -> None:
     check_not_data(pipeline, options.out)
     sampler = _sampler(options, pipeline)
     editing = None if options.mask is not None else _redrawing(options, sampler)
-    controlled = options.controlled
-    pictures = PictureModel.load(pipeline, options.computing.device, controlled.controlnet)
+    pictures = load_pictures(options, pipeline)
     _check_sizes(options, pictures)
     images = _read(options, pictures)
     paint = None if options.mask is None else _paint(options, pictures)
@@ -84,9 +84,9 @@ def _walk(
     control = read_controls(options.controlled, pictures, outputs)
     chain, condition = pictures.model.conditioned(
         outputs,
-        condition=pictures.condition(options.condition, outputs),
+        condition=condition_of(options.condition, pictures, outputs),
         control=control,
-        **pictures.guiding(options.condition),
+        **guiding(options.condition, pictures),
     )
 
     def edited(

@@ -11,9 +11,9 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import answer, check_optimal
+from nelbo.commands.conditions import condition_between, condition_of, guiding, load_pictures
 from nelbo.commands.controls import read_controls
 from nelbo.commands.options.sample import Sample
-from nelbo.commands.picture_model import PictureModel
 from nelbo.commands.sample_quality import Compared
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.evidence.sample_reading import SampleReading
@@ -23,6 +23,7 @@ from nelbo.networks.control import Control
 from nelbo.report.animation import check_animation, save_animation
 from nelbo.report.captions import interpolation_grid, prompt_grid
 from nelbo.report.grids import image_grid, save_image, to_pil
+from nelbo.runs.picture_model import PictureModel
 from nelbo.runs.run_data import check_data, check_not_data
 from nelbo.samplers import DDPM, Sampler
 from nelbo.samplers.batches import Film, sample_in_batches
@@ -43,14 +44,13 @@ def run(options: Sample) -> None:
     if options.judged.quality:
         source = check_data(pipeline, options.judged.data, "train")
     sampler = _sampler(options, pipeline)
-    device, controlnets = options.computing.device, options.controlled.controlnet
-    pictures = PictureModel.load(pipeline, device, controlnets)
+    pictures = load_pictures(options, pipeline)
     control = _control(options, pictures, n)
     compared = None
     if source is not None:
         compared = Compared.load(source, pictures.model, options.judged.features)
     condition = _condition(options, pictures, n, compared)
-    guiding = pictures.guiding(options.condition)
+    guided = guiding(options.condition, pictures)
     model = pictures.model
     if options.levels == "optimal" and options.sampling.steps is not None:
         model = optimal_chain(model, options.sampling.steps)
@@ -71,7 +71,7 @@ def run(options: Sample) -> None:
             seed=options.computing.seed,
             repeat=options.interpolate or 1,
             watch=None if film is None else film.watch,
-            **guiding,
+            **guided,
         )
     )
     seconds = time.perf_counter() - start
@@ -104,8 +104,8 @@ def _condition(
     """
     if options.interpolate is not None:
         frames = options.interpolate
-        return pictures.condition_between(options.condition, frames).repeat(n // frames)
-    condition = pictures.condition(options.condition, n, every_class=True)
+        return condition_between(options.condition, pictures, frames).repeat(n // frames)
+    condition = condition_of(options.condition, pictures, n, every_class=True)
     if compared is not None and condition is not None and not options.condition.labels():
         labels = compared.labels(n, pictures.model.num_classes, options.computing.seed)
         if labels is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from nelbo import samplers
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ConditionOptions, SamplerOptions
 from nelbo.formats import Pipeline
@@ -39,12 +38,8 @@ def build_sampler(
     """
     steps = steps if options.steps is None else options.steps
     name = options.sampler or default
-    sampler: Any
-    if name is None:
-        sampler = pipeline.usual_sampler(steps)
-        name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
-    else:
-        sampler = pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
+    sampler: Any = pipeline.named_sampler(name, steps)
+    name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
     own = set() if sampler is None else {field.name for field in fields(sampler)}
     asked = {name: getattr(options, name) for name in ("spacing", "eta", "order", "noise_levels")}
     given = {field: value for field, value in asked.items() if value is not None}

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nelbo import samplers
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
@@ -217,6 +218,16 @@ class Pipeline:
         if self._is_trained_here and self.kind == "pixel":
             return default_sampler(self.schedule, steps)
         return self.sampler(steps)
+
+    def named_sampler(self, name: str | None, steps: int | None = None) -> Sampler | None:
+        """The sampler that `nelbo.samplers.SAMPLERS` names, or `usual_sampler` without a name.
+
+        Raises:
+            NelboError: as these.
+        """
+        if name is None:
+            return self.usual_sampler(steps)
+        return self.sampler(steps, kind=getattr(samplers, samplers.SAMPLERS[name]))
 
     @property
     def _is_trained_here(self) -> bool:

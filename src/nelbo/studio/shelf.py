@@ -19,7 +19,7 @@ from nelbo.data import ImageData
 from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.standings import Standing
 from nelbo.formats import Pipeline
-from nelbo.formats.files import usual_guidance
+from nelbo.runs.picture_model import PictureModel
 from nelbo.runs.run_data import check_data, data_for_run
 from nelbo.samplers import SAMPLERS, Sampler
 from nelbo.studio.uploads import Upload
@@ -36,45 +36,23 @@ _EXAMPLES = {
 
 
 @dataclass
-class Served:
+class Served(PictureModel):
     """A model with what the page asks of it.
 
     Attributes:
         name: what the page calls it.
         argument: what the command line calls it.
-        pipeline: where it comes from.
-        model: the model.
         known: what tasks have found out about it, by their own keys.
     """
 
     name: str
     argument: str
-    pipeline: Pipeline
-    model: Model
     known: dict[Any, Any] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of a picture."""
-        assert self.model.shape is not None
-        return self.model.shape
-
-    @property
-    def levels(self) -> int:
-        """How many levels a pixel has."""
-        return self.model.data.shown_levels
 
     @cached_property
     def classes(self) -> list[str]:
         """The names of its classes, numbers where they have none."""
-        count = self.model.num_classes
-        names = list(map(str, self.pipeline.notes.get("label_names", [])))
-        return names if len(names) == count else [str(i) for i in range(count)]
-
-    @cached_property
-    def usual_guidance(self) -> float:
-        """The guidance that its own samples were drawn with; 1 for none."""
-        return usual_guidance(self.pipeline.notes)
+        return self.class_names or list(map(str, range(self.model.num_classes)))
 
     @property
     def usual_steps(self) -> int:
@@ -88,26 +66,11 @@ class Served:
         Raises:
             NelboError: more steps than the chain has levels.
         """
-        from nelbo import samplers
-
-        if not self.pipeline.has_chain:
-            return None
-        if name is None:
-            return self.pipeline.usual_sampler(steps)
-        return self.pipeline.sampler(steps, kind=getattr(samplers, SAMPLERS[name]))
+        return self.pipeline.named_sampler(name, steps) if self.pipeline.has_chain else None
 
     def pixels(self, upload: Upload) -> Tensor:
         """A picture of the page on the model's pixel levels, (C, H, W) uint8."""
         return self.model.data.nearest(upload.pixels(self.shape))
-
-    def to_network(self, pixels: Tensor) -> Tensor:
-        """Pixel levels as the model takes data, on its device."""
-        return self.model.data.to_network(pixels).to(self.model.device)
-
-    @torch.no_grad()
-    def to_pictures(self, states: Tensor) -> Tensor:
-        """What the chain ends in as pixel levels, uint8, on the CPU."""
-        return self.model.data.shown(self.model.decode(states))
 
     def facts(self) -> dict[str, Any]:
         """What the page shows of the model, and what it may ask of it."""
@@ -213,11 +176,8 @@ class Shelf:
     def _load(self, name: str) -> Served:
         argument = self._arguments[name]
         pipeline = Pipeline.open(argument)
-        model = pipeline.model().to(self._device).eval()
-        if model.data.is_density or model.shape is None:
-            raise NelboError(f"{name} is a model of numbers, not of pictures of one size")
-        served = Served(name, argument, pipeline, model)
-        self._watch(model)
+        served = Served.load(pipeline, self._device, name=name, argument=argument)
+        self._watch(served.model)
         return served
 
     def _watch(self, model: Any) -> None:

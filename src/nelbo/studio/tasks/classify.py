@@ -64,8 +64,9 @@ class Classify:
                     f"{served.name} has {served.model.num_classes:,} classes, at most {self.most} "
                     "are ranked here: use nelbo classify"
                 )
-            labels = torch.arange(served.model.num_classes, device=served.model.device)
-            return served.classes, Condition(label=labels)
+            condition = served.model.classes_in_turn(served.model.num_classes)
+            assert condition is not None
+            return served.classes, condition
         if not served.model.reads_text:
             raise NelboError(f"{served.name} knows neither classes nor prompts")
         if len(self.prompts) < 2:

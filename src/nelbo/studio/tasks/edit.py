@@ -62,7 +62,7 @@ class Change:
         paint = None if self.mask is None else self._painted(served)
         given = [self.image] if self.other is None else [self.image, self.other]
         known = torch.stack([served.pixels(upload) for upload in given])
-        states = served.model.encode(served.to_network(known)).mean
+        states = served.to_states(known)
         edit = self._edit(served, paint, (states.shape[2], states.shape[3]))
         chain, condition = self.steering.conditioned(served, self.n)
         walk = self._walk(edit, chain, states, condition)

@@ -88,11 +88,10 @@ class Steering:
         Raises:
             NelboError: a prompt, label or sketch that the model has no use for.
         """
-        labels = self._labels(served, every_class)
+        labels = self._labels(served)
         condition = None
-        if labels:
-            in_turn = [labels[i % len(labels)] for i in range(n)]
-            condition = Condition(label=torch.tensor(in_turn, device=served.model.device))
+        if labels or every_class:
+            condition = served.model.classes_in_turn(n, labels)
         return served.model.conditioned(
             n,
             condition=condition,
@@ -150,9 +149,9 @@ class Steering:
         scale = [] if self.control_scale is None else ["--control-scale", f"{self.control_scale:g}"]
         return [*words, "--control", shlex.quote(self.control.name), *scale]
 
-    def _labels(self, served: Served, every_class: bool) -> list[int]:
+    def _labels(self, served: Served) -> list[int]:
         if self.label is None:
-            return list(range(served.model.num_classes)) if every_class else []
+            return []
         if self.label not in served.classes:
             has = "has no classes" if not served.classes else "has no such class"
             raise NelboError(f"{self.label!r}: {self.model} {has}")

@@ -19,7 +19,6 @@ from nelbo.report.grids import image_grid, save_image
 from nelbo.report.tables import BITS_DECIMALS
 from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
-from nelbo.training.kinds.drawing import all_classes
 from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.run_end import Ends, Evaluations, GuidedEnd
 
@@ -130,7 +129,7 @@ def draw_samples(
     seed: int,
 ) -> Tensor:
     """(n, C, H, W) uint8 of each prompt or class in turn, guided if the model is conditional."""
-    condition = all_classes(model, n)
+    condition = model.classes_in_turn(n)
     samples = model.sample(
         n,
         replace(SAMPLER, steps=min(steps, model.prior.num_levels)),

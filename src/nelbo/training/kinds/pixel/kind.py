@@ -18,7 +18,6 @@ from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.drawing import all_classes
 from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.pixel.build import build_model, resolve
 from nelbo.training.kinds.pixel.choices import with_choices
@@ -110,7 +109,7 @@ class Pixel(Kind):
         samples = model.sample(
             n,
             default_sampler(model.schedule, steps),
-            condition=all_classes(model, n),
+            condition=model.classes_in_turn(n),
             generator=torch.Generator().manual_seed(seed),
         )
         return image_grid(model.data.shown(samples), model.data.shown_levels)

@@ -17,7 +17,7 @@ from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
-from nelbo.training.kinds.drawing import all_classes, draw
+from nelbo.training.kinds.drawing import draw
 from nelbo.training.kinds.final_samples import PIXEL_STEPS
 from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd
 
@@ -60,7 +60,7 @@ class PixelEnd(RunEnd):
             "subtitle": f"{model.title} of {test.source}",
             "samples": drawn,
             "real": test.images[:count],
-            "names": _class_names(notes, all_classes(model, count)),
+            "names": _class_names(notes, model.classes_in_turn(count)),
             "real_names": _class_names(notes, real)[:count],
             "forward": self._forward(rows, generator),
             "reverse": None if closer is None else self._reverse(calls, generator),
@@ -93,7 +93,7 @@ class PixelEnd(RunEnd):
             model.respace(visited),
             STRIP_ROWS,
             generator=generator,
-            condition=all_classes(model, STRIP_ROWS),
+            condition=model.classes_in_turn(STRIP_ROWS),
         )
         return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))
 
