@@ -14,7 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.commands.common import answer
 from nelbo.commands.conditions import condition_of, guiding, load_pictures
 from nelbo.commands.controls import read_controls
-from nelbo.commands.options.edit import Edit
+from nelbo.commands.options.edit import INVERSION, Edit
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
 from nelbo.editing import Edit as Editing
@@ -28,7 +28,6 @@ from nelbo.samplers.batches import in_batches
 
 # The levels that RePaint visits where fewer are not asked for (Lugmayr et al. 2022).
 _INPAINTING_STEPS = 250
-_INVERSION = "inversion"
 
 
 def run(options: Edit) -> None:
@@ -129,7 +128,7 @@ def _sampler(options: Edit, pipeline: Pipeline) -> Sampler:
     if not pipeline.has_chain:
         raise NelboError(f"{options.run_path} has no chain to edit pictures with")
     usual, steps = None, None
-    if options.interpolate is not None and _inverts(options):
+    if options.interpolate is not None and options.encoder == INVERSION:
         usual = "ddim"
     elif options.mask is not None:
         usual, steps = "ddpm", min(_INPAINTING_STEPS, pipeline.schedule.num_levels)
@@ -144,27 +143,15 @@ def _redrawing(options: Edit, sampler: Sampler) -> Editing:
     """The edit of whole pictures."""
     if options.interpolate is None:
         return ImageToImage(sampler, 0.6 if options.strength is None else options.strength)
-    return Interpolation(
-        8 if options.frames is None else options.frames,
-        sampler,
-        options.encoder or _INVERSION,
-        1.0 if options.strength is None else options.strength,
-    )
+    strength = 1.0 if options.strength is None else options.strength
+    return Interpolation(options.frames, sampler, options.encoder, strength)
 
 
 def _inpainting(options: Edit, paint: Tensor, sampler: Sampler, size: tuple[int, int]) -> Editing:
     """The edit of a part of states of this size, given where to paint in pictures."""
     assert isinstance(sampler, DDPM)
-    return Inpainting(
-        paint,
-        sampler,
-        10 if options.jump_length is None else options.jump_length,
-        10 if options.jump_n_sample is None else options.jump_n_sample,
-    ).of_latents(size)
-
-
-def _inverts(options: Edit) -> bool:
-    return options.encoder in (None, _INVERSION)
+    jumps = options.jump_length, options.jump_n_sample
+    return Inpainting(paint, sampler, *jumps).of_latents(size)
 
 
 def _read(options: Edit, pictures: PictureModel) -> Tensor:

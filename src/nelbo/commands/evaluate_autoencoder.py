@@ -9,6 +9,7 @@ from rich.table import Table
 from nelbo.base.errors import NelboError
 from nelbo.commands.asked import asked_source
 from nelbo.commands.common import answer, choose_device
+from nelbo.commands.groups import refuse
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.data.mentions import mention_duplicates, mention_skipped
 from nelbo.evidence.autoencoder import (
@@ -22,7 +23,6 @@ from nelbo.formats.config_fields import ConfigFields
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
-from nelbo.training.ranges import option
 
 
 def evaluate_autoencoder_run(options: Evaluate) -> None:
@@ -33,11 +33,9 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     Raises:
         NelboError: options of a chain, or images that do not fit.
     """
-    for name in ("error", "levels", "steps", "out", "control", "embedded_guidance"):
-        if getattr(options, name) is not None:
-            raise NelboError(
-                f"{option(name)} does not apply to an autoencoder, which has no chain of levels"
-            )
+    of_chains = ("error", "levels", "steps", "out", "control", "embedded_guidance")
+    why = "does not apply to an autoencoder, which has no chain of levels"
+    refuse(options, *of_chains, why=why)
     if options.precision != "fp32":
         raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
     directory = RunDirectory(options.run_path)

@@ -156,13 +156,8 @@ class ConditionOptions:
 
     def check_unguided(self) -> None:
         """Raise `NelboError` for options of guidance that are given without any."""
-        for name, given in (
-            ("--guidance-interval", self.guidance_interval is not None),
-            ("--guidance-rescale", self.guidance_rescale != 0),
-            ("--negative", self.negative is not None),
-        ):
-            if given:
-                raise NelboError(f"{name} takes effect with --guidance other than 1 only")
+        guides = ("guidance_interval", "guidance_rescale", "negative")
+        refuse(self, *guides, why="takes effect with --guidance other than 1 only")
 
     def labels(self) -> tuple[str, ...]:
         """The classes asked for, in order."""
@@ -213,10 +208,9 @@ class ControlOptions:
 
     def check(self) -> None:
         """Raise `NelboError` for options that take effect with --control only."""
-        given = ("control_scale", "control_start", "control_end", "guess", "annotate")
-        for name in given:
-            if getattr(self, name) and not self.control:
-                raise NelboError(f"{option(name)} takes effect with --control only")
+        if not self.control:
+            acts = ("control_scale", "control_start", "control_end", "guess", "annotate")
+            refuse(self, *acts, why="takes effect with --control only")
 
 
 @dataclass(frozen=True)
@@ -257,19 +251,16 @@ class QualityOptions:
         """Raise `NelboError` for options without --quality, or too few images for it."""
         if self.quality and n < _LEAST_JUDGED:
             raise NelboError(f"--quality needs at least {_LEAST_JUDGED} images, got -n {n}")
-        for name in ("features", "data"):
-            if not self.quality and getattr(self, name) is not None:
-                raise NelboError(f"--{name} is for --quality: give that as well")
+        if not self.quality:
+            refuse(self, "features", "data", why="is for --quality: give that as well")
 
 
-def asked_for(options: Any, *names: str) -> list[str]:
-    """Those of some options that do not have their default, as the command line spells them."""
+def refuse(options: Any, *names: str, why: str) -> None:
+    """Raise `NelboError` for the first of some options that does not have its default."""
     defaults = {each.name: each.default for each in dataclasses.fields(options)}
-    return [
-        option(f"no_{name}" if defaults[name] is True else name)
-        for name in names
-        if getattr(options, name) != defaults[name]
-    ]
+    for name in names:
+        if getattr(options, name) != defaults[name]:
+            raise NelboError(f"{option(f'no_{name}' if defaults[name] is True else name)} {why}")
 
 
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:

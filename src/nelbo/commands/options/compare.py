@@ -15,8 +15,8 @@ from nelbo.commands.groups import (
     DataName,
     EmbeddedGuidance,
     SomeImages,
-    asked_for,
     check_out,
+    refuse,
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
@@ -87,14 +87,15 @@ class Compare:
         )
         check_threads(self.threads)
         if self.runs is not None:
-            self._check_unused(_OF_FAMILIES, "trains families, and --runs compares trained models")
+            why = "trains families, and --runs compares trained models: leave one out"
+            refuse(self, *_OF_FAMILIES, why=why)
             return
         if self.budget is None or self.out is None:
             raise NelboError(
                 "give --runs A B to compare two trained models, or --budget 120s --out DIR to "
                 "train the families and compare them"
             )
-        self._check_unused(_OF_RUNS, "is for --runs")
+        refuse(self, *_OF_RUNS, why="is for --runs: leave one out")
         parse_duration(self.budget)
         chosen(self.families)
         check_out(self.out, directory=True)
@@ -102,7 +103,3 @@ class Compare:
             raise NelboError(f"--samples must be at least 4, got {self.samples}")
         if self.images is not None and self.images < 2:
             raise NelboError(f"--images must be at least 2, got {self.images}")
-
-    def _check_unused(self, names: tuple[str, ...], why: str) -> None:
-        if unused := asked_for(self, *names):
-            raise NelboError(f"{unused[0]} {why}: leave one out")

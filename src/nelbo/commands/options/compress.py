@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import AsJson, Device, RunPath, asked_for, check_out
+from nelbo.commands.groups import AsJson, Device, RunPath, check_out, refuse
 from nelbo.training.ranges import at_least_one
 
 _SUFFIX = ".nelbo"
@@ -88,15 +88,17 @@ class Compress:
 
     def _check_effect(self) -> None:
         """Raise `NelboError` for options that would have no effect."""
-        if self.data is None and (idle := asked_for(self, "split", "resize")):
-            raise NelboError(f"{idle[0]} takes effect with --data only: leave it out")
-        if self.estimate and (idle := asked_for(self, "out", *_OF_ARCHIVES)):
-            raise NelboError(f"{idle[0]} has no effect on --estimate, which writes nothing")
-        if self.is_lossy and (idle := asked_for(self, *_OF_ARCHIVES)):
-            raise NelboError(
-                f"{idle[0]} is for archives, which are lossless: leave it out where a picture is "
-                "coded by --bits-per-pixel or --quality"
+        if self.data is None:
+            refuse(self, "split", "resize", why="takes effect with --data only: leave it out")
+        if self.estimate:
+            why = "has no effect on --estimate, which writes nothing"
+            refuse(self, "out", *_OF_ARCHIVES, why=why)
+        if self.is_lossy:
+            why = (
+                "is for archives, which are lossless: leave it out where a picture is coded by "
+                "--bits-per-pixel or --quality"
             )
+            refuse(self, *_OF_ARCHIVES, why=why)
 
     @property
     def is_lossy(self) -> bool:

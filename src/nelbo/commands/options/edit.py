@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import DrawingOptions, DrawnAtATime, check_counts, check_png
+from nelbo.commands.groups import DrawingOptions, DrawnAtATime, check_counts, check_png, refuse
 from nelbo.training.ranges import at_least_one
+
+INVERSION = "inversion"
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Edit(DrawingOptions):
     strength: float | None = None
     """Share of the steps that are taken, in (0, 1]: how little of the picture is kept. By default
     0.6, and 1 to interpolate."""
-    frames: int | None = None
-    """Pictures of an interpolation, 8 by default."""
-    encoder: str | None = None
-    """How to interpolate: by inversion of ddim, the default, or by diffusion with shared noise."""
-    jump_length: int | None = None
-    """Levels that inpainting goes back up at a time, 10 by default."""
-    jump_n_sample: int | None = None
-    """How often inpainting walks each stretch, 10 by default; less is faster and fits less well."""
+    frames: int = 8
+    """Pictures of an interpolation."""
+    encoder: str = INVERSION
+    """How to interpolate: by inversion of ddim, or by diffusion with shared noise."""
+    jump_length: int = 10
+    """Levels that inpainting goes back up at a time."""
+    jump_n_sample: int = 10
+    """How often inpainting walks each stretch; less is faster and fits less well."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many different results, result i of a seed being always the same; interpolation has
     one."""
@@ -59,13 +61,10 @@ class Edit(DrawingOptions):
             raise NelboError("give either --mask or --interpolate")
         if interpolates and self.n != 1:
             raise NelboError("an interpolation has one result: leave out -n, or give --frames")
-        for option, value, applies, where in (
-            ("--strength", self.strength, not inpaints, "without --mask"),
-            ("--jump-length", self.jump_length, inpaints, "with --mask"),
-            ("--jump-n-sample", self.jump_n_sample, inpaints, "with --mask"),
-            ("--frames", self.frames, interpolates, "with --interpolate"),
-            ("--encoder", self.encoder, interpolates, "with --interpolate"),
-        ):
-            if value is not None and not applies:
-                raise NelboError(f"{option} takes effect {where} only")
+        if inpaints:
+            refuse(self, "strength", why="takes effect without --mask only")
+        else:
+            refuse(self, "jump_length", "jump_n_sample", why="takes effect with --mask only")
+        if not interpolates:
+            refuse(self, "frames", "encoder", why="takes effect with --interpolate only")
         at_least_one(jump_length=self.jump_length, jump_n_sample=self.jump_n_sample)
