@@ -188,7 +188,7 @@ def test_reading_a_run_leaves_the_one_that_is_to_replace_it(tmp_path):
     with new.alone():
         new.make(overwrite=True)
         assert RunDirectory.open(out).path == out
-        new.append_metrics({"step": 1})
+        new.metrics.append({"step": 1})
         assert new.replaces == out
     RunDirectory.open(out)  # as after a kill
     assert not new.path.exists()

@@ -67,7 +67,7 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
     steps = [event for event in events if isinstance(event, Step)]
     assert [e.loss for e in steps[:12]] == [e.loss for e in whole[:12]]
     assert steps[11].learning_rate == pytest.approx(0.5 * whole[11].learning_rate)
-    rows = [row["step"] for row in s.run_directory.metrics()]
+    rows = [row["step"] for row in s.run_directory.metrics.rows()]
     assert rows == [10, 20, 30]
 
     again = supervised(tmp_path / "again")
@@ -141,7 +141,7 @@ def test_tensorboard_shows_steps_that_are_taken_again_once(tmp_path, monkeypatch
     explodes(s, 31, monkeypatch)
     list(s.run())
     shown = EventAccumulator(str(s.run_directory.tensorboard)).Reload().Scalars("loss")
-    rows = s.run_directory.metrics()
+    rows = s.run_directory.metrics.rows()
     assert [e.step for e in shown] == [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     assert [e.value for e in shown] == pytest.approx([row["loss"] for row in rows])
 

@@ -63,6 +63,19 @@ def new_file(path: Path) -> Iterator[Path]:
         raise NelboError(f"cannot write {path}: {reason(error)}; nothing was written") from error
 
 
+@contextmanager
+def writing(path: Path, after: str = "") -> Iterator[None]:
+    """Context manager for what writes to a path.
+
+    Raises:
+        NelboError: it cannot be written; `after` follows the reason.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise NelboError(f"cannot write to {path}: {reason(error)}{after}") from error
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk."""
     if os.name == "nt" and path.is_dir():  # no such thing there

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import atomic_file, writing
 from nelbo.chain.model import Model
 from nelbo.commands.common import answer
 from nelbo.commands.options.export import Export
@@ -37,14 +37,12 @@ def run(options: Export) -> None:
     notes = shareable(source.notes) | other
     # What was measured is of the last weights.
     measured = {} if other else _measured(model, run)
-    try:
+    with writing(options.out):
         save(model, options.out, sampler=source.sampler(), notes=exported(notes))
         pipeline = read_index(options.out).class_name
         with atomic_file(options.out / CARD_FILE) as temporary:
             card = _card(options, model, run, notes, measured, pipeline)
             temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise NelboError(f"cannot write to {options.out}: {error}") from error
     answer(
         options.json,
         {"run": options.run_path, "out": str(options.out), "pipeline": pipeline},

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file, read_json
+from nelbo.base.files import atomic_file, read_json, writing
 from nelbo.chain.bound import Bound
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Model
@@ -56,15 +56,13 @@ class BoundStore:
         self.stored_calls = 0
         settings = {"format": FORMAT, **settings}
         file = directory / SETTINGS_FILE
-        try:
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 _check_same(directory, read_json(file), settings)
             else:
                 write_json(file, settings)
             self._before = {path.name for path in directory.glob("*.safetensors")}
-        except OSError as error:
-            raise NelboError(f"cannot write to {directory}: {error}") from error
 
     def collect(
         self, stage: int, batches: int, compute: Callable[[int], Evidence]
@@ -101,11 +99,8 @@ class BoundStore:
     def _save(self, stage: int, index: int, bound: Evidence) -> None:
         tensors = {name: value.contiguous() for name, value in bound.tensors()}
         notes = {"kind": type(bound).__name__, **bound.notes()}
-        try:
-            with atomic_file(self._file(stage, index)) as temporary:
-                save_file(tensors, temporary, metadata=notes)
-        except (OSError, SafetensorError) as error:
-            raise NelboError(f"cannot write to {self.directory}: {error}") from error
+        with writing(self.directory), atomic_file(self._file(stage, index)) as temporary:
+            save_file(tensors, temporary, metadata=notes)
 
     def _load(self, stage: int, index: int) -> Evidence:
         file = self._file(stage, index)

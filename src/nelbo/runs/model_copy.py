@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from nelbo.base.errors import NelboError
+from nelbo.base.files import writing
 from nelbo.runs.run_directory import AUTOENCODER_RUN, TENSORBOARD, TRAINING
 
 
@@ -31,7 +31,7 @@ def copy_model(source: str | Path, out: Path) -> None:
             return []
         return [name for name in names if name in to_train_on or name.startswith(".")]
 
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
             copy = Path(beside) / out.name
@@ -39,5 +39,3 @@ def copy_model(source: str | Path, out: Path) -> None:
             if out.is_dir():
                 out.rmdir()  # not every system moves onto a directory, an empty one either
             copy.rename(out)
-    except OSError as error:
-        raise NelboError(f"cannot write to {out}: {error.strerror or error}") from error

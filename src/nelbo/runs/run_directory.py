@@ -20,7 +20,6 @@ its first checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,18 +27,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from nelbo.base.arguments import is_whole
 from nelbo.base.errors import NelboError
-from nelbo.base.files import TEMPORARY_NAME, atomic_file, read_json, reason, to_json
+from nelbo.base.files import TEMPORARY_NAME, read_json, writing
 from nelbo.base.locks import lock
 from nelbo.base.suggestions import directories_near
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats import INDEX_FILE, NELBO_FILE, write_json
 from nelbo.formats.notes import read_notes
-from nelbo.networks.config import is_number
 from nelbo.networks.denoisers import DENOISERS
 from nelbo.runs.checkpoints import VALIDATION
 from nelbo.runs.replacing import GROWING, STAGES, WINNING, finish_replacing, is_replaced
+from nelbo.runs.step_file import StepFile
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -108,7 +106,7 @@ class RunDirectory:
                 written.
         """
         path = self.path
-        try:
+        with writing(path):
             finish_replacing(path, _OWN)
             taken = self.check_free(path, overwrite=overwrite)
             path.mkdir(parents=True, exist_ok=True)
@@ -116,9 +114,7 @@ class RunDirectory:
                 self._replaces, self._path = path, path / GROWING
                 self.path.mkdir()
             self.samples.mkdir()
-            (self.path / METRICS_FILE).touch()
-        except OSError as error:
-            raise NelboError(f"cannot write to {path}: {error}") from error
+            self.metrics.path.touch()
         return self
 
     @contextmanager
@@ -128,10 +124,8 @@ class RunDirectory:
         Raises:
             NelboError: another process does, or the directory cannot be made.
         """
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NelboError(f"cannot write to {self.path}: {error}") from error
         with lock(self.path, wait=False) as free:
             if not free:
                 raise NelboError(
@@ -197,13 +191,11 @@ class RunDirectory:
     def make_stage(self, name: str) -> RunDirectory:
         """An empty stage, in place of what was there."""
         run = self.stage(name)
-        try:
+        with writing(run.path):
             if run.path.exists():
                 shutil.rmtree(run.path)
             run.samples.mkdir(parents=True)
-            (run.path / METRICS_FILE).touch()
-        except OSError as error:
-            raise NelboError(f"cannot write to {run.path}: {error}") from error
+            run.metrics.path.touch()
         return run
 
     @property
@@ -219,7 +211,7 @@ class RunDirectory:
         path = self.path
         finish_replacing(path, _OWN)
         self.samples.mkdir(exist_ok=True)
-        (path / METRICS_FILE).touch()
+        self.metrics.path.touch()
         for folder in [path, *(path / name for name in _OWN if (path / name).is_dir())]:
             for file in folder.iterdir():
                 match = TEMPORARY_NAME.fullmatch(file.name)
@@ -285,59 +277,24 @@ class RunDirectory:
         """The page."""
         return self.path / REPORT_FILE
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl.
+    @property
+    def metrics(self) -> StepFile:
+        """What was logged while training."""
+        return StepFile(self.path / METRICS_FILE)
 
-        Raises:
-            NelboError: it cannot be written.
-        """
-        self._append(METRICS_FILE, row)
-
-    def append_reading(self, row: Mapping[str, Any]) -> None:
-        """Add one line to readings.jsonl; errors as `append_metrics`."""
-        self._append(READINGS_FILE, row)
-
-    def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        file = self.path / name
-        try:
-            with file.open("a") as lines:
-                lines.write(to_json(row) + "\n")
-        except OSError as error:
-            raise NelboError(
-                f"cannot write to {file}: {reason(error)}; --resume goes on from the "
-                "last checkpoint"
-            ) from error
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; one that was cut short or damaged is left out."""
-        return self._rows(METRICS_FILE)
-
-    def readings(self) -> list[dict[str, Any]]:
-        """All lines of readings.jsonl, likewise."""
-        return self._rows(READINGS_FILE)
-
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a file; none without it."""
-        file = self.path / name
-        return _rows(file) if file.is_file() else []
+    @property
+    def readings(self) -> StepFile:
+        """Bounds of held-out images, read while training."""
+        return StepFile(self.path / READINGS_FILE)
 
     def course(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, and the readings of held-out images among them, by step."""
         readings = [
             {VALIDATION if name == "bits_per_dim" else name: value for name, value in row.items()}
-            for row in self.readings()
+            for row in self.readings.rows()
             if "bits_per_dim" in row
         ]
-        return sorted([*self.metrics(), *readings], key=lambda row: row["step"])
-
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that are taken again, and the readings."""
-        for name, kept in ((METRICS_FILE, self.metrics()), (READINGS_FILE, self.readings())):
-            if not (self.path / name).is_file():
-                continue
-            rows = [row for row in kept if row["step"] <= step]
-            with atomic_file(self.path / name) as temporary:
-                temporary.write_text("".join(to_json(row) + "\n" for row in rows))
+        return sorted([*self.metrics.rows(), *readings], key=lambda row: row["step"])
 
     def write_evaluation(self, content: Mapping[str, Any]) -> None:
         """Write evaluation.json."""
@@ -367,22 +324,3 @@ class RunDirectory:
 def predates_validation(notes: Mapping[str, Any]) -> bool:
     """Whether nelbo.json predates the validation split."""
     return "source" in notes and "splits" not in notes
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in file.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if _is_row(row):
-            rows.append(row)
-    return rows
-
-
-def _is_row(row: Any) -> bool:
-    """Whether a line is one of numbers, or null, at a step."""
-    if not isinstance(row, dict) or not is_whole(row.get("step")):
-        return False
-    return all(value is None or is_number(value) for value in row.values())

@@ -184,7 +184,7 @@ class Supervisor:
 
     def _log(self, row: Mapping[str, Any]) -> None:
         if self._is_main:
-            self.run_directory.append_metrics(row)
+            self.run_directory.metrics.append(row)
             if self.tracker is not None:
                 self.tracker.row(row)
 
@@ -305,7 +305,8 @@ class Supervisor:
         self._best = checkpoint.progress["best"]
         if self._is_main:
             self.checkpoints.discard_after(checkpoint.step)
-            self.run_directory.forget_metrics_after(checkpoint.step)
+            self.run_directory.metrics.forget_after(checkpoint.step)
+            self.run_directory.readings.forget_after(checkpoint.step)
             forget_snapshots_after(self.run_directory.training, checkpoint.step)
             if self.tracker is not None:
                 self.tracker.forget_after(checkpoint.step)

@@ -106,5 +106,5 @@ class Watch:
         figures = self.kind.of_reading(bits)
         if self.trainer.processes.is_main:
             if figures:
-                self.run.append_metrics({"step": step.step, "seconds": step.seconds, **figures})
-            self.run.append_reading({k: v for k, v in row.items() if math.isfinite(v)})
+                self.run.metrics.append({"step": step.step, "seconds": step.seconds, **figures})
+            self.run.readings.append({k: v for k, v in row.items() if math.isfinite(v)})
