@@ -14,7 +14,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     # However it is written: DDIM, dpm-solver.
     folded, typed = {_folded(each): each for each in known}, _folded(name)
     near = [typed] if typed in folded else get_close_matches(typed, folded, _SHOWN)
-    return _question([folded[each] for each in near])
+    return question([folded[each] for each in near])
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def directories_near(path: Path) -> str:
             break
         here = [folder for mended in below for folder in mended]
     else:
-        return _question([str(folder) for folder in here[:_SHOWN]])
+        return question([str(folder) for folder in here[:_SHOWN]])
     parent = path.parent
     beside = _folders(parent) if parent != Path() else []
     return f" ({parent} holds {listed(beside)})" if beside else ""
@@ -66,5 +66,6 @@ def _folders(parent: Path) -> list[str]:
         return []
 
 
-def _question(names: Sequence[str]) -> str:
+def question(names: Sequence[str]) -> str:
+    """ " (did you mean a or b?)" for names; "" for none."""
     return f" (did you mean {' or '.join(names)}?)" if names else ""

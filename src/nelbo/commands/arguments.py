@@ -13,7 +13,7 @@ import tyro
 
 from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
-from nelbo.base.suggestions import did_you_mean
+from nelbo.base.suggestions import did_you_mean, question, unknown
 
 # What other programs call options, by the names that they have here; those that a command has are
 # suggested.
@@ -283,13 +283,9 @@ def _no_such_option(
             f"as in nelbo {command} {by_use[0].upper()}"
         )
     names = [other for other, option in options.items() if not option.positional]
-    hint = did_you_mean(name, names) if not named else ""
-    if not named and not hint:
-        named = [other for other in names if name in other.split("-")]
-    if named:
-        hint = f" (did you mean {' or '.join(_flag(other) for other in named)}?)"
-    else:
-        hint = hint.replace("mean ", "mean --").replace(" or ", " or --")
+    hint = question([_flag(other) for other in named])
+    hint = hint or did_you_mean(name, map(_flag, names))
+    hint = hint or question([_flag(other) for other in names if name in other.split("-")])
     return NelboError(
         f"nelbo {command} has no option {typed}{hint}; nelbo {command} --help lists them"
     )
@@ -326,11 +322,7 @@ def _check_values(flag: str, option: Option, values: Sequence[str]) -> None:
         choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
         if choices and value not in map(str, choices):
             others = ["a number"] if {int, float} & set(members) else []
-            expected = ", ".join((*map(str, choices), *others))
-            raise NelboError(
-                f"unknown {flag} {value!r}{did_you_mean(value, map(str, choices))}: expected one "
-                f"of {expected}"
-            )
+            raise NelboError(unknown(flag, value, (*map(str, choices), *others)))
         if set(members) <= {int, float, types.NoneType}:
             kind = "a number" if float in members else "a whole number"
             raise NelboError(f"{flag} must be {kind}, got {value!r}")

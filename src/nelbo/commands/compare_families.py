@@ -16,7 +16,7 @@ from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.common import answer
-from nelbo.commands.contestants import Contest, Trained, train
+from nelbo.commands.contestants import Contest, train
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.data.mentions import mention_duplicates, mention_skipped
@@ -39,6 +39,7 @@ from nelbo.report.formatting import duration
 from nelbo.report.page import write_html
 from nelbo.samplers.default import suited_sampler
 from nelbo.training.config import parse_duration
+from nelbo.training.family_choice import Trained
 from nelbo.training.images import TrainingImages
 
 TABLE_FILE, PAGE_FILE = "comparison.csv", "comparison.html"

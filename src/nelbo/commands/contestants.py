@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nelbo.base.console import training_progress
 from nelbo.base.digest import digest
-from nelbo.base.errors import NelboError
-from nelbo.chain.model import Model
 from nelbo.commands.options.compare import Compare
 from nelbo.commands.starting_point import parse_train
 from nelbo.commands.taxonomy import TAXONOMY, Entry
 from nelbo.data import ImageData
-from nelbo.data.splits import TRAIN, VALIDATION
-from nelbo.evidence.evaluation import evaluate
 from nelbo.families import FAMILIES
 from nelbo.formats import load, save
 from nelbo.runs.run_directory import AUTOENCODER_RUN
+from nelbo.training.family_choice import Trained, fit_best
 from nelbo.training.images import TrainingImages
 from nelbo.training.processes import Processes
 from nelbo.training.stages import train_stages
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -62,25 +54,6 @@ class Contest:
             "levels": self.options.levels,
             "device": self.device.type,
         }
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A family that has been trained.
-
-    Attributes:
-        model: the model.
-        steps: updates or iterations.
-        passes: how often each training image was seen.
-        seconds: what it took.
-        choice: what was chosen by held-out images; "" for nothing.
-    """
-
-    model: Model
-    steps: int
-    passes: float
-    seconds: float
-    choice: str = ""
 
 
 def train(name: str, contest: Contest, directory: Path, seed: int) -> Trained:
@@ -127,37 +100,18 @@ def _run(entry: Entry, contest: Contest, directory: Path, seed: int) -> Trained:
 
 
 def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Trained:
-    """The best of the candidates by held-out images, in the time of all of them together."""
-    images, budget = contest.images, contest.budget
-    data, begun = _for_fit(images), time.monotonic()
-    best: tuple[float, Trained] | None = None
-    problems: list[NelboError] = []
-    refused: list[str] = []
-    count = len(entry.candidates)
-    late: list[str] = []
-    for i, arguments in enumerate(entry.candidates):
-        left = budget - (time.monotonic() - begun)
-        if left <= 0 and i > 0:
-            late.append(_named(arguments))
-            continue
-        try:
-            found = _fit(entry, arguments, data, left / (count - i), seed, contest.device)
-        except NelboError as error:
-            problems.append(error)
-            refused.append(_named(arguments))
-            continue
-        cost = _held_out(found.model, images.validation, seed) if count > 1 else 0.0
-        if best is None or cost < best[0]:
-            best = cost, found
-    if best is None:
-        raise problems[0]
-    choice = best[1].choice if count > 1 else ""
-    trained = replace(best[1], seconds=time.monotonic() - begun, choice=choice)
-    # What the first was refused for is what the others were, too, as a rule.
-    left_out = [f"{', '.join(refused)} failed: {problems[0]}"] if refused else []
-    left_out += [f"no time for {', '.join(late)}"] if late else []
-    if left_out:
-        trained = replace(trained, choice=f"{trained.choice} ({'; '.join(left_out)})")
+    """The best of the candidates of the entry, saved."""
+    assert entry.model is not None
+    images = contest.images
+    trained = fit_best(
+        FAMILIES[entry.model],
+        entry.candidates,
+        images,
+        contest.budget,
+        title=entry.title,
+        seed=seed,
+        device=contest.device,
+    )
     notes = {
         "source": images.source,
         "splits": images.counts,
@@ -166,55 +120,3 @@ def _family(entry: Entry, contest: Contest, directory: Path, seed: int) -> Train
     }
     save(trained.model, directory, notes=notes)
     return trained
-
-
-def _fit(
-    entry: Entry,
-    arguments: Mapping[str, Any],
-    data: ImageData,
-    budget: float,
-    seed: int,
-    device: torch.device,
-) -> Trained:
-    """One candidate, behind a progress bar."""
-    assert entry.model is not None
-    model = FAMILIES[entry.model](**arguments)
-    choice = _named(arguments)
-    title, begun = f"{entry.title} {choice}".rstrip(), time.monotonic()
-    with training_progress() as progress:
-        task = progress.add_task(title, total=budget, figures="", step=0, pace="")
-        for step in model.fit_steps(data, time_budget=budget, seed=seed, device=device):
-            progress.update(
-                task,
-                completed=min(budget, time.monotonic() - begun),
-                step=step.number,
-                figures=f"{step.nats:,.1f} nats",
-            )
-    assert model.last_step is not None
-    last = model.last_step
-    return Trained(model, last.number, last.passes, time.monotonic() - begun, choice)
-
-
-def _named(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in arguments.items())
-
-
-def _for_fit(images: TrainingImages) -> ImageData:
-    """The images for training and for validation, each marked with its split."""
-    train, validation = images.train, images.validation
-    if images.watched != VALIDATION:
-        return replace(train, splits=None)
-    return ImageData(
-        train.source,
-        torch.cat([train.images, validation.images]),
-        train.levels,
-        (*train.names, *validation.names),
-        splits=(TRAIN,) * len(train) + (VALIDATION,) * len(validation),
-    )
-
-
-def _held_out(model: Model, data: ImageData, seed: int) -> float:
-    """Bits/dim of the images that choices are made by."""
-    noise = torch.Generator().manual_seed(seed)
-    batches = list(evaluate(model, data, batch_size=_BATCH, generator=noise))
-    return float(torch.cat([batch.bits_per_dim for batch in batches]).mean())
