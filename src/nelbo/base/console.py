@@ -10,15 +10,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -91,21 +89,6 @@ def training_progress(*, disable: bool = False) -> Progress:
     )
 
 
-def counting_progress(*, disable: bool = False) -> Progress:
-    """A progress bar that counts and estimates the time left; a line a minute in a file."""
-    return _CountingProgress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=MESSAGES,
-        disable=disable or not MESSAGES.is_terminal,
-        lines=not disable and not MESSAGES.is_terminal,
-    )
-
-
 class Minutes:
     """Reports when a minute has passed, for what is shown where there is no terminal."""
 
@@ -121,27 +104,47 @@ class Minutes:
         return True
 
 
-class _CountingProgress(Progress):
-    """A progress bar that becomes a line a minute where no terminal shows it."""
+class Counting:
+    """A progress bar that counts and estimates the time left; a line a minute in a file.
 
-    def __init__(self, *columns: ProgressColumn, lines: bool, **options: Any) -> None:
-        super().__init__(*columns, **options)
-        self._lines, self._minutes = lines, Minutes()
+    Within its block it is called with how many more are done.
 
-    def update(self, task_id: TaskID, **fields: Any) -> None:
-        """As `Progress.update`."""
-        super().update(task_id, **fields)
-        self._line(task_id)
+    Args:
+        title: what is counted.
+        total: how many there are to come; None where that is not known.
+        quiet: show nothing.
 
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As `Progress.advance`."""
-        super().advance(task_id, advance)
-        self._line(task_id)
+    Attributes:
+        bar: the bar itself, with one task.
+    """
 
-    def _line(self, task_id: TaskID) -> None:
-        if not (self._lines and self._minutes.passed()):
-            return
-        task = self._tasks[task_id]
-        total = "" if task.total is None else f" of {task.total:,.0f}"
-        status = task.fields.get("status", "")
-        notice(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())
+    def __init__(self, title: str, total: float | None = None, *, quiet: bool = False) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=MESSAGES,
+            disable=quiet or not MESSAGES.is_terminal,
+        )
+        self._task = self.bar.add_task(title, total=total, status="")
+        self._lines, self._minutes = not quiet and not MESSAGES.is_terminal, Minutes()
+
+    def __enter__(self) -> Self:
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+    def __call__(self, done: float = 0, **fields: Any) -> None:
+        """More are done; other fields, such as `status`, `completed` and `total`, are set."""
+        given = fields if "completed" in fields else {"advance": done, **fields}
+        self.bar.update(self._task, **given)
+        if self._lines and self._minutes.passed():
+            task = self.bar.tasks[0]
+            total = "" if task.total is None else f" of {task.total:,.0f}"
+            status = task.fields["status"]
+            notice(f"{task.description}: {task.completed:,.0f}{total} {status}".rstrip())

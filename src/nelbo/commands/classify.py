@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 from nelbo.base.errors import NelboError
 from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
@@ -157,11 +157,10 @@ def _classify(
     )
     done = []
     size = min(options.batch_size, images_at_once(classes.condition.batch_size))
-    with counting_progress() as progress:
-        task = progress.add_task(f"Classifying {data.source}", total=len(data), status="")
+    with Counting(f"Classifying {data.source}", len(data)) as progress:
         for batch in data.batches(size):
             done.append(classifier(model.data.to_network(batch.images).to(device)))
-            progress.update(task, advance=len(batch))
+            progress(len(batch))
     return Classification.cat(done)
 
 

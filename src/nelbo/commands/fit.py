@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
@@ -133,12 +133,11 @@ def _measure(options: Fit, model: Model, data: ImageData) -> tuple[LevelProfile,
         generator=generator,
     )
     costs = []
-    with counting_progress() as progress:
-        total = len(levels_to_measure(chain.schedule, options.levels))
-        task = progress.add_task("Measuring levels", total=total, status="")
+    total = len(levels_to_measure(chain.schedule, options.levels))
+    with Counting("Measuring levels", total) as progress:
         for cost in steps:
             costs.append(cost)
-            progress.update(task, advance=1, status=f"level {cost.t}")
+            progress(1, status=f"level {cost.t}")
     profile = collect_levels(chain, x_0, iter(costs), draws=options.draws)
     spread = Estimate.of(autoencoder + costs_of_images(costs, profile))
     return profile, autoencoder.mean().item(), spread

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nelbo.base.arguments import check_choice
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
@@ -47,8 +47,7 @@ def run(options: Likelihood) -> None:
     }
     levels, _ = find_levels(options.levels, model, data, options.computing.seed)
     bounds, bits, evaluations = [], [], 0
-    with counting_progress() as progress:
-        task = progress.add_task(f"Flow of {data.source}", total=len(data), status="")
+    with Counting(f"Flow of {data.source}", len(data)) as progress:
         for batch in data.batches(options.batch_size):
             x_0, condition = inputs(model, batch)
             found = log_likelihood(model, x_0, condition, **integration)
@@ -58,7 +57,7 @@ def run(options: Likelihood) -> None:
             bits.append(found.bits_per_dim.cpu())
             evaluations += found.evaluations * len(batch)
             mean = torch.cat(bits).mean()
-            progress.update(task, advance=len(batch), status=f"{mean:.3f} bits/dim")
+            progress(len(batch), status=f"{mean:.3f} bits/dim")
     bound = joined(bounds)
     rows = {
         "flow": (Estimate.of(torch.cat(bits)), evaluations / len(data)),

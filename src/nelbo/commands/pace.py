@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from itertools import pairwise
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 
 
-class Pace:
-    """A progress bar, called with how many more images are done.
+class Pace(Counting):
+    """A progress bar of images that keeps when some of them were done."""
 
-    Args:
-        title: what the bar shows.
-    """
-
-    def __init__(self, title: str) -> None:
-        self._progress = counting_progress()
-        self._task = self._progress.add_task(title, total=None, status="")
-        self._times: list[float] = []
-
-    def __enter__(self) -> Pace:
-        self._progress.__enter__()
+    def __enter__(self) -> Self:
         self._times = [perf_counter()]
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
-        self._progress.__exit__(*error)
-
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: float = 0, **fields: Any) -> None:
         """More images are done."""
         self._times.append(perf_counter())
-        self._progress.advance(self._task, done)
+        super().__call__(done, **fields)
 
     def passes(self, count: int) -> list[float]:
         """The seconds of each of a number of passes over the images, each of as many calls."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.console import MESSAGES, counting_progress
+from nelbo.base.console import MESSAGES, Counting
 from nelbo.chain.estimators import Estimator, Importance, proposal_from
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
@@ -127,15 +127,14 @@ def evaluate_with_progress(
     """`evaluate` of every image, behind a progress bar that shows the mean so far."""
     bounds: list[Evidence] = []
     bits, images = 0.0, 0
-    with counting_progress(disable=_is_silent(store)) as progress:
-        total = len(data) * calls_per_image(model, levels)
-        task = progress.add_task(description, total=total, status="")
+    total = len(data) * calls_per_image(model, levels)
+    with Counting(description, total, quiet=_is_silent(store)) as progress:
         noise = _generator(seed)
         for bound in evaluate(model, data, levels=levels, generator=noise, store=store, **options):
             bounds.append(bound)
             bits, images = bits + float(bound.bits_per_dim.sum()), images + len(bound)
             calls = int(bound.calls.sum())
-            progress.update(task, advance=calls, status=f"calls · {bits / images:.3f} bits/dim")
+            progress(calls, status=f"calls · {bits / images:.3f} bits/dim")
     return joined(bounds)
 
 
@@ -151,8 +150,8 @@ def evaluate_to_error_with_progress(
 ) -> tuple[Evidence, int]:
     """`evaluate_to_error` behind a progress bar, and the network evaluations that it took."""
     bound, calls, status = None, 0, ""
-    with counting_progress(disable=_is_silent(store)) as progress:
-        task = progress.add_task(description, total=None, status="calls")
+    with Counting(description, quiet=_is_silent(store)) as progress:
+        progress(status="calls")
         noise = _generator(seed)
         for reading in evaluate_to_error(
             model, data, error, generator=noise, store=store, **options
@@ -161,7 +160,7 @@ def evaluate_to_error_with_progress(
                 bits = reading.bound.mean().bits_per_dim
                 status = f" · {bits.mean:.3f} ± {bits.monte_carlo_error:.3f} bits/dim"
             bound, calls = reading.bound, reading.calls
-            progress.update(task, completed=calls, total=reading.planned, status=f"calls{status}")
+            progress(completed=calls, total=reading.planned, status=f"calls{status}")
     assert bound is not None
     return bound, calls
 

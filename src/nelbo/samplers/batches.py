@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 from nelbo.base.errors import NelboError
 from nelbo.base.memory import available_memory
 from nelbo.chain.conditioning import Condition
@@ -111,12 +111,11 @@ def in_batches(
         repeat: how many images in a row take the same noise.
     """
     batches = []
-    with counting_progress() as progress:
-        task = progress.add_task(description, total=num_states * -(-n // batch_size), status="")
+    with Counting(description, num_states * -(-n // batch_size)) as progress:
         for start in range(0, n, batch_size):
             some = slice(start, min(start + batch_size, n))
             generators = [generator_for(seed, i // repeat) for i in range(some.start, some.stop)]
-            batches.append(drawn(some, generators, lambda: progress.advance(task)))
+            batches.append(drawn(some, generators, lambda: progress(1)))
             if start == 0:
                 _check_room(batches[0], n)
     return torch.cat(batches)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from nelbo.base.console import counting_progress
+from nelbo.base.console import Counting
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.cost import cost_json, levels_of
@@ -60,12 +60,10 @@ def refine(evaluations: Mapping[str, TimedEvaluation], seconds: float) -> None:
     for split, evaluation in evaluations.items():
         if evaluation.is_settled:
             continue
-        with counting_progress() as progress:
-            task = progress.add_task(f"Evaluating {split}", total=evaluation.most, status="")
+        with Counting(f"Evaluating {split}", evaluation.most) as progress:
             for state in evaluation.refine(seconds * SHARES.get(split, 1.0) / whole):
                 bits = state.bound.mean().bits_per_dim
-                progress.update(
-                    task,
+                progress(
                     completed=state.count,
                     status=f"images · {bits.mean:.3f} ± {bits.standard_error:.3f} bits/dim",
                 )
