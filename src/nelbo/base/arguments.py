@@ -24,8 +24,13 @@ def described(value: Any) -> str:
     kind = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"a {kind} of shape {tuple(value.shape)} and type {value.dtype}"
-    shown = repr(value)
-    return f"{kind} {shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + '…'}"
+    return f"{kind} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value, as Python writes it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def is_whole(value: Any) -> bool:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 
-def digest(parts: Iterable[str | Tensor]) -> str:
-    """A hash of texts and of the values of tensors, in their order."""
-    found = hashlib.blake2b(digest_size=8)
+def digest(parts: Iterable[str | Tensor], size: int = 8) -> str:
+    """A hash of texts and of the values of tensors, in their order, of a number of bytes."""
+    found = hashlib.blake2b(digest_size=size)
     for part in parts:
         if isinstance(part, Tensor):
             plain = part.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -13,6 +13,7 @@ from nelbo.commands.groups import ControlOptions
 from nelbo.data.annotators import ANNOTATORS
 from nelbo.data.controls import Annotated, light_lines
 from nelbo.data.image_file import examine, read_image
+from nelbo.data.size import sides
 from nelbo.networks.control import Control
 from nelbo.runs.picture_model import PictureModel
 
@@ -89,10 +90,9 @@ def _read(
     """A control, (C, H, W) in [0, 1]."""
     size, wanted = examine(path).size, (shape[1], shape[2])
     if size is not None and size != wanted:
-        found, takes = (f"{one}×{two}" for one, two in (size, wanted))
         notice(
-            f"note: {path} is {found} pixels, the control {takes} (height × width): cut in the "
-            "middle and scaled"
+            f"note: {path} is {sides(size)} pixels, the control {sides(wanted)} (height × width): "
+            "cut in the middle and scaled"
         )
     pixels = read_image(path, shape)
     if annotator is not None:

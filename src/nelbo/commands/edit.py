@@ -17,6 +17,7 @@ from nelbo.commands.controls import read_controls
 from nelbo.commands.options.edit import INVERSION, Edit
 from nelbo.commands.sampling import build_sampler, check_guidance
 from nelbo.data.image_file import examine, read_image, read_mask
+from nelbo.data.size import sides
 from nelbo.editing import Edit as Editing
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.formats import Pipeline
@@ -187,7 +188,7 @@ def _check_sizes(options: Edit, pictures: PictureModel) -> None:
         size = sizes[path] = opened.size
         if size is None or size == takes:
             continue
-        found = f"{path} is {_named(size)} pixels, the model takes {_named(takes)}"
+        found = f"{path} is {sides(size)} pixels, the model takes {sides(takes)}"
         if not options.resize:
             raise NelboError(f"{found} (height × width): leave --no-resize out to cut and scale it")
         notice(f"note: {found} (height × width): cut in the middle and scaled")
@@ -207,10 +208,6 @@ def _check_mask(
     # As the longer side of either would be rounded.
     if abs(image[0] * mask[1] - image[1] * mask[0]) > max(*image, *mask):
         raise NelboError(
-            f"the mask {path} is {_named(mask)} and the picture {_named(image)} (height × width): "
-            f"make the mask of the picture's size, or of the model's, {_named(takes)}"
+            f"the mask {path} is {sides(mask)} and the picture {sides(image)} (height × width): "
+            f"make the mask of the picture's size, or of the model's, {sides(takes)}"
         )
-
-
-def _named(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

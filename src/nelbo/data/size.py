@@ -40,7 +40,12 @@ def _pair(given: object) -> Size:
 
 def named(size: Size) -> str:
     """The size in words: 32 of a square, otherwise height×width."""
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}×{size[1]}"
+    return str(size[0]) if size[0] == size[1] else sides(size)
+
+
+def sides(size: Size) -> str:
+    """Height×width."""
+    return f"{size[0]}×{size[1]}"
 
 
 def as_option(size: Size) -> int | str:

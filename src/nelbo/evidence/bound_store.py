@@ -6,14 +6,12 @@ of several processes, each computes its own share of the batches and reads the o
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -21,7 +19,6 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import atomic_file, read_json, writing
 from nelbo.chain.bound import Bound
 from nelbo.chain.evidence import Costs, Evidence
-from nelbo.chain.model import Model
 from nelbo.formats import write_json
 from nelbo.latent.bound import LatentBound
 
@@ -113,16 +110,6 @@ class BoundStore:
             raise NelboError(
                 f"{file} is damaged ({error}): remove it, and its batch is evaluated again"
             ) from error
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of all weights, to detect another model."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        plain = value.detach().cpu().contiguous()
-        digest.update(plain.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def stored_settings(directory: Path) -> dict[str, Any]:

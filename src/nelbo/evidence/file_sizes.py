@@ -17,7 +17,6 @@ cost predictors dearly, and PNG takes the smaller of values and a palette.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
 import math
@@ -33,6 +32,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
@@ -57,7 +57,7 @@ _PNG_SIGNATURE = 8
 # Of the chunk VP8L: a signature of one byte, width, height, a flag and the version in four.
 _VP8L_HEADER = 5
 # Results by pictures: a command shows the same ones in several places.
-_KNOWN: OrderedDict[bytes, FileSizes] = OrderedDict()
+_KNOWN: OrderedDict[str, FileSizes] = OrderedDict()
 _REMEMBERED = 16
 
 
@@ -365,7 +365,5 @@ def _jpeg_xl() -> bool:
     return "JXL" in Image.SAVE
 
 
-def _key(images: Tensor, levels: int, of: int) -> bytes:
-    digest = hashlib.blake2b(images.contiguous().cpu().numpy().data, digest_size=16)
-    digest.update(f"{tuple(images.shape)} {levels} {of} {formats_here()}".encode())
-    return digest.digest()
+def _key(images: Tensor, levels: int, of: int) -> str:
+    return digest([images, f"{tuple(images.shape)} {levels} {of} {formats_here()}"], size=16)

@@ -16,7 +16,6 @@ from nelbo.base.digest import digest
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
-from nelbo.evidence.bound_store import fingerprint
 from nelbo.evidence.given import given_of
 
 # Images hashed at a time: those that are mapped from a file need not fit the memory.
@@ -27,9 +26,10 @@ def identify(model: Model, data: ImageData) -> dict[str, Any]:
     """Everything that decides the bounds of a model on images, by what it is called in messages."""
     what = given_of(model, data).what
     conditioned = f"the {what}" if what else "-"
+    weights = (part for named in sorted(model.state_dict().items()) for part in named)
     return {
         **_of_images(data),
-        "weights": fingerprint(model),
+        "weights": digest(weights, size=16),
         **model.identity(),
         "conditioned on": conditioned,
     }

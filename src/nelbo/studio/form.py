@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
-from nelbo.base.arguments import check_choice
+from nelbo.base.arguments import check_choice, shown
 from nelbo.base.errors import NelboError
 from nelbo.studio.limits import Limits
 from nelbo.studio.uploads import Upload
@@ -56,9 +56,9 @@ class Form:
         if value is None:
             return default
         if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
-            raise NelboError(f"{name} must be a whole number, got {_named(value)}")
+            raise NelboError(f"{name} must be a whole number, got {shown(value)}")
         if not low <= value <= high:
-            raise NelboError(f"{name} must lie in {low}..{high:,}, got {_named(value)}")
+            raise NelboError(f"{name} must lie in {low}..{high:,}, got {shown(value)}")
         return int(value)
 
     def count(self, name: str, default: int, low: int, high: int) -> int:
@@ -73,9 +73,9 @@ class Form:
         if value is None:
             return default
         if not _is_number(value):
-            raise NelboError(f"{name} must be a number, got {_named(value)}")
+            raise NelboError(f"{name} must be a number, got {shown(value)}")
         if not low <= value <= high:
-            raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {_named(value)}")
+            raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {shown(value)}")
         return float(value)
 
     def text(self, name: str) -> str | None:
@@ -84,7 +84,7 @@ class Form:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise NelboError(f"{name} must be a text, got {_named(value)}")
+            raise NelboError(f"{name} must be a text, got {shown(value)}")
         if len(value) > self.limits.text:
             raise NelboError(
                 f"{name} has {len(value):,} characters, at most {self.limits.text:,} are read"
@@ -98,7 +98,7 @@ class Form:
         """Several texts; empty ones are left out."""
         values = self.settings.get(name) or []
         if not isinstance(values, list):
-            raise NelboError(f"{name} must be a list of texts, got {_named(values)}")
+            raise NelboError(f"{name} must be a list of texts, got {shown(values)}")
         found = [Form({name: value}, limits=self.limits).text(name) for value in values]
         texts = list(dict.fromkeys(text for text in found if text))
         if len(texts) > most:
@@ -132,8 +132,3 @@ class Form:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _named(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else shown[:39] + "…"
