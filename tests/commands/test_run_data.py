@@ -12,7 +12,7 @@ from PIL import Image
 
 from nelbo import NelboError, Pixels
 from nelbo.data import load_data
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.formats import Pipeline, files, notes, scheduler
 from nelbo.runs.run_data import check_data, data_for_run, load_with_data
 from nelbo.samplers import default_sampler
@@ -69,7 +69,7 @@ def test_classes_are_those_of_the_run_by_their_names(tmp_path, capsys, more):
     assert data.label_names == ("bird", "cat", "dog")
     place = {"cat": 1, "dog": 2}
     assert data.labels.tolist() == [place.get(name.split("/")[0], -1) for name in data.names]
-    mention_skipped(data)
+    mention(data)
     message = " ".join(capsys.readouterr().err.split())
     if more:
         assert f"{2 * len(more)} of {len(data)} images are of classes that the model" in message

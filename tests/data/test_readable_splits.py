@@ -10,7 +10,7 @@ from PIL import Image
 from nelbo import NelboError
 from nelbo.data import load_data
 from nelbo.data.declared import are_declared, split_note, split_pictures
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.data.splits import EmptySplitError, share
 from tests.data.pictures import write
 
@@ -173,7 +173,7 @@ def test_what_several_splits_were_adapted_by_is_mentioned_once(tmp_path, capsys)
             file = tmp_path / split / f"{k}.gif"
             file.parent.mkdir(exist_ok=True)
             frames[0].save(file, save_all=True, append_images=frames[1:])
-    mention_skipped(*(load_data(str(tmp_path), split) for split in ("train", "validation", "test")))
+    mention(*(load_data(str(tmp_path), split) for split in ("train", "validation", "test")))
     assert capsys.readouterr().err.count("6 of 6 pictures have several frames") == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nelbo import NelboError
 from nelbo.data import ImageData, decode, folder, load_data
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from tests.children import Child
 from tests.commands.conftest import TINY
 from tests.data.pictures import write
@@ -177,7 +177,7 @@ def test_skipped_files_are_named_once(capsys):
         ImageData("mine", images, 256, ("a",), skipped=(name, "sub: cannot be listed"))
         for name in ("x: broken", "y: broken")
     ]
-    mention_skipped(*both)
+    mention(*both)
     said = capsys.readouterr().err
     assert "skipped 3 files of mine" in said
     assert said.count("sub: cannot be listed") == 1

@@ -19,7 +19,7 @@ from nelbo.commands.common import answer
 from nelbo.commands.contestants import Contest, train
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
-from nelbo.data.mentions import mention_duplicates, mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.evidence.modes import count_modes
 from nelbo.evidence.progress import evaluate_at_levels
 from nelbo.evidence.sample_quality import sample_quality
@@ -100,8 +100,7 @@ def compare_families(options: Compare) -> None:
 
 def _images(options: Compare) -> TrainingImages:
     images = TrainingImages.load(options.data, options.size, options.channels)
-    mention_skipped(images.train, images.validation, images.test)
-    mention_duplicates(images.reported)
+    mention(images.train, images.validation, images.reported)
     if images.train.stream is not None:
         raise NelboError(
             f"{options.data} is streamed, and families are fitted to images in memory: name it "

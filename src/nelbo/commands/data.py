@@ -15,7 +15,7 @@ from nelbo.commands.common import answer
 from nelbo.commands.options.data import Data
 from nelbo.data import ImageData, load_data
 from nelbo.data.description import describe, splits_of
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.data.sources import check_not_among, with_crops
 from nelbo.report.grids import save_grid
 from nelbo.report.tables import new_table
@@ -41,7 +41,7 @@ def run(options: Data) -> None:
         shown.append(f"Contact sheet: {options.sheet}")
     answer(options.json, content, *shown)
     if not options.json:
-        mention_skipped(data, shown=_BROKEN)
+        mention(data, shown=_BROKEN)
         _mention_unmatched(data)
 
 

@@ -11,7 +11,7 @@ from nelbo.commands.asked import asked_source
 from nelbo.commands.common import answer, choose_device
 from nelbo.commands.groups import refuse
 from nelbo.commands.options.evaluate import Evaluate
-from nelbo.data.mentions import mention_duplicates, mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.evidence.autoencoder import (
     AutoencoderReading,
     AutoencoderRun,
@@ -46,8 +46,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         raise NelboError(
             f"{data.source} has {data.levels} pixel levels, the autoencoder {run.data.levels}"
         )
-    mention_skipped(data)
-    mention_duplicates(data)
+    mention(data)
     recorded = ConfigFields(directory.path / EVALUATION_FILE, directory.evaluation())
     scale = recorded.positive_if_any("decoder_scale")
     if scale is None:

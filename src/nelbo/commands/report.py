@@ -8,7 +8,7 @@ from nelbo.base.console import results_to
 from nelbo.base.errors import NelboError
 from nelbo.commands.common import answer, check_place, choose_device
 from nelbo.commands.options.report import Report
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.runs.model_copy import copy_model
 from nelbo.runs.run_data import ImageModel, RunSource, check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import METRICS_FILE, REPORT_FILE, RunDirectory
@@ -54,7 +54,7 @@ def _ending(
 ) -> Ending:
     """What the model was trained on and what was held out, and how to report on it."""
     held_out = data_for_run(test, model)
-    mention_skipped(held_out)
+    mention(held_out)
     train = data_for_run(replace(test, split="train"), model)
     return Ending(
         train=train,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.data.mentions import mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.data.splits import EmptySplitError
 from nelbo.evidence.sample_reading import LEAST_REAL, SampleReading, read_samples
 from nelbo.evidence.vision_model import check_vision_model
@@ -42,7 +42,7 @@ class Compared:
             check_vision_model(features)
         source = replace(source, resize=True)
         train = data_for_run(source, model)
-        mention_skipped(train)
+        mention(train)
         if len(train) < LEAST_REAL:
             raise NelboError(
                 f"--quality compares with at least {LEAST_REAL} images, {train.source} has "

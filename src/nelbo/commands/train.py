@@ -8,7 +8,7 @@ import torch
 
 from nelbo.base.console import notice
 from nelbo.commands.common import answer, choose_device
-from nelbo.data.mentions import mention_duplicates, mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute, check_source, with_crops
 from nelbo.data.splits import TEST, TRAIN, VALIDATION
@@ -98,8 +98,7 @@ def _mention(options: TrainOptions, images: TrainingImages, start: Start | None)
     """Report what is trained on, where that is not as one would expect."""
     if start is not None:
         notice(f"Training on from the model of {options.start_from} (--model {options.trains})")
-    mention_skipped(images.train, images.validation, images.test)
-    mention_duplicates(images.reported)
+    mention(images.train, images.validation, images.reported)
     if images.train.split_note is not None:
         notice(f"{images.source}: {images.train.split_note}")
     if images.watched == TEST:

@@ -17,7 +17,7 @@ from nelbo.data import ImageData, load_data
 from nelbo.data.controls import CHANNELS, controls_of
 from nelbo.data.duplicates import without_duplicates
 from nelbo.data.folder import LEVELS
-from nelbo.data.mentions import mention_duplicates, mention_skipped
+from nelbo.data.mentions import mention
 from nelbo.data.sources import (
     FIXED_SIZE,
     OWN_CHANNELS,
@@ -170,8 +170,7 @@ def load_with_data(
     data = data_for_run(source, model)
     data = with_controls(pipeline, model, data, control, source.seed)
     if not quiet:
-        mention_skipped(data)
-        mention_duplicates(data)
+        mention(data)
     if scaled and model.lacks_scale:
         _fit_missing_scale(source, model, data, quiet=quiet)
     return model, data
