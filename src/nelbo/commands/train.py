@@ -32,7 +32,7 @@ def run(options: TrainOptions) -> None:
     kind = kind_of(options.trains)
     # From here on the source names its crops, and every command that reads the run, and paths are
     # found again from another directory.
-    data = options.data if options.crops is None else with_crops(options.data, options.crops)
+    data = with_crops(options.data, options.crops)
     options = replace(options.found_again(), data=data, crops=None)
     _check(options)
     if line := kind.announcement(options, data):
