@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nelbo.chain.model import Model
-from nelbo.commands.groups import SplitOptions
+from nelbo.commands.groups import ImageOptions, SplitOptions
 from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
 from nelbo.formats import Pipeline
@@ -13,13 +13,19 @@ from nelbo.runs.run_data import RunSource, check_data, load_with_data
 from nelbo.runs.run_directory import RunDirectory
 
 
-def asked_source(options: SplitOptions | Compare, run: Pipeline | RunDirectory) -> RunSource:
-    """Where the images come from that a run is to be read on; see `check_data`."""
+def asked_source(
+    options: ImageOptions | Compare,
+    run: Pipeline | RunDirectory,
+    split: str,
+    *,
+    keep_duplicates: bool,
+) -> RunSource:
+    """Where the images of a split come from that a run is to be read on; see `check_data`."""
     return check_data(
         run,
         options.data,
-        options.split,
-        keep_duplicates=options.keep_duplicates,
+        split,
+        keep_duplicates=keep_duplicates,
         resize=options.resize,
         images=options.images,
         seed=options.computing.seed,
@@ -37,10 +43,10 @@ def load_asked(
         quiet: name no pictures that were skipped.
         scaled: as `load_with_data`.
     """
-    pipeline = Pipeline.open(options.run_path)
+    pipeline, keep = Pipeline.open(options.run_path), options.keep_duplicates
     return load_with_data(
         pipeline,
-        asked_source(options, pipeline),
+        asked_source(options, pipeline, options.split, keep_duplicates=keep),
         device,
         quiet=quiet,
         scaled=scaled,

@@ -26,7 +26,8 @@ from nelbo.runs.run_data import load_with_data
 def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     """Evaluate both, compare, print."""
     pipelines = [Pipeline.open(run) for run in runs]
-    sources = [asked_source(options, run) for run in pipelines]
+    split, keep = options.split, options.keep_duplicates
+    sources = [asked_source(options, run, split, keep_duplicates=keep) for run in pipelines]
     trained = [source.own for source in sources]
     # What one of them was trained on is left out, and cropped and resized as then, for the other,
     # too.

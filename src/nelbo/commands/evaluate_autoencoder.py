@@ -39,7 +39,8 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     if options.precision != "fp32":
         raise NelboError("an autoencoder is evaluated in fp32: leave --precision out")
     directory = RunDirectory(options.run_path)
-    source = asked_source(options, directory)
+    keep = options.keep_duplicates
+    source = asked_source(options, directory, options.split, keep_duplicates=keep)
     run = AutoencoderRun.load(options.run_path).to(choose_device(options.computing.device))
     data = data_for_run(source, run)
     if data.levels != run.data.levels:

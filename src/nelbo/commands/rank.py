@@ -12,6 +12,7 @@ from nelbo.base.console import MESSAGES
 from nelbo.chain.bound import BoundMap
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
+from nelbo.commands.asked import asked_source
 from nelbo.commands.common import answer
 from nelbo.commands.options.rank import Rank
 from nelbo.commands.shared_evaluation import join_processes, open_store
@@ -27,7 +28,7 @@ from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
 from nelbo.report.tables import estimate_parts
-from nelbo.runs.run_data import check_data, load_with_data
+from nelbo.runs.run_data import load_with_data
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
 _PRINTED = 10
@@ -40,15 +41,7 @@ _NO_SETTINGS = ("shown", "maps", "score")
 def run(options: Rank) -> None:
     """Evaluate, rank, write the table and the page."""
     pipeline = Pipeline.open(options.run_path)
-    source = check_data(
-        pipeline,
-        options.data,
-        options.split or "all",
-        keep_duplicates=True,
-        resize=options.resize,
-        images=options.images,
-        seed=options.computing.seed,
-    )
+    source = asked_source(options, pipeline, options.split or "all", keep_duplicates=True)
     if options.split is None and source.own:
         source = replace(source, split="test")
     processes = join_processes(options.computing.device, options.out)
