@@ -32,8 +32,8 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     # What one of them was trained on is left out, and cropped and resized as then, for the other,
     # too.
     own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
-    alike = {"own": own, "validation": validation, "resize": options.resize or own}
-    sources = [replace(source, **alike) for source in sources]
+    resize = options.resize or own
+    sources = [replace(s, own=own, validation=validation, resize=resize) for s in sources]
     device = choose_device(options.computing.device)
     # Both, before the long work: the second may not be there. The seed draws the same images.
     loaded = [
