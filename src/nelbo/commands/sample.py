@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image
+from rich.console import RenderableType
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
@@ -144,7 +146,7 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         for path in (options.out, options.files, options.animation)
     )
     written = ", ".join(path for path in (out, files, animation) if path is not None)
-    content = {
+    content: dict[str, Any] = {
         "run": options.run_path,
         "out": out,
         "files": files,
@@ -153,17 +155,16 @@ def _report(options: Sample, n: int, seconds: float, reading: SampleReading | No
         "seconds": round(seconds, 3),
         "images_per_second": round(n / seconds, 3),
     }
-    line = f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {n / seconds:.3g} images/s → {written}"
-    if reading is None:
-        answer(options.computing.json, content, line)
-        return
-    from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
+    pace = f"{n / seconds:.3g} images/s"
+    shown: list[RenderableType] = [
+        f"{n} image{'s' * (n > 1)} in {seconds:.1f} s, {pace} → {written}"
+    ]
+    notes = []
+    if reading is not None:
+        content["quality"] = reading.to_json()
+        if not options.computing.json:  # it comes with plots
+            from nelbo.report.beside import ABOUT_FEATURES, nearest_line, quality_table
 
-    answer(
-        options.computing.json,
-        content | {"quality": reading.to_json()},
-        line,
-        quality_table(reading),
-        nearest_line(reading),
-        notes=[ABOUT_FEATURES],
-    )
+            shown += [quality_table(reading), nearest_line(reading)]
+            notes = [ABOUT_FEATURES]
+    answer(options.computing.json, content, *shown, notes=notes)
