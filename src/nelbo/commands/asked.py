@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from nelbo.chain.model import Model
@@ -53,3 +56,14 @@ def load_asked(
         control=getattr(options, "control", None),
         embedded_guidance=options.embedded_guidance,
     )
+
+
+def heading(options: SplitOptions, data: ImageData, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON of figures begins with: what they are of, and what they are `given`."""
+    return {
+        "run": options.run_path,
+        "data": data.source,
+        "split": options.split,
+        **given,
+        "duplicates_left_out": data.left_out,
+    }

@@ -15,7 +15,7 @@ from nelbo.base.files import write_csv
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import share_interval
 from nelbo.chain.model import Model
-from nelbo.commands.asked import load_asked
+from nelbo.commands.asked import heading, load_asked
 from nelbo.commands.common import answer, choose_device
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
@@ -59,12 +59,11 @@ def run(options: Classify) -> None:
             f"{largest:.1%}; 95% interval {low:.1%} to {high:.1%}"
         )
     at = model.embedded_guidance
+    given = {"conditioned_on": "prompt" if model.reads_text else "class", "embedded_guidance": at}
     answer(
         options.computing.json,
         {
-            "run": options.run_path,
-            "data": data.source,
-            "split": options.split,
+            **heading(options, data, given),
             "images": len(data),
             "classes": count,
             "images_of_known_class": len(right),
@@ -72,9 +71,6 @@ def run(options: Classify) -> None:
             "interval": interval,
             "chance": 1 / count,
             "largest_class": largest,
-            "conditioned_on": "prompt" if model.reads_text else "class",
-            "embedded_guidance": at,
-            "duplicates_left_out": data.left_out,
             "calls_per_image": calls,
             "calls_for_all_classes_and_levels": count * T,
             "certain": float((result.remaining.sum(1) == 1).double().mean()),

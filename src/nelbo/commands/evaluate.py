@@ -7,7 +7,7 @@ from typing import Any
 
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.asked import load_asked
+from nelbo.commands.asked import heading, load_asked
 from nelbo.commands.common import answer, check_optimal
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.commands.shared_evaluation import join_processes, open_store, stored_bounds
@@ -73,11 +73,7 @@ def run(options: Evaluate) -> None:
     answer(
         options.computing.json,
         {
-            "run": options.run_path,
-            "data": data.source,
-            "split": options.split,
-            **given.to_json(),
-            "duplicates_left_out": data.left_out,
+            **heading(options, data, given.to_json()),
             **cost_json(bound, model, calls),
             "calls_stored": stored,
             "precision": str(dtype).removeprefix("torch."),

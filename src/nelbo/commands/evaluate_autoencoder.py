@@ -7,7 +7,7 @@ import dataclasses
 from rich.table import Table
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.asked import asked_source
+from nelbo.commands.asked import asked_source, heading
 from nelbo.commands.common import answer, choose_device
 from nelbo.commands.groups import refuse
 from nelbo.commands.options.evaluate import Evaluate
@@ -57,11 +57,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     answer(
         options.computing.json,
         {
-            "run": options.run_path,
-            "data": data.source,
-            "split": options.split,
-            "conditioned_on": None,
-            "duplicates_left_out": data.left_out,
+            **heading(options, data, {"conditioned_on": None}),
             "examples": len(data),
             "decoder_scale": scale,
             **dataclasses.asdict(reading),

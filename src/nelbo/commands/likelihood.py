@@ -11,7 +11,7 @@ from nelbo.base.console import Counting
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
-from nelbo.commands.asked import load_asked
+from nelbo.commands.asked import heading, load_asked
 from nelbo.commands.common import answer, choose_device
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.diffusion import flow
@@ -69,11 +69,7 @@ def run(options: Likelihood) -> None:
     answer(
         options.computing.json,
         {
-            "run": options.run_path,
-            "data": data.source,
-            "split": options.split,
-            **given.to_json(),
-            "duplicates_left_out": data.left_out,
+            **heading(options, data, given.to_json()),
             "examples": len(data),
             "dequantization": dequantization,
             "trace": options.trace,
