@@ -147,3 +147,10 @@ def test_labels_are_numbers_of_classes(label, model):
 def test_labels_of_a_shorter_type_are_labels(model):
     found = model.predict(X, 2, Condition(label=LABELS.to(torch.uint8))).x_0
     assert torch.equal(found, model.predict(X, 2, Condition(label=LABELS)).x_0)
+
+
+def test_classes_come_in_turn(model):
+    """All of them, or those that are named; none of a model without classes."""
+    assert model.classes_in_turn(5).label.tolist() == [0, 1, 2, 0, 1]
+    assert model.classes_in_turn(3, [2, 0]).label.tolist() == [2, 0, 2]
+    assert Diffusion(lambda x, t, c: x, NoiseSchedule.linear(3)).classes_in_turn(2) is None

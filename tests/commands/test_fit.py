@@ -139,6 +139,13 @@ def test_a_hub_that_cannot_be_reached_is_said_to_be(monkeypatch):
     assert "nelbo fit" not in str(error.value)
 
 
+def test_the_best_levels_are_known_once_a_chain_is_fitted(run_path, fitted):
+    chain = short_chains.optimal_chain(nelbo.load(fitted), 5)
+    assert (chain.num_levels, chain.variance) == (5, "analytic")
+    with pytest.raises(NelboError, match="known once nelbo fit has measured it"):
+        short_chains.optimal_chain(nelbo.load(run_path), 5)
+
+
 def test_doubts_where_optimal_levels_are_of_no_use(fitted, monkeypatch):
     profile = nelbo.load(fitted).profile
     T = profile.num_levels
