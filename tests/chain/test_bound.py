@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nelbo import Bound, NelboError
+from nelbo import Bound, LatentBound, NelboError
 from nelbo.chain.bound import BoundMap
+from nelbo.chain.evidence import Costs
 
 
 def make(batch: int, evaluated: int, seed: int = 0, dims: int = 6) -> Bound:
@@ -142,3 +143,18 @@ def test_level_means_of_one_example_a_level_and_pooled():
     assert pooled.mean.tolist() == pytest.approx([1.0, 14 / 3])
     # One draw of 2 and two whose sum is 12: residuals ∓(2 − 14/3), over 3 draws.
     assert pooled.standard_error[1] == pytest.approx(2 * (14 / 3 - 2) / 3)
+
+
+@pytest.mark.parametrize("join", [Bound.cat, Bound.merge, Costs.cat])
+def test_only_evidence_of_one_class_joins(join):
+    bound = make(2, 3)
+    of_latents = LatentBound(
+        **vars(bound),
+        entropy=torch.zeros(2),
+        latent_reconstruction=torch.zeros(2),
+        latent_reconstruction_variance=torch.zeros(2),
+        joint_variance=torch.zeros(2),
+    )
+    for given in (None, [bound, "a"], "ab", [bound, of_latents], [of_latents, bound]):
+        with pytest.raises(NelboError, match=r"to be joined is|do not join"):
+            join(given)

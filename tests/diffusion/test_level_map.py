@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nelbo import NoiseSchedule
+from nelbo import NelboError, NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear(1000)
 SHORT = SCHEDULE.respace([1, 3, 11, 500, 1000])
@@ -97,3 +97,21 @@ def test_levels_even_in_angle(T, n, make):
     # Even to the width of the levels of the chain.
     turns = angles[[0, *levels]].diff()
     assert turns.max() < float(angles[-1]) / n + float(angles.diff().max()) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("ask", "places", "expected"),
+    [
+        (SHORT.noise_level, (-1, 6, 1.5, None), "t must"),
+        (SHORT.at_level, (0, 5.1, math.nan, "3"), "t must"),
+        (SHORT.at_sigma, (0, -1.0, math.nan, None), "sigma must"),
+        (SHORT.at_flow_time, (0.0, 1.1, math.nan, None), "w must"),
+        (SHORT.at_log_snr, (math.inf, math.nan, None), "log_snr must"),
+        (SHORT.level_of, (-2, 1000, None), "network_time must"),
+        (SHORT.even_in_angle, (0, 2.5, None), "n must"),
+    ],
+)
+def test_places_off_the_map_are_refused_by_name(ask, places, expected):
+    for place in places:
+        with pytest.raises(NelboError, match=f"^{expected}"):
+            ask(place)

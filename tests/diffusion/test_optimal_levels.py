@@ -20,6 +20,7 @@ from nelbo import (
 )
 from nelbo.diffusion.optimal_levels import step_costs
 from nelbo.samplers.grid import spaced_levels
+from tests import typechecking
 from tests.diffusion.test_model import T, make, pixels
 from tests.oracles.gaussian import expected_terms, gaussian_model
 from tests.oracles.test_optimal_variance import exact_profile
@@ -153,12 +154,17 @@ def test_fifty_of_a_thousand_levels_beat_even_spacing():
     assert total(levels) < 0.7 * total(spaced_levels(1000, 50, "linspace"))
 
 
-@pytest.mark.parametrize("K", [0, SMALL + 1])
-def test_mistakes(K):
-    with pytest.raises(NelboError, match=f"K must lie in 1..{SMALL}, .* got {K}"):
+@pytest.mark.parametrize("K", [0, SMALL + 1, 1.5, None])
+def test_mistakes(K, monkeypatch):
+    monkeypatch.setattr(typechecking, "MOST_CHECKS", 0)  # which would find some of them first
+    with pytest.raises(NelboError, match=rf"K must lie in 1\.\.{SMALL}, .* got {K}"):
         optimal_levels(random_profile(0), K)
     with pytest.raises(NelboError, match="unknown variance 'learned_range'"):
         optimal_levels(random_profile(0), 3, variance="learned_range")
+    with pytest.raises(NelboError, match=r"^profile is NoneType"):
+        optimal_levels(None, 3)
+    with pytest.raises(NelboError, match=r"^model is NoneType"):
+        fit_variance(None, random_profile(0))
 
 
 def test_every_level_of_the_chain_is_one_of_the_choices(generator):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nelbo import Bound, NelboError
-from nelbo.evidence import compare
+from nelbo.evidence import compare, rank
 from nelbo.evidence.comparison import mean_test
 
 DIMS = 10
@@ -169,3 +169,14 @@ def test_other_images_cannot_be_compared():
         compare(bound(first), bound(second, dims=20))
     with pytest.raises(NelboError, match="at least 2 images"):
         compare(bound(first[:1]), bound(second[:1]))
+
+
+@pytest.mark.parametrize("wrong", [None, "a", torch.zeros(3)])
+def test_what_is_no_evidence_is_refused_by_name(wrong):
+    right = bound(torch.ones(3))
+    with pytest.raises(NelboError, match=r"^first is .*expected what the elbo"):
+        compare(wrong, right)
+    with pytest.raises(NelboError, match=r"^second is .*expected what the elbo"):
+        compare(right, wrong)
+    with pytest.raises(NelboError, match=r"^bound is .*expected what the elbo"):
+        rank(wrong)

@@ -12,6 +12,7 @@ from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError,
 from nelbo.chain.estimators import Uniform
 from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
+from tests import typechecking
 from tests.diffusion.test_model import Network
 from tests.formats import tiny
 
@@ -173,3 +174,29 @@ def test_mistakes_without_text():
         make(scale=0.0)
     with pytest.raises(NelboError, match="over 3 channels"):
         make(shape=(3, 8, 8))
+
+
+def test_arguments_of_another_type_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(typechecking, "MOST_CHECKS", 0)  # which would find them first
+    model = make()
+    model.decoder_scale = 0.1
+    autoencoder, prior, x, z = model.autoencoder, model.prior, torch.zeros(1, 3, 16, 16), 0.0
+    mistakes = [
+        (lambda: LatentDiffusion(None, prior), "autoencoder is NoneType"),
+        (lambda: LatentDiffusion(autoencoder, None), "prior is NoneType"),
+        (lambda: LatentDiffusion(autoencoder, prior, data=256), "data is int 256"),
+        (lambda: LatentDiffusion(autoencoder, prior, scale="1"), "scale must be a number"),
+        (lambda: LatentDiffusion(autoencoder, prior, scale=math.inf), "scale must be positive"),
+        (lambda: LatentDiffusion(autoencoder, prior, decoder_scale=""), "decoder_scale must be"),
+        (lambda: model.encode(None), "x is NoneType"),
+        (lambda: model.decode(z), "z is float"),
+        (lambda: model.path_elbo(None), "x_0 is NoneType"),
+        (lambda: model.decoder_log_prob(x[:, :, 1:], torch.zeros(1, *SHAPE)), "images have shape"),
+        (lambda: model.edit(x, None), "edit is NoneType"),
+        (lambda: model.edit(x, DDIM(2)), "edit is DDIM"),
+        (lambda: model.sample(1, prompt=3), "prompt is int 3"),
+        (lambda: model.sample(1, guidance=torch.zeros(0)), "guidance must be a number"),
+    ]
+    for mistake, message in mistakes:
+        with pytest.raises(NelboError, match=message):
+            mistake()

@@ -141,6 +141,9 @@ def test_an_unconditional_network_cannot_be_guided():
         ((math.nan,), "guidance must be a finite number"),
         ((2.0, (1.0, 1.0)), "interval must be"),
         ((2.0, (-0.1, 1.0)), "interval must be"),
+        ((2.0, "abc"), "interval must be"),
+        ((2.0, 1.0), "interval is float 1.0"),
+        ((2.0, (0.0, None)), "high must be a number"),
         ((2.0, None, 1.5), r"rescale must lie in 0\.\.1"),
     ],
 )

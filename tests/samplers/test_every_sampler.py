@@ -6,13 +6,16 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, samplers
+from nelbo.editing import ImageToImage
 from nelbo.samplers import SAMPLERS, DPMSolver, Heun
 from nelbo.samplers.watched import Watched
 from tests.diffusion.test_model import SHAPE, make
+from tests.latent.test_model import make as tiny_latent
 
 EVERY = [getattr(samplers, kind)(6) for kind in SAMPLERS.values()]
 VARIANTS = [Heun(6, S_churn=3.0), DPMSolver(6, 3), DPMSolver(6, 2, stochastic=True)]
@@ -151,3 +154,46 @@ def test_what_is_left_open_is_as_in_the_papers():
         assert kind() == kind(18, **sigma, **churn, spacing="linspace")
         assert kind().kind_of_levels == "karras"
     assert DPMSolver().kind_of_levels == "log_snr"
+
+
+@every_sampler
+def test_what_is_no_model_state_or_schedule_is_refused(sampler):
+    model, x_T = make(), torch.zeros(2, *SHAPE)
+    latent = tiny_latent()
+    for walk in (sampler.iterate, sampler.sample):
+        for wrong in (None, latent, torch.nn.Identity()):
+            with pytest.raises(NelboError, match=r"^model is .*expected a Diffusion"):
+                walk(wrong, x_T)
+        for state in (None, x_T.numpy(), x_T.bool(), x_T[0, 0, 0], x_T[:, :, 1:], x_T[:0]):
+            with pytest.raises(NelboError, match=r"x_T|number of samples"):
+                walk(model, state)
+    with pytest.raises(NelboError, match=r"^model is .*expected a Diffusion"):
+        ImageToImage(sampler).edit(latent, x_T)
+    for wrong in (model, None):
+        with pytest.raises(NelboError, match=r"^schedule is .*expected the NoiseSchedule"):
+            sampler.timesteps(wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (samplers.DDIM, {"set_alpha_to_one": "no"}, "set_alpha_to_one is str 'no'"),
+        (samplers.DDIM, {"even_stride": torch.zeros(0)}, "even_stride is a Tensor"),
+        (DPMSolver, {"stochastic": 1}, "stochastic is int 1"),
+        (DPMSolver, {"lower_orders_below": None}, "lower_orders_below must be a whole number"),
+        (DPMSolver, {"noise_levels": np.zeros(2)}, "noise levels"),
+        (DPMSolver, {"spacing": np.zeros(2)}, "spacing"),
+        (Heun, {"noise_levels": torch.zeros(2)}, "noise levels"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_name(kind, options, message):
+    with pytest.raises(NelboError, match=message):
+        kind(6, **options)
+
+
+def test_numbers_may_be_arrays_and_times_are_a_list():
+    schedule, rho = make().schedule, torch.tensor(5)
+    of_array = Heun(6, rho=rho, noise_levels="karras").timesteps(schedule)
+    assert of_array == Heun(6, rho=5.0, noise_levels="karras").timesteps(schedule)
+    with pytest.raises(NelboError, match=r"^times is int 3"):
+        Heun(6, times=3).timesteps(schedule)

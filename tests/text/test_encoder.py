@@ -102,6 +102,8 @@ def test_mistakes_are_explained(parts, tmp_path, monkeypatch):
             encoder.encode(wrong)
     with pytest.raises(NelboError, match="text_encoder"):
         TextEncoder.from_pretrained(tmp_path)
+    with pytest.raises(NelboError, match=r"^path is NoneType"):
+        TextEncoder.from_pretrained(None)
 
 
 def test_missing_transformers_names_the_extra(parts, monkeypatch):

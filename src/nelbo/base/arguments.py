@@ -29,7 +29,9 @@ def described(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """The beginning of a value, as Python writes it."""
-    text = repr(value)
+    text, *more = repr(value).split("\n")
+    if more:  # as of a module
+        text += "…"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

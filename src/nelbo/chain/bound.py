@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.evidence import Summary
+from nelbo.chain.evidence import Summary, batches_of
 from nelbo.chain.variances import (
     largest_share,
     share_out,
@@ -256,7 +256,7 @@ class Bound:
         Raises:
             NelboError: no bounds, or different `dims` or numbers of evaluated levels.
         """
-        bounds = list(bounds)
+        bounds = batches_of(Bound, bounds)
         if not bounds:
             raise NelboError("Bound.cat needs at least one bound, got none")
         kinds = {(b.dims, b.levels.shape[1]) for b in bounds}
@@ -281,7 +281,7 @@ class Bound:
         Raises:
             NelboError: no rounds, or rounds of different examples.
         """
-        rounds = list(rounds)
+        rounds = batches_of(Bound, rounds)
         if not rounds:
             raise NelboError("Bound.merge needs at least one bound, got none")
         kinds = {(len(b), b.dims) for b in rounds}

@@ -14,14 +14,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
+
+Batch = TypeVar("Batch")
 
 KINDS = ("exact", "bound", "none")
 
@@ -67,6 +70,30 @@ class Summary(ABC):
     @property
     def _bits(self) -> float:
         return 1.0 / (self.dims * math.log(2.0))
+
+
+def check_evidence(**given: Any) -> None:
+    """Raise `NelboError` for what is no `Evidence`, by name."""
+    for name, evidence in given.items():
+        if not hasattr(type(evidence), "bits_per_dim"):
+            expected = "what the elbo or evidence of a model returns"
+            raise NelboError(f"{name} is {described(evidence)}, expected {expected}")
+
+
+def batches_of(kind: type[Any], batches: Iterable[Batch]) -> list[Batch]:
+    """The evidence of several batches that are to be joined.
+
+    Raises:
+        NelboError: no list of them, or not all of one class.
+    """
+    name = f"a list of {kind.__name__}"
+    check_kind("what is to be joined", batches, Iterable, name)
+    found = list(batches)
+    for each in found:
+        check_kind("each of what is to be joined", each, kind, f"as in {name}")
+    if len(classes := {type(each).__name__ for each in found}) > 1:
+        raise NelboError(f"{' and '.join(sorted(classes))} do not join: their terms differ")
+    return found
 
 
 class Evidence(Protocol):
@@ -263,7 +290,7 @@ class Costs:
         Raises:
             NelboError: no batches, or different kinds, terms or `dims`.
         """
-        batches = list(batches)
+        batches = batches_of(Costs, batches)
         if not batches:
             raise NelboError("Costs.cat needs at least one batch, got none")
         if len({(b.kind, b.dims, *b.terms) for b in batches}) > 1:

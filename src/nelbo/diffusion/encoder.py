@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.chain.distributions import normal
 from nelbo.chain.examples import check_examples
 from nelbo.chain.level import Level, check_level
@@ -75,10 +75,11 @@ class GaussianEncoder(TractableMHVAE):
 
     def p_prior(self, shape: Sequence[int]) -> Normal:
         """The prior p(x_T) = N(0, I), on the device of the network."""
+        check_kind("shape", shape, Sequence, "the sides of a batch, such as (16, 3, 32, 32)")
         for side in shape:
             check_count("each side of shape", side, least=0)
         parameter = next(self.parameters(), torch.empty(0))
-        zeros = torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device)
+        zeros = torch.zeros(tuple(shape), dtype=parameter.dtype, device=parameter.device)
         return normal(zeros, torch.ones_like(zeros))
 
     def prior_matching_map(self, x_0: Tensor) -> Float[Tensor, "batch ..."]:

@@ -41,6 +41,7 @@ from nelbo.base.arguments import check_choice, check_count, check_numbers
 from nelbo.base.errors import NelboError, optional
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
+from nelbo.chain.model import check_model
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
 from nelbo.diffusion.model import Diffusion
@@ -296,6 +297,7 @@ def _exact_trace(x_0: Tensor, x: Tensor) -> Tensor:
 def _check_options(
     model: Diffusion, trace: str, probes: int, draws: int, method: str, rtol: float, atol: float
 ) -> None:
+    check_model(model)
     if model.chain is not model:
         raise NelboError(
             f"a flow needs a Diffusion model, got {type(model).__name__}: "

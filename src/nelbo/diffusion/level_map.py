@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_number
+from nelbo.base.errors import NelboError
 from nelbo.diffusion.noise_level import NoiseLevel
 
 Levels = Float[Tensor, " levels"]
@@ -98,7 +100,9 @@ class LevelMap(ABC):
         return self.noise_scale / (self.signal_scale + self.noise_scale)
 
     def noise_level(self, t: int) -> NoiseLevel:
-        """Level t as a noise level."""
+        """Level t of 0..T as a noise level."""
+        check_count("t", t, least=0)
+        _check_within("t", t, 0, self.num_levels)
         signal, noise = float(self.signal_scale[t]), float(self.noise_scale[t])
         return NoiseLevel(signal, noise, int(self.network_times[t]), t)
 
@@ -108,6 +112,7 @@ class LevelMap(ABC):
         So diffusers' schedulers in σ read "linspace" levels. The σ is that of `sigmas`, and the
         network's time is an integer where t is one.
         """
+        _check_within("t", t, 1, self.num_levels)
         levels = np.arange(self.num_levels + 1)
         sigma = float(np.interp(t, levels, self.sigmas.numpy()))
         time = float(np.interp(t, levels, self.network_times.numpy()))
@@ -121,11 +126,13 @@ class LevelMap(ABC):
             sigma: σ > 0, where those of the levels are `sigmas`.
             nearest: the network's time is that of the nearest level, an integer.
         """
+        _check_within("sigma", sigma, 0, math.inf, above=True)
         time, t = self._between(np.log(sigma), self._log_sigmas)
         return NoiseLevel.from_sigma(sigma, int(self.network_times[t]) if nearest else time, t)
 
     def at_flow_time(self, w: float) -> NoiseLevel:
         """The noise level of (1 − w) x_0 + w ε; unlike that of a σ, it may hold no signal."""
+        _check_within("w", w, 0, 1, above=True)
         log_sigma = math.log(w) - (math.log1p(-w) if w < 1 else -math.inf)
         time, t = self._between(log_sigma, self._log_sigmas)
         length = math.hypot(1 - w, w)
@@ -136,11 +143,15 @@ class LevelMap(ABC):
 
         These have their own log SNR; those without any, where it is −∞, are left out.
         """
+        check_number("log_snr", log_snr)
+        if not math.isfinite(log_snr):
+            raise NelboError(f"log_snr must be finite, got {log_snr}")
         time, t = self._between(-0.5 * log_snr, self._half_log_nsr)
         return NoiseLevel.from_sigma(math.exp(-0.5 * log_snr), time, t)
 
     def level_of(self, network_time: float) -> int:
         """The level of this network time; the one above for a time between two."""
+        _check_within("network_time", network_time, -1, int(self.network_times[-1]))
         return int(torch.searchsorted(self.network_times, network_time))
 
     def levels_of(self, respaced: LevelMap) -> Int[Tensor, " levels"]:
@@ -160,6 +171,7 @@ class LevelMap(ABC):
         parts of the way the first level at or above its end is taken, so that the last is T; where
         the chain has fewer levels than that somewhere, there are fewer than `n`.
         """
+        check_count("n", n)
         ends = torch.linspace(0.0, float(self.angles[-1]), n + 1, dtype=torch.float64)[1:]
         found = torch.searchsorted(self.angles[1:], ends).clamp(max=self.num_levels - 1) + 1
         return sorted(set(found.tolist()))
@@ -180,3 +192,13 @@ class LevelMap(ABC):
     def _half_log_nsr(self) -> np.ndarray:
         """−½ log SNR of the levels from 1 that hold signal."""
         return -0.5 * self.log_snr[1:][self.alphas_cumprod[1:] > 0].numpy()
+
+
+def _check_within(
+    name: str, value: float, least: float, most: float, *, above: bool = False
+) -> None:
+    """Raise `NelboError` for a number outside [least, most], or with `above` (least, most]."""
+    check_number(name, value)
+    if not least <= value <= most or (above and value == least):
+        ends = f"{'(' if above else '['}{least:g}, {most:g}]"
+        raise NelboError(f"{name} must lie in {ends}, got {value}")

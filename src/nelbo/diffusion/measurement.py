@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
@@ -200,6 +200,7 @@ def fit_variance(
     Raises:
         NelboError: data that are not the model's, or a profile of another chain.
     """
+    check_kind("model", model, Diffusion, "a Diffusion")
     if not isinstance(data, LevelProfile):
         data = level_profile(
             model, data, condition, levels=levels, draws=draws, generator=generator

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind, is_whole
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.profile import LevelProfile
 
@@ -36,7 +37,8 @@ def step_costs(
     Raises:
         NelboError: a variance other than "analytic" and "fixed_small".
     """
-    if variance not in COSTS:
+    check_kind("profile", profile, LevelProfile, "what nelbo.level_profile measures")
+    if not isinstance(variance, str) or variance not in COSTS:
         raise NelboError(
             f"unknown variance {variance!r} for the cost of a step: expected one of "
             f"{', '.join(COSTS)}"
@@ -81,10 +83,10 @@ def optimal_levels(profile: LevelProfile, K: int, *, variance: str = "analytic")
     Raises:
         NelboError: K outside 1..T, or an unknown variance.
     """
-    T = profile.num_levels
-    if not 1 <= K <= T:
-        raise NelboError(f"K must lie in 1..{T}, the levels of the profile, got {K}")
     steps = step_costs(profile, variance=variance)
+    T = profile.num_levels
+    if not is_whole(K) or not 1 <= K <= T:
+        raise NelboError(f"K must lie in 1..{T}, the levels of the profile, got {K!r}")
     if variance == "analytic":
         best = profile.reconstruction.clone()
         best[0] = torch.inf

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nelbo.base.arguments import check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
@@ -252,6 +253,7 @@ class Preconditioned(OwnNetwork):
 
     def __init__(self, function: Callable[..., Tensor], sigma_data: float) -> None:
         super().__init__(function)
+        check_number("sigma_data", sigma_data)
         if not 0 < sigma_data < torch.inf:
             raise NelboError(f"sigma_data must be positive, got {sigma_data}")
         self.sigma_data = sigma_data

@@ -16,6 +16,7 @@ from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.sampler import last
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import State
+from nelbo.samplers.base import check_walked
 
 
 class Edit(ABC):
@@ -98,6 +99,7 @@ class Edit(ABC):
 
 def check_images(model: Diffusion, x_0: Tensor) -> None:
     """Raise `NelboError` for images that the model does not take."""
+    check_walked(model)
     check_examples(x_0=x_0)
     expected = model.shape or x_0.shape[1:]
     if x_0.ndim != 4 or tuple(x_0.shape[1:]) != tuple(expected):

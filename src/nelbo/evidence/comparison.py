@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.evidence import Evidence
+from nelbo.chain.evidence import Evidence, check_evidence
 
 LEVEL = 0.05
 # No p-value is smaller than one over one more than this.
@@ -100,6 +100,7 @@ def compare(
     Raises:
         NelboError: bounds of different images, or of fewer than two.
     """
+    check_evidence(first=first, second=second)
     if len(first) != len(second) or first.dims != second.dims:
         raise NelboError(
             "a paired comparison needs both bounds on the same images; found "

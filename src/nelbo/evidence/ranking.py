@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import write_csv
-from nelbo.chain.evidence import Evidence
+from nelbo.chain.evidence import Evidence, check_evidence
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
 
@@ -44,6 +44,7 @@ def rank(bound: Evidence, scores: Float[Tensor, " images"] | None = None) -> Int
 
     An image whose bound is not a number comes first: it is what a user should look at.
     """
+    check_evidence(bound=bound)
     bits = (bound.bits_per_dim if scores is None else scores).detach().cpu().double()
     return bits.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
 

@@ -40,7 +40,7 @@ def checkpoint_path(name: str) -> Path:
         NelboError: there is none of this name.
     """
     names = available()
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         known = f"there are {', '.join(names)}" if names else "this version ships none"
         raise NelboError(
             f"no checkpoint {name!r} comes with nelbo: {known}; a run or pipeline directory is "

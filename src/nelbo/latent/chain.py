@@ -6,6 +6,7 @@ Level t of it is z_{t−1}. See `nelbo.latent.bound` for the terms of its bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -15,11 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from nelbo.base.arguments import check_kind, check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import DiscretizedNormal, Generators, draw, narrow, normal
 from nelbo.chain.estimators import Estimator, as_estimator
+from nelbo.chain.examples import check_examples
 from nelbo.chain.level import Level
 from nelbo.chain.terms import Drawing, Draws, per_example
 from nelbo.chain.variances import variance_of_mean
@@ -46,6 +49,9 @@ class LatentChain(DescribedLatents):
         decoder_scale: float | None = None,
     ) -> None:
         super().__init__()
+        check_kind("autoencoder", autoencoder, Autoencoder, "an AutoencoderKL or its like")
+        check_kind("prior", prior, Diffusion, "a Diffusion of latents")
+        check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
         channels = autoencoder.config.latent_channels
         if prior.shape is not None and prior.shape[0] != channels:
             raise NelboError(
@@ -55,8 +61,10 @@ class LatentChain(DescribedLatents):
         if not prior.data.is_density:
             raise NelboError("latents are real numbers: make the prior with data=Continuous()")
         for name, value in (("scale", scale), ("decoder_scale", decoder_scale)):
-            if value is not None and not value > 0:
-                raise NelboError(f"{name} must be positive, got {value}")
+            if value is not None:
+                check_number(name, value)
+                if not 0 < value < math.inf:
+                    raise NelboError(f"{name} must be positive, got {value}")
         self.autoencoder = autoencoder
         self.prior = prior
         self.text = text
@@ -68,6 +76,7 @@ class LatentChain(DescribedLatents):
 
     def decoder_log_prob(self, x_0: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
         """log p(x|z_0) of each image, nats, (B,); errors as `p_data`."""
+        self.check_data(x_0)
         return per_example(self.p_data(z).log_prob(x_0))
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
@@ -75,6 +84,7 @@ class LatentChain(DescribedLatents):
 
         An autoencoder may compute in 16 bits; its answer has the precision of `x`, or more.
         """
+        check_examples(x=x)
         q = self.autoencoder.encode(x)
         if not torch.is_grad_enabled():
             check_finite(q.mean, "what the autoencoder encodes")
@@ -85,6 +95,7 @@ class LatentChain(DescribedLatents):
         self, z: Float[Tensor, "batch latent_channels latent_height latent_width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """The image of scaled latents, in about [−1, 1], unclipped; precision as `encode`."""
+        check_examples(z=z)
         x = self.autoencoder.decode(z / self.scale)
         if not torch.is_grad_enabled():
             check_finite(x, "what the autoencoder decodes")
@@ -293,6 +304,7 @@ class LatentChain(DescribedLatents):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " batch"]:
         """The bound by its definition, of one encoder path x, z_0, …, z_T; nats, (B,)."""
+        self.check_data(x_0)
         condition = self.condition_of(x_0, condition)
         return super().path_elbo(x_0, condition, generator=generator)
 

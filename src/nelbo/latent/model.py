@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
@@ -171,6 +172,7 @@ class LatentDiffusion(LatentChain):
         Raises:
             NelboError: as `sample`, or images that do not fit the model or the edit.
         """
+        check_kind("edit", edit, Edit, "one of nelbo.editing, such as ImageToImage()")
         z = self.encode(x).mean
         prior, condition = self.conditioned(
             edit.outputs(len(x)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.diffusion import Diffusion
@@ -74,10 +74,10 @@ class PriorCondition:
         Args and errors as `LatentDiffusion.sample`.
         """
         check_condition(condition, n)
-        prior = self.prior
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        prior, scale = self.prior, guidance.scale
         if prior.embedded_guidance is not None and negative_prompt is None:
-            prior, guidance = self._embedded(guidance), 1.0
-        scale = guidance.scale if isinstance(guidance, Guidance) else guidance
+            prior, guidance, scale = self._embedded(guidance), Guidance(1.0), 1.0
         if condition is not None and prompt is not None:
             raise NelboError("give either a condition, or a prompt")
         goal = condition if condition is not None else self._embed(n, prompt, "prompt")
@@ -98,10 +98,8 @@ class PriorCondition:
         check_condition(condition, n)
         return condition
 
-    def _embedded(self, guidance: float | Guidance) -> Diffusion:
+    def _embedded(self, guidance: Guidance) -> Diffusion:
         """A guidance-distilled prior at this guidance; at its own where none is asked for."""
-        if not isinstance(guidance, Guidance):
-            guidance = Guidance(guidance)
         if guidance.interval is not None or guidance.rescale:
             raise NelboError(
                 "the guidance of this model is an input of its network, without an interval or "
@@ -128,6 +126,7 @@ class PriorCondition:
         if self.text is None and prompt is None:
             return None
         prompts = [prompt] * n if prompt is None or isinstance(prompt, str) else prompt
+        check_kind(name, prompts, Sequence, "a text, or a list of one a sample")
         if len(prompts) != n:
             raise NelboError(f"{name} lists {len(prompts)} prompts for {n} samples")
         if name == "negative_prompt" and self.text is not None:

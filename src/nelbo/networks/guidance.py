@@ -20,14 +20,14 @@ of what has the standard deviation of the conditional output brings it back
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.base.arguments import check_number
+from nelbo.base.arguments import check_kind, check_number, check_numbers
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
@@ -57,7 +57,11 @@ class Guidance:
         if not math.isfinite(self.scale):
             raise NelboError(f"guidance must be a finite number, got {self.scale!r}")
         if self.interval is not None:
+            check_kind("the guidance interval", self.interval, Sequence, "(low, high]")
+            if len(self.interval) != 2:
+                raise NelboError(f"the guidance interval must be (low, high], got {self.interval}")
             low, high = self.interval
+            check_numbers(low=low, high=high)
             if not 0 <= low < high:
                 raise NelboError(
                     "the guidance interval must be (low, high] of noise levels with "

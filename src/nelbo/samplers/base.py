@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from nelbo.base.arguments import check_choice, check_kind
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
+from nelbo.chain.examples import check_examples
 from nelbo.diffusion import Diffusion, NoiseLevel, NoiseSchedule
 from nelbo.diffusion.sampler import Sampler, State, Step
 from nelbo.diffusion.start import warn_of_signal
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers.grid import (
+    NOISE_LEVELS,
+    SPACINGS,
     checked_levels,
     checked_times,
     flow_times,
@@ -52,6 +57,13 @@ class GridSampler(StepRule, Sampler):
     skip: int = 0
     levels: Sequence[int] | None = None
 
+    def __post_init__(self) -> None:
+        if self.spacing is not None:
+            check_choice("spacing", self.spacing, SPACINGS)
+        for option in fields(self):
+            if isinstance(option.default, bool):
+                check_kind(option.name, getattr(self, option.name), bool, "True or False")
+
     @property
     def kind_of_spacing(self) -> str:
         """`spacing`, or the usual one where it is left open."""
@@ -77,6 +89,7 @@ class GridSampler(StepRule, Sampler):
 
     def path(self, schedule: NoiseSchedule) -> list[Step]:
         """The noise levels that each step leads from and to."""
+        check_kind("schedule", schedule, NoiseSchedule, "the NoiseSchedule of a model.schedule")
         grid = self.grid(schedule)
         path = list(zip(grid, self.targets(schedule, grid), strict=True))
         return path[-remaining_steps(len(path), self.skip) :]
@@ -98,11 +111,23 @@ class GridSampler(StepRule, Sampler):
 
         Warns where the walk starts at a level that still holds signal; a sampler that skips steps
         is one that goes on from a state of another walk.
+
+        Raises:
+            NelboError: no `Diffusion`, or an x_T that is no batch of its states.
         """
+        check_walked(model)
+        check_examples(x_T=x_T)
+        model.start(len(x_T), x_T)
         if not self.skip:
             level = self.start_level(model.schedule)
             warn_of_signal(model.schedule, level, type(self).__name__)
         return self.walk(model.guided(guidance), x_T, condition=condition, generator=generator)
+
+
+def check_walked(model: Any) -> None:
+    """Raise `NelboError` for a model whose chain no sampler or edit walks."""
+    expected = "a Diffusion, such as the prior of a latent model, which has a sample and an edit"
+    check_kind("model", model, Diffusion, expected)
 
 
 @dataclass(frozen=True)
@@ -128,6 +153,11 @@ class SigmaSampler(GridSampler):
     rho: float = 7.0
     shift: float = 1.0
     times: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise_levels is not None:
+            check_choice("noise levels", self.noise_levels, NOISE_LEVELS)
 
     @property
     def kind_of_levels(self) -> str:

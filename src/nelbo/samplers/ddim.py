@@ -52,6 +52,7 @@ class DDIM(GridSampler):
     even_stride: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("eta", self.eta)
         if not 0 <= self.eta <= 1:
             raise NelboError(f"eta must lie in 0..1, got {self.eta}")

@@ -47,6 +47,7 @@ class DPMSolver(MultistepSampler):
     halve_second_derivative: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("order", self.order, least=0)
         kind, orders = ("stochastic ", (1, 2)) if self.stochastic else ("", (1, 2, 3))
         if self.order not in orders:

@@ -50,6 +50,7 @@ class Euler(SigmaSampler):
     S_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ("S_churn", "S_tmin", "S_tmax", "S_noise")
         check_numbers(**{name: getattr(self, name) for name in names})
         if not self.S_churn >= 0:

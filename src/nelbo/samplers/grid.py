@@ -19,13 +19,13 @@ Noise levels that need not be levels of the chain, between a largest and a small
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from operator import index
 
 import numpy as np
 
-from nelbo.base.arguments import check_choice, check_number, is_whole
+from nelbo.base.arguments import check_choice, check_kind, check_number, is_whole
 from nelbo.base.errors import NelboError
 
 SPACINGS = ("leading", "linspace", "trailing")
@@ -90,6 +90,7 @@ def noise_scales(largest: float, smallest: float, steps: int, kind: str, rho: fl
         check_number("rho", rho)
         if not rho > 0:
             raise NelboError(f"rho must be positive, got {rho}")
+        rho = float(rho)
         first, last = largest ** (1 / rho), smallest ** (1 / rho)
         sigmas = (first + ramp * (last - first)) ** rho
     else:
@@ -138,6 +139,7 @@ def checked_times(times: Sequence[float]) -> list[float]:
     Raises:
         NelboError: none, not numbers, not decreasing, or outside (0, 1].
     """
+    check_kind("times", times, Iterable, "a list of numbers in (0, 1], from noise to data")
     for time in times:
         check_number("each of times", time)
     given = [float(time) for time in times]

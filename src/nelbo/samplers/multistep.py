@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
 from nelbo.diffusion import NoiseLevel, NoiseSchedule
 from nelbo.samplers.base import DATA, SigmaSampler
 from nelbo.samplers.grid import check_steps, spaced_levels
@@ -44,6 +45,10 @@ class MultistepSampler(SigmaSampler):
     lower_orders_below: int = 0
     euler_at_final: bool = False
     set_alpha_to_one: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("lower_orders_below", self.lower_orders_below, least=0)
 
     def spaced(self, T: int) -> Sequence[float]:
         """The levels of `spacing`, increasing."""

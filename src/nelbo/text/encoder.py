@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nelbo.base.arguments import check_path
 from nelbo.base.console import quiet
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError, optional
@@ -122,6 +123,7 @@ class TextEncoder(PromptEncoder):
             MissingExtraError: transformers is not installed.
             NelboError: a part is missing or damaged, or its weights are a pickle.
         """
+        check_path("path", path)
         transformers = transformers_library()
         root = Path(path)
         if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
