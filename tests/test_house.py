@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
+import importlib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -120,3 +122,20 @@ def test_the_network_of_a_chain_is_called_in_one_place():
         and node.func.attr == "network"
     }
     assert callers == CALLERS
+
+
+MATHEMATICS = ("chain", "diffusion", "evidence", "families", "latent", "samplers")
+
+
+def test_what_was_computed_cannot_be_changed():
+    """A schedule, a bound or a condition is read by many; only a walk under way moves on."""
+    changing = set()
+    for path in sources():
+        if path.startswith(MATHEMATICS):
+            module = importlib.import_module(module_name(path))
+            changing |= {
+                value.__name__
+                for value in vars(module).values()
+                if dataclasses.is_dataclass(value) and not value.__dataclass_params__.frozen
+            }
+    assert changing == {"Walk"}

@@ -154,3 +154,55 @@ def test_classes_come_in_turn(model):
     assert model.classes_in_turn(5).label.tolist() == [0, 1, 2, 0, 1]
     assert model.classes_in_turn(3, [2, 0]).label.tolist() == [2, 0, 2]
     assert Diffusion(lambda x, t, c: x, NoiseSchedule.linear(3)).classes_in_turn(2) is None
+
+
+def prompt(first: float, mask: list[int]) -> Condition:
+    """One embedded prompt of as many tokens as the mask has, counted up from `first`."""
+    n = len(mask)
+    text = first + torch.arange(2.0 * n).view(1, n, 2)
+    return Condition(
+        text=text, text_mask=torch.tensor([mask]), pooled_text=torch.full((1, 4), first)
+    )
+
+
+def test_what_is_done_to_a_batch_is_done_to_each_of_its_parts():
+    control = torch.arange(8.0).view(2, 1, 2, 2)
+    both = Condition(label=LABELS, control=control)
+    assert both.batch_size == 2
+    assert both.nbytes == 2 * 8 + 8 * 4
+    assert (Condition().batch_size, Condition().nbytes) == (0, 0)
+    twice = both.repeat(2)
+    assert twice.label.tolist() == [0, 2, 0, 2]
+    assert torch.equal(twice.control, torch.cat([control, control]))
+    last = both[slice(1, 2)]
+    assert (last.label.tolist(), last.control.tolist()) == ([2], control[1:].tolist())
+    wide = both.float_to(torch.float64)
+    assert (wide.control.dtype, wide.label.dtype) == (torch.float64, torch.int64)
+    assert both.to(torch.float64).label.dtype == torch.float64
+
+
+def test_texts_of_other_lengths_are_padded_to_be_joined():
+    short, long = prompt(1.0, [1, 1]), prompt(5.0, [1, 1, 1, 0])
+    for parts in ([short, long], [long, short]):
+        joined = Condition.join(parts)
+        for k, part in enumerate(parts):
+            n = part.text.shape[1]
+            assert torch.equal(joined.text[k, :n], part.text[0])
+            assert joined.text[k, n:].abs().sum() == 0
+            assert joined.text_mask[k].tolist() == part.text_mask[0].tolist() + [0] * (4 - n)
+    with pytest.raises(NelboError, match=r"conditions on \['text'\] and on \['label'\]"):
+        Condition.join([Condition(text=torch.zeros(1, 2, 2)), Condition(label=LABELS[:1])])
+
+
+def test_the_way_between_two_prompts_is_straight():
+    first, last = prompt(1.0, [1, 1, 0]), prompt(-4.0, [1, 1, 1])
+    found = first.between(last, torch.tensor([0.0, 0.2, 1.0]))
+    middle = 0.8 * first.text + 0.2 * last.text
+    torch.testing.assert_close(found.text, torch.cat([first.text, middle, last.text]))
+    assert found.pooled_text[1].tolist() == pytest.approx([0.8 - 0.2 * 4] * 4, abs=1e-6)
+    assert found.text_mask.tolist() == [[1, 1, 1]] * 3  # what counts at either end
+    both = Condition.join([first, last])
+    with pytest.raises(NelboError, match="expected one example at each end, got 3 in all"):
+        first.between(both, torch.tensor([0.5]))
+    with pytest.raises(NelboError, match="nothing lies between two labels"):
+        Condition(label=LABELS[:1]).between(Condition(label=LABELS[1:]), torch.tensor([0.5]))

@@ -216,3 +216,15 @@ def test_gradients_pass_the_rounding_of_a_sample():
     assert (x * 2 == (x * 2).round()).all()
     (gradient,) = torch.autograd.grad(x.sum(), loc)
     assert gradient.tolist() == [50.0, 50.0]
+
+
+def test_values_out_of_range_are_at_its_ends():
+    x = torch.tensor([-3.0, -1.01, -1.0, 1.0, 1.3])
+    assert to_levels(x, 17).tolist() == [0, 0, 0, 16, 16]
+
+
+def test_what_is_no_number_costs_nan_and_is_not_looked_for():
+    """Looking at every value would wait for the device at every step."""
+    nan = torch.tensor([math.nan, 0.2])
+    for distribution in (normal(nan, 0.1), DiscretizedNormal(nan, 0.1, 5)):
+        assert distribution.log_prob(torch.zeros(2)).isnan().tolist() == [True, False]

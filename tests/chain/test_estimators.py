@@ -18,7 +18,7 @@ from nelbo.chain.estimators import (
     Uniform,
     proposal_from,
 )
-from nelbo.chain.variances import variance_of_mean
+from nelbo.chain.variances import variance_of_mean, variance_of_sum
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion, Pixels
 from nelbo.evidence.evaluation import evaluate_to_error
@@ -242,10 +242,14 @@ def test_the_least_variance_is_at_the_root_of_the_square(model, generator):
     assert predicted["importance"] < 0.5 * predicted["uniform"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_variance_of_a_mean_is_torch_s():
     draws = torch.randn(6, 5, dtype=torch.float64)
     torch.testing.assert_close(variance_of_mean(draws), draws.var(1) / 5)
-    assert variance_of_mean(draws[:, :1]).isnan().all()
+    # Of one draw it is not known, which is no more than said.
+    for variance in (variance_of_mean, variance_of_sum):
+        assert variance(draws[:, :1]).isnan().all()
+        assert variance(draws[:, :1]).shape == (6,)
 
 
 class Shrinks(torch.nn.Module):

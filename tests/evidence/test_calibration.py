@@ -46,6 +46,18 @@ def test_it_is_the_most_likely_one(sigma):
     assert found == pytest.approx(sigma, rel=0.05)
 
 
+def test_the_search_ends_at_a_twentieth_of_a_bin_and_at_the_range_of_x():
+    """Exact means want no scale at all, and black and white around grey one without end."""
+    x = Pixels(LEVELS).to_network(torch.arange(LEVELS).view(1, 1, 4, 4)).double()
+    exact = most_likely_scale([(x, x)], Pixels(LEVELS))
+    assert exact == pytest.approx(0.05 * 2 / (LEVELS - 1), rel=1e-3)
+    black_and_white = torch.tensor([-1.0, 1.0]).double().view(1, 1, 1, 2)
+    widest = most_likely_scale(
+        [(black_and_white, torch.zeros(1, 1, 1, 2).double())], Pixels(LEVELS)
+    )
+    assert widest == pytest.approx(2.0, rel=1e-3)
+
+
 def test_no_other_scale_gives_the_model_a_better_bound(generator):
     model = make()
     images = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8, generator=generator)

@@ -173,9 +173,26 @@ def test_the_map_is_exact_at_every_pixel(images, generator):
     assert ((by_pixel.mean(0) - exact).abs() < 4.5 * error).all()
 
 
+def test_the_map_is_of_all_draws_of_the_bound(images, monkeypatch):
+    """Of several draws of z_0 and mirrored ones of the levels, however many share a call."""
+    model, _ = pixel_model()
+    mirrored = Importance(
+        3, torch.arange(1.0, 20.0).double() / 190, reconstructions=3, antithetic=True
+    )
+    found = []
+    for values in (2**16, 1):
+        monkeypatch.setattr("nelbo.chain.terms.VALUES_PER_CALL", values)
+        seeded = torch.Generator().manual_seed(1)
+        found.append(model.bound_map(images, levels=mirrored, generator=seeded))
+        nats = found[-1].by_pixel.flatten(1).sum(1)
+        torch.testing.assert_close(nats, found[-1].bound.nelbo)
+        assert found[-1].bound.calls.unique().tolist() == [2 * 3 + 2 * 3]
+    torch.testing.assert_close(found[0].by_pixel, found[1].by_pixel)
+
+
 def test_what_a_latent_costs_is_spread_over_its_pixels():
-    nats, latent = torch.zeros(1, 3, 4, 6), torch.arange(12.0).view(1, 2, 2, 3)
-    nats[0, 1, 3, 5] = 5.0
+    nats, latent = torch.zeros(1, 3, 4, 9), torch.arange(12.0).view(1, 2, 2, 3)
+    nats[0, 1, 3, 8] = 5.0
     nothing = torch.zeros(1)
     terms = dict.fromkeys(("reconstruction", "prior_matching", "entropy"), nothing)
     variances = dict.fromkeys(("latent_reconstruction_variance", "joint_variance"), nothing)
@@ -186,13 +203,13 @@ def test_what_a_latent_costs_is_spread_over_its_pixels():
         **columns,
         latent_reconstruction=nothing,
         levels=torch.zeros(1, 0, dtype=torch.int64),
-        dims=72,
+        dims=108,
     )
     by_pixel = LatentBoundMap(nats, latent, bound).by_pixel
-    assert by_pixel.shape == (1, 4, 6)
-    assert by_pixel.sum() == latent.sum() + 5
-    assert (by_pixel[0, :2, :2] == (0 + 6) / 4).all()
-    assert by_pixel[0, 3, 5] == (5 + 11) / 4 + 5
+    assert by_pixel.shape == (1, 4, 9)
+    assert by_pixel.sum().item() == pytest.approx(latent.sum().item() + 5)
+    assert (by_pixel[0, :2, :3] == (0 + 6) / 6).all()
+    assert by_pixel[0, 3, 8].item() == pytest.approx((5 + 11) / 6 + 5)
 
 
 @pytest.mark.parametrize("levels", [[1, 20], [1, 4, 9, 15, 20], [3, 11]])
