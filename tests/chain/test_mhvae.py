@@ -115,13 +115,14 @@ def test_sampling_walks_the_decoder_with_one_draw_a_step():
     torch.testing.assert_close(x, 0.95 * expected - 0.05)
 
 
-def test_evidence_of_any_chain_is_the_bound_of_one_path():
+@pytest.mark.parametrize("n", [1, 4])
+def test_evidence_of_any_chain_is_the_bound_of_one_path(n):
     """As a chain has it whose marginals are not known."""
-    x_0 = torch.randn(4, 1, dtype=torch.float64)
+    x_0 = torch.randn(n, 1, dtype=torch.float64)
     found = MHVAE.evidence(Toy(), x_0, generator=torch.Generator().manual_seed(3))
     path = Toy().path_elbo(x_0, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(found.total, -path)
-    assert found.calls.tolist() == [3] * 4
+    assert found.calls.tolist() == [3] * n
     assert (found.kind, found.dims) == ("bound", 1)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nelbo import NelboError, NoiseSchedule
+from nelbo.diffusion.noise_level import NoiseLevel, NoiseLevels
 
 SCHEDULE = NoiseSchedule.scaled_linear(1000)
 SHORT = SCHEDULE.respace([1, 3, 11, 500, 1000])
@@ -68,6 +69,56 @@ def test_a_level_without_signal_has_a_finite_sigma():
     assert schedule.at_log_snr(-99.0).t == 999
     faint = NoiseSchedule.geometric(1000, last_signal=1e-10)
     assert faint.at_log_snr(float(faint.log_snr[998])).network_time == pytest.approx(997)
+
+
+@pytest.mark.parametrize(
+    ("signal", "last", "largest"),
+    [
+        ([0.5, 0.01], 99**0.5, 99**0.5),
+        ([0.5, 2.0**-30], (2.0**30 - 1) ** 0.5, (2.0**30 - 1) ** 0.5),
+        # Without signal it counts as 2⁻²⁴, or as a quarter of what is left below.
+        ([0.5, 0.01, 0.0], 2.0**12, 2.0**12),
+        ([0.5, 2.0**-30, 0.0], 2.0**16, 2.0**12),
+    ],
+)
+def test_where_a_walk_starts(signal, last, largest):
+    schedule = NoiseSchedule.from_levels(signal)
+    assert float(schedule.sigmas[-1]) == pytest.approx(last)
+    assert schedule.largest_sigma == pytest.approx(largest)
+
+
+def test_the_measures_of_one_level_are_of_one_another():
+    level = NoiseLevel(0.6, 0.8, 3.5, 4)
+    assert level.sigma == pytest.approx(4 / 3)
+    assert level.angle == pytest.approx(math.atan(4 / 3))
+    assert level.half_log_snr == pytest.approx(math.log(3 / 4))
+    assert NoiseLevel(1.0, 0.0, -1, 0).half_log_snr == math.inf  # the data
+    noise = NoiseLevel(0.0, 1.0, 9, 10)
+    assert (noise.sigma, noise.angle) == (math.inf, math.pi / 2)
+    for time, kind in ((3.5, torch.float64), (3, torch.int64)):
+        x = torch.zeros(2, 1, 1, 1, dtype=torch.float64)
+        a, s, called = level._replace(network_time=time).on(x)
+        assert (float(a), float(s)) == (0.6, 0.8)
+        assert (called.tolist(), called.dtype) == ([time, time], kind)
+
+
+def test_a_level_of_each_example_is_of_that_example():
+    a, s, time = torch.tensor([[0.6, 0.28], [0.8, 0.96], [2.0, 7.5]]).unbind()
+    x_0, noise = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    found = NoiseLevels(a, s, time).diffuse(x_0, noise)
+    for k in range(2):
+        one = NoiseLevel(float(a[k]), float(s[k]), float(time[k]), 0)
+        torch.testing.assert_close(found[k], one.diffuse(x_0[k], noise[k]))
+    assert NoiseLevels(a, s, time).on(x_0)[2] is time
+
+
+def test_a_time_of_flow_matching_is_placed_by_its_sigma():
+    level = SHORT.at_flow_time(0.3)
+    exact = SHORT.at_sigma(3 / 7)
+    assert level == pytest.approx(exact)
+    assert level.noise_scale / (level.signal_scale + level.noise_scale) == pytest.approx(0.3)
+    # All noise: no σ has it, and the chain's last time is what the network knows.
+    assert SHORT.at_flow_time(1.0) == NoiseLevel(0.0, 1.0, 999.0, 5)
 
 
 def test_levels_of_times_and_of_a_respaced_chain():

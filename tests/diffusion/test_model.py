@@ -378,3 +378,27 @@ def test_the_sensitivity_of_a_level_is_what_one_more_of_the_output_moves(predict
     model = make(prediction)
     torch.testing.assert_close(model.sensitivity("p"), moved)
     assert model.sensitivity("q").tolist() == [0.0] * (T + 1)
+
+
+LOWEST = {
+    "q_marginal": (0, lambda m, x, t: m.q_marginal(x, t)),
+    "q_step": (1, lambda m, x, t: m.q_step(x, t)),
+    "q_posterior": (1, lambda m, x, t: m.q_posterior(x, x, t)),
+    "predict": (1, lambda m, x, t: m.predict(x, t)),
+    "p_step": (1, lambda m, x, t: m.p_step(x, t)),
+    "score_matching": (2, lambda m, x, t: m.score_matching(x, x, t)),
+}
+
+
+@pytest.mark.parametrize("name", LOWEST)
+def test_levels_end_where_the_chain_does(name):
+    """Level −1 would be read as level T."""
+    model, x = make(), pixels(3)
+    least, call = LOWEST[name]
+    for t in (least, T):
+        call(model, x, t)
+        call(model, x, torch.tensor([t, T, 5]))
+    for t in (least - 1, T + 1):
+        for level in (t, torch.tensor([5, t, 5])):
+            with pytest.raises(NelboError, match=rf"{least}\.\.{T}"):
+                call(model, x, level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -55,12 +56,22 @@ def test_gradients_pass():
     [
         (lambda: StaticThreshold(0.0), "positive range, got 0.0"),
         (lambda: DynamicThreshold(1.5), r"0\.\.1, got 1.5"),
+        (lambda: DynamicThreshold(-0.1), r"0\.\.1, got -0.1"),
         (lambda: DynamicThreshold(0.9, 0.5), "at least 1, got 0.5"),
     ],
 )
 def test_mistakes_are_explained(make_threshold, message):
     with pytest.raises(NelboError, match=message):
         make_threshold()
+
+
+def test_what_is_left_open_is_as_in_diffusers():
+    peer = diffusers.DDPMScheduler().config
+    theirs = DynamicThreshold(peer.dynamic_thresholding_ratio, peer.sample_max_value)
+    assert DynamicThreshold() == theirs
+    assert StaticThreshold() == StaticThreshold(peer.clip_sample_range)
+    found = DynamicThreshold(1.0, 2.0)(torch.tensor([[1.0, -1.5]])).flatten().tolist()
+    assert found == pytest.approx([2 / 3, -1.0])
 
 
 def test_a_static_threshold_clips_at_both_ends():

@@ -102,6 +102,21 @@ def test_a_class_that_left_the_race_is_never_the_answer():
     assert (hasty.calls == 4 * len(MEANS)).all()
 
 
+@pytest.mark.parametrize("values", [1, 3 * 4, 2**20])
+def test_the_result_is_the_same_however_many_share_a_call(values, monkeypatch):
+    images = torch.cat([draw(4, 1), draw(3, 3)])
+
+    def found() -> Classification:
+        seeded = torch.Generator().manual_seed(2)
+        return Classifier(model(), LABELS, draws=24, generator=seeded)(images)
+
+    together = found()
+    monkeypatch.setattr("nelbo.evidence.classification.VALUES_PER_CALL", values)
+    apart = found()
+    assert torch.equal(apart.calls, together.calls)
+    torch.testing.assert_close(apart.nelbo, together.nelbo)
+
+
 @pytest.mark.parametrize("T", [1, 2, 40])
 def test_classes_that_never_differ_have_the_bound_of_the_model_each(T, generator):
     """As of a network that ignores its condition, even once all levels were seen."""

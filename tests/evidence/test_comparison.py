@@ -98,6 +98,14 @@ def test_no_p_value_is_zero():
     assert mean_test(torch.full((3,), -0.3)) == 0.25
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_observed_sample_counts_as_one_of_the_resamples(sign, monkeypatch):
+    """None of 9 is as far out: one of 10 in its own tail, which is doubled."""
+    monkeypatch.setattr("nelbo.evidence.comparison._RESAMPLES", 9)
+    values = 5 + torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert mean_test(sign * values, torch.Generator().manual_seed(0)) == pytest.approx(2 / 10)
+
+
 def test_p_values_do_not_depend_on_units_or_the_order_of_models():
     values = pair(25, 0.02, seed=2)
     difference = (values[0] - values[1]).double()

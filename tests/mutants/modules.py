@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-_LATENT = ("tests/latent/test_model.py", "tests/oracles/test_latent_bound.py")
+_LATENT = (
+    "tests/oracles/test_latent_bound.py",
+    "tests/oracles/test_latent_evidence.py",
+    "tests/latent/test_model.py",
+)
 
 # Below src/nelbo.
 MODULES: dict[str, tuple[str, ...]] = {
@@ -13,6 +17,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_gaussian_bound.py",
     ),
     "chain/bound.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
+    "chain/level.py": ("tests/diffusion/test_model.py",),
     "chain/variances.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
     "chain/distributions.py": ("tests/chain/test_distributions.py", "tests/chain/test_bound.py"),
     "chain/estimate.py": ("tests/chain/test_estimate.py",),
@@ -63,15 +68,26 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/diffusion/test_weighting.py",
     ),
     "diffusion/optimal_levels.py": ("tests/diffusion/test_optimal_levels.py",),
-    "diffusion/prediction.py": ("tests/diffusion/test_model.py", "tests/samplers/test_ddim.py"),
+    "diffusion/prediction.py": (
+        "tests/diffusion/test_model.py",
+        "tests/diffusion/test_own_network.py",
+        "tests/diffusion/test_flow_thresholds.py",
+        "tests/samplers/test_ddim.py",
+    ),
     "diffusion/network_check.py": ("tests/diffusion/test_network_check.py",),
     "diffusion/own_network.py": ("tests/diffusion/test_own_network.py",),
     "diffusion/noise_level.py": ("tests/diffusion/test_level_map.py",),
     "diffusion/profile.py": ("tests/formats/test_profile.py",),
-    "diffusion/level_map.py": ("tests/diffusion/test_level_map.py",),
+    "diffusion/level_map.py": (
+        "tests/diffusion/test_level_map.py",
+        "tests/diffusion/test_own_network.py",
+    ),
     "diffusion/rounding.py": ("tests/oracles/test_optimal_variance.py",),
     "diffusion/start.py": ("tests/samplers/test_start.py",),
-    "diffusion/schedule.py": ("tests/diffusion/test_schedule.py",),
+    "diffusion/schedule.py": (
+        "tests/diffusion/test_schedule.py",
+        "tests/diffusion/test_own_network.py",
+    ),
     "diffusion/thresholding.py": ("tests/diffusion/test_thresholding.py",),
     "diffusion/variance.py": (
         "tests/diffusion/test_model.py",
@@ -93,14 +109,44 @@ MODULES: dict[str, tuple[str, ...]] = {
     "families/rounding.py": ("tests/families/test_ppca.py", "tests/families/test_lds.py"),
     "families/state_space.py": ("tests/families/test_autoregressive.py",),
     "families/vae.py": ("tests/families/test_vae.py",),
-    "samplers/ddim.py": ("tests/samplers/test_ddim.py", "tests/samplers/test_parity.py"),
+    "samplers/ddim.py": (
+        "tests/samplers/test_ddim.py",
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
     "samplers/ddpm.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
-    "samplers/dpm_solver.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
-    "samplers/euler.py": ("tests/samplers/test_heun.py", "tests/samplers/test_parity.py"),
-    "samplers/heun.py": ("tests/samplers/test_heun.py", "tests/samplers/test_parity.py"),
-    "samplers/multistep.py": ("tests/samplers/test_parity.py", "tests/samplers/test_order.py"),
-    "samplers/base.py": ("tests/samplers/test_parity.py", "tests/samplers/test_start.py"),
-    "samplers/grid.py": ("tests/samplers/test_ddpm.py", "tests/samplers/test_parity.py"),
+    "samplers/dpm_solver.py": (
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_order.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
+    "samplers/euler.py": (
+        "tests/samplers/test_heun.py",
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
+    "samplers/heun.py": (
+        "tests/samplers/test_heun.py",
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
+    "samplers/multistep.py": (
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_order.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
+    "samplers/base.py": (
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_start.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
+    "samplers/grid.py": (
+        "tests/samplers/test_grid.py",
+        "tests/samplers/test_heun.py",
+        "tests/samplers/test_ddpm.py",
+        "tests/samplers/test_parity.py",
+        "tests/samplers/test_every_sampler.py",
+    ),
     "evidence/classification.py": (
         "tests/evidence/test_classification.py",
         "tests/oracles/test_latent_evidence.py",

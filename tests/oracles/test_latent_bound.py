@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from nelbo import MHVAE, Continuous, Diffusion, NoiseSchedule, Pixels
+from nelbo import MHVAE, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
 from tests.oracles.gaussian import entropy, expected_terms, gaussian_model
 from tests.oracles.linear_autoencoder import (
     DIRECTION,
@@ -199,3 +199,21 @@ def test_the_scales_of_its_levels_are_those_of_any_chain():
     prior = model.prior.sensitivity("p").tolist()
     assert model.sensitivity("p").tolist() == [1.0, *prior]
     assert model.sensitivity("q").tolist() == [1.0, 1.0, *[0.0] * 5]
+
+
+def test_a_level_of_each_example_is_a_state_of_one_kind():
+    """Level 0 is of three channels and level 1 of one; from level 2 on levels may differ."""
+    model = latent_model(chain(5), LinearAutoencoder())
+    z = torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    x = draw_images(3, torch.Generator().manual_seed(0))
+    for states, step, first in ((x, model.q_step, 1), (z, model.p_step, 2)):
+        whole = step(states, torch.full((3,), first))
+        torch.testing.assert_close(whole.mean, step(states, first).mean)
+        with pytest.raises(NelboError, match=f"one batch has level {first} and others"):
+            step(states, torch.tensor([first, first + 1, first]))
+    for step, levels in ((model.q_step, [2, 4, 6]), (model.p_step, [3, 4, 6])):
+        together = step(z, torch.tensor(levels))
+        for k, t in enumerate(levels):
+            alone = step(z[k : k + 1], t)
+            torch.testing.assert_close(together.mean[k : k + 1], alone.mean)
+            torch.testing.assert_close(together.stddev[k].flatten()[0], alone.stddev.flatten()[0])

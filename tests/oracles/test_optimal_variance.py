@@ -9,7 +9,15 @@ import torch
 from scipy import optimize, stats
 from torch.distributions import Normal, kl_divergence
 
-from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, fit_variance, level_profile
+from nelbo import (
+    Condition,
+    Continuous,
+    Diffusion,
+    NelboError,
+    NoiseSchedule,
+    fit_variance,
+    level_profile,
+)
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.diffusion.rounding import fit_rounded_normal
 from tests.diffusion.test_model import Network, make, pixels
@@ -109,6 +117,32 @@ def test_measured_profile_equals_closed_form(generator):
     )
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
+def test_a_profile_is_the_same_however_many_share_a_call(batch_size):
+    """A part of the examples at a level, all of them, or those of several levels."""
+    model, x_0 = make("sample", "fixed_small"), pixels(5)
+    labels = Condition(label=torch.arange(5))
+
+    def found(batch_size: int | None) -> LevelProfile:
+        seeded = torch.Generator().manual_seed(0)
+        return level_profile(
+            model, x_0, labels, levels=4, draws=2, batch_size=batch_size, generator=seeded
+        )
+
+    with torch.no_grad():
+        apart, together = found(batch_size), found(None)
+        noise = torch.randn(
+            10, *x_0.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x_0.dtype
+        )
+        data, twice = x_0.repeat(2, 1, 1, 1), labels.repeat(2)
+        for t in apart.levels.tolist():
+            predicted = model.predict(model.diffuse(data, noise, t), t, twice).x_0
+            error = (data - predicted).square().flatten(1).sum(1).mean()
+            torch.testing.assert_close(apart.squared_error[t], error)
+    for name in ("squared_error", "standard_error", "score_matching", "reconstruction"):
+        torch.testing.assert_close(getattr(apart, name)[1:], getattr(together, name)[1:])
+
+
 def test_no_other_scalar_variance_has_a_lower_kl(generator):
     whole = make("sample", "learned_range", data=Continuous())
     x_0 = pixels(2000)
@@ -154,6 +188,12 @@ def test_variance_of_rounded_data_is_the_likeliest(spread, levels):
 def test_variance_of_predictions_that_all_round_right_stays_above_zero():
     x = pixels(5)
     assert fit_rounded_normal(x, x + 0.01, 17) == pytest.approx((1 / 16 / 8) ** 2, rel=0.05)
+
+
+def test_variance_of_predictions_that_are_all_on_the_wrong_side_stays_finite():
+    """Black where white is predicted: the wider the likelier, and the search ends at 4 times."""
+    x = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(50)
+    assert fit_rounded_normal(x, -0.5 * x, 17) == pytest.approx((4 * 1.5) ** 2, rel=0.05)
 
 
 def test_network_with_a_learned_variance_loses_it(generator):

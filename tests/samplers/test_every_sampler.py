@@ -84,8 +84,14 @@ def test_data_that_are_one_point_are_found_from_anywhere(sampler, schedule):
     """E[x_0|x_t] is the point, so that every walk to the data ends there: in chains of one level,
     and from noise without signal."""
     point = torch.tensor([-0.3, 0.7], dtype=torch.float64).view(1, 2, 1, 1)
+    called: list[float] = []
+
+    def network(x, time, condition):
+        called.append(time[0].item())
+        return point.expand_as(x)
+
     model = Diffusion(
-        lambda x, time, condition: point.expand_as(x),
+        network,
         schedule,
         prediction="sample",
         data=Continuous(),
@@ -93,8 +99,13 @@ def test_data_that_are_one_point_are_found_from_anywhere(sampler, schedule):
     )
     x_T = torch.randn(3, 2, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for steps in range(1, schedule.num_levels + 1):
-        x = dataclasses.replace(sampler, steps=steps).sample(model, x_T)
+        walk = dataclasses.replace(sampler, steps=steps)
+        called.clear()
+        x = walk.sample(model, x_T)
         torch.testing.assert_close(x, point.expand_as(x), atol=1e-9, rtol=0)
+        assert len(walk.timesteps(schedule)) == len(called)
+        if getattr(sampler, "S_churn", 0.0) == 0:
+            assert list(walk.timesteps(schedule)) == pytest.approx(called)
 
 
 @every_sampler

@@ -389,7 +389,7 @@ class NoiseSchedule(LevelMap):
             )
         # Not "any is not": a value that is nan is neither.
         falls = (signal >= 0).all() and (signal.diff() < 0).all()
-        if len(signal) < 2 or signal[0] != 1 or not falls:
+        if len(signal) < 2 or not falls:
             raise NelboError(
                 "alphas_cumprod must start at 1 and decrease towards 0 without repeating, got "
                 f"{signal[:4].tolist()} ... {signal[-1].item()}"
