@@ -74,8 +74,8 @@ def test_it_goes_on_until_the_order_is_known_or_the_time_is_spent(model):  # noq
     long = find_extremes(model, data, first, EVEN, shown=3, seconds=1e6, clock=clock)
     assert long[0].bound.levels.shape[1] > hasty[0].bound.levels.shape[1]
     assert long[0].bound.levels.shape[1] <= 128
-    for end in (*hasty, *long):  # two of the other levels for a draw of level 1, as at first
-        assert (2 * end.bound.reconstruction_calls == end.bound.levels.shape[1]).all()
+    for end in (*hasty, *long):  # a draw of level 1 for each two of the others, as at first
+        assert (2 * end.bound.reconstruction_calls >= end.bound.levels.shape[1]).all()
 
     def width(ends) -> int:
         return sum(last - low for end in ends for low, last in end.places)
