@@ -27,7 +27,7 @@ from nelbo.formats import Pipeline
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report.page import write_html
 from nelbo.report.ranking_page import RankingReport, ranking_page
-from nelbo.report.tables import estimate_parts
+from nelbo.report.tables import estimate_text
 from nelbo.runs.run_data import load_with_data
 
 TABLE, PAGE = "ranking.csv", "ranking.html"
@@ -140,7 +140,7 @@ def _report(
         )
     if len(order) > len(first):
         shown.append(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
-    mean, error = estimate_parts(average, 3)
+    mean, sign, error = estimate_text(average, 3).partition(" ± ")
     answer(
         options.computing.json,
         {
@@ -159,7 +159,7 @@ def _report(
             "skipped": list(data.skipped),
         },
         *shown,
-        f"{mean:>8} bits/dim{given.suffix}  on average{f' ± {error}' if error else ''}",
+        f"{mean:>8} bits/dim{given.suffix}  on average{sign}{error}",
         files.line if files else None,
         f"Page: {(options.out / PAGE).resolve().as_uri()}",
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from nelbo.report.axes import legend, new_axes
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list
-from nelbo.report.page import page, write_html
+from nelbo.report.page import page
 from nelbo.report.theme import COLORS, new_figure, panel
 
 # The value of a latent that is drawn white; its negative is black.
@@ -90,11 +88,6 @@ class AutoencoderReport:
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: FileSizes | None = None
-
-
-def write_autoencoder_report(report: AutoencoderReport, path: str | Path) -> None:
-    """Write the report as one self-contained HTML file, whole or not at all."""
-    write_html(render_autoencoder(report), path)
 
 
 def render_autoencoder(report: AutoencoderReport) -> str:
@@ -184,21 +177,18 @@ def _beside_files(test: AutoencoderReading, files: FileSizes | None) -> str:
 def _readings(report: AutoencoderReport) -> str:
     if not report.readings:
         return ""
-    head = "".join(f'<th scope="col">{escape(split)}</th>' for split in report.readings)
-    body = "".join(
-        f'<tr class="{"total" if name == "bits_per_dim" else "term"}"><th scope="row">'
-        f"{escape(label)}, {unit}</th>"
-        + "".join(
-            f"<td>{number(getattr(reading, name), decimals)}</td>"
-            for reading in report.readings.values()
+    rows = (
+        fragments.Row(
+            f"{label}, {unit}",
+            [number(getattr(reading, name), decimals) for reading in report.readings.values()],
+            "total" if name == "bits_per_dim" else "term",
         )
-        + "</tr>"
         for name, label, unit, decimals in _ROWS
     )
     return fragments.section(
         "How good it is",
         "Means over images of the training and of the held-out ones.",
-        fragments.table(f"<tr><th></th>{head}</tr>", body),
+        fragments.table(["", *report.readings], rows),
     )
 
 

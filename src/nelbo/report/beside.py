@@ -123,25 +123,16 @@ def quality_section(reading: SampleReading | None) -> str:
     if reading is None:
         return ""
     some = reading.spaces[0]
-    heads = "".join(
-        f'<th colspan="2" scope="colgroup">{escape(space.space)}</th>' for space in reading.spaces
-    )
-    columns = '<th scope="col">samples</th><th scope="col">real</th>' * len(reading.spaces)
-    rows = zip(*(quality_rows(space) for space in reading.spaces), strict=True)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0][0])}</th>'
-        + "".join(
-            f"<td>{_with_small(ours)}</td><td>{_with_small(real)}</td>" for _, ours, real in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    head = f"<tr><th></th>{heads}</tr><tr><th></th>{columns}</tr>"
+    rows = [
+        fragments.Row(one[0][0], [value for _, *both in one for value in both])
+        for one in zip(*map(quality_rows, reading.spaces), strict=True)
+    ]
+    columns = ["", *["samples", "real"] * len(reading.spaces)]
     return fragments.section(
         "How good the samples are",
         f"{some.samples.images:,} samples against {some.samples.reference:,} training pictures; "
         f"beside them {some.real.images:,} real pictures against the others.",
-        fragments.table(head, body),
+        fragments.table(columns, rows, [space.space for space in reading.spaces]),
         f'<p class="note">{escape(ABOUT_FEATURES)}</p>',
     ) + _nearest_section(reading)
 
@@ -168,9 +159,3 @@ def _cells(pairs: Pairs) -> str:
         )
     )
     return f'<div class="images spaced twins">{cells}</div>'
-
-
-def _with_small(text: str) -> str:
-    mean, sign, error = text.partition(" ± ")
-    spread = f"<small>± {fragments.raised(escape(error))}</small>" if sign else ""
-    return fragments.raised(escape(mean)) + spread

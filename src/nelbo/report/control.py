@@ -15,7 +15,6 @@ from nelbo.evidence.explained import Explained
 from nelbo.report import fragments
 from nelbo.report.axes import PLAIN, new_axes
 from nelbo.report.explained import rows_of, warning
-from nelbo.report.formatting import number
 from nelbo.report.run_report import RunReport
 from nelbo.report.theme import COLORS, new_figure, panel
 
@@ -58,18 +57,12 @@ def section(report: RunReport) -> str:
             "While training",
         )
         panels.insert(0, course)
-    rows = "".join(
-        f"<tr><th>{escape(given)}</th><td>{escape(without)}</td>"
-        f"<td>{number(estimate.mean, 1)} <small>± {number(estimate.standard_error, 1)}</small></td>"
-        f"<td>{number(estimate.mean / explained.dims, 4)}</td></tr>"
-        for without, given, estimate in rows_of(explained)
-    )
-    heads = "".join(f"<th>{name}</th>" for name in ("given", "over", "bits an image", "bits/dim"))
+    rows = (fragments.Row(given, [without, *bits]) for without, given, *bits in rows_of(explained))
     note = f'<p class="note">{escape(warning(explained))}</p>' if warning(explained) else ""
     return fragments.section(
         "What the control explains",
         _ABOUT,
-        fragments.table(f"<tr>{heads}</tr>", rows),
+        fragments.table(("given", "over", "bits an image", "bits/dim"), rows),
         note,
         fragments.pair(*panels),
     )

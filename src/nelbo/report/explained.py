@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from rich.table import Table
 
@@ -11,9 +11,12 @@ from nelbo.report.formatting import number
 from nelbo.report.tables import new_table
 
 
-def rows_of(explained: Explained) -> list[tuple[str, str, Any]]:
-    """Each difference by what is left out and what is given."""
-    return [(a, b, explained.estimate(a, b)) for a, b in explained.pairs]
+def rows_of(explained: Explained) -> Iterator[tuple[str, str, str, str]]:
+    """What is left out of each difference and what is given, and its bits an image and bits/dim."""
+    for without, given in explained.pairs:
+        bits = explained.estimate(without, given)
+        shown = f"{number(bits.mean, 1)} ± {number(bits.standard_error, 1)}"
+        yield without, given, shown, number(bits.mean / explained.dims, 4)
 
 
 def explained_table(explained: Explained) -> Table:
@@ -25,9 +28,8 @@ def explained_table(explained: Explained) -> Table:
         title="bits explained",
         caption=f"paired on the same noise: mean ± standard error over {images:,} images",
     )
-    for without, given, estimate in rows_of(explained):
-        bits = f"{number(estimate.mean, 1)} ± {number(estimate.standard_error, 1)}"
-        table.add_row(given, without, bits, number(estimate.mean / explained.dims, 4))
+    for without, given, *cells in rows_of(explained):
+        table.add_row(given, without, *cells)
     return table
 
 

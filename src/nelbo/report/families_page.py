@@ -153,21 +153,12 @@ def _html_tables(report: FamiliesReport) -> Iterator[str]:
     """What each family is worth, then what it took: one beside the other would be too wide."""
     rows = [_cells(standing) for standing in report.standings]
     real = [found] if (found := _real_cells(report)) else []
-    yield _html_table([row[:_WORTH] for row in [list(_COLUMNS), *rows, *real]])
+    worth = (fragments.Row(row[0], row[1:_WORTH]) for row in [*rows, *real])
+    yield fragments.table(_COLUMNS[:_WORTH], worth)
     yield f'<p class="note">{escape(report.caption)}</p>'
     yield _heading("What it took")
-    yield _html_table([row[:1] + row[_WORTH:] for row in [list(_COLUMNS), *rows]])
-
-
-def _html_table(rows: list[list[str]]) -> str:
-    """Rows as a table, the first its header, and the first cell of each the header of its row."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        f"{''.join(f'<td>{fragments.raised(escape(cell))}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows[1:]
-    )
-    return fragments.table(f"<tr>{head}</tr>", body)
+    took = (fragments.Row(row[0], row[_WORTH:]) for row in rows)
+    yield fragments.table(_COLUMNS[:1] + _COLUMNS[_WORTH:], took)
 
 
 def _html_notes(report: FamiliesReport) -> str:

@@ -11,25 +11,16 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.evidence import Summary
 from nelbo.report.formatting import SUPERSCRIPTS, flatten, number, setting
 from nelbo.report.grids import to_pil
-from nelbo.report.tables import (
-    BITS_DECIMALS,
-    MONTE_CARLO,
-    bits_unit,
-    estimate_parts,
-    label,
-    monte_carlo_text,
-    nats_decimals,
-)
+from nelbo.report.tables import label
 
 # The side that larger images are reduced to in the page, which would else weigh megabytes.
 _LARGEST_SIDE = 128
@@ -264,48 +255,48 @@ def cost_bar(costs: Mapping[str, Estimate], unit: str, whole: tuple[float, str] 
     )
 
 
-def bound_rows(bounds: Mapping[str, Summary], density: bool) -> str:
-    """The terms of the bound as a table, nats and bits/dim for each split."""
-    splits = "".join(
-        f'<th colspan="2" scope="colgroup">{escape(split)}, {summary.examples:,} '
-        f"image{'s' if summary.examples != 1 else ''}</th>"
-        for split, summary in bounds.items()
-    )
-    units = f'<th scope="col">nats per image</th><th scope="col">{bits_unit(density)}</th>'
-    body = []
-    kind = next((summary.kind for summary in bounds.values()), "bound")
-    for name in next(iter(bounds.values())).costs if bounds else ():
-        cells = "".join(
-            f"<td>{_estimate(summary.costs[name], nats_decimals(summary))}</td>"
-            f"<td>{_estimate(summary.in_bits[name], BITS_DECIMALS)}</td>"
-            for summary in bounds.values()
-        )
-        body.append(
-            f'<tr class="{"total" if name == "total" else "term"}"><th scope="row">'
-            f'<span class="key {name}"></span>{label(name, kind)}</th>{cells}</tr>'
-        )
-    cells = "".join(
-        f"<td>{raised(monte_carlo_text(estimate, decimals))}</td>"
-        for summary in bounds.values()
-        for estimate, decimals in (
-            (summary.nelbo, nats_decimals(summary)),
-            (summary.bits_per_dim, BITS_DECIMALS),
-        )
-    )
-    body.append(
-        '<tr class="term"><th scope="row"><span class="key total"></span>'
-        f"{MONTE_CARLO}</th>{cells}</tr>"
-    )
-    head = f"<tr><th></th>{splits}</tr><tr><th></th>{units * len(bounds)}</tr>"
-    return table(head, "".join(body))
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        label: what it is of.
+        cells: its values; an error after ± is written small.
+        kind: its class.
+        key: the class of the colour that stands before its label; "" for none.
+    """
+
+    label: str
+    cells: Sequence[str]
+    kind: str = ""
+    key: str = ""
 
 
-def table(head_html: str, body_html: str) -> str:
-    """Rows below a head, which scroll where the page is too narrow for them."""
-    return (
-        f'<div class="scroll"><table><thead>{head_html}</thead><tbody>{body_html}</tbody>'
-        "</table></div>"
-    )
+def table(columns: Sequence[str], rows: Iterable[Row], groups: Sequence[str] = ()) -> str:
+    """Rows below a head, which scroll where the page is too narrow for them.
+
+    Args:
+        columns: the headings of the labels and of each cell.
+        rows: the rows.
+        groups: headings above those of the cells, each of as many columns.
+    """
+    span = (len(columns) - 1) // max(1, len(groups))
+    above = "".join(f'<th colspan="{span}" scope="colgroup">{escape(g)}</th>' for g in groups)
+    heads = "".join(f'<th scope="col">{escape(c)}</th>' if c else "<th></th>" for c in columns)
+    body = "".join(map(_row, rows))
+    head = f"<tr><th></th>{above}</tr><tr>{heads}</tr>" if groups else f"<tr>{heads}</tr>"
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _row(row: Row) -> str:
+    kind = f' class="{row.kind}"' if row.kind else ""
+    key = f'<span class="key {row.key}"></span>' if row.key else ""
+    cells = "".join(f"<td>{_cell(cell)}</td>" for cell in row.cells)
+    return f'<tr{kind}><th scope="row">{key}{escape(row.label)}</th>{cells}</tr>'
+
+
+def _cell(text: str) -> str:
+    mean, sign, error = text.partition(" ± ")
+    return raised(escape(mean)) + (f"<small>± {raised(escape(error))}</small>" if sign else "")
 
 
 def definitions(items: Iterable[tuple[str, str]], kind: str = "") -> str:
@@ -367,8 +358,3 @@ def captioned(content_html: str, caption: str, title: str = "") -> str:
 def pair(*parts_html: str) -> str:
     """Parts side by side, one above the other on narrow screens."""
     return f'<div class="pair">{"".join(parts_html)}</div>'
-
-
-def _estimate(estimate: Estimate, decimals: int) -> str:
-    mean, error = estimate_parts(estimate, decimals)
-    return f"{raised(mean)}<small>± {raised(error)}</small>" if error else raised(mean)

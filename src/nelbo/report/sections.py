@@ -16,7 +16,7 @@ from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import OF_AUTOENCODER, entry_list, glossary
 from nelbo.report.run_report import RunReport
 from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
-from nelbo.report.tables import EVIDENCE, NO_LIKELIHOOD
+from nelbo.report.tables import EVIDENCE, NO_LIKELIHOOD, bound_rows
 from nelbo.report.theme import panel
 
 _GAP = 2
@@ -134,12 +134,21 @@ def bound_table(report: RunReport) -> str:
     )
     if "latent_reconstruction" in summary.costs:
         about += " Those of the latents are densities and may be negative."
+    splits = [
+        f"{split}, {summary.examples:,} image{'s' if summary.examples != 1 else ''}"
+        for split, summary in report.summaries.items()
+    ]
+    columns = ["", *["nats per image", report.unit] * len(splits)]
+    rows = (
+        fragments.Row(label, cells, "total" if name == "total" else "term", name or "total")
+        for name, label, cells in bound_rows(report.summaries)
+    )
     title = "The likelihood" if summary.kind == "exact" else "The bound, term by term"
     notes = (_floor(summary), _how_evaluated(report))
     return fragments.section(
         title,
         about,
-        fragments.bound_rows(report.summaries, report.density),
+        fragments.table(columns, rows, splits),
         *(f'<p class="note">{escape(note)}</p>' for note in notes if note),
     )
 

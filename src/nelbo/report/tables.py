@@ -7,7 +7,7 @@ up to the total, the negative ELBO.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -90,20 +90,14 @@ def new_table(
 
 
 def estimate_text(estimate: Estimate, decimals: int) -> str:
-    """Mean ± standard error; the mean alone where it has none."""
-    mean, error = estimate_parts(estimate, decimals)
-    return f"{mean} ± {error}" if error else mean
+    """Mean ± standard error; the mean alone where it has none, or is near zero.
 
-
-def estimate_parts(estimate: Estimate, decimals: int) -> tuple[str, str]:
-    """Mean and standard error as text; an error that is nan, or of a mean near zero, is left out.
-
-    Near zero the mean is written as a power of ten, which the error would not line up with.
+    Near zero it is written as a power of ten, which the error would not line up with.
     """
     mean, error = number(estimate.mean, decimals), estimate.standard_error
     if math.isnan(error) or "×" in mean:
-        return mean, ""
-    return mean, f"{error:,.{decimals}f}" if math.isfinite(error) else number(error, decimals)
+        return mean
+    return f"{mean} ± {error:,.{decimals}f}" if math.isfinite(error) else f"{mean} ± ∞"
 
 
 def bound_table(bounds: Mapping[str, Summary], *, density: bool = False) -> Table:
@@ -121,6 +115,17 @@ def bound_table(bounds: Mapping[str, Summary], *, density: bool = False) -> Tabl
         caption="terms as costs: mean ± standard error over images;\n"
         f"{MONTE_CARLO}: the part of ± that more levels shrink",
     )
+    for name, title, cells in bound_rows(bounds):
+        is_total = name == "total"
+        if is_total:
+            table.add_section()
+        table.add_row(title, *cells, style="bold" if is_total else None)
+    return table
+
+
+def bound_rows(bounds: Mapping[str, Summary]) -> Iterator[tuple[str, str, list[str]]]:
+    """Name and label of each term, and its nats and bits/dim on each split; the total and what of
+    its error is Monte Carlo, which has no name, come last."""
     columns = [
         (values, decimals)
         for summary in bounds.values()
@@ -131,15 +136,9 @@ def bound_table(bounds: Mapping[str, Summary], *, density: bool = False) -> Tabl
     ]
     kind = next((summary.kind for summary in bounds.values()), "bound")
     for name in columns[0][0] if columns else ():
-        is_total = name == "total"
-        if is_total:
-            table.add_section()
         cells = [estimate_text(values[name], decimals) for values, decimals in columns]
-        table.add_row(label(name, kind), *cells, style="bold" if is_total else None)
-    table.add_row(
-        MONTE_CARLO, *[monte_carlo_text(values["total"], decimals) for values, decimals in columns]
-    )
-    return table
+        yield name, label(name, kind), cells
+    yield "", MONTE_CARLO, [monte_carlo_text(v["total"], decimals) for v, decimals in columns]
 
 
 def monte_carlo_text(estimate: Estimate, decimals: int) -> str:

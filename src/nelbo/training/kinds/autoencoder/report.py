@@ -15,8 +15,9 @@ from nelbo.evidence.autoencoder import FITTED, AutoencoderReading, evaluate_auto
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.encoding import Autoencoder
-from nelbo.report.autoencoder_report import AutoencoderReport, write_autoencoder_report
+from nelbo.report.autoencoder_report import AutoencoderReport, render_autoencoder
 from nelbo.report.grids import save_grid
+from nelbo.report.page import write_html
 from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds.kind import Ending
@@ -82,7 +83,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
         settings=run_settings(notes),
         files=files["test"],
     )
-    write_autoencoder_report(page, run.report)
+    write_html(render_autoencoder(page), run.report)
     return {"evaluation": evaluation, "report": str(run.report)}
 
 
