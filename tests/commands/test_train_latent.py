@@ -28,7 +28,6 @@ from nelbo.samplers import DDIM
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
-from nelbo.training.kinds.latent.build import build_latent_model
 from nelbo.training.kinds.latent.latents import encode_data, unit_scale
 from nelbo.training.kinds.latent.making import new_latent_model
 from nelbo.training.kinds.latent.options import LatentSettings
@@ -292,9 +291,7 @@ def test_a_new_prior_encodes_each_image_once(pictures):
     assert model.decoder_scale == pytest.approx(fit_scale(network, validation), rel=1e-6)
     # As in two passes: one for the scale, one for the latents at that scale.
     captions = list(data.captions)
-    measured = build_latent_model(
-        network, data, LatentSettings(widths=(8, 16)), captions, text=model.text
-    )
+    measured = LatentDiffusion(network, model.prior, text=model.text, scale=1.0, data=model.data)
     measured.scale = unit_scale(encode_data(measured, data, captions))
     assert model.scale == measured.scale
     measured.decoder_scale = model.decoder_scale

@@ -17,15 +17,16 @@ from tests.training.test_latents import pictures
 
 def test_the_default_for_captioned_images_fits_in_25_megabytes_of_half_precision():
     data, captions = pictures()
-    data = type(data)("made", data.images.repeat(1, 1, 2, 2), 256, data.names)
+    large = data.images.repeat(1, 1, 2, 2)
+    data = type(data)("made", large, 256, data.names, captions=tuple(captions))
     autoencoder = build_autoencoder(data)
-    model = build_latent_model(autoencoder, data, captions=captions)
+    model = build_latent_model(autoencoder, data)
     parameters = sum(p.numel() for p in model.parameters())
     vocabulary = 2048 - len(model.text.tokenizer)
     assert 2 * (parameters + 192 * vocabulary) < 25e6
     assert model.prior.shape == (8, 8, 8)
     assert model.shape == (3, 32, 32)
-    latents = encode_data(model, data, captions)
+    latents = encode_data(model, data)
     latents = latents.scaled(unit_scale(latents))
     draws = latents.mean + latents.stddev * torch.randn(100, *latents.mean.shape)
     assert draws.std() == pytest.approx(1, rel=0.02)
@@ -42,11 +43,11 @@ def test_without_captions_the_prior_is_unconditional():
 
 
 def test_mistakes_are_explained():
-    data, captions = pictures()
+    data, _ = pictures()
     with pytest.raises(NelboError, match=r"16×16, which 6 resolutions .* divisible by 32"):
         build_autoencoder(data, widths=(8,) * 6)
     autoencoder = build_autoencoder(data, widths=(8, 16))
     with pytest.raises(NelboError, match="latents are 8×8, which 5 resolutions"):
         build_latent_model(autoencoder, data, LatentSettings(widths=(16,) * 5))
-    with pytest.raises(NelboError, match="8 images but 7 captions"):
-        build_latent_model(autoencoder, data, LatentSettings(widths=(16, 32)), captions[1:])
+    with pytest.raises(NelboError, match="has no captions, which --condition text needs"):
+        build_latent_model(autoencoder, data, LatentSettings(condition="text"))

@@ -38,6 +38,12 @@ class Given(Protocol):
         """Its value; None where it is not given."""
 
 
+def resolved(path: str | None) -> str | None:
+    """A path as it is found again from another directory; what is no path, such as the name of a
+    checkpoint or a Hub id, as it is."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """Train a model on images; evaluate its bound, sample, and write a report.
@@ -137,10 +143,7 @@ class TrainOptions:
 
     def found_again(self) -> Self:
         """With paths as they are found again from another directory."""
-        start = self.start_from
-        if start is None or not Path(start).exists():  # the name of a checkpoint, or a Hub id
-            return self
-        return replace(self, start_from=str(Path(start).resolve()))
+        return replace(self, start_from=resolved(self.start_from))
 
     def begun(self, given: Given) -> Self:
         """With the defaults that follow from the options that are given on the command line.

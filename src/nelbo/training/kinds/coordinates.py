@@ -7,7 +7,7 @@ state and time of EDM's raw network, whose answer has unit variance at every noi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
@@ -42,21 +42,30 @@ def prediction_of(name: str, sigma_data: Callable[[], float]) -> Parameterizatio
     return PARAMETERIZATIONS[name]
 
 
-def continuous_schedule(
-    name: str, levels: int, shift: float, first_noise: float | None = None
-) -> NoiseSchedule | None:
-    """The chain of flow matching or EDM by its name; None for any other.
+def schedule_of(
+    name: str,
+    choices: Collection[str],
+    levels: int,
+    shift: float = 1.0,
+    first_noise: float | None = None,
+) -> NoiseSchedule:
+    """The noise schedule of a name.
 
     Args:
         name: of the schedule.
+        choices: what there is to choose from.
         levels: length T of the chain.
         shift: of flow matching.
-        first_noise: noise scale √(1 − ᾱ_1); by default that which they have for any data.
+        first_noise: noise scale √(1 − ᾱ_1) of flow matching and EDM; by default that which they
+            have for any data.
+
+    Raises:
+        NelboError: a name that is no choice.
     """
+    check_choice("schedule", name, choices)
     if name == "flow_matching":
         return NoiseSchedule.flow_matching(levels, shift, first_noise=first_noise)
-    if name != "variance_exploding":
-        return None
-    if first_noise is None:
-        return NoiseSchedule.variance_exploding(levels)
-    return NoiseSchedule.variance_exploding(levels, first_noise / math.sqrt(1 - first_noise**2))
+    if name == "variance_exploding" and first_noise is not None:
+        sigma = first_noise / math.sqrt(1 - first_noise**2)
+        return NoiseSchedule.variance_exploding(levels, sigma)
+    return getattr(NoiseSchedule, name)(levels)

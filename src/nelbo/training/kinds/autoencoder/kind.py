@@ -59,7 +59,6 @@ class Autoencoder(Kind):
         data, settings = images.train, options.model
         torch.manual_seed(options.training.seed)
         perceptual = _perceptual(settings, data)
-        file = settings.perceptual_weights and str(Path(settings.perceptual_weights).resolve())
         if start is None:
             widths = settings.widths or autoencoder_widths(*data.shape[1:])
             settings = dataclasses.replace(settings, widths=widths)
@@ -84,7 +83,7 @@ class Autoencoder(Kind):
             mirrored=settings.mirrored,
             recoloured=settings.recoloured,
         )
-        self.options = options.with_settings(dataclasses.replace(settings, perceptual_weights=file))
+        self.options = options.with_settings(settings)
         self.task = AutoencoderTask(objective, data, options.training)
         self._few = images.validation.subset(IMAGES, seed=0)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.options import MOST
-from nelbo.training.options import KindName, TrainOptions
+from nelbo.training.options import KindName, TrainOptions, resolved
 from nelbo.training.ranges import check_numbers
 
 
@@ -64,6 +64,11 @@ class TrainAutoencoder(TrainOptions):
         *("perceptual_weight", "perceptual_weights"),
     )
     model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+
+    def found_again(self) -> TrainAutoencoder:
+        """With paths as they are found again from another directory."""
+        model = replace(self.model, perceptual_weights=resolved(self.model.perceptual_weights))
+        return replace(super().found_again(), model=model)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import ClassVar
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.options import Given, KindName, TrainOptions
+from nelbo.training.options import Given, KindName, TrainOptions, resolved
 from nelbo.training.ranges import check_numbers
 
 
@@ -61,11 +60,8 @@ class TrainControl(TrainOptions):
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""
-        base, control = (
-            str(Path(value).resolve()) if value is not None and Path(value).exists() else value
-            for value in (self.base, self.control)
-        )
-        return replace(super().found_again(), base=base, control=control)
+        paths = {"base": resolved(self.base), "control": resolved(self.control)}
+        return replace(super().found_again(), **paths)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

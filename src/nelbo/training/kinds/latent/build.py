@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.size import divisible_near
-from nelbo.diffusion import Continuous, Diffusion, NoiseSchedule, Pixels
+from nelbo.diffusion import Continuous, Diffusion, Pixels
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.networks.denoiser import Denoiser
-from nelbo.text import TextEncoder
-from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
-from nelbo.training.kinds.latent.latents import check_captions
+from nelbo.text import TEXT_ENCODER, TextEncoder
+from nelbo.training.kinds.coordinates import prediction_of, schedule_of
 from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.transformer import build_transformer, one_width
 from nelbo.training.memory import built_within_memory
@@ -27,6 +27,7 @@ SCHEDULES = (
     *("cosine", "linear", "scaled_linear", "sigmoid"),
     *("flow_matching", "variance_exploding"),
 )
+CONDITIONS = ("auto", "text", "label", "none")
 # The chain that goes with a prediction; for others it is cosine.
 _USUAL = {"velocity": "flow_matching", "denoiser": "variance_exploding"}
 
@@ -35,35 +36,24 @@ def build_latent_model(
     autoencoder: AutoencoderKL,
     data: ImageData,
     settings: LatentSettings = LatentSettings(),  # noqa: B008 - frozen
-    captions: Sequence[str] | None = None,
     *,
-    text: TextEncoder | None = None,
-    num_classes: int = 0,
+    resumed: Path | None = None,
 ) -> LatentDiffusion:
-    """A fresh prior for the latents of a trained autoencoder, of scale 1.
+    """A fresh prior for the latents of a trained autoencoder, of scale 1, where the autoencoder is.
 
     Args:
         autoencoder: the trained autoencoder.
-        data: the images to train on.
-        settings: of the prior, and of a new text encoder.
-        captions: a text for each; the prior attends to them.
-        text: the text encoder; with captions and without one, a fresh one that is to be trained
-            with the prior.
-        num_classes: number of classes of the prior; 0 for none.
+        data: the images to train on; the prior attends to their captions or is conditioned on
+            their classes, as the settings ask.
+        settings: of the prior, and of its text encoder: a new one is to be trained with the prior.
+        resumed: the run that this goes on with, whose text encoder is used; None for a new one.
 
     Raises:
-        NelboError: another number of captions than images, a text encoder without captions, or
-            latents too small for the number of resolutions.
+        NelboError: settings that do not fit together, the autoencoder or the images.
     """
-    if captions is not None and text is None:
-        text = TextEncoder.for_captions(
-            captions,
-            width=settings.text_width,
-            layers=settings.text_layers,
-            heads=settings.text_heads,
-            vocabulary=settings.vocabulary,
-        )
-    check_captions(data, captions, text)
+    condition = _condition(settings, data)
+    text = _text_encoder(settings, data, resumed) if condition == "text" else None
+    num_classes = data.num_classes if condition == "label" else 0
     config, factor = autoencoder.config, autoencoder.config.downscale
     shape = (config.latent_channels, data.shape[1] // factor, data.shape[2] // factor)
     prediction, widths = settings.prediction, settings.widths
@@ -82,23 +72,57 @@ def build_latent_model(
         _check_halvings(data, factor, settings.widths)
         of_unet = _unet_config(shape, settings, text, num_classes)
         denoiser = built_within_memory(lambda: UNet(of_unet))
+    schedule = settings.schedule or _USUAL.get(prediction, "cosine")
     prior = Diffusion(
         denoiser,
-        _schedule(settings),
+        schedule_of(schedule, SCHEDULES, settings.levels, settings.shift),
         # The scale brings the latents to unit variance.
         prediction=prediction_of(prediction, lambda: 1.0),
         variance="fixed_large" if prediction in _USUAL else "fixed_small",
         data=Continuous(),
         shape=shape,
     )
-    return LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
+    model = LatentDiffusion(autoencoder, prior, text=text, scale=1.0, data=Pixels(data.levels))
+    return model.to(next(autoencoder.parameters()).device)
 
 
-def _schedule(settings: LatentSettings) -> NoiseSchedule:
-    name = settings.schedule or _USUAL.get(settings.prediction, "cosine")
-    check_choice("schedule", name, SCHEDULES)
-    T = settings.levels
-    return continuous_schedule(name, T, settings.shift) or getattr(NoiseSchedule, name)(T)
+def _condition(settings: LatentSettings, data: ImageData) -> str:
+    """What the prior is conditioned on: "text", "label" or "none"."""
+    has = {
+        "text": data.has_captions,
+        "label": bool(data.num_classes),
+        "none": True,
+    }
+    if settings.train_text_encoder and settings.text_encoder is None:
+        raise NelboError("--train-text-encoder is for --text-encoder: a new one is trained anyway")
+    asked = settings.condition
+    check_choice("condition", asked, CONDITIONS)
+    if settings.text_encoder is not None:
+        if asked not in ("auto", "text"):
+            raise NelboError(f"--text-encoder reads captions, but --condition is {asked}")
+        asked = "text"
+    if asked == "auto":
+        return next(kind for kind, there in has.items() if there)
+    if not has[asked]:
+        missing = "captions" if asked == "text" else "labels"
+        option = "--text-encoder" if settings.text_encoder else f"--condition {asked}"
+        raise NelboError(f"{data.source} has no {missing}, which {option} needs")
+    return asked
+
+
+def _text_encoder(settings: LatentSettings, data: ImageData, resumed: Path | None) -> TextEncoder:
+    """The one that is asked for, frozen unless it is to learn on; else a new one."""
+    if settings.text_encoder is None:
+        return TextEncoder.for_captions(
+            [caption or "" for caption in data.captions or ()],
+            width=settings.text_width,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            vocabulary=settings.vocabulary,
+        )
+    own = resumed is not None and (resumed / TEXT_ENCODER).is_dir()
+    text = TextEncoder.from_pretrained(resumed if own and resumed else settings.text_encoder)
+    return text.requires_grad_(settings.train_text_encoder)
 
 
 def _check_halvings(data: ImageData, factor: int, widths: Sequence[int]) -> None:

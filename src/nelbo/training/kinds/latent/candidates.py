@@ -9,8 +9,8 @@ import torch
 
 from nelbo.data import ImageData
 from nelbo.networks import AutoencoderKL
+from nelbo.training.kinds.latent.build import build_latent_model
 from nelbo.training.kinds.latent.latents import encode_data, shown_first
-from nelbo.training.kinds.latent.making import new_prior
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import TrainLatent
 from nelbo.training.kinds.network_size import Candidate
@@ -35,7 +35,7 @@ def candidates(
     few = data.take(shown[torch.arange(images) % len(shown)])
     for widths in _widths(options):
         with torch.random.fork_rng([]):
-            model = new_prior(replace(options.model, widths=widths), autoencoder, few)
+            model = build_latent_model(autoencoder, few, replace(options.model, widths=widths))
         latents = encode_data(model, few)
         generator = torch.Generator(latents.mean.device).manual_seed(0)
         dropout = options.training.label_dropout

@@ -26,7 +26,7 @@ from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
 from nelbo.training.kinds.latent.candidates import candidates
 from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed, shown_first
-from nelbo.training.kinds.latent.making import found_again, new_latent_model, trained_latent_model
+from nelbo.training.kinds.latent.making import new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
 from nelbo.training.kinds.latent.report import (
@@ -65,7 +65,7 @@ class Latent(Kind):
             fit_classes(start, images.train, options.start_classes)
         torch.manual_seed(options.training.seed)
         model, latents = _latent_model(options, images, device, start)
-        self.options = options.with_settings(found_again(options.model))
+        self.options = options
         self.label_names = images.train.label_names if model.num_classes else ()
         self.images = images
         self._model = model
@@ -246,7 +246,7 @@ def _autoencoder(options: TrainLatent) -> AutoencoderKL:
 def _with_choices(
     options: TrainLatent, images: TrainingImages, processes: Processes
 ) -> TrainLatent:
-    """The options with settings resolved and, where they are left open, widths that fit the time.
+    """The options with widths that fit the time, where they are left open.
 
     Before an autoencoder is trained, a step on a few images shows what does not fit.
     """
@@ -254,7 +254,7 @@ def _with_choices(
     check_not_streamed(train)
     first = options.autoencoder is None
     if first:
-        options = options.with_settings(_rehearsed(options, images, processes))
+        _rehearse(options, images, processes)
     if options.model.widths or options.training.seconds is None:
         return options
     taken = options.first_stage() if first else None
@@ -265,9 +265,9 @@ def _with_choices(
     return options.with_settings(replace(options.model, widths=widths))
 
 
-def _rehearsed(options: TrainLatent, images: TrainingImages, processes: Processes) -> Any:
-    """The settings of the second stage as they resolve, after a step on a few images: what does
-    not fit shows itself before the first stage begins."""
+def _rehearse(options: TrainLatent, images: TrainingImages, processes: Processes) -> None:
+    """Take a step of the second stage on a few images: what does not fit shows itself before the
+    first stage begins."""
     train = images.train
     few = train.take(shown_first(train)[: options.training.batch_size])
     autoencoder = build_autoencoder(few).to(processes.device)
@@ -280,7 +280,6 @@ def _rehearsed(options: TrainLatent, images: TrainingImages, processes: Processe
     training = replace(options.training, precision="fp32")
     objective = PriorObjective(model, condition_dropout=training.label_dropout)
     Trainer(PriorTask(objective, latents, training), processes=processes).rehearse()
-    return found_again(options.model)
 
 
 KIND = Latent

@@ -17,7 +17,7 @@ from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.pixel.options import MOST, NO_SHIFT, check_network_options
-from nelbo.training.options import KindName, TrainOptions
+from nelbo.training.options import KindName, TrainOptions, resolved
 from nelbo.training.ranges import at_least_one, check_numbers
 
 # The autoencoder's part of the steps or the time.
@@ -119,7 +119,8 @@ class TrainLatent(TrainOptions):
     def found_again(self) -> TrainLatent:
         """With paths as they are found again from another directory."""
         path = self.autoencoder and self.autoencoder.resolve()
-        return replace(super().found_again(), autoencoder=path)
+        model = replace(self.model, text_encoder=resolved(self.model.text_encoder))
+        return replace(super().found_again(), autoencoder=path, model=model)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.size import check_halvings, divisible_near
@@ -20,7 +19,7 @@ from nelbo.diffusion.continuous import ContinuousDiffusion
 from nelbo.evidence.feature_spaces import some_of
 from nelbo.networks import UNet, UNetConfig
 from nelbo.networks.denoiser import Denoiser
-from nelbo.training.kinds.coordinates import continuous_schedule, prediction_of
+from nelbo.training.kinds.coordinates import prediction_of, schedule_of
 from nelbo.training.kinds.pixel.options import SCHEDULES, ModelConfig
 from nelbo.training.kinds.transformer import build_transformer, one_width
 from nelbo.training.memory import built_within_memory
@@ -44,11 +43,7 @@ def build_schedule(config: ModelConfig, pixel_levels: int) -> NoiseSchedule:
         return NoiseSchedule.mixed(config.levels, first_noise, _COSINE_SHARE)
     if config.schedule in ("geometric", "learned"):
         return NoiseSchedule.geometric(config.levels, first_noise)
-    continuous = continuous_schedule(config.schedule, config.levels, config.shift, first_noise)
-    if continuous is not None:
-        return continuous
-    check_choice("schedule", config.schedule, SCHEDULES)
-    return getattr(NoiseSchedule, config.schedule)(config.levels)
+    return schedule_of(config.schedule, SCHEDULES, config.levels, config.shift, first_noise)
 
 
 def build_unet(config: ModelConfig, data: ImageData) -> UNet:
