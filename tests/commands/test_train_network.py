@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -18,8 +19,9 @@ from nelbo.data import load_data
 from nelbo.diffusion.prediction import RawDenoiser, Velocity
 from nelbo.networks import DiT, TextDiT, UNet
 from nelbo.runs.run_directory import RunDirectory
+from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.network_size import choose_network
-from nelbo.training.kinds.pixel.candidates import candidates
+from nelbo.training.kinds.pixel.choices import timed_task, width_choices
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.transformer import usual_patch
 from tests.commands.squares import COLOURS, draw_squares
@@ -152,7 +154,9 @@ def test_the_width_is_chosen_for_the_time():
     data = load_data("digits", "train").take(torch.arange(32))
     config = ModelConfig(network="dit", levels=4, blocks=1)
     cpu = torch.device("cpu")
-    least = choose_network(candidates(config, data, cpu, 8), 1e-9, 8, cpu, threads=1)
+    choices, task_of = width_choices(config, data), partial(timed_task, config, data)
+    training = TrainingConfig(batch_size=8)
+    least = choose_network(choices, task_of, training, 1e-9, cpu, threads=1)
     assert least.widths == (32,)
     assert [usual_patch(n, n) for n in (8, 16, 28, 32, 64, 30)] == [1, 1, 2, 2, 4, 2]
 

@@ -32,7 +32,7 @@ def asked(monkeypatch) -> list[float]:
     """The times that a network was to be chosen for."""
     times: list[float] = []
 
-    def choose(candidates, seconds, *rest, **options):
+    def choose(choices, task_of, training, seconds, *rest, **options):
         times.append(seconds)
         return FittingNetwork((8, 16, 16), 12345, 0.01, 100 * seconds)
 

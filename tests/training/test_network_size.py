@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from nelbo.data import ImageData
+from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds import network_size
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
-from nelbo.training.kinds.latent import candidates as latent
-from nelbo.training.kinds.latent.options import LatentSettings, TrainLatent
+from nelbo.training.kinds.latent import choices as latent
+from nelbo.training.kinds.latent.options import LatentSettings
 from nelbo.training.kinds.network_size import (
     EXAMPLES_PER_WEIGHT,
     FittingNetwork,
     choose_network,
+    weights_of,
 )
-from nelbo.training.kinds.pixel import candidates as pixel
+from nelbo.training.kinds.pixel import choices as pixel
 from nelbo.training.kinds.pixel.build import build_model, halving_note
 from nelbo.training.kinds.pixel.options import ModelConfig
 
@@ -30,16 +33,23 @@ def images(side: int = 8, count: int = 10) -> ImageData:
     return ImageData("nothing", pixels, 256, tuple(map(str, range(count))))
 
 
-def weights_of(base: int, depth: int, data: ImageData) -> int:
+def expected_weights(base: int, depth: int, data: ImageData) -> int:
     model = build_model(ModelConfig(levels=4, widths=(base, *[2 * base] * (depth - 1))), data)
     return sum(p.numel() for p in model.parameters())
 
 
 def choose(
-    config: ModelConfig, data: ImageData, seconds: float, images: int, threads: int | None = None
+    config: ModelConfig,
+    data: ImageData,
+    seconds: float,
+    images: int,
+    *,
+    count: int = 1,
+    threads: int | None = None,
 ) -> FittingNetwork:
-    found = pixel.candidates(config, data, CPU, 4)
-    return choose_network(found, seconds, images, CPU, threads=threads)
+    choices, task_of = pixel.width_choices(config, data), partial(pixel.timed_task, config, data)
+    training = TrainingConfig(batch_size=images)
+    return choose_network(choices, task_of, training, seconds, CPU, count=count, threads=threads)
 
 
 @pytest.fixture
@@ -47,8 +57,8 @@ def timed(monkeypatch) -> list[int]:
     """A machine that takes a microsecond for each thousand weights, and what it timed."""
     seen: list[int] = []
 
-    def seconds(candidate, device, threads):
-        seen.append(candidate.weights)
+    def seconds(task, device, threads):
+        seen.append(weights_of(task))
         return 64 * 1e-9 * seen[-1]
 
     monkeypatch.setattr(network_size, "_seconds_of_step", seconds)
@@ -59,7 +69,7 @@ def timed(monkeypatch) -> list[int]:
 def test_the_widest_that_sees_enough_examples(timed, base):
     # Time / (1e-9 P) >= r P holds up to P = sqrt(time / (1e-9 r)).
     data = images()
-    P = weights_of(base, 3, data)
+    P = expected_weights(base, 3, data)
     seconds = 1e-9 * EXAMPLES_PER_WEIGHT * P**2
     found = choose(CONFIG, data, seconds * 1.001, 64)
     assert found.widths == (base, 2 * base, 2 * base)
@@ -71,8 +81,8 @@ def test_the_widest_that_sees_enough_examples(timed, base):
 
 def test_no_wider_one_is_timed_than_the_first_that_sees_too_few(timed):
     data = images()
-    choose(CONFIG, data, 1e-9 * EXAMPLES_PER_WEIGHT * weights_of(24, 3, data) ** 2 * 1.01, 64)
-    assert timed == [weights_of(base, 3, data) for base in (16, 24, 32)]
+    choose(CONFIG, data, 1e-9 * EXAMPLES_PER_WEIGHT * expected_weights(24, 3, data) ** 2 * 1.01, 64)
+    assert timed == [expected_weights(base, 3, data) for base in (16, 24, 32)]
 
 
 def test_the_narrowest_where_none_sees_enough(timed):
@@ -87,7 +97,7 @@ def test_the_widest_of_all_where_time_is_no_matter(timed, monkeypatch):
 def test_two_processes_see_twice_the_examples(timed):
     data = images()
     one = choose(CONFIG, data, 1e-4, 64)
-    two = choose(CONFIG, data, 1e-4, 128)
+    two = choose(CONFIG, data, 1e-4, 64, count=2)
     assert (one.widths, two.examples) == (two.widths, pytest.approx(2 * one.examples))
 
 
@@ -140,12 +150,14 @@ def test_a_prior_of_latents_is_timed_with_the_text_encoder_of_its_captions(monke
     captions = ("a red square", "", "a blue one", "a red one", "") * 2
     data = replace(images(16), captions=captions)
     settings = LatentSettings(levels=4, text_width=16, text_layers=1, text_heads=2, vocabulary=520)
-    options = TrainLatent(model=settings)
-    found = list(latent.candidates(options, build_autoencoder(data), data, 4))
-    assert [each.widths for each in found] == [(16, 20), (32, 40)]
-    assert found[0].weights < found[1].weights
+    task_of = partial(latent.timed_task, settings, build_autoencoder(data), data)
+    choices = latent.width_choices(settings)
+    assert choices == [(16, 20), (32, 40)]
+    training = TrainingConfig(batch_size=4, objective="simple")
+    weights = [weights_of(task_of(widths, training)) for widths in choices]
+    assert weights[0] < weights[1]
     before = torch.get_rng_state()
-    chosen = choose_network(iter(found), 1e9, 4, CPU, threads=1)
-    assert (chosen.widths, chosen.weights) == ((32, 40), found[1].weights)
+    chosen = choose_network(choices, task_of, training, 1e9, CPU, threads=1)
+    assert (chosen.widths, chosen.weights) == ((32, 40), weights[1])
     assert 0 < chosen.seconds_per_image < 10
     assert torch.equal(before, torch.get_rng_state())

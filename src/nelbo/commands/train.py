@@ -16,12 +16,11 @@ from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory, predates_val
 from nelbo.runs.settings_file import read_settings
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds import kind_of
-from nelbo.training.kinds.kind import Kind
+from nelbo.training.kinds.kind import Kind, Start
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
 from nelbo.training.settings import check_unchanged, parse_options
 from nelbo.training.stages import train_stages
-from nelbo.training.start import Start
 from nelbo.training.start_from import check_settings, start_of
 
 

@@ -70,34 +70,32 @@ class PowerAverages:
     """
 
     def __init__(self, model: nn.Module, lengths: Sequence[float] = TRACKED) -> None:
-        self.lengths = tuple(lengths)
         self.updates = 0
-        self._names = [name for name, _ in model.named_parameters()]
-        self._averages = [[p.detach().clone() for p in model.parameters()] for _ in lengths]
+        self._averages = {
+            length: {f"{length}:{n}": p.detach().clone() for n, p in model.named_parameters()}
+            for length in lengths
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of `model` after a step."""
         self.updates += 1
         weights = [local(p) for p in model.parameters()]
-        for length, averages in zip(self.lengths, self._averages, strict=True):
+        for length, averages in self._averages.items():
             beta = (1 - 1 / self.updates) ** (exponent(length) + 1)
-            torch._foreach_lerp_([local(a) for a in averages], weights, 1 - beta)
+            torch._foreach_lerp_([local(a) for a in averages.values()], weights, 1 - beta)
 
     def named(self) -> dict[str, Tensor]:
         """The averages, each as σ_rel:name; every process must ask for them."""
-        return {
-            _key(length, name): whole(average)
-            for length, averages in zip(self.lengths, self._averages, strict=True)
-            for name, average in zip(self._names, averages, strict=True)
-        }
+        each = self._averages.values()
+        return {key: whole(average) for averages in each for key, average in averages.items()}
 
     def load(self, kept: Mapping[str, Tensor], updates: int) -> None:
         """Restore what `named` gave after `updates` updates."""
         self.updates = updates
-        for length, averages in zip(self.lengths, self._averages, strict=True):
-            for name, average in zip(self._names, averages, strict=True):
-                assign(average, kept[_key(length, name)])
+        for averages in self._averages.values():
+            for key, average in averages.items():
+                assign(average, kept[key])
 
 
 def exponent(length: float) -> float:
@@ -181,7 +179,3 @@ def combine(
         ).to(value.dtype)
         for name, value in tensors[0].items()
     }
-
-
-def _key(length: float, name: str) -> str:
-    return f"{length}:{name}"

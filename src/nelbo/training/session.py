@@ -20,12 +20,11 @@ from nelbo.training.balance import balanced_weights
 from nelbo.training.hardware import describe_hardware
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds import kind_of
-from nelbo.training.kinds.kind import Stage
+from nelbo.training.kinds.kind import Stage, Start
 from nelbo.training.outlook import advice, outlook_text, passes_text
 from nelbo.training.pace import Outlook, step_seconds
 from nelbo.training.processes import Processes
 from nelbo.training.rehearsal import check_memory, choose_precision
-from nelbo.training.start import Start
 from nelbo.training.stopping import StopRequest
 from nelbo.training.supervisor import Note, Supervisor
 from nelbo.training.threads import use_fastest_threads

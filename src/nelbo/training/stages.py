@@ -13,13 +13,12 @@ from nelbo.training.allowance import allowed_seconds, report_where_on_interrupt
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds import kind_of
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.kinds.kind import Ending, Kind, Stage
+from nelbo.training.kinds.kind import Ending, Kind, Stage, Start
 from nelbo.training.kinds.refinement import Asked
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
 from nelbo.training.session import TrainingSession
 from nelbo.training.settings import save_options
-from nelbo.training.start import Start
 
 
 def train_stages(

@@ -18,10 +18,9 @@ from nelbo.networks.denoiser import Denoiser
 from nelbo.report.model_card import licence_of
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds import KINDS, kind_of
-from nelbo.training.kinds.kind import Kind
+from nelbo.training.kinds.kind import Kind, Start
 from nelbo.training.options import NAMES, TrainOptions
 from nelbo.training.ranges import option
-from nelbo.training.start import Start
 
 
 def start_of(options: TrainOptions) -> Start | None:

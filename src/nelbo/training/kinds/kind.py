@@ -30,13 +30,29 @@ from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.refinement import Asked
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
-from nelbo.training.start import Start
 from nelbo.training.task import Task
 from nelbo.training.trainer import Step
 from nelbo.training.validation import IMAGES
 
 # Samples of a grid during training, by the time there is, and the steps of each.
 GRIDS, _STEPS = (16, 9, 4), 12
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model that a run begins with.
+
+    Attributes:
+        path: where it is: what the run names or, on resuming, the run itself.
+        model: as its kind reads it to train on.
+        origin: what the run records of it: whose images made it, and under which licence it stands.
+        resumed: whether it is what has become of it in the run.
+    """
+
+    path: str
+    model: Any
+    origin: dict[str, Any]
+    resumed: bool
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,19 @@ times as long doubles the width. docs/decisions/0014-a-size-that-fits.md derives
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 
 from nelbo.base.console import notice
 from nelbo.data import ImageData
+from nelbo.training.config import TrainingConfig
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
+from nelbo.training.task import Task
 from nelbo.training.threads import use_fastest_threads
+from nelbo.training.trainer import Trainer
 
 # r: how many examples a weight is to see.
 EXAMPLES_PER_WEIGHT = 0.05
@@ -35,23 +38,10 @@ _IMAGES = {"cpu": 16, "cuda": 64, "mps": 64}
 _MOST_WIDTHS = 16
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A network that may be trained.
-
-    Attributes:
-        widths: its channels at each resolution.
-        weights: how many it has.
-        step: runs forward and backward of a step of training.
-    """
-
-    widths: tuple[int, ...]
-    weights: int
-    step: Callable[[], object]
-
-
-# The candidates of a kind, from the narrowest on, whose steps are of a number of images.
-Candidates = Callable[[int], Iterator[Candidate]]
+# Channels of a network at each resolution.
+Widths = tuple[int, ...]
+# The training of a network of some widths, by a configuration.
+TaskOf = Callable[[Widths, TrainingConfig], Task]
 
 
 @dataclass(frozen=True)
@@ -65,38 +55,50 @@ class FittingNetwork:
         examples: how many the time is enough for.
     """
 
-    widths: tuple[int, ...]
+    widths: Widths
     weights: int
     seconds_per_image: float
     examples: float
 
 
 def fitting_widths(
-    candidates: Candidates,
+    choices: Iterable[Widths],
+    task_of: TaskOf,
     options: TrainOptions,
     data: ImageData,
     seconds: float,
     processes: Processes,
-) -> tuple[int, ...]:
+) -> Widths:
     """What the first process measures and reports; every process goes by it.
 
     Args:
-        candidates: of the kind.
+        choices: from the narrowest on.
+        task_of: the training of each.
         options: what is asked for.
         data: the images to train on.
         seconds: the time to train.
         processes: who trains.
     """
-    widths: tuple[int, ...] = ()
+    widths: Widths = ()
     if processes.is_main:
         device = processes.device
         most = options.training.batch_size // processes.count
-        images = max(1, min(_IMAGES.get(device.type, 16), most))
+        # As it will train, on as many images at once as show it.
+        training = replace(
+            options.training,
+            batch_size=max(1, min(_IMAGES.get(device.type, 16), most)),
+            gradient_accumulation=1,
+            precision="fp32",
+            compile=False,
+            horizontal_flip=False,
+        )
         found = choose_network(
-            candidates(images),
+            choices,
+            task_of,
+            training,
             seconds,
-            images * processes.count,
             device,
+            count=processes.count,
             threads=options.threads,
         )
         widths = found.widths
@@ -113,52 +115,63 @@ def fitting_widths(
 
 
 def choose_network(
-    candidates: Iterable[Candidate],
+    choices: Iterable[Widths],
+    task_of: TaskOf,
+    training: TrainingConfig,
     seconds: float,
-    images: int,
     device: torch.device,
     *,
+    count: int = 1,
     threads: int | None = None,
 ) -> FittingNetwork:
-    """The widest network that sees enough examples in the time; else the narrowest candidate.
+    """The widest network that sees enough examples in the time; else the narrowest of all.
 
-    Candidates are built and timed from the narrowest on, each for about a second.
+    They are built and timed from the narrowest on, each for about a second.
 
     Args:
-        candidates: from the narrowest on.
+        choices: from the narrowest on.
+        task_of: the training of each.
+        training: how each is timed, its images a step among it.
         seconds: the time to train.
-        images: of a step, over all processes.
-        device: where the candidates are.
+        device: where to.
+        count: how many processes train together.
         threads: CPU threads, where they are fixed; otherwise the faster of one and all is timed.
     """
     chosen: FittingNetwork | None = None
-    for candidate in candidates:
-        each = _seconds_of_step(candidate, device, threads) / images
-        found = FittingNetwork(candidate.widths, candidate.weights, each, seconds / each)
-        if chosen is not None and found.examples < EXAMPLES_PER_WEIGHT * candidate.weights:
+    for widths in choices:
+        with torch.random.fork_rng([]):
+            task = task_of(widths, training)
+        each = _seconds_of_step(task, device, threads) / (training.batch_size * count)
+        found = FittingNetwork(widths, weights_of(task), each, seconds / each)
+        if chosen is not None and found.examples < EXAMPLES_PER_WEIGHT * found.weights:
             break
         chosen = found
     assert chosen is not None
     return chosen
 
 
-def _seconds_of_step(candidate: Candidate, device: torch.device, threads: int | None) -> float:
+def weights_of(task: Task) -> int:
+    """How many weights the network of a task has."""
+    return sum(weight.numel() for weight in task.networks_of(task.module)[0].parameters())
+
+
+def _seconds_of_step(task: Task, device: torch.device, threads: int | None) -> float:
     """The least time that forward and backward of a step took."""
+    trainer = Trainer(task, device)
 
     def step() -> None:
-        candidate.step()
+        trainer.rehearse()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        if device.type != "cpu" or threads is not None:
-            return _least_seconds(step)
-        most = torch.get_num_threads()
-        try:
-            use_fastest_threads(step, most)
-            return _least_seconds(step)
-        finally:
-            torch.set_num_threads(most)
+    if device.type != "cpu" or threads is not None:
+        return _least_seconds(step)
+    most = torch.get_num_threads()
+    try:
+        use_fastest_threads(step, most)
+        return _least_seconds(step)
+    finally:
+        torch.set_num_threads(most)
 
 
 def _least_seconds(step: Callable[[], None]) -> float:

@@ -35,8 +35,7 @@ from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
 from nelbo.training.kinds.autoencoder.options import AutoencoderSettings, TrainAutoencoder
 from nelbo.training.kinds.autoencoder.report import COLUMNS, SHOWN, beside_reconstructions, report
 from nelbo.training.kinds.autoencoder.task import AutoencoderTask
-from nelbo.training.kinds.kind import Ending, Kind
-from nelbo.training.start import Start
+from nelbo.training.kinds.kind import Ending, Kind, Start
 from nelbo.training.validation import IMAGES
 
 

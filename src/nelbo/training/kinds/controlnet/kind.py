@@ -41,10 +41,9 @@ from nelbo.training.kinds.controlnet.options import TrainControl
 from nelbo.training.kinds.controlnet.report import ControlEnd
 from nelbo.training.kinds.controlnet.task import ControlTask
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.kind import Ending, Kind, grid_of
+from nelbo.training.kinds.kind import Ending, Kind, Start, grid_of
 from nelbo.training.kinds.refinement import MOST_IMAGES
 from nelbo.training.run_model import assign_weights
-from nelbo.training.start import Start
 from nelbo.training.start_from import origin_of
 from nelbo.training.task import ImageSource
 from nelbo.training.trainer import Step

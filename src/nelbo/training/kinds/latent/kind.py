@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,15 @@ from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import check_objective
 from nelbo.formats import save
 from nelbo.latent import LatentDiffusion
-from nelbo.networks import AutoencoderKL
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.autoencoder.build import build_autoencoder, read_autoencoder
+from nelbo.training.kinds.autoencoder.build import read_autoencoder
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.final_samples import LATENT_STEPS
-from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
-from nelbo.training.kinds.latent.candidates import candidates
-from nelbo.training.kinds.latent.latents import LatentData, check_not_streamed, shown_first
+from nelbo.training.kinds.kind import Ending, Kind, Stage, Start, grid_of, unused_classes
+from nelbo.training.kinds.latent.choices import given_autoencoder, with_choices
+from nelbo.training.kinds.latent.latents import LatentData
 from nelbo.training.kinds.latent.making import new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import AUTOENCODER_SHARE, TrainLatent
@@ -37,12 +35,10 @@ from nelbo.training.kinds.latent.report import (
     held_out_prompts,
 )
 from nelbo.training.kinds.latent.task import PriorTask
-from nelbo.training.kinds.network_size import fitting_widths
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
-from nelbo.training.start import Start
 from nelbo.training.start_from import fit_classes, starting_diffusion
-from nelbo.training.trainer import Step, Trainer
+from nelbo.training.trainer import Step
 from nelbo.training.validation import IMAGES, Validation
 
 
@@ -90,7 +86,7 @@ class Latent(Kind):
         """The autoencoder, where none is given, then the prior of its latents."""
         # A run that is resumed has its settings as they were resolved.
         if not options.resume and options.start_from is None:
-            options = _with_choices(options, images, processes)
+            options = with_choices(options, images, processes)
         if options.autoencoder is not None or options.start_from is not None:
             yield Stage(options, options)
             return
@@ -227,59 +223,11 @@ def _latent_model(
     own = None if resumed is None else read_autoencoder(resumed)
     return new_latent_model(
         settings,
-        (own or _autoencoder(options)).to(device),
+        (own or given_autoencoder(options)).to(device),
         images,
         mirrored=mirrored,
         resumed=resumed,
     )
-
-
-def _autoencoder(options: TrainLatent) -> AutoencoderKL:
-    """The one that is given."""
-    assert options.autoencoder is not None
-    autoencoder = read_autoencoder(options.autoencoder)
-    if autoencoder is None:
-        raise NelboError(f"{options.autoencoder} holds no autoencoder: there is no vae/")
-    return autoencoder
-
-
-def _with_choices(
-    options: TrainLatent, images: TrainingImages, processes: Processes
-) -> TrainLatent:
-    """The options with widths that fit the time, where they are left open.
-
-    Before an autoencoder is trained, a step on a few images shows what does not fit.
-    """
-    train = images.train
-    check_not_streamed(train)
-    first = options.autoencoder is None
-    if first:
-        _rehearse(options, images, processes)
-    if options.model.widths or options.training.seconds is None:
-        return options
-    taken = options.first_stage() if first else None
-    seconds = options.training.seconds - ((taken and taken.seconds) or 0.0)
-    autoencoder = _autoencoder(options) if not first else build_autoencoder(train)
-    asked = partial(candidates, options, autoencoder.to(processes.device), train)
-    widths = fitting_widths(asked, options, train, seconds, processes)
-    return options.with_settings(replace(options.model, widths=widths))
-
-
-def _rehearse(options: TrainLatent, images: TrainingImages, processes: Processes) -> None:
-    """Take a step of the second stage on a few images: what does not fit shows itself before the
-    first stage begins."""
-    train = images.train
-    few = train.take(shown_first(train)[: options.training.batch_size])
-    autoencoder = build_autoencoder(few).to(processes.device)
-    model, latents = new_latent_model(
-        options.model,
-        autoencoder,
-        replace(images, train=few),
-        mirrored=options.training.horizontal_flip,
-    )
-    training = replace(options.training, precision="fp32")
-    objective = PriorObjective(model, condition_dropout=training.label_dropout)
-    Trainer(PriorTask(objective, latents, training), processes=processes).rehearse()
 
 
 KIND = Latent

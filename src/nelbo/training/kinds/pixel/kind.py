@@ -18,7 +18,7 @@ from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.samplers.default import default_sampler
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.kind import Ending, Kind, Stage, grid_of, unused_classes
+from nelbo.training.kinds.kind import Ending, Kind, Stage, Start, grid_of, unused_classes
 from nelbo.training.kinds.pixel.build import build_model, resolve
 from nelbo.training.kinds.pixel.choices import with_choices
 from nelbo.training.kinds.pixel.options import TrainPixels
@@ -26,7 +26,6 @@ from nelbo.training.kinds.pixel.report import PixelEnd
 from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
-from nelbo.training.start import Start
 from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.validation import IMAGES, Validation
 
