@@ -161,8 +161,8 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("asked", "calls", "expected"),
     [
-        ((None, None), 1e9, (64, 50)),
-        ((None, None), 1600, (32, 50)),
+        ((None, None), 1e9, (64, 25)),
+        ((None, None), 800, (32, 25)),
         ((None, None), 400, (16, 25)),
         ((None, None), 100, (10, 10)),
         ((None, None), 0, (4, 10)),
@@ -172,19 +172,21 @@ def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, mon
     ],
 )
 def test_fewer_samples_then_fewer_steps(asked, calls, expected):
-    assert FinalSamples(*asked).plan(50, 100, calls) == expected
+    assert FinalSamples(*asked).plan(100, calls) == expected
 
 
 @pytest.mark.parametrize(
-    ("calls", "steps", "expected"),
+    ("calls", "levels", "expected"),
     [
-        *((None, 50, (16, 50)), (800, 50, (16, 50)), (400, 50, (16, 25)), (150, 50, (9, 16))),
+        *((None, 50, (16, 25)), (800, 50, (16, 25)), (300, 50, (16, 18)), (150, 50, (9, 16))),
         *((60, 50, (4, 15)), (0, 50, (4, 12)), (0, 5, (4, 5)), (90, 5, (16, 5))),
     ],
 )
-def test_the_grid_that_there_is_time_for(calls, steps, expected, monkeypatch):
+def test_the_grid_that_there_is_time_for(calls, levels, expected, monkeypatch):
     monkeypatch.setattr("nelbo.training.kinds.kind.GRIDS", (16, 9, 4))
-    assert grid_of(calls, steps) == expected
+    assert grid_of(calls, levels) == expected
+    if calls is not None:
+        assert grid_of(2 * calls, levels, calls_of_a_step=2) == expected
 
 
 def test_the_line_before_training():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class AutoencoderReport:
-    """The contents of the report; empty parts are left out.
+    """The contents of the report.
 
     Attributes:
         title: of the page.
@@ -69,7 +69,7 @@ class AutoencoderReport:
         autoencoder: what was trained.
         pairs: images, each followed by its reconstruction, pixel levels, (2n, C, H, W).
         latents: the mean latents of the first of these images, (m, C', H', W').
-        readings: by the name of their split; "test" makes the headline.
+        readings: of the splits "train" and "test"; the latter makes the headline.
         levels: how many levels a pixel has.
         facts: names and values at the top.
         metrics: rows of the training loop.
@@ -84,15 +84,16 @@ class AutoencoderReport:
     latents: Float[Tensor, "rows latent_channels latent_height latent_width"]
     readings: Mapping[str, AutoencoderReading]
     levels: int
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, Any]] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    files: FileSizes | None = None
+    facts: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    files: FileSizes | None
 
 
 def render_autoencoder(report: AutoencoderReport) -> str:
     """The report as HTML."""
-    test = report.readings.get("test")
+    test = report.readings["test"]
+    bits = Estimate(test.bits_per_dim, math.nan)
     parts = [
         _header(report),
         fragments.section(
@@ -101,12 +102,12 @@ def render_autoencoder(report: AutoencoderReport) -> str:
             fragments.pairs_panel(report.pairs, report.levels),
         ),
         _readings(report),
-        "" if test is None else _beside_files(test, report.files),
+        file_bars(bits, report.files, "held-out pictures", "as a plain VAE"),
         _latents(report),
         curves.section(
             report.metrics,
             "The bound as training saw it, as a plain VAE, averaged over the last steps.",
-            reference=test.bits_per_dim if test else None,
+            reference=test.bits_per_dim,
         ),
         fragments.settings(report.settings),
         fragments.section("What the words mean", "", entry_list(_WORDS)),
@@ -156,27 +157,18 @@ def _header(report: AutoencoderReport) -> str:
         "parameters": f"{sum(p.numel() for p in report.autoencoder.parameters()):,}",
         **report.facts,
     }
-    headline = ""
-    test = report.readings.get("test")
-    if test is not None:
-        headline = (
-            f'<p class="headline"><b>{number(test.psnr, 2)}</b><span>dB, PSNR of held-out images'
-            "</span></p>"
-            f'<p class="meaning">{number(test.bits_per_dim, 3)} bits/dim as a plain VAE, whose '
-            "prior of the latents is N(0, I): what a diffusion model of them has to better.</p>"
-        )
+    test = report.readings["test"]
+    headline = (
+        f'<p class="headline"><b>{number(test.psnr, 2)}</b><span>dB, PSNR of held-out images'
+        "</span></p>"
+        f'<p class="meaning">{number(test.bits_per_dim, 3)} bits/dim as a plain VAE, whose '
+        "prior of the latents is N(0, I): what a diffusion model of them has to better.</p>"
+    )
     items = [(name, setting(name, value)) for name, value in facts.items()]
     return fragments.header(report.title, report.subtitle, headline, items)
 
 
-def _beside_files(test: AutoencoderReading, files: FileSizes | None) -> str:
-    bits = Estimate(test.bits_per_dim, math.nan)
-    return file_bars(bits, files, "held-out pictures", "as a plain VAE")
-
-
 def _readings(report: AutoencoderReport) -> str:
-    if not report.readings:
-        return ""
     rows = (
         fragments.Row(
             f"{label}, {unit}",
@@ -193,8 +185,6 @@ def _readings(report: AutoencoderReport) -> str:
 
 
 def _latents(report: AutoencoderReport) -> str:
-    if not report.readings or not len(report.latents):
-        return ""
     latents = report.latents[:_LATENT_ROWS]
     count = latents.shape[1]
     channels, height, width = report.pairs.shape[1:]
@@ -202,8 +192,7 @@ def _latents(report: AutoencoderReport) -> str:
     shown = images.round().byte().expand(-1, 3, -1, -1) if channels == 1 else images.round().byte()
     pictures = torch.cat([shown[:, None], latent_pictures(latents, height, width)], 1)
     rows = [("", row, False) for row in pictures]
-    reading = report.readings.get("test") or next(iter(report.readings.values()))
-    costs = reading.divergence_by_channel
+    costs = report.readings["test"].divergence_by_channel
     under = [("image", "")] + [(f"{c + 1}", f"{costs[c]:,.0f} nats") for c in range(count)]
     film = fragments.film(rows, under, "Images, and each channel of their latents beside them")
     bars = panel(

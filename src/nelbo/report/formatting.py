@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from typing import Any
 
 NOTHING = "—"
@@ -68,8 +67,6 @@ def setting(name: str, value: Any) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Enum):
-        return str(value.value)
     if isinstance(value, int | float):
         if name.endswith("seconds"):
             return duration(float(value))

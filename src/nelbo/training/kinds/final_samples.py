@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from nelbo.training.ranges import at_least_one
 
-# Network calls of a sample with the sampler that suits its chain.
-PIXEL_STEPS = 25
-LATENT_STEPS = 25
-IMAGES = 64
+# Network calls of a sample with the sampler that suits its chain, and how many samples.
+STEPS, IMAGES = 25, 64
 # Least numbers: with fewer steps pictures are noise, and fewer pictures show little.
 _FEWEST_STEPS, _FEWEST_IMAGES, _SOME_IMAGES = 10, 4, 16
 
@@ -34,23 +32,22 @@ class FinalSamples:
         """Whether nothing was asked for."""
         return self == FinalSamples()
 
-    def calls(self, usual: int, levels: int) -> int:
+    def calls(self, levels: int) -> int:
         """Network calls of all samples, where there is time."""
-        images, steps = self.plan(usual, levels)
+        images, steps = self.plan(levels)
         return images * steps
 
-    def plan(self, usual: int, levels: int, calls: float = math.inf) -> tuple[int, int]:
+    def plan(self, levels: int, calls: float = math.inf) -> tuple[int, int]:
         """How many samples, and how many network calls for each.
 
         What was asked for is kept. Else there are first fewer samples, down to 16; then fewer
         calls, down to 10; then fewer samples, down to 4.
 
         Args:
-            usual: calls for each where there is time.
             levels: of the chain, and so the most calls.
             calls: how many there is time for in all.
         """
-        steps = min(self.sample_steps or usual, levels)
+        steps = min(self.sample_steps or STEPS, levels)
         images = self.sample_images or IMAGES
         if self.sample_images is None:
             images = min(images, max(_SOME_IMAGES, _whole(calls / steps)))

@@ -26,13 +26,13 @@ from nelbo.formats import load
 from nelbo.formats.pipeline import Pipeline
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.final_samples import FinalSamples
+from nelbo.training.kinds.final_samples import STEPS, FinalSamples
 from nelbo.training.kinds.refinement import Asked
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
 from nelbo.training.task import Task
 from nelbo.training.trainer import Step
-from nelbo.training.validation import IMAGES
+from nelbo.training.validation import IMAGES, Validation
 
 # Samples of a grid during training, by the time there is, and the steps of each.
 GRIDS, _STEPS = (16, 9, 4), 12
@@ -119,6 +119,7 @@ class Kind(ABC):
         exports: whether `nelbo export` makes a model of a checkpoint.
         options: what is asked for, with what it leaves to the data filled in.
         task: what the loop trains.
+        validation: what `reading` reads the bound of.
         label_names: the classes that the model is conditioned on.
 
     Raises:
@@ -131,6 +132,7 @@ class Kind(ABC):
     exports: ClassVar[bool] = True
     options: Any
     task: Task
+    validation: Validation
     label_names: tuple[str, ...] = ()
 
     @abstractmethod
@@ -220,14 +222,18 @@ class Kind(ABC):
 
     # The loop and the supervisor.
 
+    def whole(self, module: Any) -> Any:
+        """The model that the averaged module is, or is a part of."""
+        return module
+
     @abstractmethod
     def save(self, module: Any, directory: Path, notes: Mapping[str, Any]) -> None:
         """Write the averaged module as a model with its notes; each file is replaced as a whole."""
 
-    @abstractmethod
     def reading(self, module: Any, images: int = IMAGES) -> Tensor:
         """The negative bound of each of at most this number of held-out images, (n,), or their
         mean, (1,), bits per dimension; from the same noise each time."""
+        return self.validation.each(self.whole(module), images)
 
     def of_reading(self, bits: Tensor) -> dict[str, float]:
         """Further figures of what `reading` returned, by their names in metrics.jsonl."""
@@ -290,15 +296,18 @@ class Kind(ABC):
         """
 
 
-def grid_of(calls: int | None, steps: int) -> tuple[int, int]:
+def grid_of(calls: int | None, levels: int, calls_of_a_step: int = 1) -> tuple[int, int]:
     """The number of samples of a grid, within a number of network calls, and the steps of each.
 
     Args:
         calls: network calls, None for a full grid.
-        steps: of each sample, where there is time.
+        levels: of the chain, and so the most steps.
+        calls_of_a_step: two where the samples are guided.
     """
+    steps = min(STEPS, levels)
     if calls is None:
         return GRIDS[0], steps
+    calls //= calls_of_a_step
     count = next((n for n in GRIDS if calls >= n * min(_STEPS, steps)), GRIDS[-1])
     return count, min(steps, max(min(_STEPS, steps), calls // count))
 

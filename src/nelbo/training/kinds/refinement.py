@@ -92,11 +92,6 @@ def sizes_of(evaluation: TimedEvaluation) -> FileSizes | None:
     return file_sizes(data.images, data.levels)
 
 
-def expected_calls(evaluations: Mapping[str, TimedEvaluation]) -> int:
-    """Network evaluations that all splits take, without rounds that there is time for."""
-    return sum(evaluation.expected_calls for evaluation in evaluations.values())
-
-
 def evaluated_text(
     evaluations: Mapping[str, TimedEvaluation], splits: Mapping[str, ImageData]
 ) -> str:

@@ -28,13 +28,11 @@ from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.allowance import EARLY, SOON, Allowance
-from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import (
     Asked,
     evaluated_text,
     evaluation_json,
-    expected_calls,
     print_files,
     refine,
     sizes_of,
@@ -58,7 +56,6 @@ class RunEnd(ABC):
         shares: the part of the time left that the bound, the samples and a closer look at the
             extremes take, each in turn.
         extremes: how many of the least, and of the most, surprising images are shown.
-        usual_steps: network calls of a sample, where there is time.
     """
 
     run: RunDirectory
@@ -67,7 +64,6 @@ class RunEnd(ABC):
     splits: ClassVar[tuple[str, ...]]
     shares: ClassVar[tuple[float, float, float]]
     extremes: ClassVar[int]
-    usual_steps: ClassVar[int]
     _steps = 0
 
     @abstractmethod
@@ -124,13 +120,12 @@ class RunEnd(ABC):
     @property
     def calls(self) -> int:
         """Network calls of all samples, where there is time."""
-        return self.calls_of_a_step * self.ending.samples.calls(self.usual_steps, self.num_levels)
+        return self.calls_of_a_step * self.ending.samples.calls(self.num_levels)
 
     def plan(self, calls: float) -> tuple[int, int]:
         """How many samples there are, and the steps of each, in about `calls` network calls."""
-        n, self._steps = self.ending.samples.plan(
-            self.usual_steps, self.num_levels, calls / self.calls_of_a_step
-        )
+        calls /= self.calls_of_a_step
+        n, self._steps = self.ending.samples.plan(self.num_levels, calls)
         return n, self._steps
 
     def rate_distortion(self) -> RateDistortion | None:
@@ -196,7 +191,7 @@ class RunEnd(ABC):
         refine(first, 0.0)  # what a call takes
         call = first["test"].call_seconds
         whole = first if ending.asked == Asked() else self._evaluations(ending.asked)
-        if call * (expected_calls(whole) + self.calls) > SOON:
+        if call * (sum(e.expected_calls for e in whole.values()) + self.calls) > SOON:
             refine(first, EARLY / 2 * seconds)
             self.write(first, self.draw(EARLY / 2 * seconds / call))
             notice(
@@ -244,7 +239,6 @@ class GuidedEnd(RunEnd):
     splits = ("test",)
     shares = (0.5, 0.5, 0.8)
     extremes = 8
-    usual_steps = LATENT_STEPS
 
     @cached_property
     def guidance(self) -> float:

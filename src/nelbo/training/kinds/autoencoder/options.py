@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
-from nelbo.training.kinds.pixel.options import MOST
+from nelbo.training.kinds.chain_settings import MOST
 from nelbo.training.options import KindName, TrainOptions, resolved
 from nelbo.training.ranges import check_numbers
 

@@ -40,7 +40,6 @@ from nelbo.training.kinds.controlnet.objective import ControlObjective
 from nelbo.training.kinds.controlnet.options import TrainControl
 from nelbo.training.kinds.controlnet.report import ControlEnd
 from nelbo.training.kinds.controlnet.task import ControlTask
-from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import Ending, Kind, Start, grid_of
 from nelbo.training.kinds.refinement import MOST_IMAGES
 from nelbo.training.run_model import assign_weights
@@ -85,7 +84,7 @@ class ControlNets(Kind):
         validation = images.validation.subset(IMAGES, 0)
         controls = controls_of(control, validation)
         self._watched = controls.of_all(validation)
-        self._validation = Validation(self._watched)
+        self.validation = Validation(self._watched)
         self._without: dict[int, Tensor] = {}
         self._explained: Estimate | None = None
 
@@ -136,16 +135,12 @@ class ControlNets(Kind):
             self.whole(module), directory, sampler=Pipeline.open(self._path).sampler(), notes=notes
         )
 
-    def reading(self, module: ControlObjective, images: int = IMAGES) -> Tensor:
-        """The bound of validation images with their captions or labels, and their controls."""
-        return self._validation.each(self.whole(module), images)
-
     def of_reading(self, bits: Tensor) -> dict[str, float]:
         """What the control explains of the images that were read: the bound of the base without
         it less that with it, at the same levels and noise."""
         count = len(bits)
         if count not in self._without:  # the base does not change
-            self._without[count] = self._validation.each(self.base, count)
+            self._without[count] = self.validation.each(self.base, count)
         explained = (self._without[count] - bits) * math.prod(self._watched.shape)
         self._explained = Estimate.of(explained, 0.0)
         return {
@@ -164,9 +159,7 @@ class ControlNets(Kind):
     def picture(self, module: ControlObjective, seed: int, calls: int | None = None) -> Image:
         """Controls of held-out images, each beside what is drawn by it."""
         whole = self.whole(module)
-        n, steps = grid_of(
-            None if calls is None else calls // 2, min(LATENT_STEPS, whole.chain.num_levels)
-        )
+        n, steps = grid_of(calls, whole.chain.num_levels, calls_of_a_step=2)
         data = self._watched.take(slice(n))
         guidance = self.options.model.guidance or 1.0
         drawn = controlled_samples(whole, self._path, data, steps, guidance, seed)

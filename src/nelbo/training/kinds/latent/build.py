@@ -18,7 +18,7 @@ from nelbo.networks import AutoencoderKL, TextUNetConfig, UNet, UNetConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.text import TEXT_ENCODER, TextEncoder
 from nelbo.training.kinds.coordinates import prediction_of, schedule_of
-from nelbo.training.kinds.latent.options import LatentSettings
+from nelbo.training.kinds.latent.options import USUAL_SCHEDULES, LatentSettings
 from nelbo.training.kinds.transformer import build_transformer, one_width
 from nelbo.training.memory import built_within_memory
 
@@ -28,8 +28,6 @@ SCHEDULES = (
     *("flow_matching", "variance_exploding"),
 )
 CONDITIONS = ("auto", "text", "label", "none")
-# The chain that goes with a prediction; for others it is cosine.
-_USUAL = {"velocity": "flow_matching", "denoiser": "variance_exploding"}
 
 
 def build_latent_model(
@@ -72,13 +70,12 @@ def build_latent_model(
         _check_halvings(data, factor, settings.widths)
         of_unet = _unet_config(shape, settings, text, num_classes)
         denoiser = built_within_memory(lambda: UNet(of_unet))
-    schedule = settings.schedule or _USUAL.get(prediction, "cosine")
     prior = Diffusion(
         denoiser,
-        schedule_of(schedule, SCHEDULES, settings.levels, settings.shift),
+        schedule_of(settings.chosen_schedule, SCHEDULES, settings.levels, settings.shift),
         # The scale brings the latents to unit variance.
         prediction=prediction_of(prediction, lambda: 1.0),
-        variance="fixed_large" if prediction in _USUAL else "fixed_small",
+        variance="fixed_large" if prediction in USUAL_SCHEDULES else "fixed_small",
         data=Continuous(),
         shape=shape,
     )

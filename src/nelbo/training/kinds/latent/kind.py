@@ -20,7 +20,6 @@ from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.autoencoder.build import read_autoencoder
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
-from nelbo.training.kinds.final_samples import LATENT_STEPS
 from nelbo.training.kinds.kind import Ending, Kind, Stage, Start, grid_of, unused_classes
 from nelbo.training.kinds.latent.choices import given_autoencoder, with_choices
 from nelbo.training.kinds.latent.latents import LatentData
@@ -39,7 +38,7 @@ from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
 from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.trainer import Step
-from nelbo.training.validation import IMAGES, Validation
+from nelbo.training.validation import Validation
 
 
 class Latent(Kind):
@@ -67,7 +66,7 @@ class Latent(Kind):
         self._model = model
         objective = PriorObjective(model, condition_dropout=options.training.label_dropout)
         self.task = PriorTask(objective, latents, options.training)
-        self._validation = Validation(images.validation)
+        self.validation = Validation(images.validation)
         self._prompts = held_out_prompts(images.reported) if model.text is not None else []
 
     @classmethod
@@ -171,16 +170,10 @@ class Latent(Kind):
         own = module.prior.prediction in ("velocity", "denoiser")
         save(self.whole(module), directory, sampler=None if own else SAMPLER, notes=notes)
 
-    def reading(self, module: PriorObjective, images: int = IMAGES) -> Tensor:
-        """The bound on pixels of validation images with their captions or labels."""
-        return self._validation.each(self.whole(module), images)
-
     def picture(self, module: PriorObjective, seed: int, calls: int | None = None) -> Image:
         """Samples, of the captions of held-out images or of every class."""
         whole = self.whole(module)
-        n, steps = grid_of(
-            None if calls is None else calls // 2, min(LATENT_STEPS, whole.prior.num_levels)
-        )
+        n, steps = grid_of(calls, whole.prior.num_levels, calls_of_a_step=2)
         guidance = self.options.model.guidance
         samples = draw_samples(whole, n, self._prompts, steps=steps, guidance=guidance, seed=seed)
         return image_grid(samples, self.images.test.levels)

@@ -15,13 +15,15 @@ from typing import ClassVar
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig, parse_duration
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
+from nelbo.training.kinds.chain_settings import ChainSettings
 from nelbo.training.kinds.final_samples import FinalSamples
-from nelbo.training.kinds.pixel.options import MOST, NO_SHIFT, check_network_options
 from nelbo.training.options import KindName, TrainOptions, resolved
 from nelbo.training.ranges import at_least_one, check_numbers
 
 # The autoencoder's part of the steps or the time.
 AUTOENCODER_SHARE = 0.25
+# The chain that goes with a prediction; for others it is cosine.
+USUAL_SCHEDULES = {"velocity": "flow_matching", "denoiser": "variance_exploding"}
 # What of how to train holds for both stages.
 _SHARED = (
     *("gradient_accumulation", "precision", "checkpoint_activations", "compile", "shard"),
@@ -30,34 +32,19 @@ _SHARED = (
 
 
 @dataclass(frozen=True)
-class LatentSettings:
+class LatentSettings(ChainSettings):
     """The prior to train, and the text encoder of its captions."""
 
     condition: str = "auto"
     """The condition of the prior: text, label or none; auto is the first that the images have."""
-    network: str = "unet"
-    """unet, or dit, a transformer of patches."""
-    levels: int = 1000
-    """Length T of the prior's chain."""
-    prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample, v_prediction, velocity (flow matching), or
-    denoiser (EDM, preconditioned)."""
     schedule: str | None = None
     """Noise schedule: cosine, linear, scaled_linear, sigmoid, flow_matching or variance_exploding;
     by default flow_matching for a velocity, variance_exploding for a denoiser, else cosine."""
-    shift: float = 1.0
-    """Of --schedule flow_matching: above 1 more of the levels are noisy."""
     widths: tuple[int, ...] = ()
     """Channels of the UNet at each resolution, from that of the latents, or of the transformer; by
     default the widest that the time is enough for, and by --steps alone 128 160, or 192."""
-    layers: int = 1
-    """Residual blocks of the UNet at each resolution."""
     heads: int = 4
     """Attention heads of the UNet."""
-    blocks: int | None = None
-    """Blocks of the transformer; by default a thirty-second of its width, from 4 to 12."""
-    patch: int | None = None
-    """Side of a patch of the transformer; by default the smallest that makes at most 16 a side."""
     text_encoder: str | None = None
     """Read the captions with a trained CLIP text encoder, of a pipeline or by itself with its
     tokenizer, rather than with a new one of the sizes below; it stays as it is, and the run keeps a
@@ -76,20 +63,15 @@ class LatentSettings:
     """Guidance of the samples that are drawn while training and at its end."""
 
     def check(self) -> None:
-        """Raise `NelboError` for a number that makes no sense, naming it."""
-        check_numbers(
-            self,
-            at_least_one=(
-                *("levels", "widths", "layers", "heads", "blocks", "patch", "vocabulary"),
-                *("text_width", "text_layers", "text_heads"),
-            ),
-            at_most=MOST,
-            positive=("shift",),
-        )
-        check_network_options(self, LatentSettings.layers)
-        usual = "flow_matching" if self.prediction == "velocity" else None
-        if self.shift != LatentSettings.shift and (self.schedule or usual) != "flow_matching":
-            raise NelboError(NO_SHIFT)
+        """Raise `NelboError` for a setting that makes no sense, naming it."""
+        super().check()
+        sizes = ("widths", "heads", "vocabulary", "text_width", "text_layers", "text_heads")
+        check_numbers(self, at_least_one=sizes)
+
+    @property
+    def chosen_schedule(self) -> str:
+        """The noise schedule that is asked for, or the one that goes with the prediction."""
+        return self.schedule or USUAL_SCHEDULES.get(self.prediction, "cosine")
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from nelbo.report.grids import image_grid, save_image
 from nelbo.report.tables import BITS_DECIMALS
 from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
-from nelbo.training.kinds.final_samples import LATENT_STEPS
+from nelbo.training.kinds.final_samples import STEPS
 from nelbo.training.kinds.run_end import Ends, Evaluations, GuidedEnd
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes, in diffusers as well.
-SAMPLER = DDIM(LATENT_STEPS, spacing="trailing", steps_offset=1, even_stride=True)
+SAMPLER = DDIM(STEPS, spacing="trailing", steps_offset=1, even_stride=True)
 _SHOWN = 32
 # Held-out images that are shown with their reconstructions.
 _RECONSTRUCTED = 16
@@ -124,7 +124,7 @@ def draw_samples(
     n: int,
     prompts: Sequence[str],
     *,
-    steps: int = LATENT_STEPS,
+    steps: int,
     guidance: float,
     seed: int,
 ) -> Tensor:

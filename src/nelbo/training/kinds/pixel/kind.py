@@ -27,10 +27,7 @@ from nelbo.training.kinds.pixel.task import pixel_task
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
 from nelbo.training.start_from import fit_classes, starting_diffusion
-from nelbo.training.validation import IMAGES, Validation
-
-# Steps that a sample takes which is drawn while training.
-_GRID_STEPS = 25
+from nelbo.training.validation import Validation
 
 
 class Pixel(Kind):
@@ -57,8 +54,8 @@ class Pixel(Kind):
             model = build_model(options.model, data)
         self.options = options
         self.task = pixel_task(model, data, options.training)
-        self.label_names = data.label_names if _chain(model).num_classes else ()
-        self._validation = Validation(images.validation)
+        self.label_names = data.label_names if self.whole(model).num_classes else ()
+        self.validation = Validation(images.validation)
 
     @classmethod
     def starting_model(cls, path: str) -> Diffusion:
@@ -89,22 +86,22 @@ class Pixel(Kind):
         unless = "" if options.model.class_conditional else "--class-conditional"
         return found + unused_classes(options, images, start, unless)
 
+    def whole(self, module: Any) -> Diffusion:
+        """The model as a chain, with the schedule that it has learned so far."""
+        return module.chain() if module.learns_schedule else module
+
     def save(
         self, module: Diffusion | ContinuousDiffusion, directory: Path, notes: Mapping[str, Any]
     ) -> None:
         """A pipeline of pixels."""
-        save(_chain(module), directory, notes=notes)
-
-    def reading(self, module: Diffusion | ContinuousDiffusion, images: int = IMAGES) -> Tensor:
-        """As `Validation`, of the chain."""
-        return self._validation.each(_chain(module), images)
+        save(self.whole(module), directory, notes=notes)
 
     def picture(
         self, module: Diffusion | ContinuousDiffusion, seed: int, calls: int | None = None
     ) -> Image:
         """Samples, of every class in turn."""
-        model = _chain(module)
-        n, steps = grid_of(calls, min(_GRID_STEPS, model.num_levels))
+        model = self.whole(module)
+        n, steps = grid_of(calls, model.num_levels)
         samples = model.sample(
             n,
             default_sampler(model.schedule, steps),
@@ -129,11 +126,6 @@ class Pixel(Kind):
     def report(cls, run: RunDirectory, model: Diffusion, ending: Ending) -> dict[str, Any]:
         """The bound of both splits, samples, and the report."""
         return PixelEnd(run, model, ending).report()
-
-
-def _chain(module: Any) -> Diffusion:
-    """The model as a chain, with the schedule that it has learned so far."""
-    return module.chain() if module.learns_schedule else module
 
 
 KIND = Pixel

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.training.config import TrainingConfig
+from nelbo.training.kinds.chain_settings import ChainSettings
 from nelbo.training.kinds.final_samples import FinalSamples
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS, preset_of
 from nelbo.training.options import Given, KindName, TrainOptions
@@ -17,29 +17,17 @@ SCHEDULES = (
     *("geometric", "mixed", "linear", "scaled_linear", "cosine", "sigmoid"),
     *("flow_matching", "variance_exploding", "learned"),
 )
-NETWORKS = ("unet", "dit")
-# Far beyond what anyone trains, of what is made before its memory is known.
-MOST = {"levels": 100_000, "layers": 100, "blocks": 1000}
-NO_SHIFT = "--shift is of --schedule flow_matching: give that as well, or leave it out"
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ChainSettings):
     """The model to train."""
 
-    network: str = "unet"
-    """unet, or dit, a transformer of patches."""
+    of_unet: ClassVar[tuple[str, ...]] = ("layers", "attention")
     schedule: str = "geometric"
     """Noise schedule: geometric; mixed, geometric with a share of the levels of cosine; linear,
     scaled_linear, cosine or sigmoid; flow_matching, or variance_exploding, that of EDM, both from
     the first noise of geometric; or learned, in continuous time, beside the network."""
-    shift: float = 1.0
-    """Of --schedule flow_matching: above 1 more of the levels are noisy."""
-    levels: int = 1000
-    """Length T of the chain."""
-    prediction: str = "v_prediction"
-    """What the network predicts: epsilon, sample, v_prediction, velocity (flow matching), or
-    denoiser (EDM, preconditioned)."""
     variance: str = "learned_range"
     """Reverse variance: fixed_small, fixed_large or learned_range."""
     clip_sample: bool = True
@@ -47,50 +35,18 @@ class ModelConfig:
     widths: tuple[int, ...] = ()
     """Channels of the UNet at each resolution, or of the transformer; by default the widest that is
     fast enough for the time budget here, and what suits the image size where there is none."""
-    layers: int = 1
-    """Residual blocks of the UNet at each resolution."""
     attention: tuple[int, ...] = (16, 8, 4, 2)
     """Resolutions of the UNet, in pixels, that have self-attention below the first one."""
-    blocks: int | None = None
-    """Blocks of the transformer; by default a thirty-second of its width, from 4 to 12."""
-    patch: int | None = None
-    """Side of a patch of the transformer; by default the smallest that makes at most 16 a side."""
     dropout: float = 0.1
     """Dropout in the residual blocks, or those of the transformer."""
     class_conditional: bool = False
     """Condition the network on the label of each image."""
 
     def check(self) -> None:
-        """Raise `NelboError` for a number that makes no sense, naming it."""
-        check_numbers(
-            self,
-            # widths: what the model is built with
-            at_least_one=("levels", "layers", "attention", "blocks", "patch"),
-            at_most=MOST,
-            positive=("shift",),
-            below_one=("dropout",),
-        )
-        check_network_options(self, ModelConfig.layers, ModelConfig.attention)
-        if self.shift != ModelConfig.shift and self.schedule != "flow_matching":
-            raise NelboError(NO_SHIFT)
-
-
-def check_network_options(settings: Any, layers: int, attention: Any = None) -> None:
-    """Raise `NelboError` for an unknown network, or options of another than it.
-
-    Args:
-        settings: of a model, with `network` and the options of each.
-        layers: what is usual.
-        attention: likewise, where there is such an option.
-    """
-    check_choice("--network", settings.network, NETWORKS)
-    if settings.network == "unet" and (settings.blocks or settings.patch):
-        raise NelboError("--blocks and --patch are for --network dit: leave them out")
-    of_unet = (settings.layers, getattr(settings, "attention", None))
-    if settings.network == "dit" and of_unet != (layers, attention):
-        raise NelboError(
-            "--layers and --attention are for --network unet; a transformer has --blocks"
-        )
+        """Raise `NelboError` for a setting that makes no sense, naming it."""
+        super().check()
+        # widths: what the model is built with
+        check_numbers(self, at_least_one=("attention",), below_one=("dropout",))
 
 
 @dataclass(frozen=True)

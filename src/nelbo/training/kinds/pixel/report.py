@@ -18,7 +18,6 @@ from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
 from nelbo.training.kinds.drawing import draw
-from nelbo.training.kinds.final_samples import PIXEL_STEPS
 from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd
 
 STRIP_ROWS = 4
@@ -36,7 +35,6 @@ class PixelEnd(RunEnd):
     splits = ("train", "test")
     shares = (0.45, 0.55, 0.4)
     extremes = EXTREMES
-    usual_steps = PIXEL_STEPS
 
     def draw(self, calls: float) -> Tensor:
         """Samples of every class in turn, as pixel levels; kept as samples/final.png."""
