@@ -17,12 +17,12 @@ from nelbo.evidence.autoencoder import AutoencoderReading
 from nelbo.evidence.file_sizes import FileSizes
 from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
-from nelbo.report.axes import legend, new_axes
+from nelbo.report.axes import legend, new_plot
 from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page
-from nelbo.report.theme import COLORS, new_figure, panel
+from nelbo.report.theme import COLORS, panel
 
 # The value of a latent that is drawn white; its negative is black.
 _WHITE = 2.5
@@ -118,8 +118,7 @@ def render_autoencoder(report: AutoencoderReport) -> str:
 def kl_by_channel(readings: Mapping[str, AutoencoderReading]) -> Figure:
     """What each channel of the latents has of the divergence, nats per image."""
     channels = len(next(iter(readings.values())).divergence_by_channel)
-    figure = new_figure(5.0, 0.9 + 0.32 * channels)
-    axes = new_axes(figure)
+    figure, axes = new_plot(5.0, 0.9 + 0.32 * channels)
     axes.grid(visible=False)
     height = 0.8 / len(readings)
     for row, (split, reading) in enumerate(readings.items()):

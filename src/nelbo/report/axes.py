@@ -11,14 +11,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from nelbo.report.formatting import compact
-from nelbo.report.theme import COLORS
+from nelbo.report.theme import COLORS, new_figure
 
 # What is smaller than this part of the largest value is no cost that one could see.
 DYNAMIC_RANGE = 1e-5
 
 
-def new_axes(figure: Figure) -> Axes:
-    """The one pair of axes of a figure."""
+def new_plot(width: float = 5.0, height: float = 3.3) -> tuple[Figure, Axes]:
+    """An empty figure of that size in inches, and its one pair of axes."""
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
     for side in ("top", "right", "left"):
@@ -30,7 +31,7 @@ def new_axes(figure: Figure) -> Axes:
     axes.tick_params(axis="x", which="major", length=3, color=COLORS["rule"])
     axes.xaxis.label.set(color=COLORS["muted"], fontsize=10)
     axes.yaxis.label.set(color=COLORS["muted"], fontsize=10)
-    return axes
+    return figure, axes
 
 
 def _tick(value: float, _: int | None = None) -> str:

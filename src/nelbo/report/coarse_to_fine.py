@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from nelbo.coding.rate_distortion import Curve, RateDistortion
 from nelbo.report import fragments
-from nelbo.report.axes import PLAIN, legend, new_axes
-from nelbo.report.theme import COLORS, new_figure, panel
+from nelbo.report.axes import PLAIN, legend, new_plot
+from nelbo.report.theme import COLORS, panel
 
 
 def section(found: RateDistortion | None) -> str:
@@ -32,8 +32,7 @@ def section(found: RateDistortion | None) -> str:
 
 def curve(found: RateDistortion) -> Figure:
     """PSNR against bytes."""
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     x, y, _ = _points(found.theory)
     axes.plot(x, y, color=COLORS["muted"], linewidth=1.4, label="by the bound")
     x, y, bars = _points(found.measured)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nelbo.evidence.explained import Explained
 from nelbo.report import fragments
-from nelbo.report.axes import PLAIN, new_axes
+from nelbo.report.axes import PLAIN, new_plot
 from nelbo.report.explained import rows_of, warning
 from nelbo.report.run_report import RunReport
-from nelbo.report.theme import COLORS, new_figure, panel
+from nelbo.report.theme import COLORS, panel
 
 EXPLAINED, ERROR = "explained_bits", "explained_error"
 _GAP, _WIDTH = 2, 200
@@ -90,8 +90,7 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     read = [row for row in rows if math.isfinite(row.get(EXPLAINED, math.nan))]
     steps, bits = [row["step"] for row in read], [row[EXPLAINED] for row in read]
     errors = [row.get(ERROR, 0.0) for row in read]
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     color = COLORS["score-matching"]
     low = [b - e for b, e in zip(bits, errors, strict=True)]
     high = [b + e for b, e in zip(bits, errors, strict=True)]
@@ -104,8 +103,7 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def by_level(explained: Explained) -> Figure:
     """What the control alone explains in each band of levels."""
     bands = explained.by_level()
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     centres = [(band.low + band.high) / 2 for band in bands]
     widths = [0.85 * (band.high - band.low + 1) for band in bands]
     axes.bar(

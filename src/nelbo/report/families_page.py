@@ -86,8 +86,7 @@ _WORTH = 8
 
 def families_tables(report: FamiliesReport) -> tuple[Table, Table]:
     """The comparison for a terminal, a family a row: what it is worth, and what it took."""
-    rows = [_cells(standing) for standing in report.standings]
-    real = [found] if (found := _real_cells(report)) else []
+    rows, real = _rows(report)
     # Abbreviated, so that 80 columns hold it.
     columns = tuple(name.replace("precision", "prec.") for name in _COLUMNS[:_WORTH])
     worth = new_table(
@@ -151,8 +150,7 @@ def families_page(report: FamiliesReport) -> str:
 
 def _html_tables(report: FamiliesReport) -> Iterator[str]:
     """What each family is worth, then what it took: one beside the other would be too wide."""
-    rows = [_cells(standing) for standing in report.standings]
-    real = [found] if (found := _real_cells(report)) else []
+    rows, real = _rows(report)
     worth = (fragments.Row(row[0], row[1:_WORTH]) for row in [*rows, *real])
     yield fragments.table(_COLUMNS[:_WORTH], worth)
     yield f'<p class="note">{escape(report.caption)}</p>'
@@ -240,17 +238,18 @@ def _modes(reached: float, count: float) -> str:
     return f"{compact(float(f'{reached:.3g}'))}/{count:.0f}"
 
 
-def _real_cells(report: FamiliesReport) -> list[str]:
-    """What real images come to, as a row; nothing where no family has figures."""
+def _rows(report: FamiliesReport) -> tuple[list[list[str]], list[list[str]]]:
+    """The families, a row each, and a row of real images where any family has figures."""
+    rows = [_cells(standing) for standing in report.standings]
     if report.judged is None:
-        return []
+        return rows, []
     real = report.judged.quality[SHOWN_SPACE]["real"]
     known = {name: math.nan if value is None else value for name, value in real.items()}
     row = ["real images", "", "", number(known["frechet"], 2), number(known["frechet_error"], 2)]
     row += [number(known[name], 2) for name in ("precision", "recall")]
     modes = report.judged.modes
     row.append(_modes(modes["real_reached"], modes["count"]))
-    return row + [""] * (len(_COLUMNS) - len(row))
+    return rows, [row + [""] * (len(_COLUMNS) - len(row))]
 
 
 def _plain(standing: Standing, budget: float) -> dict[str, Any]:

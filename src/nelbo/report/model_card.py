@@ -160,16 +160,12 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
         return ""
     given = evaluation[splits[0]].get("conditioned_on")
     unit += f" given the {given}" if given else ""
-    rows = [
-        "| term | " + " | ".join(f"{split}, {unit}" for split in splits) + " |",
-        "|---|" + "---:|" * len(splits),
-    ]
+    rows = [["term", *(f"{split}, {unit}" for split in splits)]]
     for term in evaluation[splits[0]]["bits_per_dim"]:
         kind = evaluation[splits[0]].get("kind", "bound")
         name = f"**{label(term, kind)}**" if term == "total" else label(term)
         found = [evaluation[split]["bits_per_dim"][term] for split in splits]
-        cells = [_shown(each["mean"], each["standard_error"]) for each in found]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append([name, *(_shown(each["mean"], each["standard_error"]) for each in found)])
     counts = ", ".join(f"{evaluation[split]['examples']:,} of {split}" for split in splits)
     note = f" It bounds p(x | {given}): the {given} of each image is given." if given else ""
     left_out = sum(evaluation[split].get("duplicates_left_out", 0) for split in splits)
@@ -180,7 +176,7 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
             "The negative evidence lower bound by its terms, mean over images "
             f"({counts}) ± standard error.{note}",
             "",
-            *rows,
+            *_table(rows),
             *(line for some in files_lines(evaluation) for line in ("", some)),
         ]
     )
@@ -231,16 +227,13 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
     if not found:
         return ""
     first = found["spaces"][0]
-    rows = [
-        f"| | {first['samples']['images']:,} samples | {first['real']['images']:,} real pictures |",
-        "|---|---:|---:|",
-    ]
+    counts = [first[which]["images"] for which in ("samples", "real")]
+    rows = [["", f"{counts[0]:,} samples", f"{counts[1]:,} real pictures"]]
     for space in found["spaces"]:
-        rows.append(f"| **{space['space']}** | | |")
+        rows.append([f"**{space['space']}**", "", ""])
         for name, title in QUALITY.items():
             both = (space["samples"], space["real"])
-            ours, real = (_shown(each[name], each.get(f"{name}_error")) for each in both)
-            rows.append(f"| {title} | {ours} | {real} |")
+            rows.append([title, *(_shown(each[name], each.get(f"{name}_error")) for each in both)])
     nearest = found["nearest_training"]
     near = (
         "The median distance of a sample to the nearest training picture is "
@@ -255,11 +248,17 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
         [
             "Samples against training pictures, beside real pictures against the others.",
             "",
-            *rows,
+            *_table(rows),
             "",
             f"{near}.",
         ]
     )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of Markdown, the first as the head, with numbers to the right."""
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return [head, "|---|" + "---:|" * (len(rows[0]) - 1), *body]
 
 
 def _shown(mean: float | None, error: float | None) -> str:

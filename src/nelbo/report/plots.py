@@ -24,12 +24,12 @@ from nelbo.report.axes import (
     PLAIN,
     cost_axis,
     legend,
-    new_axes,
+    new_plot,
     nothing,
     round_ticks,
 )
 from nelbo.report.formatting import number
-from nelbo.report.theme import COLORS, new_figure
+from nelbo.report.theme import COLORS
 
 Array = NDArray[np.float64]
 
@@ -48,8 +48,7 @@ def kl_by_level(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> Figur
         bounds: by the name of their split.
         unit: what to call bits per dimension.
     """
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     for split, bound in _front_last(bounds):
         levels, nats = bound.by_level()
         x, y = _pooled(_numbers(levels), nats.cpu().numpy() / bound.nats_per_bit_per_dim)
@@ -83,8 +82,7 @@ def cumulative_bound(bounds: Mapping[str, Bound], *, unit: str = "bits/dim") -> 
     The filled areas are those of the test split, or of the last where there is none; the others
     are lines. Arguments are those of `kl_by_level`.
     """
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     for split, bound in _front_last(bounds):
         levels, spent = spent_by_level(bound)
         x = _numbers(levels)
@@ -132,8 +130,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
     Neighbouring levels are pooled where there are more than the eye can part. Where only one image
     was evaluated there is no band.
     """
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     if bound.levels.numel() == 0:
         return nothing(figure, axes, "a chain of one level has no score matching terms")
     levels = bound.levels.unique().cpu().double().numpy()
@@ -154,8 +151,7 @@ def level_profile(bound: Bound, *, unit: str = "bits/dim") -> Figure:
 
 def bits_histogram(bound: Evidence, *, unit: str = "bits/dim") -> Figure:
     """How bits per dimension spread over the images of one split, with their mean."""
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     bits = bound.bits_per_dim.detach().cpu().double().numpy()
     bits = bits[np.isfinite(bits)]
     if len(bits) == 0:
@@ -184,8 +180,7 @@ def bits_histogram(bound: Evidence, *, unit: str = "bits/dim") -> Figure:
 
 def noise_schedule(schedule: NoiseSchedule) -> Figure:
     """log SNR at every level of a chain, beside usual schedules of the same length."""
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     T = schedule.num_levels
     for name, style in _USUAL_SCHEDULES.items():
         usual = getattr(NoiseSchedule, name)(T)

@@ -209,7 +209,7 @@ def extremes(report: RunReport) -> str:
     if data is None:
         return fragments.section("Cost of each image", "", histogram)
     colors, scale = map_colors(report.maps)
-    groups, order = [], ""
+    order = ""
     if report.closer is not None:
         parts = colors.split([len(end.data) for end in report.closer]) if colors is not None else ()
         images = [end_images(*pair) for pair in zip_longest(report.closer, parts)]
@@ -218,14 +218,16 @@ def extremes(report: RunReport) -> str:
         least, most = report.extremes()
         parts = colors.split([len(least), len(most)]) if colors is not None else ()
         images = [with_bits(data, bound, *pair) for pair in zip_longest((least, most), parts)]
-    for title, shown in zip(("Least surprising", "Most surprising"), images, strict=True):
-        groups.append(f"<figure><h3>{title}</h3>{shown}</figure>")
+    groups = "".join(
+        f"<figure><h3>{title}</h3>{shown}</figure>"
+        for title, shown in zip(("Least surprising", "Most surprising"), images, strict=True)
+    )
     return fragments.section(
         "Least and most surprising images",
         f"The {report.headline} images that cost the model least and most, in {report.unit}."
         + order
         + scale,
-        fragments.pair(f'<div class="stack">{"".join(groups)}</div>', histogram),
+        fragments.pair(f'<div class="stack">{groups}</div>', histogram),
     )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nelbo.report.axes import PLAIN, cost_axis, legend, new_axes, nothing, round_ticks
+from nelbo.report.axes import PLAIN, cost_axis, legend, new_plot, nothing, round_ticks
 from nelbo.report.formatting import number
-from nelbo.report.theme import COLORS, new_figure
+from nelbo.report.theme import COLORS
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
@@ -39,8 +39,7 @@ def training_curve(
         unit: what to call bits per dimension.
         validation: a quantity that only some rows have, to draw beside it as points.
     """
-    figure = new_figure()
-    axes = new_axes(figure)
+    figure, axes = new_plot()
     at, values = _points(rows, quantity)
     if len(at) == 0:
         return nothing(figure, axes, "no steps were recorded")

@@ -15,9 +15,9 @@ from nelbo.evidence.bit_map import MAP_LEVELS, map_bits
 from nelbo.report.grids import save_grid
 from nelbo.report.run_report import EXTREMES
 from nelbo.report.strips import Strip, forward_strip, reverse_strip
+from nelbo.samplers.batches import sample_in_batches
 from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
-from nelbo.training.kinds.drawing import draw
 from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd
 
 STRIP_ROWS = 4
@@ -40,7 +40,8 @@ class PixelEnd(RunEnd):
         """Samples of every class in turn, as pixel levels; kept as samples/final.png."""
         model = self.model
         n, steps = self.plan(calls)
-        drawn = draw(model, suited_sampler(model, steps), n, self.ending.seed)
+        sampler, condition = suited_sampler(model, steps), model.classes_in_turn(n)
+        drawn = sample_in_batches(model, sampler, n, condition=condition, seed=self.ending.seed)
         picture = model.data.to_levels(drawn).byte()
         save_grid(picture, self.run.samples / "final.png", model.data.shown_levels)
         return picture
