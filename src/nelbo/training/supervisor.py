@@ -96,7 +96,6 @@ class Supervisor:
         self._is_main = trainer.processes.is_main
         self._best = float("inf")
         self._validated: tuple[int, float] | None = None
-        self._figures: dict[str, float] = {}
         self._readings = Readings()
         # Not read from the disk: there one process may be ahead of another.
         self._saved_step: int | None = None
@@ -166,12 +165,13 @@ class Supervisor:
         config = self.trainer.config
         save_every, saved = parse_duration(config.save_every), self.trainer.seconds
         for step in self.trainer.run(self.stop):
-            row = dataclasses.asdict(step)
-            improved = False
+            row, improved = dataclasses.asdict(step), False
             if config.validate_every and step.step % config.validate_every == 0:
-                improved = self._validate(step)
-                row[VALIDATION] = self._validated[1] if self._validated else None
-                row |= self._figures
+                row |= self._validate(step)
+                # What is exploding is not saved, so that it cannot be the best that is kept.
+                improved = row[VALIDATION] < self._best and not self.trainer.is_exploding
+                if improved:
+                    self._best = row[VALIDATION]
             if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
                 self._log(row)
             if config.snapshot_every and step.step % config.snapshot_every == 0:
@@ -188,24 +188,18 @@ class Supervisor:
             if self.tracker is not None:
                 self.tracker.row(row)
 
-    def _validate(self, step: Step) -> bool:
-        """Read the bound of held-out images and draw a grid; whether it is the best so far."""
-        model, bits = self.trainer.average.model, 0.0
-        takes_part = self.trainer.processes.takes_part
-        if takes_part:
+    def _validate(self, step: Step) -> dict[str, float]:
+        """Read the bound of held-out images, and draw a grid; the figures for metrics.jsonl."""
+        model, bits, figures = self.trainer.average.model, 0.0, dict[str, float]()
+        if self.trainer.processes.takes_part:
             each = self.kind.reading(model)
             bits = each.mean().item()
-            self._figures = {**self.kind.of_reading(each), **self._readings.change(step, each)}
+            figures = {**self.kind.of_reading(each), **self._readings.change(step, each)}
+            self._picture(self.kind.picture(model, self.trainer.config.seed), step.step)
         # Every process goes by what the first one read.
         bits = self.trainer.processes.of_first(bits)
         self._validated = step.step, bits
-        if takes_part:
-            self._picture(self.kind.picture(model, self.trainer.config.seed), step.step)
-        # What is exploding is not saved, so that it cannot be the best that is kept.
-        improved = bits < self._best and not self.trainer.is_exploding
-        if improved:
-            self._best = bits
-        return improved
+        return {VALIDATION: bits, **figures}
 
     def _picture(self, grid: Image, step: int) -> None:
         if self._is_main:

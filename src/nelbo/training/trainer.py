@@ -247,12 +247,12 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _gradients(self) -> tuple[float, float, float, tuple[list[float], list[float]]]:
+    def _gradients(self) -> tuple[float, float, float, Tensor]:
         """The gradients of a batch, clipped: its loss, negative bound in nats, gradient norm, and
-        the levels that it was at with the loss of each."""
+        the levels of its examples with the loss of each, (2, batch), where a sampler learns."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = nats = 0.0
-        levels, level_losses = [0.0] * self.config.batch_size, [0.0] * self.config.batch_size
+        drawn = torch.zeros(2, self.config.batch_size)
         with self.processes.together():
             for part in self.parts:
                 share = (part.stop - part.start) / part.batch
@@ -265,12 +265,12 @@ class Trainer:
                 nats += share * terms.nelbo.mean().item()
                 if self.task.learning_sampler is not None:
                     at_levels = cast(TrainingTerms, terms)
-                    levels[part.slice] = at_levels.levels.tolist()
-                    level_losses[part.slice] = at_levels.level_losses.tolist()
+                    drawn[0, part.slice] = at_levels.levels
+                    drawn[1, part.slice] = at_levels.level_losses
             self.processes.average_gradients(self.model)
             self.scaler.unscale_(self.optimizer)
             norm = clip_gradients(self.model, self.config.gradient_clip)
-        return loss, nats, norm, (levels, level_losses)
+        return loss, nats, norm, drawn
 
     def _check_finite(self, loss: float, norm: float) -> None:
         # An infinite gradient in fp16 is a loss scale too high, which the scaler lowers.
@@ -285,12 +285,12 @@ class Trainer:
                 f"loss scale down to {self.scaler.get_scale():g}; use --precision bf16 or fp32",
             )
 
-    def _update(self, drawn: tuple[list[float], list[float]]) -> None:
+    def _update(self, drawn: Tensor) -> None:
         """Take the step, and let averages and the level sampler follow."""
         if self.task.learning_sampler is not None:
             # Each process knows its own examples; all are to draw the same levels.
-            known = torch.tensor(self.processes.sum([*drawn[0], *drawn[1]])).chunk(2)
-            self.task.learning_sampler.update(known[0].long(), known[1])
+            levels, losses = torch.tensor(self.processes.sum(drawn.flatten().tolist())).chunk(2)
+            self.task.learning_sampler.update(levels.long(), losses)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.model)

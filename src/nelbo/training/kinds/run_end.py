@@ -246,6 +246,16 @@ class GuidedEnd(RunEnd):
         return usual_guidance(self.run.notes)
 
     @property
+    def is_conditional(self) -> bool:
+        """Whether samples are drawn for something, which alone can be guided."""
+        return True
+
+    @property
+    def calls_of_a_step(self) -> int:
+        """Two where the samples are guided."""
+        return 2 if self.guidance != 1.0 and self.is_conditional else 1
+
+    @property
     def how(self) -> dict[str, Any]:
         """How the samples were drawn, for evaluation.json."""
         return {**super().how, "guidance": self.guidance}

@@ -25,11 +25,6 @@ class ControlEnd(GuidedEnd):
     _explained: Explained | None = None
 
     @property
-    def calls_of_a_step(self) -> int:
-        """Two where the samples are guided."""
-        return 1 if self.guidance == 1.0 else 2
-
-    @property
     def further(self) -> dict[str, Any]:
         """What the control explains."""
         return {} if self._explained is None else {"control": self._explained.to_json()}

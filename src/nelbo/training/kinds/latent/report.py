@@ -46,11 +46,6 @@ class LatentEnd(GuidedEnd):
         return bool(self.prompts or self.model.num_classes)
 
     @property
-    def calls_of_a_step(self) -> int:
-        """Two where the samples are guided."""
-        return 2 if self.guidance != 1.0 and self.is_conditional else 1
-
-    @property
     def facts(self) -> dict[str, Any]:
         """The guidance, where there is any."""
         return {"guidance of the samples": self.guidance} if self.is_conditional else {}
