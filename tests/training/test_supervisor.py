@@ -24,7 +24,7 @@ from nelbo.training.rehearsal import check_memory, estimate_memory
 from nelbo.training.snapshots import load_snapshots, reconstruct_average
 from nelbo.training.state import state_of
 from nelbo.training.stopping import StopRequest
-from nelbo.training.supervisor import Note, Supervisor
+from nelbo.training.supervisor import Supervisor
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import DivergedError, Step
 from tests.training.plain import Plain
@@ -58,9 +58,9 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
     s = supervised(tmp_path)
     overflows(s, {11}, monkeypatch)
     events = list(s.run())
-    (note,) = [event for event in events if isinstance(event, Note)]
-    assert note.text.startswith("training diverged at step 12: loss nan")
-    assert note.text.endswith("checkpoint of step 11 with 0.5 of the learning rate")
+    (note,) = [event for event in events if isinstance(event, str)]
+    assert note.startswith("training diverged at step 12: loss nan")
+    assert note.endswith("checkpoint of step 11 with 0.5 of the learning rate")
     assert [e.step for e in events if isinstance(e, Step)] == list(range(1, 31))
     assert s.finished
     # Up to there it is the run that it would have been; from there on with half the rate.
@@ -81,7 +81,7 @@ def test_training_goes_back_once_with_a_lower_rate_then_stops(tmp_path, monkeypa
 def test_a_better_checkpoint_is_told_of(tmp_path, bounds):
     s = supervised(tmp_path, steps=6, validate_every=2, keep_checkpoints=1)
     s.kind.reading = lambda _: torch.tensor([bounds[s.trainer.step // 2 - 1]])
-    notes = [event.text for event in s.run() if isinstance(event, Note)]
+    notes = [event for event in s.run() if isinstance(event, str)]
     assert s.checkpoints.steps() == [4, 6]
     if bounds[-1] < 1.51:
         assert not notes
@@ -127,9 +127,9 @@ def test_nothing_of_an_explosion_is_kept(tmp_path, monkeypatch):
     s = supervised(tmp_path, steps=60, snapshot_every=5)
     explodes(s, 31, monkeypatch)
     events = iter(s.run())
-    note = next(event for event in events if isinstance(event, Note))
-    assert note.text.startswith("training diverged at step 51: the loss is")
-    assert "going back to the checkpoint of step 31 " in note.text
+    note = next(event for event in events if isinstance(event, str))
+    assert note.startswith("training diverged at step 51: the loss is")
+    assert "going back to the checkpoint of step 31 " in note
     assert list(load_snapshots(s.run_directory.training)) == list(range(5, 31, 5))
 
 

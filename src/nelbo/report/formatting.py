@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 NOTHING = "—"
@@ -78,9 +77,7 @@ def setting(name: str, value: Any) -> str:
 
 
 def flatten(settings: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The leaves of nested mappings and dataclasses in order: (path of names, value)."""
-    if is_dataclass(settings) and not isinstance(settings, type):
-        settings = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    """The leaves of nested mappings in order: (path of names, value)."""
     if not isinstance(settings, Mapping):
         yield prefix, settings
         return

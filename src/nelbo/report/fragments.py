@@ -316,7 +316,7 @@ def header(title: str, subtitle: str, headline: str, facts: Iterable[tuple[str, 
 
 
 def settings(content: Mapping[str, Any]) -> str:
-    """A section of settings, nested mappings or dataclasses, a group at a time."""
+    """A section of settings, nested mappings, a group at a time."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, value in flatten(content):
         group = path[0] if len(path) > 1 else "general"

@@ -257,7 +257,8 @@ def _samples(evaluation: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of Markdown, the first as the head, with numbers to the right."""
-    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    padded = ([f" {cell} " if cell else " " for cell in row] for row in rows)
+    head, *body = (f"|{'|'.join(row)}|" for row in padded)
     return [head, "|---|" + "---:|" * (len(rows[0]) - 1), *body]
 
 

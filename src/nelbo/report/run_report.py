@@ -51,7 +51,7 @@ class RunReport:
         maps: the bound pixel by pixel of the images of `closer`, or of those that `extremes` names,
             the least surprising first.
         metrics: rows of the training loop: step, seconds, loss, bits_per_dim, ...
-        settings: nested mappings or dataclasses.
+        settings: nested mappings.
         names: what was asked for in each sample, such as its class; empty where nothing was.
         real_names: the same of the real images.
         prompts: what each sample was to show, where the model reads prompts.

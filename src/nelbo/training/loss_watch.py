@@ -44,5 +44,5 @@ class ExplosionWatch:
 
     @property
     def suspicious(self) -> bool:
-        """Whether the last loss was far above."""
+        """Whether the last loss was far above: no state to keep."""
         return self.above > 0

@@ -39,10 +39,7 @@ def built_within_memory(build: Callable[[], Module]) -> Module:
 
 def recompute_activations(network: nn.Module) -> None:
     """Keep only the inputs of the blocks; compute the rest again going back."""
-    for block in blocks(network):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """Where most of the weights and activations are: residual blocks, attention, and MLPs."""
-    return [m for m in network.modules() if isinstance(m, (ResnetBlock, Attention, MLP))]
+    for block in network.modules():
+        # Where most of the weights and activations are.
+        if isinstance(block, (ResnetBlock, Attention, MLP)):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)

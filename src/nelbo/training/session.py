@@ -26,7 +26,7 @@ from nelbo.training.pace import Outlook, step_seconds
 from nelbo.training.processes import Processes
 from nelbo.training.rehearsal import check_memory, choose_precision
 from nelbo.training.stopping import StopRequest
-from nelbo.training.supervisor import Note, Supervisor
+from nelbo.training.supervisor import Supervisor
 from nelbo.training.threads import use_fastest_threads
 from nelbo.training.tracking import TensorBoard
 from nelbo.training.trainer import Step, Trainer
@@ -109,7 +109,7 @@ class TrainingSession:
                 )
                 if is_main:
                     for note in notes:
-                        notice(note.text)
+                        notice(note)
                     notice(f"Resumed at step {trainer.step}")
             if is_main:
                 amount = f"{len(images)} images" if images.stream is None else "a stream"
@@ -151,9 +151,9 @@ class TrainingSession:
         with training_progress(disable=not is_main) as progress:
             task = progress.add_task(self.stage.title, total=1.0, figures="", step=0, pace="")
             for event in supervisor.run():
-                if isinstance(event, Note):
+                if isinstance(event, str):
                     if is_main:
-                        notice(event.text)
+                        notice(event)
                     continue
                 last = event
                 watch.at(event)

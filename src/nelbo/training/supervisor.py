@@ -1,6 +1,6 @@
 """A run on disk around the training loop: checkpoints, metrics, validation, and going back.
 
-Like the loop it is a generator; it yields each `Step`, and a `Note` on what the user should know.
+Like the loop it is a generator; it yields each `Step`, and a line on what the user should know.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,13 +47,6 @@ _IMAGES = {
     FOR_VALIDATION: "the validation images are not those of before",
     TEST: "the test images are not those of before",
 }
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line for the user."""
-
-    text: str
 
 
 class Supervisor:
@@ -106,9 +98,7 @@ class Supervisor:
         keep = self.trainer.config.keep_checkpoints
         return Checkpoints(self.run_directory.training, keep)
 
-    def resume(
-        self, *, same_threads: bool = False, accept_changed_data: bool = False
-    ) -> list[Note]:
+    def resume(self, *, same_threads: bool = False, accept_changed_data: bool = False) -> list[str]:
         """Restore the newest checkpoint that is whole; notes on what was found.
 
         A run that was killed before its first checkpoint begins again.
@@ -122,9 +112,9 @@ class Supervisor:
         """
         if not self.checkpoints.steps():
             choose_precision(self.trainer)
-            return [Note("the run has no checkpoint yet and begins again")]
+            return ["the run has no checkpoint yet and begins again"]
         checkpoint, problems = self.checkpoints.newest()
-        notes = [Note(f"a damaged checkpoint is passed over: {problem}") for problem in problems]
+        notes = [f"a damaged checkpoint is passed over: {problem}" for problem in problems]
         if checkpoint is None:
             damaged = f": {'; '.join(problems)}" if problems else ""
             raise NelboError(
@@ -140,7 +130,7 @@ class Supervisor:
         self._save_model()
         return notes
 
-    def run(self) -> Iterator[Step | Note]:
+    def run(self) -> Iterator[Step | str]:
         """Train, saving now and then, until the end or until asked to stop.
 
         Raises:
@@ -169,7 +159,7 @@ class Supervisor:
             if config.validate_every and step.step % config.validate_every == 0:
                 row |= self._validate(step)
                 # What is exploding is not saved, so that it cannot be the best that is kept.
-                improved = row[VALIDATION] < self._best and not self.trainer.is_exploding
+                improved = row[VALIDATION] < self._best and not self.trainer.watch.suspicious
                 if improved:
                     self._best = row[VALIDATION]
             if step.step % _LOG_EVERY == 0 or step.fraction == 1.0 or VALIDATION in row:
@@ -178,7 +168,7 @@ class Supervisor:
                 self._snapshot()
             yield step
             due = step.seconds - saved > save_every
-            if (due or improved) and not self.trainer.is_exploding and step.fraction < 1.0:
+            if (due or improved) and not self.trainer.watch.suspicious and step.fraction < 1.0:
                 self._save()
                 saved = step.seconds
 
@@ -259,7 +249,7 @@ class Supervisor:
         if self.trainer.step != self._saved_step:
             self._save()
 
-    def _better(self) -> Note | None:
+    def _better(self) -> str | None:
         """That an earlier checkpoint has a better validation bound, where it clearly has."""
         step = self.checkpoints.best()
         if step is None or self._validated is None or self._validated[1] < self._best + _CLEARLY:
@@ -271,9 +261,9 @@ class Supervisor:
         )
         if self.kind.exports:
             text += f", and nelbo export {run} --checkpoint best --out DIR makes a model of it"
-        return Note(text)
+        return text
 
-    def _go_back(self, error: DivergedError) -> Note:
+    def _go_back(self, error: DivergedError) -> str:
         kept = f"{self.run_directory.path} keeps the model saved last, of step"
         if self.trainer.rate_scale < 1.0:
             step = self.run_directory.notes.get("trained", {}).get("steps", 0)
@@ -288,7 +278,7 @@ class Supervisor:
         # What is lost of a time budget stays lost.
         self.trainer.seconds = seconds
         self.trainer.rate_scale *= _LOWER_RATE
-        return Note(
+        return (
             f"{str(error).partition(';')[0]}; going back to the checkpoint of step "
             f"{checkpoint.step} with {_LOWER_RATE:g} of the learning rate"
         )
@@ -319,7 +309,7 @@ class Supervisor:
                 f"back, or train a new run with --start-from {run} --start-classes new"
             )
 
-    def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[Note]:
+    def _changed_data(self, checkpoint: Checkpoint, accept: bool) -> list[str]:
         before = checkpoint.tensors.get("data", {})
         found = []
         for split, now in {TRAIN: self.trainer.task.keys, **self.held_out}.items():
@@ -332,9 +322,9 @@ class Supervisor:
                 f"{'; '.join(found)}. Put them back, or go on with what is there now by "
                 "--accept-changed-data"
             )
-        return [Note(f"{what}; it goes on with what is there now") for what in found]
+        return [f"{what}; it goes on with what is there now" for what in found]
 
-    def _changes(self, checkpoint: Checkpoint) -> list[Note]:
+    def _changes(self, checkpoint: Checkpoint) -> list[str]:
         """What differs from before, so that the steps to come differ in their last digits."""
         here = {
             "threads": torch.get_num_threads(),
@@ -343,7 +333,7 @@ class Supervisor:
         }
         auto = self.trainer.config.precision == "auto"
         return [
-            Note(
+            (
                 f"the run had {name} {checkpoint.progress[name]} and goes on with {value}: the "
                 "result will differ in its last digits from that of an unbroken run"
             )

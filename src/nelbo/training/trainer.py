@@ -92,6 +92,7 @@ class Trainer:
         step: how many steps are done.
         seconds: how long they took.
         rate_scale: a factor of the learning rate.
+        watch: whether the loss explodes.
 
     Raises:
         NelboError: settings that make no sense.
@@ -157,7 +158,7 @@ class Trainer:
                 self._update(drawn)
                 self.step, self.seconds, stopped = self.step + 1, seconds, asked > 0
                 running_loss = self.running_loss.update(loss)
-                # Before others see the step: they ask `is_exploding`, and may save.
+                # Before others see the step: they ask the watch, and may save.
                 exploded = self.watch.exploded(loss, running_loss)
                 yield Step(
                     step=self.step,
@@ -180,11 +181,6 @@ class Trainer:
         by_steps = self.step / steps if steps is not None else 0.0
         by_time = self.seconds / budget if budget is not None else 0.0
         return min(1.0, max(by_steps, by_time))
-
-    @property
-    def is_exploding(self) -> bool:
-        """Whether the loss is far above what it was; no state to keep."""
-        return self.watch.suspicious
 
     def rehearse(self, model: nn.Module | None = None, most: int | None = None) -> None:
         """A step's work that changes nothing, to time it or to warm up.

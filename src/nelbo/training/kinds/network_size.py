@@ -91,6 +91,7 @@ def fitting_widths(
             precision="fp32",
             compile=False,
             horizontal_flip=False,
+            snapshot_every=0,
         )
         found = choose_network(
             choices,

@@ -92,3 +92,15 @@ def read_autoencoder(path: Path) -> AutoencoderKL | None:
         if (path / folder / "config.json").is_file():
             return AutoencoderKL.from_pretrained(path, folder or None)
     return None
+
+
+def autoencoder_at(path: Path) -> AutoencoderKL:
+    """The autoencoder of a run or pipeline, or one by itself.
+
+    Raises:
+        NelboError: there is none.
+    """
+    autoencoder = read_autoencoder(path)
+    if autoencoder is None:
+        raise NelboError(f"{path} holds no autoencoder: there is no vae/")
+    return autoencoder

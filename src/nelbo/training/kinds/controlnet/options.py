@@ -60,8 +60,8 @@ class TrainControl(TrainOptions):
 
     def found_again(self) -> TrainControl:
         """With paths as they are found again from another directory."""
-        paths = {"base": resolved(self.base), "control": resolved(self.control)}
-        return replace(super().found_again(), **paths)
+        base, control = resolved(self.base), resolved(self.control)
+        return replace(super().found_again(), base=base, control=control)
 
     def check(self) -> None:
         """Raise `NelboError` for options that make no sense."""

@@ -7,12 +7,11 @@ from functools import partial
 
 import torch
 
-from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.networks import AutoencoderKL
 from nelbo.training.config import TrainingConfig
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.autoencoder.build import build_autoencoder, read_autoencoder
+from nelbo.training.kinds.autoencoder.build import autoencoder_at, build_autoencoder
 from nelbo.training.kinds.latent.build import build_latent_model
 from nelbo.training.kinds.latent.latents import check_not_streamed, encode_data, shown_first
 from nelbo.training.kinds.latent.making import new_latent_model
@@ -35,14 +34,14 @@ def with_choices(options: TrainLatent, images: TrainingImages, processes: Proces
     """
     train = images.train
     check_not_streamed(train)
-    first = options.autoencoder is None
-    if first:
+    path = options.autoencoder
+    if path is None:
         _rehearse(options, images, processes)
     if options.model.widths or options.training.seconds is None:
         return options
-    taken = options.first_stage() if first else None
+    taken = options.first_stage() if path is None else None
     seconds = options.training.seconds - ((taken and taken.seconds) or 0.0)
-    autoencoder = given_autoencoder(options) if not first else build_autoencoder(train)
+    autoencoder = build_autoencoder(train) if path is None else autoencoder_at(path)
     task_of = partial(timed_task, options.model, autoencoder.to(processes.device), train)
     widths = fitting_widths(
         width_choices(options.model), task_of, options, train, seconds, processes
@@ -90,12 +89,3 @@ def timed_task(
     model = build_latent_model(autoencoder, few, replace(settings, widths=widths))
     objective = PriorObjective(model, condition_dropout=training.label_dropout)
     return PriorTask(objective, encode_data(model, few), training)
-
-
-def given_autoencoder(options: TrainLatent) -> AutoencoderKL:
-    """The one that is given."""
-    assert options.autoencoder is not None
-    autoencoder = read_autoencoder(options.autoencoder)
-    if autoencoder is None:
-        raise NelboError(f"{options.autoencoder} holds no autoencoder: there is no vae/")
-    return autoencoder

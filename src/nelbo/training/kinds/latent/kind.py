@@ -18,10 +18,10 @@ from nelbo.latent import LatentDiffusion
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
 from nelbo.training.images import TrainingImages
-from nelbo.training.kinds.autoencoder.build import read_autoencoder
+from nelbo.training.kinds.autoencoder.build import autoencoder_at, read_autoencoder
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
 from nelbo.training.kinds.kind import Ending, Kind, Stage, Start, grid_of, unused_classes
-from nelbo.training.kinds.latent.choices import given_autoencoder, with_choices
+from nelbo.training.kinds.latent.choices import with_choices
 from nelbo.training.kinds.latent.latents import LatentData
 from nelbo.training.kinds.latent.making import new_latent_model, trained_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
@@ -213,13 +213,12 @@ def _latent_model(
         )
     resumed = options.out if options.resume else None
     # The run keeps a copy of it.
-    own = None if resumed is None else read_autoencoder(resumed)
+    autoencoder = None if resumed is None else read_autoencoder(resumed)
+    if autoencoder is None:
+        assert options.autoencoder is not None
+        autoencoder = autoencoder_at(options.autoencoder)
     return new_latent_model(
-        settings,
-        (own or given_autoencoder(options)).to(device),
-        images,
-        mirrored=mirrored,
-        resumed=resumed,
+        settings, autoencoder.to(device), images, mirrored=mirrored, resumed=resumed
     )
 
 
