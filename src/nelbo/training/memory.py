@@ -39,7 +39,8 @@ def built_within_memory(build: Callable[[], Module]) -> Module:
 
 def recompute_activations(network: nn.Module) -> None:
     """Keep only the inputs of the blocks; compute the rest again going back."""
-    for block in network.modules():
-        # Where most of the weights and activations are.
-        if isinstance(block, (ResnetBlock, Attention, MLP)):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    # Where most of the weights and activations are.
+    kinds = (ResnetBlock, Attention, MLP)
+    blocks: list[nn.Module] = [m for m in network.modules() if isinstance(m, kinds)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
