@@ -14,7 +14,6 @@ import nelbo
 from nelbo import NelboError, NoiseSchedule
 from nelbo.diffusion.level_samplers import LevelSampler, level_probabilities
 from nelbo.diffusion.objectives import HYBRID_WEIGHT, OBJECTIVES, Objective
-from nelbo.diffusion.prediction import PARAMETERIZATIONS
 from nelbo.diffusion.weighting import EDM, P2, WEIGHTINGS, MinSNR, Sigmoid, error_weights
 from tests.diffusion.test_model import PREDICTIONS, SHAPE, VARIANCES, T, make, pixels
 from tests.oracles.gaussian import expected_terms, gaussian_model
@@ -76,17 +75,6 @@ def test_min_snr_weighs_as_in_the_training_scripts_of_diffusers(prediction):
     schedule = NoiseSchedule.scaled_linear(1000, 1e-3, 0.02)
     ours = 1000 * error_weights(MinSNR(5.0), schedule, prediction)[1:]
     torch.testing.assert_close(ours.float(), theirs, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_errors_of_an_output_are_those_of_noise_and_data(prediction):
-    kind = PARAMETERIZATIONS[prediction]
-    log_snr = torch.linspace(-6, 6, 25, dtype=torch.float64)
-    a, s = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-    zero, one = torch.zeros_like(a), torch.ones_like(a)
-    for read, error in ((kind.x_0, kind.data_error), (kind.epsilon, kind.noise_error)):
-        moved = read(one, zero, a, s) - read(zero, zero, a, s)
-        torch.testing.assert_close(error(log_snr), moved.square())
 
 
 def closed_form_errors(schedule: NoiseSchedule, std: float) -> torch.Tensor:

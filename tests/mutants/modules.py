@@ -69,6 +69,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "diffusion/optimal_levels.py": ("tests/diffusion/test_optimal_levels.py",),
     "diffusion/prediction.py": (
+        "tests/diffusion/test_prediction.py",
         "tests/diffusion/test_model.py",
         "tests/diffusion/test_own_network.py",
         "tests/diffusion/test_flow_thresholds.py",

@@ -150,7 +150,7 @@ class Condition:
 
         def mix(ends: Tensor) -> Tensor:
             if not ends.is_floating_point():  # a mask: what counts at either end
-                return ends.amax(0, keepdim=True).expand(len(fractions), *ends.shape[1:])
+                return ends.amax(0).expand(len(fractions), *ends.shape[1:])
             weight = fractions.to(ends).view(-1, *[1] * (ends.ndim - 1))
             return torch.lerp(ends[:1], ends[1:], weight)
 
