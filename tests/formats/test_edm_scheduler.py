@@ -93,6 +93,7 @@ def test_another_solver_is_walked_by_euler(tmp_path):
     [
         ("sigma_data", -1.0, "sigma_data is -1.0, expected a positive number"),
         ("sigma_max", 0.001, "0 < sigma_min < sigma_max"),
+        ("sigma_min", "low", "sigma_min is 'low', expected a number"),
         ("sigma_schedule", "cosine", "expected one of karras, exponential"),
     ],
 )
@@ -100,5 +101,6 @@ def test_mistakes(field, value, match, tmp_path):
     peer(tmp_path)
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
-    with pytest.raises(NelboError, match=match):
+    with pytest.raises(NelboError, match=match) as error:
         nelbo.load(tmp_path)
+    assert str(error.value).count(str(file)) == 1

@@ -7,6 +7,8 @@ escapes is a defect of nelbo.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -23,6 +25,21 @@ class MissingExtraError(NelboError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional extra: pip install 'nelbo[{extra}]'")
+
+
+@contextmanager
+def explained(what: object, *errors: type[Exception]) -> Iterator[None]:
+    """Raise what goes wrong meanwhile as a `NelboError` that begins with what that means.
+
+    Args:
+        what: where the mistake is, such as a file or an option, or what could not be done.
+        *errors: which errors mean that; by default `NelboError`.
+    """
+    meant = errors or (NelboError,)
+    try:
+        yield
+    except meant as error:
+        raise NelboError(f"{what}: {error}") from error
 
 
 def optional(module: str, feature: str, extra: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nelbo.base.devices import is_device
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 
 # The name of a file of `atomic_file` until it is whole, which a killed process leaves behind.
 TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
@@ -107,10 +107,9 @@ def read_mapping(
     Raises:
         NelboError: it is missing, not of the language, or holds something else.
     """
-    try:
+    what = f"{path} is not readable as {language}"
+    with explained(what, OSError, ValueError, RecursionError, damaged):
         content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, damaged) as error:
-        raise NelboError(f"{path} is not readable as {language}: {error}") from error
     if not isinstance(content, dict):
         raise NelboError(f"{path} must hold a mapping, found {type(content).__name__}")
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nelbo.base.console import notice
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
 from nelbo.commands.common import choose_device
@@ -24,11 +24,9 @@ def load_pictures(options: DrawingOptions, pipeline: Pipeline) -> PictureModel:
     """
     pictures = PictureModel.load(pipeline, choose_device(options.computing.device))
     if options.controlled.controlnet:
-        try:
+        with explained("--controlnet"):
             controlnets = map(trained_controlnet, options.controlled.controlnet)
             controlled = pictures.model.with_controlnets(*controlnets)
-        except NelboError as error:
-            raise NelboError(f"--controlnet: {error}") from error
         pictures.model = controlled.to(pictures.model.device)
     return pictures
 

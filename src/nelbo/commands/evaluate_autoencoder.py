@@ -49,7 +49,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
         )
     mention(data)
     recorded = ConfigFields(directory.path / EVALUATION_FILE, directory.evaluation())
-    scale = recorded.positive_if_any("decoder_scale")
+    scale = recorded.if_any(recorded.positive, "decoder_scale")
     if scale is None:
         scale = fit_scale(run.autoencoder, for_fits_of(check_data(directory, None, "train"), run))
     reading = evaluate_autoencoder(run.autoencoder, data, scale, batch_size=options.batch_size)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.data.labels import Label, as_label
 from nelbo.data.names import Names
 
@@ -125,10 +125,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}, line {i},"
-        try:
+        with explained(f"{where} is not readable as JSON", ValueError, RecursionError):
             fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise NelboError(f"{where} is not readable as JSON: {error}") from error
         if not isinstance(fields, dict):
             raise NelboError(f"{where} must hold a JSON object, found {type(fields).__name__}")
         yield _row(where, i, fields)

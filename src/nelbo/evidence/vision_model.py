@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nelbo.base.console import quiet
-from nelbo.base.errors import NelboError, optional
+from nelbo.base.errors import NelboError, explained, optional
 from nelbo.base.files import read_json
 from nelbo.evidence.feature_spaces import FeatureSpace
 from nelbo.formats.config_fields import ConfigFields
@@ -59,14 +59,12 @@ def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
     path = check_vision_model(directory)
     transformers = optional("transformers", "features of a vision model", "text")
     config = ConfigFields(path / CONFIG_FILE, read_json(path / CONFIG_FILE))
-    try:
-        with quiet("transformers"):
-            model, loading = transformers.AutoModel.from_pretrained(
-                str(path), local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
     # The library raises whatever it meets in a damaged file.
-    except Exception as error:
-        raise NelboError(f"{directory} cannot be read as a vision model: {error}") from error
+    broken = explained(f"{directory} cannot be read as a vision model", Exception)
+    with broken, quiet("transformers"):
+        model, loading = transformers.AutoModel.from_pretrained(
+            str(path), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     missing = {name for name in loading["missing_keys"] if not name.startswith(_POOLER)}
     if missing:
         raise NelboError(
@@ -82,13 +80,12 @@ def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
         )
     pools = missing == set(loading["missing_keys"])
     features = _Vision(model.eval(), *_preprocessing(path, of_pictures.image_size, config), pools)
-    try:
+    what = (
+        f"{directory}: the model gives no features of pictures of {features.side} pixels a side, "
+        f"which its {CONFIG_FILE} and {_PREPROCESSING} ask for"
+    )
+    with explained(what, Exception):
         features(torch.zeros(1, 3, 1, 1))
-    except Exception as error:
-        raise NelboError(
-            f"{directory}: the model gives no features of pictures of {features.side} pixels a "
-            f"side, which its {CONFIG_FILE} and {_PREPROCESSING} ask for: {error}"
-        ) from error
     name = f"{model.config.model_type} features of {path.resolve().name}"
     return FeatureSpace(name, features, levels)
 
@@ -129,7 +126,7 @@ def _preprocessing(path: Path, size: Any, config: ConfigFields) -> tuple[int, Te
     if side is None:
         raise config.wrong("image_size", "a number of pixels")
     mean, std = (
-        torch.tensor(settings.numbers_if_any(name, 3) or usual).view(1, 3, 1, 1)
+        torch.tensor(settings.if_any(settings.numbers, name, 3) or usual).view(1, 3, 1, 1)
         for name, usual in _IMAGENET.items()
     )
     if not (std > 0).all():

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nelbo.base.arguments import check_count
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import atomic_file, read_json, to_json
 from nelbo.base.memory import available_memory
 from nelbo.base.suggestions import unknown
@@ -406,10 +406,8 @@ class Family(BaseModel):
         """
         file = locate(path, None, CONFIG_FILE)
         content = read_json(file)
-        try:
+        with explained(file, NelboError, TypeError):
             model = cls.from_config(content)
-        except (NelboError, TypeError) as error:
-            raise NelboError(f"{file}: {error}") from error
         if not isinstance(model, cls):
             raise NelboError(f"{file} is of a {model.name}, not of a {cls.__name__}")
         weights_file = locate(path, None, WEIGHTS_FILE)

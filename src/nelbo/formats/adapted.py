@@ -55,7 +55,7 @@ def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
     network = kind(
         transformer,
         whole_times=scheduler.whole_times,
-        guidance=own.number_if_any("embedded_guidance"),
+        guidance=own.if_any(own.number, "embedded_guidance"),
     )
     prior = read_chain(pipeline, scheduler, network, Continuous())
     text = adapter.prompts.read(pipeline, transformer.config)
@@ -65,7 +65,7 @@ def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
         text=text,
         scale=1.0,
         data=parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels(),
-        decoder_scale=own.number_if_any("decoder_scale"),
+        decoder_scale=own.if_any(own.number, "decoder_scale"),
     )
     model.origin = pipeline
     return model.eval()
@@ -84,7 +84,7 @@ def scheduler_fields(pipeline: Pipeline) -> Mapping[str, Any]:
     stated = ConfigFields(file, config)
     stated.integer("in_channels", 1)
     for name in ("sample_size", "out_channels"):
-        stated.integer_if_any(name, 1)
+        stated.if_any(stated.integer, name, 1)
     _, height, width = read_shape(pipeline, kind.latent_shape(config))
     if height % kind.patch or width % kind.patch:
         raise NelboError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
@@ -64,10 +64,8 @@ def read_chain(
                 f"{SCHEDULER_FILE}"
             )
     schedule, profile = pipeline.schedule, pipeline.profile
-    try:
+    with explained(pipeline.path):
         return Diffusion(network, schedule, data=data, shape=shape, profile=profile, **options)
-    except NelboError as error:
-        raise NelboError(f"{pipeline.path}: {error}") from error
 
 
 def check_chain(model: Diffusion) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nelbo.base.errors import NelboError
 from nelbo.networks.config import is_number
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,6 @@ class ConfigFields:
             raise self.wrong(field, f"an integer of at least {least}")
         return value
 
-    def integer_if_any(self, field: str, least: int) -> int | None:
-        """An integer of at least `least`; None where the field is missing or null."""
-        return None if self.fields.get(field) is None else self.integer(field, least)
-
     def number(self, field: str) -> float:
         """A finite number."""
         value: Any = self.fields.get(field)
@@ -65,14 +63,6 @@ class ConfigFields:
             raise self.wrong(field, "a positive number")
         return float(value)
 
-    def positive_if_any(self, field: str) -> float | None:
-        """`positive`; None where the field is missing or null."""
-        return None if self.fields.get(field) is None else self.positive(field)
-
-    def number_if_any(self, field: str) -> float | None:
-        """A finite number; None where the field is missing or null."""
-        return None if self.fields.get(field) is None else self.number(field)
-
     def numbers(self, field: str, count: int) -> list[float]:
         """A list of this number of finite numbers."""
         value: Any = self.fields.get(field)
@@ -81,9 +71,9 @@ class ConfigFields:
             raise self.wrong(field, f"a list of {count} numbers")
         return [float(each) for each in value]
 
-    def numbers_if_any(self, field: str, count: int) -> list[float] | None:
-        """`numbers`; None where the field is missing or null."""
-        return None if self.fields.get(field) is None else self.numbers(field, count)
+    def if_any(self, read: Callable[..., Value], field: str, *expected: Any) -> Value | None:
+        """What one of the readers finds; None where the field is missing or null."""
+        return None if self.fields.get(field) is None else read(field, *expected)
 
     def wrong(self, field: str, expected: str) -> NelboError:
         """The error for a field that is not as expected."""

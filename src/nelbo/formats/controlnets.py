@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.pipeline import CONTROLNET, CONTROLNETS, Pipeline
 from nelbo.networks import ControlledUNet, ControlNet, ControlNetConfig, UNet
@@ -36,10 +36,8 @@ def controlled(pipeline: Pipeline, denoiser: Denoiser) -> Denoiser | ControlledU
         raise NelboError(f"{path}: a ControlNet controls a UNet, found a {name}")
     nets = [ControlNet.from_pretrained(path, folder) for folder in _folders(pipeline)]
     scales = _scales(pipeline.own_fields, len(nets))
-    try:
+    with explained(path):
         return ControlledUNet(denoiser, nets, scales)
-    except NelboError as error:
-        raise NelboError(f"{path}: {error}") from error
 
 
 def save_controlnets(network: Any, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.diffusion import Diffusion, NoiseSchedule, StaticThreshold
 from nelbo.diffusion.prediction import RawDenoiser
 from nelbo.formats.scheduler import ContinuousScheduler, SchedulerConfig
@@ -49,13 +49,11 @@ class EDMScheduler(ContinuousScheduler):
     def schedule(self) -> NoiseSchedule:
         """The noise levels, even in σ^{1/ρ} or in log σ."""
         karras = self.choice("sigma_schedule", _NOISE_LEVELS) == "karras"
-        try:
-            rho = self.number("rho") if karras else math.inf
-            T = self.integer("num_train_timesteps", 1)
-            ends = self.number("sigma_min"), self.number("sigma_max")
+        rho = self.number("rho") if karras else math.inf
+        T = self.integer("num_train_timesteps", 1)
+        ends = self.number("sigma_min"), self.number("sigma_max")
+        with explained(self.file):
             return replace(NoiseSchedule.variance_exploding(T, *ends, rho), config={"rho": rho})
-        except NelboError as error:
-            raise NelboError(f"{self.file}: {error}") from error
 
     @property
     def chain_options(self) -> dict[str, Any]:

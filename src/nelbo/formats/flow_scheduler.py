@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.diffusion import Diffusion, NoiseSchedule
 from nelbo.diffusion.prediction import Velocity
 from nelbo.diffusion.thresholding import StaticThreshold
@@ -71,10 +71,8 @@ class FlowScheduler(ContinuousScheduler):
         T, shift = self.integer("num_train_timesteps", 1), self.shift
         if CHAIN_LEVELS in self.fields:
             T = self.integer(CHAIN_LEVELS, 1)
-        try:
+        with explained(self.file):
             return NoiseSchedule.flow_matching(T, shift)
-        except NelboError as error:
-            raise NelboError(f"{self.file}: {error}") from error
 
     @property
     def chain_options(self) -> dict[str, Any]:

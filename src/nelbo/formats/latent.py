@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
 from nelbo.diffusion import Continuous, Diffusion, Pixels
 from nelbo.formats.chain import check_chain, read_chain, write_chain
@@ -112,8 +112,8 @@ def assemble(
     """
     own = pipeline.own_fields
     data = parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels()
-    decoder_scale = own.number_if_any("decoder_scale")
-    try:
+    decoder_scale = own.if_any(own.number, "decoder_scale")
+    with explained(pipeline.path):
         return LatentDiffusion(
             autoencoder,
             prior,
@@ -122,8 +122,6 @@ def assemble(
             data=data,
             decoder_scale=decoder_scale,
         ).eval()
-    except NelboError as error:
-        raise NelboError(f"{pipeline.path}: {error}") from error
 
 
 def save_latent(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo import samplers
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.chain.model import Model
 from nelbo.diffusion import NoiseSchedule
 from nelbo.diffusion.profile import PROFILE_FILE, LevelProfile
@@ -164,14 +164,12 @@ class Pipeline:
     @cached_property
     def schedule(self) -> NoiseSchedule:
         """The noise levels of the chain, without its networks; errors as `sampler`."""
-        betas = self.notes.get(BETAS)
+        betas, described = self.notes.get(BETAS), self.scheduler.schedule
         if betas is None:
-            return self.scheduler.schedule
-        try:
+            return described
+        with explained(f"{self.path}/{NELBO_FILE}: {BETAS}", TypeError, ValueError):
             # What else its scheduler has, such as the shift of a walk, stays with the chain.
-            return replace(NoiseSchedule.from_betas(betas), config=self.scheduler.schedule.config)
-        except (TypeError, ValueError) as error:
-            raise NelboError(f"{self.path}/{NELBO_FILE}: {BETAS}: {error}") from error
+            return replace(NoiseSchedule.from_betas(betas), config=described.config)
 
     @cached_property
     def profile(self) -> LevelProfile | None:

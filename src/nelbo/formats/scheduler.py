@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
 from nelbo.diffusion import Diffusion, DynamicThreshold, NoiseSchedule, StaticThreshold
 from nelbo.diffusion.prediction import PARAMETERIZATIONS, Parameterization
@@ -124,10 +124,9 @@ class SchedulerConfig(ConfigFields):
         if trained is not None:
             return self._trained_schedule(trained, T)
         build = self.choice("beta_schedule", _SCHEDULES)
-        try:
-            return build(T, self.number("beta_start"), self.number("beta_end"))
-        except ValueError as error:
-            raise NelboError(f"{self.file}: {error}") from error
+        ends = self.number("beta_start"), self.number("beta_end")
+        with explained(self.file, ValueError):
+            return build(T, *ends)
 
     @property
     def chain_options(self) -> dict[str, Any]:
@@ -152,23 +151,17 @@ class SchedulerConfig(ConfigFields):
 
     def _thresholding(self) -> Threshold | None:
         if self.boolean("thresholding"):
-            ratio = self.number("dynamic_thresholding_ratio")
-            try:
-                return DynamicThreshold(ratio, self.number("sample_max_value"))
-            except NelboError as error:
-                raise NelboError(f"{self.file}: {error}") from error
+            ratio, most = self.number("dynamic_thresholding_ratio"), self.number("sample_max_value")
+            with explained(self.file):
+                return DynamicThreshold(ratio, most)
         if not self.boolean("clip_sample") or self.number("clip_sample_range") == 1:
             return None
-        try:
+        with explained(f"{self.file}: clip_sample_range"):
             return StaticThreshold(self.number("clip_sample_range"))
-        except NelboError as error:
-            raise NelboError(f"{self.file}: clip_sample_range: {error}") from error
 
     def _trained_schedule(self, betas: Any, T: int) -> NoiseSchedule:
-        try:
+        with explained(f"{self.file}: trained_betas", TypeError, ValueError):
             schedule = NoiseSchedule.from_betas(betas)
-        except (TypeError, ValueError) as error:
-            raise NelboError(f"{self.file}: trained_betas: {error}") from error
         if schedule.num_levels != T:
             raise NelboError(
                 f"{self.file}: trained_betas has {schedule.num_levels} numbers, expected {T}, that "

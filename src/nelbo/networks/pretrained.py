@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import atomic_file, read_json
 from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.files import CONFIG_FILE, locate
@@ -115,11 +115,8 @@ class Pretrained(nn.Module):
         config_file = locate(path, subfolder, CONFIG_FILE)
         config = read_json(config_file)
         weights_file = locate_weights(path, subfolder, variant)
-        try:
-            with skeleton():
-                network = cls.from_config(config)
-        except NelboError as error:
-            raise NelboError(f"{config_file}: {error}") from error
+        with explained(config_file), skeleton():
+            network = cls.from_config(config)
         weights = read_weights(path, subfolder, weights_file, dtype)
         check_weights(weights, network.state_dict(), weights_file)
         check_finite_weights(weights, weights_file)

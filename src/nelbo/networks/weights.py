@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
 from nelbo.networks.files import CONFIG_FILE, PICKLE_SUFFIXES, locate, pickle_refused
 
@@ -27,6 +27,8 @@ FALLBACK_VARIANT = "fp16"
 
 # Names that attention weights had before diffusers 0.18.
 RENAMED_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# What reading a file of safetensors raises.
+DAMAGED = (OSError, SafetensorError)
 # Names of tensors that an error lists.
 _LISTED = 10
 
@@ -108,6 +110,11 @@ def rename_layers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def incomplete(path: Path) -> str:
+    """What an error of `DAMAGED` means for a file."""
+    return f"{path} is not a complete safetensors file (truncated or damaged?)"
+
+
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights that do not fit the network, and name them."""
     problems = {
@@ -148,12 +155,8 @@ def _names(variant: str | None) -> tuple[str, str]:
 
 
 def _read_file(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    try:
+    with explained(incomplete(path), *DAMAGED):
         stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise NelboError(
-            f"{path} is not a complete safetensors file (truncated or damaged?): {error}"
-        ) from error
     return {name: weight.to(_precision(weight, dtype)) for name, weight in stored.items()}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import explained
 from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.evidence.file_sizes import TITLES
@@ -92,10 +92,9 @@ def measured_sections(model: Model, evaluation: Mapping[str, Any]) -> dict[str, 
     Raises:
         NelboError: it is not what nelbo wrote.
     """
-    try:
+    broken = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+    with explained("these are no figures of a run", *broken):
         return {"Evidence": _evidence(model, evaluation), "Samples": _samples(evaluation)}
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise NelboError(f"these are no figures of a run: {error}") from error
 
 
 def credit(sources: Sequence[str], licence: str | None) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nelbo.base.arguments import check_path
 from nelbo.base.console import quiet
 from nelbo.base.digest import digest
-from nelbo.base.errors import NelboError, optional
+from nelbo.base.errors import NelboError, explained, optional
 from nelbo.chain.conditioning import Condition
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
@@ -131,23 +131,19 @@ class TextEncoder(PromptEncoder):
         locate(path, text_encoder, CONFIG_FILE)
         weights = locate(path, text_encoder, *WEIGHTS_FILES)
         variant = "fp16" if "fp16" in weights.name else None
-        part = tokenizer
-        try:
-            tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
-            part = text_encoder
-            with quiet("transformers"):
-                model = getattr(transformers, model_class).from_pretrained(
-                    path,
-                    subfolder=text_encoder,
-                    use_safetensors=True,
-                    variant=variant,
-                    # The config may name a type that is coarser than that of the weights. Newer
-                    # releases name it dtype, and still accept this.
-                    torch_dtype=torch.float32,
-                )
         # The libraries below raise whatever they meet in a damaged file.
-        except Exception as error:
-            raise NelboError(f"{root / part} cannot be read: {error}") from error
+        with explained(f"{root / tokenizer} cannot be read", Exception):
+            tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
+        with explained(f"{root / text_encoder} cannot be read", Exception), quiet("transformers"):
+            model = getattr(transformers, model_class).from_pretrained(
+                path,
+                subfolder=text_encoder,
+                use_safetensors=True,
+                variant=variant,
+                # The config may name a type that is coarser than that of the weights. Newer
+                # releases name it dtype, and still accept this.
+                torch_dtype=torch.float32,
+            )
         check_finite_weights(dict(model.named_parameters()), weights)
         return cls(tokens, model).eval()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.data import ImageData
 from nelbo.data.credits import ORIGIN, licence_asked, sources_of
 from nelbo.diffusion import Diffusion
@@ -72,10 +72,8 @@ def starting_diffusion(path: str, kind: str) -> Any:
         raise NelboError(
             f"--start-from: {path} is a diffusion model of {found}s: give --model {found}"
         )
-    try:
+    with explained("--start-from"):
         model = load(path)
-    except NelboError as error:
-        raise NelboError(f"--start-from: {error}") from error
     chain: Diffusion | None = model.chain
     if chain is None:
         raise NelboError(f"--start-from: {path} is a {type(model).__name__}, which has no network")

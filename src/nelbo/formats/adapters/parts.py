@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from nelbo.base.console import quiet
-from nelbo.base.errors import NelboError, optional
+from nelbo.base.errors import NelboError, explained, optional
 from nelbo.base.files import read_json
 from nelbo.formats.pipeline import Pipeline
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
-from nelbo.networks.weights import shards
+from nelbo.networks.weights import DAMAGED, incomplete, shards
 
 EXTRA = "diffusers"
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -59,14 +59,11 @@ def load_part(
     if kind is None:
         raise NelboError(f"{config_file}: this version of {library} has no {name}: upgrade it")
     dtype = dtype or _stored_type(weights, f"{library}.{name}")
-    try:
-        with quiet(library):
-            part = kind.from_pretrained(
-                pipeline.path, subfolder=folder, use_safetensors=True, torch_dtype=dtype
-            )
     # The libraries raise whatever they meet in a damaged file.
-    except Exception as error:
-        raise NelboError(f"{config_file.parent} cannot be read: {error}") from error
+    with explained(f"{config_file.parent} cannot be read", Exception), quiet(library):
+        part = kind.from_pretrained(
+            pipeline.path, subfolder=folder, use_safetensors=True, torch_dtype=dtype
+        )
     check_finite_weights(dict(part.named_parameters()), weights)
     return part.eval().requires_grad_(False)
 
@@ -76,10 +73,8 @@ def load_tokenizer(pipeline: Pipeline, folder: str) -> Any:
     if folder not in pipeline.index.parts:
         raise NelboError(f"{pipeline.index.file}: there is no {folder!r}, expected a tokenizer")
     transformers = library_of("transformers", pipeline.index.class_name)
-    try:
+    with explained(f"{pipeline.path}/{folder} cannot be read", Exception):
         return transformers.AutoTokenizer.from_pretrained(pipeline.path, subfolder=folder)
-    except Exception as error:
-        raise NelboError(f"{pipeline.path}/{folder} cannot be read: {error}") from error
 
 
 def check_unquantised(config: dict[str, Any], where: str, kind: str) -> None:
@@ -131,17 +126,11 @@ def sizes_by_type(file: Path) -> dict[str, int]:
     Raises:
         NelboError: it is damaged.
     """
-    try:
-        with safe_open(file, "pt") as tensors:
-            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
-            found: dict[str, int] = {}
-            for one in slices:
-                name = one.get_dtype()
-                found[name] = found.get(name, 0) + math.prod(one.get_shape())
-    except (OSError, SafetensorError) as error:
-        raise NelboError(
-            f"{file} is not a complete safetensors file (truncated or damaged?): {error}"
-        ) from error
+    found: dict[str, int] = {}
+    with explained(incomplete(file), *DAMAGED), safe_open(file, "pt") as tensors:
+        for one in [tensors.get_slice(name) for name in tensors.keys()]:  # noqa: SIM118
+            name = one.get_dtype()
+            found[name] = found.get(name, 0) + math.prod(one.get_shape())
     return found
 
 

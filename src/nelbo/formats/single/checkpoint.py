@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
 from nelbo.formats.adapters.parts import QUANTISED, sizes_by_type
 from nelbo.formats.single.renaming import part
 from nelbo.networks.files import PICKLE_SUFFIXES, pickle_refused
+from nelbo.networks.weights import DAMAGED
 
 SUFFIX = ".safetensors"
 # Notes on a file lie beside it, under its name with this in place of the suffix.
@@ -149,12 +150,9 @@ class Checkpoint:
         Raises:
             NelboError: the file is damaged.
         """
-        try:
-            with safe_open(self.path, "pt") as file:
-                whole = self.prefix + prefix
-                found = {n: file.get_tensor(n) for n in file.keys() if n.startswith(whole)}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise NelboError(f"{self.path} cannot be read: {error}") from error
+        whole = self.prefix + prefix
+        with explained(f"{self.path} cannot be read", *DAMAGED), safe_open(self.path, "pt") as file:
+            found = {n: file.get_tensor(n) for n in file.keys() if n.startswith(whole)}  # noqa: SIM118
         return {
             name: w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
             for name, w in part(found, whole).items()

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.single.autoencoder import autoencoder_fields, rename_autoencoder
 from nelbo.formats.single.checkpoint import AUTOENCODER, CONTROL, UNET, Checkpoint
@@ -107,11 +107,8 @@ def _built(
     checkpoint: Checkpoint, kind: type[SomeNetwork], fields: dict[str, Any], weights: Weights
 ) -> SomeNetwork:
     """A network of this shape with these weights, named as diffusers names them."""
-    try:
-        with skeleton():
-            network = kind.from_config(fields)
-    except NelboError as error:
-        raise NelboError(f"{checkpoint.path}: {error}") from error
+    with explained(checkpoint.path), skeleton():
+        network = kind.from_config(fields)
     found: dict[str, Tensor] = dict(weights)
     check_weights(found, network.state_dict(), checkpoint.path)
     check_finite_weights(found, checkpoint.path)

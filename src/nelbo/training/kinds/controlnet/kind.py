@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.data.controls import controls_of
@@ -107,10 +107,8 @@ class ControlNets(Kind):
     @classmethod
     def starting_model(cls, path: str) -> ControlNet:
         """A ControlNet, of a directory of its own or of a run."""
-        try:
+        with explained("--start-from"):
             return trained_controlnet(path, "; give it as --base")
-        except NelboError as error:
-            raise NelboError(f"--start-from: {error}") from error
 
     @classmethod
     def asked_frame(
