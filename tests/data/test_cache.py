@@ -159,8 +159,8 @@ def test_folder_is_decoded_once_until_a_picture_changes(root, tmp_path, monkeypa
         read.append(path.name)
         return real(path, *args)
 
-    real = folder_module.read_picture
-    monkeypatch.setattr(folder_module, "read_picture", counted)
+    real = folder_module.read_crops
+    monkeypatch.setattr(folder_module, "read_crops", counted)
     for split in ("train", "test", "all"):
         load_data(str(folder), split, size=4)
     assert read == []

@@ -80,7 +80,7 @@ def test_a_dying_decoder_ends_with_its_error_and_no_half_cache(pictures, monkeyp
     load_data(str(pictures), "all", size=7)
     before = {path.name for path in root.iterdir() if path.is_dir()}
     with monkeypatch.context() as patch:
-        patch.setattr("nelbo.data.folder.read_picture", dies)
+        patch.setattr("nelbo.data.folder.read_crops", dies)
         with pytest.raises(SystemError, match="the decoder is gone"):
             load_data(str(pictures), "all", size=6)
     assert {path.name for path in root.iterdir() if path.is_dir()} == before
@@ -102,14 +102,14 @@ def test_sigkill_while_decoding_leaves_no_half_cache(pictures, tmp_path, monkeyp
 
 
 def _killed_at_picture_20(pictures: Path) -> None:
-    real = folder.read_picture
+    real = folder.read_crops
 
     def read(path: Path, *rest: object) -> object:
         if path.name == "20.png":
             os.kill(os.getpid(), signal.SIGKILL)
         return real(path, *rest)
 
-    folder.read_picture = read
+    folder.read_crops = read
     load_data(str(pictures), "all", size=6)
 
 

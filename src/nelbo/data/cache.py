@@ -13,7 +13,6 @@ are kept below NELBO_CACHE_GB (20) by removing those that were not used for long
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -29,14 +28,18 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.base.locks import lock
 from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check_room, evict
+from nelbo.data.image_data import ImageData
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
 from nelbo.data.reader import Passing
 from nelbo.data.splits import ALL, PARTS, TRAIN
 
+# Pixel levels of what is decoded.
+LEVELS = 256
 _KEYS, _WAITING = "keys.bin", "waiting.bin"
 _VERSION = 6  # of what is stored and how pictures are decoded
 
@@ -110,6 +113,19 @@ class Entry:
     def skipped_of(self, split: str) -> tuple[str, ...]:
         """Each picture of a split that could not be read, with the reason."""
         return tuple(f"{name}: {why}" for name, why, of in self.skipped if split in (of, ALL))
+
+    def data(self, split: str, source: str, **more: Any) -> ImageData:
+        """The images of a split; `more` is what else is known of them, or goes by another name."""
+        here = self.stretch(split)
+        known: dict[str, Any] = {"names": self.names[here], "skipped": self.skipped_of(split)}
+        return ImageData(
+            source,
+            self.images[here],
+            LEVELS,
+            pixel_keys=self.pixel_keys[here],
+            splits=self.splits_of(split),
+            **known | more,
+        )
 
     @property
     def adaptations(self) -> tuple[str, ...]:
@@ -213,8 +229,7 @@ def cached(
 
 
 def _digest(content: object) -> str:
-    text = json.dumps(content, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+    return digest([json.dumps(content, default=str)], size=10)
 
 
 def _open(directory: Path) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Names of the crops of a picture, and which crops are kept.
+"""The crops of a picture, their names, and which of them are kept.
 
 A training picture gives several crops, "a.jpg#1", "a.jpg#2", ...; a validation or test picture
 gives only the first, so that these crops are independent and standard errors hold.
@@ -7,19 +7,33 @@ gives only the first, so that these crops are independent and standard errors ho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from nelbo.data.cache import Picture
+from nelbo.data.decode import Decoded
 from nelbo.data.splits import TRAIN
 
 
-def crop_names(name: str, crops: int, count: int) -> list[str]:
-    """The names of the crops of a picture.
+def kept_crops(whole: Picture, found: list[Decoded] | str, crops: int) -> list[Picture]:
+    """The crops of a picture on their way into the cache, or why it cannot be read.
 
     Args:
-        name: of the picture.
+        whole: the picture, without its pixels.
+        found: its crops, or the reason.
         crops: number requested; a single crop has the name of the picture.
-        count: number of crops that there are.
     """
-    return [f"{name}#{k}" for k in range(1, count + 1)] if crops > 1 else [name]
+    if isinstance(found, str):
+        return [replace(whole, pixels=found)]
+    return [
+        replace(
+            whole,
+            name=f"{whole.name}#{k}" if crops > 1 else whole.name,
+            pixels=crop.pixels,
+            size=crop.size,
+            notes=(*crop.notes, *whole.notes),
+        )
+        for k, crop in enumerate(found if whole.split == TRAIN else found[:1], 1)
+    ]
 
 
 def base_of(name: str, crops: int) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
-from nelbo.data.splits import ALL, TEST, TRAIN, split_for_validation
+from nelbo.data.splits import TEST, TRAIN, split_for_validation
 
 LEVELS = 17
 
@@ -28,7 +28,7 @@ def load_digits(split: str, *, validation: bool = True) -> ImageData:
     splits = [TEST if i % 6 == 5 else TRAIN for i in range(len(images))]
     if validation:
         splits = split_for_validation(names, splits)
-    digits = ImageData(
+    return ImageData(
         source="digits",
         images=images[:, None],
         levels=LEVELS,
@@ -37,7 +37,4 @@ def load_digits(split: str, *, validation: bool = True) -> ImageData:
         labels=labels.long(),
         label_names=tuple(str(d) for d in range(10)),
         credit=CREDITS["digits"],
-    )
-    if split == ALL:
-        return digits
-    return digits.take(torch.tensor([part == split for part in splits]))
+    ).of_split(split)

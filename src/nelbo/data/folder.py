@@ -14,17 +14,15 @@ from pathlib import Path
 from nelbo.base.errors import NelboError
 from nelbo.data.annotations import Annotations, read_annotations
 from nelbo.data.cache import Entry, Picture, cached, check_size
-from nelbo.data.crops import base_of, crop_names, settle_crops
+from nelbo.data.crops import base_of, kept_crops, settle_crops
 from nelbo.data.declared import are_declared, split_note, split_pictures
-from nelbo.data.decode import Decoded, in_threads, read_crops, read_picture
+from nelbo.data.decode import in_threads, read_crops
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import File, Listing, list_pictures
 from nelbo.data.names import printable
 from nelbo.data.reader import is_grey
 from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
-
-LEVELS = 256
 
 
 def load_folder(
@@ -89,13 +87,10 @@ def load_folder(
     annotations = read_annotations(listing, read, int(are_declared(read)), strict=strict)
     labels, label_names = annotations.labels_of(pictures)
     unreadable = (f"{name}: {why}" for name, why in listing.unreadable.items())
-    return ImageData(
-        source=printable(str(folder)) + (f"?crops={crops}" if crops > 1 else ""),
-        images=entry.images[here],
-        pixel_keys=entry.pixel_keys[here],
-        levels=LEVELS,
+    return entry.data(
+        split,
+        printable(str(folder)) + (f"?crops={crops}" if crops > 1 else ""),
         names=tuple(map(printable, entry.names[here])),
-        splits=entry.splits_of(split),
         split_note=split_note(read, validation),
         labels=None if labels is None else labels[here],
         label_names=label_names,
@@ -130,21 +125,10 @@ def _decoded(
     def read(item: tuple[File, str]) -> list[Picture]:
         file, split = item
         path = listing.folder / file.name
-        found: list[Decoded] | Decoded | str
-        if crops == 1:
-            found = read_picture(path, size, channels)
-        else:
-            found = read_crops(path, size, channels, crops, file.name)
-        if isinstance(found, str):
-            return [Picture(file.name, found, split)]
-        found = [found] if isinstance(found, Decoded) else found
-        if exact:
+        found = read_crops(path, size, channels, crops, file.name)
+        if exact and not isinstance(found, str):
             check_size(str(path), found[0].size, size)
-        taken = found if split == TRAIN else found[:1]
-        return [
-            Picture(name, crop.pixels, split, size=crop.size, notes=crop.notes)
-            for name, crop in zip(crop_names(file.name, crops, len(taken)), taken, strict=True)
-        ]
+        return kept_crops(Picture(file.name, "", split), found, crops)
 
     items = list(zip(listing.files, splits, strict=True))
     for pictures in in_threads(items, read, total=len(items), size=size):

@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from nelbo.base.errors import NelboError, optional
 from nelbo.data.cache import Picture, cached, check_size
 from nelbo.data.columns import caption_of, class_names_of, columns_of, label_of
 from nelbo.data.credits import CREDITS
-from nelbo.data.crops import base_of, crop_names, settle_crops
+from nelbo.data.crops import base_of, kept_crops, settle_crops
 from nelbo.data.decode import Decoded, in_threads, read_crops
 from nelbo.data.image_data import ImageData
 from nelbo.data.labels import class_names, index_labels, name_of
@@ -49,7 +49,6 @@ from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fil
 from nelbo.data.stream import ImageStream, StreamedRow
 from nelbo.data.table import Parts, Table
 
-LEVELS = 256
 # Rows of a file that are read at a time.
 _BATCH = 100
 
@@ -107,17 +106,12 @@ def load_table(
         )
     labels, label_names = _labels(entry.labels, entry.extra.get("label_names"))
     has_captions = any(caption is not None for caption in entry.captions)
-    return ImageData(
-        source=table.source,
-        images=entry.images[here],
-        pixel_keys=entry.pixel_keys[here],
-        levels=LEVELS,
-        names=entry.names[here],
-        splits=entry.splits_of(split),
+    return entry.data(
+        split,
+        table.source,
         split_note=entry.extra.get("split_note"),
         labels=None if labels is None else labels[here],
         label_names=label_names,
-        skipped=entry.skipped_of(split),
         notes=entry.adaptations,
         captions=entry.captions[here] if has_captions else None,
         credit=CREDITS.get(table.source),
@@ -164,6 +158,23 @@ class _Rows:
         """The assignment of the table's splits to train, validation and test."""
         return Parts.of(self.table, list(self.splits), self.validation)
 
+    @cached_property
+    def columns(self) -> Mapping[str, str]:
+        """The columns for image, label and caption."""
+        return columns_of(self.table, self.splits[self.parts.train])
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes, where the type of the label column has any."""
+        return class_names_of(self.splits[self.parts.train], self.columns)
+
+    def rows(self, part: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        """The rows of a split of the table, pictures as bytes, each with its name and its split."""
+        rows = _undecoded(self.splits[part], self.columns["image"])
+        most = self.table.max_images if self.table.stream is None else None
+        for i, row in enumerate(islice(rows, most)):
+            yield f"{part} #{i}", self.parts.split_of(part, i), row
+
     def split(self, names: Sequence[str]) -> list[str]:
         """The split of each readable row; an empty split takes the row of least u."""
         of_each = [self.parts.split_of(*_place(name)) for name in names]
@@ -189,19 +200,11 @@ def _decoded(
     source: _Rows,
     extra: dict[str, Any],
 ) -> Iterator[Picture]:
-    splits, parts = source.splits, source.parts
-    columns = columns_of(table, splits[parts.train])
-    names = class_names_of(splits[parts.train], columns)
+    parts, columns, names = source.parts, source.columns, source.class_names
     if parts.note is not None:
         extra["split_note"] = parts.note
     if names is not None:
         extra["label_names"] = names
-
-    def rows() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        for name in parts.names:
-            chosen: Iterable[Any] = _undecoded(splits[name], columns["image"])
-            for i, row in enumerate(islice(chosen, table.max_images)):
-                yield f"{name} #{i}", parts.split_of(name, i), row
 
     def read(item: tuple[str, str, Mapping[str, Any]]) -> list[Picture]:
         name, split, row = item
@@ -211,18 +214,14 @@ def _decoded(
         if names is not None and label == -1:
             label = None
         found = _read(row[columns["image"]], size, channels, table.crops, name)
-        if isinstance(found, str):
-            return [Picture(name, found, split)]
-        if exact:
+        if exact and not isinstance(found, str):
             check_size(f"{table.source}, {name}", found[0].size, size)
-        taken = found if split == TRAIN else found[:1]
-        return [
-            Picture(called, crop.pixels, split, label, caption, crop.size, (*crop.notes, *notes))
-            for called, crop in zip(crop_names(name, table.crops, len(taken)), taken, strict=True)
-        ]
+        whole = Picture(name, "", split, label, caption, notes=notes)
+        return kept_crops(whole, found, table.crops)
 
     with _explained(table):
-        for pictures in in_threads(rows(), read, total=None, size=size):
+        rows = chain.from_iterable(map(source.rows, parts.names))
+        for pictures in in_threads(rows, read, total=None, size=size):
             yield from pictures
 
 
@@ -235,20 +234,17 @@ def _streamed(
     held: Collection[str],
 ) -> ImageStream:
     """The training rows, epoch after epoch, without those held out for another split."""
-    kept, index = table.kept(), {name: i for i, name in enumerate(label_names)}
+    index = {name: i for i, name in enumerate(label_names)}
 
     def rows() -> Iterator[StreamedRow]:
+        source = _Rows(table, validation)
         with _explained(table):
-            splits = _open(kept)
-            parts = Parts.of(table, list(splits), validation)
-            columns = columns_of(table, splits[parts.train])
-            names = class_names_of(splits[parts.train], columns)
-            for i, row in enumerate(_undecoded(splits[parts.train], columns["image"])):
-                called = f"{parts.train} #{i}"
-                if parts.split_of(parts.train, i) != TRAIN or called in held:
+            columns = source.columns
+            for called, split, row in source.rows(source.parts.train):
+                if split != TRAIN or called in held:
                     continue
                 label, _ = label_of(row.get(columns.get("label", "")))
-                if names is None and label is not None:
+                if source.class_names is None and label is not None:
                     label = index.get(name_of(label))
                 picture = row[columns["image"]]
                 yield StreamedRow(
@@ -297,9 +293,9 @@ def _open(table: Table) -> Mapping[str, Any]:
         table.path,
         table.options.get("config"),
         revision=table.options.get("revision"),
-        # Local files are read in place; those of the Hub are downloaded whole, except with
-        # max_images.
-        streaming=table.local or table.max_images is not None,
+        # Local files are read in place; those of the Hub are downloaded whole, except where not
+        # all of them are read, or in turn.
+        streaming=table.local or (table.max_images or table.stream) is not None,
     )
 
 

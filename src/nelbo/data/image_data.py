@@ -16,7 +16,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import some_places
 from nelbo.data.labels import index_labels
 from nelbo.data.pixel_key import pixel_keys
-from nelbo.data.splits import name_key
+from nelbo.data.splits import ALL, name_key
 from nelbo.data.stream import ImageStream
 
 _UINT8_LEVELS = 256
@@ -134,6 +134,12 @@ class ImageData:
             controls=None if self.controls is None else self.controls[index],
             stream=None,
         )
+
+    def of_split(self, split: str) -> ImageData:
+        """Those of one split, or of all."""
+        if split == ALL:
+            return self
+        return self.take(torch.tensor([part == split for part in self.splits or ()]))
 
     def subset(self, count: int, seed: int) -> ImageData:
         """At most `count` of the images, drawn at random, in their order."""

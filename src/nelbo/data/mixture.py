@@ -23,7 +23,7 @@ from torch import Tensor
 from nelbo.chain.data_space import Pixels
 from nelbo.chain.distributions import DiscretizedNormal
 from nelbo.data.image_data import ImageData
-from nelbo.data.splits import ALL, TEST, TRAIN, split_for_validation
+from nelbo.data.splits import TEST, TRAIN, split_for_validation
 
 LEVELS = 256
 CENTRES = (-0.8, -0.4, 0.0, 0.4, 0.8)
@@ -41,7 +41,7 @@ def load_mixture(split: str, *, validation: bool = True) -> ImageData:
     splits = [TEST if i % 5 == 4 else TRAIN for i in range(_POINTS)]
     if validation:
         splits = split_for_validation(names, splits)
-    points = ImageData(
+    return ImageData(
         source="mixture",
         images=Pixels(LEVELS).to_levels(x).byte().view(-1, 1, 1, 2),
         levels=LEVELS,
@@ -51,10 +51,7 @@ def load_mixture(split: str, *, validation: bool = True) -> ImageData:
         label_names=tuple(f"{a:g}, {b:g}" for a in CENTRES for b in CENTRES),
         # Each is a draw of its own: one that is rounded to the same levels as another is no copy.
         pixel_keys=torch.arange(_POINTS),
-    )
-    if split == ALL:
-        return points
-    return points.take(torch.tensor([part == split for part in splits]))
+    ).of_split(split)
 
 
 def mixture_bits(images: Integer[Tensor, "n 1 1 2"]) -> Float[Tensor, " n"]:

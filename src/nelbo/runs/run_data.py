@@ -14,9 +14,9 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import listed
 from nelbo.chain.model import Model
 from nelbo.data import ImageData, load_data
+from nelbo.data.cache import LEVELS
 from nelbo.data.controls import CHANNELS, controls_of
 from nelbo.data.duplicates import without_duplicates
-from nelbo.data.folder import LEVELS
 from nelbo.data.mentions import mention
 from nelbo.data.sources import (
     FIXED_SIZE,
