@@ -9,7 +9,7 @@ from typing import Any
 from unicodedata import category
 
 from nelbo.base.arguments import check_choice, shown
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.studio.limits import Limits
 from nelbo.studio.uploads import Upload
 
@@ -37,10 +37,8 @@ class Form:
         Raises:
             NelboError: they are no JSON object.
         """
-        try:
+        with explained("the settings are no JSON", ValueError, RecursionError):
             content = json.loads(settings)
-        except (ValueError, RecursionError) as error:
-            raise NelboError(f"the settings are no JSON: {error}") from error
         if not isinstance(content, dict):
             raise NelboError(f"the settings must be a JSON object, got {type(content).__name__}")
         return cls(content, pictures, limits)
@@ -50,11 +48,11 @@ class Form:
         """Bytes of its pictures."""
         return sum(len(each.content) for some in self.pictures.values() for each in some)
 
-    def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
+    def count_if_any(self, name: str, low: int, high: int) -> int | None:
         """A whole number in low..high."""
         value = self.settings.get(name)
         if value is None:
-            return default
+            return None
         if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
             raise NelboError(f"{name} must be a whole number, got {shown(value)}")
         if not low <= value <= high:
@@ -62,21 +60,25 @@ class Form:
         return int(value)
 
     def count(self, name: str, default: int, low: int, high: int) -> int:
-        """As `integer`, with a default."""
-        value = self.integer(name, default, low, high)
-        assert value is not None
-        return value
+        """As `count_if_any`, with a default."""
+        value = self.count_if_any(name, low, high)
+        return default if value is None else value
 
-    def number(self, name: str, default: float, low: float, high: float) -> float:
+    def number_if_any(self, name: str, low: float, high: float) -> float | None:
         """A number in low..high."""
         value = self.settings.get(name)
         if value is None:
-            return default
+            return None
         if not _is_number(value):
             raise NelboError(f"{name} must be a number, got {shown(value)}")
         if not low <= value <= high:
             raise NelboError(f"{name} must lie in {low:g}..{high:g}, got {shown(value)}")
         return float(value)
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        """As `number_if_any`, with a default."""
+        value = self.number_if_any(name, low, high)
+        return default if value is None else value
 
     def text(self, name: str) -> str | None:
         """A text without blanks around it; None for an empty one."""

@@ -32,28 +32,20 @@ def png(
         notes = PngImagePlugin.PngInfo()
         notes.add_text("Software", f"nelbo {__version__}")
         notes.add_itxt(SETTINGS_KEY, json.dumps(settings, ensure_ascii=False))
-    buffer = io.BytesIO()
-    to_pil(image, levels).save(buffer, format="PNG", pnginfo=notes)
-    return _data_url("png", buffer.getvalue())
+    return picture_url(to_pil(image, levels), pnginfo=notes)
 
 
 def preview(image: UInt8[Tensor, "channels height width"], levels: int) -> str:
     """A data URL of an image to look at for a moment: PNG of a small one, else a scaled JPEG."""
     shown = to_pil(image, levels)
     if max(shown.size) <= _PREVIEW_SIDE // 2:
-        return png(image, levels)
+        return picture_url(shown)
     shown.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    return picture_url(shown, "jpeg", quality=80)
+
+
+def picture_url(image: Image.Image, kind: str = "png", **options: Any) -> str:
+    """A data URL of any picture, as a file of Pillow's options."""
     buffer = io.BytesIO()
-    shown.save(buffer, format="JPEG", quality=80)
-    return _data_url("jpeg", buffer.getvalue())
-
-
-def picture_url(image: Image.Image) -> str:
-    """A data URL of any picture as PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return _data_url("png", buffer.getvalue())
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -60,19 +60,17 @@ class Steering:
         control = form.picture("control", "the sketch") if form.pictures.get("control") else None
         if control is not None:
             control.check(form.limits.upload_pixels)
-        guided = form.settings.get("guidance") is not None
-        scaled = form.settings.get("control_scale") is not None
         return cls(
             form.text("model"),
             form.text("prompt"),
             form.text("negative"),
             form.text("label"),
-            form.number("guidance", 1.0, 0.0, _MOST_GUIDANCE) if guided else None,
+            form.number_if_any("guidance", 0.0, _MOST_GUIDANCE),
             form.choice("sampler", SAMPLERS),
-            form.integer("steps", None, 1, form.limits.steps),
+            form.count_if_any("steps", 1, form.limits.steps),
             form.seed(),
             control,
-            form.number("control_scale", 1.0, 0.0, _MOST_SCALE) if scaled else None,
+            form.number_if_any("control_scale", 0.0, _MOST_SCALE),
         )
 
     def conditioned(
