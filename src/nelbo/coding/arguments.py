@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.base.arguments import check_kind, check_number, described
+from nelbo.base.arguments import check_kind, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import check_model as check_any_model
 from nelbo.data import ImageData
@@ -47,12 +47,6 @@ def check_strings(what: str, values: Any, *, may_lack: bool = False) -> None:
     for value in values:
         if not isinstance(value, str) and not (may_lack and value is None):
             raise NelboError(f"{what} holds {described(value)}, expected {each}")
-
-
-def check_some(name: str, value: Any) -> None:
-    """Raise `NelboError` unless this is a number, or None."""
-    if value is not None:
-        check_number(name, value)
 
 
 def as_bytes(data: Any) -> bytes:

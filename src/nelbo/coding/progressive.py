@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from nelbo.base.arguments import check_count, check_kind
+from nelbo.base.arguments import check_count, check_kind, check_numbers
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import draw, generator_for
 from nelbo.chain.model import Model
-from nelbo.coding.arguments import as_bytes, check_model, check_some
+from nelbo.coding.arguments import as_bytes, check_model
 from nelbo.coding.arithmetic import LOG_STEPS
 from nelbo.coding.bits import Bits, Exhausted
 from nelbo.coding.identity import weights_digest
@@ -75,8 +75,8 @@ def compress_progressive(
     """
     check_model(model)
     check_kind("image", image, Tensor, "a tensor of pixel levels (C, H, W)")
-    check_some("bits", bits)
-    check_some("quality", quality)
+    given = {"bits": bits, "quality": quality}
+    check_numbers(**{name: value for name, value in given.items() if value is not None})
     check_condition(condition, 1)
     if quality is not None and not 0 <= quality <= 100:
         raise NelboError(f"quality must lie in 0..100, got {quality:g}")
