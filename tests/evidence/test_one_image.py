@@ -11,8 +11,8 @@ import nelbo
 from nelbo.chain.bound import Bound
 from nelbo.chain.estimators import UNIFORM_SHARE, FirstLevel, Importance
 from nelbo.diffusion.profile import LevelProfile
-from nelbo.evidence.first_guess import first_guess
 from nelbo.evidence.image_rounds import LevelChoice
+from nelbo.evidence.reading_levels import first_guess
 
 T = 30
 

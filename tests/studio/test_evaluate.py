@@ -32,7 +32,6 @@ from tests.costs import COSTS, CostModel
 from tests.studio.conftest import ask, of_type, picture
 
 IMAGE = picture("image")
-NO_LEVELS = torch.empty(0)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +140,10 @@ def test_several_pictures_and_a_class(serve, model, x_0):
 def test_refining_is_unbiased_and_its_error_is_true(kind):
     """Of costs with a known mean: what is reported, over many seeds."""
     model = CostModel(kind)
-    proposal = torch.full((model.num_levels - 1,), 1 / (model.num_levels - 1)).double()
     x_0 = torch.zeros(1, 1, 1, 1)
     z = []
     for seed in range(40):
-        *_, last = refine(model, x_0, None, 0.5, proposal, seed=seed)
+        *_, last = refine(model, x_0, None, 0.5, seed=seed)
         assert last.final
         z.append((float(last.evidence.bits_per_dim[0]) - model.exact) / last.error)
     z = torch.tensor(z)
@@ -155,8 +153,7 @@ def test_refining_is_unbiased_and_its_error_is_true(kind):
 
 def test_a_plan_has_a_bound():
     model = CostModel("normal")
-    proposal = torch.full((model.num_levels - 1,), 1 / (model.num_levels - 1)).double()
-    *_, last = refine(model, torch.zeros(1, 1, 1, 1), None, 1e-4, proposal, most=2_000)
+    *_, last = refine(model, torch.zeros(1, 1, 1, 1), None, 1e-4, most=2_000)
     assert last.final
     assert last.calls < 3_000
     assert last.error > 1e-4
@@ -183,17 +180,17 @@ def test_the_difference_of_two_models_is_unbiased_and_its_error_is_true(kinds):
     x_0 = torch.zeros(1, 1, 1, 1)
     z = []
     for seed in range(25):
-        *_, last = refine_difference(
+        *_, (each, last) = refine_difference(
             (Contender(models[0], x_0), Contender(models[1], x_0)), 0.3, seed=seed
         )
         assert last.final
-        z.append((last.difference - exact) / last.error)
+        z.append((last.bits - exact) / last.error)
     z = torch.tensor(z)
     assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
     assert 0.65 < float(z.std()) < 1.4
     if kinds[1] is None:
         # What both have in common cancels: the error is about a tenth of that of either.
-        error = math.sqrt(float(last.evidence[0].monte_carlo_variance[0])) / math.log(2.0)
+        error = math.sqrt(float(each[0].monte_carlo_variance[0])) / math.log(2.0)
         assert last.error < 0.25 * error
 
 
@@ -220,19 +217,19 @@ def test_a_model_without_levels_whose_evidence_has_noise_is_drawn_as_well(other)
     pair = Contender(models[0], x_0), Contender(models[1], x_0)
     z = []
     for seed in range(20):
-        *_, last = refine_difference(pair, 1.0, seed=seed)
+        *_, (_, last) = refine_difference(pair, 1.0, seed=seed)
         assert last.final
-        z.append((last.difference - (known[0] - known[1])) / last.error)
-    *_, again = refine_difference(pair, 1.0, seed=seed)
-    assert (again.difference, again.error) == (last.difference, last.error)
+        z.append((last.bits - (known[0] - known[1])) / last.error)
+    *_, (_, again) = refine_difference(pair, 1.0, seed=seed)
+    assert (again.bits, again.error) == (last.bits, last.error)
     z = torch.tensor(z)
     assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
     assert 0.65 < float(z.std()) < 1.4
     if other != "chain":
-        first, second = (list(refine(model, x_0, None, 0.1, NO_LEVELS)) for model in models)
+        first, second = (list(refine(model, x_0, None, 0.1)) for model in models)
         assert first[0].error > 0
         assert (second[0].error > 0) == (other != "exact")
-        *_, same = refine(models[0], x_0, None, 0.1, NO_LEVELS)
+        *_, same = refine(models[0], x_0, None, 0.1)
         assert torch.equal(same.evidence.total, first[0].evidence.total)
 
 

@@ -137,7 +137,7 @@ class Importance(_Some):
     Attributes:
         levels: how many.
         proposal: probability of each of the levels 2..T, (T−1,), all positive; see
-            `proposal_from`.
+            `proposal_from`. Empty for a chain of one level, which has none to draw.
 
     Raises:
         NelboError: a proposal that is not positive everywhere or does not sum to one.
@@ -147,6 +147,8 @@ class Importance(_Some):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.proposal) == 0:
+            return
         lowest, total = self.proposal.min().item(), self.proposal.double().sum().item()
         if not (lowest > 0 and abs(total - 1) < 1e-6):
             raise NelboError(
@@ -167,6 +169,8 @@ class Importance(_Some):
                 f"the proposal is for a chain of {len(self.proposal) + 1} levels, "
                 f"this one has {num_levels}"
             )
+        if num_levels == 1:
+            return EveryLevel().choose(batch, num_levels)
         place = self._strata(batch, generator)
         proposal = self.proposal.to(place)
         index = torch.searchsorted(proposal.cumsum(0), place, right=True)

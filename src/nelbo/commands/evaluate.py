@@ -18,11 +18,11 @@ from nelbo.evidence.cost import cost_json, cost_line, levels_of
 from nelbo.evidence.explained import IMAGES as EXPLAINED_IMAGES
 from nelbo.evidence.explained import explained_by_control
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
-from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.precision import choose_dtype, precision_of
 from nelbo.evidence.progress import evaluate_at_levels, evaluate_to_error_with_progress
+from nelbo.evidence.reading_levels import profiled_square
 from nelbo.evidence.short_chains import optimal_chain
 from nelbo.formats.model_directory import holds_autoencoder_alone
 from nelbo.report.explained import explained_table, warning

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from nelbo.chain.distributions import drawn_on, generator_for
 from nelbo.chain.estimate import DOMINANT_SHARE
 from nelbo.chain.estimators import (
     Estimator,
-    EveryLevel,
     Importance,
     as_estimator,
     proposal_from,
@@ -169,8 +169,10 @@ def evaluate_to_error(
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
     check_fits(model, data)
+    how: dict[str, Any] = {"batch_size": batch_size, "generator": generator, "dtype": dtype}
+    found_of: Callable[..., Iterator[Evidence]] = partial(evaluate, model, store=store, **how)
     if model.chain is None:
-        yield from _in_one_call(model, data, batch_size, generator, dtype, store)
+        yield from _in_one_call(found_of(data), len(data))
         return
     T, n, calls, stages = model.chain.num_levels, len(data), 0, itertools.count()
     if score_matching_square is None and T > 1:
@@ -184,16 +186,8 @@ def evaluate_to_error(
     def read(images: ImageData, draws: Draws, found: list[Bound]) -> Iterator[int]:
         """Evaluate images; yield the calls after each batch, and leave the bound in `found`."""
         batches: list[Any] = []
-        for batch in evaluate(
-            model,
-            images,
-            levels=_estimator(draws, proposal),
-            batch_size=batch_size,
-            generator=generator,
-            dtype=dtype,
-            store=store,
-            stage=next(stages),
-        ):
+        levels = Importance(max(1, draws.levels), proposal, reconstructions=draws.first)
+        for batch in found_of(images, levels=levels, stage=next(stages)):
             batches.append(batch)
             yield int(batch.calls.sum())
         found.append(Bound.cat(batches))
@@ -234,27 +228,12 @@ def evaluate_to_error(
     yield Reading(bound, calls, calls)
 
 
-def _in_one_call(
-    model: Model,
-    data: ImageData,
-    batch_size: int,
-    generator: torch.Generator | None,
-    dtype: torch.dtype | None,
-    store: BoundStore | None,
-) -> Iterator[Reading]:
+def _in_one_call(found: Iterator[Evidence], images: int) -> Iterator[Reading]:
     """The evidence of a model without levels to draw: that of each image once."""
     batches: list[Evidence] = []
     calls = 0
-    for batch in evaluate(
-        model, data, batch_size=batch_size, generator=generator, dtype=dtype, store=store
-    ):
+    for batch in found:
         batches.append(batch)
         calls += int(batch.calls.sum())
-        yield Reading(None, calls, len(data))
+        yield Reading(None, calls, images)
     yield Reading(joined(batches), calls, calls)
-
-
-def _estimator(draws: Draws, proposal: Tensor) -> Estimator:
-    if len(proposal) == 0:
-        return EveryLevel(reconstructions=draws.first)
-    return Importance(draws.levels, proposal, reconstructions=draws.first)

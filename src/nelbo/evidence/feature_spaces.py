@@ -98,18 +98,11 @@ def principal_components(
     Raises:
         NelboError: fewer than two pictures.
     """
-    flat = to_network(some_of(images, _FITTED_ON), levels).flatten(1)
-    mean, directions, variances = _components(flat, count)
-    return FeatureSpace(
-        f"{len(variances)} principal components",
-        lambda x: (x.flatten(1) - mean) @ directions,
-        levels,
-        _unit(variances),
-    )
+    return _fitted("{} principal components", lambda x: x.flatten(1), images, levels, count)
 
 
 def random_convolutions(
-    images: UInt8[Tensor, "n channels height width"], levels: int, count: int = COMPONENTS
+    images: UInt8[Tensor, "n channels height width"], levels: int
 ) -> FeatureSpace:
     """Principal components of random convolutional features of some real pictures.
 
@@ -133,19 +126,19 @@ def random_convolutions(
         features.append(F.adaptive_avg_pool2d(x, 2).flatten(1))
         return torch.cat(features, 1)
 
-    fitted = some_of(images, _FITTED_ON)
-    features = torch.cat([raw(to_network(some, levels)) for some in fitted.split(_BATCH)])
-    mean, directions, variances = _components(features, count)
-    return FeatureSpace(
-        "random convolutions",
-        lambda x: (raw(x) - mean) @ directions,
-        levels,
-        _unit(variances),
-    )
+    return _fitted("random convolutions", raw, images, levels, COMPONENTS)
 
 
-def _components(flat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean, the directions (D, count) of largest variance, and those variances."""
+def _fitted(
+    name: str, raw: Callable[[Tensor], Tensor], images: Tensor, levels: int, count: int
+) -> FeatureSpace:
+    """The first principal components of some features of pictures; the name may hold their number.
+
+    Raises:
+        NelboError: fewer than two pictures.
+    """
+    some = some_of(images, _FITTED_ON)
+    flat = torch.cat([raw(to_network(batch, levels)) for batch in some.split(_BATCH)])
     if len(flat) < 2:
         raise NelboError(f"features are fitted on at least 2 pictures, got {len(flat)}")
     n, dims = flat.shape
@@ -160,8 +153,9 @@ def _components(flat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(centred @ centred.T)
         kept = values[-count:].flip(0).clamp(min=1e-12).sqrt()
         directions = centred.T @ (vectors[:, -count:].flip(1) / kept)
-    return mean, directions.float(), values[-count:].flip(0).clamp(min=0) / (n - 1)
-
-
-def _unit(variances: Tensor) -> float:
-    return max(float(variances.mean().sqrt()), 1e-6)
+    directions = directions.float()
+    variances = values[-count:].flip(0).clamp(min=0) / (n - 1)
+    unit = max(float(variances.mean().sqrt()), 1e-6)
+    return FeatureSpace(
+        name.format(len(variances)), lambda x: (raw(x) - mean) @ directions, levels, unit
+    )

@@ -124,10 +124,8 @@ class ImageRounds:
             self._evidence(size, FirstLevel(reconstructions=A_COPY), noise)
             for size in at_once(-(-first // A_COPY), self._x_0)
         ]
-        estimator: Estimator = FirstLevel(reconstructions=0)
-        if len(self._choice.proposal):
-            estimator = Importance(levels, self._choice.proposal, reconstructions=0)
-        above = self._evidence(1, estimator, noise)
+        others = Importance(levels, self._choice.proposal, reconstructions=0)
+        above = self._evidence(1, others, noise)
         return Round(Bound.cat(drawn) if drawn else None, above)
 
     def _evidence(self, copies: int, estimator: Estimator, noise: torch.Generator) -> Bound:

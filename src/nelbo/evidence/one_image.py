@@ -23,6 +23,7 @@ from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, DrawSpread
 from nelbo.evidence.image_rounds import ImageRounds, LevelChoice
+from nelbo.evidence.reading_levels import first_guess
 
 # The rounds that explore: draws of level 1, and of the others. The first is soon there.
 EXPLORING = ((4, 16), (8, 32), (8, 48))
@@ -51,6 +52,11 @@ class Refined:
     rounds: range = range(1)
 
     @property
+    def bits(self) -> float:
+        """The image's bits/dim."""
+        return float(self.evidence.bits_per_dim[0])
+
+    @property
     def error(self) -> float:
         """Monte Carlo standard error of the image's bits/dim."""
         return monte_carlo_error(self.evidence)
@@ -62,7 +68,6 @@ def refine(
     x_0: Float[Tensor, "one channels height width"],
     condition: Condition | None,
     error: float,
-    guess: Float[Tensor, " candidates"],
     *,
     seed: int = 0,
     most: int = 20_000,
@@ -74,8 +79,6 @@ def refine(
         x_0: the image in network space, (1, C, H, W).
         condition: what the model is conditioned on, of one example.
         error: the standard error to reach, bits per dimension.
-        guess: where levels are drawn at first, (T−1,), see `nelbo.evidence.first_guess`; rounds
-            correct it. Empty for a chain of one level, or none.
         seed: of all noise.
         most: network evaluations that the plan may take; the error then stays above what was asked.
 
@@ -88,7 +91,7 @@ def refine(
         noise = generator_for(seed, 6)
         yield Refined(model.evidence(x_0, condition, generator=noise), 1, 1, True)
         return
-    choice = LevelChoice(guess)
+    choice = LevelChoice(first_guess(model.chain))
     rounds = ImageRounds(model, x_0, condition, choice, seed)
 
     def draw(first: int, levels: int) -> Bound:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,9 +24,9 @@ from nelbo.chain.distributions import generator_for
 from nelbo.chain.evidence import Evidence, joined
 from nelbo.chain.model import Model
 from nelbo.chain.variances import variance_of_mean
-from nelbo.evidence.first_guess import first_guess
 from nelbo.evidence.image_rounds import A_COPY, ImageRounds, LevelChoice, Round, at_once
-from nelbo.evidence.one_image import check_error, to_error
+from nelbo.evidence.one_image import Refined, check_error, to_error
+from nelbo.evidence.reading_levels import first_guess
 
 # What draws a round, by the number of draws of level 1 and that of the others.
 Side = Callable[[int, int], Round]
@@ -46,25 +47,17 @@ class Contender:
     condition: Condition | None = None
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """How far the difference of two models' bits is known.
 
     Attributes:
-        evidence: that of each, of the same draws.
-        difference: first − second, bits/dim; negative where the first model needs fewer.
-        error: its Monte Carlo standard error, by the differences of draws.
-        calls: evaluations of each network so far.
-        planned: how many there will be, as far as is known.
-        final: whether this is the result.
+        each: the evidence of each, of the same draws.
+        difference: that of first − second; negative where the first model needs fewer bits. Its
+            error is by the differences of draws, its calls are those of each network.
     """
 
-    evidence: tuple[Evidence, Evidence]
-    difference: float
-    error: float
-    calls: int
-    planned: int
-    final: bool
+    each: tuple[Evidence, Evidence]
+    difference: Refined
 
 
 @torch.no_grad()
@@ -105,14 +98,7 @@ def refine_difference(
 
     for reading in to_error(draw, error, most):
         a, b = (Bound.merge(side) for side in zip(*(drawn[k] for k in reading.rounds), strict=True))
-        yield Pair(
-            (a, b),
-            float(reading.evidence.bits_per_dim[0]),
-            reading.error,
-            reading.calls,
-            reading.planned,
-            reading.final,
-        )
+        yield Pair((a, b), reading)
 
 
 def check_same_data(first: Contender, second: Contender) -> None:

@@ -16,9 +16,9 @@ from nelbo.data import ImageData
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.evaluation import calls_per_image, evaluate, evaluate_to_error
-from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.inputs import check_fits
 from nelbo.evidence.pilot import pilot
+from nelbo.evidence.reading_levels import profiled_square
 
 
 def find_levels(

@@ -1,4 +1,8 @@
-"""Which levels of a chain to read a bound at, where a few are to do."""
+"""Which levels of a chain to read a bound at, before anything was evaluated.
+
+A level profile knows. Without one, data are taken for normal ones of unit variance: images are
+easier to predict, but the shape over levels is close.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,26 @@ def levels_to_read(model: Model, count: int) -> int | Estimator | None:
     if not chain.data.is_density:
         return count
     return Importance(count, proposal_from(unit_normal_costs(chain.schedule).square()))
+
+
+def profiled_square(chain: Diffusion | None) -> Float[Tensor, " levels"] | None:
+    """E KL² at each level, (T+1,), from the level profile of this very chain; None without one."""
+    profile = None if chain is None else chain.profile
+    if chain is None or profile is None or profile.num_levels != chain.num_levels:
+        return None
+    square = profile.score_matching_square
+    # A profile of variances alone has no costs.
+    return square if bool(square[2:].isfinite().all()) else None
+
+
+def first_guess(chain: Diffusion | None) -> Float[Tensor, " candidates"]:
+    """A probability of each of the levels 2..T, (T−1,); empty without such levels."""
+    if chain is None or chain.num_levels < 2:
+        return torch.empty(0, dtype=torch.float64)
+    square = profiled_square(chain)
+    if square is None:
+        square = unit_normal_costs(chain.schedule).square()
+    return proposal_from(square)
 
 
 def unit_normal_costs(schedule: NoiseSchedule) -> Float[Tensor, " levels"]:

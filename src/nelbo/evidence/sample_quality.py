@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
@@ -346,11 +346,7 @@ def _within(points: Tensor, centres: Tensor, radii: Tensor) -> Bool[Tensor, "poi
 
 def _some(x: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """`count` of the rows, without order; all where there are no more."""
-    return x if len(x) <= count else x[_draw(len(x), count, generator)]
-
-
-def _draw(n: int, count: int, generator: torch.Generator | None) -> Int[Tensor, " count"]:
-    return torch.randperm(n, generator=generator)[:count]
+    return x if len(x) <= count else x[torch.randperm(len(x), generator=generator)[:count]]
 
 
 def _mean(some: Sequence[Likeness]) -> Likeness:

@@ -19,9 +19,9 @@ from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.allocation import DrawSpread
 from nelbo.evidence.evaluation import evaluate
-from nelbo.evidence.first_guess import profiled_square
 from nelbo.evidence.inputs import check_fits
 from nelbo.evidence.pilot import PILOT_IMAGES, estimator_of, pilot
+from nelbo.evidence.reading_levels import profiled_square
 
 # What an image is evaluated at first: draws of x_1, and levels.
 _FIRST, _LEVELS = 2, 4
@@ -65,6 +65,7 @@ class TimedEvaluation:
 
     Attributes:
         calls: network evaluations so far, with those of the pilot.
+        call_seconds: of a network evaluation of one image of a batch, as measured last.
 
     Raises:
         NelboError: images that do not fit the model.
@@ -96,7 +97,7 @@ class TimedEvaluation:
         self._parts: list[Evidence] = []
         self._bound: Evidence | None = None
         self._proposal: Tensor | None = None
-        self._call_seconds = math.nan
+        self.call_seconds = math.nan
 
     @property
     def bound(self) -> Evidence:
@@ -141,15 +142,7 @@ class TimedEvaluation:
     @property
     def expected_calls(self) -> int:
         """Network evaluations that every image takes, without rounds that there is time for."""
-        if self.model.chain is None:
-            return self.most
-        asked = _LEVELS if self._asked is None else self._asked
-        return self.most * (_FIRST + min(self._num_levels - 1, asked))
-
-    @property
-    def call_seconds(self) -> float:
-        """Seconds of a network evaluation of one image of a batch, as measured last."""
-        return self._call_seconds
+        return self.most * self._calls_per_image()
 
     @property
     def is_settled(self) -> bool:
@@ -183,7 +176,7 @@ class TimedEvaluation:
         while self.count < self.most:
             size = min(self._next_batch(), self.most - self.count)
             if not self._complete and self.count:
-                affordable = (end - self._clock()) / (self._calls_per_image() * self._call_seconds)
+                affordable = (end - self._clock()) / (self._calls_per_image() * self.call_seconds)
                 size = min(size, int(affordable))
                 if size < 1:
                     return
@@ -226,12 +219,11 @@ class TimedEvaluation:
         return estimator_of(first, levels, self._proposal)
 
     def _calls_per_image(self) -> int:
-        assert self._proposal is not None
+        """What an image takes at first."""
         if self.model.chain is None:
             return 1
-        estimator = self._estimator(_FIRST, _LEVELS)
-        levels = len(self._proposal) if isinstance(estimator, EveryLevel) else estimator.levels
-        return _FIRST + levels
+        asked = _LEVELS if self._asked is None else self._asked
+        return _FIRST + min(self._num_levels - 1, asked)
 
     def _next_batch(self) -> int:
         taken = self.count
@@ -257,13 +249,13 @@ class TimedEvaluation:
     def _learn(self, start: float, calls: int) -> None:
         self.calls += calls
         if calls:
-            self._call_seconds = max((self._clock() - start) / calls, 1e-9)
+            self.call_seconds = max((self._clock() - start) / calls, 1e-9)
 
     def _round(self, end: float) -> bool:
         """Add levels to all images; False where there is no time for it."""
         bound = self._chain_bound
         have = int(bound.reconstruction_calls[0]) + int(bound.level_calls[0])
-        left = (end - self._clock()) / (len(bound) * self._call_seconds)
+        left = (end - self._clock()) / (len(bound) * self.call_seconds)
         calls = min(2 * have, int(left))
         first, levels = _shared_out(bound, calls)
         levels = min(levels, self._most_levels)
@@ -271,7 +263,7 @@ class TimedEvaluation:
             return False
         self._rounds += 1
         start = self._clock()
-        given_up = start + _PATIENCE * calls * len(bound) * self._call_seconds
+        given_up = start + _PATIENCE * calls * len(bound) * self.call_seconds
         new: list[Any] = []
         for batch in evaluate(
             self.model,

@@ -41,17 +41,17 @@ class Compare:
         for served in both:
             shelf.scaled(served)
         readings = refine_difference(pair, self.error, seed=self.reading.seed, most=self.most)
-        for found in readings:
+        for each, found in readings:
             text = f"{found.calls:,} of about {found.planned:,} evaluations of each network"
             yield {"type": "progress", "step": found.calls, "of": found.planned, "text": text}
             yield {
                 "type": "pair",
-                "difference": found.difference,
+                "difference": found.bits,
                 "error": found.error,
                 "final": found.final,
                 "sides": [
-                    {"bits": float(each.bits_per_dim[0]), "error": monte_carlo_error(each)}
-                    for each in found.evidence
+                    {"bits": float(side.bits_per_dim[0]), "error": monte_carlo_error(side)}
+                    for side in each
                 ],
             }
         for index, (served, side) in enumerate(zip(both, sides, strict=True)):

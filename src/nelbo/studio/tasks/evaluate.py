@@ -14,8 +14,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.coding import compress
-from nelbo.evidence.file_sizes import file_size, formats_here, picture
-from nelbo.evidence.first_guess import first_guess
+from nelbo.evidence.file_sizes import file_size, formats_here, picture, raw_size
 from nelbo.evidence.one_image import Refined, refine
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
@@ -47,7 +46,6 @@ class Evaluate:
         for i, (image, one) in enumerate(zip(self.reading.images, pixels, strict=True)):
             url = png(one, served.levels)
             yield {"type": "image", "index": i, "name": image.name, "url": url}
-        guess = first_guess(served.model.chain)
         for i, one in enumerate(pixels):
             x_0 = served.to_network(one)[None]
             readings = refine(
@@ -55,7 +53,6 @@ class Evaluate:
                 x_0,
                 condition,
                 self.error,
-                guess,
                 seed=self.reading.seed + i,
                 most=self.limits.calls,
             )
@@ -79,7 +76,7 @@ def estimate(reading: Refined, chain: Any) -> dict[str, Any]:
     evidence = reading.evidence
     terms = evidence.mean().in_bits
     return {
-        "bits": float(evidence.bits_per_dim[0]),
+        "bits": reading.bits,
         "error": reading.error,
         "kind": evidence.kind,
         "dims": evidence.dims,
@@ -126,8 +123,8 @@ def _sizes(pixels: Tensor, served: Served, reading: Refined) -> dict[str, Any]:
             files.append({"name": kind, "bytes": size.whole, "pixels": size.pixels})
     evidence = reading.evidence
     return {
-        "raw": math.ceil(evidence.dims * math.log2(served.levels) / 8),
-        "bound": math.ceil(float(evidence.bits_per_dim[0]) * evidence.dims / 8),
+        "raw": raw_size(evidence.dims, served.levels),
+        "bound": math.ceil(reading.bits * evidence.dims / 8),
         "files": files,
     }
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.distributions import generator_for
-from nelbo.chain.estimators import Estimator, EveryLevel, Importance
+from nelbo.chain.estimators import Importance
 from nelbo.data import ImageData
 from nelbo.evidence.evaluation import evaluate
-from nelbo.evidence.first_guess import first_guess
 from nelbo.evidence.image_rounds import LevelChoice
+from nelbo.evidence.reading_levels import first_guess
 from nelbo.studio.desk import Event
 from nelbo.studio.form import Form
 from nelbo.studio.shelf import Served, Shelf
@@ -69,25 +69,22 @@ class Rank:
     def _bits(self, served: Served, data: ImageData) -> Iterator[tuple[int, int, Tensor]]:
         if not self.conditioned:
             data = replace(data, labels=None, captions=None)
-        guess = first_guess(served.model.chain)
-        choice = LevelChoice(guess)
+        choice = LevelChoice(first_guess(served.model.chain))
         for start in range(0, len(data), _BATCH):
             some = data.take(slice(start, start + _BATCH))
-            estimator: Estimator = EveryLevel(reconstructions=_FIRST)
-            if len(guess):
-                estimator = Importance(_LEVELS, choice.proposal, reconstructions=_FIRST)
+            estimator = Importance(_LEVELS, choice.proposal, reconstructions=_FIRST)
             noise = generator_for(0, 9, start)
             (batch,) = evaluate(
                 served.model, some, levels=estimator, batch_size=_BATCH, generator=noise
             )
-            if len(guess):
+            if served.model.chain is not None:
                 choice.learn(cast(Bound, batch))
             yield start + len(some), len(data), batch.bits_per_dim.double()
 
 
 def read(form: Form) -> Rank:
     """The task of a form."""
-    bits = form.number("bits", math.nan, -1e6, 1e6)
-    if math.isnan(bits):
+    bits = form.number_if_any("bits", -1e6, 1e6)
+    if bits is None:
         raise NelboError("bits is missing: evaluate the picture first")
     return Rank(form.text("model"), bits, form.settings.get("conditioned") is True)
