@@ -18,7 +18,7 @@ from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
-from nelbo.evidence.inputs import check_fits, inputs
+from nelbo.evidence.inputs import inputs
 from nelbo.evidence.likelihood import log_likelihood
 from nelbo.evidence.progress import find_levels
 from nelbo.report.tables import likelihood_table
@@ -32,7 +32,6 @@ def run(options: Likelihood) -> None:
     flow.check_draws(options.draws, options.trace)
     model, data = load_asked(options, choose_device(options.computing.device))
     model.eval()
-    check_fits(model, data)
     generator = torch.Generator().manual_seed(options.computing.seed)
     if model.chain is None:
         raise NelboError(f"{options.run_path} has no chain of noise levels, and so no flow")

@@ -184,7 +184,6 @@ def classify(
         if model.num_classes < 2:
             raise NelboError("the model has no classes: pass the condition of each class")
         classes = Condition(label=torch.arange(model.num_classes, device=x_0.device))
-    check_condition(classes)
     classifier = Classifier(model, classes, margin=margin, draws=draws, generator=generator)
     for batch in x_0.split(min(batch_size, images_at_once(classes.batch_size))):
         yield classifier(batch)

@@ -28,7 +28,7 @@ from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, Draws, DrawSpread
 from nelbo.evidence.bound_store import BoundStore
-from nelbo.evidence.inputs import check_fits, inputs
+from nelbo.evidence.inputs import inputs
 from nelbo.evidence.pilot import pilot, some_images
 
 # The exploration begins with this many images, and goes on until it has taken this share of the
@@ -70,7 +70,6 @@ def evaluate(
     Raises:
         NelboError: images of another size or number of levels than the model's.
     """
-    check_fits(model, data)
     device = model.device
     mixed = dtype not in (None, torch.float32)
     noise = batch_generators(generator)
@@ -168,7 +167,6 @@ def evaluate_to_error(
     """
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
-    check_fits(model, data)
     how: dict[str, Any] = {"batch_size": batch_size, "generator": generator, "dtype": dtype}
     found_of: Callable[..., Iterator[Evidence]] = partial(evaluate, model, store=store, **how)
     if model.chain is None:

@@ -95,12 +95,12 @@ class Explained:
         """What the control of another image explains in its place."""
         return self.estimate(self.base, SHUFFLED)
 
-    def by_level(self, without: str = NOTHING, given: str = CONTROL) -> list[LevelBand]:
+    def by_level(self) -> list[LevelBand]:
         """What the control explains in each band of levels; level 1 is in the first.
 
         The bands add up to the mean of `bits`, in expectation.
         """
-        one, two = self.bounds[without], self.bounds[given]
+        one, two = self.bounds[NOTHING], self.bounds[CONTROL]
         nats = one.weights.double() * (one.score_matching - two.score_matching).double()
         # All but score matching: the terms of level 1, for the others are the same.
         first, second = ((b.elbo + b.total_score_matching).double() for b in (one, two))

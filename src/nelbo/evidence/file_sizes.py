@@ -158,11 +158,7 @@ class FileSizes:
 
 
 def file_sizes(
-    images: UInt8[Tensor, "n channels height width"],
-    levels: int,
-    *,
-    most: int = MOST_IMAGES,
-    seed: int = 0,
+    images: UInt8[Tensor, "n channels height width"], levels: int, *, most: int = MOST_IMAGES
 ) -> FileSizes | None:
     """Bits per dimension of pictures as files; None for what is neither grey nor RGB.
 
@@ -170,14 +166,13 @@ def file_sizes(
         images: pixel levels 0..levels−1, (N, C, H, W).
         levels: how many levels a pixel has.
         most: how many pictures to write at most, drawn at random; fewer where they are large.
-        seed: which ones.
     """
     channels, height, width = images.shape[1:]
     if channels not in MODES or len(images) == 0:
         return None
     dims = channels * height * width
     count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
-    some = some_of(images, count, seed)
+    some = some_of(images, count)
     key = _key(some, levels, len(images))
     if key not in _KNOWN:
         small = max(height, width) <= SMALL_SIDE

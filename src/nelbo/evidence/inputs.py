@@ -13,7 +13,12 @@ from nelbo.data import ImageData
 
 
 def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
-    """Images as a model takes them, (B, C, H, W), with their condition, on its device."""
+    """Images as a model takes them, (B, C, H, W), with their condition, on its device.
+
+    Raises:
+        NelboError: images of another size or number of levels than the model's.
+    """
+    check_fits(model, data)
     x_0 = model.data.to_network(data.images).to(model.device)
     return x_0, condition_for(model, data)
 

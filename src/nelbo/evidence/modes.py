@@ -66,19 +66,17 @@ def count_modes(
     real: UInt8[Tensor, "m channels height width"],
     levels: int,
     *,
-    most: int = MOST_REAL,
     seed: int = 0,
 ) -> Modes:
     """The modes of the training pictures that samples reach.
 
     Args:
         samples: pixel levels 0..levels−1, (N, C, H, W).
-        real: those trained on, alike; at most `most` of them, drawn at random, are used.
+        real: those trained on, alike; at most 5,000 of them, drawn at random, are used.
         levels: how many levels a pixel has.
-        most: how many real pictures to look at.
         seed: of all that is drawn.
     """
-    real = some_of(real, most, seed)
+    real = some_of(real, MOST_REAL, seed)
     space = principal_components(real, levels)
     drawn, kept = features_of(space, samples, real)
     generator = torch.Generator().manual_seed(seed)

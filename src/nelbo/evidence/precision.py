@@ -17,7 +17,7 @@ from nelbo.chain.estimators import Stratified
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.data import ImageData
-from nelbo.evidence.inputs import check_fits, inputs
+from nelbo.evidence.inputs import inputs
 
 # Images that both precisions are tried on.
 _TRIED_IMAGES = 16
@@ -124,7 +124,6 @@ def choose_dtype(
     """
     if precision != "auto":
         return (torch.bfloat16 if precision == "bf16" else torch.float32), 0
-    check_fits(model, data)
     if len(data) < 2:
         return torch.float32, 0
     # Not the first ones: folders have one class after the other.

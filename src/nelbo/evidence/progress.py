@@ -16,7 +16,6 @@ from nelbo.data import ImageData
 from nelbo.evidence.bound_store import BoundStore
 from nelbo.evidence.cost import levels_to_evaluate
 from nelbo.evidence.evaluation import calls_per_image, evaluate, evaluate_to_error
-from nelbo.evidence.inputs import check_fits
 from nelbo.evidence.pilot import pilot
 from nelbo.evidence.reading_levels import profiled_square
 
@@ -106,7 +105,6 @@ def _square(
     model: Model, data: ImageData, seed: int, *, quiet: bool = False
 ) -> tuple[torch.Tensor, int]:
     """E KL² at each level, from the model's profile or else a pilot, and the pilot's calls."""
-    check_fits(model, data)
     square = profiled_square(model.chain)
     if square is not None:
         return square, 0
