@@ -14,6 +14,7 @@ import tyro
 from nelbo.base.arguments import check_choice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean, question, unknown
+from nelbo.training.options import Given
 
 # What other programs call options, by the names that they have here; those that a command has are
 # suggested.
@@ -141,31 +142,6 @@ def parse(command: str, kind: type, arguments: Sequence[str], **start: Any) -> A
     cli: Any = tyro.cli
     config = (tyro.conf.OmitArgPrefixes,)
     return cli(kind, prog=f"nelbo {command}", args=arguments, config=config, **start)
-
-
-@dataclass(frozen=True)
-class Given:
-    """What was typed after the name of a command.
-
-    Attributes:
-        positional: what is the value of no option, in order.
-        values: the values of each option, by its name with dashes; none for a flag.
-    """
-
-    positional: tuple[str, ...]
-    values: Mapping[str, tuple[str, ...]]
-
-    @property
-    def takes_settings(self) -> bool:
-        """Whether those of another run or of a file are taken, by --resume or --config."""
-        return "resume" in self or self.value("config") is not None
-
-    def __contains__(self, option: str) -> bool:
-        return option in self.values
-
-    def value(self, option: str) -> str | None:
-        """The first value of an option; None without one."""
-        return next(iter(self.values.get(option, ())), None)
 
 
 def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> Given:

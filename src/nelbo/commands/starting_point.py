@@ -10,7 +10,6 @@ from typing import Any
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.commands.arguments import (
-    Given,
     Option,
     check_arguments,
     options_of,
@@ -18,7 +17,7 @@ from nelbo.commands.arguments import (
     read_arguments,
 )
 from nelbo.training.kinds import KINDS
-from nelbo.training.options import NAMES, TrainOptions
+from nelbo.training.options import NAMES, Given, TrainOptions
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import tyro
 
@@ -20,22 +20,29 @@ KindName = Literal["pixel", "autoencoder", "latent", "controlnet"]
 NAMES: tuple[KindName, ...] = get_args(KindName)
 
 
-class Given(Protocol):
-    """The options that are given on the command line, by name with dashes."""
+@dataclass(frozen=True)
+class Given:
+    """What was typed after the name of a command, by the options that it has.
 
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """The values of each."""
+    Attributes:
+        positional: what is the value of no option, in order.
+        values: the values of each option, by its name with dashes; none for a flag.
+    """
+
+    positional: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
 
     @property
     def takes_settings(self) -> bool:
         """Whether those of another run or of a file are taken, by --resume or --config."""
+        return "resume" in self or self.value("config") is not None
 
     def __contains__(self, option: str) -> bool:
-        """Whether an option is given."""
+        return option in self.values
 
     def value(self, option: str) -> str | None:
-        """Its value; None where it is not given."""
+        """The first value of an option; None without one."""
+        return next(iter(self.values.get(option, ())), None)
 
 
 def resolved(path: str | None) -> str | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.networks.attention import SpatialSelfAttention
@@ -80,6 +81,11 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
+
+    def notice(self, line: str) -> None:
+        """A line for people, from the first process alone."""
+        if self.is_main:
+            notice(line)
 
     @property
     def takes_part(self) -> bool:

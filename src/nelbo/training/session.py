@@ -85,14 +85,13 @@ class TrainingSession:
             SystemExit: it was stopped by SIGTERM.
         """
         trainer, images, options = self.trainer, self.images.train, self.options
-        is_main = trainer.processes.is_main
         alone = trainer.processes.count == 1
         measures = trainer.device.type == "cpu" and options.threads is None and alone
         if measures and not options.resume:
             # Of a slow step, a few images are enough.
             some = _TUNED_IMAGES if self._first_step > _SLOW_STEP else None
             use_fastest_threads(partial(trainer.rehearse, None, some))
-        tracked = options.track == "tensorboard" and is_main
+        tracked = options.track == "tensorboard" and trainer.processes.is_main
         with StopRequest() as stop:
             supervisor = Supervisor(
                 trainer,
@@ -107,17 +106,14 @@ class TrainingSession:
                 notes = supervisor.resume(
                     same_threads=measures, accept_changed_data=options.accept_changed_data
                 )
-                if is_main:
-                    for note in notes:
-                        notice(note)
-                    notice(f"Resumed at step {trainer.step}")
-            if is_main:
-                amount = f"{len(images)} images" if images.stream is None else "a stream"
-                notice(
-                    f"Training on {amount} of {self.images.source}, shape "
-                    f"{images.shape}, with {self._parameters / 1e6:.2f}M parameters on "
-                    f"{_where(trainer)}"
-                )
+                for note in notes:
+                    trainer.processes.notice(note)
+                trainer.processes.notice(f"Resumed at step {trainer.step}")
+            amount = f"{len(images)} images" if images.stream is None else "a stream"
+            trainer.processes.notice(
+                f"Training on {amount} of {self.images.source}, shape {images.shape}, with "
+                f"{self._parameters / 1e6:.2f}M parameters on {_where(trainer)}"
+            )
             if trainer.fraction < 1.0:
                 self._follow(supervisor, self._watch(run))
             else:
@@ -130,10 +126,10 @@ class TrainingSession:
         trainer = self.trainer
         each = step_seconds(trainer.rehearse, trainer.processes.of_first)
         outlook = Outlook.of(self.training, each, done=trainer.step, spent=trainer.seconds)
-        if trainer.processes.is_main:
-            notice(outlook_text(outlook, self.training, self._examples))
-            if outlook.is_short and trainer.step == 0:
-                notice(advice(outlook, self.training, sized=self.images.source not in FIXED_SIZE))
+        trainer.processes.notice(outlook_text(outlook, self.training, self._examples))
+        if outlook.is_short and trainer.step == 0:
+            sized = self.images.source not in FIXED_SIZE
+            trainer.processes.notice(advice(outlook, self.training, sized=sized))
         return Watch(
             self.kind,
             trainer,
@@ -152,8 +148,7 @@ class TrainingSession:
             task = progress.add_task(self.stage.title, total=1.0, figures="", step=0, pace="")
             for event in supervisor.run():
                 if isinstance(event, str):
-                    if is_main:
-                        notice(event)
+                    trainer.processes.notice(event)
                     continue
                 last = event
                 watch.at(event)
@@ -188,18 +183,16 @@ class TrainingSession:
 
     def _stopped(self, run: RunDirectory, stop: StopRequest) -> None:
         """Report what was saved, then exit with the signal's code."""
-        if self.trainer.processes.is_main:
-            if run.replaces is not None:
-                notice(
-                    f"stopped before the first checkpoint; the run in {run.replaces} is untouched"
-                )
-            elif self.trainer.step == 0:
-                notice(f"stopped before the first step; {run.path} holds no trained model")
-            else:
-                notice(
-                    f"stopped at step {self.trainer.step}; the model so far is in {run.path}, and "
-                    f"nelbo train --resume --out {run.whole.path} goes on with it"
-                )
+        if run.replaces is not None:
+            what = f"before the first checkpoint; the run in {run.replaces} is untouched"
+        elif self.trainer.step == 0:
+            what = f"before the first step; {run.path} holds no trained model"
+        else:
+            what = (
+                f"at step {self.trainer.step}; the model so far is in {run.path}, and nelbo train "
+                f"--resume --out {run.whole.path} goes on with it"
+            )
+        self.trainer.processes.notice(f"stopped {what}")
         self.trainer.processes.leave()
         if stop.signal == signal.SIGTERM:
             sys.exit(128 + signal.SIGTERM)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from nelbo.base.console import notice, results_to
+from nelbo.base.console import results_to
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.allowance import allowed_seconds, report_where_on_interrupt
 from nelbo.training.images import TrainingImages
@@ -46,8 +46,8 @@ def train_stages(
     summary: dict[str, Any] = {}
     with ExitStack() as held:
         for stage in kind_of(options.trains).stages(options, images, processes, run):
-            if stage.about and processes.is_main:
-                notice(stage.about)
+            if stage.about:
+                processes.notice(stage.about)
             session = TrainingSession(stage, images, processes, start)
             if not made:  # nothing is written before it is known that all fits together
                 _make(run, options, processes, held)
