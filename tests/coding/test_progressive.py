@@ -46,6 +46,11 @@ def error(model, image, content) -> float:
     return float((back.double() - image).square().mean())
 
 
+def test_one_step_leads_from_noise_to_what_is_expected_of_it(model, image):
+    content = coding.compress_progressive(model, image, steps=1)
+    assert error(model, image, content) < 2 * (127.5 * STD) ** 2  # of noise as it is, 7 times that
+
+
 def test_a_prefix_is_a_coarser_picture_at_the_rate_of_its_kls(model, image):
     content = coding.compress_progressive(model, image)
     # Closed form, of the whole chain; this picture's own differ by its share of the variance.

@@ -44,6 +44,13 @@ def test_fit_stores_a_profile_and_leaves_the_model_alone(run_path, fitted, capsy
     assert torch.equal(nelbo.load(fitted).profile.squared_error, after.profile.squared_error)
 
 
+def test_a_chain_of_one_step_ends_in_noise(run_path, capsys):
+    few = ["--steps", "1", "--images", "4", "--levels", "all", "--json"]
+    main(["evaluate", str(run_path), *few])
+    bits = json.loads(capsys.readouterr().out)["bits_per_dim"]
+    assert bits["prior_matching"]["mean"] < 0.1  # at level 1 several bits
+
+
 def test_evaluate_and_sample_take_the_optimal_levels(fitted, tmp_path, capsys):
     few = ["--steps", "6", "--images", "100"]
     main(["evaluate", str(fitted), *few, "--levels", "optimal", "--json"])

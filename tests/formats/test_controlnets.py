@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -16,6 +17,7 @@ from nelbo import Control
 from nelbo.base.errors import NelboError
 from nelbo.editing import ImageToImage, Inpainting
 from nelbo.networks import ControlNet
+from nelbo.report.model_card import model_card
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 from tests.formats.test_pipelines import assert_same, latents
@@ -277,6 +279,24 @@ def test_mistakes(model, control, message):
 def test_strengths_that_make_no_sense(fields, message):
     with pytest.raises(NelboError, match=message):
         Control(torch.zeros(1, 3, 4, 4), **fields)
+
+
+def test_the_card_gives_each_of_several_its_control(several):
+    peer, path = several
+    model, kind = nelbo.load(path), "StableDiffusionControlNetPipeline"
+    model.decoder_scale = 0.1  # else it has no bound to read
+    card = model_card("two", model, {}, {}, None, pipeline=kind, prompt="red")
+    (line,) = {line for line in card.splitlines() if line.startswith("control = ")}
+    made = {"torch": torch}
+    exec(line, made)
+    control = made["control"]
+    assert model.sample(1, DDIM(1), prompt="red", control=control).shape == (1, 3, 16, 16)
+    peer("red", control, num_inference_steps=1, output_type="np")
+    condition = model.condition_on(["red"])
+    condition = replace(condition, control=torch.cat(control, 1).expand(1, -1, -1, -1))
+    assert "control=torch.cat(control, 1).expand(len(images), -1, -1, -1)" in card
+    model.prior.score_matching(*[torch.zeros(1, *model.prior.shape)] * 2, 2, condition)
+    assert "--control sketch.png --control sketch-2.png --prompt red" in card
 
 
 def test_a_part_without_a_level(model):

@@ -149,7 +149,9 @@ def chain_of(model: Model, steps: int | None) -> Diffusion:
     if K > T:
         raise NelboError(f"steps must lie in 1..{T}, got {K}")
     if chain.profile is None:
-        return chain.respace(torch.linspace(1, chain.num_levels, K).round().long())
+        even = torch.linspace(1, chain.num_levels, K).round().long()
+        even[-1] = chain.num_levels  # where there is one, it is x_T
+        return chain.respace(even)
     fitted = chain.with_profile(chain.profile, variance="analytic")
     levels = torch.as_tensor(optimal_levels(chain.profile, K)).tolist()
     short = fitted.respace(levels)

@@ -110,7 +110,9 @@ def _chain(options: Evaluate, model: Model) -> Model:
         return model
     if options.levels == "optimal":
         return optimal_chain(model, options.steps)
-    return model.respace(spaced_levels(levels_of(model) + 1, options.steps, "linspace"))
+    T = levels_of(model) + 1
+    # Of both ends one step keeps the last, which is noise.
+    return model.respace([T] if options.steps == 1 else spaced_levels(T, options.steps, "linspace"))
 
 
 def _evaluate(

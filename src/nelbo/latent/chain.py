@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.base.arguments import check_kind, check_number
+from nelbo.base.arguments import check_kind, check_number, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.data_space import DataSpace
@@ -49,7 +49,9 @@ class LatentChain(DescribedLatents):
         decoder_scale: float | None = None,
     ) -> None:
         super().__init__()
-        check_kind("autoencoder", autoencoder, Autoencoder, "an AutoencoderKL or its like")
+        if not all(hasattr(autoencoder, name) for name in ("config", "encode", "decode")):
+            expected = "an AutoencoderKL, or what has its config, encode and decode"
+            raise NelboError(f"autoencoder is {described(autoencoder)}, expected {expected}")
         check_kind("prior", prior, Diffusion, "a Diffusion of latents")
         check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
         channels = autoencoder.config.latent_channels

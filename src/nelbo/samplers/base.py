@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nelbo.base.arguments import check_choice, check_kind
+from nelbo.base.arguments import check_choice, check_kind, described
+from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import Generators
 from nelbo.chain.examples import check_examples
@@ -126,8 +127,11 @@ class GridSampler(StepRule, Sampler):
 
 def check_walked(model: Any) -> None:
     """Raise `NelboError` for a model whose chain no sampler or edit walks."""
-    expected = "a Diffusion, such as the prior of a latent model, which has a sample and an edit"
-    check_kind("model", model, Diffusion, expected)
+    if not hasattr(type(model), "predict_at"):
+        expected = (
+            "a Diffusion, such as the prior of a latent model, which has a sample and an edit"
+        )
+        raise NelboError(f"model is {described(model)}, expected {expected}")
 
 
 @dataclass(frozen=True)
