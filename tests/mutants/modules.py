@@ -45,6 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion/continuous.py": (
         "tests/diffusion/test_continuous.py",
         "tests/diffusion/test_learned_schedule.py",
+        "tests/diffusion/test_one_example.py",
     ),
     "diffusion/coefficients.py": ("tests/diffusion/test_model.py",),
     "diffusion/dequantization.py": ("tests/diffusion/test_flow.py",),
@@ -52,7 +53,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/diffusion/test_model.py",
         "tests/oracles/test_gaussian_bound.py",
     ),
-    "diffusion/flow.py": ("tests/diffusion/test_flow.py",),
+    "diffusion/flow.py": ("tests/diffusion/test_flow.py", "tests/diffusion/test_one_example.py"),
     "diffusion/learned_schedule.py": ("tests/diffusion/test_learned_schedule.py",),
     "diffusion/level_samplers.py": ("tests/diffusion/test_level_samplers.py",),
     "diffusion/measurement.py": (

@@ -128,6 +128,13 @@ def test_a_chain_that_ends_with_signal_warns_of_it(sampler):
     assert f"{100 * end:.0f}% of the variance still signal" in str(caught[0].message)
 
 
+def test_up_to_twice_what_the_end_of_the_chain_holds_is_let_pass():
+    model = model_of(NoiseSchedule.from_levels([0.9, 0.5, 0.011, 0.009, 0.005]))
+    quietly(lambda: model.sample(1, DDIM(levels=[1, 4])))  # 1.8 times
+    with pytest.warns(UserWarning, match="at level 3 of 5, where 1.1% of"):
+        model.sample(1, DDIM(levels=[1, 3]))  # 2.2 times
+
+
 def test_levels_of_ones_own_warn_like_those_of_a_spacing():
     model = model_of(GEOMETRIC)
     for kind in KINDS:
