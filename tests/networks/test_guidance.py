@@ -109,6 +109,20 @@ def test_scale_one_costs_one_call_of_the_normal_batch(guidance):
     assert model.guided(guidance) is model
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1)])
+def test_an_output_without_spread_is_not_rescaled(shape):
+    def constant(x, time, condition=None):
+        return (condition.label.view(-1, 1, 1, 1) >= 0).to(x).expand_as(x)
+
+    model = Diffusion(constant, NoiseSchedule.linear(T, 0.01, 0.4), shape=shape)
+    plain, rescaled = (
+        model.sample(2, DDIM(6), condition=LABELS, guidance=guidance, x_T=torch.ones(2, *shape))
+        for guidance in (Guidance(2.0), Guidance(2.0, rescale=0.7))
+    )
+    assert torch.equal(plain, rescaled)
+    assert plain.isfinite().all()
+
+
 def test_guiding_doubles_the_batch_of_one_call():
     network = Counting()
     make(network).sample(2, DDIM(6), condition=LABELS, guidance=Guidance(2.0))

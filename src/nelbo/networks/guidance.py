@@ -148,7 +148,9 @@ class GuidedNetwork(nn.Module):
         if (own := getattr(self.network, "rescale_guided", None)) is not None:
             guided = own(guided, conditional[:, :c])
         if self.rescale > 0:
-            ratio = _spread(conditional[:, :c]) / _spread(guided)
+            own_spread, spread = _spread(conditional[:, :c]), _spread(guided)
+            # A constant output, as of an untrained network, and one value have none to bring back.
+            ratio = torch.where(spread > 0, own_spread / spread, 1.0)
             guided = torch.lerp(guided, guided * ratio, self.rescale)
         if guides is not None:
             guided = torch.where(guides.view(-1, 1, 1, 1), guided, conditional[:, :c])
