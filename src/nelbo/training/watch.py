@@ -17,8 +17,9 @@ _FIRST_SECONDS, _FIRST_SHARE, _EARLIEST = 45.0, 0.1, 10.0
 # From one look to the next: least seconds, share of the time passed, and multiple of the duration
 # of the last one.
 _EVERY, _GROWTH, _TIMES = 10.0, 0.1, 25.0
-# What a look may take, seconds: a share of the run within bounds; and the samples' part of it.
-_SHARE, _LEAST, _MOST, _SAMPLES = 0.03, 0.5, 15.0, 0.6
+# What a look may take, seconds: a share of the run within bounds, of which some five then fit in
+# what all of them may take, 1 / _TIMES; and the samples' part of it.
+_SHARE, _LEAST, _MOST, _SAMPLES = 0.008, 0.5, 15.0, 0.6
 # A step takes as long as three calls of the network on each of its images.
 _CALLS_OF_A_STEP = 3
 # Network calls of a reading, for each image.
