@@ -78,6 +78,11 @@ class Model(Protocol):
         return False
 
     @property
+    def control_channels(self) -> list[int]:
+        """The channels of the control that each ControlNet reads; empty without any."""
+        return []
+
+    @property
     def control_shape(self) -> tuple[int, int, int] | None:
         """(C, H, W) of the spatial control that the model reads, as with a ControlNet."""
         return None

@@ -34,7 +34,7 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
         raise NelboError(
             f"--control: {pictures.path} has no ControlNet; --controlnet puts one on it"
         )
-    channels: list[int] = pictures.model.chain.network.control_channels
+    channels = pictures.model.control_channels
     groups = list(options.control)
     if len(channels) == 1:
         groups = [tuple(path for group in groups for path in group)]

@@ -40,9 +40,8 @@ def under_control(
         return chain, condition
     given = list(control) if isinstance(control, Sequence) else [control]
     asked = [each if isinstance(each, Control) else Control(each) for each in given]
-    network = chain.network
-    channels: Sequence[int] | None = getattr(network, "control_channels", None)
-    if channels is None:
+    network, channels = chain.network, chain.control_channels
+    if not channels:
         raise NelboError("a control was given to a model without a ControlNet")
     if condition is not None and condition.control is not None:
         raise NelboError("the condition has a control already: give one or the other")

@@ -56,15 +56,19 @@ class DescribedChain(GaussianEncoder):
         )
 
     @property
+    def control_channels(self) -> list[int]:
+        """The channels of the control that each ControlNet reads; empty without any."""
+        return list(getattr(self.network, "control_channels", ()))
+
+    @property
     def control_shape(self) -> tuple[int, int, int] | None:
         """(C, H, W) of the control that ControlNets read, one after the other along its channels;
         None without any."""
-        channels = getattr(self.network, "control_channels", None)
-        if channels is None:
+        if not self.control_channels:
             return None
         factor: int = self.network.downscale  # type: ignore[attr-defined]
         _, height, width = self.shape or _UNKNOWN_SHAPE
-        return sum(channels), factor * height, factor * width
+        return sum(self.control_channels), factor * height, factor * width
 
     @property
     def guesses(self) -> bool:

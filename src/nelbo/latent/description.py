@@ -44,6 +44,11 @@ class DescribedLatents(MHVAE):
         return self.text is not None
 
     @property
+    def control_channels(self) -> list[int]:
+        """The channels of the control that each ControlNet of the prior reads."""
+        return self.prior.control_channels
+
+    @property
     def control_shape(self) -> tuple[int, int, int] | None:
         """(C, H, W) of the control that a ControlNet of the prior reads; None without one."""
         return self.prior.control_shape

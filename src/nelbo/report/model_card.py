@@ -138,17 +138,9 @@ def _control_line(model: Model) -> str | None:
     if model.control_shape is None:
         return None
     _, height, width = model.control_shape
-    each = [f"torch.zeros(1, {count}, {height}, {width})" for count in _control_channels(model)]
+    each = [f"torch.zeros(1, {count}, {height}, {width})" for count in model.control_channels]
     made = each[0] if len(each) == 1 else f"[{', '.join(each)}]"
     return f"control = {made}  # yours instead: edges, depth, a pose, in [0, 1]"
-
-
-def _control_channels(model: Model) -> list[int]:
-    """How many channels each ControlNet reads; none without any."""
-    if model.control_shape is None:
-        return []
-    channels: list[int] = model.chain.network.control_channels
-    return channels
 
 
 def _description(model: Model, notes: Mapping[str, Any]) -> str:
@@ -322,7 +314,7 @@ def _in_nelbo(model: Model, prompt: str, guidance: float) -> str:
     if control is not None:
         lines = ["from dataclasses import replace", "", "import torch", *lines, control]
         given += ", control=control"
-        one = "control" if len(_control_channels(model)) == 1 else "torch.cat(control, 1)"
+        one = "control" if len(model.control_channels) == 1 else "torch.cat(control, 1)"
         controls = f"{one}.expand(len(images), -1, -1, -1)"
         own = "model.condition_on(captions)" if model.reads_text else "nelbo.Condition()"
         condition = f", replace({own}, control={controls})"
@@ -345,7 +337,7 @@ def _by_command(model: Model, prompt: str) -> str:
     if model.reads_text:
         joined = "=" if prompt.startswith("-") else " "  # else it would be an option itself
         asked = f" --prompt{joined}{shlex.quote(prompt)}"
-    if channels := _control_channels(model):
+    if channels := model.control_channels:
         others = [f"sketch-{i}.png" for i in range(2, len(channels) + 1)]
         controls = " ".join(f"--control {name}" for name in ["sketch.png", *others])
         return f"```sh\nnelbo sample PATH {controls}{asked} --out pictures.png\n```"
