@@ -97,7 +97,12 @@ def _run(arguments: Sequence[str]) -> None:
     check_command(name, commands())
     asked = _parse(name, rest)
     asked.check()
-    _module(f"nelbo.commands.{name}").run(_resolved(asked))
+    command = _module(f"nelbo.commands.{name}")
+    if name != "studio":  # which is idle for most of the time
+        from nelbo.base.memory import keep_freed_memory
+
+        keep_freed_memory()
+    command.run(_resolved(asked))
 
 
 def _module(name: str) -> ModuleType:

@@ -102,10 +102,15 @@ class SpatialSelfAttention(Attention):
         return h if self.output_scale == 1 else h / self.output_scale
 
 
+def by_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether attention is two matrix products rather than torch's own kernel: in 16 bits on a CPU
+    the gradient of that kernel takes several times as long."""
+    halved = dtype in (torch.bfloat16, torch.float16)
+    return halved and device.type == "cpu" and torch.is_grad_enabled()
+
+
 def _read(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(Q Kᵀ/√d) V, in heads, (batch, heads, tokens, d)."""
-    halved = q.dtype in (torch.bfloat16, torch.float16)
-    if halved and q.device.type == "cpu" and torch.is_grad_enabled():
-        # The gradient of torch's own kernel takes several times as long as that of these products.
+    if by_products(q.dtype, q.device):
         return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)

@@ -12,6 +12,8 @@ with a gated MLP, :math:`W_3\,(W_1 z \odot \mathrm{gelu}(W_2 z))` (Shazeer 2020)
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,7 +31,13 @@ class GatedLinear(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens hidden"]:
         """Apply the layer."""
-        value, gate = self.proj(z).chunk(2, dim=-1)
+        if z.device.type == "cpu":
+            # Halves of the rows of one product would be slow to multiply there, and to join again
+            # in the backward pass.
+            weights, biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+            value, gate = map(functools.partial(F.linear, z), weights, biases)
+        else:
+            value, gate = self.proj(z).chunk(2, dim=-1)
         gate = F.gelu(gate)
         return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 

@@ -13,18 +13,21 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nelbo.base.arguments import check_path
 from nelbo.base.console import quiet
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError, explained, optional
 from nelbo.chain.conditioning import Condition
+from nelbo.networks.attention import by_products
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
 from nelbo.text.tokenizer import train_tokenizer
@@ -193,8 +196,6 @@ class TextEncoder(PromptEncoder):
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            # Of so few tokens, and trained in 16 bits on a CPU, faster than torch's own kernel.
-            attn_implementation="eager",
         )
         return cls(tokenizer, transformers.CLIPTextModel(config))
 
@@ -242,10 +243,12 @@ class TextEncoder(PromptEncoder):
         self, tokens: Int[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts tokens width"]:
         """The last hidden states of tokens, (B, N, D), with a gradient to the weights."""
-        tokens = tokens.to(next(self.model.parameters()).device)
+        weight = next(self.model.parameters())
+        tokens = tokens.to(weight.device)
         # Stable Diffusion 1 and 2 were trained with attention to the padding.
         masked = getattr(self.config, "use_attention_mask", False)
-        return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
+        with _attention(weight):
+            return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts tokens width"]:
@@ -289,6 +292,14 @@ def check_prompts(prompts: Sequence[str | None], kind: Any = str) -> None:
 def shorten(text: str, most: int = 40) -> str:
     """A text of at most `most` characters, with its end left out."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _attention(weight: Tensor) -> AbstractContextManager[None]:
+    """The faster way to compute attention, in the precision of the moment."""
+    device = weight.device
+    cast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if cast else weight.dtype
+    return sdpa_kernel(SDPBackend.MATH) if by_products(dtype, device) else nullcontext()
 
 
 def _vocabulary(tokenizer: Any) -> str:
