@@ -179,6 +179,11 @@ def test_both_of_a_pair_are_finite():
         check_arguments("sample", options, ["--guidance-interval", "0", "nan"])
 
 
+def test_a_pair_leaves_the_run_that_is_named_after_it():
+    asked = parse("sample", options_class("sample"), ["--guidance-interval", "0", "1", "RUN"])
+    assert (asked.condition.guidance_interval, asked.run_path) == ((0.0, 1.0), "RUN")
+
+
 def test_a_list_that_is_given_twice_loses_nothing():
     with pytest.raises(NelboError, match="--widths is given twice"):
         check_arguments("train", train_options(), ["--widths", "8", "--widths", "16"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,11 @@ class SamplerOptions:
             check_choice("--sampler", self.sampler, SAMPLERS)
 
 
+# As a pair of numbers rather than None: an option that takes two or none would also take a run
+# named after them.
+EVERYWHERE = (0.0, math.inf)
+
+
 @dataclass(frozen=True)
 class ConditionOptions:
     """The condition of the model, and the guidance scale."""
@@ -134,7 +140,9 @@ class ConditionOptions:
     guidance: float | None = None
     """Scale of classifier-free guidance; 1 is none. By default, with a prompt, what the run draws
     its own samples with, and otherwise 1."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Annotated[
+        tuple[float, float], tyro.conf.arg(help_behavior_hint="(default: everywhere)")
+    ] = EVERYWHERE
     """Guide only at noise levels σ = √((1 − ᾱ)/ᾱ) between these two."""
     guidance_rescale: float = 0.0
     """Share, 0 to 1, of guidance's overexposure that is taken back."""

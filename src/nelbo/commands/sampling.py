@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import ConditionOptions, SamplerOptions
+from nelbo.commands.groups import EVERYWHERE, ConditionOptions, SamplerOptions
 from nelbo.formats import Pipeline
 from nelbo.networks.guidance import Guidance
 from nelbo.samplers import SAMPLERS, Sampler
@@ -73,7 +73,8 @@ def guidance_of(options: ConditionOptions, usual: float = 1.0) -> Guidance:
     scale = usual if options.guidance is None else options.guidance
     if scale == 1.0:
         options.check_unguided()
-    return Guidance(scale, options.guidance_interval, options.guidance_rescale)
+    interval = None if options.guidance_interval == EVERYWHERE else options.guidance_interval
+    return Guidance(scale, interval, options.guidance_rescale)
 
 
 def check_guidance(options: ConditionOptions) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from nelbo.base.arguments import check_number
+from typing import Any
+
+from nelbo.base.arguments import check_count, check_number
 from nelbo.base.errors import NelboError
 
 # Sides of the images that convolutions take.
 LARGEST_SIDE = 256
+# More layers than any network here could be trained with, each an object of its own.
+_MOST_LAYERS = 1000
 
 
 def check_not_negative(**numbers: float) -> None:
@@ -23,6 +27,14 @@ def check_positive(**numbers: float) -> None:
         check_number(name, value)
         if not value > 0:
             raise NelboError(f"{name} must be positive, got {value}")
+
+
+def check_depth(**counts: Any) -> None:
+    """Raise `NelboError` for a number of layers that is none, or that nothing could hold."""
+    for name, value in counts.items():
+        check_count(name, value)
+        if value > _MOST_LAYERS:
+            raise NelboError(f"{name} must be at most {_MOST_LAYERS:,}, got {value:,}")
 
 
 def check_dropout(dropout: float) -> None:

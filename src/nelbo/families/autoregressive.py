@@ -22,7 +22,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.evidence import Costs, Evidence
 from nelbo.chain.model import Conditionals
-from nelbo.families.arguments import check_dropout
+from nelbo.families.arguments import check_depth, check_dropout
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
 from nelbo.families.fitting import Budget, Steps
@@ -67,7 +67,8 @@ class AutoregressiveNetwork(Family):
         self, width: int, layers: int, dropout: float, data: DataSpace | None, **options: Any
     ) -> None:
         super().__init__(data, width=width, layers=layers, dropout=dropout, **options)
-        check_counts(width=width, layers=layers)
+        check_counts(width=width)
+        check_depth(layers=layers)
         check_dropout(dropout)
         self.width, self.layers, self.dropout = width, layers, dropout
 

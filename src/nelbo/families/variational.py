@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nelbo.base.arguments import check_counts
 from nelbo.chain.data_space import DataSpace
-from nelbo.families.arguments import check_side
+from nelbo.families.arguments import check_depth, check_side
 from nelbo.families.convolution import check_width
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -44,7 +44,8 @@ class VariationalFamily(Family):
     def __init__(self, latents: int, width: int, data: DataSpace | None, **options: Any) -> None:
         super().__init__(data, latents=latents, width=width, **options)
         self.levels: int = options.get("levels", 1)
-        check_counts(latents=latents, levels=self.levels)
+        check_counts(latents=latents)
+        check_depth(levels=self.levels)
         check_width(width)
         self.latents, self.width = latents, width
 
