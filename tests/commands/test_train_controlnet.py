@@ -308,14 +308,16 @@ def test_it_goes_on_from_a_controlnet_of_diffusers(run, base, pictures, tmp_path
 
 
 def test_sample_and_evaluate(run, tmp_path, capsys):
-    sketch = tmp_path / "sketch.png"
-    Image.new("RGB", (40, 20), "white").save(sketch)
+    sketch = tmp_path / "sketch.gif"
+    white, black = (Image.new("RGB", (40, 20), colour) for colour in ("white", "black"))
+    white.save(sketch, save_all=True, append_images=[black])
     out = tmp_path / "out.png"
     asked = ["--control", str(sketch), "-n", "2", "--steps", "2", "--out", str(out)]
     strength = ["--control-scale", "0.5", "--control-end", "0.5"]
     main(["sample", str(run), *asked, "--prompt", "red square", *strength])
     notes = capsys.readouterr().err
     assert "is 20×40 pixels, the control 16×16" in notes
+    assert "has several frames: the first is taken" in notes
     assert "is dark on light, and is inverted" in notes
     main(["sample", str(run), *asked, "--guess", "--guidance", "2", "--annotate"])
     main(["sample", str(run), "-n", "1", "--steps", "2", "--out", str(out)])

@@ -88,7 +88,10 @@ def _read(
     path: Path, shape: tuple[int, ...], pictures: PictureModel, annotator: Annotated | None
 ) -> Tensor:
     """A control, (C, H, W) in [0, 1]."""
-    size, wanted = examine(path).size, (shape[1], shape[2])
+    opened, wanted = examine(path), (shape[1], shape[2])
+    for note in opened.notes:
+        notice(f"note: {path} has {note}")
+    size = opened.size
     if size is not None and size != wanted:
         notice(
             f"note: {path} is {sides(size)} pixels, the control {sides(wanted)} (height × width): "
