@@ -110,7 +110,7 @@ class Classifier:
         if model.chain is None:
             raise NelboError("classification needs a model with a chain, whose levels it draws")
         self._chain: Diffusion = model.chain
-        self._levels = _LevelChoice(self._chain.num_levels)
+        self._levels = _DistinguishingLevels(self._chain.num_levels)
 
     @torch.no_grad()
     def __call__(self, x_0: Float[Tensor, "batch ..."]) -> Classification:
@@ -237,7 +237,7 @@ class _Race:
         return Classification(label, nelbo, self.remaining, self.calls)
 
 
-class _LevelChoice:
+class _DistinguishingLevels:
     """Draws levels 1..T, more often where classes have differed; weights make it unbiased."""
 
     def __init__(self, T: int) -> None:
