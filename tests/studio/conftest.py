@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -57,6 +59,18 @@ def controlled(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("controlled")
     tiny.stable_diffusion(path, control=True)
     return path / "pipeline"
+
+
+@pytest.fixture(scope="session")
+def three_controls(controlled, tmp_path_factory) -> Path:
+    """The same with three ControlNets, each for a grey picture."""
+    path = tmp_path_factory.mktemp("three")
+    peer = StableDiffusionControlNetPipeline.from_pretrained(controlled, safety_checker=None)
+    shape = {"conditioning_channels": 1, "conditioning_embedding_out_channels": (4, 8)}
+    nets = [ControlNetModel.from_unet(peer.unet, **shape) for _ in range(3)]
+    parts = {**peer.components, "controlnet": MultiControlNetModel(nets)}
+    StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False).save_pretrained(path)
+    return path
 
 
 @pytest.fixture

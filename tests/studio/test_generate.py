@@ -91,6 +91,15 @@ def test_a_sketch_is_followed_as_the_command_follows_it(serve, controlled, tmp_p
     assert "control" not in base["settings"]
 
 
+def test_several_controlnets_have_no_sketch(serve, three_controls):
+    """Three of a grey picture each take as many channels as one of colours."""
+    client = serve({"three": str(three_controls)})
+    assert of_type(ask(client, "open", {"model": "three"}), "model")[0]["model"]["control"] is None
+    asked = {"model": "three", "prompt": "red cat", "steps": 2}
+    (error,) = of_type(ask(client, "generate", asked, [picture("control", (16, 16))]), "error")
+    assert "three has 3 ControlNets: use nelbo sample --control" in error["message"]
+
+
 def test_dark_lines_on_paper_are_read_as_light_ones(serve, controlled, tmp_path):
     """By a model that was trained with scribbles, as `nelbo sample` reads them."""
     run = tmp_path / "run"

@@ -60,6 +60,12 @@ class Served(PictureModel):
         chain = self.model.chain
         return _STEPS if chain is None else min(_STEPS, chain.num_levels)
 
+    @property
+    def sketch_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the sketch that it follows; None without a ControlNet, and with several, of
+        which the page has no sketch each."""
+        return self.model.control_shape if len(self.model.control_channels) == 1 else None
+
     def sampler(self, name: str | None, steps: int) -> Sampler | None:
         """The sampler of that name, or the usual one; None for a model without a chain.
 
@@ -75,7 +81,6 @@ class Served(PictureModel):
     def facts(self) -> dict[str, Any]:
         """What the page shows of the model, and what it may ask of it."""
         chain = self.model.chain
-        control = self.model.control_shape
         source = self.pipeline.notes.get("source")
         return {
             "name": self.name,
@@ -85,7 +90,7 @@ class Served(PictureModel):
             "levels": self.levels,
             "text": self.model.reads_text,
             "classes": self.classes,
-            "control": None if control is None else list(control),
+            "control": self.sketch_shape and list(self.sketch_shape),
             "chain": None if chain is None else chain.num_levels,
             "samplers": list(SAMPLERS) if chain is not None else [],
             "steps": None if chain is None else self.usual_steps,

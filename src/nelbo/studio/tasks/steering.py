@@ -126,10 +126,9 @@ class Steering:
             found["guidance"] = self.scale(served)
         if served.model.chain is not None:
             found |= {"sampler": self.sampler, "steps": self.steps_of(served)}
-        shape = served.model.control_shape
-        if self.control is not None and shape is not None:
+        if self.control is not None and served.sketch_shape is not None:
             found["control_scale"] = self.control_scale
-            found["control"] = self.control.kept(shape)
+            found["control"] = self.control.kept(served.sketch_shape)
         found["seed"] = self.seed
         return {name: value for name, value in found.items() if value is not None}
 
@@ -158,11 +157,13 @@ class Steering:
     def _control(self, served: Served) -> Control | None:
         if self.control is None:
             return None
-        shape = served.model.control_shape
+        shape = served.sketch_shape
         if shape is None:
+            if count := len(served.model.control_channels):
+                raise NelboError(
+                    f"{self.model} has {count} ControlNets: use nelbo sample --control"
+                )
             raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
-        if shape[0] not in (1, 3):
-            raise NelboError(f"{self.model} has several ControlNets: use nelbo sample --control")
         given = self.control.pixels(shape).float() / 255
         image = light_lines(given, served.pipeline.notes.get("control"))
         return Control(image[None].to(served.model.device), self.control_scale)
