@@ -7,13 +7,14 @@ import json
 import sys
 
 import pytest
+import torch
 
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import MEANT, check_arguments, options_of, parse
-from nelbo.commands.common import print_json, show
+from nelbo.commands.common import compute_on, print_json, show
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.starting_point import train_options
 from tests.faults.test_mistakes import mistake
@@ -182,6 +183,19 @@ def test_both_of_a_pair_are_finite():
 def test_a_pair_leaves_the_run_that_is_named_after_it():
     asked = parse("sample", options_class("sample"), ["--guidance-interval", "0", "1", "RUN"])
     assert (asked.condition.guidance_interval, asked.run_path) == ((0.0, 1.0), "RUN")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "rank", "sample", "classify", "report"])
+def test_commands_compute_with_the_threads_asked_for(command):
+    """Which is set before a run is opened, as it is here with `compute_on`."""
+    given = ["RUN", "--threads", "3", *(["--out", "x"] if command == "rank" else [])]
+    asked = parse(command, options_class(command), given)
+    before = torch.get_num_threads()
+    try:
+        compute_on(asked.computing)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_list_that_is_given_twice_loses_nothing():

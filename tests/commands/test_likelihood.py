@@ -44,6 +44,8 @@ def test_prints_what_the_library_finds(run_path, capsys):
         ("--levels", "0", "--levels must be at least 1, got 0"),
         ("--draws", "0", "--draws must be at least 1, got 0"),
         ("--tolerance", "-1", "--tolerance must be positive, got -1"),
+        ("--threads", "0", "--threads must be at least 1, got 0"),
+        ("--threads", "5000", "--threads must be at most 1,024, got 5000"),
         ("--device", "bananas", "expected auto, cpu, cuda or mps"),
         ("--data", "not/there", "unknown data 'not/there'"),
         ("--trace", "guess", "unknown --trace 'guess'"),

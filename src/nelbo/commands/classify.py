@@ -16,7 +16,7 @@ from nelbo.chain.conditioning import Condition
 from nelbo.chain.estimate import share_interval
 from nelbo.chain.model import Model
 from nelbo.commands.asked import heading, load_asked
-from nelbo.commands.common import answer, choose_device
+from nelbo.commands.common import answer, compute_on
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.options.classify import Classify
 from nelbo.data import ImageData
@@ -33,7 +33,7 @@ _PRINTED = 10
 def run(options: Classify) -> None:
     """Classify, print the accuracy where labels are known, and the cost."""
     prompts = _prompts(options)
-    model, data = load_asked(options, choose_device(options.computing.device), scaled=False)
+    model, data = load_asked(options, compute_on(options.computing), scaled=False)
     classes = _classes(options, model, data, prompts)
     result = _classify(options, model, data, classes)
     found = _found(data, result, classes.names)

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from nelbo.base.console import RESULTS, notice, writable
 from nelbo.base.errors import NelboError
 from nelbo.base.files import to_json
-from nelbo.commands.groups import check_new, check_out
+from nelbo.commands.groups import Computing, check_new, check_out
 from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.formats.model_directory import ships
 from nelbo.networks.files import locate
@@ -36,6 +36,22 @@ def choose_device(name: str) -> torch.device:
         if reason.startswith("Expected one of"):
             reason = "there is no such kind; expected auto, cpu, cuda or mps"
         raise NelboError(f"device {name!r} is not available: {reason}") from error
+
+
+def compute_on(computing: Computing) -> torch.device:
+    """The device that is asked for, with its number of CPU threads set.
+
+    Raises:
+        NelboError: no such device here.
+    """
+    use_threads(computing.threads)
+    return choose_device(computing.device)
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with this number of CPU threads; None is what there is."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def check_optimal(run_path: str, steps: int | None) -> None:

@@ -15,7 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json, write_csv
 from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
-from nelbo.commands.common import answer
+from nelbo.commands.common import answer, use_threads
 from nelbo.commands.contestants import Contest, train
 from nelbo.commands.options.compare import SAMPLES, SEEDS, Compare
 from nelbo.commands.taxonomy import TAXONOMY, chosen
@@ -52,8 +52,7 @@ def compare_families(options: Compare) -> None:
     """Train what is not there yet, and write the table and the page."""
     assert options.budget is not None
     assert options.out is not None
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.computing.threads)
     out, names = options.out, chosen(options.families)
     images = _images(options)
     test = images.reported

@@ -10,7 +10,7 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
 from nelbo.commands.asked import asked_source
-from nelbo.commands.common import answer, choose_device
+from nelbo.commands.common import answer, compute_on
 from nelbo.commands.options.compare import Compare
 from nelbo.data import ImageData
 from nelbo.data.splits import TRAIN
@@ -34,7 +34,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
     own, validation = (any(getattr(s, n) for s in sources) for n in ("own", "validation"))
     resize = options.resize or own
     sources = [replace(s, own=own, validation=validation, resize=resize) for s in sources]
-    device = choose_device(options.computing.device)
+    device = compute_on(options.computing)
     # Both, before the long work: the second may not be there. The seed draws the same images.
     loaded = [
         load_with_data(run, source, device) for run, source in zip(pipelines, sources, strict=True)

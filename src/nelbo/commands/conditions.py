@@ -8,7 +8,7 @@ from nelbo.base.console import notice
 from nelbo.base.errors import NelboError, explained
 from nelbo.base.suggestions import did_you_mean, listed
 from nelbo.chain.conditioning import Condition
-from nelbo.commands.common import choose_device
+from nelbo.commands.common import compute_on
 from nelbo.commands.groups import ConditionOptions, DrawingOptions
 from nelbo.commands.sampling import guidance_of
 from nelbo.formats import Pipeline
@@ -22,7 +22,7 @@ def load_pictures(options: DrawingOptions, pipeline: Pipeline) -> PictureModel:
     Raises:
         NelboError: as `PictureModel.load`, or ControlNets that are none of this model's.
     """
-    pictures = PictureModel.load(pipeline, choose_device(options.computing.device))
+    pictures = PictureModel.load(pipeline, compute_on(options.computing))
     if options.controlled.controlnet:
         with explained("--controlnet"):
             controlnets = map(trained_controlnet, options.controlled.controlnet)

@@ -86,7 +86,7 @@ def _run(entry: Entry, contest: Contest, directory: Path, seed: int) -> Trained:
     arguments = [images.source, "--out", str(directory), "--time-budget", f"{contest.budget:.3f}s"]
     arguments += ["--seed", str(seed), "--device", str(device), *entry.train]
     asked = contest.options
-    for option, value in (("--size", asked.size), ("--threads", asked.threads)):
+    for option, value in (("--size", asked.size), ("--threads", asked.computing.threads)):
         arguments += [] if value is None else [option, str(value)]
     options = parse_train(arguments)
     run, _ = train_stages(options, images, Processes(device), report=False)

@@ -46,7 +46,7 @@ def run(options: Evaluate) -> None:
     if options.levels == "optimal":
         check_optimal(options.run_path, options.steps)
     out, seed, error = options.out, options.computing.seed, options.error or DEFAULT_ERROR
-    processes = join_processes(options.computing.device, out, options.precision)
+    processes = join_processes(options.computing, out, options.precision)
     loaded, data = load_asked(options, processes.device, quiet=not processes.is_main)
     model = _chain(options, loaded)
     dtype, calls = choose_dtype(model, data, _precision(options), error * PRECISION_SHARE, seed)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nelbo.base.errors import NelboError
 from nelbo.commands.asked import asked_source, heading
-from nelbo.commands.common import answer, choose_device
+from nelbo.commands.common import answer, compute_on
 from nelbo.commands.groups import refuse
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.data.mentions import mention
@@ -41,7 +41,7 @@ def evaluate_autoencoder_run(options: Evaluate) -> None:
     directory = RunDirectory(options.run_path)
     keep = options.keep_duplicates
     source = asked_source(options, directory, options.split, keep_duplicates=keep)
-    run = AutoencoderRun.load(options.run_path).to(choose_device(options.computing.device))
+    run = AutoencoderRun.load(options.run_path).to(compute_on(options.computing))
     data = data_for_run(source, run)
     if data.levels != run.data.levels:
         raise NelboError(

@@ -14,7 +14,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import directories_near
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
-from nelbo.commands.common import answer, check_place, choose_device
+from nelbo.commands.common import answer, check_place, compute_on
 from nelbo.commands.options.fit import Fit
 from nelbo.data import ImageData
 from nelbo.data.splits import EmptySplitError
@@ -40,7 +40,7 @@ def run(options: Fit) -> None:
     check_place(options.run_path, options.out, PROFILE_FILE, "the profile")
     pipeline = Pipeline.open(options.run_path)
     source = _source(options, pipeline)
-    device = choose_device(options.computing.device)
+    device = compute_on(options.computing)
     source, model, data = _load(options, pipeline, source, device)
     if not options.captions:
         if not model.reads_text:

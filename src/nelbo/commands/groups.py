@@ -15,7 +15,7 @@ from nelbo.base.arguments import check_choice
 from nelbo.base.devices import is_device
 from nelbo.base.errors import NelboError
 from nelbo.samplers import SAMPLERS
-from nelbo.training.ranges import at_least_one, option
+from nelbo.training.ranges import at_least_one, check_threads, option
 
 _LARGEST_SEED = 2**63 - 1
 _SAMPLER_HELP = (
@@ -55,10 +55,13 @@ class Computing:
     seed: int = 0
     """Source of all that is random."""
     device: Device = "auto"
+    threads: int | None = None
+    """CPU threads; by default all."""
     json: AsJson = False
 
     def check(self) -> None:
-        """Raise `NelboError` for an out-of-range seed."""
+        """Raise `NelboError` for a seed or number of threads out of range."""
+        check_threads(self.threads)
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise NelboError(f"--seed must lie in 0..2^63 − 1, got {self.seed}")
 

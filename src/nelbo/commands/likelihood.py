@@ -12,7 +12,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.evidence import joined
 from nelbo.commands.asked import heading, load_asked
-from nelbo.commands.common import answer, choose_device
+from nelbo.commands.common import answer, compute_on
 from nelbo.commands.options.likelihood import Likelihood
 from nelbo.diffusion import flow
 from nelbo.diffusion.dequantization import DEQUANTIZATIONS, default_dequantization
@@ -30,7 +30,7 @@ def run(options: Likelihood) -> None:
         check_choice("--dequantization", options.dequantization, DEQUANTIZATIONS)
     check_choice("--trace", options.trace, flow.TRACES)
     flow.check_draws(options.draws, options.trace)
-    model, data = load_asked(options, choose_device(options.computing.device))
+    model, data = load_asked(options, compute_on(options.computing))
     model.eval()
     generator = torch.Generator().manual_seed(options.computing.seed)
     if model.chain is None:

@@ -44,7 +44,7 @@ def run(options: Rank) -> None:
     source = asked_source(options, pipeline, options.split or "all", keep_duplicates=True)
     if options.split is None and source.own:
         source = replace(source, split="test")
-    processes = join_processes(options.computing.device, options.out)
+    processes = join_processes(options.computing, options.out)
     model, data = load_with_data(
         pipeline,
         source,

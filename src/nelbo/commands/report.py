@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nelbo.base.console import results_to
 from nelbo.base.errors import NelboError
-from nelbo.commands.common import answer, check_place, choose_device
+from nelbo.commands.common import answer, check_place, compute_on
 from nelbo.commands.options.report import Report
 from nelbo.data.mentions import mention
 from nelbo.runs.model_copy import copy_model
@@ -32,7 +32,7 @@ def run(options: Report) -> None:
             f"{options.run_path} is a pipeline without the record of its training "
             f"({METRICS_FILE}): give --out DIR for a copy with the report"
         )
-    device = choose_device(options.computing.device)
+    device = compute_on(options.computing)
     # A copy is made once nothing is left that may not fit.
     kind = kind_of_run(run.path)
     if not (kind.draws or options.samples.is_default):

@@ -10,7 +10,8 @@ from typing import Any
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.model import Model
-from nelbo.commands.common import choose_device
+from nelbo.commands.common import compute_on
+from nelbo.commands.groups import Computing
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.commands.options.rank import Rank
 from nelbo.data import ImageData
@@ -22,7 +23,7 @@ from nelbo.training.processes import Processes
 _NOT_DECISIVE = ("run_path", "computing", "out")
 
 
-def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Processes:
+def join_processes(computing: Computing, out: Path | None, precision: str = "fp32") -> Processes:
     """This process alone, or as one of those that a launcher started to evaluate together.
 
     Raises:
@@ -34,7 +35,7 @@ def join_processes(device: str, out: Path | None, precision: str = "fp32") -> Pr
             raise NelboError("several processes need a directory to share their bounds in: --out")
         if precision == "auto":
             raise NelboError("several processes need one precision: give --precision fp32 or bf16")
-    return Processes.join(choose_device(device))
+    return Processes.join(compute_on(computing))
 
 
 def open_store(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from nelbo.base.console import notice
-from nelbo.commands.common import answer, choose_device
+from nelbo.commands.common import answer, choose_device, use_threads
 from nelbo.data.mentions import mention
 from nelbo.data.size import Size
 from nelbo.data.sources import FIXED_SIZE, absolute, check_source, with_crops
@@ -37,8 +35,7 @@ def run(options: TrainOptions) -> None:
     if line := kind.announcement(options, data):
         notice(line)
     device = choose_device(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     processes = Processes.join(device, sharded=options.training.shard)
     start = start_of(options)
     images = TrainingImages.load(

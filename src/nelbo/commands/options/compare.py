@@ -20,12 +20,12 @@ from nelbo.commands.groups import (
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
-from nelbo.training.ranges import at_least_one, check_threads
+from nelbo.training.ranges import at_least_one
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.
 _OF_RUNS = ("split", "keep_duplicates", "resize", "embedded_guidance")
-_OF_FAMILIES = ("families", "budget", "seeds", "out", "samples", "size", "channels", "threads")
+_OF_FAMILIES = ("families", "budget", "seeds", "out", "samples", "size", "channels")
 _FAMILIES_HELP = (
     f"The families to train, of {', '.join(TAXONOMY)}; all by default. docs/families.md describes "
     "them."
@@ -56,9 +56,6 @@ class Compare:
     """What to cut pictures to before training, as in `nelbo train`."""
     channels: int | None = None
     """1 for grey or 3 for colour pictures to train on, as in `nelbo train`."""
-    threads: int | None = None
-    """CPU threads of each family; by default all, and for what nelbo train trains the faster of one
-    and all."""
     split: str = "test"
     """Which images to compare --runs on: train, validation, test or all. Families are fitted to
     train, chosen by validation and compared on test."""
@@ -85,7 +82,6 @@ class Compare:
             seeds=self.seeds,
             samples=self.samples,
         )
-        check_threads(self.threads)
         if self.runs is not None:
             why = "trains families, and --runs compares trained models: leave one out"
             refuse(self, *_OF_FAMILIES, why=why)
