@@ -218,6 +218,7 @@ def test_zero_terminal_snr(name):
         (lambda: NoiseSchedule.linear(10).respace([3, 4.5]), "increasing whole"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_mistakes_are_explained(make, message):
     with pytest.raises(NelboError, match=message):
         make()
