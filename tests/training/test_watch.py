@@ -36,10 +36,10 @@ class Slow:
         return {}
 
 
-@pytest.mark.parametrize("whole", [300.0, 1000.0, 3600.0])
-def test_a_slow_network_is_looked_at_several_times_in_little_of_the_time(whole):
+def looked(whole: float, times: float) -> Slow:
+    """What a run of so many seconds was looked at, whose looks take longer than is expected."""
     step_seconds, batch = 2.0, 64
-    kind = Slow(step_seconds / (CALLS_OF_A_STEP * batch))
+    kind = Slow(times * step_seconds / (CALLS_OF_A_STEP * batch))
     alone = SimpleNamespace(of_first=lambda value: value, takes_part=True, is_main=False)
     trainer = SimpleNamespace(
         config=SimpleNamespace(validate_every=0, batch_size=batch, seed=0),
@@ -62,5 +62,20 @@ def test_a_slow_network_is_looked_at_several_times_in_little_of_the_time(whole):
         step: Any = SimpleNamespace(step=count, seconds=now, fraction=min(1.0, now / whole))
         watch.at(cast(Step, step))
         now += kind.took - before
+    return kind
+
+
+@pytest.mark.parametrize("whole", [300.0, 1000.0, 3600.0])
+def test_a_slow_network_is_looked_at_several_times_in_little_of_the_time(whole):
+    kind = looked(whole, times=1.0)
     assert kind.looks >= 5
     assert kind.took < 0.06 * whole
+
+
+@pytest.mark.parametrize("times", [2.0, 3.0, 5.0])
+@pytest.mark.parametrize("whole", [1000.0, 3600.0])
+def test_looks_that_take_longer_than_expected_draw_less_and_stay_several(whole, times):
+    """A reading of a ControlNet took twice as long, and of a run there were two."""
+    kind = looked(whole, times)
+    assert kind.looks >= 5
+    assert kind.took < 0.12 * whole

@@ -15,8 +15,9 @@ from nelbo.training.trainer import Step, Trainer
 # The first look, seconds after the command began, or after this share of a short run.
 _FIRST_SECONDS, _FIRST_SHARE, _EARLIEST = 45.0, 0.1, 10.0
 # From one look to the next: least seconds, share of the time passed, and multiple of the duration
-# of the last one.
+# of the last one; where so few looks would fit into a run, a smaller multiple.
 _EVERY, _GROWTH, _TIMES = 10.0, 0.1, 25.0
+_LOOKS, _FEWER_TIMES = 6, 10.0
 # What a look may take, seconds: a share of the run within bounds, of which some five then fit in
 # what all of them may take, 1 / _TIMES; and the samples' part of it.
 _SHARE, _LEAST, _MOST, _SAMPLES = 0.008, 0.5, 15.0, 0.6
@@ -60,8 +61,10 @@ class Watch:
         self.bits_per_dim: float | None = None
         self._step_seconds = step_seconds
         before = time.perf_counter() - begun
-        allowed = min(_MOST, max(_LEAST, _SHARE * whole_seconds))
-        calls = allowed * _CALLS_OF_A_STEP * trainer.config.batch_size / max(step_seconds, 1e-9)
+        self._longest = whole_seconds / _LOOKS
+        self._allowed = min(_MOST, max(_LEAST, _SHARE * whole_seconds))
+        a_second = _CALLS_OF_A_STEP * trainer.config.batch_size / max(step_seconds, 1e-9)
+        calls = self._allowed * a_second
         self._calls = int(min(_SAMPLES * calls, 1e9))
         images = int(min((1 - _SAMPLES) * calls / _READING_CALLS, _MOST_IMAGES))
         self._images = max(_FEWEST_IMAGES, images)
@@ -77,8 +80,11 @@ class Watch:
         """Look, if it is time to; called after every step."""
         if self._looked is not None:  # by the clock of the run, which all processes share
             took = max(0.0, step.seconds - self._looked - self._step_seconds)
-            wait = max(_EVERY, _GROWTH * step.seconds, _TIMES * took)
+            wait = min(_TIMES * took, max(self._longest, _FEWER_TIMES * took))
+            wait = max(_EVERY, _GROWTH * step.seconds, wait)
             self._due, self._looked = self._looked + wait, None
+            if took > self._allowed:  # fewer samples; the images read stay the same
+                self._calls = int(self._calls * self._allowed / took)
         if step.seconds + self._step_seconds < self._due or step.fraction == 1.0:
             return
         self._looked = step.seconds
