@@ -96,7 +96,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_optimal_variance.py",
     ),
     "diffusion/weighting.py": ("tests/diffusion/test_weighting.py",),
-    "families/emissions.py": ("tests/families/test_hmm.py",),
+    "families/emissions.py": ("tests/families/test_emissions.py", "tests/families/test_hmm.py"),
     "families/gan.py": ("tests/families/test_gan.py",),
     "families/heads.py": ("tests/families/test_heads.py",),
     "families/hmm.py": ("tests/families/test_hmm.py",),
