@@ -36,6 +36,17 @@ def test_bins_are_integrals_of_the_density(generator):
         assert torch.trapezoid(p, x).item() == pytest.approx(bin_of.item(), abs=1e-6)
 
 
+def test_a_mixture_starts_spread_over_the_values():
+    """Centres even from −1 to 1, each of scale 0.2."""
+    head = LogisticMixture(2, Pixels(256))
+    with torch.no_grad():
+        head.mixture.weight.zero_()
+        log_weight, mean, log_scale = head.components(torch.ones(1, 2))
+    torch.testing.assert_close(log_scale.exp(), torch.full_like(mean, 0.2))
+    torch.testing.assert_close(mean, torch.linspace(-1, 1, mean.shape[1])[None])
+    assert log_weight.exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
 def test_far_values_are_finite_and_have_gradients():
     head = LogisticMixture(2, Pixels(256))
     with torch.no_grad():

@@ -128,6 +128,15 @@ def test_finds_the_chain_that_made_the_data(generator):
     assert few.evidence(test).bits_per_dim.mean() > best + 0.05
 
 
+@pytest.mark.parametrize("by", ["row", "pixel"])
+def test_a_step_reports_the_cost_of_the_images_it_is_fitted_to(by):
+    """One image is fitted to and held out: its cost by EM's sums and by the forward pass."""
+    model = HMM(2, by=by).fit(levels_of(1, 3, 4, 4)[:, None], data=Pixels(4))
+    assert model.last_step is not None
+    assert model.last_step.nats > 0
+    assert model.last_step.nats == pytest.approx(model.last_step.held_out, rel=1e-9)
+
+
 def test_constant_pixels_and_one_image():
     x = torch.full((6, 1, 3, 2), -1.0)
     for emission in ("categorical", "gaussian"):
