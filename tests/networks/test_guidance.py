@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from nelbo import Condition, Diffusion, Guidance, NelboError, NoiseSchedule, UNet
-from nelbo.samplers import DDIM, DDPM
+from nelbo.samplers import DDIM, DDPM, Euler
 from tests.diffusion.test_model import SHAPE, Network
 
 T = 12
@@ -182,6 +182,17 @@ def test_an_interval_leaves_out_its_lower_end_and_holds_its_upper_one(first, las
     model.sample(2, condition=LABELS, guidance=Guidance(3.0, (low, high)))
     expected = {t: 4 if first < t <= last else 2 for t in range(1, T + 1)}
     assert dict(zip(range(T, 0, -1), network.batches, strict=True)) == expected
+
+
+@pytest.mark.parametrize("interval", [(1.0, 100.0), (0.1, 2.0), (0.0, 0.5), (1.0, 1e9)])
+def test_an_interval_holds_between_levels_as_at_them(interval):
+    """Noise levels of Karras et al. on a chain of ten: the last two are 6.4 and 204."""
+    network = Counting()
+    model = Diffusion(network, NoiseSchedule.cosine(10), shape=SHAPE)
+    sampler, (low, high) = Euler(10), interval
+    model.sample(2, sampler, condition=LABELS, guidance=Guidance(3.0, interval))
+    visited = [level.noise_scale / level.signal_scale for level, _ in sampler.path(model.schedule)]
+    assert network.batches == [4 if low < noise <= high else 2 for noise in visited]
 
 
 def test_an_interval_of_one_point_holds_no_level():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo import Diffusion, NelboError, NoiseSchedule
+from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule
 from nelbo.samplers import DPMSolver, Euler, Heun
 from tests.diffusion.test_model import SHAPE, make
 from tests.oracles.gaussian import exact_epsilon
@@ -96,6 +96,47 @@ def test_samples_the_data_distribution(sampler, generator):
     x = model.sample(2000, sampler, generator=generator)
     assert x.mean().abs() < 0.02
     assert x.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "prediction", ["epsilon", "sample", "v_prediction", "velocity", "denoiser"]
+)
+@pytest.mark.parametrize("first", [1.0, 0.8])
+def test_times_of_flow_matching_suit_a_network_of_any_state(prediction, first):
+    """N(0.7, 0.3) data, whose flow from (1 − w) x_0 + w ε at the first time is known exactly."""
+    mean, variance = 0.7, 0.3
+    schedule = NoiseSchedule.cosine(200)
+    log_sigma = schedule.sigmas[1:].log().numpy()
+
+    def network(x, time, condition):
+        # The state that each prediction promises its network, and the noise level from its time.
+        time = time.double()
+        if prediction == "velocity":
+            a, s = 1 - time, time
+        elif prediction == "denoiser":
+            a, s = torch.ones_like(time), time
+        else:
+            between = np.interp(time.numpy(), np.arange(200), log_sigma)
+            sigma = torch.from_numpy(np.exp(between))
+            a = 1 / (1 + sigma.square()).sqrt()
+            s = sigma * a
+        a, s = a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)
+        excess = (x - a * mean) / (a**2 * variance + s**2)
+        x_0, epsilon = mean + variance * a * excess, s * excess
+        return {
+            "epsilon": epsilon,
+            "v_prediction": a * epsilon - s * x_0,
+            "velocity": epsilon - x_0,
+        }.get(prediction, x_0)
+
+    model = Diffusion(network, schedule, prediction=prediction, data=Continuous(), shape=(1, 1, 1))
+    if first == 1 and prediction in ("epsilon", "denoiser"):
+        first = 0.999  # they have no x_0 where there is no signal
+    x_T = torch.linspace(-2, 2, 5, dtype=torch.float64).view(-1, 1, 1, 1)
+    found = Heun(200, times=np.linspace(first, 0.002, 200)).sample(model, x_T)
+    spread = math.sqrt((1 - first) ** 2 * variance + first**2)
+    exact = mean + math.sqrt(variance) / spread * (x_T - (1 - first) * mean)
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.006)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])

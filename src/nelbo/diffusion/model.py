@@ -239,16 +239,31 @@ class Diffusion(GaussianDecoder):
         return model
 
     def _times_within(self, low: float, high: float) -> tuple[float, float]:
-        """The first and last time to guide at, of those that the network is called with."""
-        times = self.schedule.times_within(low, high)
+        """The first and last time to guide at, of those that the network is called with.
+
+        Samplers in σ call it between levels too, up to the ends of the interval.
+        """
+        schedule = self.schedule
+        times, sigma = schedule.times_within(low, high), schedule.sigmas
         if times is None:
-            sigma = self.schedule.sigmas
             raise NelboError(
                 f"no level of the chain has noise in the guidance interval ({low}, {high}]: its "
                 f"noise levels lie in {sigma[1]:.4g}..{sigma[-1]:.4g}"
             )
-        ends = (self.call_time(self.schedule.noise_level(self.schedule.level_of(t))) for t in times)
-        first, last = sorted(ends)
-        # A time that is computed, not counted, differs by rounding in float32.
-        slack = 1e-6 if isinstance(last, float) else 0
-        return first - slack * abs(first), last + slack * abs(last)
+        within = [self.call_time(schedule.noise_level(schedule.level_of(t))) for t in times]
+        ends = [
+            schedule.at_sigma(min(max(s, float(sigma[1])), float(sigma[-1]))) for s in (low, high)
+        ]
+        first, last = (self.call_time(schedule.noise_level(t)) for t in (1, self.num_levels))
+        way = 1 if first <= last else -1
+        least = 1.0 if isinstance(first, int) else 0.0
+
+        def beside(time: float, side: int) -> float:
+            """A little before or after a time, which is rounded: in float32, or as a logarithm."""
+            return way * time + side * 1e-6 * max(abs(time), least)
+
+        low_end, high_end = (self.call_time(end) for end in ends)
+        start = min(beside(low_end, 1), beside(within[0], -1))
+        stop = max(beside(high_end, -1), beside(within[1], 1))
+        first, last = sorted((way * start, way * stop))
+        return first, last

@@ -15,7 +15,7 @@ class NoiseLevel(NamedTuple):
 
     Attributes:
         signal_scale: a.
-        noise_scale: s, with a² + s² = 1.
+        noise_scale: s, with a² + s² = 1 but where states have a scale of their own.
         network_time: what the network is called with; fractional between two levels of the chain.
         t: the nearest level of the chain.
     """
@@ -34,6 +34,12 @@ class NoiseLevel(NamedTuple):
     def diffuse(self, x_0: Tensor, noise: Tensor) -> Tensor:
         """x = a x_0 + s noise."""
         return self.signal_scale * x_0 + self.noise_scale * noise
+
+    def in_chain(self) -> tuple[NoiseLevel, float]:
+        """The level with a² + s² = 1, and how many times a state of it a state here is."""
+        length = math.hypot(self.signal_scale, self.noise_scale)
+        a, s = self.signal_scale / length, self.noise_scale / length
+        return self._replace(signal_scale=a, noise_scale=s), length
 
     @property
     def sigma(self) -> float:

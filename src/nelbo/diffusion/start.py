@@ -9,6 +9,7 @@ take that back, whatever the sampler.
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from nelbo.diffusion.noise_level import NoiseLevel
@@ -31,7 +32,7 @@ def warn_of_signal(schedule: NoiseSchedule, level: NoiseLevel, who: str) -> None
         who: what walks, for the message.
     """
     T = schedule.num_levels
-    here, end = level.signal_scale**2, float(schedule.alphas_cumprod[-1])
+    here, end = math.cos(level.angle) ** 2, float(schedule.alphas_cumprod[-1])
     at_the_end = here <= end * (1 + 1e-9)
     if at_the_end and here > _LARGEST_AT_THE_END:
         warnings.warn(

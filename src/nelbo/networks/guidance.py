@@ -126,7 +126,8 @@ class GuidedNetwork(nn.Module):
         """Scale, interval, rescale and a hash of the unconditional half, in a line."""
         away = self.unconditional
         parts = [] if away is None else [v for v in vars(away).values() if v is not None]
-        return f"{self.scale:g}, {self.times}, {self.rescale:g}, {digest(parts)}"
+        times = self.times and "({:.6g}, {:.6g})".format(*self.times)
+        return f"{self.scale:g}, {times}, {self.rescale:g}, {digest(parts)}"
 
     def forward(self, x_t: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """The guided output for a batch."""

@@ -45,8 +45,9 @@ class Walk:
     past: list[tuple[NoiseLevel, Tensor]] = field(default_factory=list)
 
     def predict(self, x: Tensor, level: NoiseLevel) -> Prediction:
-        """What the model predicts at a state of any noise level."""
-        return self.model.predict_at(x.to(self.dtype), level, self.condition)
+        """What the model predicts at a state of any noise level, which may have its own scale."""
+        level, scale = level.in_chain()
+        return self.model.predict_at((x / scale).to(self.dtype), level, self.condition)
 
     def noise(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of a state."""
