@@ -12,7 +12,13 @@ from torch import nn
 from nelbo import Diffusion, NoiseSchedule, Pixels
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
-from nelbo.evidence.explained import CONTROL, NOTHING, SHUFFLED, explained_by_control
+from nelbo.evidence.explained import (
+    CONTROL,
+    NOTHING,
+    SHUFFLED,
+    Explained,
+    explained_by_control,
+)
 from nelbo.networks.control import Strength
 from nelbo.report.explained import explained_table, warning
 
@@ -84,6 +90,20 @@ def test_it_is_the_mutual_information_and_another_images_control_explains_nothin
     assert (bands[0].low, bands[-1].high) == (1, T)
     assert bands[-1].bits.mean < estimate.mean / 10  # next to nothing is seen through the noise
     assert explained_table(found).row_count == 2
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 12])
+def test_bands_divide_the_levels_of_a_chain_of_any_length(levels):
+    chain = NoiseSchedule.cosine(levels)
+    model = Diffusion(lambda x, time, condition: 0 * x, chain, shape=(1, 2, 2))
+    x = Pixels(256).to_network(torch.arange(12).view(3, 1, 2, 2))
+    one, two = (model.elbo(x, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    bands = Explained({NOTHING: one, CONTROL: two, SHUFFLED: one}, levels).by_level()
+    parts = [t for band in bands for t in range(band.low, band.high + 1)]
+    assert parts == list(range(1, levels + 1))
+    assert all(band.low <= band.high for band in bands)
+    bits = (two.elbo - one.elbo).double().mean().item() / math.log(2)
+    assert sum(band.bits.mean for band in bands) == pytest.approx(bits, rel=1e-5)
 
 
 def test_a_network_that_ignores_its_control_explains_exactly_nothing():

@@ -104,14 +104,14 @@ class Explained:
         nats = one.weights.double() * (one.score_matching - two.score_matching).double()
         # All but score matching: the terms of level 1, for the others are the same.
         first, second = ((b.elbo + b.total_score_matching).double() for b in (one, two))
-        T = self.num_levels
-        edges = torch.linspace(1, T, BANDS + 1).round().long()
+        # A short chain has fewer bands than others.
+        edges = torch.linspace(0, self.num_levels, BANDS + 1).round().long().unique()
         bands = []
         for i, (low, high) in enumerate(pairwise(edges.tolist())):
             inside = (one.levels > low) & (one.levels <= high)
             each = (nats * inside).sum(1) + (second - first if i == 0 else 0.0)
             bits = Estimate.of(each / math.log(2.0), 0.0)
-            bands.append(LevelBand(low + (i > 0), high, bits))
+            bands.append(LevelBand(low + 1, high, bits))
         return bands
 
     def to_json(self) -> dict[str, Any]:
