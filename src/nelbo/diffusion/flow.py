@@ -121,7 +121,7 @@ def log_likelihood(
     _check_options(model, trace, probes, draws, method, rtol, atol)
     model.check_data(x_0)
     check_condition(condition, len(x_0))
-    dims = x_0[0].numel()
+    x_0, dims = _at_least_float32(x_0), x_0[0].numel()
     if trace == "exact" and dims > MAX_EXACT_DIMS:
         raise NelboError(
             f"the exact trace is for at most {MAX_EXACT_DIMS:,} dimensions, the data have "
@@ -231,7 +231,12 @@ def _transport(
     check_condition(condition, len(x))
     field = _Field(model, condition, None)
     ends = (field.first, field.last)[::direction]
-    return _solver(method, rtol, atol)(field, (x,), ends)[0]
+    return _solver(method, rtol, atol)(field, (_at_least_float32(x),), ends)[0]
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """States that steps can be small in, as those of the bound are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _solver(method: str, rtol: float, atol: float) -> Callable[..., tuple[Tensor, ...]]:

@@ -69,4 +69,4 @@ def log_likelihood(
         log_weights.append(weight.double() + prior.log_likelihood.double())
         evaluations += prior.evaluations
     total = torch.stack(log_weights).logsumexp(0) - math.log(draws)
-    return flow.FlowLikelihood(total.to(x_0.dtype), x_0[0].numel(), evaluations)
+    return flow.FlowLikelihood(total.to(prior.log_likelihood), x_0[0].numel(), evaluations)
