@@ -40,6 +40,21 @@ def test_equals_diffusers(steps, spacing, offset, set_alpha_to_one):
     torch.testing.assert_close(states[-1].x, x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("even_stride", [False, True])
+def test_every_walk_of_ddim_is_undone(spacing, even_stride):
+    """An even stride goes to other levels than those that are visited next."""
+    model = Diffusion(
+        lambda x, time, condition: 0.5 * torch.tanh(x) * (1 + time.view(-1, 1, 1, 1) / 3000),
+        NoiseSchedule.linear(1000),
+        shape=(1, 2, 2),
+    )
+    sampler = DDIM(7, spacing=spacing, even_stride=even_stride)
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 1, 2, 2)
+    x_T = Inversion(sampler, refinements=40).edit(model, x)
+    torch.testing.assert_close(sampler.sample(model, x_T), x, rtol=0, atol=1e-9)
+
+
 def exact() -> Diffusion:
     return gaussian_model(0.5, NoiseSchedule.linear(1000), "fixed_small", shape=(1, 4, 4))
 

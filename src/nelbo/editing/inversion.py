@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -72,9 +71,8 @@ class Inversion(Edit, StepRule):
         return self.walk(model, x_0, condition=condition)
 
     def path(self, schedule: NoiseSchedule) -> list[Step]:
-        """The levels of the sampler, from the end of its walk to the start."""
-        up = [schedule.noise_level(t) for t in self.sampler.visited(schedule)]
-        return list(pairwise([self.sampler.end(schedule), *up]))
+        """The steps of the sampler from where they lead to, the last first."""
+        return [(s, t) for t, s in reversed(self.sampler.path(schedule))]
 
     def step(self, walk: Walk, x_s: Tensor, s: NoiseLevel, t: NoiseLevel) -> tuple[Tensor, Tensor]:
         """The state x_t that DDIM takes to x_s."""

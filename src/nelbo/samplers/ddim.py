@@ -11,7 +11,8 @@ From level t to a lower level s, with :math:`\hat x_0` and :math:`\hat\epsilon` 
         \left(1 - \frac{\bar\alpha_t}{\bar\alpha_s}\right).
 
 η = 0 is deterministic, an integrator of the probability-flow ODE; η = 1 is the ancestral chain
-through the same levels with the variance `fixed_small`.
+through the same levels with the variance `fixed_small`. Where the model clips :math:`\hat x_0`,
+:math:`\hat\epsilon` stays that of the network, as in diffusers, and neither holds exactly.
 """
 
 from __future__ import annotations
