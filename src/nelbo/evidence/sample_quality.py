@@ -224,7 +224,8 @@ def frechet_with_error(
 
     The spread over random halves of both sets is the error (Shao & Wu 1989: deleting half of a set
     at random needs no factor). As the bias goes with 1/n, that of the halves is twice that of the
-    whole, and twice the whole less the halves' mean has none to this order.
+    whole, and twice the whole less the halves' mean has none to this order. Every second half of an
+    odd number is the larger one.
     """
     value = frechet_distance(a, b)
     if min(len(a), len(b)) < 4:
@@ -232,10 +233,10 @@ def frechet_with_error(
     halves = torch.tensor(
         [
             frechet_distance(
-                _some(a, len(a) // 2, generator),
-                _some(b, len(b) // 2, generator),
+                _some(a, (len(a) + extra) // 2, generator),
+                _some(b, (len(b) + extra) // 2, generator),
             )
-            for _ in range(_HALVES)
+            for extra in (0, 1) * (_HALVES // 2)
         ],
         dtype=torch.float64,
     )
