@@ -310,6 +310,7 @@ def test_it_goes_on_from_a_controlnet_of_diffusers(run, base, pictures, tmp_path
 def test_sample_and_evaluate(run, tmp_path, capsys):
     sketch = tmp_path / "sketch.gif"
     white, black = (Image.new("RGB", (40, 20), colour) for colour in ("white", "black"))
+    white.paste(0, (5, 5, 35, 8))
     white.save(sketch, save_all=True, append_images=[black])
     out = tmp_path / "out.png"
     asked = ["--control", str(sketch), "-n", "2", "--steps", "2", "--out", str(out)]
@@ -345,8 +346,54 @@ def test_published_controlnets_on_a_base(run, base, tmp_path, capsys):
     main([*given, "--control", str(sketch), "--control", str(sketch)])
     assert out.is_file()
     message = mistake(capsys, *given, "--control", sketch)
-    assert "--control was given 1 times" in message
-    assert "2 ControlNets" in message
+    assert "--control is given for 1 ControlNets" in message
+    assert "has 2 with --controlnet: give it once for each" in message
+
+
+def test_each_controlnet_reads_its_control_as_it_was_trained(run, base, tmp_path, capsys):
+    """Of a run lines are light on dark; of a ControlNet alone that is not known."""
+    dark = tmp_path / "dark.png"
+    paper = Image.new("L", (16, 16), 255)
+    paper.paste(0, (4, 4, 12, 6))
+    paper.save(dark)
+    given = ["--control", dark, "-n", 1, "--steps", 2, "--out", tmp_path / "out.png"]
+    for nets, inverted in (
+        (["sample", base, "--controlnet", run], 1),
+        (["sample", base, "--controlnet", run / "controlnet"], 0),
+        (["sample", run, "--controlnet", run / "controlnet", "--control", dark], 1),
+        (["sample", base, "--controlnet", run, "--annotate"], 0),  # an outline of its own
+    ):
+        main([str(word) for word in (*nets, *given)])
+        assert capsys.readouterr().err.count("is inverted") == inverted, nets
+    alone = ["sample", base, "--controlnet", run / "controlnet", "--annotate", *given]
+    assert "not trained with an annotator's controls" in mistake(capsys, *alone)
+
+
+def test_light_lines_on_nothing_are_seen(run, tmp_path, capsys):
+    clear = Image.new("RGBA", (16, 16), (255, 255, 255, 0))
+    clear.paste("white", (4, 4, 12, 6))
+    for name, sketch in (("clear", clear), ("white", Image.new("L", (16, 16), 255))):
+        sketch.save(tmp_path / f"{name}.png")
+        words = ["sample", run, "--control", tmp_path / f"{name}.png", "-n", 1, "--steps", 2]
+        main([str(word) for word in (*words, "--out", tmp_path / "out.png")])
+        notes = capsys.readouterr().err
+        assert "is inverted" not in notes
+        assert ("shows no lines: the base alone draws" in notes) == (name == "white")
+
+
+def test_captions_that_the_base_does_not_read_are_left_out(pictures, tmp_path):
+    captioned = tmp_path / "captioned"
+    shutil.copytree(pictures, captioned)
+    lines = [json.dumps({"file_name": f.name, "text": "a"}) for f in captioned.glob("*.png")]
+    (captioned / "metadata.jsonl").write_text("\n".join(lines))
+    base = tmp_path / "base"
+    options = ["--autoencoder-steps", "1", "--steps", "2", "--widths", "8", "--levels", "12"]
+    given = [*EXACT, *LITTLE, "--model", "latent", "--size", "8", "--condition", "none"]
+    main(["train", str(captioned), "--out", str(base), *options, *given, "--heads", "2"])
+    out = train(captioned, base, tmp_path / "run", "--steps", 1)
+    model = nelbo.load(out)
+    assert not model.reads_text
+    assert model.control_shape == (3, 8, 8)
 
 
 def test_mistakes(run, base, pictures, pixel_base, tmp_path, capsys):
@@ -358,7 +405,11 @@ def test_mistakes(run, base, pictures, pixel_base, tmp_path, capsys):
     for given, message in (
         ([*new, "--control", "canny"], "--base is missing"),
         ([*new, "--base", base], "--control is missing"),
+        ([*new, "--base", tmp_path, "--control", "canny"], "--base: "),
+        (["sample", run, "--control", "--steps", 2], "--control is given without a picture"),
+        (["sample", pixel_base, "--label", "--steps", 2], "--label is given without a class"),
         ([*new, "--base", base, "--control", "cany"], "(did you mean canny?)"),
+        ([*new, "--base", base, "--control", "x"], "outline, colours, mask, depth-like"),
         ([*new, "--base", run, "--control", "canny"], "has a ControlNet itself"),
         ([*new, "--base", base, "--control", "canny", "--size", "8"], "shape (3, 8, 8)"),
         (

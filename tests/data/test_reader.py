@@ -15,7 +15,7 @@ from PIL import Image
 from nelbo import NelboError
 from nelbo.data import reader
 from nelbo.data.decode import COLOURS_LOST, read_picture
-from nelbo.data.image_file import read_image, read_levels, read_mask
+from nelbo.data.image_file import read_drawing, read_image, read_levels, read_mask
 from nelbo.data.reader import FIRST_FRAME, MALFORMED_EXIF, is_grey
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -241,6 +241,14 @@ def test_what_is_transparent_is_white_and_paints_nothing(tmp_path):
     mask = read_mask(tmp_path / "la.png", (8, 8))
     assert mask[:4].all()
     assert not mask[4:].any()
+    drawing = read_drawing(tmp_path / "la.png", (1, 8, 8))[0]  # light lines: on black
+    assert (drawing[:4] == 255).all()
+    assert (drawing[4:] == 0).all()
+    layer[..., 0] = 100
+    Image.fromarray(layer, "LA").save(tmp_path / "ink.png")
+    drawing = read_drawing(tmp_path / "ink.png", (1, 8, 8))[0]  # dark ones: on white
+    assert (drawing[:4] == 100).all()
+    assert (drawing[4:] == 255).all()
     deep = np.full((8, 8), 1000, np.uint16)
     deep[0] = 77
     Image.fromarray(deep).save(tmp_path / "deep.png", transparency=77)

@@ -11,6 +11,7 @@ from torch import nn
 
 from nelbo import Diffusion, NoiseSchedule, Pixels
 from nelbo.base.errors import NelboError
+from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
 from nelbo.evidence.explained import (
     CONTROL,
@@ -20,7 +21,7 @@ from nelbo.evidence.explained import (
     explained_by_control,
 )
 from nelbo.networks.control import Strength
-from nelbo.report.explained import explained_table, warning
+from nelbo.report.explained import bits_text, explained_table, warning
 
 SHAPE = (3, 4, 4)
 # Standard deviations of c, and of x given c, of which each value is drawn.
@@ -123,6 +124,13 @@ def test_a_gain_from_another_images_control_is_reported():
     assert "so much of what is explained is not the control's" in warning(
         explained_by_control(model, alike, levels=16)
     )
+
+
+def test_a_small_error_is_shown():
+    """Of 0.02 ± 0.003 bits neither figure is zero; nor is the sign of what is."""
+    assert bits_text(Estimate.of(torch.tensor([0.017, 0.023]), 0.0)) == "2×10⁻² ± 3×10⁻³"
+    assert bits_text(Estimate.of(torch.tensor([-0.017, -0.023]), 0.0)) == "−2×10⁻² ± 3×10⁻³"
+    assert bits_text(Estimate.of(torch.tensor([11.0, 13.0]), 0.0)) == "12.0 ± 1.0"
 
 
 def test_mistakes():

@@ -17,7 +17,7 @@ from nelbo import Control
 from nelbo.base.errors import NelboError
 from nelbo.editing import ImageToImage, Inpainting
 from nelbo.networks import ControlNet
-from nelbo.report.model_card import model_card
+from nelbo.report.model_card import measured_sections, model_card
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 from tests.formats import tiny
 from tests.formats.test_pipelines import assert_same, latents
@@ -297,6 +297,31 @@ def test_the_card_gives_each_of_several_its_control(several):
     assert "control=torch.cat(control, 1).expand(len(images), -1, -1, -1)" in card
     model.prior.score_matching(*[torch.zeros(1, *model.prior.shape)] * 2, 2, condition)
     assert "--control sketch.png --control sketch-2.png --prompt red" in card
+
+
+def test_the_card_names_the_control_and_what_it_explains(model):
+    notes = {"trained": {"steps": 5}, "control": "/data/edges", "base": "/runs/icons"}
+    card = model_card("one", model, notes, {}, None, pipeline="X")
+    assert "Its ControlNet follows the control edges; its base, icons, stays as it was." in card
+    term = {"mean": 1.0, "standard_error": 0.1}
+    rows = (
+        ("nothing", "control", 9.0),
+        ("text", "text and control", 8.0),
+        ("nothing", "text", 7.0),
+        ("text", "another image's control", -3.0),
+    )
+    explained = [
+        {"without": a, "given": b, "bits": bits, "standard_error": 0.02} for a, b, bits in rows
+    ]
+    evaluation = {
+        "test": {"bits_per_dim": {"total": term}, "examples": 4},
+        "control": {"images": 4, "explained": explained},
+    }
+    evidence = measured_sections(model, evaluation)["Evidence"]
+    assert (
+        "The control explains 8.0 ± 2×10⁻² bits an image beside the text, that of another image "
+        "−3.0 ± 2×10⁻² (4 images, paired on the same noise)." in evidence
+    )
 
 
 def test_a_part_without_a_level(model):

@@ -43,9 +43,10 @@ def directories_near(path: Path) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, and the number of others."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """The first names, and the number of others, of which there are two or more."""
+    shown = names[:_SHOWN] if len(names) > _SHOWN + 1 else names
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _folded(name: str) -> str:

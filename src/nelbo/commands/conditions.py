@@ -13,7 +13,7 @@ from nelbo.commands.groups import ConditionOptions, DrawingOptions
 from nelbo.commands.sampling import guidance_of
 from nelbo.formats import Pipeline
 from nelbo.runs.picture_model import PictureModel
-from nelbo.training.kinds.controlnet.base import trained_controlnet
+from nelbo.training.kinds.controlnet.base import noted_control, trained_controlnet
 
 
 def load_pictures(options: DrawingOptions, pipeline: Pipeline) -> PictureModel:
@@ -28,6 +28,7 @@ def load_pictures(options: DrawingOptions, pipeline: Pipeline) -> PictureModel:
             controlnets = map(trained_controlnet, options.controlled.controlnet)
             controlled = pictures.model.with_controlnets(*controlnets)
         pictures.model = controlled.to(pictures.model.device)
+        pictures.joined = [*map(noted_control, options.controlled.controlnet)]
     return pictures
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.commands.groups import ControlOptions
-from nelbo.data.annotators import ANNOTATORS
+from nelbo.data.annotators import ANNOTATORS, OF_LINES
 from nelbo.data.controls import Annotated, light_lines
-from nelbo.data.image_file import examine, read_image
+from nelbo.data.image_file import examine, read_drawing, read_image
 from nelbo.data.size import sides
 from nelbo.networks.control import Control
 from nelbo.runs.picture_model import PictureModel
@@ -40,19 +40,20 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
         groups = [tuple(path for group in groups for path in group)]
     if len(groups) != len(channels):
         raise NelboError(
-            f"--control was given {len(groups)} times, and {pictures.path} has {len(channels)} "
-            "ControlNets: give it once for each"
+            f"--control is given for {len(groups)} ControlNets, and {pictures.path} has "
+            f"{len(channels)}{' with --controlnet' * bool(pictures.joined)}: give it once for each"
         )
     scales, starts, ends = (
         _each(name, getattr(options, name), usual, len(channels))
         for name, usual in (("control_scale", None), ("control_start", 0.0), ("control_end", 1.0))
     )
-    annotator = _annotator(options, pictures)
     controls = []
     for i, (paths, count) in enumerate(zip(groups, channels, strict=True)):
+        shown = pictures.controls[i]
+        annotator = _annotator(shown, pictures) if options.annotate else None
         if len(paths) > n:
             raise NelboError(f"-n {n} draws {n} of {len(paths)} controls: give -n {len(paths)}")
-        read = [_read(path, (count, *shape[1:]), pictures, annotator) for path in paths]
+        read = [_read(path, (count, *shape[1:]), shown, annotator) for path in paths]
         images = torch.stack([read[k % len(read)] for k in range(n)]).to(pictures.model.device)
         start, end = starts[i], ends[i]
         assert start is not None
@@ -67,27 +68,32 @@ def _each(
     """One value a ControlNet, of one for all or one each."""
     if len(given) not in (0, 1, count):
         option = f"--{name.replace('_', '-')}"
-        raise NelboError(f"{option} has {len(given)} values for {count} ControlNets")
+        plural = "s: give one for all, or one each" if count > 1 else ""
+        raise NelboError(f"{option} has {len(given)} values for {count} ControlNet{plural}")
     return [*given] * (1 if len(given) == count else count) if given else [usual] * count
 
 
-def _annotator(options: ControlOptions, pictures: PictureModel) -> Annotated | None:
-    """What makes controls of pictures, if that is asked for."""
-    if not options.annotate:
-        return None
-    name = pictures.pipeline.notes.get("control")
-    if name not in ANNOTATORS:
+def _annotator(shown: str | None, pictures: PictureModel) -> Annotated:
+    """What makes controls of pictures as they were in training."""
+    if shown not in ANNOTATORS:
         raise NelboError(
             f"--annotate: {pictures.path} was not trained with an annotator's controls; give the "
             "controls themselves"
         )
-    return Annotated(name)
+    return Annotated(shown)
 
 
 def _read(
-    path: Path, shape: tuple[int, ...], pictures: PictureModel, annotator: Annotated | None
+    path: Path, shape: tuple[int, ...], shown: str | None, annotator: Annotated | None
 ) -> Tensor:
-    """A control, (C, H, W) in [0, 1]."""
+    """A control, (C, H, W) in [0, 1].
+
+    Args:
+        path: the picture.
+        shape: (C, H, W).
+        shown: what the controls showed in training.
+        annotator: what makes the control of the picture; None where the picture is the control.
+    """
     opened, wanted = examine(path), (shape[1], shape[2])
     for note in opened.notes:
         notice(f"note: {path} has {note}")
@@ -97,12 +103,14 @@ def _read(
             f"note: {path} is {sides(size)} pixels, the control {sides(wanted)} (height × width): "
             "cut in the middle and scaled"
         )
-    pixels = read_image(path, shape)
     if annotator is not None:
+        pixels = read_image(path, shape)
         return annotator.of(pixels[None], torch.zeros(1, dtype=torch.int64), (0,))[0] / 255
-    given = pixels / 255
-    control = light_lines(given, pictures.pipeline.notes.get("control"))
-    if control is not given:
+    given = read_drawing(path, shape) / 255
+    control = light_lines(given, shown)
+    if shown in OF_LINES and bool((given == given[0, 0, 0]).all()):
+        notice(f"note: {path} has one colour and shows no lines: the base alone draws")
+    elif control is not given:
         notice(
             f"note: {path} is dark on light, and is inverted: lines of this run are light on dark"
         )

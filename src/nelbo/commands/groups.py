@@ -154,6 +154,8 @@ class ConditionOptions:
         """Raise `NelboError` for options that exclude one another."""
         if self.prompt and self.prompt_file is not None:
             raise NelboError("give either --prompt or --prompt-file")
+        if not all(self.label):
+            raise NelboError("--label is given without a class: name one or more after it")
         if self.labels() and (self.prompt or self.prompt_file is not None):
             raise NelboError("give either --label or a prompt")
 
@@ -186,7 +188,7 @@ class ConditionOptions:
             # Not splitlines: prompts may hold the other separators of Unicode.
             lines = self.prompt_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
+            why = getattr(error, "strerror", None) or f"{error}; save it as UTF-8"
             raise NelboError(f"cannot read --prompt-file {self.prompt_file}: {why}") from error
         prompts = tuple(line.strip() for line in lines if line.strip())
         if not prompts:
@@ -222,6 +224,8 @@ class ControlOptions:
         if not self.control:
             acts = ("control_scale", "control_start", "control_end", "guess", "annotate")
             refuse(self, *acts, why="takes effect with --control only")
+        if not all(self.control):
+            raise NelboError("--control is given without a picture: name one or more after it")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo.base.errors import NelboError
 from nelbo.data.decode import prepare
 from nelbo.data.formats import formats, remedy, suffix_of
-from nelbo.data.reader import Opened, open_picture, why
+from nelbo.data.reader import CONTRAST, Opened, open_picture, why
 
 # A mask is white, and its pixel painted, from this pixel level on, of 0..255.
 _WHITE = 128
@@ -33,9 +33,18 @@ def read_image(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channel
     Raises:
         NelboError: a file that is missing or no picture.
     """
+    return _read(path, shape, "white")
+
+
+def read_drawing(path: str | Path, shape: Sequence[int]) -> UInt8[Tensor, "channels height width"]:
+    """As `read_image`, with transparent areas black under light lines, which white would hide."""
+    return _read(path, shape, CONTRAST)
+
+
+def _read(path: str | Path, shape: Sequence[int], background: str) -> Tensor:
     channels, *size = shape
     with _explained(path):
-        opened = open_picture(Path(path), (size[0], size[1]))
+        opened = open_picture(Path(path), (size[0], size[1]), background=background)
         return torch.from_numpy(prepare(opened.image, (size[0], size[1]), channels).copy())
 
 

@@ -5,7 +5,7 @@ Every format becomes an upright picture with 8 bits a channel, grey ("L") or in 
     16 bits a pixel         the upper 8 bits
     whole numbers of 32     as 8 or 16 bits, by the largest
     numbers with fractions  0..1, 0..255 or 0..65535, by the largest; others are refused
-    transparency            on white; for a mask, on black
+    transparency            on white; for a mask, on black; for a drawing in light lines, on black
     CMYK, LAB, palettes     RGB
     EXIF, XMP               rotated accordingly; with a note and unrotated if malformed
     several frames          the first, with a note
@@ -31,6 +31,9 @@ from nelbo.data.formats import VECTOR, formats, suffix_of
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *_SIXTEEN_BITS, "I", "F")
+CONTRAST = "contrast"
+# Levels from which on a colour is lost on white.
+_LIGHT = 128
 MALFORMED_EXIF = "malformed EXIF: not turned"
 FIRST_FRAME = "several frames: the first is taken"
 # A drawing is at most this many times longer than the picture that is cropped from it.
@@ -82,7 +85,8 @@ def open_picture(
     Args:
         file: its path, or its bytes.
         cover: least (height, width) of a drawing.
-        background: colour of transparent areas.
+        background: colour of transparent areas; `CONTRAST` is white, or black where the picture
+            has light colours alone.
         drawings: render SVG, which may name other files, as well.
 
     Raises:
@@ -159,6 +163,10 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def _flat(image: Image.Image, background: str) -> Image.Image:
     """The picture as "L" or "RGB", on a background."""
+    if background == CONTRAST:
+        on_white = _flat(image, "white")
+        darkest, _ = on_white.convert("L").getextrema()
+        return on_white if darkest < _LIGHT else _flat(image, "black")
     if image.mode in _SIXTEEN_BITS or image.mode in ("I", "F"):
         return _eight_bits(image, background)
     if image.mode in ("La", "RGBa"):

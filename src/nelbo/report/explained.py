@@ -6,17 +6,22 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from nelbo.chain.estimate import Estimate
 from nelbo.evidence.explained import NOTHING, Explained
 from nelbo.report.formatting import number
 from nelbo.report.tables import new_table
+
+
+def bits_text(bits: Estimate) -> str:
+    """Bits of an image with their standard error, neither rounded to zero."""
+    return f"{number(bits.mean, 1)} ± {number(bits.standard_error, 1)}"
 
 
 def rows_of(explained: Explained) -> Iterator[tuple[str, str, str, str]]:
     """What is left out of each difference and what is given, and its bits an image and bits/dim."""
     for without, given in explained.pairs:
         bits = explained.estimate(without, given)
-        shown = f"{number(bits.mean, 1)} ± {number(bits.standard_error, 1)}"
-        yield without, given, shown, number(bits.mean / explained.dims, 4)
+        yield without, given, bits_text(bits), number(bits.mean / explained.dims, 4)
 
 
 def explained_table(explained: Explained) -> Table:
@@ -39,9 +44,9 @@ def warning(explained: Explained) -> str:
     if not gained.mean > 3 * gained.standard_error:
         return ""
     return (
-        f"With the control of another image the network still gains {gained.mean:.1f} ± "
-        f"{gained.standard_error:.1f} bits: so much of what is explained is not the control's, but "
-        "of what the ControlNet has learned of these images and the base has not."
+        f"With the control of another image the network still gains {bits_text(gained)} bits: so "
+        "much of what is explained is not the control's, but of what the ControlNet has learned of "
+        "these images and the base has not."
     )
 
 
@@ -50,6 +55,6 @@ def headline(explained: Explained) -> str:
     bits, other = explained.headline, explained.shuffled
     beside = "" if explained.base == NOTHING else f" beside the {explained.base}"
     return (
-        f"The control explains {bits.mean:.1f} ± {bits.standard_error:.1f} bits an image{beside}; "
-        f"that of another image {other.mean:.1f} ± {other.standard_error:.1f}."
+        f"The control explains {bits_text(bits)} bits an image{beside}; that of another image "
+        f"{bits_text(other)}."
     )

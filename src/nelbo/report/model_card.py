@@ -12,6 +12,7 @@ from typing import Any
 from nelbo.base.errors import explained
 from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
+from nelbo.evidence.explained import NOTHING as UNCONDITIONAL
 from nelbo.evidence.file_sizes import TITLES
 from nelbo.formats.files import usual_guidance
 from nelbo.report.formatting import NOTHING, number
@@ -148,7 +149,13 @@ def _description(model: Model, notes: Mapping[str, Any]) -> str:
     trained = notes.get("trained")
     if not trained:
         return line
-    if origin := notes.get(ORIGIN):
+    origin, control = notes.get(ORIGIN), notes.get("control")
+    if control and "base" in notes:
+        line += (
+            f" Its ControlNet follows the control {Path(control).name}; its base, "
+            f"{Path(notes['base']).name}, stays as it was."
+        )
+    elif origin:
         line += f" It began with the weights of {Path(origin['model']).name}."
     images, source = notes.get("training_images"), notes.get("source")
     on = f" on {images:,} images" if images else ""
@@ -179,9 +186,30 @@ def _evidence(model: Model, evaluation: Mapping[str, Any]) -> str:
             f"({counts}) ± standard error.{note}",
             "",
             *_table(rows),
-            *(line for some in files_lines(evaluation) for line in ("", some)),
+            *(
+                line
+                for some in (*_explained_lines(evaluation), *files_lines(evaluation))
+                for line in ("", some)
+            ),
         ]
     )
+
+
+def _explained_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """What the control explains beside all else that the model is conditioned on, in a sentence."""
+    found = evaluation.get("control")
+    if not found:
+        return []
+    *rows, other = found["explained"]
+    own = next(row for row in rows if row["without"] == other["without"])
+    bits, shuffled = (
+        f"{number(row['bits'], 1)} ± {number(row['standard_error'], 1)}" for row in (own, other)
+    )
+    beside = "" if own["without"] == UNCONDITIONAL else f" beside the {own['without']}"
+    return [
+        f"The control explains {bits} bits an image{beside}, that of another image {shuffled} "
+        f"({found['images']:,} images, paired on the same noise)."
+    ]
 
 
 def measured_splits(evaluation: Mapping[str, Any]) -> list[str]:

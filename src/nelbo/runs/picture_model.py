@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -21,10 +21,12 @@ class PictureModel:
     Args:
         pipeline: where it came from.
         model: of pixels, or of latents with their autoencoder.
+        joined: what the controls of each ControlNet show that was put on it, None where unknown.
     """
 
     pipeline: Pipeline
     model: Model
+    joined: list[str | None] = field(default_factory=list, kw_only=True)
 
     @classmethod
     def load(cls, pipeline: Pipeline, device: torch.device, **fields: Any) -> Self:
@@ -64,6 +66,13 @@ class PictureModel:
         """The names of its classes; empty where its run has none of them all."""
         names = list(map(str, self.pipeline.notes.get("label_names", [])))
         return names if len(names) == self.model.num_classes else []
+
+    @property
+    def controls(self) -> list[str | None]:
+        """What the controls of each ControlNet showed in training, such as the name of an
+        annotator; None where unknown."""
+        own = len(self.model.control_channels) - len(self.joined)
+        return [self.pipeline.notes.get("control")] * own + self.joined
 
     @property
     def usual_guidance(self) -> float:

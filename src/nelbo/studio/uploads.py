@@ -62,18 +62,26 @@ class Upload:
         channels, height, width = shape
         return self._prepared((height, width), channels, "white")
 
+    def drawing(self, shape: Sequence[int]) -> Tensor:
+        """As `pixels`, with transparent areas black under light lines, which white would hide."""
+        from nelbo.data.reader import CONTRAST
+
+        channels, height, width = shape
+        return self._prepared((height, width), channels, CONTRAST)
+
     def kept(self, shape: Sequence[int]) -> str | None:
-        """A data URL of which `pixels(shape)` is the same, without any metadata of the file.
+        """A data URL of which `drawing(shape)` is the same, without any metadata of the file.
 
         None where it takes too many bytes for the metadata of a picture.
         """
+        from nelbo.data.reader import CONTRAST
         from nelbo.report.grids import to_pil
         from nelbo.studio.pictures import picture_url
 
-        whole = self._opened("white")
+        whole = self._opened(CONTRAST)
         # A larger one is kept as the model reads it.
         small = whole if max(whole.size) <= _KEPT_SIDE else None
-        for image in (small, to_pil(self.pixels(shape), 256)):
+        for image in (small, to_pil(self.drawing(shape), 256)):
             if image is not None and len(url := picture_url(image)) <= _KEPT_BYTES:
                 return url
         return None

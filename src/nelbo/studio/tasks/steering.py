@@ -164,8 +164,8 @@ class Steering:
                     f"{self.model} has {count} ControlNets: use nelbo sample --control"
                 )
             raise NelboError(f"{self.model} takes no sketch: it has no ControlNet")
-        given = self.control.pixels(shape).float() / 255
-        image = light_lines(given, served.pipeline.notes.get("control"))
+        given = self.control.drawing(shape).float() / 255
+        image = light_lines(given, served.controls[0])
         return Control(image[None].to(served.model.device), self.control_scale)
 
 

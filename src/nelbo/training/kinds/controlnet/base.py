@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import NelboError, explained
 from nelbo.chain.model import Model
 from nelbo.formats import Pipeline
 from nelbo.formats.controlnets import uncontrolled
+from nelbo.formats.files import read_own
 from nelbo.formats.model_directory import resolve
 from nelbo.networks import ControlledUNet, ControlNet, UNet
 from nelbo.networks.files import CONFIG_FILE
@@ -24,12 +25,14 @@ def read_base(path: str) -> Model:
     Raises:
         NelboError: as `nelbo.load`, a model without a UNet, or one that has a ControlNet already.
     """
-    if Pipeline.open(path).is_controlled:
+    with explained("--base"):
+        pipeline = Pipeline.open(path)
+    if pipeline.is_controlled:
         raise NelboError(
             f"--base: {path} has a ControlNet itself; give the base that it controls, and "
             "--start-from to train that ControlNet on"
         )
-    return frozen(Pipeline.open(path).model(), path)
+    return frozen(pipeline.model(), path)
 
 
 def base_within(path: str) -> Model:
@@ -73,6 +76,11 @@ def fresh_controlnet(base: Model) -> ControlNet:
         base.chain.network, conditioning_embedding_out_channels=tuple(widths)
     )
     return net.requires_grad_(True)
+
+
+def noted_control(path: str) -> str | None:
+    """What the controls of a run showed in training; None where that is not noted."""
+    return (read_own(resolve(path)) or {}).get("control")
 
 
 def trained_controlnet(path: str, advice: str = "") -> ControlNet:

@@ -51,9 +51,9 @@ class LatentExamples(Examples):
     """Latents that are encoded once, with the captions as the base's text encoder reads them."""
 
     def __init__(self, base: Any, images: TrainingImages, *, mirrored: bool) -> None:
-        captions = images.train.captions
-        if base.text is not None and captions is None:
-            captions = (None,) * len(images.train)
+        captions = None
+        if base.text is not None:
+            captions = images.train.captions or (None,) * len(images.train)
         self.latents = encode_images(base, images, captions, mirrored=mirrored)
         self.count = len(images.train)
 

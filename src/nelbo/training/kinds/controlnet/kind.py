@@ -25,6 +25,7 @@ from nelbo.formats.files import read_own, usual_guidance, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks import ControlledUNet, ControlNet
 from nelbo.report.control import ERROR, EXPLAINED
+from nelbo.report.explained import bits_text
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.images import TrainingImages
@@ -150,8 +151,7 @@ class ControlNets(Kind):
         """The loss, and what the control explains."""
         text = f"loss {step.running_loss:.4f}"
         if self._explained is not None:
-            mean, error = self._explained.mean, self._explained.standard_error
-            text += f" · the control explains {mean:.1f} ± {error:.1f} bits an image"
+            text += f" · the control explains {bits_text(self._explained)} bits an image"
         return text
 
     def picture(self, module: ControlObjective, seed: int, calls: int | None = None) -> Image:
