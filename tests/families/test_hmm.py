@@ -104,6 +104,21 @@ def test_em_never_lowers_the_likelihood(seed, categorical):
         p = maximise(expected, emission)
 
 
+@pytest.mark.parametrize("pseudocount", [0.0, 0.6, 3.0])
+def test_the_m_step_normalises_expected_counts(pseudocount):
+    """A pseudocount is shared by the states, as a symmetric Dirichlet prior has it."""
+    emission = Categorical(Pixels(4))
+    p = random_chain(3, emission, 2)
+    expected = expect(p, emission, levels_of(4, 5, 2, 4).double())
+    found = maximise(expected, emission, pseudocount)
+    for counts, p_found in (
+        (expected.initial[None], found.initial[None]),
+        (expected.transitions, found.transition),
+    ):
+        raised = counts.numpy() + pseudocount / 3
+        np.testing.assert_allclose(p_found, raised / raised.sum(1, keepdims=True), atol=1e-9)
+
+
 @pytest.mark.parametrize("by", ["row", "pixel"])
 @pytest.mark.parametrize("emission", ["categorical", "gaussian"])
 def test_probabilities_of_all_images_sum_to_one(by, emission):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from nelbo import NelboError, Pixels
+from nelbo import Continuous, NelboError, Pixels
 from nelbo.families import LDS, PPCA
 from nelbo.families.kalman import System, em_step, kalman_filter, kalman_smoother
 from tests.families.contract import check_contract
@@ -113,6 +113,15 @@ def test_one_row_is_factor_analysis_above_ppca():
     lds = LDS(2, tolerance=1e-7).fit(x).evidence(x)
     assert lds.kind == "exact"
     assert lds.total.mean() <= PPCA(2).fit(x).evidence(x).total.mean() + 0.02
+
+
+def test_em_starts_from_states_of_the_same_variance_at_every_row():
+    """P = A P Aᵀ + Q, the stationary covariance."""
+    start = LDS(3)
+    start.allocate((1, 4, 5), Continuous())
+    p = start.system
+    after = p.transition @ p.initial @ p.transition.T + p.process
+    torch.testing.assert_close(after, p.initial)
 
 
 def test_finds_the_system_that_made_the_data(generator):
