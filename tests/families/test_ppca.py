@@ -47,7 +47,10 @@ def test_equals_scikit_learn(n, dims, latents):
 
 def test_em_reaches_the_closed_form():
     x = as_images(correlated(300, 6))
-    closed = PPCA(2).fit(x).evidence(x).total
+    model = PPCA(2).fit(x)
+    closed = model.evidence(x).total
+    assert model.last_step is not None
+    assert model.last_step.number == model.last_step.passes == 1
     em = PPCA(2, method="em", tolerance=1e-9).fit(x).evidence(x).total
     torch.testing.assert_close(em.mean(), closed.mean(), atol=1e-6, rtol=0)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from nelbo import Pixels
+from nelbo import Continuous, Pixels
 from nelbo.chain.distributions import DiscretizedNormal
 from nelbo.families import PPCA
-from nelbo.families.rounding import expected_log_bin
+from nelbo.families.rounding import expected_log_bin, least_variance
 
 HALF_BIN = 1 / 16  # of 17 levels
 
@@ -35,6 +35,14 @@ def test_the_expected_bin_is_the_integral(scale, share):
     found = expected_log_bin(x, mean, share * noise, noise, 17)
     expected = [on_a_grid(*case, share * scale**2, scale**2) for case in cases]
     assert found.tolist() == pytest.approx(expected, abs=1e-6, rel=1e-7)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_least_deviation_is_a_quarter_of_half_a_bin(levels):
+    """Of a value at the middle of its bin, which reaches four deviations to each side."""
+    half_bin = 0.5 * 2 / (levels - 1)
+    assert least_variance(Pixels(levels)) == pytest.approx((half_bin / 4) ** 2)
+    assert 0 < least_variance(Continuous()) < least_variance(Pixels(256)) / 20
 
 
 def test_the_terms_are_those_of_the_posterior():

@@ -106,9 +106,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "families/lds.py": ("tests/families/test_lds.py",),
     "families/linear_gaussian.py": ("tests/families/test_ppca.py",),
     "families/markov.py": ("tests/families/test_markov.py", "tests/coding/test_families.py"),
-    "families/neighbours.py": ("tests/families/test_autoregressive.py",),
+    "families/neighbours.py": (
+        "tests/families/test_neighbours.py",
+        "tests/families/test_autoregressive.py",
+    ),
     "families/ppca.py": ("tests/families/test_ppca.py",),
-    "families/rounding.py": ("tests/families/test_ppca.py", "tests/families/test_lds.py"),
+    "families/rounding.py": ("tests/families/test_rounding.py", "tests/families/test_ppca.py"),
     "families/state_space.py": ("tests/families/test_autoregressive.py",),
     "families/vae.py": ("tests/families/test_vae.py",),
     "samplers/ddim.py": (
