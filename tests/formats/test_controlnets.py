@@ -124,7 +124,7 @@ def test_several_at_once(several, tmp_path):
     again = diffusers.StableDiffusionControlNetPipeline.from_pretrained(tmp_path)
     assert isinstance(again.controlnet, MultiControlNetModel)
     assert torch.equal(ours(nelbo.load(tmp_path), asked), found)
-    with pytest.raises(NelboError, match="1 controls were given to 2 ControlNets"):
+    with pytest.raises(NelboError, match="given for 1 ControlNets, expected one for each of 2"):
         ours(model, controls())
 
 
@@ -256,7 +256,9 @@ def test_a_control_of_another_size_is_cut_and_resized(model):
         (torch.zeros(2, 1, 16, 16), "has 1 channels, the ControlNet reads 3"),
         (torch.zeros(3, 3, 16, 16), "a batch of 3, expected 2 or 1"),
         (torch.zeros(3, 16, 16), r"expected a tensor \(n, C, H, W\)"),
-        ([torch.zeros(2, 3, 16, 16)] * 2, "2 controls were given to 1 ControlNets"),
+        ([torch.zeros(2, 3, 16, 16)] * 2, "given for 2 ControlNets, expected one for each of 1"),
+        (torch.zeros(1, 3, 0, 16), r"control is \(1, 3, 0, 16\), expected a tensor"),
+        (torch.full((1, 3, 16, 16), torch.nan), "control has values that are not finite"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "of type torch.uint8, .* 0..255 by 255"),
     ],
 )

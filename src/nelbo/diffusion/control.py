@@ -46,7 +46,10 @@ def under_control(
     if condition is not None and condition.control is not None:
         raise NelboError("the condition has a control already: give one or the other")
     if len(asked) != len(channels):
-        raise NelboError(f"{len(asked)} controls were given to {len(channels)} ControlNets")
+        raise NelboError(
+            f"controls were given for {len(asked)} ControlNets, expected one for each of "
+            f"{len(channels)}"
+        )
     strengths = [
         _strength(chain, each, own) for each, own in zip(asked, network.strengths, strict=True)
     ]
@@ -70,9 +73,10 @@ def fitting_control(image: Tensor, shape: Sequence[int], n: int, *, exact: bool 
         exact: leave its height and width as they are.
 
     Raises:
-        NelboError: another kind of value, number or channels.
+        NelboError: another kind of value, number or channels; no pixels, or some that are not
+            finite.
     """
-    if not isinstance(image, Tensor) or image.ndim != 4:
+    if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape[2:]:
         found = tuple(image.shape) if isinstance(image, Tensor) else described(image)
         raise NelboError(
             f"control is {found}, expected a tensor (n, C, H, W), or (1, C, H, W) for all"
@@ -85,6 +89,8 @@ def fitting_control(image: Tensor, shape: Sequence[int], n: int, *, exact: bool 
             f"control has {image.shape[1]} channels, the ControlNet reads {channels}: give "
             + ("1 channel of grey" if channels == 1 else f"{channels}, a grey one repeated")
         )
+    if not image.isfinite().all():
+        raise NelboError("control has values that are not finite, expected numbers in [0, 1]")
     if not exact and tuple(image.shape[2:]) != (height, width):
         size = "×".join(map(str, image.shape[2:]))
         warnings.warn(
