@@ -116,6 +116,19 @@ def test_a_last_step_of_no_length(noise_levels, order, steps):
     torch.testing.assert_close(last.x, before.x)
 
 
+@pytest.mark.parametrize("betas", [(1e-4, 0.02), (1e-3, 0.012), (1e-3, 0.03)])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("noise_levels", ["karras", "log_snr"])
+def test_a_last_step_of_no_length_but_for_rounding(noise_levels, order, betas):
+    """Where the step would lead up by a rounding error, its noise had a negative variance."""
+    options = {"noise_levels": noise_levels, "set_alpha_to_one": False, "stochastic": True}
+    for T in (100, 1000):
+        model = model_of(schedule=NoiseSchedule.linear(T, *betas))
+        walk = DPMSolver(5, order, **options).iterate(model, model.start(2))
+        *_, before, last = walk
+        torch.testing.assert_close(last.x, before.x)
+
+
 @every_spacing
 @every_prediction
 @every_count

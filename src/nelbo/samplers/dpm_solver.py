@@ -28,6 +28,8 @@ from nelbo.samplers.loop import Walk
 from nelbo.samplers.multistep import MultistepSampler, derivatives
 
 SOLVER_TYPES = ("midpoint", "heun")
+# A step shorter than this in λ is one of rounding, which may be below 0.
+_NO_LENGTH = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class DPMSolver(MultistepSampler):
         """The solution at t with the polynomial through the last predictions."""
         x_0 = walk.predict(x, s).x_0
         h = t.half_log_snr - s.half_log_snr
-        if h == 0:  # a walk to the noise of level 1 that is there already
+        if h < _NO_LENGTH:  # a walk to the noise of level 1 that is there already
             return x, x_0
         H = 2 * h if self.stochastic else h
         phi_1 = -math.expm1(-H)
