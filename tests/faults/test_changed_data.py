@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,6 +204,31 @@ def test_on_the_command_line(pictures, tmp_path, capsys):
         capsys.readouterr().err.split()
     )
     assert Checkpoints(out / "training").steps()[-1] == 4
+
+
+def test_a_bound_on_pictures_that_changed_places_is_marked(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    brief = ["--widths", "8", "--levels", "4", "--size", "8", "--evaluate-images", "1"]
+    fixed = ["--batch-size", "4", "--threads", "1", "--precision", "fp32", "--evaluate-levels", "1"]
+    main(["train", str(pictures), "--out", str(out), "--steps", "2", *brief, *fixed])
+
+    def notes(*more: str) -> str:
+        capsys.readouterr()
+        main(["evaluate", str(out), "--levels", "1", "--device", "cpu", *more])
+        return " ".join(capsys.readouterr().err.split())
+
+    # Names alone do not matter, only which pictures were trained on.
+    (pictures / "train" / "05.png").rename(pictures / "train" / "zz.png")
+    assert "no longer" not in notes()
+    shutil.move(pictures / "train" / "07.png", pictures / "test" / "07.png")
+    marked = "are no longer those that"
+    assert marked in notes()
+    assert marked not in notes("--split", "train")
+    away = pictures.rename(pictures.parent / "away")
+    message = mistake(capsys, "train", pictures, "--resume", "--out", out, "--steps", "4")
+    assert "unknown data" in message
+    assert "halfway" not in message
+    away.rename(pictures)
 
 
 def test_images_held_out(pictures, tmp_path, capsys):

@@ -60,7 +60,9 @@ def _check(options: TrainOptions) -> None:
     assert options.data is not None
     if options.start_from is not None:
         check_settings(options)
-        check_source(options.data, "train")  # before a large model is read
+    if options.start_from is not None or options.resume:
+        # Before a large model is read, and before a folder that is gone passes for another one.
+        check_source(options.data, "train")
     if not options.resume:
         RunDirectory.check_free(options.out, overwrite=options.overwrite)
         return

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nelbo.base.digest import digest
 from nelbo.data.image_data import ImageData
 from nelbo.data.pixel_key import pixel_keys
 
@@ -33,6 +34,11 @@ def without_duplicates(data: ImageData, *others: ImageData, keep: bool = False) 
     if keep or count in (0, len(data)):
         return replace(data, duplicates=count)
     return replace(data.take(~again), duplicates=count, left_out=count)
+
+
+def pixels_digest(data: ImageData) -> str:
+    """A hash of the pixels of all images, whatever their names and their order."""
+    return digest([_keys(data).sort().values])
 
 
 def duplicates_line(data: ImageData) -> str:

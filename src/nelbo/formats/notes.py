@@ -39,6 +39,7 @@ _RECORDED = {
     "settings.model.guidance": _NUMBER,
     "source": _TEXT,
     "training_images": _COUNT,
+    "training_pixels": _TEXT,
     "splits": _MAPPING,
     "label_names": _LIST,
     "control": _TEXT,
@@ -53,7 +54,10 @@ _RECORDED = {
     f"{ORIGIN}.licence": _TEXT,
 }
 # What goes with a model that is exported.
-_EXPORTED = ("source", "training_images", "splits", "trained", "label_names", ORIGIN)
+_EXPORTED = (
+    *("source", "training_images", "training_pixels", "splits", "trained", "label_names"),
+    ORIGIN,
+)
 # What is there wherever the mapping is that it is of.
 _NEEDED = ("trained.steps", f"{ORIGIN}.model", f"{ORIGIN}.sources")
 

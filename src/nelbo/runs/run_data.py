@@ -16,7 +16,7 @@ from nelbo.chain.model import Model
 from nelbo.data import ImageData, load_data
 from nelbo.data.cache import LEVELS
 from nelbo.data.controls import CHANNELS, controls_of
-from nelbo.data.duplicates import without_duplicates
+from nelbo.data.duplicates import pixels_digest, without_duplicates
 from nelbo.data.mentions import mention
 from nelbo.data.sources import (
     FIXED_SIZE,
@@ -61,6 +61,7 @@ class RunSource:
         resize: crop and resize images of another size than the model's.
         images: at most this number, drawn at random: those of a seed are the same for every model.
         seed: which of them are drawn.
+        trained_on: `pixels_digest` of the images that the run was trained on, where recorded.
     """
 
     run_path: str
@@ -73,6 +74,7 @@ class RunSource:
     resize: bool = False
     images: int | None = None
     seed: int = 0
+    trained_on: str | None = None
 
 
 def check_data(
@@ -123,7 +125,17 @@ def check_data(
         )
     classes = tuple(map(str, notes.get("label_names") or ()))
     return RunSource(
-        run_path, source, split, own, validation, keep_duplicates, classes, resize, images, seed
+        run_path,
+        source,
+        split,
+        own,
+        validation,
+        keep_duplicates,
+        classes,
+        resize,
+        images,
+        seed,
+        notes.get("training_pixels"),
     )
 
 
@@ -246,7 +258,8 @@ def data_for_run(source: RunSource, model: ImageModel) -> ImageData:
     data = _in_size(source, model)
     if source.split == TEST and source.own:
         seen = _seen(source, model)
-        data = without_duplicates(data, *seen, keep=source.keep_duplicates)
+        data = without_duplicates(data, *seen.values(), keep=source.keep_duplicates)
+        data = _with_note_on_changes(source, data, seen.get(TRAIN))
     data = _in_classes(source, model, data)
     return data if source.images is None else data.subset(source.images, source.seed)
 
@@ -293,13 +306,26 @@ def for_fits_of(source: RunSource, model: ImageModel) -> ImageData:
     return data_for_run(replace(source, split=TRAIN), model)
 
 
-def _seen(source: RunSource, model: ImageModel) -> list[ImageData]:
+def _with_note_on_changes(source: RunSource, data: ImageData, train: ImageData | None) -> ImageData:
+    """Test images, with a note where the images to train on are others than they were."""
+    if source.trained_on is None or (train is not None and train.stream is not None):
+        return data
+    if train is not None and pixels_digest(train) == source.trained_on:
+        return data
+    note = (
+        f"the training images of {source.name} are no longer those that {source.run_path} was "
+        "trained on: it may have seen some of these test images"
+    )
+    return replace(data, notes=(*data.notes, note))
+
+
+def _seen(source: RunSource, model: ImageModel) -> dict[str, ImageData]:
     """What the run was trained on and chosen by, as the model takes it; of streams a part."""
-    seen = []
+    seen = {}
     for split in (TRAIN, VALIDATION) if source.validation else (TRAIN,):
         # A small set has no validation split, and broken files may leave none to train on.
         with contextlib.suppress(EmptySplitError):
-            seen.append(_in_size(replace(source, split=split, resize=True), model))
+            seen[split] = _in_size(replace(source, split=split, resize=True), model)
     return seen
 
 

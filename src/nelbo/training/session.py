@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nelbo.base.console import Minutes, notice, training_progress
+from nelbo.data.duplicates import pixels_digest
 from nelbo.data.sources import FIXED_SIZE
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.report.formatting import duration
@@ -213,6 +214,7 @@ class TrainingSession:
         return {
             "source": self.images.source,
             "training_images": None if streamed else len(self.images.train),
+            "training_pixels": None if streamed else pixels_digest(self.images.train),
             # A run without this is one from before there was a validation split.
             **({} if self.images.watched == TEST else {"splits": self.images.counts}),
             "parameters": self._parameters,
