@@ -36,6 +36,15 @@ def test_bins_are_integrals_of_the_density(generator):
         assert torch.trapezoid(p, x).item() == pytest.approx(bin_of.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("space", [Pixels(17), Continuous()])
+def test_a_mixture_of_a_sequence_is_that_of_each_value(space, generator):
+    head = LogisticMixture(2, space).double()
+    features = torch.randn(4, 5, 2, generator=generator, dtype=torch.float64)
+    x = Pixels(17).to_network(torch.randint(17, (4, 5), generator=generator)).double()
+    each = [head.log_prob(f[None], v[None]) for f, v in zip(features[1], x[1], strict=True)]
+    torch.testing.assert_close(head.log_prob(features, x)[1], torch.cat(each))
+
+
 def test_a_mixture_starts_spread_over_the_values():
     """Centres even from −1 to 1, each of scale 0.2."""
     head = LogisticMixture(2, Pixels(256))

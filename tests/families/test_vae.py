@@ -14,6 +14,7 @@ from nelbo import Continuous, NelboError, Pixels
 from nelbo.chain.mhvae import MHVAE
 from nelbo.families import VAE, HierarchicalVAE
 from nelbo.families.convolution import ImageToVector, VectorToImage
+from nelbo.families.variational import DRAWS
 from tests.families.contract import check_contract
 
 
@@ -51,6 +52,16 @@ def log_likelihood(model: VAE, x: Tensor) -> Tensor:
             torch.cat([p.log_prob(image).flatten(1).sum(1) for p in parts]) + prior for image in x
         ]
     return torch.stack(found).double().logsumexp(1) + 2 * math.log(float(line[1] - line[0]))
+
+
+def test_one_draw_is_the_bound_in_the_mean(vae, generator):
+    """What is held out is read by it: its mean is the bound, whatever the KL of each image."""
+    x = blobs(6, generator)
+    with torch.no_grad():
+        draws = torch.stack([vae.one_draw(x, generator) for _ in range(400)])
+    bound = vae.evidence(x, generator=generator)
+    error = (draws.var(0) / len(draws) + draws.var(0) / DRAWS).sqrt()
+    assert ((draws.mean(0) - bound.total).abs() < 4.5 * error + 1e-4).all()
 
 
 def test_the_importance_weighted_bound_rises_to_the_likelihood(vae):
