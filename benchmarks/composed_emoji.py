@@ -1,6 +1,6 @@
 """A folder of emoji to compose from: five styles, colours, sizes, places and pairs, as SVG files.
 
-    python benchmarks/composed_emoji.py [OUT] [--kinds name style]
+    python benchmarks/composed_emoji.py [OUT] [--kinds name style] [--recoloured 0.15]
     nelbo train OUT --start-from emoji --train-text-encoder --out RUN
 
 OUT is runs/composed-emoji by default. Its pictures are drawn from packages that npm downloads by
@@ -51,7 +51,8 @@ from folders import Packages, make_anew
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, share
 
 KINDS = ("name", "style", "colour", "pair")
-# The share of recolourings for training that are drawn; of pictures that are small, at a place.
+# The share of recolourings for training that are drawn, unless another is asked for; of pictures
+# that are small, at a place.
 DRAWN, PLACED = 0.5, 0.2
 PAIRS = {TRAIN: 3000, VALIDATION: 150, TEST: 300}
 SMALL = 0.5
@@ -86,6 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path("runs/composed-emoji"))
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="default: all")
+    parser.add_argument(
+        "--recoloured", type=float, default=DRAWN, help="share of recolourings to train on"
+    )
     arguments = parser.parse_args()
     out: Path = arguments.out
     things = list_things(Packages(out.with_name(".packages")))
@@ -93,7 +97,7 @@ def main() -> None:
     counts: dict[tuple[str, str], int] = {}
     pairs: dict[str, list[str]] = {VALIDATION: [], TEST: []}
     with (out / "metadata.jsonl").open("w") as metadata:
-        for picture in pictures(things):
+        for picture in pictures(things, arguments.recoloured):
             if picture.kind not in arguments.kinds:
                 continue
             facts = asdict(picture)
@@ -112,8 +116,8 @@ def main() -> None:
         print(f"{kind}, {split}: {count:,} pictures")
 
 
-def pictures(things: list[Thing]) -> Iterator[Picture]:
-    """All pictures, in a fixed order."""
+def pictures(things: list[Thing], drawn: float = DRAWN) -> Iterator[Picture]:
+    """All pictures, in a fixed order, with a share of the recolourings for training."""
     trained = [thing for thing in things if thing.split == TRAIN]
     for thing in things:
         yield from _of_name(thing)
@@ -121,7 +125,7 @@ def pictures(things: list[Thing]) -> Iterator[Picture]:
         if len(thing.drawings) > 1:
             yield from _of_styles(thing)
     for thing in recolourable(trained):
-        yield from _of_colours(thing, trained)
+        yield from _of_colours(thing, trained, drawn)
     yield from _of_pairs([thing for thing in trained if thing.group in COLOURED])
 
 
@@ -145,11 +149,11 @@ def _of_styles(thing: Thing) -> Iterator[Picture]:
         )
 
 
-def _of_colours(thing: Thing, things: list[Thing]) -> Iterator[Picture]:
+def _of_colours(thing: Thing, things: list[Thing], drawn: float) -> Iterator[Picture]:
     for colour, split in colours_of(thing, things).items():
         for style, kind in thing.dominant.items():
             name = f"{split}/colour/{thing.code}-{colour}-{style}.svg"
-            if split_of_style(thing, style) != TRAIN or (split == TRAIN and share(name) > DRAWN):
+            if split_of_style(thing, style) != TRAIN or (split == TRAIN and share(name) > drawn):
                 continue
             drawing = recoloured(thing.drawings[style], kind, colour)
             text, svg = _placed(f"{colour} {thing.thing}", drawing, name)
