@@ -165,8 +165,8 @@ def _flat(image: Image.Image, background: str) -> Image.Image:
     """The picture as "L" or "RGB", on a background."""
     if background == CONTRAST:
         on_white = _flat(image, "white")
-        darkest, _ = on_white.convert("L").getextrema()
-        return on_white if darkest < _LIGHT else _flat(image, "black")
+        dark = on_white.convert("L").point(lambda level: 255 * (level < _LIGHT))
+        return on_white if dark.getbbox() else _flat(image, "black")
     if image.mode in _SIXTEEN_BITS or image.mode in ("I", "F"):
         return _eight_bits(image, background)
     if image.mode in ("La", "RGBa"):
