@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--only", nargs="*", choices=MEASURES, help="default: all that can be")
     parser.add_argument("--most", type=int, default=200, help="prompts of a kind")
+    parser.add_argument("--names", type=int, help="names to ask for, of 1,000 (default: as --most)")
     parser.add_argument("--guidance", type=float, help="default: that of the run's own samples")
     parser.add_argument("--steps", type=int, default=25, help="of the run's own sampler")
     parser.add_argument("--seed", type=int, default=0)
@@ -242,7 +243,7 @@ def main() -> None:
     console.print(table_of(title, rows))
     if "name" in only:
         names = candidates(train, arguments.seed)
-        asked = names[: min(arguments.most, ASKED_NAMES)]
+        asked = names[: arguments.names or min(arguments.most, ASKED_NAMES)]
         drawn.append(draw(asked))
         places = ranks(scorers.scores(drawn[-1], "thing", names), torch.arange(len(asked)))
         first, five = within(places, 1), within(places, 5)
