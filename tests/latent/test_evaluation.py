@@ -9,9 +9,11 @@ import torch
 
 import nelbo
 from nelbo import LatentBound, NelboError, fit_decoder_scale
-from nelbo.data import ImageData
-from nelbo.evidence.evaluation import evaluate
+from nelbo.chain.estimators import Uniform
+from nelbo.data import ImageData, load_data
+from nelbo.evidence.evaluation import calls_per_image, evaluate, evaluate_to_error
 from nelbo.evidence.inputs import condition_for
+from nelbo.families import VAE
 from tests.formats import tiny
 
 
@@ -133,3 +135,23 @@ def test_a_condition_takes_the_place_of_a_prompt(stable):
         torch.testing.assert_close(by_condition, by_prompt)
     with pytest.raises(NelboError, match="either a condition, or a prompt"):
         model.sample(2, sampler, condition=condition, prompt="dog")
+
+
+def test_a_model_without_levels_is_evaluated_in_one_call_an_image(generator):
+    """Its last reading has as many network evaluations as its evidence."""
+    data = load_data("digits", "test").subset(7, seed=0)
+    model = VAE(2, width=8).fit(data, time_budget=0.5)
+    *_, last = evaluate_to_error(model, data, 0.1, batch_size=4, generator=generator)
+    assert last.bound is not None
+    assert last.calls == last.planned == int(last.bound.calls.sum())
+    assert len(last.bound.total) == 7
+
+
+@pytest.mark.parametrize("levels", [None, 3, Uniform(3), Uniform(3, antithetic=True)])
+def test_calls_of_an_image_are_known_before(stable, levels):
+    """What is expected to be called, as the bound then counts it."""
+    model = nelbo.load(stable)
+    model.decoder_scale = 0.3
+    x = model.data.to_network(pictures().images[:1].long())
+    found = model.elbo(x, levels=levels, generator=torch.Generator().manual_seed(0))
+    assert calls_per_image(model, levels) == int(found.calls)

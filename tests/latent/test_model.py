@@ -10,6 +10,8 @@ import torch
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError, NoiseSchedule
 from nelbo.chain.estimators import Uniform
+from nelbo.editing import Inpainting
+from nelbo.evidence.likelihood import log_likelihood
 from nelbo.networks import AutoencoderKL
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 from tests import typechecking
@@ -200,3 +202,51 @@ def test_arguments_of_another_type_are_refused_by_name(monkeypatch):
     for mistake, message in mistakes:
         with pytest.raises(NelboError, match=message):
             mistake()
+
+
+def test_edits_of_images_that_are_no_squares_are_cut_to_the_range_of_pixels(generator):
+    """The half that is kept is that of the image, the other that of the decoder, cut to ±1."""
+    model = make(shape=(4, 8, 12))
+    with torch.no_grad():
+        for p in model.autoencoder.decoder.conv_out.parameters():
+            p.mul_(50)
+    x = torch.rand(1, 3, 16, 24, generator=generator) * 2 - 1
+    mask = torch.zeros(16, 24, dtype=torch.bool)
+    mask[:, 12:] = True
+    edit = Inpainting(mask, DDPM(5))
+    found = model.edit(x, edit, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z = edit.of_latents((8, 12)).edit(
+            model.prior, model.encode(x).mean, generator=torch.Generator().manual_seed(0)
+        )
+        decoded = model.decode(z)
+    assert decoded.min() < -1.5
+    assert decoded.max() > 1.5
+    torch.testing.assert_close(found[..., 12:], decoded.clamp(-1, 1)[..., 12:])
+    assert torch.equal(found[..., :12], x[..., :12])
+
+
+def test_a_condition_is_not_guided_unless_asked_for(stable):
+    prior, _ = stable.conditioned(1, prompt="cat")
+    assert prior.network is stable.prior.network
+
+
+def test_a_likelihood_without_a_condition_is_that_of_no_prompt(stable, generator):
+    """Of one image, whose flow is counted as its network is called."""
+    pytest.importorskip("torchdiffeq")
+    x = stable.data.to_network(torch.randint(0, 256, (1, *stable.shape), generator=generator))
+    scale, stable.decoder_scale = stable.decoder_scale, 0.5
+    calls = []
+    handle = stable.prior.network.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        options = {"method": "adaptive_heun", "rtol": 0.1, "atol": 0.1}
+        found, again = (
+            log_likelihood(stable, x, c, generator=torch.Generator().manual_seed(0), **options)
+            for c in (None, stable.condition_for(1))
+        )
+    finally:
+        handle.remove()
+        stable.decoder_scale = scale
+    assert found.dims == x[0].numel()
+    assert found.evaluations + again.evaluations == len(calls)
+    torch.testing.assert_close(found.log_likelihood, again.log_likelihood)
