@@ -145,6 +145,26 @@ def test_an_autoencoder_of_another_size(pictures, latent, tmp_path):
     assert read_autoencoder(again).config.sample_size == (16, 16)
 
 
+def test_a_decoder_by_itself(pictures, latent, tmp_path, capsys):
+    """It learns, and the latents, which a prior was trained on, are what they were."""
+    out, options = tmp_path / "out", ["--model", "autoencoder", "--freeze-encoder", *MORE]
+    start = ["--start-from", str(latent), "--learning-rate", "1e-2", "--steps", "2"]
+    main(["train", str(pictures), *start, *options, "--size", "8", "--out", str(out)])
+    main(["train", "--resume", "--steps", "4", "--out", str(out)])
+    before, after = (read_autoencoder(path) for path in (latent, out))
+    x = nelbo.Pixels(256).to_network(load_data(str(pictures), size=8).images[:4])
+    assert torch.equal(before.encode(x).mean, after.encode(x).mean)
+    assert torch.equal(before.encode(x).stddev, after.encode(x).stddev)
+    kept = {
+        name for name, w in before.state_dict().items() if torch.equal(w, after.state_dict()[name])
+    }
+    learned = set(before.state_dict()) - kept
+    assert {name.split(".")[0] for name in kept} == {"encoder", "quant_conv"}
+    assert {name.split(".")[0] for name in learned} == {"decoder", "post_quant_conv"}
+    asked = ["train", str(pictures), *options, "--out", str(tmp_path / "anew")]
+    assert "name that by --start-from" in mistake(capsys, *asked)
+
+
 def test_a_run_that_is_called_as_the_checkpoint_that_it_starts_from(
     pictures, pixel, monkeypatch, tmp_path
 ):

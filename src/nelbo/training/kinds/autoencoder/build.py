@@ -86,6 +86,13 @@ def fitted(autoencoder: AutoencoderKL, image: Sequence[int]) -> AutoencoderKL:
     return fitting
 
 
+def freeze_encoder(autoencoder: AutoencoderKL) -> None:
+    """Keep q(z|x) as it is while the decoder is trained."""
+    for part in (autoencoder.encoder, autoencoder.quant_conv):
+        if part is not None:
+            part.requires_grad_(False)
+
+
 def read_autoencoder(path: Path) -> AutoencoderKL | None:
     """The autoencoder of a run or pipeline, or one by itself; None without one."""
     for folder in ("vae", "vqvae", ""):

@@ -29,6 +29,7 @@ from nelbo.training.kinds.autoencoder.build import (
     autoencoder_widths,
     build_autoencoder,
     fitted,
+    freeze_encoder,
     read_autoencoder,
 )
 from nelbo.training.kinds.autoencoder.objective import AutoencoderObjective
@@ -69,6 +70,8 @@ class Autoencoder(Kind):
             )
         else:
             autoencoder = fitted(start.model, data.shape)
+        if settings.freeze_encoder:
+            freeze_encoder(autoencoder)
         adversarial = settings.adversarial_weight
         objective = AutoencoderObjective(
             autoencoder,

@@ -39,6 +39,9 @@ class AutoencoderSettings:
     """Share of the images that are learned as their mirror image."""
     recoloured: float = 0.2
     """Share of the images whose colour channels are learned in a random order."""
+    freeze_encoder: bool = False
+    """With --start-from, train the decoder alone: a prior that was trained on the latents of the
+    model to start from stays one of these."""
 
     def check(self) -> None:
         """Raise `NelboError` for a number that makes no sense, naming it."""
@@ -61,7 +64,7 @@ class TrainAutoencoder(TrainOptions):
     )
     free: ClassVar[tuple[str, ...]] = (
         *("likelihood", "kl_weight", "adversarial_weight", "mirrored", "recoloured"),
-        *("perceptual_weight", "perceptual_weights"),
+        *("perceptual_weight", "perceptual_weights", "freeze_encoder"),
     )
     model: AutoencoderSettings = field(default_factory=AutoencoderSettings)
 
@@ -75,6 +78,11 @@ class TrainAutoencoder(TrainOptions):
         super().check()
         if self.start_classes != "same":
             raise NelboError("--start-classes: an autoencoder has no classes")
+        if self.model.freeze_encoder and self.start_from is None:
+            raise NelboError(
+                "--freeze-encoder trains the decoder of a trained autoencoder: name that by "
+                "--start-from"
+            )
 
 
 OPTIONS = TrainAutoencoder
