@@ -129,7 +129,7 @@ def to_error(draw: Callable[[int, int], Bound], error: float, most: int) -> Iter
     for draws in EXPLORING:
         explored.append(draw(*draws))
         seen = Bound.merge(explored)
-        yield Refined(seen, int(seen.calls), expected, False)
+        yield Refined(seen, int(seen.calls), expected, False, range(len(explored)))
     calls = int(seen.calls)
     reported: list[Bound] = []
     first, levels = _plan(seen, (MARGIN * error * seen.nats_per_bit_per_dim) ** 2, most)
