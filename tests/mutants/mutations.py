@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast as python_ast
 import random
+import warnings
 from dataclasses import dataclass
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -43,7 +44,8 @@ def mutants_of(code: str, seed: int = 0) -> list[Mutant]:
     """One mistake for each place of a module where one can be made, in a random order.
 
     Annotations, decorators, messages of errors and warnings, and loops that the operators only
-    delay are left out: what is wrong there is no mistake of the mathematics.
+    delay are left out: what is wrong there is no mistake of the mathematics. So is what Python
+    does not compile, such as another operator in place of the `*` before keywords.
     """
     tree = get_ast(code)
     nodes = list(ast_nodes(tree))
@@ -66,7 +68,17 @@ def mutants_of(code: str, seed: int = 0) -> list[Mutant]:
     draw = random.Random(seed)
     chosen = [draw.choice(sorted(mutants)) for _, mutants in sorted(at.items())]
     draw.shuffle(chosen)
-    return chosen
+    return [mutant for mutant in chosen if _compiles(mutant.source(code))]
+
+
+def _compiles(code: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of `is` beside a constant
+        try:
+            compile(code, "", "exec")
+        except SyntaxError:
+            return False
+    return True
 
 
 def _not_mathematics(code: str) -> list[tuple[Place, Place]]:
