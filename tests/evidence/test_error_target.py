@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,11 @@ def test_exploring_takes_a_small_share_of_a_long_evaluation():
     assert last.calls == model.calls
     assert 1.05 * reported < last.calls < 1.25 * reported
     assert last.bound.mean().bits_per_dim.monte_carlo_error <= 0.02
+    # Draws of level 1 and of the others both have a variance of 3 − 1²: A = C = 2, of which as many
+    # are planned of each kind as make the error of 50 images 0.92 of the target.
+    least = math.sqrt(2) * 2 * math.sqrt(2) / (50 * (0.92 * 0.02 * math.log(2)) ** 2)
+    assert last.bound.reconstruction_calls[0].item() == pytest.approx(least, rel=0.2)
+    assert last.bound.level_calls[0].item() == pytest.approx(least, rel=0.2)
 
 
 def test_the_pilot_measures_second_moments():
@@ -106,3 +112,38 @@ def test_the_pilot_counts_its_calls():
     square, calls = pilot(model, model.images(40), torch.Generator().manual_seed(0))
     assert calls == model.calls == PILOT_IMAGES * PILOT_LEVELS
     assert square[:2].tolist() == [0.0, 0.0]
+
+
+class Falling(CostModel):
+    """The KL at level t is e^{−t/7}, without noise; or nothing at any level."""
+
+    def __init__(self, T: int, costs: bool) -> None:
+        super().__init__("normal", T)
+        self.costs, self.asked = costs, None
+
+    def elbo(self, x_0, condition=None, *, levels=None, generator=None):
+        bound = super().elbo(x_0, condition, levels=levels, generator=generator)
+        self.asked = bound.levels
+        return replace(bound, score_matching=self.costs * (-bound.levels.double() / 7).exp())
+
+
+@pytest.mark.parametrize("T", [6, 18, 115])
+def test_between_the_levels_of_the_pilot_the_logarithm_is_linear(T):
+    """So that costs whose logarithm is linear in the level are known exactly at every level."""
+    model = Falling(T, costs=True)
+    square, calls = pilot(model, model.images(3), torch.Generator().manual_seed(0))
+    expected = [0.0, 0.0, *(math.exp(-2 * t / 7) for t in range(2, T + 1))]
+    assert square.tolist() == pytest.approx(expected)
+    # Twenty levels from 2 to T, evenly, and four early ones: of 115 levels every sixth or so.
+    even = {round(2 + k * (T - 2) / 19) for k in range(20)}
+    asked = sorted(even | {t for t in (3, 5, 9, 17) if t <= T})
+    assert model.asked.tolist() == [asked] * 3
+    assert calls == 3 * len(asked)
+
+
+def test_a_pilot_without_costs_is_finite():
+    model = Falling(30, costs=False)
+    square, _ = pilot(model, model.images(3), torch.Generator().manual_seed(0), images=2)
+    assert (square[2:] >= 0).all()
+    assert square.max() < 1e-200
+    assert len(model.asked) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,12 @@ from nelbo.chain.bound import Bound
 from nelbo.chain.estimators import UNIFORM_SHARE, FirstLevel, Importance
 from nelbo.diffusion.profile import LevelProfile
 from nelbo.evidence.image_rounds import LevelChoice
-from nelbo.evidence.reading_levels import first_guess
+from nelbo.evidence.reading_levels import (
+    first_guess,
+    levels_to_read,
+    profiled_square,
+    unit_normal_costs,
+)
 
 T = 30
 
@@ -103,3 +109,40 @@ def _drawn(levels: torch.Tensor, costs: torch.Tensor) -> Bound:
     one = torch.zeros(1)
     row = costs[None]
     return Bound(one, one, row, levels[None], torch.ones_like(row), dims=1)
+
+
+def test_a_normal_of_unit_variance_costs_by_every_level_alone():
+    """KL = ½ (SNR_{t−1} − SNR_t) E (x_0 − x̂_0)² and E (x_0 − x̂_0)² = 1 − ᾱ_t, from ᾱ alone."""
+    schedule = nelbo.NoiseSchedule.cosine(6)
+    signal = schedule.alphas_cumprod.tolist()
+    snr = [math.inf, *(a / (1 - a) for a in signal[1:])]
+    expected = [0.5 * (snr[t - 1] - snr[t]) * (1 - signal[t]) for t in range(2, 7)]
+    found = unit_normal_costs(schedule)
+    assert found.tolist() == pytest.approx([0, 0, *expected])
+
+
+def test_levels_to_read(white):
+    """Of a density by its costs, of pixels evenly, and all of a chain that has no more."""
+    for count in (T - 1, T):
+        assert levels_to_read(white, count) is None
+    found = levels_to_read(white, T - 2)
+    assert isinstance(found, Importance)
+    assert found.levels == T - 2
+    torch.testing.assert_close(found.proposal, first_guess(white))
+    pixels = nelbo.Diffusion(
+        white.network, white.schedule, prediction="sample", data=nelbo.Pixels(8), shape=(1, 8, 8)
+    )
+    assert levels_to_read(pixels, 5) == 5
+    assert levels_to_read(pixels, T - 1) is None
+
+
+def test_a_profile_of_another_chain_is_no_guess(white):
+    """A respaced chain keeps the profile of the whole one, whose levels are others."""
+    profile = LevelProfile.of_variances(white.schedule, white.schedule.posterior_variance)
+    known = replace(profile, score_matching_square=torch.ones(T + 1, dtype=torch.float64))
+    assert profiled_square(None) is None
+    assert profiled_square(white) is None
+    assert torch.equal(profiled_square(white.with_profile(known)), known.score_matching_square)
+    assert profiled_square(white.with_profile(known).respace([1, 2, 5, 9])) is None
+    assert len(first_guess(white.respace([4]))) == 0
+    assert first_guess(white.respace([4, 8])).tolist() == pytest.approx([1.0])
