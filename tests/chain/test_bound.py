@@ -158,3 +158,13 @@ def test_only_evidence_of_one_class_joins(join):
     for given in (None, [bound, "a"], "ab", [bound, of_latents], [of_latents, bound]):
         with pytest.raises(NelboError, match=r"to be joined is|do not join"):
             join(given)
+
+
+def test_a_bound_is_restored_from_its_tensors_and_notes():
+    bound = replace(make(3, 2), reconstruction_calls=torch.tensor([1, 2, 3]))
+    again = Bound.restored(dict(bound.tensors()), bound.notes())
+    assert again.dims == 6
+    for name, value in vars(bound).items():
+        assert name == "dims" or torch.equal(getattr(again, name), value)
+    with pytest.raises(KeyError):
+        Bound.restored({}, bound.notes())

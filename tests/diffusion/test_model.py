@@ -402,3 +402,17 @@ def test_levels_end_where_the_chain_does(name):
         for level in (t, torch.tensor([5, t, 5])):
             with pytest.raises(NelboError, match=rf"{least}\.\.{T}"):
                 call(model, x, level)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_one_level_for_all_examples_may_be_a_tensor():
+    """A level is an int, a tensor without a dimension, of one, or of one for each example."""
+    model, x_0 = make(), pixels(3)
+    with torch.no_grad():
+        expected = model.p_step(x_0, 4).mean
+        for t in (torch.tensor(4), torch.tensor([4]), torch.tensor([4, 4, 4])):
+            assert torch.equal(model.p_step(x_0, t).mean, expected)
+    odd = [[4, 4], [[4]], [4.0, 4.0, 4.0], [True, True, True]]
+    for t in (*map(torch.tensor, odd), torch.tensor([], dtype=torch.int64)):
+        with pytest.raises(NelboError, match="one for each example"):
+            model.p_step(x_0, t)
