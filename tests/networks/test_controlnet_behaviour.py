@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nelbo import Continuous, Diffusion, NoiseSchedule
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.networks import ControlledUNet, ControlNet, Residuals, TextUNetConfig, UNet
@@ -235,3 +236,14 @@ def test_unsupported_field_is_named(field, value):
 def test_label_as_time_is_activated_by_silu_only():
     with pytest.raises(NelboError, match="act_fn"):
         ControlNet(**SMALL, **CONTROL, class_embed_type="timestep", act_fn="gelu")
+
+
+def test_a_model_of_pixels_is_described_with_its_controlnets():
+    unet, controlnet = pair()
+    chain = NoiseSchedule.linear(10)
+    alone = Diffusion(unet, chain, data=Continuous(), shape=(4, 8, 8))
+    assert "ControlNet" not in alone.description() + alone.facts()["parameters"]
+    model = Diffusion(ControlledUNet(unet, controlnet), chain, data=Continuous(), shape=(4, 8, 8))
+    assert model.description().startswith("A diffusion model with a ControlNet of 8×8 images")
+    count, own = (sum(each.numel() for each in net.parameters()) for net in (unet, controlnet))
+    assert model.facts()["parameters"] == f"{count + own:,}, {own:,} of them ControlNet"

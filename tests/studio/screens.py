@@ -82,7 +82,11 @@ def shoot(page: Page, out: Path) -> None:
                 whole = page.script("return document.documentElement.scrollHeight")
                 page.resize(width, max(height, min(whole, 4000)))
                 page.driver.save_screenshot(str(out / f"{tab}-{width}-{theme}.png"))
-                over = page.script("return document.documentElement.scrollWidth - innerWidth")
+                # Of a phone the inner width grows with what is too wide, and hides it.
+                over = page.script(
+                    "const { scrollWidth, clientWidth } = document.documentElement;"
+                    "return scrollWidth - clientWidth"
+                )
                 if over > 0:
                     print(f"{tab} at {width}: {over} pixels wider than the window")
 

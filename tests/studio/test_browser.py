@@ -163,6 +163,62 @@ def test_a_picture_as_the_sketch_goes_out_as_it_came(page, upload):
     assert np.array_equal(sent, given)
 
 
+def test_a_wide_picture_as_the_sketch_is_shown_as_it_is_cut(page, tmp_path):
+    """In the middle, as the server cuts it, where a sixth of the picture is half of the sketch."""
+    wide = Image.new("L", (48, 16), 255)
+    wide.paste(0, (20, 0, 28, 16))
+    wide.save(tmp_path / "wide.png")
+    page.get("#sketch input[type=file]").send_keys(str(tmp_path / "wide.png"))
+    end = time.monotonic() + 30
+    while not dark(page):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert dark(page) == pytest.approx(512**2 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spent", "words"),
+    [(9.94, "9.9 s"), (99.4, "99 s"), (99.6, "1 min 40 s"), (119.7, "2 min 0 s")],
+)
+def test_a_time_has_no_sixty_seconds(page, spent, words):
+    shown = page.driver.execute_async_script(
+        "const [spent, done] = arguments;"
+        "import('/static/dom.js').then(({ seconds }) => done(seconds(spent)))",
+        spent,
+    )
+    assert shown == words
+
+
+def test_a_seed_is_shown_whole(page):
+    page.set("#generate-seed", "888888888")  # as long as those that the page draws
+    hidden = page.script(
+        "const e = document.querySelector('#generate-seed'); return e.scrollWidth - e.clientWidth"
+    )
+    assert hidden <= 0
+
+
+def test_nothing_is_wider_than_a_phone(page, upload):
+    """A row of frames goes on in the next line."""
+    page.choose_model(digits_of(page))
+    page.show("edit")
+    page.script("document.querySelector('#edit input[value=between]').click()")
+    for field in ("#edit-image", "#edit-other"):
+        page.get(field).send_keys(str(upload))
+    page.set("#edit-steps", 2)
+    page.start("edit", "document.querySelector('#edit .command')")
+    page.resize(390, 844)
+    try:
+        for tab in ("generate", "edit", "evaluate", "process", "compare"):
+            page.show(tab)
+            over = page.script(
+                "const { scrollWidth, clientWidth } = document.documentElement;"
+                "return scrollWidth - clientWidth"
+            )
+            assert over == 0, tab
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def with_settings(text: str) -> bytes:
     """A PNG with a text where those that are drawn here hold their settings."""
     notes, buffer = PngInfo(), io.BytesIO()
@@ -286,6 +342,7 @@ def test_evaluate_an_upload_then_send_a_broken_file(page, upload, tmp_path):
     page.get("#evaluate [data-start]").click()
     page.until("document.querySelector('.card.final .heat canvas')")
     assert "± 0." in page.get(".number").text
+    assert page.get(".headline .whose").text == f"{digits_of(page)}, without a condition"
     assert len(page.all(".terms dt")) == 3
     assert len(page.all(".chart .column")) > 3
     assert "PNG" in page.get(".sizes").text
@@ -312,6 +369,9 @@ def test_move_along_the_chain(page, upload):
     assert page.script(shown) != first
     assert page.get(".level").text != level
     assert "t = 10 of 20" in page.get(".level").text
+    symbol = page.all(".view b")[2]
+    assert symbol.text.replace("\n", "") == "E[xt−1]"
+    assert page.script("return arguments[0].querySelector('sub').textContent", symbol) == "t−1"
     delay = page.script(
         """const slider = document.querySelector('#level'); const begun = performance.now();
         for (let i = 0; i < 20; i++) {

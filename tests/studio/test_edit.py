@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 
 import numpy as np
@@ -40,6 +41,10 @@ def test_pictures_are_those_of_the_command_to_copy(serve, tmp_path, monkeypatch,
     assert events[-1] == {"type": "done"}
     pictures = [np.asarray(opened(event)) for event in of_type(events, "picture")]
     assert len(pictures) == settings["n"]
+    for event in of_type(events, "picture"):
+        kept = json.loads(opened(event).text["nelbo"])
+        assert kept == event["settings"]
+        assert {name: kept[name] for name in asked} == asked
     monkeypatch.chdir(tmp_path)
     for _, (name, content, _) in [IMAGE, *files]:
         (tmp_path / name).write_bytes(content)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import load_file
 
 from nelbo.cli import main
 from nelbo.studio.uploads import Upload
@@ -29,6 +30,7 @@ def opened(event) -> Image.Image:
     [
         {"label": "3", "guidance": 2.0, "sampler": "ddim", "steps": 5, "seed": 7, "n": 3},
         {"steps": 4, "seed": 1, "n": 2},
+        {"guidance": 3.0, "steps": 4, "seed": 1, "n": 2},  # towards each class in turn
     ],
 )
 def test_pictures_are_those_of_the_command_to_copy(serve, digits, tmp_path, settings):
@@ -89,6 +91,32 @@ def test_a_sketch_is_followed_as_the_command_follows_it(serve, controlled, tmp_p
     base = of_type(ask(client, "generate", asked), "picture")[0]
     assert not np.array_equal(np.asarray(opened(base)), np.asarray(expected))
     assert "control" not in base["settings"]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, ""), (1, " with a ControlNet"), (3, " with 3 ControlNets")]
+)
+def test_what_a_model_is_names_its_controlnets(
+    serve, stable, controlled, three_controls, count, words
+):
+    path = {0: stable, 1: controlled, 3: three_controls}[count]
+    opened = of_type(ask(serve({"model": str(path)}), "open", {"model": "model"}), "model")
+    facts = opened[0]["model"]
+    assert f"a diffusion model of its latents (4×8×8){words} and a text" in facts["description"]
+    # Each weight is counted once, as those in the files are.
+    sizes = {
+        folder: sum(
+            tensor.numel()
+            for file in path.glob(f"{folder}*/*.safetensors")
+            for tensor in load_file(file).values()
+        )
+        for folder in ("unet", "vae", "text_encoder", "controlnet")
+    }
+    names = ("prior", "autoencoder", "text encoder", "ControlNet")
+    shown = [
+        f"{size / 1e6:.2f}M {n}" for n, size in zip(names, sizes.values(), strict=True) if size
+    ]
+    assert sorted(facts["facts"]["parameters"].split(", ")) == sorted(shown)
 
 
 def test_several_controlnets_have_no_sketch(serve, three_controls):

@@ -71,6 +71,12 @@ class DescribedChain(GaussianEncoder):
         return sum(self.control_channels), factor * height, factor * width
 
     @property
+    def control_parameters(self) -> int:
+        """How many weights the ControlNets have; 0 without any."""
+        nets = getattr(self.network, "nets", ())
+        return sum(weight.numel() for net in nets for weight in net.parameters())
+
+    @property
     def guesses(self) -> bool:
         """Whether the network has a ControlNet in guess mode; see `nelbo.networks.control`."""
         return getattr(self.network, "guesses", False)
@@ -122,6 +128,8 @@ class DescribedChain(GaussianEncoder):
         found["chain"] = f"{self.num_levels:,} levels"
         if parameters:
             found["parameters"] = parameters
+        if self.control_parameters:
+            found["parameters"] = f"{parameters}, {self.control_parameters:,} of them ControlNet"
         names = {"prediction": self.prediction, "variance": self.variance}
         return found | {name: value.replace("_", " ") for name, value in names.items()}
 
@@ -130,7 +138,15 @@ class DescribedChain(GaussianEncoder):
         kind = "An unconditional diffusion model"
         if self.num_classes:
             kind = f"{self.title} of {self.num_classes} classes"
+        elif self.control_channels:
+            kind = self.title
+        kind += with_controls(len(self.control_channels))
         return (
             f"{super().description().replace(self.title, kind, 1)}: a chain of "
             f"{self.num_levels:,} levels, {self.prediction} network, {self.variance} variance"
         )
+
+
+def with_controls(count: int) -> str:
+    """What a description adds for this number of ControlNets."""
+    return ("", " with a ControlNet")[count] if count < 2 else f" with {count} ControlNets"

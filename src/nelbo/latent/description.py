@@ -7,6 +7,7 @@ from typing import Any
 from nelbo.base.digest import config_digest
 from nelbo.chain.mhvae import MHVAE
 from nelbo.diffusion import Diffusion
+from nelbo.diffusion.description import with_controls
 from nelbo.networks.encoding import Autoencoder
 from nelbo.text import PromptEncoder
 
@@ -91,10 +92,15 @@ class DescribedLatents(MHVAE):
                 found[name] = " × ".join(str(side) for side in (*shape[1:], shape[0]))
         found["chain of the prior"] = f"{self.prior.num_levels:,} levels"
         parts = {"prior": self.prior, "autoencoder": self.autoencoder, "text encoder": self.text}
-        found["parameters"] = ", ".join(
-            f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f}M {name}"
+        counts = {
+            name: sum(weight.numel() for weight in part.parameters())
             for name, part in parts.items()
             if part is not None
+        }
+        if control := self.prior.control_parameters:
+            counts |= {"prior": counts["prior"] - control, "ControlNet": control}
+        found["parameters"] = ", ".join(
+            f"{count / 1e6:.2f}M {name}" for name, count in counts.items()
         )
         if self.decoder_scale is not None:
             found["scale of the decoder"] = f"{self.decoder_scale:.3f}"
@@ -114,14 +120,14 @@ class DescribedLatents(MHVAE):
             "×".join(str(side) for side in sides)
             for sides in ((self.shape or ())[1:], self.prior.shape or ())
         )
-        kind, and_text = "Pictures", f" and a diffusion model of its latents ({latents})"
+        prior = f"a diffusion model of its latents ({latents})"
+        prior += with_controls(len(self.control_channels))
+        kind, and_text = "Pictures", f" and {prior}"
         if self.num_classes:
             kind = f"Pictures of {self.num_classes} classes"
         if self.text is not None:
             kind = "Text to pictures"
-            and_text = (
-                f", a diffusion model of its latents ({latents}) and a text encoder of the captions"
-            )
+            and_text = f", {prior} and a text encoder of the captions"
         parameters = sum(p.numel() for p in self.parameters())
         return (
             f"{kind} of {size} pixels: an autoencoder{and_text}, {parameters / 1e6:.1f}M parameters"

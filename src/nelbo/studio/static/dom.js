@@ -83,8 +83,9 @@ export function blobOfData(url) {
 
 export function seconds(value) {
   if (value < 10) return `${value.toFixed(1)} s`;
-  if (value < 100) return `${Math.round(value)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  const whole = Math.round(value);
+  if (whole < 100) return `${whole} s`;
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 /** Files that are dropped on an element, or pasted while it is seen. */

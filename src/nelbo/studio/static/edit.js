@@ -5,7 +5,7 @@ import { Chooser } from "./chooser.js";
 import { Job } from "./job.js";
 import { fitControls, newSeed, onModel, opened, state, steering } from "./models.js";
 import { Batch, addUse, titleOf } from "./pictures.js";
-import { Drawing } from "./sketch.js";
+import { Drawing, drawMiddle } from "./sketch.js";
 
 const panel = $("#edit");
 const form = $("#edit-form");
@@ -35,12 +35,9 @@ class Mask extends Drawing {
     const { under, canvas, picture } = this;
     Object.assign(under, { width: canvas.width, height: canvas.height });
     if (!picture) return;
-    // Cut in the middle, as the server cuts it.
-    const scale = Math.min(picture.width / under.width, picture.height / under.height);
-    const [w, h] = [under.width * scale, under.height * scale];
     const context = under.getContext("2d");
     context.imageSmoothingEnabled = picture.width > 128;
-    context.drawImage(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h, 0, 0, under.width, under.height);
+    drawMiddle(context, picture);
   }
 
   ink() {

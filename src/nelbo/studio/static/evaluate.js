@@ -66,6 +66,9 @@ class Card {
     this.settings = settings;
     this.figure = el("b", {}, "…");
     this.unit = el("span", {}, "bits/dim");
+    const given = settings.prompt ?? (settings.label && `class ${settings.label}`);
+    // The model may be another one by the time that this is read.
+    const whose = el("p.note.whose", {}, `${settings.model}, ${given ? `given “${given}”` : "without a condition"}`);
     this.state = el("p.note", {}, "Drawing first levels");
     this.bar = el("div.costs");
     this.terms = el("dl.terms");
@@ -76,7 +79,7 @@ class Card {
     const image = el("img.small-pixels", { src: url, alt: name });
     image.addEventListener("load", () => image.classList.toggle("small-pixels", image.naturalWidth <= 128));
     this.element = el("article.card", {},
-      el("div.head", {}, el("figure.frame", {}, image, el("figcaption", {}, name)), el("div.headline", { "aria-live": "polite" }, el("p.number", {}, this.figure, this.unit), this.state, this.bar, this.terms)),
+      el("div.head", {}, el("figure.frame", {}, image, el("figcaption", {}, name)), el("div.headline", { "aria-live": "polite" }, whose, el("p.number", {}, this.figure, this.unit), this.state, this.bar, this.terms)),
       el("div.details", {}, this.map, this.levels, this.sizes, this.rank),
     );
   }
@@ -152,7 +155,7 @@ class Card {
 $("#classify").addEventListener("click", async () => {
   if (!ready()) return;
   const prompts = $("#evaluate-prompts").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const box = el("article.card", {}, el("h3", {}, "Which explains it best"), el("p.note", {}, "With equal chances beforehand; by the bound, on shared noise."));
+  const box = el("article.card", {}, el("h3", {}, `Which explains ${images.file.name} best`), el("p.note", {}, `By ${state.model.name}, with equal chances beforehand; by the bound, on shared noise.`));
   const list = el("div.ranking");
   box.append(list);
   results.prepend(box);

@@ -76,7 +76,7 @@ export async function restore(settings) {
   if (state.model?.control) await restoreSketch(settings);
   $("#generate-again").checked = false;
   if (settings.negative) $("details", form).open = true;
-  toast("Settings restored");
+  toast(settings.task === "edit" ? "Settings restored, without the picture that was changed: edit it again" : "Settings restored");
 }
 
 async function restoreSketch({ control, control_scale: scale }) {

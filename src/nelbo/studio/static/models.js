@@ -86,13 +86,14 @@ export function steering(root) {
   if (model.text) Object.assign(settings, { prompt: text("prompt"), negative: text("negative") });
   if (model.classes.length) settings.label = text("label");
   if (model.chain) Object.assign(settings, { steps: Number(text("steps")), sampler: text("sampler") });
-  if (settings.prompt || settings.label) settings.guidance = Number(text("guidance"));
+  if (model.guided) settings.guidance = Number(text("guidance"));
   const seed = Number(text("seed") ?? 0);
   if (!Number.isSafeInteger(seed) || seed < 0) throw new Error("The seed must be a whole number of at least 0.");
   return { ...settings, seed };
 }
 
-export const newSeed = () => Math.floor(Math.random() * 2 ** 31);
+// Of nine digits, which its field shows whole.
+export const newSeed = () => Math.floor(Math.random() * 1e9);
 
 export function about() {
   const model = opened();

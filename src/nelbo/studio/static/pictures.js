@@ -6,7 +6,7 @@ import { $, blobOfData, copy, el, icon, seconds, toast } from "./dom.js";
 const uses = [];
 export const addUse = (words, use) => uses.push([words, use]);
 
-const NAMES = { prompt: "prompt", negative: "negative prompt", label: "class", class: "class", guidance: "guidance", sampler: "sampler", steps: "steps", seed: "seed", picture: "picture", strength: "strength", model: "model" };
+const NAMES = { prompt: "prompt", negative: "negative prompt", label: "class", class: "class", guidance: "guidance", sampler: "sampler", steps: "steps", seed: "seed", picture: "picture", control_scale: "strength of the sketch", strength: "strength", jump_n_sample: "rounds", model: "model" };
 
 /** What a picture was drawn of; `class` is that of one of a batch of all classes in turn. */
 export function titleOf(settings) {

@@ -12,7 +12,7 @@ const form = $("#process-form");
 const stage = $("[data-chain]", panel);
 const job = new Job(panel);
 const image = new Chooser($("[data-chooser=process-image]"));
-const SHOWN = [["x_t", "x", "t", "The state: the picture with the noise of level t"], ["x_0", "x̂", "0", "What the model predicts from it"], ["mean", "E[x", "t−1]", "The posterior mean, where the next step leads"]];
+const SHOWN = [["x_t", "x", "t", "The state: the picture with the noise of level t"], ["x_0", "x̂", "0", "What the model predicts from it"], ["mean", "E[x", "t−1", "The posterior mean, where the next step leads"]];
 
 onModel((model) => {
   fitControls(form, model);
@@ -33,7 +33,7 @@ class Film {
     this.slider.addEventListener("input", () => this.show());
     this.views = SHOWN.map(([key, symbol, index, words]) => {
       const canvas = el("canvas", { role: "img", "aria-label": words });
-      return { key, canvas, element: el("figure.view", {}, el("div.frame", {}, canvas), el("figcaption", {}, el("b", {}, symbol, el("sub", {}, index)), el("span", {}, words))) };
+      return { key, canvas, element: el("figure.view", {}, el("div.frame", {}, canvas), el("figcaption", {}, el("b", {}, symbol, el("sub", {}, index), symbol.includes("[") ? "]" : null), el("span", {}, words))) };
     });
     const small = Math.max(shape[1], shape[2]) <= 128;
     this.level = el("output.level", { for: "level" });

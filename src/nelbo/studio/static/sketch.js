@@ -148,6 +148,14 @@ export class Drawing {
   }
 }
 
+/** A picture over a whole canvas, cut in the middle as the server cuts it. */
+export function drawMiddle(context, picture) {
+  const { width, height } = context.canvas;
+  const scale = Math.min(picture.width / width, picture.height / height);
+  const [w, h] = [width * scale, height * scale];
+  context.drawImage(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h, 0, 0, width, height);
+}
+
 /** Dark lines on white paper, or a picture in their place; out comes white on black. */
 export class Sketch extends Drawing {
   constructor(root) {
@@ -165,7 +173,7 @@ export class Sketch extends Drawing {
   background() {
     this.context.fillStyle = "#ffffff";
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.picture) this.context.drawImage(this.picture, 0, 0, this.canvas.width, this.canvas.height);
+    if (this.picture) drawMiddle(this.context, this.picture);
   }
 
   clear() {

@@ -72,6 +72,7 @@ class Change:
             return pictures if paint is None else torch.where(paint, pictures, known)
 
         settings = {"task": "edit", "mode": self.mode, **self.steering.settings(served)}
+        settings |= {"n": self.n, **self._own()}
         for event in follow(served, walk, edit.num_states(chain.schedule), shown=kept):
             if isinstance(event, Tensor):
                 for i, picture in enumerate(kept(served.to_pictures(event))):
@@ -120,6 +121,12 @@ class Change:
         if paint.all():
             raise NelboError("everything is marked, so that nothing of the picture is kept")
         return paint[None, None]
+
+    def _own(self) -> dict[str, Any]:
+        """The settings that the mode has of its own."""
+        if self.mode == "paint":
+            return {"jump_length": self.jump_length, "jump_n_sample": self.jump_n_sample}
+        return {"strength": self.strength} if self.mode == "redraw" else {}
 
     def _command(self, served: Served) -> str:
         options = self.steering.options(served)

@@ -42,7 +42,7 @@ class Generate:
             most = max(1, self.limits.drawn_pixels // (height * width))
             raise NelboError(f"at most {most} pictures of {height}×{width} are drawn at once")
         sampler = served.sampler(self.steering.sampler, self.steering.steps_of(served))
-        walked, condition = self.steering.conditioned(served, self.n, every_class=True)
+        walked, condition = self.steering.conditioned(served, self.n)
         steps = 1 if sampler is None else len(sampler.path(walked.schedule))
         size = max(1, _AT_ONCE // (height * width))
         batches = range(0, self.n, size)
@@ -96,4 +96,5 @@ def _states(
 
 def read(form: Form) -> Generate:
     """The task of a form."""
-    return Generate(Steering.read(form), form.count("n", 1, 1, form.limits.images), form.limits)
+    steering = Steering.read(form, in_turn=True)
+    return Generate(steering, form.count("n", 1, 1, form.limits.images), form.limits)

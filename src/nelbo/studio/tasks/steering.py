@@ -37,6 +37,7 @@ class Steering:
         seed: of all noise.
         control: what a ControlNet follows; without it the base alone draws.
         control_scale: how strongly; None for the model's usual scale.
+        in_turn: whether a model of classes draws all of them in turn where no label is given.
     """
 
     model: str | None
@@ -49,10 +50,11 @@ class Steering:
     seed: int
     control: Upload | None = None
     control_scale: float | None = None
+    in_turn: bool = False
 
     @classmethod
-    def read(cls, form: Form) -> Steering:
-        """That of a form.
+    def read(cls, form: Form, *, in_turn: bool = False) -> Steering:
+        """That of a form; `in_turn` is that of the task.
 
         Raises:
             NelboError: a setting out of range, or a sketch that is refused.
@@ -71,24 +73,22 @@ class Steering:
             form.seed(),
             control,
             form.number_if_any("control_scale", 0.0, _MOST_SCALE),
+            in_turn,
         )
 
-    def conditioned(
-        self, served: Served, n: int, *, every_class: bool = False
-    ) -> tuple[Any, Condition | None]:
+    def conditioned(self, served: Served, n: int) -> tuple[Any, Condition | None]:
         """What is walked, with its guidance, and the condition of `n` pictures.
 
         Args:
             served: the model.
             n: how many.
-            every_class: without a label, all classes in turn.
 
         Raises:
             NelboError: a prompt, label or sketch that the model has no use for.
         """
         labels = self._labels(served)
         condition = None
-        if labels or every_class:
+        if labels or self.in_turn:
             condition = served.model.classes_in_turn(n, labels)
         return served.model.conditioned(
             n,
@@ -101,7 +101,7 @@ class Steering:
 
     def scale(self, served: Served) -> float:
         """The scale of guidance: without anything to guide towards, 1."""
-        if self.prompt is None and self.label is None:
+        if not self._towards(served):
             return 1.0
         if self.guidance is not None:
             return self.guidance
@@ -122,7 +122,7 @@ class Steering:
             found |= {"prompt": self.prompt, "negative": self.negative}
         if served.model.num_classes:
             found["label"] = self.label
-        if self.prompt is not None or self.label is not None:
+        if self._towards(served):
             found["guidance"] = self.scale(served)
         if served.model.chain is not None:
             found |= {"sampler": self.sampler, "steps": self.steps_of(served)}
@@ -145,6 +145,11 @@ class Steering:
             return words
         scale = [] if self.control_scale is None else ["--control-scale", f"{self.control_scale:g}"]
         return [*words, "--control", shlex.quote(self.control.name), *scale]
+
+    def _towards(self, served: Served) -> bool:
+        """Whether there is anything to guide towards."""
+        given = self.prompt is not None or self.label is not None
+        return given or (self.in_turn and served.model.num_classes > 0)
 
     def _labels(self, served: Served) -> list[int]:
         if self.label is None:
