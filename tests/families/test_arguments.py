@@ -44,6 +44,7 @@ from nelbo.families.linear_gaussian import maximum_likelihood
         (lambda: GAN(loss=["classical"]), "unknown loss"),
         (lambda: PPCA(1, method="EM"), r"unknown method 'EM' \(did you mean em\?\)"),
         (lambda: HMM(1, by="column"), "unknown by 'column': expected one of row, pixel"),
+        (lambda: SSM(selective="no"), "selective is str 'no', expected True or False"),
         (lambda: VAE(free_bits=math.nan), "free_bits must not be negative"),
     ],
 )
@@ -180,3 +181,13 @@ def test_no_latents_are_a_plain_normal():
     model = LDS(1, tolerance=0.01).fit(Pixels(17).to_network(levels), data=Pixels(17), device="cpu")
     bits = model.evidence(Pixels(17).to_network(levels)).mean().bits_per_dim.mean
     assert bits < math.log2(17) + 0.2
+
+
+def test_encoders_and_decoders_name_a_shape_that_does_not_fit():
+    model = PPCA(2).fit(IMAGES)
+    vae = VAE(2, width=8).fit(IMAGES, time_budget=0.01)
+    for encoder in (model.encoder, vae.encoder):
+        with pytest.raises(NelboError, match=r"x has shape \(6, 1, 1, 2\), expected \(6, 1, 2, 2"):
+            encoder(IMAGES[:, :, :1])
+    with pytest.raises(NelboError, match=r"z has shape \(3, 1\), expected \(3, 2\)"):
+        model.decoder(torch.zeros(3, 1))

@@ -15,10 +15,19 @@ from PIL import Image
 import nelbo
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, coding, loss
 from nelbo.data import load_data
+from nelbo.diffusion import ContinuousDiffusion, flow
 from nelbo.editing import ImageToImage, Inpainting, Interpolation, Inversion
+from nelbo.evidence import classify, excess_bits
+from nelbo.evidence.calibration import fit_decoder_scale
+from nelbo.evidence.evaluation import evaluate, evaluate_to_error
+from nelbo.evidence.file_sizes import file_sizes
+from nelbo.evidence.modes import count_modes
+from nelbo.evidence.nearest import nearest_training
+from nelbo.evidence.sample_quality import frechet_distance, kernel_distance, sample_quality
 from nelbo.families import HMM, LDS, PPCA
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 from nelbo.samplers.batches import sample_in_batches
+from nelbo.training.snapshots import reconstruct_average
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +59,8 @@ def own(**options) -> Diffusion:
 
 
 MODEL = chain()
+PIXELS = chain(shape=(1, 8, 8), data=Pixels(17))
+FLOATS = PIXELS.data.to_network(DATA.images)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +195,59 @@ MODEL = chain()
     ],
 )
 def test_the_error_names_the_argument(call, message):
+    with pytest.raises(NelboError, match=message):
+        call()
+
+
+BOUND = MODEL.elbo(X, levels=2)
+LABELS = nelbo.Condition(label=torch.arange(2))
+FEATURES = torch.rand(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: list(evaluate(None, DATA)), "model is NoneType None, expected a model"),
+        (lambda: list(evaluate(MODEL, X)), "data is a Tensor of shape .*expected ImageData"),
+        (lambda: list(evaluate(PIXELS, DATA, batch_size=-1)), "batch_size must be at least 1"),
+        (lambda: list(evaluate_to_error(MODEL, X, 0.1)), "data is a Tensor of shape"),
+        (lambda: list(evaluate_to_error(PIXELS, DATA, "1")), "error must be a number, got str"),
+        (lambda: list(classify(None, X)), "model is NoneType None, expected a model"),
+        (lambda: list(classify(MODEL, X.numpy(), LABELS)), "x_0 is a ndarray of shape"),
+        (lambda: list(classify(MODEL, X, LABELS, batch_size=0)), "batch_size must be at least 1"),
+        (lambda: list(classify(MODEL, X, LABELS, margin="3")), "margin must be a number, got str"),
+        (lambda: list(classify(MODEL, X, LABELS, draws=1)), "draws must be at least 2, got 1"),
+        (lambda: excess_bits(None, DATA), "bound is NoneType None, expected what the elbo"),
+        (lambda: excess_bits(BOUND, X), "data is a Tensor of shape"),
+        (lambda: excess_bits(BOUND, DATA), "the bound is of 2 images, and data holds 40"),
+        (lambda: fit_decoder_scale(PIXELS, DATA), "model is a Diffusion, expected a LatentDiff"),
+        (lambda: nelbo.level_profile(MODEL, X, levels=2.5), "levels must be a whole number"),
+        (lambda: nelbo.level_profile(MODEL, X, batch_size=0), "batch_size must be at least 1"),
+        (lambda: ContinuousDiffusion("chain"), "model is str 'chain', expected a Diffusion"),
+        (lambda: flow.encode(MODEL, X.numpy()), "x_1 is a ndarray of shape"),
+        (lambda: flow.decode(MODEL, X[:0]), "x_T is a batch of no states"),
+        (lambda: flow.decode(MODEL, X[:, :1]), r"x_T has shape \(2, 1, 4, 4\), expected \(2, 3,"),
+        (lambda: flow.log_likelihood(MODEL, X, dequantization=0), "unknown dequantization 0"),
+        # Samples in [-1, 1] in place of pixel levels: figures of something else.
+        (lambda: sample_quality(FLOATS, DATA.images, 17), "samples is .*model.data.shown makes"),
+        (lambda: sample_quality(DATA.images, FLOATS, 17), "real is a Tensor of shape"),
+        (lambda: count_modes(FLOATS, DATA.images, 17), "samples is a Tensor of shape"),
+        (lambda: nearest_training(FLOATS, DATA.images, None, 17), "samples is a Tensor of shape"),
+        (lambda: file_sizes(FLOATS, 17), "images is a Tensor of shape"),
+        (lambda: frechet_distance(FEATURES.numpy(), FEATURES), "a is a ndarray of shape"),
+        (lambda: kernel_distance(FEATURES, FEATURES[:, :1]), "needs the same features, got 2 and"),
+        # What makes network space of pixels takes no arrays either.
+        (lambda: Pixels(17).to_network(DATA.images.numpy()), "k is a ndarray .*torch.from_numpy"),
+        (lambda: Pixels(17).to_levels([0.5]), r"x is list \[0.5\], expected a tensor"),
+        (lambda: Continuous().to_levels(None), "x is NoneType None, expected a tensor"),
+        (
+            lambda: nelbo.from_denoiser(lambda x, s: x, shape=(1, 8, 8), data=17),
+            r"data is int 17, expected Pixels\(levels\) or Continuous",
+        ),
+        (lambda: reconstruct_average(3, 0.05), "run is int 3, expected"),
+    ],
+)
+def test_the_error_names_the_argument_of_what_stands_beside_a_model(call, message):
     with pytest.raises(NelboError, match=message):
         call()
 

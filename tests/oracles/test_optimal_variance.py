@@ -219,7 +219,7 @@ def test_what_is_missing_is_named(generator):
     x_0 = torch.zeros(2, *SHAPE)
     with pytest.raises(NelboError, match="draws must be at least 1, got 0"):
         level_profile(model, x_0, draws=0)
-    with pytest.raises(NelboError, match="levels must be None or at least 1, got 0"):
+    with pytest.raises(NelboError, match="levels must be at least 1, got 0"):
         level_profile(model, x_0, levels=0)
 
 

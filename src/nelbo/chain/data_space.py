@@ -13,12 +13,13 @@ from jaxtyping import Float, Int, Integer, Num, UInt8
 from torch import Tensor
 from torch.distributions import Normal
 
-from nelbo.base.arguments import check_count
+from nelbo.base.arguments import check_count, check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import DiscretizedNormal, from_levels, normal, to_levels
 
 # How many levels the pixels of real numbers are shown with.
 _SHOWN_LEVELS = 256
+_FROM_NUMPY = "torch.from_numpy makes one of an array"
 
 
 class _Shown:
@@ -64,6 +65,7 @@ class Pixels(_Shown):
         Raises:
             NelboError: a level outside 0..levels−1, or values that are no integers.
         """
+        check_kind("k", k, Tensor, f"a tensor of integers; {_FROM_NUMPY}")
         if k.is_floating_point():
             raise NelboError(
                 f"pixel levels are integers in 0..{self.levels - 1}, found {k.dtype}: round images "
@@ -80,6 +82,7 @@ class Pixels(_Shown):
 
     def to_levels(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The nearest integer level of each value, int64; values outside [−1, 1] are clamped."""
+        check_kind("x", x, Tensor, f"a tensor of values in [-1, 1]; {_FROM_NUMPY}")
         return to_levels(x, self.levels)
 
     def likelihood(self, mean: Tensor, stddev: Tensor) -> DiscretizedNormal:
@@ -120,6 +123,7 @@ class Continuous(_Shown):
 
     def to_levels(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The nearest of 256 levels between −1 and 1 of each value, to be looked at; int64."""
+        check_kind("x", x, Tensor, f"a tensor of values in [-1, 1]; {_FROM_NUMPY}")
         return to_levels(x, self.shown_levels)
 
     def likelihood(self, mean: Tensor, stddev: Tensor) -> Normal:

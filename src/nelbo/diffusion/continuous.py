@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.base.arguments import check_kind
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
@@ -72,6 +73,7 @@ class ContinuousDiffusion(nn.Module):
 
     def __init__(self, model: Diffusion, gamma: LearnedSchedule | None = None) -> None:
         super().__init__()
+        check_kind("model", model, Diffusion, "a Diffusion")
         if model.variance not in VARIANCES:
             raise NelboError(
                 f"a learned schedule needs variance {' or '.join(VARIANCES)}, whose p(x_0|x_1) "

@@ -41,6 +41,7 @@ from nelbo.base.arguments import check_choice, check_count, check_numbers
 from nelbo.base.errors import NelboError, optional
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
+from nelbo.chain.examples import check_examples
 from nelbo.chain.model import check_model
 from nelbo.chain.terms import per_example
 from nelbo.diffusion.dequantization import Dequantization, default_dequantization, dequantize
@@ -127,7 +128,7 @@ def log_likelihood(
             f"the exact trace is for at most {MAX_EXACT_DIMS:,} dimensions, the data have "
             f"{dims:,}: use trace='rademacher'"
         )
-    kind = dequantization or default_dequantization(model)
+    kind = default_dequantization(model) if dequantization is None else dequantization
     solve = _solver(method, rtol, atol)
     log_weights, evaluations = [], 0
     for _ in range(draws):
@@ -228,10 +229,19 @@ def _transport(
     atol: float,
 ) -> Tensor:
     _check_options(model, "exact", 1, 1, method, rtol, atol)
+    _check_states(model, "x_1" if direction > 0 else "x_T", x)
     check_condition(condition, len(x))
     field = _Field(model, condition, None)
     ends = (field.first, field.last)[::direction]
     return _solver(method, rtol, atol)(field, (_at_least_float32(x),), ends)[0]
+
+
+def _check_states(model: Diffusion, name: str, x: Tensor) -> None:
+    check_examples(**{name: x})
+    if not len(x):
+        raise NelboError(f"{name} is a batch of no states: give at least one")
+    if model.shape is not None and tuple(x.shape[1:]) != model.shape:
+        raise NelboError(f"{name} has shape {tuple(x.shape)}, expected {(len(x), *model.shape)}")
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nelbo.base.arguments import check_count, check_kind
-from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import randn_like
 from nelbo.chain.model import check_model
@@ -91,8 +90,8 @@ def levels_to_measure(schedule: NoiseSchedule, levels: int | None) -> list[int]:
     Level 2, where the KLs begin, is always one of them.
     """
     T = schedule.num_levels
-    if levels is not None and levels < 1:
-        raise NelboError(f"levels must be None or at least 1, got {levels}")
+    if levels is not None:
+        check_count("levels", levels)
     if levels is None or levels >= T:
         return list(range(1, T + 1))
     noise = schedule.noise_power[1:].log()
@@ -114,6 +113,8 @@ def measure_levels(
     """The steps of `level_profile`: one level after the other, upwards."""
     check_model(model)
     check_count("draws", draws)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     model.check_data(x_0)
     check_condition(condition, len(x_0))
     pairs = batch_size or max(1, VALUES_PER_CALL // x_0[0].numel())

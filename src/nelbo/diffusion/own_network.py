@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.base.arguments import check_number
+from nelbo.base.arguments import check_kind, check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.conditioning import Condition
@@ -271,6 +271,7 @@ def _between(
 ) -> NoiseSchedule:
     if sigma_min is None:
         data: DataSpace = options.get("data", Pixels())
+        check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
         sigma_min = _EDM_SIGMA_MIN * (Pixels().levels - 1) / (data.shown_levels - 1)
     return NoiseSchedule.variance_exploding(T, sigma_min, sigma_max, rho=torch.inf)
 

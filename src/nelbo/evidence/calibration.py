@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_count
+from nelbo.base.errors import NelboError
 from nelbo.base.golden_section import RATIO, golden_section
 from nelbo.chain.distributions import draw
 from nelbo.data import ImageData
@@ -47,9 +49,16 @@ def fit_decoder_scale(
         generator: the source of the draws.
 
     Raises:
-        NelboError: images of another size or number of levels than the model's.
+        NelboError: images of another size or number of levels than the model's, or a model that
+            has no decoder.
     """
     check_fits(model, data)
+    check_count("batch_size", batch_size)
+    if not hasattr(model, "decoder_scale"):
+        raise NelboError(
+            f"model is a {type(model).__name__}, expected a LatentDiffusion: no other has a "
+            "decoder with a scale"
+        )
     return reconstruction_scale(model, data, batch_size=batch_size, generator=generator)
 
 

@@ -27,10 +27,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.distributions import draw, drawn_on, randn_like, rows
-from nelbo.chain.model import Model
+from nelbo.chain.examples import check_examples
+from nelbo.chain.model import Model, check_model
 from nelbo.chain.terms import VALUES_PER_CALL
 from nelbo.diffusion import Diffusion
 
@@ -98,10 +100,10 @@ class Classifier:
             raise NelboError(f"classification needs at least 2 classes, got {classes.batch_size}")
         if classes.label is not None:
             _check_labels(model, classes.label)
+        check_number("margin", margin)
         if not margin > 0:
             raise NelboError(f"margin must be a positive number of standard errors, got {margin}")
-        if draws < 2:
-            raise NelboError(f"draws must be at least 2, got {draws}")
+        check_count("draws", draws, least=2)
         self.model = model
         self.classes = classes
         self.draws = draws
@@ -180,6 +182,9 @@ def classify(
     Raises:
         NelboError: a model without classes, or options out of range.
     """
+    check_model(model)
+    check_examples(x_0=x_0)
+    check_count("batch_size", batch_size)
     if classes is None:
         if model.num_classes < 2:
             raise NelboError("the model has no classes: pass the condition of each class")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nelbo.base.arguments import check_count, check_number
 from nelbo.base.errors import NelboError
 from nelbo.chain.bound import Bound
 from nelbo.chain.distributions import drawn_on, generator_for
@@ -28,7 +29,7 @@ from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.allocation import ADDED_SHARE, MARGIN, Draws, DrawSpread
 from nelbo.evidence.bound_store import BoundStore
-from nelbo.evidence.inputs import inputs
+from nelbo.evidence.inputs import check_fits, inputs
 from nelbo.evidence.pilot import pilot, some_images
 
 # The exploration begins with this many images, and goes on until it has taken this share of the
@@ -70,6 +71,8 @@ def evaluate(
     Raises:
         NelboError: images of another size or number of levels than the model's.
     """
+    check_fits(model, data)
+    check_count("batch_size", batch_size)
     device = model.device
     mixed = dtype not in (None, torch.float32)
     noise = batch_generators(generator)
@@ -165,6 +168,9 @@ def evaluate_to_error(
         NelboError: an error that is not positive, images that do not fit the model, or a bound
             that is not finite, so that no error is ever reached.
     """
+    check_fits(model, data)
+    check_count("batch_size", batch_size)
+    check_number("error", error)
     if not (error > 0 and math.isfinite(error)):
         raise NelboError(f"the target error must be positive, in bits per dimension, got {error}")
     how: dict[str, Any] = {"batch_size": batch_size, "generator": generator, "dtype": dtype}

@@ -37,6 +37,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
 from nelbo.evidence.feature_spaces import some_of
+from nelbo.evidence.inputs import check_pictures
 
 PNG, WEBP, JXL = "PNG", "WebP", "JPEG XL"
 # How each is called beside a figure.
@@ -167,6 +168,7 @@ def file_sizes(
         levels: how many levels a pixel has.
         most: how many pictures to write at most, drawn at random; fewer where they are large.
     """
+    check_pictures(images=images)
     channels, height, width = images.shape[1:]
     if channels not in MODES or len(images) == 0:
         return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
+from nelbo.base.arguments import check_kind, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.chain.model import Model
+from nelbo.chain.model import Model, check_model
 from nelbo.data import ImageData
 
 
@@ -23,6 +25,24 @@ def inputs(model: Model, data: ImageData) -> tuple[Tensor, Condition | None]:
     return x_0, condition_for(model, data)
 
 
+def check_image_data(data: Any) -> None:
+    """Raise `NelboError` for what is no `ImageData`, as a tensor, which lacks levels and names."""
+    check_kind("data", data, ImageData, "ImageData, such as nelbo.data.load_data returns")
+
+
+def check_pictures(**pictures: Any) -> None:
+    """Raise `NelboError` unless each is a tensor of pixel levels, (N, C, H, W), by name.
+
+    Samples as a model draws them, in [−1, 1], would be taken for the two darkest levels.
+    """
+    for name, images in pictures.items():
+        if not isinstance(images, Tensor) or images.is_floating_point() or images.ndim != 4:
+            raise NelboError(
+                f"{name} is {described(images)}, expected a tensor of pixel levels (N, C, H, W), "
+                "which are integers; model.data.shown makes them of samples"
+            )
+
+
 def condition_for(model: Model, data: ImageData) -> Condition | None:
     """What the model is conditioned on for each image, its control included where it has one; see
     `Model.condition_for`."""
@@ -35,6 +55,8 @@ def condition_for(model: Model, data: ImageData) -> Condition | None:
 
 def check_fits(model: Model, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the model's levels, channels and size."""
+    check_model(model)
+    check_image_data(data)
     model.data.check_levels(data.levels, data.source)
     if model.shape != data.shape:
         raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from nelbo.evidence.feature_spaces import features_of, principal_components, some_of
+from nelbo.evidence.inputs import check_pictures
 from nelbo.evidence.sample_quality import MOST_REAL, among
 
 # Clusters, for at least this number of training pictures each.
@@ -76,6 +77,7 @@ def count_modes(
         levels: how many levels a pixel has.
         seed: of all that is drawn.
     """
+    check_pictures(samples=samples, real=real)
     real = some_of(real, MOST_REAL, seed)
     space = principal_components(real, levels)
     drawn, kept = features_of(space, samples, real)

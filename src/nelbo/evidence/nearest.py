@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.distributions import some_places
+from nelbo.evidence.inputs import check_pictures
 
 # Training pictures that are searched at most, drawn at random; and held-out ones to compare with.
 MOST_SEARCHED = 20_000
@@ -99,6 +100,7 @@ def nearest_training(
     Raises:
         NelboError: pictures of another size.
     """
+    check_pictures(samples=samples, train=train)
     if samples.shape[1:] != train.shape[1:]:
         raise NelboError(
             f"samples of shape {tuple(samples.shape[1:])} have no nearest picture among those of "

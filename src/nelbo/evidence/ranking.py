@@ -19,6 +19,7 @@ from nelbo.base.files import write_csv
 from nelbo.chain.evidence import Evidence, check_evidence
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
+from nelbo.evidence.inputs import check_image_data
 
 COLUMNS = ("rank", "name", "bits_per_dim", "monte_carlo_error", "label", "caption")
 # Which of the images' splits they are of, where that is known; and the score where it is another.
@@ -29,8 +30,12 @@ def excess_bits(bound: Evidence, data: ImageData) -> Float[Tensor, " images"]:
     """Bits/dim of each image above what the smaller of PNG and lossless WebP takes, headers aside.
 
     Raises:
-        NelboError: images that are neither grey nor RGB.
+        NelboError: images that are neither grey nor RGB, or not those of the bound.
     """
+    check_evidence(bound=bound)
+    check_image_data(data)
+    if len(bound) != len(data):
+        raise NelboError(f"the bound is of {len(bound)} images, and data holds {len(data)}")
     files = torch.stack(
         [sizes_of_each(data.images, data.levels, kind)[1] for kind in (PNG, WEBP)]
     ).amin(0)

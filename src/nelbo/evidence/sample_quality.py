@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from nelbo.base.arguments import described
 from nelbo.base.errors import NelboError
 from nelbo.base.files import finite
 from nelbo.chain.estimate import Estimate
@@ -37,6 +38,7 @@ from nelbo.evidence.feature_spaces import (
     random_convolutions,
     some_of,
 )
+from nelbo.evidence.inputs import check_pictures
 
 # Real pictures that samples are compared with at most, drawn at random.
 MOST_REAL = 5_000
@@ -120,6 +122,7 @@ def sample_quality(
     Raises:
         NelboError: fewer than 2 samples or 4 real pictures, or pictures of two sizes.
     """
+    check_pictures(samples=samples, real=real)
     if samples.shape[1:] != real.shape[1:]:
         raise NelboError(
             f"samples of shape {tuple(samples.shape[1:])} cannot be compared with pictures of "
@@ -197,15 +200,23 @@ def frechet_distance(a: Float[Tensor, "n features"], b: Float[Tensor, "m feature
     Raises:
         NelboError: fewer than two vectors in a set.
     """
-    if min(len(a), len(b)) < 2:
-        raise NelboError(
-            f"a Fréchet distance needs at least 2 pictures in each set, got {len(a)} and {len(b)}"
-        )
+    _check_sets("a Fréchet distance", a, b)
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
     between = (mean_a - mean_b).square().sum()
     spread = root_a.square().sum() + root_b.square().sum()
     shared = torch.linalg.svdvals(root_a @ root_b.T).sum()
     return max(float(between + spread - 2 * shared), 0.0)
+
+
+def _check_sets(what: str, a: Any, b: Any) -> None:
+    """Raise `NelboError` unless there are the same features of two pictures or more in each set."""
+    for name, features in {"a": a, "b": b}.items():
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            raise NelboError(f"{name} is {described(features)}, expected features (N, F)")
+    if a.shape[1] != b.shape[1]:
+        raise NelboError(f"{what} needs the same features, got {a.shape[1]} and {b.shape[1]}")
+    if min(len(a), len(b)) < 2:
+        raise NelboError(f"{what} needs at least 2 pictures in each set, got {len(a)} and {len(b)}")
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,10 +263,7 @@ def kernel_distance(a: Float[Tensor, "n features"], b: Float[Tensor, "m features
     Raises:
         NelboError: fewer than two vectors in a set.
     """
-    if min(len(a), len(b)) < 2:
-        raise NelboError(
-            f"a kernel distance needs at least 2 pictures in each set, got {len(a)} and {len(b)}"
-        )
+    _check_sets("a kernel distance", a, b)
 
     def sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The kernel summed over y for each x, and over x for each y."""

@@ -31,6 +31,7 @@ from nelbo.chain.data_space import Continuous, DataSpace, Pixels
 from nelbo.chain.distributions import Generators
 from nelbo.chain.estimators import Estimator
 from nelbo.chain.evidence import Evidence
+from nelbo.chain.examples import check_examples
 from nelbo.chain.model import BaseModel
 from nelbo.data import ImageData
 from nelbo.families.arguments import check_positive
@@ -275,6 +276,13 @@ class Family(BaseModel):
         """Raise `NelboError` where `x_0` is no data of this model, or the model is not fitted."""
         _ = self.image_shape
         super().check_data(x_0)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise `NelboError` unless `x` is a batch of tensors of the shape of images."""
+        shape = self.image_shape
+        check_examples(x=x)
+        if tuple(x.shape[1:]) != shape:
+            raise NelboError(f"x has shape {tuple(x.shape)}, expected {(len(x), *shape)}")
 
     def evidence(
         self,

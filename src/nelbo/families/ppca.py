@@ -34,6 +34,7 @@ from nelbo.chain.bound import Bound
 from nelbo.chain.data_space import DataSpace
 from nelbo.chain.distributions import draw, normal, randn_like
 from nelbo.chain.evidence import Costs, Evidence
+from nelbo.chain.examples import check_examples
 from nelbo.families.arguments import check_not_negative
 from nelbo.families.examples import Examples
 from nelbo.families.family import Family
@@ -164,11 +165,15 @@ class PPCA(Family):
 
     def encoder(self, x: Float[Tensor, "batch channels height width"]) -> MultivariateNormal:
         """q(z|x) of the VAE that PPCA is, which is the posterior p(z|x) itself."""
+        self.check_shape(x)
         q = posterior(self.linear_gaussian, x.flatten(1).double())
         return MultivariateNormal(q.mean, q.covariance)
 
     def decoder(self, z: Float[Tensor, "batch latents"]) -> Normal:
         """p(x|z), float64, of the shape of images."""
+        check_examples(z=z)
+        if z.shape[1:] != (self.latents,):
+            raise NelboError(f"z has shape {tuple(z.shape)}, expected {(len(z), self.latents)}")
         mean = (z.double() @ self.weight.T + self.mean).unflatten(1, self.image_shape)
         return normal(mean, self.variance.sqrt().expand_as(mean))
 

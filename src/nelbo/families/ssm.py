@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
-from nelbo.base.arguments import check_counts
+from nelbo.base.arguments import check_counts, check_kind
 from nelbo.chain.data_space import DataSpace
 from nelbo.families.autoregressive import AutoregressiveNetwork, SequenceModel
 from nelbo.families.state_space import DiagonalLayer, SelectiveLayer
@@ -97,6 +97,7 @@ class SSM(AutoregressiveNetwork):
     ) -> None:
         super().__init__(width, layers, dropout, data, states=states, selective=selective)
         check_counts(states=states)
+        check_kind("selective", selective, bool, "True or False")
         self.states, self.selective = states, selective
 
     def sequence_model(self) -> SequenceModel:

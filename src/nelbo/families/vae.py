@@ -58,6 +58,7 @@ class VAE(VariationalFamily):
 
     def encoder(self, x: Float[Tensor, "batch channels height width"]) -> Normal:
         """q(z|x), (B, latents)."""
+        self.check_shape(x)
         return self.hierarchy.q_step(x, 1)
 
     def one_draw(self, x: Tensor, generator: torch.Generator | None) -> Float[Tensor, " batch"]:

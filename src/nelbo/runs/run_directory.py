@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
 from nelbo.base.files import TEMPORARY_NAME, read_json, writing
 from nelbo.base.locks import lock
@@ -174,6 +175,7 @@ class RunDirectory:
         Raises:
             NelboError: there is none.
         """
+        check_path("run", path)
         if is_replaced(Path(path)):
             with lock(Path(path), wait=False) as free:
                 if free:  # nobody is at it
