@@ -16,7 +16,7 @@ from nelbo import Continuous, NelboError, Pixels
 from nelbo.families import HMM
 from nelbo.families.emissions import Categorical, Emission, Gaussian
 from nelbo.families.hmm_em import Chain, expect, log_likelihood, maximise
-from nelbo.families.hmm_inference import hmm_smoother
+from nelbo.families.hmm_inference import hmm_filter, hmm_smoother
 from tests.families.brute_force import total_probability
 from tests.families.contract import check_contract
 
@@ -40,6 +40,15 @@ def random_chain(states: int, emission: Emission, values: int, seed: int = 0) ->
 def levels_of(n: int, length: int, values: int, levels: int, seed: int = 0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return Pixels(levels).to_network(torch.randint(0, levels, (n, length, values), generator=g))
+
+
+def test_a_sequence_that_cannot_be_has_probability_zero():
+    """States that never change, of which neither emits both values: no path has the sequence."""
+    initial, stay = torch.tensor([0.5, 0.5]).double(), torch.eye(2).double()
+    of = torch.eye(2).double().log()  # state s emits s
+    x = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 0, 1]])
+    found = hmm_filter(initial, stay, of.T[x]).log_likelihood
+    assert found.tolist() == [math.log(0.5), -math.inf, -math.inf]
 
 
 @pytest.mark.parametrize("emission", [Categorical(Pixels(3)), Gaussian(Continuous())])

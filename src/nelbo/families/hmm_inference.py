@@ -18,6 +18,7 @@ This is the algorithm of `nelbo.families.kalman` with sums in place of integrals
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,9 @@ def hmm_filter(
         predicted.append(p)
         # In logarithms until they are normalised: b alone may underflow where p decides.
         joint = p.log() + log_b[:, t]
-        likelihood = likelihood + joint.logsumexp(1)
+        # What cannot be stays so: after it there is no distribution of states to go on from.
+        cannot_be = likelihood == -math.inf
+        likelihood = torch.where(cannot_be, likelihood, likelihood + joint.logsumexp(1))
         filtered.append(joint.softmax(1))
         p = filtered[-1] @ transition
     return Filtered(torch.stack(predicted, 1), torch.stack(filtered, 1), likelihood)
