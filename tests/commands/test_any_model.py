@@ -116,7 +116,10 @@ def test_evaluate_reads_an_exact_likelihood_in_one_call_an_image(toys, tmp_path,
 
 def test_evaluate_of_a_model_that_gives_no_probability_says_so(toys, capsys):
     main(["evaluate", toys["Blank"], "--images", "4"])
-    assert "gives images no probability" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "gives images no probability" in shown
+    assert "Monte Carlo" not in shown
+    assert "network evaluations" not in shown
     found = run_json(capsys, "evaluate", toys["Blank"], "--images", "4")
     assert found["kind"] == "none"
     assert found["bits_per_dim"]["total"]["mean"] is None
@@ -133,9 +136,25 @@ def test_rank_and_compare(toys, tmp_path, capsys):
     expected = float(inky_bits(9).mean()) - math.log2(LEVELS)
     assert compared["difference"] == pytest.approx(expected, abs=1e-6)
     assert compared["runs"][1]["bits_per_dim"] == pytest.approx(math.log2(LEVELS))
-    run_json(capsys, "rank", toys["Blank"], "--images", "4", "--out", str(tmp_path / "b"))
-    runs = ["--runs", toys["Blank"], toys["Even"]]
-    assert run_json(capsys, "compare", "digits", *runs, "--images", "4")["difference"] is None
+
+
+@pytest.mark.parametrize("score", ["bits", "excess"])
+def test_what_has_no_probability_is_not_ranked(toys, tmp_path, capsys, score):
+    ranking = ["rank", toys["Blank"], "--images", "4", "--score", score, "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main(ranking)
+    assert "Blank: a model that gives images no probability" in capsys.readouterr().err
+    assert not (tmp_path / "ranking.csv").exists()
+
+
+def test_what_has_no_probability_is_not_compared(toys, capsys):
+    for runs in ([toys["Even"], toys["Blank"]], [toys["Blank"], toys["Even"]]):
+        with pytest.raises(SystemExit):
+            main(["compare", "digits", "--runs", *runs, "--images", "4"])
+        shown = capsys.readouterr()
+        assert "Blank: a model that gives images no probability" in shown.err
+        assert "difference" not in shown.out
+        assert "Evaluating" not in shown.err
 
 
 @pytest.mark.parametrize("name", ["Even", "Blank"])

@@ -80,6 +80,17 @@ def check_evidence(**given: Any) -> None:
             raise NelboError(f"{name} is {described(evidence)}, expected {expected}")
 
 
+def check_bits(**given: Any) -> None:
+    """Raise `NelboError` for what is no `Evidence`, or has no bits as there is no p(x), by name."""
+    check_evidence(**given)
+    for name, evidence in given.items():
+        if evidence.kind == "none":
+            raise NelboError(
+                f"{name}: a model that gives images no probability, as a GAN, has no bits/dim; "
+                "judge it by its samples"
+            )
+
+
 def batches_of(kind: type[Any], batches: Iterable[Batch]) -> list[Batch]:
     """The evidence of several batches that are to be joined.
 

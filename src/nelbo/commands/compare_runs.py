@@ -17,6 +17,7 @@ from nelbo.data.splits import TRAIN
 from nelbo.evidence import compare
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.evidence.given import given_of
+from nelbo.evidence.inputs import check_probability
 from nelbo.evidence.progress import evaluate_with_progress, levels_to_compare
 from nelbo.formats import Pipeline
 from nelbo.report.tables import estimate_text
@@ -46,6 +47,8 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
         loaded = _at_guidance(loaded, options.embedded_guidance)
     _check_shapes(runs, [data.shape for _, data in loaded])
     given = [given_of(model, data) for model, data in loaded]
+    for name, (model, data) in zip(runs, loaded, strict=True):
+        check_probability(name, model, data)
     levels = levels_to_compare(options.levels, loaded, options.computing.seed)
     bounds = [
         evaluate_with_progress(

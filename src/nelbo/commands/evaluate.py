@@ -68,6 +68,7 @@ def run(options: Evaluate) -> None:
     if out is not None:
         write_ranking(out / IMAGES_FILE, data, bound, ranked=False)
     summary, density, given = bound.mean(), model.data.is_density, given_of(model, data)
+    has_bits = summary.kind != "none"
     files = None if density else file_sizes(data.images, data.levels)
     stored = 0 if store is None else store.stored_calls
     answer(
@@ -82,12 +83,12 @@ def run(options: Evaluate) -> None:
             "files": sizes_json(files),
             **({} if explained is None else {"control": explained.to_json()}),
         },
-        bound_table({options.split: summary}, density=density),
+        bound_table({options.split: summary}, density=density) if has_bits else None,
         result_line(summary, bits_unit(density) + given.suffix),
         given.line,
         *(() if explained is None else (explained_table(explained), warning(explained))),
         files.line if files else None,
-        cost_line(len(bound), levels_of(model) + 1, calls),
+        cost_line(len(bound), levels_of(model) + 1, calls) if has_bits else None,
         f"{stored:,} of them had been made before and were read from {out}" if stored else None,
         None if out is None else f"Each image: {out / IMAGES_FILE}",
         warnings=summary.bits_per_dim.warnings(data.names),

@@ -22,6 +22,7 @@ from nelbo.evidence.bit_map import map_bits
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.evidence.given import Given, given_of
 from nelbo.evidence.identity import identify_profile
+from nelbo.evidence.inputs import check_probability
 from nelbo.evidence.progress import evaluate_at_levels
 from nelbo.formats import Pipeline
 from nelbo.latent.bound import LatentBoundMap
@@ -52,6 +53,7 @@ def run(options: Rank) -> None:
         quiet=not processes.is_main,
         embedded_guidance=options.embedded_guidance,
     )
+    check_probability(options.run_path, model, data)
     levels = options.levels or _LEVELS[model.few_levels_matter]
     store = open_store(
         options,

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
-from nelbo.chain.evidence import Evidence, check_evidence
+from nelbo.chain.evidence import Evidence, check_bits
 
 LEVEL = 0.05
 # No p-value is smaller than one over one more than this.
@@ -98,9 +98,9 @@ def compare(
         generator: the source of the resamples.
 
     Raises:
-        NelboError: bounds of different images, or of fewer than two.
+        NelboError: bounds of different images, of fewer than two, or of a model without any.
     """
-    check_evidence(first=first, second=second)
+    check_bits(first=first, second=second)
     if len(first) != len(second) or first.dims != second.dims:
         raise NelboError(
             "a paired comparison needs both bounds on the same images; found "

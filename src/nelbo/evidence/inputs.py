@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nelbo.base.arguments import check_kind, described
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
+from nelbo.chain.evidence import check_bits
 from nelbo.chain.model import Model, check_model
 from nelbo.data import ImageData
 
@@ -41,6 +43,13 @@ def check_pictures(**pictures: Any) -> None:
                 f"{name} is {described(images)}, expected a tensor of pixel levels (N, C, H, W), "
                 "which are integers; model.data.shown makes them of samples"
             )
+
+
+def check_probability(name: str, model: Model, data: ImageData) -> None:
+    """Raise `NelboError`, before long work, for a model that gives images no probability."""
+    if model.chain is None and len(data):
+        with torch.no_grad():
+            check_bits(**{name: model.evidence(*inputs(model, data.take(slice(1))))})
 
 
 def condition_for(model: Model, data: ImageData) -> Condition | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import write_csv
-from nelbo.chain.evidence import Evidence, check_evidence
+from nelbo.chain.evidence import Evidence, check_bits
 from nelbo.data import ImageData
 from nelbo.evidence.file_sizes import PNG, WEBP, sizes_of_each
 from nelbo.evidence.inputs import check_image_data
@@ -32,7 +32,7 @@ def excess_bits(bound: Evidence, data: ImageData) -> Float[Tensor, " images"]:
     Raises:
         NelboError: images that are neither grey nor RGB, or not those of the bound.
     """
-    check_evidence(bound=bound)
+    check_bits(bound=bound)
     check_image_data(data)
     if len(bound) != len(data):
         raise NelboError(f"the bound is of {len(bound)} images, and data holds {len(data)}")
@@ -49,7 +49,7 @@ def rank(bound: Evidence, scores: Float[Tensor, " images"] | None = None) -> Int
 
     An image whose bound is not a number comes first: it is what a user should look at.
     """
-    check_evidence(bound=bound)
+    check_bits(bound=bound)
     bits = (bound.bits_per_dim if scores is None else scores).detach().cpu().double()
     return bits.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
 
