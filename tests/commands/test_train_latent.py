@@ -316,6 +316,10 @@ def test_labels_are_told_where_there_are_no_captions(tmp_path):
     assert model.num_classes == 10
     assert model.text is None
     assert model.data.levels == 17
+    main(["report", str(run), "--images", "2", "--levels", "1", "--sample-images", "3"])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Below each sample is the class that was asked for." in page
+    assert "vocabulary" not in page
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from nelbo.diffusion.objectives import SHIFTED
 from nelbo.evidence.file_sizes import file_sizes
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
+from nelbo.report.autoencoder_report import nats, share_of_values
 from nelbo.report.beside import file_bars, nearest_line, quality_section, quality_table
 from nelbo.report.model_card import measured_sections, model_card
 from nelbo.report.page import render
@@ -25,6 +26,7 @@ from nelbo.report.ranking_page import RankingReport, ranking_page
 from nelbo.report.tables import bound_json
 from nelbo.report.training_facts import (
     passes,
+    run_settings,
     settings_that_apply,
     training_facts,
 )
@@ -162,6 +164,8 @@ def test_the_ranking_links_to_files_that_are_there(tmp_path):
     assert links == {(tmp_path / "a b" / "0.png").as_uri()}
     assert "a%20b" in next(iter(links))
     assert "Beside image files" in html
+    mean = report.bound.mean().bits_per_dim
+    assert f"{mean.mean:.3f} ± {mean.standard_error:.3f} bits/dim on average" in html
 
 
 NOTES = {
@@ -240,6 +244,61 @@ def test_only_settings_that_apply_are_shown():
     for objective in SHIFTED:
         shifted = settings_that_apply({"training": {**training, "objective": objective}})
         assert "level_shift" in shifted["training"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "shown"),
+    [
+        ("text", {"condition", "text_width", "guidance"}),
+        ("label", {"condition", "guidance"}),
+        ("none", {"condition"}),
+    ],
+)
+def test_a_condition_that_the_images_decide_decides_on_its_settings(condition, shown):
+    model = {"condition": "auto", "text_width": 192, "guidance": 2.0, "recoloured": 0.2}
+    notes = {"settings": {"training": {"label_dropout": 0.1}, "model": model}}
+    told = run_settings(notes, condition=condition, channels=1)
+    assert set(told["model"]) == shown
+    assert told["model"]["condition"] == condition
+    assert ("training" in told) is (condition != "none")
+    assert "recoloured" in run_settings(notes, channels=3)["model"]
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ({"schedule": "flow_matching"}, True),
+        ({"schedule": None, "prediction": "velocity"}, True),
+        ({"schedule": "cosine", "prediction": "velocity"}, False),
+        ({"schedule": None, "prediction": "v_prediction"}, False),
+    ],
+)
+def test_the_shift_is_of_flow_matching(model, shown):
+    assert ("shift" in settings_that_apply({"model": {**model, "shift": 1.0}})["model"]) is shown
+
+
+def test_classes_of_samples_are_mentioned_without_real_images():
+    page = render(make_report(real=None, names=["zero", "one", "two", "three"]))
+    assert "What the model draws. Below each sample is the class that was asked for." in page
+    assert "What the model draws.<" in render(make_report(real=None))
+
+
+@pytest.mark.parametrize(
+    ("latents", "values", "words"),
+    [
+        (128, 64, "2 times the values"),
+        (64, 64, "as many as the values"),
+        (512, 3072, "1/6 of the values"),
+        (96, 64, "1.5 times the values"),
+    ],
+)
+def test_latents_beside_the_values_of_an_image(latents, values, words):
+    assert share_of_values(latents, values) == words
+
+
+@pytest.mark.parametrize(("cost", "words"), [(0.361, "0.36"), (1.07, "1.1"), (123.4, "123")])
+def test_nats_of_a_channel(cost, words):
+    assert nats(cost) == f"{words} nats"
 
 
 def edited(content, values):

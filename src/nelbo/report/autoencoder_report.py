@@ -34,7 +34,7 @@ _ROWS = (
     ("reconstruction", "reconstruction, −E log p(x|z)", "bits/dim", 3),
     ("divergence", "divergence, KL(q(z|x) ‖ N(0, I))", "bits/dim", 3),
     ("bits_per_dim", "total (−ELBO) as a plain VAE", "bits/dim", 3),
-    ("divergence_nats", "divergence", "nats per image", 0),
+    ("divergence_nats", "divergence", "nats per image", 1),
 )
 _WORDS = (
     Entry(
@@ -143,6 +143,20 @@ def latent_pictures(
     return large.round().byte()[:, :, None].expand(-1, -1, 3, -1, -1)
 
 
+def share_of_values(latents: int, values: int) -> str:
+    """How many latents there are beside the values of an image: 1/6 of the values."""
+    if latents == values:
+        return "as many as the values"
+    few = latents < values
+    shown = f"{max(latents, values) / min(latents, values):,.1f}".removesuffix(".0")
+    return f"1/{shown} of the values" if few else f"{shown} times the values"
+
+
+def nats(cost: float) -> str:
+    """A cost with two digits: 0.36 nats, 1.5 nats, 120 nats."""
+    return f"{number(cost, 0 if cost >= 10 else 1 if cost >= 1 else 2)} nats"
+
+
 def _header(report: AutoencoderReport) -> str:
     config = report.autoencoder.config
     channels, height, width = report.pairs.shape[1:]
@@ -151,8 +165,8 @@ def _header(report: AutoencoderReport) -> str:
     values = channels * height * width
     facts: dict[str, Any] = {
         "image": f"{height} × {width} × {channels}",
-        "latents": f"{' × '.join(str(side) for side in latent)}, 1/"
-        f"{number(values / (latent[0] * latent[1] * latent[2]), 1)} of the values",
+        "latents": f"{' × '.join(str(side) for side in latent)}, "
+        f"{share_of_values(latent[0] * latent[1] * latent[2], values)}",
         "parameters": f"{sum(p.numel() for p in report.autoencoder.parameters()):,}",
         **report.facts,
     }
@@ -192,7 +206,7 @@ def _latents(report: AutoencoderReport) -> str:
     pictures = torch.cat([shown[:, None], latent_pictures(latents, height, width)], 1)
     rows = [("", row, False) for row in pictures]
     costs = report.readings["test"].divergence_by_channel
-    under = [("image", "")] + [(f"{c + 1}", f"{costs[c]:,.0f} nats") for c in range(count)]
+    under = [("image", "")] + [(f"{c + 1}", nats(float(costs[c]))) for c in range(count)]
     film = fragments.film(rows, under, "Images, and each channel of their latents beside them")
     bars = panel(
         kl_by_channel(report.readings),

@@ -16,9 +16,9 @@ from nelbo.evidence.given import Given
 from nelbo.latent.bound import LatentBoundMap
 from nelbo.report import fragments, plots
 from nelbo.report.beside import file_bars
-from nelbo.report.formatting import number
 from nelbo.report.page import page
 from nelbo.report.surprise import map_colors, with_bits
+from nelbo.report.tables import estimate_text
 from nelbo.report.theme import to_inline_svg
 
 
@@ -60,7 +60,7 @@ def ranking_page(report: RankingReport) -> str:
     header = (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="subtitle">{len(report.data):,} images of {escape(report.data.source)}, '
-        f"{number(summary.mean, 3)} bits/dim{suffix} on average{ranked_by}</p></header>"
+        f"{estimate_text(summary, 3)} bits/dim{suffix} on average{ranked_by}</p></header>"
     )
     colors, scale = map_colors(report.maps)
     half = len(report.most)

@@ -90,11 +90,12 @@ def pictures(report: RunReport) -> str:
     ]
     if not panels:
         return ""
+    asked = " Below each sample is the class that was asked for." if report.names else ""
     if report.real is None:
-        return fragments.section("Samples", "What the model draws.", *panels)
+        return fragments.section("Samples", f"What the model draws.{asked}", *panels)
     about = "What the model draws, beside real images." if len(panels) == 2 else ""
-    if report.names and about:
-        about += " Below each sample is the class that was asked for."
+    if about:
+        about += asked
     return fragments.section("Samples and data", about, fragments.pair(*panels))
 
 

@@ -50,11 +50,25 @@ def passes(notes: Mapping[str, Any]) -> float | None:
     return trained["steps"] * batch / images
 
 
-def run_settings(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that apply, by its notes, with what it was trained on and for."""
+def run_settings(
+    notes: Mapping[str, Any], *, condition: str | None = None, channels: int | None = None
+) -> dict[str, Any]:
+    """The settings of a run that apply, by its notes, with what it was trained on and for.
+
+    Args:
+        notes: what the run's nelbo.json holds.
+        condition: text, label or none, where the settings leave it to the images.
+        channels: of the images.
+    """
     source = {"source": notes["source"]} if "source" in notes else {}
-    run = {**source, **notes.get("trained", {})}
-    return settings_that_apply({"run": run, **notes.get("settings", {})})
+    settings = {"run": {**source, **notes.get("trained", {})}, **notes.get("settings", {})}
+    if isinstance(settings.get("model"), Mapping):
+        model = settings["model"] = dict(settings["model"])
+        if condition is not None and model.get("condition") == "auto":
+            model["condition"] = condition
+        if channels == 1:  # which have no other order
+            model.pop("recoloured", None)
+    return settings_that_apply(settings)
 
 
 def settings_that_apply(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +106,7 @@ _WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
     "level_shift": lambda training, model: training.get("objective") in SHIFTED,
     "balance_power": lambda training, model: training.get("balance") != "none",
     "balance": lambda training, model: training.get("balance") != "none",
+    "shift": lambda training, model: _is_flow(model),
     "label_dropout": lambda training, model: _is_conditional(model),
     "guidance": lambda training, model: _is_conditional(model),
     **dict.fromkeys(
@@ -109,6 +124,12 @@ _WHEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
 def _is_conditional(model: Mapping[str, Any]) -> bool:
     """Whether the network is conditioned on a class or a caption."""
     return bool(model.get("class_conditional")) or model.get("condition", "none") != "none"
+
+
+def _is_flow(model: Mapping[str, Any]) -> bool:
+    """Whether the noise schedule is that of flow matching."""
+    schedule = model.get("schedule")
+    return schedule == "flow_matching" or (not schedule and model.get("prediction") == "velocity")
 
 
 def _is_off(name: str, value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from nelbo.base.console import MESSAGES, notice
+from nelbo.chain.conditioning import Condition
 from nelbo.chain.distributions import generator_for
 from nelbo.chain.model import Model
 from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
@@ -169,7 +170,7 @@ class RunEnd(ABC):
             closer=closer,
             metrics=course,
             facts=training_facts(notes, course) | data_facts(model, test.data) | self.facts,
-            settings=run_settings(notes),
+            settings=run_settings(notes, condition=_read_by(model)),
             files=sizes_of(test),
             reading=reading,
             coded=coded,
@@ -259,3 +260,21 @@ class GuidedEnd(RunEnd):
     def how(self) -> dict[str, Any]:
         """How the samples were drawn, for evaluation.json."""
         return {**super().how, "guidance": self.guidance}
+
+
+def _read_by(model: Model) -> str:
+    """What a model is conditioned on, as the setting `condition` names it."""
+    if model.reads_text:
+        return "text"
+    return "label" if model.num_classes else "none"
+
+
+def class_names(notes: Mapping[str, Any], condition: Condition | None) -> list[str]:
+    """The name of the class of each image; its number where it has no name."""
+    if condition is None or condition.label is None:
+        return []
+    names = notes.get("label_names") or []
+    labels = condition.label.tolist()
+    return [
+        "" if label < 0 else names[label] if label < len(names) else str(label) for label in labels
+    ]

@@ -80,7 +80,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
             **training_facts(notes, metrics),
         },
         metrics=metrics,
-        settings=run_settings(notes),
+        settings=run_settings(notes, channels=test.images.shape[1]),
         files=files["test"],
     )
     write_html(render_autoencoder(page), run.report)

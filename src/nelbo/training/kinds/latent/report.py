@@ -20,7 +20,7 @@ from nelbo.report.tables import BITS_DECIMALS
 from nelbo.samplers import DDIM
 from nelbo.training.kinds.autoencoder.report import beside_reconstructions
 from nelbo.training.kinds.final_samples import STEPS
-from nelbo.training.kinds.run_end import Ends, Evaluations, GuidedEnd
+from nelbo.training.kinds.run_end import Ends, Evaluations, GuidedEnd, class_names
 
 PROMPTS_FILE = "prompts.txt"
 # How the samples of a run are drawn, and what its scheduler describes, in diffusers as well.
@@ -91,6 +91,7 @@ class LatentEnd(GuidedEnd):
             "subtitle": f"A latent diffusion model of {test.source}",
             "samples": drawn[:_SHOWN],
             "prompts": asked,
+            "names": class_names(self.run.notes, model.classes_in_turn(len(drawn)))[:_SHOWN],
             "beside": _images_of(test, asked) if asked else None,
             "pairs": beside_reconstructions(model.autoencoder, few),
             "loss": _loss(self.run.notes, model),

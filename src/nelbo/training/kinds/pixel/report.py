@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.chain.conditioning import Condition
 from nelbo.data import ImageData
 from nelbo.diffusion import Diffusion
 from nelbo.evidence.bit_map import MAP_LEVELS, map_bits
@@ -18,7 +17,7 @@ from nelbo.report.strips import Strip, forward_strip, reverse_strip
 from nelbo.samplers.batches import sample_in_batches
 from nelbo.samplers.default import suited_sampler
 from nelbo.samplers.grid import spaced_levels
-from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd
+from nelbo.training.kinds.run_end import Ends, Evaluations, RunEnd, class_names
 
 STRIP_ROWS = 4
 # Steps that a reverse process takes, at least and at most, to be looked at.
@@ -59,8 +58,8 @@ class PixelEnd(RunEnd):
             "subtitle": f"{model.title} of {test.source}",
             "samples": drawn,
             "real": test.images[:count],
-            "names": _class_names(notes, model.classes_in_turn(count)),
-            "real_names": _class_names(notes, real)[:count],
+            "names": class_names(notes, model.classes_in_turn(count)),
+            "real_names": class_names(notes, real)[:count],
             "forward": self._forward(rows, generator),
             "reverse": None if closer is None else self._reverse(calls, generator),
             "maps": None if closer is None else self._maps(test, closer, calls),
@@ -95,14 +94,3 @@ class PixelEnd(RunEnd):
             condition=model.classes_in_turn(STRIP_ROWS),
         )
         return replace(strip, levels=tuple([0, *visited][t] for t in strip.levels))
-
-
-def _class_names(notes: dict[str, Any], condition: Condition | None) -> list[str]:
-    """The name of the class of each image; its number where it has no name."""
-    if condition is None or condition.label is None:
-        return []
-    names = notes.get("label_names") or []
-    labels = condition.label.tolist()
-    return [
-        "" if label < 0 else names[label] if label < len(names) else str(label) for label in labels
-    ]
