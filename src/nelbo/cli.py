@@ -25,7 +25,7 @@ from rich.text import Text
 
 from nelbo.base.errors import NelboError
 from nelbo.commands import options
-from nelbo.commands.arguments import check_arguments, check_command, options_of, parse
+from nelbo.commands.arguments import arranged, check_arguments, check_command, options_of, parse
 from nelbo.commands.printing import make_printable
 from nelbo.version import __version__
 
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake in the input is printed and exits with code 2."""
     console = Console(stderr=True)
     warnings.showwarning = _show_warning
+    # Pillow's, of a picture that it reads all the same; what it does not read is reported.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         make_printable(sys.stdout, sys.stderr)
@@ -132,6 +134,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
 
         return parse_train(arguments)
     kind = options_class(name)
+    arguments = arranged(arguments, options_of(kind))
     check_arguments(name, options_of(kind), arguments)
     return parse(name, kind, arguments)
 

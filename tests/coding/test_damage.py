@@ -108,12 +108,42 @@ def written(header: bytes) -> bytes:
         ({"blocks": [-1, 5]}, "no blocks that"),
         ({"blocks": [1]}, "counts 3 blocks .* there are 1"),
         ({"dtype": "complex64"}, "type complex64, expected uint8"),
+        # Enormous counts are refused before anything of their size is made.
+        ({"count": 10**12}, "counts 500000000000 blocks .* there are 3"),
+        ({"count": 10**12, "block": 10**12}, "counts 1,000,000,000,000 pictures .* GiB are free"),
+        ({"sizes": [[10**9, 10**9]], "block": 10**18}, r"GiB, and .* GiB are free"),
+        ({"sizes": [[8, 8]] * 2}, "no sizes that"),
+        ({"sizes": [["8", 8]]}, "no sizes that"),
+        ({"sizes": [[8]]}, "no sizes that"),
+        ({"sizes": 5}, "no sizes that"),
+        ({"labels": ["a"] * 6}, "no labels that"),
+        ({"captions": {"a": 1}}, "no captions that"),
+        ({"names": ["a"] * 6}, "no names that"),
+        ({"stacked": 1}, "no stacked that"),
+        ({"plan": {"levels": [1]}}, "no plan that"),
+        ({"plan": {"levels": ["a"], "scales": [1]}}, "no plan that"),
+        ({"plan": {"steps": [10**6], "turns": [2, 62, -60]}}, "no plan that"),
+        ({"plan": {"steps": [1], "turns": [2, 62, 10**6]}}, "no plan that"),
+        ({"plan": {"steps": [1], "turns": [2, 62, -60]}}, "steps for 1 levels .* chain has 4"),
+        ({"plan": {"more": [1]}}, "no plan that"),
     ],
 )
 def test_a_header_that_nelbo_did_not_write(model, archive, changed, message):
     header = coding.contents(archive) | changed
     with pytest.raises(NelboError, match=message):
         coding.decompress(model, written(json.dumps(header).encode()))
+
+
+def test_a_draw_that_cannot_be_put_back_is_damage(model, images, archive, monkeypatch):
+    """As of outputs far from those that it was coded with, of which the coder has an error."""
+
+    def broken(*_):
+        raise KeyError("Tried to encode symbol that has zero probability")
+
+    monkeypatch.setattr("nelbo.coding.stack.Stack.push", broken)
+    with pytest.raises(NelboError, match="not those that it was coded with"):
+        coding.decompress(model, archive)
+    assert not coding.read(model, archive, recover=True).images
 
 
 @pytest.mark.parametrize("header", [b"[]", b"{", b"\xff", b"3"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from nelbo.base.console import notice
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
-from nelbo.commands.arguments import MEANT, check_arguments, options_of, parse
+from nelbo.commands.arguments import MEANT, arranged, check_arguments, options_of, parse
 from nelbo.commands.common import compute_on, print_json, show
 from nelbo.commands.groups import ConditionOptions
-from nelbo.commands.starting_point import train_options
+from nelbo.commands.starting_point import parse_train, train_options
 from tests.faults.test_mistakes import mistake
 
 OUT = ["--out", "nowhere/run"]
@@ -109,14 +110,32 @@ def test_arguments_that_are_missing_or_of_another_kind(arguments, message, capsy
         ("sample --prompt apple emoji", {"run_path": "emoji"}),
         ("sample --control-scale 0.5 1 emoji", {"run_path": "emoji"}),
         ("studio a b", {"runs": ("a", "b")}),
+        # Nor must it be last after an option of any number of values.
+        ("sample --control a.png b.png emoji -n 2", {"run_path": "emoji", "n": 2}),
+        ("sample --label 3 emoji --control-scale 1", {"run_path": "emoji"}),
+        ("sample --label=3 emoji -n 2", {"run_path": "emoji", "n": 2}),
+        ("sample --control-scale 1 emoji --label 3", {"run_path": "emoji"}),
+        ("compare --families ppca vae digits --budget 1s", {"families": ("ppca", "vae")}),
+        ("compress --out x emoji a b", {"run_path": "emoji", "files": (Path("a"), Path("b"))}),
+        ("sample emoji --label 3 4 -n 2", {"run_path": "emoji"}),
+        ("sample --json -- emoji", {"run_path": "emoji"}),
     ],
 )
 def test_what_has_no_name_may_come_last(arguments, expected):
     command, *typed = arguments.split()
     kind = options_class(command)
+    typed = arranged(typed, options_of(kind))
     check_arguments(command, options_of(kind), typed)
     found = parse(command, kind, typed)
     assert expected.items() <= vars(found).items()
+
+
+@pytest.mark.parametrize("last", ["--steps 3", ""])
+def test_what_need_not_be_given_may_follow_numbers(last):
+    typed = f"--widths 8 16 digits {last}".split()
+    found = parse_train(typed)
+    assert (found.data, found.model.widths) == ("digits", (8, 16))
+    assert arranged(["--widths", "8", "16"], train_options()) == ["--widths", "8", "16"]
 
 
 def test_help_lists_the_options_that_are_known(capsys):

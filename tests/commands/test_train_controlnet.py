@@ -351,7 +351,9 @@ def test_published_controlnets_on_a_base(run, base, tmp_path, capsys):
 
 
 def test_each_controlnet_reads_its_control_as_it_was_trained(run, base, tmp_path, capsys):
-    """Of a run lines are light on dark; of a ControlNet alone that is not known."""
+    """Of a run, and of its folder, lines are light on dark; of a ControlNet alone that is not
+    known."""
+    copied = shutil.copytree(run / "controlnet", tmp_path / "alone")
     dark = tmp_path / "dark.png"
     paper = Image.new("L", (16, 16), 255)
     paper.paste(0, (4, 4, 12, 6))
@@ -359,13 +361,14 @@ def test_each_controlnet_reads_its_control_as_it_was_trained(run, base, tmp_path
     given = ["--control", dark, "-n", 1, "--steps", 2, "--out", tmp_path / "out.png"]
     for nets, inverted in (
         (["sample", base, "--controlnet", run], 1),
-        (["sample", base, "--controlnet", run / "controlnet"], 0),
-        (["sample", run, "--controlnet", run / "controlnet", "--control", dark], 1),
+        (["sample", base, "--controlnet", run / "controlnet"], 1),
+        (["sample", base, "--controlnet", copied], 0),
+        (["sample", run, "--controlnet", run / "controlnet", "--control", dark], 2),
         (["sample", base, "--controlnet", run, "--annotate"], 0),  # an outline of its own
     ):
         main([str(word) for word in (*nets, *given)])
         assert capsys.readouterr().err.count("is inverted") == inverted, nets
-    alone = ["sample", base, "--controlnet", run / "controlnet", "--annotate", *given]
+    alone = ["sample", base, "--controlnet", copied, "--annotate", *given]
     assert "not trained with an annotator's controls" in mistake(capsys, *alone)
 
 

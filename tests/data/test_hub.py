@@ -161,6 +161,16 @@ def test_a_parquet_file_that_others_wrote(tmp_path):
     assert data.num_classes == 11
 
 
+@pytest.mark.parametrize("name", ["shards", "shards [1]"])
+@pytest.mark.parametrize("counts", [(0, 12), (12, 0), (6, 0, 6)])
+def test_a_shard_without_rows(tmp_path, name, counts):
+    (tmp_path / name).mkdir()
+    for i, count in enumerate(counts):
+        file = tmp_path / name / f"train-{i:05d}-of-{len(counts):05d}.parquet"
+        table(count, side=6).to_parquet(file)
+    assert len(load_data(str(tmp_path / name), "all", size=6)) == 12
+
+
 @pytest.mark.parametrize("name", ["pictures [1]", "p*q", "a?b", "{a,b}"])
 def test_a_path_is_no_pattern(tmp_path, name):
     for other, start in ((name, 0), ("pictures 1", 50), ("pxq", 100), ("axb", 150)):

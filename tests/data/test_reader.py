@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from nelbo import NelboError
+from nelbo.cli import main
 from nelbo.data import reader
 from nelbo.data.decode import COLOURS_LOST, read_picture
 from nelbo.data.image_file import read_drawing, read_image, read_levels, read_mask
@@ -260,6 +261,16 @@ def test_a_bomb_costs_itself_alone(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", np.zeros((100, 100), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     assert read_picture(path, 8, 1) == "too large: more than 8,000 pixels"
+
+
+def test_a_large_picture_that_is_read_has_no_note_of_pillow(tmp_path, monkeypatch, capsys):
+    path = saved(tmp_path / "a.png", np.zeros((80, 80), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    main(["data", str(tmp_path), "--size", "8"])
+    shown = capsys.readouterr()
+    assert "unreadable  0 files" in shown.out
+    assert "exceeds limit" not in shown.err
+    assert not isinstance(read_picture(path, 8, 1), str)
 
 
 def test_what_starts_other_programs_is_no_picture(tmp_path):

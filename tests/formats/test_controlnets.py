@@ -259,6 +259,8 @@ def test_a_control_of_another_size_is_cut_and_resized(model):
         ([torch.zeros(2, 3, 16, 16)] * 2, "given for 2 ControlNets, expected one for each of 1"),
         (torch.zeros(1, 3, 0, 16), r"control is \(1, 3, 0, 16\), expected a tensor"),
         (torch.full((1, 3, 16, 16), torch.nan), "control has values that are not finite"),
+        (torch.full((1, 3, 16, 16), 255.0), "values from 255 to 255, expected .* divide pixel"),
+        (torch.full((1, 3, 16, 16), 255).byte(), "values from 255 to 255, expected"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "of type torch.uint8, .* 0..255 by 255"),
     ],
 )

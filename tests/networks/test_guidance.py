@@ -153,6 +153,9 @@ def test_an_unconditional_network_cannot_be_guided():
     ("arguments", "message"),
     [
         ((math.nan,), "guidance must be a finite number"),
+        # Neither weights that seem to have diverged, nor an error of the arithmetic.
+        ((1e30,), r"guidance must lie in ±10,000, got 1e\+30"),
+        ((-1e39,), r"guidance must lie in ±10,000"),
         ((2.0, (1.0, 1.0)), "interval must be"),
         ((2.0, (-0.1, 1.0)), "interval must be"),
         ((2.0, "abc"), "interval must be"),

@@ -53,6 +53,11 @@ def code_for(model: Model, plan: Plan, *, fast: bool = False) -> ChainCode | Val
             )
         return ValueCode(model, 0.0 if fast else TOLERANCE)
     assert model.shape is not None
+    if len(plan.steps) != chain.num_levels + 1:
+        raise NelboError(
+            f"the plan has steps for {len(plan.steps)} levels from 0, where the chain has "
+            f"{chain.num_levels + 1}: it is of another model"
+        )
     values = max(chain.start(1, generator=generator_for(0)).numel(), math.prod(model.shape))
     levels, turns = model.data.shown_levels, Turns(*plan.turns)
     return ChainCode(chain, plan.steps, levels, values, turns, coded_dtype(fast))

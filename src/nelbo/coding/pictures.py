@@ -21,6 +21,8 @@ _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
 }
+# Of a pixel level in memory: int64.
+VALUE_BYTES = 8
 
 
 @dataclass(frozen=True)

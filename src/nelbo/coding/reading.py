@@ -17,11 +17,14 @@ from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
 from nelbo.coding.conditions import conditions_of, is_stored
 from nelbo.coding.container import Block, Container, DamageError
+from nelbo.coding.header import check_header
 from nelbo.coding.identity import machine, weights_digest
 from nelbo.coding.names import unpacked
 from nelbo.coding.pictures import Beside, Tiling, as_given
 from nelbo.coding.plan import Plan
 from nelbo.coding.stack import CODER, Stack, coder
+
+_OTHER_OUTPUTS = "its networks' outputs here are not those that it was coded with"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def decoded(
         raise NelboError(
             "the archive was made with a condition that it does not hold: give the same again"
         )
+    check_header(header, wide.shape, len(container.blocks))
     tiling, beside = Tiling.from_json(header), Beside.from_json(header)
     check_condition(condition, beside.count)
     if condition is not None and not is_stored(condition) and "condition" not in header:
@@ -102,11 +106,6 @@ def decoded(
     code = code_for(plan.applied(wide), plan, fast=fast)
     of_tile = tiling.pictures
     spans = spans_of(len(of_tile), header["block"])
-    if tiling.shape != wide.shape or len(container.blocks) < len(spans):
-        raise NelboError(
-            f"the archive's header counts {len(spans)} blocks of tiles {tiling.shape}, where there "
-            f"are {len(container.blocks)} of {wide.shape}: it was not written by nelbo"
-        )
     damage: dict[int, str] = {}
 
     def lost(i: int, error: DamageError) -> None:
@@ -128,7 +127,12 @@ def decoded(
         lanes = [Lane(Stack(b.words, b.taken), Agreement.from_bytes(b.listed)) for _, b in group]
         empty = torch.zeros(tiling.shape, dtype=coded_dtype(fast), device=wide.device)
         parts = [Part(empty.repeat(len(spans[i]), 1, 1, 1), spans[i], conditions) for i, _ in group]
-        code.pop(lanes, parts, progress)
+        try:
+            code.pop(lanes, parts, progress)
+        except KeyError:  # a draw to put back that the distribution here cannot have given
+            for i, _ in group:
+                lost(i, DamageError(_OTHER_OUTPUTS))
+            continue
         for (i, _), lane, part in zip(group, lanes, parts, strict=True):
             tiles[spans[i]] = wide.data.to_levels(part.x_0).cpu()
             begun = tiling.begun(spans[i])
@@ -157,7 +161,7 @@ def _bottom(stack: Stack, count: int, named: bool) -> list[str]:
     """
     words, taken = stack.contents()
     if taken or (len(words) and not named):
-        raise DamageError("its networks' outputs here are not those that it was coded with")
+        raise DamageError(_OTHER_OUTPUTS)
     return unpacked(words, count) if named else [""] * count
 
 

@@ -174,6 +174,43 @@ def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> G
     return Given(tuple(positional), values)
 
 
+def arranged(arguments: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """The same with what has no name in front, where options of any number of values take it.
+
+    An argument that is missing is the last value of such an option, of the last that has several:
+    RUN is d in `--label 3 d -n 2` and in `--label 3 d --control-scale 1`. One that need not be
+    given is so where it is no value of the option, as in `--widths 8 16 d`.
+
+    Args:
+        arguments: what was typed after the name of the command.
+        options: see `options_of`.
+    """
+    rest, front = list(arguments), []
+    several: list[tuple[Option, range]] = []
+    i = 0
+    while i < len(rest) and rest[i] != "--":
+        if not _looks_like_option(rest[i]):
+            front.append(i)
+            i += 1
+            continue
+        name, value = _split(rest[i])
+        option = options.get(name)
+        own = option.own(_values_after(rest, i)) if option is not None and value is None else []
+        if option is not None and not option.positional and option.count is None:
+            several.append((option, range(i + 1, i + 1 + len(own))))
+        i += 1 + len(own)
+    places = [option for option in options.values() if option.positional]
+    needed = sum(option.required for option in places)
+    takes = [(option, at[-1]) for option, at in several if len(at) > 1]
+    if len(front) >= needed:
+        takes = [(option, at) for option, at in takes if not _parses(rest[at], _each_of(option))]
+    if len(front) < len(places) and takes:
+        front.append(takes[-1][1])
+    if not several or len(front) < needed:
+        return rest
+    return [*(rest[k] for k in front), *(each for k, each in enumerate(rest) if k not in front)]
+
+
 def check_arguments(command: str, options: Mapping[str, Option], arguments: Sequence[str]) -> None:
     """Raise `NelboError` for a misspelt option or value, with what may have been meant, and for
     arguments that are missing or too many.
@@ -283,7 +320,7 @@ def _values_after(arguments: Sequence[str], i: int) -> list[str]:
 def _check_values(flag: str, option: Option, values: Sequence[str]) -> None:
     members = _members(option.hint)
     if tuple in {get_origin(member) for member in members}:
-        inner = [each for m in members for each in get_args(m) if each is not Ellipsis]
+        inner = _each_of(option)
         values = option.own(values)
         if option.count is not None and 0 < len(values) < option.count and values != ["None"]:
             raise NelboError(f"{flag} takes {option.count} values, got {len(values)}")
@@ -302,6 +339,12 @@ def _check_values(flag: str, option: Option, values: Sequence[str]) -> None:
         if set(members) <= {int, float, types.NoneType}:
             kind = "a number" if float in members else "a whole number"
             raise NelboError(f"{flag} must be {kind}, got {value!r}")
+
+
+def _each_of(option: Option) -> list[Any]:
+    """The types that one of several values may be of."""
+    found = _members(option.hint)
+    return [each for member in found for each in get_args(member) if each is not Ellipsis]
 
 
 def _members(hint: Any) -> list[Any]:

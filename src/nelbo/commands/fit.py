@@ -55,7 +55,8 @@ def run(options: Fit) -> None:
     error = spread * (1 / (math.prod(data.shape) * math.log(2)))
     doubted = doubts(profile, bounds)
     given, warnings = given_of(model, data), error.warnings()
-    measured = f"{profile.examples:,} {source.split} images"
+    plural = profile.examples > 1
+    measured = f"{profile.examples:,} {source.split} image{'s' * plural}"
     # One image has no spread.
     spread_shown = "without an error"
     if math.isfinite(error.standard_error):
@@ -78,7 +79,8 @@ def run(options: Fit) -> None:
             "out": str(file),
         },
         _table(bounds, given.suffix),
-        f"These are of the {measured} that were fitted on, {spread_shown}; evaluate others",
+        f"These are of the {measured} that {'were' if plural else 'was'} fitted on, "
+        f"{spread_shown}; evaluate others",
         f"Stored in {file}; sample and evaluate{where} use it with --levels optimal",
         warnings=warnings,
         notes=doubted,

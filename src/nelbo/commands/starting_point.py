@@ -11,6 +11,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.commands.arguments import (
     Option,
+    arranged,
     check_arguments,
     options_of,
     parse,
@@ -35,6 +36,7 @@ def parse_train(arguments: Sequence[str]) -> TrainOptions:
     Raises:
         NelboError: what is misspelt, and as `starting_point`.
     """
+    arguments = arranged(arguments, train_options())
     check_arguments("train", train_options(), arguments)
     start = starting_point(arguments)
     return parse("train", type(start), arguments, default=start)

@@ -122,9 +122,14 @@ def _stamp(table: Table) -> Any:
     """Sizes and times of local files, by which changes are detected."""
     if not table.local:
         return None
-    path = Path(table.path)
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = _files(table)
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _files(table: Table) -> list[Path]:
+    """The files of a local table."""
+    path = Path(table.path)
+    return [path] if path.is_file() else sorted(path.rglob("*.parquet"))
 
 
 def _labels(
@@ -280,15 +285,17 @@ def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
 def _open(table: Table) -> Mapping[str, Any]:
     """The splits by name."""
     datasets = optional("datasets", f"reading {table.source}", "hub")
+    batches: dict[str, int] = {}
     if table.local:
         pattern = glob.escape(table.path)  # which paths are to datasets
+        # Its own batches are row groups, of which one without rows is an error.
+        batches = {"batch_size": _BATCH} if any(map(_is_empty, _files(table))) else {}
         if Path(table.path).is_file():
-            # Its own batches are row groups, of which one without rows is an error.
             return datasets.load_dataset(
                 "parquet", data_files={"train": pattern}, streaming=True, batch_size=_BATCH
             )
         if pattern != table.path:
-            return datasets.load_dataset("parquet", data_dir=pattern, streaming=True)
+            return datasets.load_dataset("parquet", data_dir=pattern, streaming=True, **batches)
     return datasets.load_dataset(
         table.path,
         table.options.get("config"),
@@ -296,7 +303,19 @@ def _open(table: Table) -> Mapping[str, Any]:
         # Local files are read in place; those of the Hub are downloaded whole, except where not
         # all of them are read, or in turn.
         streaming=table.local or (table.max_images or table.stream) is not None,
+        **batches,
     )
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a parquet file, such as a shard of a table, holds no rows."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    try:
+        return read_metadata(file).num_rows == 0
+    except ArrowException:  # damaged, which reading it reports
+        return False
 
 
 def _undecoded(rows: Any, column: str) -> Iterable[Any]:

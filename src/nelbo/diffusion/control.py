@@ -19,6 +19,8 @@ from nelbo.networks.control import AnyControl, Control, Strength
 
 # Levels T · (1 − end) that are whole but for rounding are whole.
 _ROUNDING = 1e-9
+# Values of a control that are farther from zero are no shares: pixel levels, most likely.
+_LARGEST = 2.0
 
 
 def under_control(
@@ -91,6 +93,13 @@ def fitting_control(image: Tensor, shape: Sequence[int], n: int, *, exact: bool 
         )
     if not image.isfinite().all():
         raise NelboError("control has values that are not finite, expected numbers in [0, 1]")
+    low, high = (float(end) for end in image.aminmax())
+    # Some ControlNets mark pixels to paint by −1, and scaling may go a little beyond the ends.
+    if max(-low, high) > _LARGEST:
+        raise NelboError(
+            f"control has values from {low:g} to {high:g}, expected numbers in [0, 1]: divide "
+            "pixel levels 0..255 by 255"
+        )
     if not exact and tuple(image.shape[2:]) != (height, width):
         size = "×".join(map(str, image.shape[2:]))
         warnings.warn(

@@ -32,6 +32,9 @@ from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 
+# Far beyond any use; much larger, and a guided output overflows, which a diverged one would do.
+_LARGEST = 10_000
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -44,8 +47,8 @@ class Guidance:
         rescale: the share φ in 0..1 of the output brought back to its standard deviation.
 
     Raises:
-        NelboError: a scale that is not finite, an interval that is empty or starts below zero, or
-            a share outside 0..1.
+        NelboError: a scale that is not finite or enormous, an interval that is empty or starts
+            below zero, or a share outside 0..1.
     """
 
     scale: float
@@ -56,6 +59,8 @@ class Guidance:
         check_number("guidance", self.scale)
         if not math.isfinite(self.scale):
             raise NelboError(f"guidance must be a finite number, got {self.scale!r}")
+        if abs(self.scale) > _LARGEST:
+            raise NelboError(f"guidance must lie in ±{_LARGEST:,}, got {self.scale:g}")
         if self.interval is not None:
             check_kind("the guidance interval", self.interval, Sequence, "(low, high]")
             if len(self.interval) != 2:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import explained
+from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.data.credits import CREDITS, LICENCES, ORIGIN, sources_of
 from nelbo.evidence.explained import NOTHING as UNCONDITIONAL
 from nelbo.evidence.file_sizes import TITLES
 from nelbo.formats.files import usual_guidance
+from nelbo.report.explained import bits_text
 from nelbo.report.formatting import NOTHING, number
 from nelbo.report.tables import bits_unit, label
 
@@ -203,7 +205,7 @@ def _explained_lines(evaluation: Mapping[str, Any]) -> list[str]:
     *rows, other = found["explained"]
     own = next(row for row in rows if row["without"] == other["without"])
     bits, shuffled = (
-        f"{number(row['bits'], 1)} ± {number(row['standard_error'], 1)}" for row in (own, other)
+        bits_text(Estimate(row["bits"], row["standard_error"])) for row in (own, other)
     )
     beside = "" if own["without"] == UNCONDITIONAL else f" beside the {own['without']}"
     return [

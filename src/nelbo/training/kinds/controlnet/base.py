@@ -79,8 +79,16 @@ def fresh_controlnet(base: Model) -> ControlNet:
 
 
 def noted_control(path: str) -> str | None:
-    """What the controls of a run showed in training; None where that is not noted."""
-    return (read_own(resolve(path)) or {}).get("control")
+    """What the controls of a run showed in training; None where that is not noted.
+
+    Args:
+        path: the run, or the folder of a ControlNet in it.
+    """
+    where = Path(resolve(path))
+    notes = read_own(resolve(path))
+    if notes is None and (where / CONFIG_FILE).is_file():
+        notes = read_own(where.absolute().parent)
+    return (notes or {}).get("control")
 
 
 def trained_controlnet(path: str, advice: str = "") -> ControlNet:
