@@ -319,3 +319,11 @@ def test_what_has_no_limit(variance, T, message):
     model = Diffusion(Network(), NoiseSchedule.linear(T), variance=variance)
     with pytest.raises(NelboError, match=message):
         ContinuousDiffusion(model)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_the_calls_of_its_bound_are_those_of_the_network(levels):
+    model, x_0 = learned(T=6), pixels(7)
+    bound = model.elbo(x_0, levels=levels, generator=torch.Generator().manual_seed(0))
+    made = sum(len(time) for time in model.model.network.times)
+    assert bound.calls.tolist() == [made / 7] * 7

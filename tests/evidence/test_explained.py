@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from nelbo import Diffusion, NoiseSchedule, Pixels
+from nelbo import Bound, Diffusion, NoiseSchedule, Pixels
 from nelbo.base.errors import NelboError
 from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
+from nelbo.evidence import explained
 from nelbo.evidence.explained import (
     CONTROL,
     NOTHING,
@@ -139,3 +141,77 @@ def test_mistakes():
         explained_by_control(model, replace(data, controls=None))
     with pytest.raises(NelboError, match="two images or more"):
         explained_by_control(model, data.take(slice(1)))
+
+
+def constant_bound(nats: float, n: int) -> Bound:
+    """A bound of n images and six dimensions, of one level, which costs as much."""
+    one = torch.ones(n, 1)
+    return Bound(torch.zeros(n), torch.zeros(n), nats * one, 2 * one.long(), one, dims=6)
+
+
+@pytest.mark.parametrize(
+    ("beside", "other"),
+    [({}, None), ({"captions": ("x", "y", None)}, "text"), ({"labels": [2, 0, 1]}, "class"),
+     ({"captions": ("x", "y", None), "labels": [2, 0, 1]}, "class")],
+)  # fmt: skip
+def test_the_control_is_measured_beside_all_else_that_a_model_reads(beside, other, monkeypatch):
+    """Of a model that reads classes, or texts alone; both with and without the control."""
+    asked = []
+
+    def evaluate(model, some, *, levels, generator):
+        control = None if some.controls is None else some.controls[:, 0, 0, 0].tolist()
+        labels = None if some.labels is None else some.labels.tolist()
+        asked.append((control, labels, some.captions, levels, generator.initial_seed()))
+        return iter([constant_bound(len(asked), len(some))])
+
+    monkeypatch.setattr(explained, "evaluate", evaluate)
+    given = {**beside}
+    if "labels" in given:
+        given["labels"] = torch.tensor(given["labels"])
+    data = ImageData(
+        "made",
+        torch.zeros(3, 1, 2, 3, dtype=torch.uint8),
+        256,
+        ("a", "b", "c"),
+        controls=torch.tensor([10, 20, 30]).byte().view(3, 1, 1, 1).expand(3, 1, 2, 3),
+        **given,
+    )
+    model = SimpleNamespace(
+        control_shape=(1, 2, 3),
+        reads_text="captions" in beside,
+        num_classes=3 if "labels" in beside else None,
+        chain=SimpleNamespace(num_levels=9, data=Pixels(256)),
+    )
+    found = explained_by_control(model, data, levels=4, seed=5)
+    texts = beside.get("captions")
+    both = [(None, beside.get("labels"), texts), ([10, 20, 30], beside.get("labels"), texts)]
+    expected = [(None, None, None), ([10, 20, 30], None, None), *(both if other else [])]
+    expected.append(([30, 10, 20], beside.get("labels"), texts))
+    assert [each[:3] for each in asked] == expected
+    assert {each[3] for each in asked} == {4}
+    assert len({each[4] for each in asked}) == 1  # the same noise
+    # Each evaluation costs one nat more than the one before it.
+    names = [NOTHING, CONTROL, *([other, f"{other} and control"] if other else []), SHUFFLED]
+    costs = {name: k for k, name in enumerate(names, 1)}
+    assert (list(found.bounds), found.num_levels, found.dims) == (names, 9, 6)
+    for a, b in found.pairs:
+        assert found.estimate(a, b).mean == pytest.approx((costs[a] - costs[b]) / math.log(2))
+    base = other or NOTHING
+    assert found.base == base
+    assert found.headline.mean == pytest.approx(-1 / math.log(2))
+    assert found.shuffled.mean == pytest.approx((costs[base] - costs[SHUFFLED]) / math.log(2))
+    content = found.to_json()
+    assert content["images"] == 3
+    rows = [(row["without"], row["given"]) for row in content["explained"]]
+    assert rows == found.pairs
+    assert content["explained"][0]["bits"] == pytest.approx(-1 / math.log(2))
+    assert content["explained"][0]["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert sum(row["bits"] for row in content["by_level"]) == pytest.approx(-1 / math.log(2))
+
+
+def test_a_model_that_reads_nothing_is_given_nothing():
+    """Captions and labels of the data are no condition of a model without words and classes."""
+    model, data = example(follows=True, n=2)
+    told = replace(data, captions=("x", "y"), labels=torch.tensor([0, 1]))
+    found = explained_by_control(model, told, levels=3)
+    assert list(found.bounds) == [NOTHING, CONTROL, SHUFFLED]
