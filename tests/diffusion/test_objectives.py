@@ -174,3 +174,31 @@ def test_gradient_of_the_bound_matches_finite_differences():
         model.network.scale -= 2 * step
         below = value()
     assert gradient.item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["simple", "hybrid", "clipped"])
+def test_what_each_example_costs_makes_the_loss(objective):
+    """The weighted mean of the examples' losses, with the prior matching that the bound adds."""
+    model, x_0 = make(variance="learned_range"), pixels(40)
+    sampler = LevelSampler(level_probabilities(T, 0.2))
+    terms = Objective(objective, sampler)(model, x_0, generator=torch.Generator().manual_seed(4))
+    t, weight = sampler.draw(40, torch.Generator().manual_seed(4))
+    assert torch.equal(terms.levels, t)
+    expected = (weight * terms.level_losses).mean()
+    if objective != "simple":
+        share = HYBRID_WEIGHT / (18 * math.log(2))
+        expected = expected + share * model.prior_matching(x_0).mean()
+    torch.testing.assert_close(terms.loss.detach(), expected)
+
+
+def test_the_one_level_of_a_chain_counts_its_nats_a_dimension():
+    model = make().respace([5])
+    x_0 = pixels(8)
+    terms = Objective("clipped")(model, x_0, generator=torch.Generator().manual_seed(4))
+    g = torch.Generator().manual_seed(4)
+    LevelSampler(level_probabilities(1)).draw(8, g)
+    noise = torch.randn(8, *SHAPE, generator=g, dtype=torch.float64)
+    a = model.schedule.alphas_cumprod[1]
+    cost = -model.reconstruction(x_0, a.sqrt() * x_0 + (1 - a).sqrt() * noise) / 18
+    bits = terms.nelbo.mean() / (18 * math.log(2))
+    torch.testing.assert_close(terms.loss, cost.mean() + HYBRID_WEIGHT * bits)

@@ -155,3 +155,16 @@ def test_calls_of_an_image_are_known_before(stable, levels):
     x = model.data.to_network(pictures().images[:1].long())
     found = model.elbo(x, levels=levels, generator=torch.Generator().manual_seed(0))
     assert calls_per_image(model, levels) == int(found.calls)
+
+
+def test_a_loss_is_of_the_condition_that_is_given_or_of_the_empty_prompt(stable):
+    model = nelbo.load(stable)
+    x = model.data.to_network(pictures().images)
+
+    def loss(condition) -> float:
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            return float(nelbo.loss(model, x, condition, generator=generator))
+
+    assert loss(None) == loss(model.condition_on([""] * 5))
+    assert loss(None) != loss(model.condition_on(["red cat"] * 5))
