@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
-from nelbo import Bound, NelboError
+from nelbo import Bound, NelboError, NoiseSchedule, Pixels
+from nelbo.chain.estimators import UNIFORM_SHARE
+from nelbo.chain.evidence import Costs
 from nelbo.evidence.image_rounds import ImageRounds, LevelChoice, at_once
-from nelbo.evidence.one_image import _rounds, to_error
+from nelbo.evidence.one_image import _rounds, refine, to_error
 from nelbo.evidence.one_image_pair import Contender, refine_difference
+from nelbo.evidence.reading_levels import first_guess
 from tests.costs import CostModel
 
 # Variances of one draw of level 1, and of one of the other levels.
@@ -174,3 +177,135 @@ def test_the_two_sides_of_a_difference_are_of_its_draws():
         bits = float(first.bits_per_dim[0]) - float(second.bits_per_dim[0])
         assert difference.bits == pytest.approx(bits, abs=1e-6)
         assert int(first.calls) == int(second.calls) == int(difference.evidence.calls)
+
+
+@pytest.mark.parametrize("error", [0.0, -0.5, math.nan, math.inf])
+def test_an_error_that_cannot_be_reached_is_refused(error):
+    with pytest.raises(NelboError, match="the error must be positive"):
+        next(refine(CostModel("normal"), torch.zeros(1, 1, 1, 1), None, error))
+
+
+class Recorded(CostModel):
+    """Costs on a chain of one's choice, which keep the levels they were asked for."""
+
+    def __init__(self, T: int, beta: float) -> None:
+        super().__init__("normal", T)
+        self.schedule = NoiseSchedule.linear(T, 0.05, beta)
+        self.seen: list[Bound] = []
+
+    def elbo(self, x_0, condition=None, *, levels=None, generator=None):
+        bound = super().elbo(x_0, condition, levels=levels, generator=generator)
+        if bound.levels.shape[1]:
+            self.seen.append(bound)
+        return bound
+
+
+@pytest.mark.parametrize("others", [11, 7])
+def test_chains_of_one_length_are_drawn_at_the_same_levels(others):
+    """First by the mean of what is guessed of each; of chains that differ each by its own."""
+    models = Recorded(11, 0.4), Recorded(others, 0.9)
+    x_0 = torch.zeros(1, 1, 1, 1)
+    for _ in refine_difference((Contender(models[0], x_0), Contender(models[1], x_0)), 1.0):
+        pass
+    guesses = [first_guess(model.chain) for model in models]
+    assert others != 11 or (guesses[0] - guesses[1]).abs().max() > 0.01
+    if others == 11:
+        guesses = [(guesses[0] + guesses[1]) / 2] * 2
+        for one, two in zip(models[0].seen, models[1].seen, strict=True):
+            assert torch.equal(one.levels, two.levels)
+            assert torch.equal(one.weights, two.weights)
+    for model, guess in zip(models, guesses, strict=True):
+        first = model.seen[0]
+        expected = 1 / (first.levels.shape[1] * guess[first.levels - 2])
+        torch.testing.assert_close(first.weights, expected)
+
+
+class InOneCall:
+    """A model without a chain, whose costs have a mean of 5 nats and a known variance."""
+
+    chain, data, shape, device = None, Pixels(9), (1, 1, 1), torch.device("cpu")
+
+    def __init__(self, variance: float, kind: str = "bound") -> None:
+        self.variance, self.kind, self.copies = variance, kind, []
+
+    def evidence(self, x_0, condition=None, *, levels=None, generator=None):
+        n = len(x_0)
+        self.copies.append(n)
+        noise = torch.randn(n, generator=generator, dtype=torch.float64)
+        terms = {} if self.kind == "none" else {"cost": 5 + math.sqrt(self.variance) * noise}
+        calls = torch.ones(n, dtype=torch.int64)
+        return Costs(self.kind, terms, 1, calls, torch.full((n,), self.variance).double())
+
+
+def last_of(first, second, error: float = 0.5, seed: int = 0):
+    x_0 = torch.zeros(1, 1, 1, 1)
+    *_, (_, last) = refine_difference(
+        (Contender(first, x_0), Contender(second, x_0)), error, seed=seed
+    )
+    return last
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_model_without_a_chain_is_drawn_as_often_as_the_plan_asks():
+    """Two draws of level 1 of the other are a copy of it; where it has no noise, it is one call."""
+    noisy, certain = InOneCall(4.0), InOneCall(0.0)
+    last = last_of(noisy, certain)
+    assert certain.copies == [1]
+    # One call to see that it varies, then half of the 4, 8 and 8 that explore.
+    assert noisy.copies[:4] == [1, 2, 4, 4]
+    drawn = 2 * sum(noisy.copies[4:])
+    assert int(last.evidence.reconstruction_calls) == drawn
+    # A variance of 4 of each copy, of which half as many are drawn.
+    assert last.error == pytest.approx(math.sqrt(4 / (drawn / 2)) / math.log(2), rel=0.5)
+    assert abs(last.bits) < 4 * last.error
+    assert last_of(certain, certain).error == last_of(certain, certain).bits == 0
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_differences_to_a_chain_have_the_right_sign_and_size():
+    """Of 5 nats and of a chain's 2 · 3 in the mean, either way round."""
+    found = [last_of(InOneCall(1.0), CostModel("normal"), seed=seed) for seed in range(4)]
+    back = [last_of(CostModel("normal"), InOneCall(1.0), seed=seed) for seed in range(4)]
+    for one in found:
+        assert one.final
+        assert abs(one.bits + 1 / math.log(2)) < 4 * one.error
+    for one, other in zip(found, back, strict=True):
+        assert other.bits == pytest.approx(-one.bits)
+        assert other.error == pytest.approx(one.error)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_has_no_bits_to_compare():
+    x_0 = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(NelboError, match="no probability needs no bits"):
+        last_of(InOneCall(1.0, "none"), CostModel("normal"))
+    other = InOneCall(1.0)
+    other.data = Pixels(5)
+    pair = Contender(CostModel("normal"), x_0), Contender(other, x_0)
+    with pytest.raises(NelboError, match="1×1×1 with 9 levels and 1×1×1 with 5 levels"):
+        next(refine_difference(pair, 0.5))
+    wide = Contender(CostModel("normal"), torch.zeros(1, 1, 1, 2))
+    with pytest.raises(NelboError, match="1×1×1 with 9 levels and 1×1×2 with 9 levels"):
+        next(refine_difference((pair[0], wide), 0.5))
+
+
+def test_a_group_of_four_draws_corrects_the_guess():
+    """By hand: costs of 10 and 40 times the guess at two levels, and between in logarithm."""
+    guess = torch.full((10,), 0.1, dtype=torch.float64)
+    choice = LevelChoice(guess)
+
+    def learned(levels: list[int], costs: list[float]) -> list[float]:
+        one, row = torch.zeros(1), torch.tensor([costs])
+        choice.learn(Bound(one, one, row, torch.tensor([levels]), torch.ones_like(row), dims=1))
+        return choice.proposal.tolist()
+
+    assert learned([2, 2, 2], [1.0, 1.0, 1.0]) == guess.tolist()  # too few
+    # One group has one factor for all.
+    assert learned([2], [1.0]) == pytest.approx(guess.tolist())
+    found = learned([9, 9, 9, 9], [4.0, 4.0, 4.0, 4.0])
+    places = [0.1 * k for k in range(1, 11)]
+    logs = [math.log(10) + math.log(4) * (min(p, 0.8) - 0.1) / 0.7 for p in places]
+    factors = [math.exp(each) for each in logs]
+    share = UNIFORM_SHARE
+    expected = [share / 10 + (1 - share) * each / sum(factors) for each in factors]
+    assert found == pytest.approx(expected)

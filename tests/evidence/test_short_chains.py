@@ -101,23 +101,31 @@ def test_bounds_of_even_and_of_the_best_levels():
 
 @pytest.mark.parametrize(
     ("levels", "noisy"),
-    [([1, 2, 46, 50], 0), ([1, 46, 47, 50], 3), ([1, 45, 46, 50], 0), ([46, 47, 48, 50], 4)],
+    [
+        ([1, 2, 46, 50], 0),
+        ([1, 46, 47, 50], 3),
+        ([1, 45, 46, 50], 0),
+        ([46, 47, 48, 50], 4),
+        ([1, 2, 46, 47, 48, 50], 4),
+        ([1, 50], 0),
+    ],
 )
 def test_levels_of_which_most_are_in_the_noisiest_tenth_are_doubted(levels, noisy, monkeypatch):
     """Of fifty levels 46 to 50; half of the chosen ones are not most."""
-    asked = []
+    asked, K = [], len(levels)
 
     def chosen(profile: LevelProfile, K: int) -> list[int]:
         asked.append(K)
         return levels
 
     monkeypatch.setattr(short_chains, "optimal_levels", chosen)
-    bounds = {"even": {"2": 3.0, "4": 2.0, "50": 2.0}, "optimal": {"2": 3.0, "4": 1.0, "50": 2.0}}
+    lengths = ("1", str(K), "50")
+    bounds = {"even": dict.fromkeys(lengths, 2.0), "optimal": dict.fromkeys(lengths, 1.0)}
     found = short_chains.doubts(profile_of(50), bounds)
-    assert asked == [4]  # the longest but for the whole chain
+    assert asked == [K]  # the longest but for the whole chain
     assert len(found) == (noisy > 0)
     if noisy:
-        assert found[0].startswith(f"{noisy} of the 4 optimal levels")
+        assert found[0].startswith(f"{noisy} of the {K} optimal levels")
 
 
 def test_a_gain_that_cannot_be_detected_is_doubted(monkeypatch):
