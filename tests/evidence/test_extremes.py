@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nelbo import Bound
+from nelbo.chain.evidence import Costs
 from nelbo.evidence.evaluation import evaluate
-from nelbo.evidence.extremes import find_extremes, possible_places
+from nelbo.evidence.extremes import Extremes, find_extremes, possible_places, told_apart
 from tests.evidence.test_timed_evaluation import T, exact, images, model  # noqa: F401
 
 EVEN = torch.full((T - 1,), 1 / (T - 1), dtype=torch.float64)
@@ -106,3 +107,32 @@ def test_few_images(model, n):  # noqa: F811
     first = Bound.cat(list(evaluate(model, data, levels=4)))
     least, most = find_extremes(model, data, first, EVEN, shown=6, seconds=0.0)
     assert len(least.data) == len(most.data) == 1
+    if n == 1:  # it is at both ends, and so at neither
+        assert told_apart(least, most) == ()
+
+
+def test_as_many_are_shown_as_differ_from_the_other_end():
+    """By hand, where 1.11 distinguishes two."""
+
+    def counts(least: list[float], most: list[float], error: float = 0.4) -> list[int]:
+        return [len(end.data) for end in told_apart(_end_of(least, error), _end_of(most, error))]
+
+    assert counts([1.0, 2.0, 3.0], [5.0, 4.0, 2.5]) == [2, 2]
+    # Each is apart from the one across, and 2.9 is not from 2.
+    assert counts([1.0, 2.0], [9.0, 2.9]) == [1, 1]
+    assert counts([2.0], [2.9]) == []
+    # What has no probability costs more than anything; an unknown error distinguishes nothing.
+    assert counts([1.0], [math.inf]) == [1, 1]
+    assert counts([1.0], [9.0], error=math.nan) == []
+    least, most = told_apart(_end_of([1.0, 2.0, 3.0]), _end_of([5.0, 4.0, 2.5]))
+    assert least.bound.bits_per_dim.tolist() == pytest.approx([1.0, 2.0])
+    assert most.bound.bits_per_dim.tolist() == pytest.approx([5.0, 4.0])
+    assert len(most.places) == len(most.index) == 2
+
+
+def _end_of(bits: list[float], error: float = 0.4) -> Extremes:
+    """Images of these bits/dim, each with a Monte Carlo error; 1.96 √2 0.4 = 1.11 tells apart."""
+    nat, calls = 64 * math.log(2), torch.ones(len(bits), dtype=torch.int64)
+    variance = torch.full((len(bits),), (error * nat) ** 2)
+    bound = Costs("bound", {"total": torch.tensor(bits) * nat}, 64, calls, variance)
+    return Extremes(images(len(bits)), torch.arange(len(bits)), bound, ((1, 1),) * len(bits))

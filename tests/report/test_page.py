@@ -215,6 +215,13 @@ def test_a_bound_above_the_pixels_as_they_are_is_marked():
     assert 'class="mark"' not in render(make_report())
 
 
+def test_without_images_that_are_told_apart_none_is_named():
+    html = render(dataclasses.replace(make_report(), closer=()))
+    assert "No images are named as the least or the most surprising" in html
+    assert "Most surprising" not in html
+    assert "Histogram of bits per dimension over images" in html
+
+
 def test_maps_go_under_the_least_and_most_surprising_images():
     report = make_report()
     least, most = report.extremes()

@@ -51,6 +51,13 @@ class Extremes:
         """Whether every one is known to have the place that it is shown in."""
         return all(first == last for first, last in self.places)
 
+    def first(self, count: int) -> Extremes:
+        """The outermost images."""
+        some = slice(count)
+        return Extremes(
+            self.data.take(some), self.index[some], self.bound.take(some), self.places[some]
+        )
+
 
 def possible_places(
     values: Float[Tensor, " images"], errors: Float[Tensor, " images"]
@@ -83,7 +90,7 @@ def find_extremes(
 
     The bound that is given chooses twice as many candidates as are shown. These are evaluated anew,
     so that chance does not count twice, and further until the order of those shown is known, the
-    time is spent, or each has been evaluated at 128 levels.
+    time is spent, or each has been evaluated at 128 levels. See `told_apart`.
 
     Args:
         model: the model.
@@ -125,14 +132,33 @@ def find_extremes(
             return lists
 
 
+def told_apart(least: Extremes, most: Extremes) -> tuple[Extremes, ...]:
+    """As many of both ends as are known to differ from those at the other; none at all, ().
+
+    They are counted from the outside in, and each pair differs with 95% probability.
+    """
+    high, of_high = _bits(most.bound)
+    low, of_low = _bits(least.bound)
+    error = _APART * (of_high.square()[:, None] + of_low.square()[None, :]).sqrt()
+    apart = high[:, None] - low[None, :] > error
+    counts = range(1, min(apart.shape) + 1)
+    count = max((n for n in counts if bool(apart[:n, :n].all())), default=0)
+    return (least.first(count), most.first(count)) if count else ()
+
+
+def _bits(bound: Evidence) -> tuple[Tensor, Tensor]:
+    """Bits per dimension of each image, infinite where they are not known, and their errors."""
+    bits = bound.bits_per_dim.detach().cpu().double().nan_to_num(nan=math.inf)
+    variance = bound.monte_carlo_variance.detach().cpu().double()
+    return bits, variance.sqrt() / bound.nats_per_bit_per_dim
+
+
 def _end(
     candidates: ImageData, index: Tensor, bound: Evidence, some: slice, shown: int, *, least: bool
 ) -> Extremes:
     """Of some candidates those to show."""
     own = torch.arange(len(candidates))[some]
-    bits = bound.bits_per_dim.detach().cpu().double()[own].nan_to_num(nan=math.inf)
-    variance = bound.monte_carlo_variance.detach().cpu().double()[own]
-    errors = variance.sqrt() / bound.nats_per_bit_per_dim
+    bits, errors = (of_all[own] for of_all in _bits(bound))
     values = -bits if least else bits
     places = possible_places(values, errors)
     order = values.argsort(descending=True, stable=True)[:shown]

@@ -81,7 +81,7 @@ class RunReport:
     forward: Strip | None = None
     reverse: Strip | None = None
     evaluated: ImageData | None = None
-    closer: tuple[Extremes, Extremes] | None = None
+    closer: tuple[Extremes, ...] | None = None
     maps: BoundMap | LatentBoundMap | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from nelbo.report.beside import file_bars
 from nelbo.report.formatting import number, setting
 from nelbo.report.glossary import OF_AUTOENCODER, entry_list, glossary
 from nelbo.report.run_report import RunReport
-from nelbo.report.surprise import end_images, map_colors, order_text, with_bits
+from nelbo.report.surprise import NONE_APART, end_images, map_colors, order_text, with_bits
 from nelbo.report.tables import EVIDENCE, NO_LIKELIHOOD, bound_rows
 from nelbo.report.theme import panel
 
@@ -211,6 +211,8 @@ def extremes(report: RunReport) -> str:
         return fragments.section("Cost of each image", "", histogram)
     colors, scale = map_colors(report.maps)
     order = ""
+    if report.closer == ():
+        return fragments.section("Cost of each image", NONE_APART, histogram)
     if report.closer is not None:
         parts = colors.split([len(end.data) for end in report.closer]) if colors is not None else ()
         images = [end_images(*pair) for pair in zip_longest(report.closer, parts)]

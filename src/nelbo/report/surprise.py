@@ -18,6 +18,12 @@ from nelbo.latent.bound import LatentBoundMap
 from nelbo.report import fragments, map_plots
 from nelbo.report.formatting import number
 
+NONE_APART = (
+    "No images are named as the least or the most surprising: the errors of the candidates, "
+    "evaluated anew, are larger than the differences between them. nelbo rank with more --levels "
+    "tells them apart."
+)
+
 
 def with_bits(
     data: ImageData,
@@ -73,7 +79,7 @@ def end_images(end: Extremes, under: Tensor | None = None) -> str:
     return with_bits(end.data, end.bound, everyone, under, end.places)
 
 
-def order_text(ends: tuple[Extremes, Extremes]) -> str:
+def order_text(ends: Sequence[Extremes]) -> str:
     """A sentence on how far the order of the images at both ends is known."""
     levels = ends[0].bound.levels.shape[1]
     text = (

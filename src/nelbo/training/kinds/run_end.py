@@ -17,7 +17,7 @@ from nelbo.chain.model import Model
 from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
 from nelbo.data import ImageData
 from nelbo.evidence.cost import levels_of
-from nelbo.evidence.extremes import Extremes, find_extremes
+from nelbo.evidence.extremes import Extremes, find_extremes, told_apart
 from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
@@ -40,7 +40,7 @@ from nelbo.training.kinds.refinement import (
 )
 
 Evaluations = Mapping[str, TimedEvaluation]
-Ends = tuple[Extremes, Extremes]
+Ends = tuple[Extremes, ...]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class RunEnd(ABC):
         Args:
             drawn: the samples.
             evaluations: of each of `splits`.
-            closer: the extremes; None in the first report.
+            closer: the extremes, if any are known; None in the first report.
             calls: about how many network calls there is time for.
         """
 
@@ -214,7 +214,7 @@ class RunEnd(ABC):
         if whole is not first:  # what was asked for took its time, and leaves the rest theirs
             allowance = Allowance((1 - of_bound) * left)
         drawn = self.draw(of_samples * allowance.left / test.call_seconds)
-        closer = find_extremes(
+        ends = find_extremes(
             model,
             test.data,
             test.bound,
@@ -224,6 +224,7 @@ class RunEnd(ABC):
             seed=ending.seed,
         )
         with MESSAGES.status("Writing the report"):
+            closer = told_apart(*ends)
             evaluation = self.write(whole, drawn, closer, allowance.left / test.call_seconds)
         return {"evaluation": evaluation, "report": str(self.run.report)}
 

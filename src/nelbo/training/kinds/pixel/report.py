@@ -62,7 +62,7 @@ class PixelEnd(RunEnd):
             "real_names": class_names(notes, real)[:count],
             "forward": self._forward(rows, generator),
             "reverse": None if closer is None else self._reverse(calls, generator),
-            "maps": None if closer is None else self._maps(test, closer, calls),
+            "maps": self._maps(test, closer, calls) if closer else None,
         }
 
     def _maps(self, test: ImageData, closer: Ends, calls: float) -> Any:
