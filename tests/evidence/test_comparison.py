@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from nelbo import Bound, NelboError
 from nelbo.evidence import compare, rank
@@ -188,3 +189,20 @@ def test_what_is_no_evidence_is_refused_by_name(wrong):
         compare(right, wrong)
     with pytest.raises(NelboError, match=r"^bound is .*expected what the elbo"):
         rank(wrong)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e3])
+def test_skewness_is_scipys_in_any_unit(unit):
+    generator = torch.Generator().manual_seed(0)
+    values = unit * torch.rand(30, generator=generator, dtype=torch.float64).square()
+    found = compare(bound(values), bound(torch.zeros(30, dtype=torch.float64)))
+    assert found.skewness == pytest.approx(stats.skew(found.difference.numpy()))
+    equal = compare(bound(torch.ones(4).double()), bound(torch.zeros(4).double()))
+    assert equal.skewness == 0
+
+
+def test_values_that_differ_by_rounding_alone_are_equal():
+    """Three equal signs have a probability of a quarter; a spread of 1e-15 of the mean is none."""
+    nearly = torch.tensor([1e6, 1e6, 1e6 + 1e-9], dtype=torch.float64)
+    assert len(set(nearly.tolist())) == 2
+    assert mean_test(nearly) == mean_test(-nearly) == 0.25

@@ -136,3 +136,18 @@ def _end_of(bits: list[float], error: float = 0.4) -> Extremes:
     variance = torch.full((len(bits),), (error * nat) ** 2)
     bound = Costs("bound", {"total": torch.tensor(bits) * nat}, 64, calls, variance)
     return Extremes(images(len(bits)), torch.arange(len(bits)), bound, ((1, 1),) * len(bits))
+
+
+@pytest.mark.parametrize("rounds", [1.0, 1.9, 2.1, 3.0, 3.9, 4.1, 7.0, 8.1])
+def test_a_round_is_begun_where_it_ends_in_time(rounds, model):  # noqa: F811
+    """Each draws as much as all before it, which is known to take as long."""
+    data, clock = images(12), model.network.clock
+    first = Bound.cat(list(evaluate(model, data, levels=4)))
+    # 8 levels and 4 draws of level 1, of 12 images.
+    seconds = rounds * 12 * 12 * 0.01
+    start = clock()
+    ends = find_extremes(model, data, first, EVEN, shown=3, seconds=seconds, clock=clock)
+    assert clock() - start <= seconds + 1e-6
+    if not all(end.in_order for end in ends):
+        taken = 2 ** int(math.log2(rounds))
+        assert int(ends[0].bound.calls[0]) == 12 * taken
