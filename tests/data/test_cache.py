@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from nelbo import NelboError
+from nelbo.base.digest import digest
 from nelbo.data import cache, load_data
 from nelbo.data import folder as folder_module
 from nelbo.data.cache import Picture, cached
@@ -155,9 +157,9 @@ def test_folder_is_decoded_once_until_a_picture_changes(root, tmp_path, monkeypa
     before = load_data(str(folder), "all", size=4)
     read = []
 
-    def counted(path, *args):
+    def counted(path, *args, **options):
         read.append(path.name)
-        return real(path, *args)
+        return real(path, *args, **options)
 
     real = folder_module.read_crops
     monkeypatch.setattr(folder_module, "read_crops", counted)
@@ -239,3 +241,14 @@ def test_two_that_start_together_decode_once(root):
         first, second = (job.result() for job in jobs)
     assert decoded == list(range(20))
     assert torch.equal(first.images, second.images)
+
+
+def test_pictures_on_white_lie_where_they_lay_before_there_were_other_grounds(root, tmp_path):
+    write(tmp_path / "p" / "a.png")
+    load_data(tmp_path / "p", "all", size=4, channels=1, background="contrast")
+    load_data(tmp_path / "p", "all", size=4, channels=1)
+    place = ["folder", str((tmp_path / "p").resolve()), True, 1]
+    digests = [
+        digest([json.dumps([6, *place, *more, [1, 4, 4]])], size=10) for more in ([], ["contrast"])
+    ]
+    assert sorted(entry.name.split("-")[0] for entry in entries(root)) == sorted(digests)

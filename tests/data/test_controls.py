@@ -184,7 +184,77 @@ def test_controls_in_a_table_are_cut_with_their_pictures(tmp_path):
     assert torch.equal(controls_of("sketch", images).of_all(images).controls, images.images)
 
 
+# (side, side), 1 where there is ink.
+INK = np.zeros((SIDE, SIDE), np.uint8)
+INK[10:14, 4:28] = 1
+
+
+def sketch(path, level: int, mode: str = "RGBA"):
+    """Ink of a grey level on transparency, whose colour is that of the ink."""
+    path.parent.mkdir(exist_ok=True)
+    if mode == "P":
+        palette = Image.fromarray(INK, "P")
+        palette.putpalette([level] * 6)
+        palette.save(path, transparency=0)
+        return path
+    grey = np.full_like(INK, level)
+    channels = [grey] * (1 if mode == "LA" else 3) + [255 * INK]
+    Image.fromarray(np.stack(channels, -1), mode).save(path, lossless=True)
+    return path
+
+
+def laid(level: int, ground: int) -> torch.Tensor:
+    return torch.from_numpy(np.where(INK == 1, level, ground)).byte().expand(3, SIDE, SIDE)
+
+
+KINDS = [("P", "png"), ("LA", "png"), ("RGBA", "png"), ("RGBA", "webp")]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), KINDS)
+def test_light_lines_on_nothing_are_laid_on_black_in_a_folder(tmp_path, mode, suffix):
+    for name, level in (("0", 255), ("1", 200), ("2", 20)):
+        sketch(tmp_path / f"{name}.{suffix}", level, mode)
+    images = data([rectangle()] * 3)
+    learned = load_data(tmp_path, "all", size=SIDE, channels=3)
+    found = controls_of(str(tmp_path), images).of_all(images).controls
+    expected = torch.stack([laid(255, 0), laid(200, 0), laid(20, 255)])
+    assert torch.equal(found, expected)
+    # Images to learn stay on white, whichever was read first.
+    again = load_data(tmp_path, "all", size=SIDE, channels=3)
+    for read in (learned, again):
+        order = [read.names.index(f"{i}.{suffix}") for i in range(3)]
+        assert torch.equal(
+            read.images[order], torch.stack([laid(255, 255), laid(200, 255), laid(20, 255)])
+        )
+
+
+@pytest.mark.parametrize(("mode", "suffix"), KINDS)
+def test_light_lines_on_nothing_are_laid_on_black_where_metadata_names_them(tmp_path, mode, suffix):
+    drawn = sketch(tmp_path / "sketches" / f"light.{suffix}", 255, mode)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (SIDE, SIDE), "white").save(tmp_path / "pictures" / "a.png")
+    line = {"file_name": "a.png", "sketch": f"../sketches/{drawn.name}"}
+    (tmp_path / "pictures" / "metadata.jsonl").write_text(json.dumps(line), "utf-8")
+    images = load_data(tmp_path / "pictures", "all", size=SIDE)
+    assert torch.equal(controls_of("sketch", images).of_all(images).controls[0], laid(255, 0))
+
+
+@pytest.mark.parametrize(("mode", "suffix"), KINDS)
+def test_light_lines_on_nothing_are_laid_on_black_in_a_column(tmp_path, mode, suffix):
+    drawn = sketch(tmp_path / f"light.{suffix}", 255, mode).read_bytes()
+    features = datasets.Features({name: datasets.Image() for name in ("image", "sketch")})
+    table = {name: [{"bytes": drawn, "path": None}] for name in features}
+    datasets.Dataset.from_dict(table, features).to_parquet(tmp_path / "t" / "both.parquet")
+    images = load_data(f"{tmp_path / 't' / 'both.parquet'}?image=image", "all", size=SIDE)
+    assert torch.equal(images.images[0], laid(255, 255))
+    assert torch.equal(controls_of("sketch", images).of_all(images).controls[0], laid(255, 0))
+    # So it is where the picture serves as its own control.
+    assert torch.equal(controls_of("image", images).of_all(images).controls[0], laid(255, 0))
+
+
 def test_mistakes(monkeypatch):
+    with pytest.raises(NelboError, match=r"background 'green'.*white"):
+        load_data("digits", background="green")
     with pytest.raises(NelboError, match=r"--control 'cany'.*canny"):
         controls_of("cany", data([rectangle()]))
     with pytest.raises(NelboError, match=r"--control '': expected an annotator"):

@@ -73,7 +73,7 @@ def test_a_reader_that_fails_in_any_way_costs_one_picture(pictures, monkeypatch)
 def test_a_dying_decoder_ends_with_its_error_and_no_half_cache(pictures, monkeypatch):
     """What is no fault of a picture is not skipped: every picture after it would be too."""
 
-    def dies(*_):
+    def dies(*_, **__):
         raise SystemError("the decoder is gone")
 
     root = Path(os.environ["NELBO_CACHE"]) / "images"
@@ -104,10 +104,10 @@ def test_sigkill_while_decoding_leaves_no_half_cache(pictures, tmp_path, monkeyp
 def _killed_at_picture_20(pictures: Path) -> None:
     real = folder.read_crops
 
-    def read(path: Path, *rest: object) -> object:
+    def read(path: Path, *rest: object, **options: object) -> object:
         if path.name == "20.png":
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(path, *rest)
+        return real(path, *rest, **options)
 
     folder.read_crops = read
     load_data(str(pictures), "all", size=6)

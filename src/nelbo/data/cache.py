@@ -35,7 +35,7 @@ from nelbo.data.cache_room import IMAGES, INDEX, PARTIAL, cache_directory, check
 from nelbo.data.image_data import ImageData
 from nelbo.data.names import printable
 from nelbo.data.pixel_key import pixel_key
-from nelbo.data.reader import Passing
+from nelbo.data.reader import WHITE, Passing
 from nelbo.data.splits import ALL, PARTS, TRAIN
 
 # Pixel levels of what is decoded.
@@ -226,6 +226,12 @@ def cached(
     evict(root, keep=final)
     assert entry is not None
     return entry
+
+
+def not_white(background: str) -> tuple[str, ...]:
+    """What a background adds to the place of an entry; white adds nothing, so that entries from
+    before there was another stay valid."""
+    return () if background == WHITE else (background,)
 
 
 def _digest(content: object) -> str:

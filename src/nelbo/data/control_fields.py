@@ -21,6 +21,7 @@ from nelbo.data.image_data import ImageData
 from nelbo.data.listing import list_pictures
 from nelbo.data.metadata import Row, named_rows
 from nelbo.data.names import Names, printable
+from nelbo.data.reader import CONTRAST
 from nelbo.data.size import Size
 
 
@@ -54,7 +55,7 @@ def controls_in_metadata(
     size: Size = (data.shape[1], data.shape[2])
     found = in_threads(
         (paths[name] for name in data.names),
-        lambda item: (item, read_picture(item[1], size, channels)),
+        lambda item: (item, read_picture(item[1], size, channels, background=CONTRAST)),
         total=len(data),
         size=size,
     )

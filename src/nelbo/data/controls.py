@@ -18,6 +18,7 @@ from nelbo.data.annotators import ANNOTATORS, OF_LINES, opencv
 from nelbo.data.control_fields import controls_in_metadata
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import stem_of
+from nelbo.data.reader import CONTRAST
 from nelbo.data.sources import has_crops, load_data, with_column
 from nelbo.data.splits import ALL
 
@@ -148,7 +149,9 @@ def controls_of(asked: str, data: ImageData) -> Controls:
         raise NelboError(
             f"--control {asked!r}{near}: expected {what}; annotators are {listed([*ANNOTATORS])}"
         )
-    return Given(_matching(load_data(source, ALL, size=(height, width), channels=CHANNELS), data))
+    # Sketches in light lines on nothing would be blank on white.
+    pictures = load_data(source, ALL, size=(height, width), channels=CHANNELS, background=CONTRAST)
+    return Given(_matching(pictures, data))
 
 
 def _matching(controls: ImageData, data: ImageData) -> Tensor:

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from nelbo.data.reader import has_colours, open_picture, why
+from nelbo.data.reader import WHITE, has_colours, open_picture, why
 from nelbo.data.size import Size
 
 COLOURS_LOST = "colours: read as grey"
@@ -86,21 +86,32 @@ def _ahead(items: Iterable[Item], work: Callable[[Item], Result], threads: int) 
                 future.cancel()
 
 
-def read_picture(file: Path | BinaryIO, size: int | Size, channels: int) -> Decoded | str:
+def read_picture(
+    file: Path | BinaryIO, size: int | Size, channels: int, *, background: str = WHITE
+) -> Decoded | str:
     """The picture cropped to a size, or the reason why it cannot be read.
 
     Args:
         file: its path, or its bytes.
         size: height and width, or the side of a square.
         channels: 1 for grey or 3 for RGB.
+        background: of transparent areas, as `reader.open_picture`.
     """
     frame = (size, size) if isinstance(size, int) else size
-    found = _read(file, frame, channels, lambda image: [prepare(image, frame, channels)])
+    found = _read(
+        file, frame, channels, background, lambda image: [prepare(image, frame, channels)]
+    )
     return found if isinstance(found, str) else found[0]
 
 
 def read_crops(
-    file: Path | BinaryIO, size: Size, channels: int, crops: int, name: str
+    file: Path | BinaryIO,
+    size: Size,
+    channels: int,
+    crops: int,
+    name: str,
+    *,
+    background: str = WHITE,
 ) -> list[Decoded] | str:
     """Random crops of the picture, resized to a size, or the reason why it cannot be read.
 
@@ -114,26 +125,28 @@ def read_crops(
         channels: 1 for grey or 3 for RGB.
         crops: number of crops.
         name: of the picture, which seeds the positions.
+        background: of transparent areas, as `reader.open_picture`.
     """
     if crops == 1:
-        found = read_picture(file, size, channels)
+        found = read_picture(file, size, channels, background=background)
         return found if isinstance(found, str) else [found]
 
     def cut(image: Image.Image) -> list[np.ndarray]:
         boxes = _random_boxes((image.height, image.width), size, crops, name)
         return [_cut(image, box, size, channels) for box in boxes]
 
-    return _read(file, (_ZOOM * size[0], _ZOOM * size[1]), channels, cut)
+    return _read(file, (_ZOOM * size[0], _ZOOM * size[1]), channels, background, cut)
 
 
 def _read(
     file: Path | BinaryIO,
     cover: Size,
     channels: int,
+    background: str,
     cut: Callable[[Image.Image], list[np.ndarray]],
 ) -> list[Decoded] | str:
     try:
-        opened = open_picture(file, cover)
+        opened = open_picture(file, cover, background=background)
         grey = channels == 1 and has_colours(opened.image)
         notes = (*opened.notes, COLOURS_LOST) if grey else opened.notes
         return [Decoded(pixels, opened.size, notes) for pixels in cut(opened.image)]

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from nelbo.base.errors import NelboError
 from nelbo.data.annotations import Annotations, read_annotations
-from nelbo.data.cache import Entry, Picture, cached, check_size
+from nelbo.data.cache import Entry, Picture, cached, check_size, not_white
 from nelbo.data.crops import base_of, kept_crops, settle_crops
 from nelbo.data.declared import are_declared, split_note, split_pictures
 from nelbo.data.decode import in_threads, read_crops
 from nelbo.data.image_data import ImageData
 from nelbo.data.listing import File, Listing, list_pictures
 from nelbo.data.names import printable
-from nelbo.data.reader import is_grey
+from nelbo.data.reader import WHITE, is_grey
 from nelbo.data.size import Size
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, EmptySplitError
 
@@ -35,6 +35,7 @@ def load_folder(
     validation: bool = True,
     resize: bool = True,
     crops: int = 1,
+    background: str = WHITE,
 ) -> ImageData:
     """Every picture below `folder`, cropped to the proportions of a size and resized to it.
 
@@ -52,6 +53,7 @@ def load_folder(
         validation: as `nelbo.data.load_data`.
         resize: as `nelbo.data.load_data`.
         crops: number of crops of each training picture; others give one.
+        background: as `nelbo.data.load_data`.
 
     Raises:
         NelboError: no pictures in the tree, too few to split, none that can be read, one of another
@@ -64,10 +66,10 @@ def load_folder(
         channels = _channels(listing)
     exact = not resize and crops == 1
     entry = cached(
-        ("folder", str(folder.resolve()), validation, crops),
+        ("folder", str(folder.resolve()), validation, crops, *not_white(background)),
         [astuple(file) for file in listing.files],
         (channels, *size),
-        lambda: _decoded(listing, splits, size, channels, crops, exact),
+        lambda: _decoded(listing, splits, size, channels, crops, exact, background),
         at_most=splits.count(TRAIN) * crops + len(names) - splits.count(TRAIN),
         settle=settle_crops(partial(split_pictures, validation=validation), crops),
     )
@@ -121,11 +123,12 @@ def _decoded(
     channels: int,
     crops: int,
     exact: bool,
+    background: str,
 ) -> Iterator[Picture]:
     def read(item: tuple[File, str]) -> list[Picture]:
         file, split = item
         path = listing.folder / file.name
-        found = read_crops(path, size, channels, crops, file.name)
+        found = read_crops(path, size, channels, crops, file.name, background=background)
         if exact and not isinstance(found, str):
             check_size(str(path), found[0].size, size)
         return kept_crops(Picture(file.name, "", split), found, crops)

@@ -37,13 +37,14 @@ import numpy as np
 import torch
 
 from nelbo.base.errors import NelboError, optional
-from nelbo.data.cache import Picture, cached, check_size
+from nelbo.data.cache import Picture, cached, check_size, not_white
 from nelbo.data.columns import caption_of, class_names_of, columns_of, label_of
 from nelbo.data.credits import CREDITS
 from nelbo.data.crops import base_of, kept_crops, settle_crops
 from nelbo.data.decode import Decoded, in_threads, read_crops
 from nelbo.data.image_data import ImageData
 from nelbo.data.labels import class_names, index_labels, name_of
+from nelbo.data.reader import WHITE
 from nelbo.data.size import Size
 from nelbo.data.splits import ALL, TEST, TRAIN, VALIDATION, EmptySplitError, fill_split
 from nelbo.data.stream import ImageStream, StreamedRow
@@ -61,6 +62,7 @@ def load_table(
     *,
     validation: bool = True,
     resize: bool = True,
+    background: str = WHITE,
 ) -> ImageData:
     """The pictures of one split, cut and resized; arguments as `nelbo.data.load_data`.
 
@@ -71,25 +73,27 @@ def load_table(
     """
     if table.stream is not None:
         kept = table.kept()
-        data = load_table(kept, split, size, channels, validation=validation, resize=resize)
+        shown: Any = {"validation": validation, "resize": resize, "background": background}
+        data = load_table(kept, split, size, channels, **shown)
         if split != TRAIN:
             return data
-        every = load_table(kept, ALL, size, channels, validation=validation, resize=resize)
+        every = load_table(kept, ALL, size, channels, **shown)
         held = {
             base_of(name, table.crops)
             for name, part in zip(every.names, every.splits or (), strict=True)
             if part != TRAIN
         }
-        stream = _streamed(table, size, channels, data.label_names, validation, held)
+        stream = _streamed(table, size, channels, data.label_names, validation, held, background)
         return replace(data, stream=stream)
     extra: dict[str, Any] = {}
     exact = not resize and table.crops == 1
     rows = _Rows(table, validation)
+    path = str(Path(table.path).resolve()) if table.local else table.path
     entry = cached(
-        ("table", str(Path(table.path).resolve()) if table.local else table.path, validation),
+        ("table", path, validation, *not_white(background)),
         [sorted(table.options.items()), _stamp(table)],
         (channels, *size),
-        lambda: _decoded(table, size, channels, exact, rows, extra),
+        lambda: _decoded(table, size, channels, exact, rows, extra, background),
         extra=extra,
         settle=settle_crops(rows.split, table.crops),
     )
@@ -204,6 +208,7 @@ def _decoded(
     exact: bool,
     source: _Rows,
     extra: dict[str, Any],
+    background: str,
 ) -> Iterator[Picture]:
     parts, columns, names = source.parts, source.columns, source.class_names
     if parts.note is not None:
@@ -218,7 +223,7 @@ def _decoded(
         notes += first
         if names is not None and label == -1:
             label = None
-        found = _read(row[columns["image"]], size, channels, table.crops, name)
+        found = _read(row[columns["image"]], size, channels, background, table.crops, name)
         if exact and not isinstance(found, str):
             check_size(f"{table.source}, {name}", found[0].size, size)
         whole = Picture(name, "", split, label, caption, notes=notes)
@@ -237,6 +242,7 @@ def _streamed(
     label_names: tuple[str, ...],
     validation: bool,
     held: Collection[str],
+    background: str,
 ) -> ImageStream:
     """The training rows, epoch after epoch, without those held out for another split."""
     index = {name: i for i, name in enumerate(label_names)}
@@ -255,7 +261,7 @@ def _streamed(
                 yield StreamedRow(
                     called,
                     label if isinstance(label, int) else -1,
-                    partial(_read_one, picture, size, channels),
+                    partial(_read_one, picture, size, channels, background),
                 )
 
     assert table.stream is not None
@@ -263,7 +269,7 @@ def _streamed(
 
 
 def _read(
-    value: Any, size: Size, channels: int, crops: int = 1, name: str = ""
+    value: Any, size: Size, channels: int, background: str, crops: int = 1, name: str = ""
 ) -> list[Decoded] | str:
     """Decode {"bytes": …, "path": …}, as the format stores pictures, or give the reason why not."""
     value = value if isinstance(value, Mapping) else {"bytes": value}
@@ -273,12 +279,12 @@ def _read(
     if content and not isinstance(content, bytes):
         return f"the row holds a value of type {type(content).__name__}, no picture"
     file = io.BytesIO(content) if content else Path(path)
-    return read_crops(file, size, channels, crops, name)
+    return read_crops(file, size, channels, crops, name, background=background)
 
 
-def _read_one(value: Any, size: Size, channels: int) -> np.ndarray | str:
+def _read_one(value: Any, size: Size, channels: int, background: str) -> np.ndarray | str:
     """The pixels of a picture, or the reason why it cannot be read."""
-    found = _read(value, size, channels)
+    found = _read(value, size, channels, background)
     return found if isinstance(found, str) else found[0].pixels
 
 

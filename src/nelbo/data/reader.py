@@ -31,7 +31,7 @@ from nelbo.data.formats import VECTOR, formats, suffix_of
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *_SIXTEEN_BITS, "I", "F")
-CONTRAST = "contrast"
+WHITE, CONTRAST = "white", "contrast"
 # Levels from which on a colour is lost on white.
 _LIGHT = 128
 MALFORMED_EXIF = "malformed EXIF: not turned"
@@ -77,7 +77,7 @@ def open_picture(
     file: Path | BinaryIO,
     cover: tuple[int, int],
     *,
-    background: str = "white",
+    background: str = WHITE,
     drawings: bool = True,
 ) -> Opened:
     """The picture in a file.

@@ -20,6 +20,7 @@ from nelbo.data.image_data import ImageData
 from nelbo.data.listing import would_be_listed
 from nelbo.data.mixture import load_mixture
 from nelbo.data.mnist5k import load_mnist5k
+from nelbo.data.reader import CONTRAST, WHITE
 from nelbo.data.size import Size, parse_size
 from nelbo.data.splits import SPLITS
 from nelbo.data.table import Table
@@ -52,6 +53,7 @@ def load_data(
     strict: bool = True,
     validation: bool = True,
     resize: bool = True,
+    background: str = WHITE,
 ) -> ImageData:
     """The images of one split of a source.
 
@@ -68,6 +70,8 @@ def load_data(
         validation: False for runs that predate the validation split: its images are then training
             images, and declared ones test images.
         resize: False refuses pictures of another size instead of cropping and resizing them.
+        background: what transparent areas of a folder's or a table's pictures become: "white", or
+            "contrast", which is black for a picture of light colours alone, as of a light sketch.
 
     Raises:
         EmptySplitError: the split holds no image.
@@ -80,8 +84,9 @@ def load_data(
     check_source(source, split)
     if channels not in (None, 1, 3):
         raise NelboError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+    check_choice("background", background, (WHITE, CONTRAST))
     asked = None if size is None else parse_size(size)
-    shown: Any = {"validation": validation, "resize": resize}
+    shown: Any = {"validation": validation, "resize": resize, "background": background}
     if is_local(source):
         path, options = _local(source)
         if path.is_dir() and not _holds_parquet(path):
