@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -67,6 +69,14 @@ def test_rank_puts_noise_before_digits(run_path, tmp_path, capsys):
     bits = [float(row["bits_per_dim"]) for row in rows]
     assert bits == sorted(bits, reverse=True)
     assert sum(bits) / 13 == pytest.approx(printed["bits_per_dim"], rel=1e-4)
+    # As evaluate warns of an error that is not to be relied on.
+    far = (np.array(bits) - np.mean(bits)) ** 2
+    few, dominant = printed["warnings"][0], printed["warnings"][-1]
+    assert few.startswith("13 images are few: evaluate at least 20")
+    assert far[0] / far.sum() > 0.2
+    assert f"the image noise.png has {far[0] / far.sum():.0%} of the variance" in dominant
+    main(["rank", str(copy), "--data", str(folder), "--out", str(out), "--levels", "19"])
+    assert f"warning: {few}" in " ".join(capsys.readouterr().err.split())
     page = (out / "ranking.html").read_text()
     assert "noise.png" in page
     assert page.count('alt="where the bits of ') == 12  # six on each end
@@ -100,12 +110,24 @@ def test_classify_prints_the_first_images_and_their_classes(conditional, capsys)
     assert len(found) == 12
     main(options)
     shown = capsys.readouterr().out.splitlines()
+    # No more than every class at every level, and then more.
+    (cost,) = (line for line in shown if "network evaluations" in line)
+    assert re.fullmatch(
+        r"[\d.]+ network evaluations an image; each of 10 classes once at each of 20 levels would "
+        r"be 200",
+        cost,
+    )
     rows = [line.split() for line in shown if line.strip().startswith("digits #")]
     expected = [
         [*row["name"].split(), row["class"], *([] if row["certain"] else ["?"])] for row in found
     ]
     assert rows == expected[:10]
     assert any("... and 2 more; --out FILE writes all" in line for line in shown)
+    main([*options[:2], "--images", "2", "--draws", "30", "--margin", "1000"])
+    assert (
+        "300.0 network evaluations an image, more than the 200 of each of 10 classes once at each "
+        "of 20 levels: fewer --draws take fewer"
+    ) in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("ends_with_the_model")

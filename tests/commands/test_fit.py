@@ -123,7 +123,9 @@ def test_mistakes(run_path, fitted, tmp_path, capsys):
     assert "--images must be at least 1" in mistake(capsys, "fit", fitted, "--images", 0)
     assert "--levels must be at least 1" in mistake(capsys, "fit", fitted, "--levels", 0)
     assert "is no directory" in mistake(capsys, "fit", tmp_path / "nothing")
-    assert "reads no text, leave it out" in mistake(capsys, "fit", fitted, "--no-captions")
+    assert "--no-captions: a diffusion model reads no text, leave it out" in mistake(
+        capsys, "fit", fitted, "--no-captions"
+    )
 
 
 @pytest.mark.parametrize("command", ["fit", "report"])
@@ -198,3 +200,7 @@ def test_the_table_of_a_single_image_has_no_error(fitted, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["standard_error"] is None
     assert any("1 image is few" in line for line in printed["warnings"])
+    for split, of in (("validation", "validation "), ("train", "train ")):
+        main(["fit", str(fitted), "--images", "1", "--levels", "3", "--split", split])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"These are of the one {of}image that was fitted on, without an error" in shown

@@ -25,7 +25,8 @@ def test_prints_what_the_library_finds(run_path, capsys):
     assert printed["flow"]["evaluations"] == found.evaluations
     evaluated = []
     model.network.register_forward_hook(lambda _, given, output: evaluated.append(len(output)))
-    bound = model.elbo(x_0, generator=generator).bits_per_dim.mean().item()
+    model_bound = model.elbo(x_0, generator=generator)
+    bound = model_bound.bits_per_dim.mean().item()
     assert printed["bound"]["bits_per_dim"] == pytest.approx(bound)
     assert printed["bound"]["evaluations"] == sum(evaluated) / len(x_0)
     difference = found.bits_per_dim.mean().item() - bound
@@ -35,6 +36,17 @@ def test_prints_what_the_library_finds(run_path, capsys):
     table = capsys.readouterr().out
     assert f"{found.bits_per_dim.mean():.3f}" in table
     assert "evaluations" in table
+    # As evaluate warns of errors that are not to be relied on, once where it is so of all rows.
+    few, *others = printed["warnings"]
+    assert few.startswith("6 images are few: evaluate at least 20")
+    assert all(line.partition(": ")[0] in ("flow", "bound", "difference") for line in others)
+    for name, values in {
+        "flow": found.bits_per_dim,
+        "difference": found.bits_per_dim - model_bound.bits_per_dim,
+    }.items():
+        far = (values.double() - values.double().mean()).square()
+        share = f"{float(far.max() / far.sum()):.0%} of the variance"
+        assert any(line.startswith(f"{name}: ") and share in line for line in others)
 
 
 @pytest.mark.parametrize(

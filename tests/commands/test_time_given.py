@@ -197,6 +197,7 @@ def test_the_line_before_training():
         "samples and report then take at most 48 s"
     )
     config = TrainingConfig(steps=1, warmup_steps=50)
+    assert " passes over the one image; " in outlook_text(Outlook.of(config, 5.9), config, 1)
     line = outlook_text(Outlook.of(config, 0.02), config, None)
     assert line.startswith("About 1 step in 0 s at 20 ms a step; evaluation")
 

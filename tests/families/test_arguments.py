@@ -191,3 +191,9 @@ def test_encoders_and_decoders_name_a_shape_that_does_not_fit():
             encoder(IMAGES[:, :, :1])
     with pytest.raises(NelboError, match=r"z has shape \(3, 1\), expected \(3, 2\)"):
         model.decoder(torch.zeros(3, 1))
+
+
+def test_families_are_named_with_their_article():
+    named = {family(2): noun for family, noun in ((PPCA, "a PPCA"), (HMM, "an HMM"))}
+    assert [model.noun for model in named] == list(named.values())
+    assert [model.title for model in named] == ["A PPCA", "An HMM"]

@@ -260,7 +260,7 @@ class Model(Protocol):
         Raises:
             NelboError: a model without a chain.
         """
-        raise NelboError(f"{type(self).__name__} has no chain of levels to shorten")
+        raise NelboError(f"{self.noun} has no chain of levels to shorten")
 
     def with_profile(self, profile: Any, *, variance: str | None = None) -> Self:
         """The model with a profile of its chain, and another variance where one is named.
@@ -268,7 +268,7 @@ class Model(Protocol):
         Raises:
             NelboError: a model without a chain.
         """
-        raise NelboError(f"{type(self).__name__} has no chain of levels to have a profile of")
+        raise NelboError(f"{self.noun} has no chain of levels to have a profile of")
 
     def with_controlnets(self, *controlnets: Any) -> Self:
         """The model with ControlNets on the network of its chain, beside any that are there.
@@ -279,7 +279,7 @@ class Model(Protocol):
         Raises:
             NelboError: a model without a UNet, or ControlNets for another one.
         """
-        raise NelboError(f"a {type(self).__name__} has no UNet for a ControlNet to control")
+        raise NelboError(f"{self.noun} has no UNet for a ControlNet to control")
 
     def with_network(self, network: Any) -> Self:
         """The model with another network of its chain.
@@ -287,7 +287,7 @@ class Model(Protocol):
         Raises:
             NelboError: a model without a chain.
         """
-        raise NelboError(f"a {type(self).__name__} has no chain with a network")
+        raise NelboError(f"{self.noun} has no chain with a network")
 
     def with_embedded_guidance(self, guidance: float) -> Self:
         """The model whose distilled network receives another guidance, which is another model.
@@ -305,9 +305,17 @@ class Model(Protocol):
         return {"model": type(self).__name__, "pixel levels": repr(self.data)}
 
     @property
+    def noun(self) -> str:
+        """What kind of model it is, within a sentence: "a diffusion model", "an HMM"."""
+        name = type(self).__name__
+        # Abbreviations are read letter by letter, as "an aitch em em".
+        vowels = "AEFHILMNORSX" if name.isupper() else "AEIO"
+        return f"{'an' if name[0] in vowels else 'a'} {name}"
+
+    @property
     def title(self) -> str:
-        """What kind of model it is, such as "A diffusion model"."""
-        return f"A {type(self).__name__}"
+        """What kind of model it is, at the beginning of a sentence: "A diffusion model"."""
+        return f"{self.noun[0].upper()}{self.noun[1:]}"
 
     def facts(self) -> dict[str, Any]:
         """What the model is, name by name, for people."""

@@ -48,7 +48,7 @@ def code_for(model: Model, plan: Plan, *, fast: bool = False) -> ChainCode | Val
     if chain is None or plan.steps is None or plan.turns is None:
         if model.conditionals(1) is None:
             raise NelboError(
-                f"{model.title} cannot code pictures: it has neither a chain of latents nor a "
+                f"{model.noun} cannot code pictures: it has neither a chain of latents nor a "
                 "probability of each value given those before it"
             )
         return ValueCode(model, 0.0 if fast else TOLERANCE)

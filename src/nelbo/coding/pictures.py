@@ -125,7 +125,7 @@ def pictures_of(
 def check_captions(model: Model, captions: Any) -> None:
     """Raise `NelboError` for captions that the model does not read."""
     if captions is not None and not model.reads_text:
-        raise NelboError(f"{model.title} reads no text, and was given captions: leave them out")
+        raise NelboError(f"{model.noun} reads no text, and was given captions: leave them out")
 
 
 def _type_of(image: Any) -> str:

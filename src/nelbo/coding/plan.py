@@ -107,7 +107,7 @@ def plan_for(
         fitted = model.with_profile(profile, variance="analytic").respace(levels).chain
         scales = [round(LOG_STEPS * math.log(s)) for s in _stddevs(fitted)]
     elif steps is not None:
-        raise NelboError(f"{model.title} has no levels to choose from: leave steps out")
+        raise NelboError(f"{model.noun} has no levels to choose from: leave steps out")
     chain = Plan(levels, scales).applied(model).latent_chain
     if chain is None:
         return Plan()

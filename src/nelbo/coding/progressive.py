@@ -142,7 +142,7 @@ def chain_of(model: Model, steps: int | None) -> Diffusion:
     """
     chain: Diffusion | None = model.chain
     if chain is None:
-        raise NelboError(f"{model.title} has no chain of levels to code a picture along")
+        raise NelboError(f"{model.noun} has no chain of levels to code a picture along")
     K = min(STEPS, chain.num_levels) if steps is None else steps
     check_count("steps", K)
     T = min(chain.num_levels, 255)

@@ -80,10 +80,18 @@ def run(options: Classify) -> None:
         more,
         verdict,
         None if at is None else f"by the model at the embedded guidance {at:g}",
-        f"{calls:,.1f} network evaluations an image; all {count} classes at all "
-        f"{T:,} levels would be {count * T:,}",
+        _cost_line(calls, count, T),
         None if options.out is None else f"Each image: {options.out}",
     )
+
+
+def _cost_line(calls: float, classes: int, T: int) -> str:
+    """What an image took, beside each class once at each level."""
+    each, once = f"each of {classes} classes once at each of {T:,} levels", classes * T
+    made = f"{calls:,.1f} network evaluations an image"
+    if calls > once:
+        return f"{made}, more than the {once:,} of {each}: fewer --draws take fewer"
+    return f"{made}; {each} would be {once:,}"
 
 
 def _prompts(options: Classify) -> tuple[str, ...]:

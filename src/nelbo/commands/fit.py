@@ -44,7 +44,7 @@ def run(options: Fit) -> None:
     source, model, data = _load(options, pipeline, source, device)
     if not options.captions:
         if not model.reads_text:
-            raise NelboError(f"--no-captions: {model.title} reads no text, leave it out")
+            raise NelboError(f"--no-captions: {model.noun} reads no text, leave it out")
         data = replace(data, captions=None)
     profile, autoencoder, spread = _measure(options, model, data)
     if options.out is not None:
@@ -56,7 +56,12 @@ def run(options: Fit) -> None:
     doubted = doubts(profile, bounds)
     given, warnings = given_of(model, data), error.warnings()
     plural = profile.examples > 1
-    measured = f"{profile.examples:,} {source.split} image{'s' * plural}"
+    of_split = "" if source.split == "all" else f"{source.split} "
+    measured = (
+        f"{profile.examples:,} {of_split}images that were"
+        if plural
+        else f"one {of_split}image that was"
+    )
     # One image has no spread.
     spread_shown = "without an error"
     if math.isfinite(error.standard_error):
@@ -79,8 +84,7 @@ def run(options: Fit) -> None:
             "out": str(file),
         },
         _table(bounds, given.suffix),
-        f"These are of the {measured} that {'were' if plural else 'was'} fitted on, "
-        f"{spread_shown}; evaluate others",
+        f"These are of the {measured} fitted on, {spread_shown}; evaluate others",
         f"Stored in {file}; sample and evaluate{where} use it with --levels optimal",
         warnings=warnings,
         notes=doubted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ def run(options: Likelihood) -> None:
         "difference": (Estimate.of(torch.cat(bits) - bound.bits_per_dim), None),
     }
     given = given_of(model, data)
+    warnings = _warnings({name: value for name, (value, _) in rows.items()}, data.names)
     files = file_sizes(data.images, data.levels)
     answer(
         options.computing.json,
@@ -82,8 +84,22 @@ def run(options: Likelihood) -> None:
                 for name, (value, calls) in rows.items()
             },
             "files": sizes_json(files),
+            "warnings": warnings,
         },
         likelihood_table(rows, unit=f"bits/dim{given.suffix}"),
         given.line,
         files.line if files else None,
+        warnings=warnings,
     )
+
+
+def _warnings(rows: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
+    """Why the errors may be far from the truth, with the row where it is not so of all."""
+    found: dict[str, list[str]] = {}
+    for name, value in rows.items():
+        for line in value.warnings(names):
+            found.setdefault(line, []).append(name)
+    return [
+        line if len(of) == len(rows) else f"{' and '.join(of)}: {line}"
+        for line, of in found.items()
+    ]

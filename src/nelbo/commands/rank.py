@@ -143,6 +143,7 @@ def _report(
     if len(order) > len(first):
         shown.append(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
     mean, sign, error = estimate_text(average, 3).partition(" ± ")
+    warnings = average.warnings(data.names)
     answer(
         options.computing.json,
         {
@@ -159,9 +160,11 @@ def _report(
             "table": str(options.out / TABLE),
             "page": str(options.out / PAGE),
             "skipped": list(data.skipped),
+            "warnings": warnings,
         },
         *shown,
         f"{mean:>8} bits/dim{given.suffix}  on average{sign}{error}",
         files.line if files else None,
         f"Page: {(options.out / PAGE).resolve().as_uri()}",
+        warnings=warnings,
     )

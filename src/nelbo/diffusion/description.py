@@ -117,9 +117,9 @@ class DescribedChain(GaussianEncoder):
         return found
 
     @property
-    def title(self) -> str:
+    def noun(self) -> str:
         """What kind of model it is."""
-        return "A diffusion model"
+        return "a diffusion model"
 
     def facts(self) -> dict[str, Any]:
         """What the model is, name by name, for people."""

@@ -220,7 +220,7 @@ def loss(
     chain = model.chain
     if chain is None:
         raise NelboError(
-            f"{model.title} has no chain of levels to draw from: train it with its fit(data), or "
+            f"{model.noun} has no chain of levels to draw from: train it with its fit(data), or "
             "lower its evidence(x_0).total"
         )
     z_0 = x_0

@@ -20,7 +20,8 @@ def outlook_text(outlook: Outlook, training: TrainingConfig, examples: int | Non
     """
     each = _each(outlook.step_seconds)
     seen = passes_text(outlook.steps, training.batch_size, examples)
-    over = f", {seen} over the {examples:,} images" if examples and seen else ""
+    images = "one image" if examples == 1 else f"{examples or 0:,} images"
+    over = f", {seen} over the {images}" if seen else ""
     after = duration(round(allowed_seconds(outlook.seconds)))
     steps = f"{outlook.steps:,} step{'s' * (outlook.steps != 1)}"
     return (
