@@ -132,6 +132,7 @@ def test_times_of_an_interval_of_sigma():
     assert SHORT.times_within(sigma_at(3), sigma_at(500)) == (10, 499)
     assert SHORT.times_within(0.0, 1e9) == (0, 999)
     assert SHORT.times_within(sigma_at(3), sigma_at(10)) is None
+    assert SHORT.times_within(sigma_at(3), sigma_at(11)) == (10, 10)
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 50, 1000])

@@ -174,3 +174,9 @@ def test_every_level_of_the_chain_is_one_of_the_choices(generator):
     assert optimal_levels(model.profile, T) == list(range(1, T + 1))
     total = model.profile.reconstruction + model.profile.prior_matching
     assert optimal_levels(model.profile, 1) == [int(total[1:].argmin()) + 1]
+
+
+def test_one_level_is_the_last_where_only_the_prior_matters():
+    profile = random_profile(0)
+    free = replace(profile, reconstruction=torch.zeros_like(profile.reconstruction))
+    assert optimal_levels(free, 1) == [SMALL]

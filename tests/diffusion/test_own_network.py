@@ -410,3 +410,46 @@ def test_the_noise_of_levels_with_little_signal_is_their_own():
     flow = NoiseSchedule.flow_matching(100_000)
     assert (flow.sigmas.diff() > 0).all()
     assert float(NoiseSchedule.flow_matching(1000).sigmas[-1]) == pytest.approx(4096, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "chain"])
+def test_what_is_learned_is_what_is_read_and_errors_of_it_are_those_of_the_data(name):
+    """y(x_0, ε) read at x_t is x_0 and ε; an error δ of y is √(data error) δ of x_0, and so on."""
+    model = epsilon_chain(NoiseSchedule.linear(40)) if name == "chain" else own(name)
+    read = model.parameterization
+    x_0, epsilon = DATA[:3], torch.randn(3, *SHAPE, dtype=torch.float64, generator=seeded())
+    t = torch.tensor([2, 20, 39])
+    signal = model.schedule.alphas_cumprod[t]
+    a, s = (power.sqrt().view(-1, 1, 1, 1) for power in (signal, 1 - signal))
+    x_t, log_snr = a * x_0 + s * epsilon, (signal / (1 - signal)).log()
+    output = read.target(x_0, epsilon, a, s)
+    torch.testing.assert_close(read.x_0(output, x_t, a, s), x_0)
+    torch.testing.assert_close(read.epsilon(output, x_t, a, s), epsilon)
+    for of, true, error in (
+        (read.x_0, x_0, read.data_error(log_snr)),
+        (read.epsilon, epsilon, read.noise_error(log_snr)),
+    ):
+        off = (of(output + 0.1, x_t, a, s) - true).square()
+        expected = (0.01 * error).view(-1, 1, 1, 1).expand_as(off)
+        torch.testing.assert_close(off, expected.to(off), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        # One step down by less than a tenth, after 0.5.
+        (lambda t: 1.0, lambda t: torch.where(t > 0.5, 0.95 * t, t), r"falls after time 0\.49"),
+        (lambda t: 1.0, lambda t: t - 1e-3, r"got -inf at time 0\.001 and"),
+        (lambda t: 1 - t, lambda t: t, r"and inf at 1:"),
+        (lambda t: 1.0, lambda t: 2 - t, r"got 0\.6926 at time 0\.001 and 0 at 1:"),
+    ],
+)
+def test_noise_has_to_grow_from_a_finite_value_to_another(alpha, sigma, message):
+    with pytest.raises(NelboError, match=message):
+        nelbo.from_epsilon(epsilon_vp, alpha=alpha, sigma=sigma, times=(1e-3, 1.0), shape=SHAPE)
+
+
+@pytest.mark.parametrize("times", [(0.1,), (0.1, 0.5, 1.0), ()])
+def test_times_are_two(times):
+    with pytest.raises(NelboError, match="times must be the first and the last time"):
+        nelbo.from_epsilon(epsilon_vp, alpha=alpha_vp, sigma=sigma_vp, times=times, shape=SHAPE)
