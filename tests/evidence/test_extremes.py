@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nelbo import Bound
 from nelbo.chain.evidence import Costs
+from nelbo.evidence import extremes
 from nelbo.evidence.evaluation import evaluate
-from nelbo.evidence.extremes import Extremes, find_extremes, possible_places, told_apart
+from nelbo.evidence.extremes import Extremes, _end, find_extremes, possible_places, told_apart
 from tests.evidence.test_timed_evaluation import T, exact, images, model  # noqa: F401
 
 EVEN = torch.full((T - 1,), 1 / (T - 1), dtype=torch.float64)
@@ -151,3 +153,19 @@ def test_a_round_is_begun_where_it_ends_in_time(rounds, model):  # noqa: F811
     if not all(end.in_order for end in ends):
         taken = 2 ** int(math.log2(rounds))
         assert int(ends[0].bound.calls[0]) == 12 * taken
+
+
+@pytest.mark.parametrize("known", [(True, False), (False, True), (False, False)])
+def test_both_orders_have_to_be_known_or_128_levels_drawn(known, model, monkeypatch):  # noqa: F811
+    data = images(4)
+    first = Bound.cat(list(evaluate(model, data, levels=4)))
+
+    def end(candidates, index, bound, some, shown, *, least):
+        found = _end(candidates, index, bound, some, shown, least=least)
+        places = tuple((k, k if known[not least] else k + 1) for k in range(1, len(found.data) + 1))
+        return replace(found, places=places)
+
+    monkeypatch.setattr(extremes, "_end", end)
+    for found in find_extremes(model, data, first, EVEN, shown=2, seconds=1e9):
+        # The last round would draw 64, and has every level of the chain once in place of that.
+        assert found.bound.levels.shape[1] == 8 + 8 + 16 + 32 + T - 1

@@ -105,3 +105,8 @@ def test_figures_that_were_edited_are_named(tmp_path, path, value, reason):
     message = rf"ppca-0.json holds no figures of a family \(.*{reason}.*\): remove it"
     with pytest.raises(NelboError, match=message):
         Figures.read(file)
+
+
+def test_the_mean_of_the_test_images():
+    assert FIRST.bits_per_dim == 2.0
+    assert math.isnan(figures(0, (), 1.0, None).bits_per_dim)
