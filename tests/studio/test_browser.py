@@ -163,6 +163,70 @@ def test_a_picture_as_the_sketch_goes_out_as_it_came(page, upload):
     assert np.array_equal(sent, given)
 
 
+def copy(page: Page, content: bytes, text: str = "") -> None:
+    """Put a picture on the clipboard, with a text beside it if there is one."""
+    page.driver.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
+    )
+    problem = page.driver.execute_async_script(
+        """const [encoded, text, done] = arguments;
+        const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+        const kept = { "image/png": new Blob([bytes], { type: "image/png" }) };
+        if (text) kept["text/plain"] = new Blob([text], { type: "text/plain" });
+        const written = navigator.clipboard.write([new ClipboardItem(kept)]);
+        written.then(() => done(""), (error) => done(`${error}`));""",
+        base64.b64encode(content).decode(),
+        text,
+    )
+    assert problem == ""
+
+
+def paste(page: Page) -> None:
+    keys = ActionChains(page.driver)
+    keys.key_down(Keys.CONTROL).send_keys("v").key_up(Keys.CONTROL).perform()
+
+
+def test_a_picture_that_is_pasted_goes_where_it_is_seen(page, upload):
+    page.choose_model(digits_of(page))
+    page.get("#tab-edit").click()
+    copy(page, upload.read_bytes())
+    paste(page)
+    shown = "document.querySelectorAll('[data-chooser=edit-image] .chosen img').length"
+    page.until(f"{shown} === 1")
+    # What has the focus comes first, and no other tab has taken it.
+    page.script("document.querySelector('#edit [name=mode][value=between]').click()")
+    page.script("document.querySelector('#edit-other').focus()")
+    paste(page)
+    page.until("document.querySelectorAll('[data-chooser=edit-other] .chosen img').length === 1")
+    assert len(page.all(".chosen img")) == 2
+    page.get("#tab-evaluate").click()
+    for count in (1, 2):
+        paste(page)
+        page.until(f"document.querySelectorAll('#evaluate .chosen img').length === {count}")
+    assert len(page.all(".chosen img")) == 4
+
+
+def test_a_text_with_a_picture_is_pasted_into_a_prompt(page, upload):
+    copy(page, upload.read_bytes(), "red cat")
+    page.get("#generate-prompt").click()
+    paste(page)
+    page.until("document.querySelector('#generate-prompt').value === 'red cat'")
+    assert not dark(page)
+
+
+def test_a_picture_that_is_pasted_is_the_sketch(page, tmp_path):
+    half = Image.new("L", (16, 16), 255)
+    half.paste(0, (0, 0, 8, 16))
+    half.save(tmp_path / "half.png")
+    copy(page, (tmp_path / "half.png").read_bytes())
+    paste(page)
+    end = time.monotonic() + 30
+    while not dark(page):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_a_wide_picture_as_the_sketch_is_shown_as_it_is_cut(page, tmp_path):
     """In the middle, as the server cuts it, where a sixth of the picture is half of the sketch."""
     wide = Image.new("L", (48, 16), 255)

@@ -126,7 +126,7 @@ class Form:
         """
         some = self.pictures.get(name, ())
         if not some:
-            raise NelboError(f"{what} is missing: choose or drop a picture")
+            raise NelboError(f"{what} is missing: choose, drop or paste a picture")
         if len(some) > 1:
             raise NelboError(f"one picture is taken as {what}, got {len(some)}")
         return some[0]

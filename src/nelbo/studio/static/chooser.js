@@ -13,7 +13,7 @@ export class Chooser {
     this.files = [];
     this.changed = changed;
     this.shown = el("div.chosen");
-    this.words = el("span", {}, this.many ? "Choose or drop pictures" : "Choose or drop a picture");
+    this.words = el("span", {}, this.many ? "Choose, drop or paste pictures" : "Choose, drop or paste a picture");
     root.append(el("label", { for: this.input.id }, this.words), this.shown);
     this.input.addEventListener("change", () => {
       this.take([...this.input.files]);

@@ -104,4 +104,14 @@ export function takesFiles(element, take) {
     element.classList.remove("over");
     if (files(event.dataTransfer).length) take(files(event.dataTransfer));
   });
+  const paste = (event) => {
+    // Whoever takes it first prevents the default: what has the focus, else the first that is seen.
+    if (event.defaultPrevented || element.offsetParent === null) return;
+    const found = files(event.clipboardData);
+    const isText = event.clipboardData?.types.includes("text/plain") && event.target.matches?.("input, textarea");
+    if (!found.length || isText) return;
+    event.preventDefault();
+    take(found);
+  };
+  for (const target of [element, document]) target.addEventListener("paste", paste);
 }
