@@ -168,3 +168,37 @@ def test_a_bound_is_restored_from_its_tensors_and_notes():
         assert name == "dims" or torch.equal(getattr(again, name), value)
     with pytest.raises(KeyError):
         Bound.restored({}, bound.notes())
+
+
+def test_terms_of_images_and_of_their_latents_add_up():
+    """By hand: each term as a cost, in nats and in its mean, and their errors."""
+    bound = LatentBound(
+        **vars(make(2, 2)),
+        entropy=torch.tensor([3.0, 5.0]),
+        latent_reconstruction=torch.tensor([-1.0, 2.0]),
+        latent_reconstruction_variance=torch.tensor([0.5, 1.5]),
+        joint_variance=torch.tensor([1.0, 2.0]),
+    )
+    chain = make(2, 2)
+    expected = {
+        "reconstruction": -chain.reconstruction,
+        "entropy": torch.tensor([-3.0, -5.0]),
+        "latent_reconstruction": torch.tensor([1.0, -2.0]),
+        "prior_matching": chain.prior_matching,
+        "score_matching": 2.5 * chain.score_matching.sum(1),
+    }
+    assert list(bound.terms) == list(bound.mean().costs)[:-1] == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(bound.terms[name], value)
+        assert bound.mean().costs[name].mean == pytest.approx(value.mean().item())
+    total = sum(expected.values())
+    torch.testing.assert_close(bound.total, total)
+    torch.testing.assert_close(bound.elbo, -total)
+    summary = bound.mean()
+    assert summary.nelbo.mean == pytest.approx(total.mean().item())
+    unit = 6 * math.log(2)
+    assert summary.floor_in_bits.mean == pytest.approx(-chain.reconstruction.mean().item() / unit)
+    # (0.5 + 1.5) / 2² of the mean of two.
+    assert summary.costs["latent_reconstruction"].monte_carlo_error == pytest.approx(math.sqrt(0.5))
+    assert summary.costs["entropy"].monte_carlo_error == 0
+    assert bound.first_variance.tolist() == [1.0, 2.0]

@@ -179,3 +179,17 @@ def test_mistakes_are_explained():
     for skip in (5, -1):
         with pytest.raises(NelboError, match=r"skip must lie in 0\.\.4"):
             DDIM(5, skip=skip).sample(model, x_0)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_images_of_any_size_are_edited_by_a_model_without_a_shape_and_others_refused():
+    edit, model = ImageToImage(DDIM(4), 0.5), Diffusion(Network(), NoiseSchedule.linear(12))
+    generator = torch.Generator().manual_seed(0)
+    for size in (SHAPE, (2, 5, 4)):
+        x_0 = torch.zeros(3, *size, dtype=torch.float64)
+        assert edit.edit(model, x_0, generator=generator).shape == x_0.shape
+    for shape in (SHAPE, (3, 1, *SHAPE)):
+        with pytest.raises(NelboError, match="the images to edit have shape"):
+            edit.edit(model, torch.zeros(shape, dtype=torch.float64))
+    with pytest.raises(NelboError, match=r"expected \(n, 2, 3, 3\)"):
+        edit.edit(make(), torch.zeros(3, 2, 3, 4, dtype=torch.float64))

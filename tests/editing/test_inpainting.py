@@ -137,3 +137,16 @@ def test_other_mistakes():
         Inpainting(MASK, DDPM(13)).edit(make(), torch.zeros(2, *SHAPE).double())
     with pytest.raises(NelboError, match="images to edit have shape"):
         Inpainting(MASK, DDPM(5)).edit(make(), torch.zeros(2, 1, 4, 4).double())
+
+
+def test_a_latent_is_painted_where_any_of_its_pixels_is():
+    """Of 2×3 pixels each, by hand; one mask for all images, and one for each."""
+    mask = torch.zeros(4, 9, dtype=torch.bool)
+    mask[1, 2] = mask[2, 3] = mask[3, 8] = True
+    expected = [[True, False, False], [False, True, True]]
+    assert Inpainting(mask).of_latents((2, 3)).mask.tolist() == [[expected]]
+    each = torch.stack([mask, ~mask, torch.zeros_like(mask)])[:, None]
+    found = Inpainting(each, jump_length=3, jump_n_sample=2).of_latents((2, 3))
+    all_of_them, nothing = ([[value] * 3] * 2 for value in (True, False))
+    assert found.mask.tolist() == [[expected], [all_of_them], [nothing]]
+    assert (found.jump_length, found.jump_n_sample) == (3, 2)
