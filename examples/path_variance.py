@@ -33,7 +33,7 @@ def denoiser(schedule: NoiseSchedule, skill: float) -> Callable[..., torch.Tenso
 
 def main() -> None:
     table = Table(title="ELBO of one example: path form against decomposed form, nats/dim")
-    for name in ("T", "denoiser", "path", "decomposed"):
+    for name in ("T", "denoiser", "path", "terms"):
         table.add_column(name, justify="right")
     generator = torch.Generator().manual_seed(0)
     x_0 = STD * torch.randn(1, *SHAPE, generator=generator).expand(EXAMPLES, *SHAPE)
