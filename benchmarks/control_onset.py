@@ -6,7 +6,8 @@
 A ControlNet of BASE is trained on DATA as `nelbo train --model controlnet` does, for a number of
 steps at its defaults. Before the first step and after each power of two from the eighth on, the
 averaged weights are read on held-out images (test): what the control explains, bits of an image
-at the same levels and noise with and without it, and the F1 of the edges of a picture drawn by
+at the same levels and noise with and without it, what its own control is better for than that of
+another image, by the same network and noise, and the F1 of the edges of a picture drawn by
 each control against those of the real one, pixel by pixel, less that of the picture drawn from the
 same noise without it. Either one *has begun* at the first reading from which on it stays
 more than three standard errors above zero, over images; pictures *follow* from the first reading
@@ -52,12 +53,14 @@ class Reading:
     Attributes:
         step: how many.
         explained: by the control, bits of an image.
+        own: by how many bits of an image its own control is better than another's.
         gain: of F1, over the same noise without the control.
         f1: with the control.
     """
 
     step: int
     explained: Estimate
+    own: Estimate
     gain: Estimate
     f1: Estimate
 
@@ -69,6 +72,9 @@ class Watch:
         self.kind, self.data, self.seed = kind, data, seed
         self.sampler = nelbo.load_sampler(base, 25)
         self.validation = Validation(data, seed)
+        assert data.controls is not None
+        others = replace(data, controls=data.controls.roll(1, 0))
+        self.exchanged = Validation(others, seed)
         self.plain = self.validation.each(kind.base)
         self.given = edges(data.images)
         self.without = self.f1(self.draw(kind.base, replace(data, controls=None)))
@@ -89,11 +95,14 @@ class Watch:
     def __call__(self, trainer: Trainer) -> Reading:
         """The averaged weights as they are now."""
         model = self.kind.whole(trainer.average.model)
-        bits = (self.plain - self.validation.each(model)) * math.prod(self.data.shape)
+        values, read = math.prod(self.data.shape), self.validation.each(model)
+        bits = (self.plain - read) * values
+        own = (self.exchanged.each(model) - read) * values
         self.pictures = self.draw(model, self.data)
         found = self.f1(self.pictures)
         gain = Estimate.of(found - self.without, 0.0)
-        return Reading(trainer.step, Estimate.of(bits, 0.0), gain, Estimate.of(found, 0.0))
+        explained, better = Estimate.of(bits, 0.0), Estimate.of(own, 0.0)
+        return Reading(trainer.step, explained, better, gain, Estimate.of(found, 0.0))
 
 
 def since(readings: Sequence[Reading], holds: Sequence[bool]) -> int | None:
@@ -169,7 +178,8 @@ def main() -> None:
     def show(reading: Reading) -> None:
         print(
             f"step {reading.step:5d}  explained {reading.explained.mean:8.2f} "
-            f"± {reading.explained.standard_error:.2f} bits an image  F1 {reading.f1.mean:.3f} "
+            f"± {reading.explained.standard_error:.2f} bits an image  own {reading.own.mean:.3f} "
+            f"± {reading.own.standard_error:.3f}  F1 {reading.f1.mean:.3f} "
             f"± {reading.f1.standard_error:.3f}  gain {reading.gain.mean:+.3f} "
             f"± {reading.gain.standard_error:.3f}",
             flush=True,
@@ -182,6 +192,7 @@ def main() -> None:
             show(readings[-1])
     half, started = readings[-1].gain.mean / 2, begun(readings, "gain")
     print(f"bits explained have begun at step {begun(readings, 'explained')}")
+    print(f"those of its own control over another's have begun at step {begun(readings, 'own')}")
     print(f"the gain of F1 has begun at step {started}")
     follow = since(readings, [started is not None and r.gain.mean >= half for r in readings])
     print(f"pictures follow from step {follow}")
