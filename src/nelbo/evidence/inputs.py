@@ -65,6 +65,11 @@ def condition_for(model: Model, data: ImageData) -> Condition | None:
 def check_fits(model: Model, data: ImageData) -> None:
     """Raise `NelboError` unless the images have the model's levels, channels and size."""
     check_model(model)
+    check_images_fit(model, data)
+
+
+def check_images_fit(model: Any, data: ImageData) -> None:
+    """As `check_fits`, of anything with `data` and `shape`, such as an autoencoder alone."""
     check_image_data(data)
     model.data.check_levels(data.levels, data.source)
     if model.shape != data.shape:

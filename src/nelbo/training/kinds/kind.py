@@ -21,7 +21,7 @@ from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
-from nelbo.evidence.inputs import check_fits
+from nelbo.evidence.inputs import check_images_fit
 from nelbo.formats import load
 from nelbo.formats.pipeline import Pipeline
 from nelbo.runs.run_directory import RunDirectory
@@ -278,7 +278,7 @@ class Kind(ABC):
     @classmethod
     def check_fits(cls, model: Any, data: ImageData) -> None:
         """Raise `NelboError` unless the images are such as the model is of."""
-        check_fits(model, data)
+        check_images_fit(model, data)
 
     @classmethod
     @abstractmethod
