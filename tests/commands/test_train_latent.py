@@ -128,6 +128,15 @@ def test_autoencoder_run(autoencoder, pictures):
     assert (autoencoder / "samples" / "final.png").is_file()
     page = (autoencoder / "report.html").read_text()
     assert f"<b>{evaluation['test']['psnr']:.2f}</b>" in page
+    # Each figure has its error over images: that of PSNR by diffusers' reconstructions.
+    errors = evaluation["test"]["standard_errors"]
+    if len(data) <= 12:
+        each = 10 * torch.log10(4 / (theirs - x).square().flatten(1).mean(1))
+        assert errors["psnr"] == pytest.approx(float(each.std()) / len(data) ** 0.5, abs=1e-3)
+    assert f"<b>{evaluation['test']['psnr']:.2f}</b><span>± {errors['psnr']:.2f} dB" in page
+    for name, decimals in (("psnr_of_mean", 2), ("reconstruction", 3), ("bits_per_dim", 3)):
+        mean, error = evaluation["test"][name], errors[name]
+        assert f"<td>{mean:.{decimals}f}<small>± {error:.{decimals}f}</small></td>" in page
     assert page.count("<img") == 2 * len(data) + 3 * min(6, len(data))  # pairs, and two channels
 
 
@@ -161,6 +170,10 @@ def test_evaluate_and_report_an_autoencoder(autoencoder, tmp_path, capsys):
     main(["report", str(out), "--images", "12"])
     assert json.loads((out / "evaluation.json").read_text()) == before
     assert "The latents" in (out / "report.html").read_text()
+    shown = " ".join(capsys.readouterr().out.split())
+    for split in ("train", "test"):
+        bits, error = (before[split][name] for name in ("bits_per_dim", "standard_errors"))
+        assert f"{bits:.3f} ± {error['bits_per_dim']:.3f} bits/dim = reconstruction" in shown
 
 
 def test_report_of_a_latent_run(latent, tmp_path):

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,13 @@ from nelbo.evidence.file_sizes import file_sizes
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
 from nelbo.report.autoencoder_report import nats, share_of_values
-from nelbo.report.beside import file_bars, nearest_line, quality_section, quality_table
+from nelbo.report.beside import (
+    file_bars,
+    nearest_line,
+    quality_rows,
+    quality_section,
+    quality_table,
+)
 from nelbo.report.model_card import measured_sections, model_card
 from nelbo.report.page import render
 from nelbo.report.ranking_page import RankingReport, ranking_page
@@ -90,6 +97,27 @@ def test_quality_shows_every_figure_beside_that_of_real_pictures(reading):
     assert quality_section(None) == ""
     table = quality_table(reading)
     assert table.row_count == 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (25.43, 1.204, "25.4 ± 1.2"),
+        (2.5432, 0.1204, "2.54 ± 0.12"),
+        (0.1234, 0.0456, "0.123 ± 0.046"),
+        # Where the error would be zero, with the decimals that show it.
+        (25.43, 0.0342, "25.430 ± 0.034"),
+        (0.1234, 0.0002, "0.123 ± 2×10⁻⁴"),
+        (25.43, math.nan, "25.4"),
+        (math.nan, math.nan, "—"),
+    ],
+)
+def test_figures_of_samples_and_their_errors_have_the_same_decimals(reading, value, error, text):
+    (space, *_) = reading.spaces
+    for name, title in (("frechet", "Fréchet distance"), ("kernel", "kernel distance")):
+        samples = replace(space.samples, **{name: value, f"{name}_error": error})
+        rows = {row[0]: row[1] for row in quality_rows(replace(space, samples=samples))}
+        assert rows[title] == text
 
 
 def test_copies_are_seen():

@@ -8,9 +8,10 @@ import torch
 from rich.console import Console
 
 from nelbo.base.console import Counting, notice, plain_console, training_progress
+from nelbo.chain.estimate import Estimate
 from nelbo.commands.common import show
-from nelbo.report.formatting import compact, duration, flatten, number, setting
-from nelbo.report.tables import TERMS, bound_json, bound_table, new_table
+from nelbo.report.formatting import compact, duration, flatten, number, setting, with_error
+from nelbo.report.tables import TERMS, bound_json, bound_table, estimate_text, new_table
 from tests.report.examples import make_bound
 
 
@@ -137,6 +138,28 @@ def test_numbers(value, text):
 )
 def test_settings(name, value, text):
     assert setting(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "decimals", "text"),
+    [
+        (25.43, 1.204, 1, "25.4 ± 1.2"),
+        (1.234, 0.0004, 3, "1.234 ± 4×10⁻⁴"),
+        (-0.0003, 0.02, 3, "−3×10⁻⁴ ± 0.020"),
+        (1.5, 0.0, 3, "1.500 ± 0.000"),
+        (1.5, math.nan, 1, "1.5"),
+        (1.5, None, 1, "1.5"),
+        (1.5, math.inf, 1, "1.5 ± ∞"),
+    ],
+)
+def test_a_value_and_its_error_have_the_same_decimals(value, error, decimals, text):
+    assert with_error(value, error, decimals) == text
+    if error is not None:
+        assert estimate_text(Estimate(value, error), decimals) == text
+
+
+def test_both_near_zero_have_no_room_in_a_table():
+    assert estimate_text(Estimate(2.1e-5, 1.2e-6), 3) == "2.1×10⁻⁵"
 
 
 def test_durations_and_compact_numbers():

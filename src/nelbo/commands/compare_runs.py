@@ -20,6 +20,7 @@ from nelbo.evidence.given import given_of
 from nelbo.evidence.inputs import check_probability
 from nelbo.evidence.progress import evaluate_with_progress, levels_to_compare
 from nelbo.formats import Pipeline
+from nelbo.report.formatting import number
 from nelbo.report.tables import estimate_text
 from nelbo.runs.run_data import load_with_data
 
@@ -104,7 +105,7 @@ def compare_runs(options: Compare, runs: tuple[str, str]) -> None:
             for run, mean, what in zip(runs, means, given, strict=True)
         ),
         files.line if files else None,
-        f"difference {result.mean.mean:+.4f} ± {result.mean.standard_error:.4f} bits/dim, "
+        f"difference {result.mean.mean:+.4f} ± {number(result.mean.standard_error, 4)} bits/dim, "
         f"95% interval {low:+.4f} to {high:+.4f}, "
         f"paired over {len(result.difference):,} images; p = {result.p_value:.2g}",
         *(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from nelbo.data.sources import check_not_among
 from nelbo.evidence.file_sizes import TITLES, raw_size, total_sizes
 from nelbo.formats import Pipeline
 from nelbo.formats.model_directory import ships
+from nelbo.report.formatting import with_error
 from nelbo.runs.run_data import check_data, check_not_data, data_for_run
 
 # Of a file, by which an archive is known.
@@ -181,11 +181,11 @@ def _report(
             "first_draws_bytes": estimated.first_draws,
             "steps": estimated.steps,
         }
-        error = estimated.bytes.standard_error  # one tile has no spread
-        spread = f" ± {error:,.0f}" if math.isfinite(error) else ""
+        # One tile has no spread.
+        size_shown = with_error(estimated.bytes.mean, estimated.bytes.standard_error, 0)
         levels_kept = f" with {estimated.steps} levels" if estimated.steps else ""
         lines.append(
-            f"about {estimated.bytes.mean:,.0f}{spread} bytes by the bound, "
+            f"about {size_shown} bytes by the bound, "
             f"{estimated.bits_per_dim:.3f} bits/dim, for {count}{levels_kept}; beside them a "
             f"header of some 150 bytes, and in each block {estimated.first_draws:,} for the draws "
             "of the first pictures, or their names where these take more"

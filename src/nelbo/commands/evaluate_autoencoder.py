@@ -20,6 +20,7 @@ from nelbo.evidence.autoencoder import (
 )
 from nelbo.evidence.file_sizes import file_sizes, sizes_json
 from nelbo.formats.config_fields import ConfigFields
+from nelbo.report.formatting import with_error
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
@@ -79,14 +80,12 @@ def _table(reading: AutoencoderReading, split: str) -> Table:
     )
 
     def value(name: str, decimals: int) -> str:
-        error = reading.standard_errors.get(name)
-        spread = "" if error is None else f" ± {error:.{decimals}f}"
-        return f"{getattr(reading, name):.{decimals}f}{spread}"
+        return with_error(getattr(reading, name), reading.standard_errors.get(name), decimals)
 
     table.add_row("PSNR", f"{value('psnr', 2)} dB")
     table.add_row("PSNR of the mean error", f"{value('psnr_of_mean', 2)} dB")
     table.add_row("reconstruction", f"{value('reconstruction', 3)} bits/dim")
-    nats = f"{value('divergence_nats', 0)} nats an image"
+    nats = f"{value('divergence_nats', 1)} nats an image"
     table.add_row("divergence", f"{value('divergence', 3)} bits/dim, {nats}")
     table.add_section()
     table.add_row("total (−ELBO)", f"{value('bits_per_dim', 3)} bits/dim", style="bold")

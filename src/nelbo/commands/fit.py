@@ -25,6 +25,7 @@ from nelbo.evidence.given import given_of
 from nelbo.evidence.inputs import check_fits, condition_for
 from nelbo.evidence.short_chains import costs_of_images, doubts, expected_bounds, states_of
 from nelbo.formats import Pipeline
+from nelbo.report.formatting import number
 from nelbo.report.tables import new_table
 from nelbo.runs.model_copy import copy_model
 from nelbo.runs.run_data import RunSource, check_data, load_with_data
@@ -65,7 +66,7 @@ def run(options: Fit) -> None:
     # One image has no spread.
     spread_shown = "without an error"
     if math.isfinite(error.standard_error):
-        spread_shown = f"each ± {error.standard_error:.3f} over images"
+        spread_shown = f"each ± {number(error.standard_error, 3)} over images"
     where = "" if options.out is None else f" {options.out}"
     answer(
         options.computing.json,

@@ -64,15 +64,6 @@ class AutoencoderReading:
     standard_errors: dict[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    @property
-    def line(self) -> str:
-        """The figures in one line."""
-        return (
-            f"PSNR {self.psnr:.2f} dB ({self.psnr_of_mean:.2f} dB of the mean error); as a VAE "
-            f"{self.bits_per_dim:.3f} bits/dim = reconstruction {self.reconstruction:.3f} + "
-            f"divergence {self.divergence:.3f} ({self.divergence_nats:.0f} nats)"
-        )
-
 
 @dataclass(frozen=True)
 class AutoencoderRun:

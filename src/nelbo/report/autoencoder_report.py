@@ -19,7 +19,7 @@ from nelbo.networks import AutoencoderKL
 from nelbo.report import curves, fragments
 from nelbo.report.axes import legend, new_plot
 from nelbo.report.beside import file_bars
-from nelbo.report.formatting import number, setting
+from nelbo.report.formatting import number, setting, with_error
 from nelbo.report.glossary import Entry, entry_list
 from nelbo.report.page import page
 from nelbo.report.theme import COLORS, panel
@@ -157,6 +157,22 @@ def nats(cost: float) -> str:
     return f"{number(cost, 0 if cost >= 10 else 1 if cost >= 1 else 2)} nats"
 
 
+def reading_line(reading: AutoencoderReading) -> str:
+    """The figures in one line, each ± its standard error over images."""
+    return (
+        f"PSNR {_figure(reading, 'psnr')} dB ({_figure(reading, 'psnr_of_mean')} dB of the mean "
+        f"error); as a VAE {_figure(reading, 'bits_per_dim')} bits/dim = reconstruction "
+        f"{_figure(reading, 'reconstruction')} + divergence {_figure(reading, 'divergence')} "
+        f"({_figure(reading, 'divergence_nats')} nats)"
+    )
+
+
+def _figure(reading: AutoencoderReading, name: str) -> str:
+    """A figure ± its standard error over images."""
+    decimals = next(decimals for key, *_, decimals in _ROWS if key == name)
+    return with_error(getattr(reading, name), reading.standard_errors.get(name), decimals)
+
+
 def _header(report: AutoencoderReport) -> str:
     config = report.autoencoder.config
     channels, height, width = report.pairs.shape[1:]
@@ -171,10 +187,11 @@ def _header(report: AutoencoderReport) -> str:
         **report.facts,
     }
     test = report.readings["test"]
+    psnr, sign, error = _figure(test, "psnr").partition(" ± ")
     headline = (
-        f'<p class="headline"><b>{number(test.psnr, 2)}</b><span>dB, PSNR of held-out images'
+        f'<p class="headline"><b>{psnr}</b><span>{sign.lstrip()}{error} dB, PSNR of held-out images'
         "</span></p>"
-        f'<p class="meaning">{number(test.bits_per_dim, 3)} bits/dim as a plain VAE, whose '
+        f'<p class="meaning">{_figure(test, "bits_per_dim")} bits/dim as a plain VAE, whose '
         "prior of the latents is N(0, I): what a diffusion model of them has to better.</p>"
     )
     items = [(name, setting(name, value)) for name, value in facts.items()]
@@ -185,14 +202,14 @@ def _readings(report: AutoencoderReport) -> str:
     rows = (
         fragments.Row(
             f"{label}, {unit}",
-            [number(getattr(reading, name), decimals) for reading in report.readings.values()],
+            [_figure(reading, name) for reading in report.readings.values()],
             "total" if name == "bits_per_dim" else "term",
         )
-        for name, label, unit, decimals in _ROWS
+        for name, label, unit, _ in _ROWS
     )
     return fragments.section(
         "How good it is",
-        "Means over images of the training and of the held-out ones.",
+        "Means over images of the training and of the held-out ones, ± standard error.",
         fragments.table(["", *report.readings], rows),
     )
 

@@ -13,7 +13,7 @@ from nelbo.evidence.file_sizes import TITLES, FileSizes
 from nelbo.evidence.sample_quality import SpaceQuality
 from nelbo.evidence.sample_reading import Pairs, SampleReading
 from nelbo.report import fragments
-from nelbo.report.formatting import NOTHING, number
+from nelbo.report.formatting import NOTHING, number, with_error
 from nelbo.report.tables import new_table
 
 ABOUT_FEATURES = (
@@ -62,16 +62,12 @@ def _share(value: float, widest: float) -> float:
 def quality_rows(space: SpaceQuality) -> Iterator[tuple[str, str, str]]:
     """Name, value of the samples and value of real pictures of each figure."""
 
-    def with_error(value: float, error: float) -> str:
-        shown = _figure(value)
-        return f"{shown} ± {_figure(error)}" if math.isfinite(error) else shown
-
     def both(name: str, text: str) -> tuple[str, str, str]:
         return text, _figure(getattr(space.samples, name)), _figure(getattr(space.real, name))
 
     def measured(name: str, text: str) -> tuple[str, str, str]:
         ours, real = (
-            with_error(getattr(some, name), getattr(some, f"{name}_error"))
+            _measured(getattr(some, name), getattr(some, f"{name}_error"))
             for some in (space.samples, space.real)
         )
         return text, ours, real
@@ -85,10 +81,21 @@ def quality_rows(space: SpaceQuality) -> Iterator[tuple[str, str, str]]:
 
 def _figure(value: float) -> str:
     """Three significant digits for what has no scale of its own."""
-    if not math.isfinite(value):
-        return NOTHING
-    decimals = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return number(value, decimals)
+    return number(value, _decimals(value)) if math.isfinite(value) else NOTHING
+
+
+def _decimals(value: float) -> int:
+    return 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+
+
+def _measured(value: float, error: float) -> str:
+    """A figure ± its error with the decimals of the figure, or more where it would be zero."""
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return _figure(value)
+    decimals = _decimals(value)
+    if 0 < error < 0.5 * 10.0**-decimals:
+        decimals = _decimals(error)
+    return with_error(value, error, decimals)
 
 
 def quality_table(reading: SampleReading) -> Table:

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from nelbo.chain.estimate import Estimate
 from nelbo.evidence.explained import NOTHING, Explained
-from nelbo.report.formatting import number
+from nelbo.report.formatting import number, with_error
 from nelbo.report.tables import new_table
 
 
 def bits_text(bits: Estimate) -> str:
     """Bits of an image with their standard error, neither rounded to zero."""
-    return f"{number(bits.mean, 1)} ± {number(bits.standard_error, 1)}"
+    return with_error(bits.mean, bits.standard_error, 1)
 
 
 def rows_of(explained: Explained) -> Iterator[tuple[str, str, str, str]]:

@@ -29,6 +29,17 @@ def number(value: float, decimals: int) -> str:
     return text.replace("-", "−")
 
 
+def with_error(value: float, error: float | None, decimals: int) -> str:
+    """A value ± its error, both with that many decimals and neither rounded to zero.
+
+    Without an error, which is None or nan, the value alone.
+    """
+    shown = number(value, decimals)
+    if error is None or math.isnan(error):
+        return shown
+    return f"{shown} ± {number(error, decimals)}"
+
+
 def scientific(value: float) -> str:
     """A value as 2.1×10⁻⁵, two significant digits."""
     mantissa, exponent = f"{value:.1e}".split("e")

@@ -17,7 +17,7 @@ from nelbo.evidence.explained import NOTHING as UNCONDITIONAL
 from nelbo.evidence.file_sizes import TITLES
 from nelbo.formats.files import usual_guidance
 from nelbo.report.explained import bits_text
-from nelbo.report.formatting import NOTHING, number
+from nelbo.report.formatting import NOTHING, number, with_error
 from nelbo.report.tables import bits_unit, label
 
 # Of all pipelines but DDPMPipeline, which walks the whole chain.
@@ -295,9 +295,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _shown(mean: float | None, error: float | None) -> str:
-    if mean is None:
-        return NOTHING
-    return number(mean, 3) + (f" ± {number(error, 3)}" if error is not None else "")
+    return NOTHING if mean is None else with_error(mean, error, 3)
 
 
 def _in_diffusers(model: Model, pipeline: str, prompt: str, guidance: float) -> str:

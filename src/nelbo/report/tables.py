@@ -17,7 +17,7 @@ from rich.text import Text
 from nelbo.base.files import finite
 from nelbo.chain.estimate import CONFIDENCE, Estimate
 from nelbo.chain.evidence import Summary
-from nelbo.report.formatting import NOTHING, number
+from nelbo.report.formatting import NOTHING, number, with_error
 
 TERMS = {
     "reconstruction": "reconstruction",
@@ -90,14 +90,13 @@ def new_table(
 
 
 def estimate_text(estimate: Estimate, decimals: int) -> str:
-    """Mean ± standard error; the mean alone where it has none, or is near zero.
+    """Mean ± standard error; the mean alone where it has none, or where both are near zero.
 
-    Near zero it is written as a power of ten, which the error would not line up with.
+    Near zero they are written as powers of ten, which two columns have no room for.
     """
-    mean, error = number(estimate.mean, decimals), estimate.standard_error
-    if math.isnan(error) or "×" in mean:
-        return mean
-    return f"{mean} ± {error:,.{decimals}f}" if math.isfinite(error) else f"{mean} ± ∞"
+    text = with_error(estimate.mean, estimate.standard_error, decimals)
+    mean, _, error = text.partition(" ± ")
+    return mean if "×" in mean and "×" in error else text
 
 
 def bound_table(bounds: Mapping[str, Summary], *, density: bool = False) -> Table:
@@ -173,7 +172,7 @@ def result_line(summary: Summary, unit: str) -> str:
     )
     low, high = (number(end, decimals) for end in estimate.interval())
     return (
-        f"{number(estimate.mean, decimals)} ± {number(estimate.standard_error, decimals)} {unit}"
+        f"{with_error(estimate.mean, estimate.standard_error, decimals)} {unit}"
         f"{', of which ' + known if known else ''}; {CONFIDENCE:.0%} interval {low} to {high}"
     )
 

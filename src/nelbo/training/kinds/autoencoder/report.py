@@ -15,7 +15,7 @@ from nelbo.evidence.autoencoder import FITTED, AutoencoderReading, evaluate_auto
 from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
 from nelbo.networks import AutoencoderKL
 from nelbo.networks.encoding import Autoencoder
-from nelbo.report.autoencoder_report import AutoencoderReport, render_autoencoder
+from nelbo.report.autoencoder_report import AutoencoderReport, reading_line, render_autoencoder
 from nelbo.report.grids import save_grid
 from nelbo.report.page import write_html
 from nelbo.report.training_facts import run_settings, training_facts
@@ -52,7 +52,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
             "files": sizes_json(files[split]),
         }
         table_to.print(
-            f"{split}, {len(shown):,} of {len(data):,} images: {readings[split].line}",
+            f"{split}, {len(shown):,} of {len(data):,} images: {reading_line(readings[split])}",
             soft_wrap=True,
         )
     table_to.print(f"scale of the decoder: {scale:.4f}, in images from −1 to 1", soft_wrap=True)
