@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
 from nelbo.chain.estimators import Importance
+from nelbo.chain.terms import Draws
 from tests.oracles.gaussian import gaussian_model
 
 STD = 0.5
@@ -167,3 +168,17 @@ def test_profile_has_the_mean_and_error_of_every_level(generator):
             assert error == pytest.approx(values.std().item() / math.sqrt(len(values)))
         elif len(values) == 1:
             assert math.isnan(error)
+
+
+def test_draws_of_the_first_level_are_averaged():
+    """Of two draws each counts a half, in the mean, by value and by its weight."""
+    draws = Draws.none(torch.zeros(2, 3, dtype=torch.float64))
+    for k in (1.0, 5.0):
+        by_value = k * torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+        draws = draws.with_draw(by_value.sum(1), by_value, 4, 2)
+    assert draws.mean.tolist() == (draws.weights * draws.values).sum(1).tolist() == [18.0, 3.0]
+    assert draws.total.tolist() == [[3.0, 6.0, 9.0], [0.0, 3.0, 0.0]]
+    assert draws.calls.tolist() == [8, 8]
+    assert draws.levels.tolist() == [[1, 1], [1, 1]]
+    # Of 6 and 30: their variance of 288, over two draws.
+    assert draws.variance[0] == pytest.approx(144.0)

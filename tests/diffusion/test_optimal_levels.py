@@ -18,6 +18,7 @@ from nelbo import (
     level_profile,
     optimal_levels,
 )
+from nelbo.diffusion.measurement import levels_to_measure
 from nelbo.diffusion.optimal_levels import step_costs
 from nelbo.samplers.grid import spaced_levels
 from tests import typechecking
@@ -180,3 +181,30 @@ def test_one_level_is_the_last_where_only_the_prior_matters():
     profile = random_profile(0)
     free = replace(profile, reconstruction=torch.zeros_like(profile.reconstruction))
     assert optimal_levels(free, 1) == [SMALL]
+
+
+def test_the_profile_of_given_variances_gives_a_chain_these_variances():
+    """Between β̃ and β, as a checkpoint may have them."""
+    model = make("sample", "fixed_small")
+    small, large = model.schedule.posterior_variance, model.schedule.betas
+    given = small + torch.linspace(0.1, 0.9, T + 1, dtype=torch.float64) * (large - small)
+    profile = LevelProfile.of_variances(model.schedule, given)
+    assert profile.levels.tolist() == list(range(1, T + 1))
+    assert (profile.dims, profile.examples, profile.draws) == (1, 0, 0)
+    chain, x_t = model.with_profile(profile, variance="analytic"), pixels(2)
+    with torch.no_grad():
+        for t in range(2, T + 1):
+            variance = chain.p_step(x_t, t).variance
+            torch.testing.assert_close(variance, given[t].expand_as(variance))
+    assert profile.data_variance[1] == given[1]
+
+
+def test_levels_to_measure_are_even_in_the_level_and_in_the_logarithm_of_noise():
+    schedule = NoiseSchedule.linear(50, 1e-3, 0.2)
+    noise = [math.log(1 - signal) for signal in schedule.alphas_cumprod.tolist()[1:]]
+    place = [k / 49 + (each - noise[0]) / -noise[0] for k, each in enumerate(noise)]
+    expected = {1, 2, 50}
+    for k in range(10):
+        wanted = place[-1] * k / 9
+        expected.add(min(50, 1 + sum(each < wanted - 1e-12 for each in place)))
+    assert levels_to_measure(schedule, 11) == sorted(expected)

@@ -168,3 +168,13 @@ def test_a_loss_is_of_the_condition_that_is_given_or_of_the_empty_prompt(stable)
 
     assert loss(None) == loss(model.condition_on([""] * 5))
     assert loss(None) != loss(model.condition_on(["red cat"] * 5))
+
+
+def test_the_way_from_one_prompt_to_another_is_straight_and_has_both_ends(stable):
+    model = nelbo.load(stable)
+    found = model.condition_between("red cat", None, 5).text
+    first, last = model.text.encode(["red cat", ""])
+    expected = torch.stack([first + k / 4 * (last - first) for k in range(5)])
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(NelboError, match="frames must be at least 2"):
+        model.condition_between("red cat", None, 1)

@@ -80,3 +80,10 @@ def test_an_even_stride_that_ends_above_the_data_equals_diffusers(steps, spacing
     sampler = DDIM(steps, eta, spacing=spacing, steps_offset=offset, even_stride=True)
     compare(model_of(), sampler, steps, eta=eta)
     assert [state.t for state in sampler.iterate(model_of(), model_of().start(1))][-1] == 0
+
+
+@pytest.mark.parametrize("eta", [-0.5, -1e-9, 1.5, 2.0])
+def test_eta_lies_between_none_of_the_noise_and_all_of_it(eta):
+    assert (DDIM(5, eta=0).eta, DDIM(5, eta=1).eta) == (0, 1)
+    with pytest.raises(NelboError, match="eta must"):
+        DDIM(5, eta=eta)

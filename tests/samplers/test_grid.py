@@ -23,8 +23,10 @@ def test_they_are_even_in_what_they_are_named_after(kind, steps):
         grid = kind(steps, noise_levels=name, **options).grid(SCHEDULE)
         return [level.sigma for level in grid]
 
-    root = SIGMAS[[-1, 0]] ** (1 / 5)
-    assert found("karras", rho=5.0) == pytest.approx((root[0] + even * (root[1] - root[0])) ** 5)
+    for rho in (5.0, 0.5):
+        root = SIGMAS[[-1, 0]] ** (1 / rho)
+        expected = (root[0] + even * (root[1] - root[0])) ** rho
+        assert found("karras", rho=rho) == pytest.approx(expected)
     log = np.log(SIGMAS[[-1, 0]])
     assert found("log_snr") == pytest.approx(np.exp(log[0] + even * (log[1] - log[0])))
     first, last = SIGMAS[[-1, 0]] / (1 + SIGMAS[[-1, 0]])
