@@ -115,22 +115,23 @@ def test_the_pilot_counts_its_calls():
 
 
 class Falling(CostModel):
-    """The KL at level t is e^{−t/7}, without noise; or nothing at any level."""
+    """The KL at level t is e^{−t/7}, without noise, and nothing above a last level."""
 
-    def __init__(self, T: int, costs: bool) -> None:
+    def __init__(self, T: int, last: int) -> None:
         super().__init__("normal", T)
-        self.costs, self.asked = costs, None
+        self.last, self.asked = last, None
 
     def elbo(self, x_0, condition=None, *, levels=None, generator=None):
         bound = super().elbo(x_0, condition, levels=levels, generator=generator)
         self.asked = bound.levels
-        return replace(bound, score_matching=self.costs * (-bound.levels.double() / 7).exp())
+        costs = torch.where(bound.levels <= self.last, (-bound.levels.double() / 7).exp(), 0.0)
+        return replace(bound, score_matching=costs)
 
 
 @pytest.mark.parametrize("T", [6, 18, 115])
 def test_between_the_levels_of_the_pilot_the_logarithm_is_linear(T):
     """So that costs whose logarithm is linear in the level are known exactly at every level."""
-    model = Falling(T, costs=True)
+    model = Falling(T, last=T)
     square, calls = pilot(model, model.images(3), torch.Generator().manual_seed(0))
     expected = [0.0, 0.0, *(math.exp(-2 * t / 7) for t in range(2, T + 1))]
     assert square.tolist() == pytest.approx(expected)
@@ -141,9 +142,13 @@ def test_between_the_levels_of_the_pilot_the_logarithm_is_linear(T):
     assert calls == 3 * len(asked)
 
 
-def test_a_pilot_without_costs_is_finite():
-    model = Falling(30, costs=False)
+@pytest.mark.parametrize("last", [0, 60])
+def test_levels_without_costs_are_finite(last):
+    """Nothing at any level, or above level 60: between there and a level with costs as well."""
+    model = Falling(115, last)
     square, _ = pilot(model, model.images(3), torch.Generator().manual_seed(0), images=2)
-    assert (square[2:] >= 0).all()
-    assert square.max() < 1e-200
+    assert square.isfinite().all()
+    assert (square >= 0).all()
+    assert (square[last + 6 :] < 1e-200).all()
+    assert (square[2 : max(2, last - 5)] > 1e-12).all()
     assert len(model.asked) == 2
