@@ -119,7 +119,7 @@ class Falling(CostModel):
 
     def __init__(self, T: int, last: int) -> None:
         super().__init__("normal", T)
-        self.last, self.asked = last, None
+        self.last, self.asked = last, torch.empty(0)
 
     def elbo(self, x_0, condition=None, *, levels=None, generator=None):
         bound = super().elbo(x_0, condition, levels=levels, generator=generator)
