@@ -22,54 +22,18 @@ from nelbo.diffusion.measurement import levels_to_measure
 from nelbo.diffusion.optimal_levels import step_costs
 from nelbo.samplers.grid import spaced_levels
 from tests import typechecking
+from tests.diffusion.chain_costs import cost, rising_profile
 from tests.diffusion.test_model import T, make, pixels
 from tests.oracles.gaussian import expected_terms, gaussian_model
 from tests.oracles.test_optimal_variance import exact_profile
 
 SMALL = 9
-DIMS = 5
-
-
-def random_profile(seed: int) -> LevelProfile:
-    """Errors and reconstructions that rise with the level, as no formula would make them."""
-    random = torch.Generator().manual_seed(seed)
-    steps = torch.rand(2, SMALL + 1, generator=random, dtype=torch.float64)
-    zeros = torch.zeros(SMALL + 1, dtype=torch.float64)
-    return LevelProfile(
-        schedule=NoiseSchedule.linear(SMALL, 0.02, 0.7),
-        levels=torch.arange(1, SMALL + 1),
-        squared_error=steps[0].cumsum(0) / 2,
-        standard_error=zeros,
-        score_matching=zeros,
-        score_matching_square=zeros,
-        data_variance=zeros + 0.1,
-        reconstruction=3 * steps[1].cumsum(0),
-        squared_norm=2.5,
-        dims=DIMS,
-        examples=1,
-        draws=1,
-    )
-
-
-def cost(profile: LevelProfile, levels: tuple[int, ...], variance: str) -> float:
-    """The negative bound of a chain from ᾱ and the profile alone, in Python floats."""
-    signal = profile.schedule.alphas_cumprod.tolist()
-    error = profile.squared_error.tolist()
-    total = profile.reconstruction[levels[0]].item() if variance == "analytic" else 0.0
-    for s, t in itertools.pairwise(levels):
-        gain = signal[s] / (1 - signal[s]) - signal[t] / (1 - signal[t])
-        if variance == "analytic":
-            total += DIMS / 2 * math.log(1 + gain * error[t] / DIMS)
-        else:
-            total += gain * error[t] / 2
-    a = signal[levels[-1]]
-    return total + 0.5 * (a * profile.squared_norm + DIMS * (1 - a - 1 - math.log(1 - a)))
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("variance", ["analytic", "fixed_small"])
 def test_no_other_chain_is_better(variance, seed):
-    profile = random_profile(seed)
+    profile = rising_profile(SMALL, seed)
     first = range(1, SMALL + 1) if variance == "analytic" else [1]
     for K in range(1, SMALL + 1):
         found = optimal_levels(profile, K, variance=variance)
@@ -159,13 +123,13 @@ def test_fifty_of_a_thousand_levels_beat_even_spacing():
 def test_mistakes(K, monkeypatch):
     monkeypatch.setattr(typechecking, "MOST_CHECKS", 0)  # which would find some of them first
     with pytest.raises(NelboError, match=rf"K must lie in 1\.\.{SMALL}, .* got {K}"):
-        optimal_levels(random_profile(0), K)
+        optimal_levels(rising_profile(SMALL, 0), K)
     with pytest.raises(NelboError, match="unknown variance 'learned_range'"):
-        optimal_levels(random_profile(0), 3, variance="learned_range")
+        optimal_levels(rising_profile(SMALL, 0), 3, variance="learned_range")
     with pytest.raises(NelboError, match=r"^profile is NoneType"):
         optimal_levels(None, 3)
     with pytest.raises(NelboError, match=r"^model is NoneType"):
-        fit_variance(None, random_profile(0))
+        fit_variance(None, rising_profile(SMALL, 0))
 
 
 def test_every_level_of_the_chain_is_one_of_the_choices(generator):
@@ -178,7 +142,7 @@ def test_every_level_of_the_chain_is_one_of_the_choices(generator):
 
 
 def test_one_level_is_the_last_where_only_the_prior_matters():
-    profile = random_profile(0)
+    profile = rising_profile(SMALL, 0)
     free = replace(profile, reconstruction=torch.zeros_like(profile.reconstruction))
     assert optimal_levels(free, 1) == [SMALL]
 

@@ -11,33 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo import LevelProfile, NoiseSchedule
+from nelbo import LevelProfile
 from nelbo.data import ImageData
 from nelbo.diffusion.measurement import LevelCost
 from nelbo.evidence import short_chains
-
-DIMS = 7
-
-
-def profile_of(T: int, examples: int = 1) -> LevelProfile:
-    """Errors and reconstructions that rise with the level, as no formula would make them."""
-    generator = torch.Generator().manual_seed(T)
-    steps = torch.rand(3, T + 1, generator=generator, dtype=torch.float64)
-    nothing = torch.zeros(T + 1, dtype=torch.float64)
-    return LevelProfile(
-        schedule=NoiseSchedule.linear(T, 0.02, 0.6),
-        levels=torch.arange(1, T + 1),
-        squared_error=steps[0].cumsum(0) / 2,
-        standard_error=nothing,
-        score_matching=steps[2],
-        score_matching_square=nothing,
-        data_variance=nothing + 0.1,
-        reconstruction=3 * steps[1].cumsum(0),
-        squared_norm=2.5,
-        dims=DIMS,
-        examples=examples,
-        draws=2,
-    )
+from tests.diffusion.chain_costs import cost, rising_profile
 
 
 def level_cost(t: int, score_matching: list[float], reconstruction: list[float]) -> LevelCost:
@@ -48,7 +26,7 @@ def level_cost(t: int, score_matching: list[float], reconstruction: list[float])
 def test_an_image_costs_as_much_more_at_levels_between_as_at_the_measured_one_next_to_it():
     """Two images, both of them once and then again; levels 2 to 4 go by level 3, 5 and 6 by 6."""
     expected = torch.tensor([9.0, 9.0, 2.0, 3.0, 5.0, 11.0, 13.0], dtype=torch.float64)
-    profile = replace(profile_of(6, examples=2), score_matching=expected)
+    profile = replace(rising_profile(6, examples=2), score_matching=expected)
     costs = [
         level_cost(1, [99.0] * 4, [1.0, 2.0, 3.0, 6.0]),
         level_cost(3, [1.0, 3.0, 2.0, 2.0], [50.0] * 4),  # of mean 2
@@ -66,23 +44,12 @@ def test_an_image_costs_as_much_more_at_levels_between_as_at_the_measured_one_ne
 
 def test_images_that_cost_nothing_at_a_level_are_no_mistake():
     costs = [level_cost(1, [0.0], [3.0]), level_cost(2, [0.0], [0.0])]
-    assert short_chains.costs_of_images(costs, profile_of(2)).tolist() == [3.0]
-
-
-def cost(profile: LevelProfile, levels: tuple[int, ...]) -> float:
-    """The negative bound of a chain with the optimal variance, nats, in Python floats."""
-    signal = profile.schedule.alphas_cumprod.tolist()
-    total = profile.reconstruction[levels[0]].item()
-    for s, t in itertools.pairwise(levels):
-        gain = signal[s] / (1 - signal[s]) - signal[t] / (1 - signal[t])
-        total += DIMS / 2 * math.log(1 + gain * profile.squared_error[t].item() / DIMS)
-    a = signal[levels[-1]]
-    return total + 0.5 * (a * profile.squared_norm + DIMS * (-a - math.log(1 - a)))
+    assert short_chains.costs_of_images(costs, rising_profile(2)).tolist() == [3.0]
 
 
 def test_bounds_of_even_and_of_the_best_levels():
     """In a model whose autoencoder costs 4 nats, for images of 20 dimensions."""
-    T, profile, images = 11, profile_of(11), 20
+    T, profile, images = 11, rising_profile(11), 20
     found = short_chains.expected_bounds(profile, images, 4.0)
     assert {name: list(row) for name, row in found.items()} == {
         "even": ["5", "10", "11"],
@@ -96,7 +63,7 @@ def test_bounds_of_even_and_of_the_best_levels():
             bits = (nats + 4) / (images * math.log(2))
             assert found[name][str(K)] == pytest.approx(bits)
     # A chain of five levels has no shorter one of that many.
-    assert list(short_chains.expected_bounds(profile_of(5), 20, 0.0)["optimal"]) == ["5"]
+    assert list(short_chains.expected_bounds(rising_profile(5), 20, 0.0)["optimal"]) == ["5"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +88,7 @@ def test_levels_of_which_most_are_in_the_noisiest_tenth_are_doubted(levels, nois
     monkeypatch.setattr(short_chains, "optimal_levels", chosen)
     lengths = ("1", str(K), "50")
     bounds = {"even": dict.fromkeys(lengths, 2.0), "optimal": dict.fromkeys(lengths, 1.0)}
-    found = short_chains.doubts(profile_of(50), bounds)
+    found = short_chains.doubts(rising_profile(50), bounds)
     assert asked == [K]  # the longest but for the whole chain
     assert len(found) == (noisy > 0)
     if noisy:
@@ -132,13 +99,13 @@ def test_a_gain_that_cannot_be_detected_is_doubted(monkeypatch):
     monkeypatch.setattr(short_chains, "optimal_levels", lambda profile, K: [1, 2, 3, 4])
     for gain, doubted in ((0.0006, False), (0.0004, True)):
         bounds = {"even": {"2": 1.0 - 0.1, "4": 1.0}, "optimal": {"2": 1.0, "4": 1.0 - gain}}
-        found = short_chains.doubts(profile_of(50, examples=1234), bounds)
+        found = short_chains.doubts(rising_profile(50, examples=1234), bounds)
         assert bool(found) == doubted
     assert found[0].startswith("optimal levels gain at most 0.0004 bits/dim over even ones")
     assert found[0].endswith("from 1,234 images")
     # Where no chain is shorter there is nothing to doubt.
     whole = {"even": {"50": 1.0}, "optimal": {"50": 1.0}}
-    assert short_chains.doubts(profile_of(50), whole) == []
+    assert short_chains.doubts(rising_profile(50), whole) == []
 
 
 def test_states_and_what_the_autoencoder_costs():

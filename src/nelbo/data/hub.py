@@ -295,11 +295,11 @@ def _open(table: Table) -> Mapping[str, Any]:
     if table.local:
         pattern = glob.escape(table.path)  # which paths are to datasets
         # Its own batches are row groups, of which one without rows is an error.
-        batches = {"batch_size": _BATCH} if any(map(_is_empty, _files(table))) else {}
         if Path(table.path).is_file():
             return datasets.load_dataset(
                 "parquet", data_files={"train": pattern}, streaming=True, batch_size=_BATCH
             )
+        batches = {"batch_size": _BATCH} if any(map(_is_empty, _files(table))) else {}
         if pattern != table.path:
             return datasets.load_dataset("parquet", data_dir=pattern, streaming=True, **batches)
     return datasets.load_dataset(

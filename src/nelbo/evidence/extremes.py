@@ -65,14 +65,19 @@ def possible_places(
     """The first and last place of each of some values, the largest having place 1.
 
     Two values are apart where they differ by more than 1.96 standard errors of their difference.
-    An unknown error distinguishes nothing.
     """
-    difference = values[:, None] - values[None, :]
-    error = _APART * (errors.square()[:, None] + errors.square()[None, :]).sqrt()
-    above = difference > error  # row is above column; False where the error is nan
+    above = _above((values, errors), (values, errors))
     first = 1 + above.sum(0)
     last = len(values) - above.sum(1)
     return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _above(high: tuple[Tensor, Tensor], low: tuple[Tensor, Tensor]) -> Tensor:
+    """Which of some values, the rows, exceed which of others by more than the error of each
+    difference; an unknown error distinguishes nothing. Both are given with their errors."""
+    (values, errors), (others, of_others) = high, low
+    error = _APART * (errors.square()[:, None] + of_others.square()[None, :]).sqrt()
+    return values[:, None] - others[None, :] > error  # False where the error is nan
 
 
 def find_extremes(
@@ -137,10 +142,7 @@ def told_apart(least: Extremes, most: Extremes) -> tuple[Extremes, ...]:
 
     They are counted from the outside in, and each pair differs with 95% probability.
     """
-    high, of_high = _bits(most.bound)
-    low, of_low = _bits(least.bound)
-    error = _APART * (of_high.square()[:, None] + of_low.square()[None, :]).sqrt()
-    apart = high[:, None] - low[None, :] > error
+    apart = _above(_bits(most.bound), _bits(least.bound))
     counts = range(1, min(apart.shape) + 1)
     count = max((n for n in counts if bool(apart[:n, :n].all())), default=0)
     return (least.first(count), most.first(count)) if count else ()
