@@ -33,6 +33,7 @@ from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
 from nelbo.data.annotators import ANNOTATORS
 from nelbo.data.controls import controls_of
+from nelbo.evidence.explained import with_exchanged_controls
 from nelbo.evidence.inputs import condition_for
 from nelbo.report.control import shown_controls
 from nelbo.report.grids import image_grid, save_image
@@ -72,9 +73,7 @@ class Watch:
         self.kind, self.data, self.seed = kind, data, seed
         self.sampler = nelbo.load_sampler(base, 25)
         self.validation = Validation(data, seed)
-        assert data.controls is not None
-        others = replace(data, controls=data.controls.roll(1, 0))
-        self.exchanged = Validation(others, seed)
+        self.exchanged = Validation(with_exchanged_controls(data), seed)
         self.plain = self.validation.each(kind.base)
         self.given = edges(data.images)
         self.without = self.f1(self.draw(kind.base, replace(data, controls=None)))

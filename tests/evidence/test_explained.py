@@ -88,11 +88,14 @@ def test_it_is_the_mutual_information_and_another_images_control_explains_nothin
     assert shuffled.mean == pytest.approx(expected, abs=3 * shuffled.standard_error + 6)
     assert shuffled.mean < 0
     assert warning(found) == ""
+    # Of the same images, so that the difference of both is known to the last bit.
+    own = found.estimate(SHUFFLED, CONTROL)
+    assert own.mean == pytest.approx(estimate.mean - shuffled.mean, rel=1e-9)
     bands = found.by_level()
     assert sum(band.bits.mean for band in bands) == pytest.approx(estimate.mean, rel=1e-6)
     assert (bands[0].low, bands[-1].high) == (1, T)
     assert bands[-1].bits.mean < estimate.mean / 10  # next to nothing is seen through the noise
-    assert explained_table(found).row_count == 2
+    assert explained_table(found).row_count == 3
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5, 12])

@@ -7,6 +7,8 @@ at the same levels and noise, so that the difference varies far less than either
 estimates the information that the control c gives about x as far as the model uses it. With the
 control of another image there is nothing to explain; where a network gains from that as well, it
 has learned something else than to follow the control, such as images that its base does not know.
+The bound with another image's control less that with its own is of one network, so that whatever
+the ControlNet does without regard to its control cancels.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Explained:
 
     Attributes:
         bounds: by what the model is conditioned on: "nothing" and "control"; where it reads text or
-            classes also "text" or "class" and "text and control"; and "another image's control".
+            classes also "text" or "class" and "text and control"; and "another image's control",
+            beside text or class where there is one.
         num_levels: T of the chain.
     """
 
@@ -66,10 +69,11 @@ class Explained:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Which differences are reported: what the control explains first, without other conditions
-        and beside them, then what these explain, then the control of another image."""
+        and beside them, then what these explain, then the image's own control over that of another,
+        and that of another by itself."""
         other = next((name for name in self.bounds if name in ("text", "class")), None)
         if other is None:
-            return [(NOTHING, CONTROL), (NOTHING, SHUFFLED)]
+            return [(NOTHING, CONTROL), (SHUFFLED, CONTROL), (NOTHING, SHUFFLED)]
         both = f"{other} and control"
         return [
             (NOTHING, CONTROL),
@@ -77,6 +81,7 @@ class Explained:
             (NOTHING, other),
             (CONTROL, both),
             (NOTHING, both),
+            (SHUFFLED, both),
             (other, SHUFFLED),
         ]
 
@@ -146,6 +151,12 @@ class LevelBand:
     bits: Estimate
 
 
+def with_exchanged_controls(data: ImageData) -> ImageData:
+    """The images, each with the control of the one before it."""
+    assert data.controls is not None
+    return replace(data, controls=data.controls.roll(1, 0))
+
+
 def explained_by_control(
     model: Model,
     data: ImageData,
@@ -169,14 +180,13 @@ def explained_by_control(
     if len(data) < 2:
         raise NelboError("what a control explains is measured on two images or more")
     plain = replace(data, labels=None, captions=None)
-    others = replace(data, controls=data.controls.roll(1, 0))
     sets = {NOTHING: replace(plain, controls=None), CONTROL: plain}
     other = "text" if model.reads_text and data.captions is not None else ""
     if model.num_classes and data.labels is not None:
         other = "class"
     if other:
         sets |= {other: replace(data, controls=None), f"{other} and control": data}
-    sets[SHUFFLED] = others
+    sets[SHUFFLED] = with_exchanged_controls(data)
     estimator = levels_to_read(model, levels)
     bounds: dict[str, Any] = {}
     for name, some in sets.items():

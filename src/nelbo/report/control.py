@@ -13,17 +13,23 @@ from torch import Tensor
 
 from nelbo.evidence.explained import Explained
 from nelbo.report import fragments
-from nelbo.report.axes import PLAIN, new_plot
+from nelbo.report.axes import PLAIN, legend, new_plot
 from nelbo.report.explained import rows_of, warning
 from nelbo.report.run_report import RunReport
 from nelbo.report.theme import COLORS, panel
 
-EXPLAINED, ERROR = "explained_bits", "explained_error"
+# In metrics.jsonl: what the control explains over none, and over another image's.
+EXPLAINED, OWN = "explained_bits", "own_bits"
 _GAP, _WIDTH = 2, 200
 _ABOUT = (
     "The bound without the one less the bound with the other, on the same images, levels and "
     "noise: bits of an image, mean ± standard error over images."
 )
+
+
+def error_of(name: str) -> str:
+    """Where metrics.jsonl has the standard error of a figure of bits."""
+    return name.replace("bits", "error")
 
 
 def shown_controls(controls: Tensor, levels: int, channels: int) -> Tensor:
@@ -53,7 +59,9 @@ def section(report: RunReport) -> str:
             "explained-curve",
             "Bits explained against the step",
             "Read now and then from the averaged weights, on the same validation images, levels "
-            "and noise each time; the band is a standard error.",
+            "and noise each time; the bands are a standard error. What an image's own control is "
+            "better than another's is free of what the ControlNet does whatever its control, and "
+            "rises first.",
             "While training",
         )
         panels.insert(0, course)
@@ -86,16 +94,22 @@ def pictures(report: RunReport) -> str:
 
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The bits explained against the step, with their standard error."""
-    read = [row for row in rows if math.isfinite(row.get(EXPLAINED, math.nan))]
-    steps, bits = [row["step"] for row in read], [row[EXPLAINED] for row in read]
-    errors = [row.get(ERROR, 0.0) for row in read]
+    """The bits explained against the step, over no control and over another image's."""
     figure, axes = new_plot()
-    color = COLORS["score-matching"]
-    low = [b - e for b, e in zip(bits, errors, strict=True)]
-    high = [b + e for b, e in zip(bits, errors, strict=True)]
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.plot(steps, bits, color=color, linewidth=1.8, marker="o", markersize=3.5)
+    for name, label, color in (
+        (EXPLAINED, "over no control", COLORS["score-matching"]),
+        (OWN, "over another image's", COLORS["reconstruction"]),
+    ):
+        read = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+        if not read:
+            continue
+        steps, bits = [row["step"] for row in read], [row[name] for row in read]
+        errors = [row.get(error_of(name), 0.0) for row in read]
+        low = [b - e for b, e in zip(bits, errors, strict=True)]
+        high = [b + e for b, e in zip(bits, errors, strict=True)]
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        axes.plot(steps, bits, color=color, linewidth=1.8, marker="o", markersize=3.5, label=label)
+    legend(axes, loc="best")
     _label(axes, "step")
     return figure
 

@@ -184,7 +184,7 @@ class Supervisor:
         if self.trainer.processes.takes_part:
             each = self.kind.reading(model)
             bits = each.mean().item()
-            figures = {**self.kind.of_reading(each), **self._readings.change(step, each)}
+            figures = self.kind.of_reading(model, each) | self._readings.change(step, each)
             self._picture(self.kind.picture(model, self.trainer.config.seed), step.step)
         # Every process goes by what the first one read.
         bits = self.trainer.processes.of_first(bits)

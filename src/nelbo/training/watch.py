@@ -100,7 +100,8 @@ class Watch:
         if not (self._reads and self.trainer.processes.takes_part) or self._read_step == step.step:
             return
         self._read_step = step.step
-        bits = self.kind.reading(self.trainer.average.model, self._images)
+        model = self.trainer.average.model
+        bits = self.kind.reading(model, self._images)
         row: dict[str, Any] = {
             "step": step.step,
             "seconds": step.seconds,
@@ -110,7 +111,7 @@ class Watch:
         }
         row |= self._readings.change(step, bits)
         self.bits_per_dim = row["bits_per_dim"]
-        figures = self.kind.of_reading(bits)
+        figures = self.kind.of_reading(model, bits)
         if self.trainer.processes.is_main:
             if figures:
                 self.run.metrics.append({"step": step.step, "seconds": step.seconds, **figures})

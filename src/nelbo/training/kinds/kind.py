@@ -235,8 +235,9 @@ class Kind(ABC):
         mean, (1,), bits per dimension; from the same noise each time."""
         return self.validation.each(self.whole(module), images)
 
-    def of_reading(self, bits: Tensor) -> dict[str, float]:
-        """Further figures of what `reading` returned, by their names in metrics.jsonl."""
+    def of_reading(self, module: Any, bits: Tensor) -> dict[str, float]:
+        """Further figures of the averaged module and of what its `reading` returned, by their names
+        in metrics.jsonl."""
         return {}
 
     @abstractmethod

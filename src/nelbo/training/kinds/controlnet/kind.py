@@ -19,12 +19,13 @@ from nelbo.data.controls import controls_of
 from nelbo.data.credits import ORIGIN
 from nelbo.data.size import Size
 from nelbo.diffusion.objectives import check_objective
+from nelbo.evidence.explained import with_exchanged_controls
 from nelbo.evidence.inputs import check_fits
 from nelbo.formats import Pipeline, save
 from nelbo.formats.files import read_own, usual_guidance, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks import ControlledUNet, ControlNet
-from nelbo.report.control import ERROR, EXPLAINED
+from nelbo.report.control import EXPLAINED, OWN, error_of
 from nelbo.report.explained import bits_text
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import RunDirectory
@@ -86,8 +87,9 @@ class ControlNets(Kind):
         controls = controls_of(control, validation)
         self._watched = controls.of_all(validation)
         self.validation = Validation(self._watched)
+        self._exchanged = Validation(with_exchanged_controls(self._watched))
         self._without: dict[int, Tensor] = {}
-        self._explained: Estimate | None = None
+        self._explained: dict[str, Estimate] = {}
 
     def _task(self, net: ControlNet, images: TrainingImages, controls: Any) -> ControlTask:
         training = self.options.training
@@ -134,24 +136,34 @@ class ControlNets(Kind):
             self.whole(module), directory, sampler=Pipeline.open(self._path).sampler(), notes=notes
         )
 
-    def of_reading(self, bits: Tensor) -> dict[str, float]:
-        """What the control explains of the images that were read: the bound of the base without
-        it less that with it, at the same levels and noise."""
-        count = len(bits)
+    def of_reading(self, module: ControlObjective, bits: Tensor) -> dict[str, float]:
+        """What the control explains of the images that were read, at the same levels and noise:
+        the bound of the base without it less that with it, and the bound with another image's
+        control less that with its own."""
+        count, values = len(bits), math.prod(self._watched.shape)
         if count not in self._without:  # the base does not change
             self._without[count] = self.validation.each(self.base, count)
-        explained = (self._without[count] - bits) * math.prod(self._watched.shape)
-        self._explained = Estimate.of(explained, 0.0)
-        return {
-            EXPLAINED: self._explained.mean,
-            ERROR: self._explained.standard_error,
+        bounds = {
+            EXPLAINED: self._without[count],
+            OWN: self._exchanged.each(self.whole(module), count),
         }
+        self._explained = {
+            name: Estimate.of((without - bits) * values, 0.0) for name, without in bounds.items()
+        }
+        figures = {}
+        for name, bits_an_image in self._explained.items():
+            figures[name] = bits_an_image.mean
+            figures[error_of(name)] = bits_an_image.standard_error
+        return figures
 
     def progress(self, step: Step) -> str:
         """The loss, and what the control explains."""
         text = f"loss {step.running_loss:.4f}"
-        if self._explained is not None:
-            text += f" · the control explains {bits_text(self._explained)} bits an image"
+        if self._explained:
+            text += (
+                f" · the control explains {bits_text(self._explained[EXPLAINED])} bits an image, "
+                f"{bits_text(self._explained[OWN])} over another image's"
+            )
         return text
 
     def picture(self, module: ControlObjective, seed: int, calls: int | None = None) -> Image:
