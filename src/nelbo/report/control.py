@@ -59,9 +59,8 @@ def section(report: RunReport) -> str:
             "explained-curve",
             "Bits explained against the step",
             "Read now and then from the averaged weights, on the same validation images, levels "
-            "and noise each time; the bands are a standard error. What an image's own control is "
-            "better than another's is free of what the ControlNet does whatever its control, and "
-            "rises first.",
+            "and noise each time; the bands are a standard error. How much better an image's own "
+            "control is than another's is free of what the ControlNet does whatever its control.",
             "While training",
         )
         panels.insert(0, course)
