@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from tests.mutants.modules import MODULES
@@ -60,7 +61,7 @@ def _test_module(name: str, count: int | None, seed: int, file: Path) -> None:
     known = {
         row["mutant"] for row in _rows(file) if row["module"] == name and row["version"] == version
     }
-    todo = [m for m in mutants_of(code, seed)[:count] if m.name not in known]
+    todo = [m for m in islice(mutants_of(code, seed), count) if m.name not in known]
     if not todo:
         return
     result, seconds = _in_fork(lambda: _run_tests(tests))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast as python_ast
 import random
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -40,7 +41,7 @@ class Mutant:
         return str(mutated)
 
 
-def mutants_of(code: str, seed: int = 0) -> list[Mutant]:
+def mutants_of(code: str, seed: int = 0) -> Iterator[Mutant]:
     """One mistake for each place of a module where one can be made, in a random order.
 
     Annotations, decorators, messages of errors and warnings, and loops that the operators only
@@ -68,7 +69,7 @@ def mutants_of(code: str, seed: int = 0) -> list[Mutant]:
     draw = random.Random(seed)
     chosen = [draw.choice(sorted(mutants)) for _, mutants in sorted(at.items())]
     draw.shuffle(chosen)
-    return [mutant for mutant in chosen if _compiles(mutant.source(code))]
+    return (mutant for mutant in chosen if _compiles(mutant.source(code)))
 
 
 def _compiles(code: str) -> bool:

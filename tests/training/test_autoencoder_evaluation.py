@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from nelbo.data import ImageData
 from nelbo.evidence.autoencoder import evaluate_autoencoder
@@ -54,3 +58,54 @@ def test_few_images_are_warned_of_and_one_has_no_error(autoencoder):
     one = evaluate_autoencoder(autoencoder, pictures(1), 0.3)
     assert set(one.standard_errors.values()) == {None}
     json.dumps(asdict(one), allow_nan=False)
+
+
+class Constant(torch.nn.Module):
+    """Whose latents are of one normal, and whose pictures are of one shade, brighter than white."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shade = torch.nn.Parameter(torch.tensor(1.1))
+        self.mean, self.std = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.3, 1.0, 1.7])
+
+    def encode(self, x: Tensor) -> Normal:
+        shape = (len(x), 3, 2, 2)
+        return Normal(*(part.view(1, 3, 1, 1).expand(shape) for part in (self.mean, self.std)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.shade.expand(len(z), 3, 8, 8)
+
+
+def test_figures_are_those_of_their_formulas():
+    """The peak of [−1, 1] is 2; a bin of 17 levels has the half-width 1/16, the last no end."""
+    levels, scale, model = 17, 0.3, Constant()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(8, levels, (5, 3, 8, 8), generator=generator).byte()
+    images[3] = levels - 1
+    data = ImageData("made", images, levels, tuple("abcde"))
+    found = evaluate_autoencoder(model, data, scale, batch_size=2)
+
+    x = images.numpy() / 8.0 - 1
+    errors = ((x - 1) ** 2).mean((1, 2, 3))
+    psnr = 10 * np.log10(4 / np.maximum(errors, 1e-12))
+    upper = np.where(images.numpy() == levels - 1, np.inf, (x + 1 / 16 - 1.1) / scale)
+    bins = norm.cdf(upper) - norm.cdf((x - 1 / 16 - 1.1) / scale)
+    nats = -np.log(bins).sum((1, 2, 3))
+    unit = Normal(torch.zeros(3), torch.ones(3))
+    by_channel = (4 * kl_divergence(Normal(model.mean, model.std), unit)).tolist()
+
+    bits = 1 / (3 * 8 * 8 * np.log(2))
+    assert found.psnr == pytest.approx(psnr.mean(), rel=1e-6)
+    assert found.psnr_of_mean == pytest.approx(10 * np.log10(4 / errors.mean()), rel=1e-6)
+    assert found.reconstruction == pytest.approx(bits * nats.mean(), rel=1e-5)
+    assert found.divergence_by_channel == pytest.approx(by_channel, rel=1e-6)
+    assert found.divergence_nats == pytest.approx(sum(by_channel), rel=1e-6)
+    assert found.divergence == pytest.approx(bits * sum(by_channel), rel=1e-6)
+    assert found.bits_per_dim == pytest.approx(bits * (nats.mean() + sum(by_channel)), rel=1e-5)
+    assert found.standard_errors["psnr"] == pytest.approx(psnr.std(ddof=1) / 5**0.5, rel=1e-6)
+    assert found.standard_errors["psnr_of_mean"] == pytest.approx(
+        10 / np.log(10) * errors.std(ddof=1) / 5**0.5 / errors.mean(), rel=1e-6
+    )
+    for name in ("reconstruction", "bits_per_dim"):
+        error = bits * nats.std(ddof=1) / 5**0.5
+        assert found.standard_errors[name] == pytest.approx(error, rel=1e-4)

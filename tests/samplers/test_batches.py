@@ -1,0 +1,72 @@
+"""Films of walks, and images in batches with noise of their own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nelbo import NelboError, NoiseSchedule
+from nelbo.diffusion.sampler import State
+from nelbo.samplers import DDIM
+from nelbo.samplers.batches import Film, in_batches
+
+
+def kept(film: Film, states: int, batches: int = 1) -> list[torch.Tensor]:
+    """The frames of a film of states whose x is their number, and x_0 the negative."""
+    for batch in range(batches):
+        for k in range(states):
+            x = torch.full((2, 1, 1, 1), float(k)) + 1000 * batch
+            film.watch(k, State(x=x, x_0=-x, t=0))
+    return list(film.frames())
+
+
+@pytest.mark.parametrize("T", [20, 300])
+def test_a_film_keeps_the_states_at_even_angles_and_the_last(T):
+    """48 angles from that of the first state to 0, of x_t = cos φ x_0 + sin φ ε."""
+    schedule = NoiseSchedule.linear(T, 0.001, 0.1)
+    path = DDIM(T).path(schedule)
+    angles = [math.acos(math.sqrt(schedule.alphas_cumprod[t])) for t in range(T, 0, -1)]
+    targets = [angles[0] * (1 - i / 47) for i in range(48)]
+    nearest = {min(range(T), key=lambda k: abs(angles[k] - goal)) for goal in targets}
+    found = [int(frame[0]) for frame in kept(Film(path, "x_t"), T)]
+    assert found == sorted(nearest | {T - 1})
+
+
+def test_a_frame_is_of_all_batches():
+    path = DDIM(3).path(NoiseSchedule.linear(3, 0.1, 0.5))
+    frames = kept(Film(path, "x_0"), 3, batches=2)
+    assert [frame.flatten().tolist() for frame in frames] == [
+        [-k, -k, -1000 - k, -1000 - k] for k in range(3)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_noise_does_not_depend_on_the_batch(batch_size, repeat):
+    def drawn(some, generators, advance):
+        assert len(generators) == some.stop - some.start
+        return torch.stack([torch.randn(1, 2, 2, generator=g) for g in generators])
+
+    options = {"num_states": 1, "seed": 5, "repeat": repeat}
+    found = in_batches("", 7, drawn, batch_size=batch_size, **options)
+    assert torch.equal(found, in_batches("", 7, drawn, batch_size=7, **options))
+    for i in range(1, 7):
+        assert torch.equal(found[i], found[i - 1]) == (i % repeat != 0)
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_images_are_to_fit_into_memory_twice(n, monkeypatch):
+    """Of 4 numbers of 4 bytes each: as batches, and joined."""
+
+    def drawn(some, generators, advance):
+        return torch.zeros(len(generators), 1, 2, 2)
+
+    def found(free: int) -> torch.Tensor:
+        monkeypatch.setattr("nelbo.samplers.batches.available_memory", lambda device: free)
+        return in_batches("", n, drawn, 1, batch_size=3, seed=0)
+
+    assert found(2 * 16 * n).shape == (n, 1, 2, 2)
+    with pytest.raises(NelboError, match=rf"{n} images of 1×2×2 take .*draw fewer"):
+        found(2 * 16 * n - 1)
