@@ -162,3 +162,22 @@ def test_a_monte_carlo_error_above_the_whole_error_is_warned_of():
         assert not any("part alone" in warning for warning in found.warnings())
     whole = Estimate.of(normal(50)).standard_error
     assert not any("part alone" in w for w in Estimate.of(normal(50), 2 * whole**2).warnings())
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "shown"),
+    [
+        (1.73712, 0.01391, "1.737 ± 0.014"),
+        (-1787.3, 11.2, "-1787 ± 11"),
+        (89.76, 0.996, "89.76 ± 1.00"),
+        (7110.0, 2788.0, "7110 ± 2788"),
+        (0.0, 0.25, "0.00 ± 0.25"),
+        (6.551e-7, 3.2e-8, "(6.55 ± 0.32)e-07"),
+        (1e-5, 2e-4, "(0.1 ± 2.0)e-04"),
+        (-0.0123, math.nan, "-0.0123"),
+        (2.0, 0.0, "2"),
+        (math.inf, 1.0, "inf"),
+    ],
+)
+def test_it_is_shown_with_two_digits_of_its_error(mean, error, shown):
+    assert repr(Estimate(mean, error)) == shown

@@ -94,3 +94,14 @@ def test_costs_are_restored_from_their_tensors_and_notes():
     assert (again.kind, again.dims, list(again.terms)) == ("bound", 10, list(TERMS))
     for name, value in found.tensors():
         assert torch.equal(dict(again.tensors())[name], value)
+
+
+def test_a_summary_is_shown_as_a_table():
+    summary = Costs.of("exact", TERMS, X).mean()
+    first, *rows, last = repr(summary).splitlines()
+    assert first.split() == ["nats", "bits/dim"]
+    assert [row.split()[0] for row in rows] == list(summary.costs)
+    for row, (name, cost) in zip(rows, summary.costs.items(), strict=True):
+        assert row.split(maxsplit=1)[1].startswith(f"{cost}"), name
+        assert row.endswith(f" {summary.in_bits[name]}")
+    assert last == "exact, 3 examples of 10 values"

@@ -37,7 +37,7 @@ from nelbo.chain.variances import (
 BoundKind = TypeVar("BoundKind", bound="Bound")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoundSummary(Summary):
     """Means over a dataset of the bound and of its terms, in nats per example.
 

@@ -26,6 +26,8 @@ CONFIDENCE = 0.95
 FEW_IMAGES = 20
 # So does an image, or a single draw, that alone has more than this share of the variance.
 DOMINANT_SHARE = 0.2
+# Below this a mean is shown by a power of ten.
+_SMALL = 1e-3
 # Both are estimates: a part that is larger than the whole by more than this is a few images' doing.
 _BEYOND_CHANCE = 1.5
 
@@ -130,6 +132,17 @@ class Estimate:
                 "error, or for all levels"
             )
         return found
+
+    def __repr__(self) -> str:
+        """As 1.737 ± 0.014 or (6.55 ± 0.32)e-07, with two digits of the error."""
+        error = self.standard_error
+        if not (math.isfinite(self.mean) and math.isfinite(error) and error > 0):
+            return f"{self.mean:.4g}"
+        if (size := max(abs(self.mean), error)) < _SMALL:
+            power = math.floor(math.log10(size))
+            return f"({self * 10.0**-power})e{power:03d}"
+        decimals = max(0, 1 - math.floor(math.log10(error)))
+        return f"{self.mean:.{decimals}f} ± {error:.{decimals}f}"
 
     def __mul__(self, factor: float) -> Estimate:
         size = abs(factor)

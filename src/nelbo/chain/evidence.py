@@ -71,6 +71,16 @@ class Summary(ABC):
     def _bits(self) -> float:
         return 1.0 / (self.dims * math.log(2.0))
 
+    def __repr__(self) -> str:
+        """A line for each cost, in both units."""
+        rows = [("", "nats", "bits/dim")]
+        rows += [(name, f"{self.costs[name]}", f"{bits}") for name, bits in self.in_bits.items()]
+        names, nats, bits = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{a:{names}}  {b:>{nats}}  {c:>{bits}}" for a, b, c in rows]
+        return "\n".join(
+            [*lines, f"{self.kind}, {self.examples:,} examples of {self.dims:,} values"]
+        )
+
 
 def check_evidence(**given: Any) -> None:
     """Raise `NelboError` for what is no `Evidence`, by name."""
@@ -189,7 +199,7 @@ def joined(batches: Iterable[Evidence]) -> Any:
     return batches[0].cat(batches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CostsSummary(Summary):
     """Means over a dataset of costs without a chain; `terms` in nats per example."""
 

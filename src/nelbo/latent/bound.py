@@ -28,7 +28,7 @@ from nelbo.chain.estimate import Estimate
 from nelbo.chain.variances import variance_over_images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatentBoundSummary(BoundSummary):
     """Means over a dataset; `costs` and `in_bits` have the two more terms.
 
