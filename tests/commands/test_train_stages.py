@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def without_end(run: Path, steps: int) -> None:
     kept = Checkpoints(run / "training")
     shutil.rmtree(kept.path(steps))
     assert 0 < kept.steps()[-1] < steps
-    (run / "evaluation.json").unlink()
+    (run / "evaluation.json").unlink(missing_ok=True)
 
 
 def test_one_command_makes_both(run):
@@ -116,6 +117,26 @@ def test_killed_before_the_first_checkpoint_and_between_the_stages(run, tmp_path
     assert "Stage 1" not in printed.err
     assert "autoencoder" not in json.loads(printed.out)
     assert_same(run, out, SECOND)
+
+
+@pytest.mark.usefixtures("ends_with_the_model")
+def test_an_autoencoder_goes_on_by_the_optimiser_that_it_was_begun_with(
+    pictures, tmp_path, monkeypatch
+):
+    """As one that was begun before Muon was its default."""
+    usual = TrainLatent.first_stage
+
+    def by_adamw(options: TrainLatent) -> TrainingConfig:
+        return replace(usual(options), optimizer="adamw")
+
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainLatent, "first_stage", by_adamw)
+        main(["train", str(pictures), *STAGES, "--out", str(begun)])
+    broken_off(begun, out, "autoencoder", "samples", "metrics.jsonl")
+    without_end(out / "autoencoder", FIRST)
+    main(["train", "--resume", "--out", str(out)])
+    assert_same(begun, out, SECOND)
 
 
 @pytest.mark.slow

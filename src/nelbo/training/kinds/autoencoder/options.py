@@ -60,7 +60,7 @@ class TrainAutoencoder(TrainOptions):
 
     trains: ClassVar[KindName] = "autoencoder"
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995)
+        default_factory=lambda: TrainingConfig(batch_size=32, ema_decay=0.995, optimizer="muon")
     )
     free: ClassVar[tuple[str, ...]] = (
         *("likelihood", "kl_weight", "adversarial_weight", "mirrored", "recoloured"),

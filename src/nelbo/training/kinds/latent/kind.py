@@ -17,6 +17,7 @@ from nelbo.formats import save
 from nelbo.latent import LatentDiffusion
 from nelbo.report.grids import image_grid
 from nelbo.runs.run_directory import AUTOENCODER_RUN, RunDirectory
+from nelbo.runs.settings_file import read_settings
 from nelbo.training.images import TrainingImages
 from nelbo.training.kinds.autoencoder.build import autoencoder_at, read_autoencoder
 from nelbo.training.kinds.autoencoder.options import TrainAutoencoder
@@ -36,6 +37,7 @@ from nelbo.training.kinds.latent.report import (
 from nelbo.training.kinds.latent.task import PriorTask
 from nelbo.training.processes import Processes
 from nelbo.training.run_model import assign_weights
+from nelbo.training.settings import parse_options
 from nelbo.training.start_from import fit_classes, starting_diffusion
 from nelbo.training.trainer import Step
 from nelbo.training.validation import Validation
@@ -91,11 +93,15 @@ class Latent(Kind):
             return
         first = run.stage(AUTOENCODER_RUN)
         if not options.resume or not (run.has_model or first.evaluation()):
+            training = options.first_stage()
+            if options.resume and first.has_model:  # by the optimiser that it was begun with
+                before = parse_options(TrainAutoencoder, read_settings(first.config), first.config)
+                training = replace(training, optimizer=before.training.optimizer)
             autoencoder = TrainAutoencoder(
                 data=options.data,
                 size=options.size,
                 channels=options.channels,
-                training=options.first_stage(),
+                training=training,
                 evaluate_images=options.evaluate_images,
                 track=options.track,
                 device=options.device,
