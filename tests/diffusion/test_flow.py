@@ -246,6 +246,7 @@ def test_wrong_options_are_explained(generator):
         ({"probes": 0}, "probes must be at least 1, got 0"),
         ({"draws": 4}, "is no lower bound"),
         ({"rtol": 0.0}, "rtol and atol must be positive"),
+        ({"atol": 0.0}, "rtol and atol must be positive"),
         ({"noise_scale": 1e-9}, "noise_scale must lie between"),
         ({"dequantization": "decoder", "noise_scale": 0.1}, "starts at level 1"),
     ]:
@@ -259,6 +260,80 @@ def test_wrong_options_are_explained(generator):
         flow.log_likelihood(large, torch.zeros(1, 3, 32, 32), trace="exact")
     with pytest.raises(NelboError, match="at least two levels with signal"):
         flow.encode(model.respace([5]), x_0)
+    assert flow.encode(model.respace([5, 60]), x_0).shape == x_0.shape
+    for states, message in [
+        (torch.zeros(2, 1, 2, 3), r"x_T has shape \(2, 1, 2, 3\), expected \(2, 1, 2, 2\)"),
+        (torch.zeros(0, *SHAPE), "x_T is a batch of no states"),
+    ]:
+        with pytest.raises(NelboError, match=message):
+            flow.decode(model, states)
+
+
+class Mixing(torch.nn.Module):
+    """A linear prediction of x_0 that mixes pixels, and how often it was called."""
+
+    matrix = torch.tensor([[0.4, 0.3, 0, -0.2], [0.1, 0.2, 0.5, 0], [0, 0.3, 0.1, 0.2], [0.2] * 4])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x_t: Tensor, time: Tensor, condition=None) -> Tensor:
+        self.calls += 1
+        return (x_t.flatten(1) @ self.matrix.to(x_t).T).view_as(x_t)
+
+
+def mixing(data=None) -> Diffusion:
+    schedule = NoiseSchedule.linear(20, 0.01, 0.2)
+    options = {"prediction": "sample", "data": data or Continuous(), "shape": SHAPE}
+    return Diffusion(Mixing(), schedule, **options).eval()
+
+
+@pytest.mark.parametrize("data", [Continuous(), Pixels(9)])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_evaluations_are_the_calls_of_the_network(data, draws):
+    model = mixing(data)
+    found = flow.log_likelihood(model, torch.zeros(2, *SHAPE), trace="exact", draws=draws)
+    assert found.evaluations == model.network.calls
+
+
+def test_several_draws_are_averaged_as_probabilities():
+    """Those that a single draw each would take of the same generator."""
+    model, options = mixing(Pixels(9)), {"trace": "exact", "dequantization": "uniform"}
+    x_0 = torch.zeros(2, *SHAPE).double()
+    source = torch.Generator().manual_seed(4)
+    each = [
+        flow.log_likelihood(model, x_0, generator=source, **options).log_likelihood
+        for _ in range(3)
+    ]
+    source.manual_seed(4)
+    found = flow.log_likelihood(model, x_0, generator=source, draws=3, **options)
+    expected = torch.stack(each).exp().mean(0).log()
+    torch.testing.assert_close(found.log_likelihood, expected)
+
+
+def test_only_the_estimate_of_a_trace_is_drawn():
+    model, x_0 = mixing(), torch.rand(1, *SHAPE).double()
+
+    def found(seed: int, trace: str) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        return flow.log_likelihood(
+            model, x_0, trace=trace, generator=generator
+        ).log_likelihood.item()
+
+    assert found(0, "exact") == found(1, "exact")
+    for trace in ("rademacher", "normal"):
+        assert abs(found(0, trace) - found(1, trace)) > 1e-3
+
+
+def test_the_exact_trace_is_for_few_dimensions(monkeypatch):
+    monkeypatch.setattr(flow, "MAX_EXACT_DIMS", 4)
+    model, x_0 = mixing(), torch.zeros(1, *SHAPE)
+    assert flow.log_likelihood(model, x_0, trace="exact").dims == 4
+    monkeypatch.setattr(flow, "MAX_EXACT_DIMS", 3)
+    with pytest.raises(NelboError, match="at most 3 dimensions, the data have 4"):
+        flow.log_likelihood(model, x_0, trace="exact")
+    assert flow.log_likelihood(model, x_0).dims == 4
 
 
 def test_missing_extra_is_named(monkeypatch):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule
 from nelbo.evidence import Classification, Classifier, classify
+from nelbo.evidence.classification import _Race, images_at_once
 
 MEANS = torch.tensor([-0.6, 0.0, 0.5, 0.8])
 STD = 0.5
@@ -151,3 +154,46 @@ def test_options_out_of_range(options, message):
 def test_a_model_without_classes_says_so():
     with pytest.raises(NelboError, match="the model has no classes"):
         next(classify(model(), draw(2, 0)))
+
+
+@pytest.mark.parametrize(("labels", "found"), [([0, 4], r"0\.\.4"), ([-1, 3], r"-1\.\.3")])
+def test_labels_that_the_model_does_not_know(labels, found):
+    network = model()
+    network.network.config = SimpleNamespace(num_class_embeds=len(MEANS))
+    with pytest.raises(NelboError, match=rf"lie in 0\.\.3, the model's; found {found}"):
+        Classifier(network, Condition(label=torch.tensor(labels)))
+    Classifier(network, Condition(label=torch.tensor([0, 3])))
+
+
+def test_a_class_leaves_that_is_behind_by_more_than_its_margin(generator):
+    """Standard errors of paired differences, by NumPy; a class that left before has none."""
+    draws, classes, margin = 9, 5, 2.0
+    costs = 1000 + torch.randn(draws, 2, classes, generator=generator, dtype=torch.float64)
+    costs[:, :, 1:] += torch.tensor([0.2, 0.6, 1.2, 9.0])
+    race = _Race(2, classes, torch.device("cpu"))
+    race.remaining[1, 2] = False
+    row, label = race.remaining.nonzero(as_tuple=True)
+    for k in range(draws):
+        race.add(torch.arange(2), row, label, costs[k][row, label])
+    mean = costs.mean(0).numpy()
+    mean[1, 2] = np.inf
+    expected = []
+    for image in range(2):
+        best = mean[image].argmin()
+        gap = costs[:, image].numpy() - costs[:, image, best].numpy()[:, None]
+        error = gap.std(0, ddof=1) / np.sqrt(draws)
+        expected.append((gap.mean(0) <= margin * error) & np.isfinite(mean[image]))
+    race.eliminate(margin)
+    assert race.remaining.tolist() == np.array(expected).tolist()
+    assert 1 < race.remaining.sum() < race.remaining.numel() - 2
+    result = race.result()
+    assert result.label.tolist() == mean.argmin(1).tolist()
+    assert result.calls.tolist() == [draws * classes, draws * (classes - 1)]
+    known = torch.ones(2, classes, dtype=torch.bool)
+    known[1, 2] = False
+    torch.testing.assert_close(result.nelbo[known], costs.mean(0)[known])
+
+
+def test_many_classes_race_one_image_at_a_time():
+    assert images_at_once(3000) == 1
+    assert images_at_once(8) == 4 * images_at_once(16) == 16 * images_at_once(32)

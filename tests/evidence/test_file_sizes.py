@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zlib
 
 import numpy as np
@@ -24,7 +25,9 @@ from nelbo.evidence.file_sizes import (
     packed,
     picture,
     png_pixels,
+    raw_size,
     sizes_of_each,
+    total_sizes,
     webp_pixels,
 )
 
@@ -207,3 +210,52 @@ def test_json_names_every_format(images):
 
 def test_bits_per_dim():
     assert bits_per_dim(192, 192) == 8
+
+
+@pytest.mark.parametrize(
+    ("dims", "levels", "size"), [(8, 2, 1), (9, 2, 2), (3, 256, 3), (2, 17, 2)]
+)
+def test_raw_size_is_in_whole_bytes(dims, levels, size):
+    assert raw_size(dims, levels) == size
+
+
+def test_chunks_before_the_pixels_of_webp_are_passed():
+    """RFC 9649, 2.3: a chunk of odd length is followed by a byte."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+    file = io.BytesIO()
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(file, "WEBP", lossless=True)
+    pixels = file.getvalue()[12:]
+    for before in (chunk(b"ICCP", b"odd"), chunk(b"ICCP", b"even"), chunk(b"EXIF", b"")):
+        assert webp_pixels(b"RIFF....WEBP" + before + pixels) == webp_pixels(file.getvalue())
+
+
+def test_total_sizes_are_the_smaller_of_each_and_all_in_one(images):
+    """Noise takes headers but once in one file; pictures of two sizes cannot be one."""
+    each = {kind: sum(file_size(picture(x), kind).whole for x in images) for kind in HERE}
+    found = total_sizes(list(images), 256)
+    for kind in HERE:
+        together = file_size(packed(images), kind, searched=2**17).whole
+        assert found[kind] == min(each[kind], together) < each[kind]
+    two = [images[0], images[1, :, :, :5]]
+    apart = total_sizes(two, 256)
+    assert apart[PNG] == sum(file_size(picture(x), PNG).whole for x in two)
+    assert total_sizes([images[0]], 256)[PNG] == file_size(picture(images[0]), PNG).whole
+    assert not set(total_sizes([torch.zeros(2, 4, 4).byte()], 256)) & set(HERE)
+
+
+def test_large_pictures_are_fewer(monkeypatch, generator):
+    """About 1,000,000 values, but 32 pictures at least."""
+    monkeypatch.setattr("nelbo.evidence.file_sizes.MOST_VALUES", 12 * 40)
+    many = torch.randint(256, (50, 3, 2, 2), generator=generator).byte()
+    assert file_sizes(many, 256).images == 40
+    assert file_sizes(many.repeat(1, 1, 2, 1), 256).images == 32
+    assert file_sizes(many[:20], 256).images == 20
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(4, 16, (16, 16)), (16, 4, (16, 16))])
+def test_a_page_is_as_square_as_can_be(height, width, side, generator):
+    images = torch.randint(256, (4, 1, height, width), generator=generator).byte()
+    assert packed(images).size == side

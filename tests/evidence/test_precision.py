@@ -12,8 +12,9 @@ import torch
 import nelbo
 from nelbo import NelboError, NoiseSchedule
 from nelbo.cli import main
+from nelbo.data import load_data
 from nelbo.diffusion import Diffusion, Pixels
-from nelbo.evidence.precision import Trial, try_bfloat16
+from nelbo.evidence.precision import Trial, choose_dtype, precision_of, try_bfloat16
 
 
 class Network(torch.nn.Module):
@@ -138,3 +139,29 @@ def test_evaluate_allows_a_tenth_of_the_error(
 def test_few_images_are_less_sure_of_the_shift(images, dtype):
     """12.7 standard errors of two images are 95%, 1.96 of many."""
     assert Trial(3.0, 0.0, 0.0005, 1, images).dtype(0.001) == dtype
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.11, torch.float32), (1.12, torch.bfloat16)])
+def test_a_tenth_of_the_time_is_worthwhile(speedup, dtype):
+    assert Trial(speedup, 0.0, 0.0, 1).dtype(0.001) == dtype
+
+
+def test_some_images_are_tried_where_there_are_two(monkeypatch):
+    tried = []
+
+    def found(model, x_0, condition, *, seed):
+        tried.append((len(x_0), seed))
+        return Trial(3.0, 0.0, 0.0, 77)
+
+    monkeypatch.setattr("nelbo.evidence.precision.try_bfloat16", found)
+    model = Diffusion(
+        torch.nn.Identity(), NoiseSchedule.linear(3, 0.1, 0.5), data=Pixels(17), shape=(1, 8, 8)
+    )
+    digits = load_data("digits", "test")
+    for n, expected in ((1, (torch.float32, 0)), (2, (torch.bfloat16, 77))):
+        assert choose_dtype(model, digits.take(slice(n)), "auto", 0.001, 5) == expected
+    assert choose_dtype(model, digits, "auto", 0.001, 6) == (torch.bfloat16, 77)
+    assert choose_dtype(model, digits, "bf16", 0.001, 5) == (torch.bfloat16, 0)
+    assert choose_dtype(model, digits, "fp32", 0.001, 5) == (torch.float32, 0)
+    assert tried == [(2, 5), (16, 6)]
+    assert [precision_of(dtype) for dtype in (torch.float32, torch.bfloat16)] == ["fp32", "bf16"]

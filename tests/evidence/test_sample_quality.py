@@ -18,7 +18,7 @@ from nelbo.evidence.feature_spaces import (
     principal_components,
     random_convolutions,
 )
-from nelbo.evidence.nearest import nearest_training
+from nelbo.evidence.nearest import Nearest, nearest_training
 from nelbo.evidence.sample_quality import (
     density_coverage,
     frechet_distance,
@@ -115,7 +115,9 @@ def test_frechet_of_halves_of_one_set_extrapolates_to_zero():
     assert abs(extrapolated) < 0.1 * value
 
 
-def test_kernel_distance_is_the_sum_over_pairs():
+@pytest.mark.parametrize("chunk", [1024, 2])
+def test_kernel_distance_is_the_sum_over_pairs(chunk, monkeypatch):
+    monkeypatch.setattr("nelbo.evidence.sample_quality._CHUNK", chunk)
     a, b = torch.randn(5, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64) + 1
 
     def kernel(x, y) -> float:
@@ -181,8 +183,9 @@ def brute_force(real, fake, k) -> tuple[float, float, float, float]:
     )
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_neighbourhood_figures_equal_brute_force(k):
+@pytest.mark.parametrize(("k", "chunk"), [(1, 1024), (3, 7), (5, 1024)])
+def test_neighbourhood_figures_equal_brute_force(k, chunk, monkeypatch):
+    monkeypatch.setattr("nelbo.evidence.sample_quality._CHUNK", chunk)
     rng = np.random.default_rng(k)
     real, fake = rng.normal(size=(30, 4)), 0.7 * rng.normal(size=(40, 4)) + 0.5
     precision, recall, density, coverage = brute_force(real, fake, k)
@@ -192,7 +195,21 @@ def test_neighbourhood_figures_equal_brute_force(k):
     assert precision != recall
 
 
+def test_errors_need_parts_to_leave_out():
+    """Halves of two pictures, or one of three left out."""
+    a, b = torch.arange(8.0).view(4, 2).square(), torch.arange(20.0).view(10, 2)
+    for few, many in ((a, b), (b, a)):
+        assert all(map(math.isfinite, frechet_with_error(few, many)))
+    assert list(map(math.isnan, frechet_with_error(a[:3], b))) == [False, True, True]
+    assert math.isfinite(kernel_distance(a[:3], b).standard_error)
+    assert math.isnan(kernel_distance(b, a[:2]).standard_error)
+    with pytest.raises(NelboError, match="at least 2 pictures in each set, got 10 and 1"):
+        kernel_distance(b, a[:1])
+
+
 def test_neighbourhood_figures_need_neighbours():
+    assert precision_recall(torch.zeros(4, 2), torch.ones(9, 2)) == (0.0, 0.0)
+    assert density_coverage(torch.zeros(6, 2), torch.ones(1, 2)) == (0.0, 0.0)
     assert all(math.isnan(value) for value in precision_recall(torch.zeros(3, 2), torch.ones(9, 2)))
     assert all(math.isnan(value) for value in density_coverage(torch.zeros(5, 2), torch.ones(9, 2)))
 
@@ -284,7 +301,9 @@ def test_too_few_pictures_and_other_sizes_are_errors(digits, without_shape_check
         sample_quality(digits[:5, :, :4, :4], digits[:40], 17)
 
 
-def test_nearest_training_pictures_are_those_of_brute_force(generator):
+@pytest.mark.parametrize("chunk", [256, 16])
+def test_nearest_training_pictures_are_those_of_brute_force(chunk, generator, monkeypatch):
+    monkeypatch.setattr("nelbo.evidence.nearest._CHUNK", chunk)
     train = torch.randint(256, (70, 3, 4, 5), generator=generator).byte()
     samples = torch.randint(256, (9, 3, 4, 5), generator=generator).byte()
     samples[3] = train[41]
@@ -310,6 +329,34 @@ def test_nearest_training_pictures_are_those_of_brute_force(generator):
     assert copies.near_share == 1.0
     assert math.isnan(nearest_training(samples, train).ratio)
     assert nearest_training(samples, train).to_json()["ratio"] is None
+
+
+def test_nearness_is_of_medians_and_of_the_nearest_twentieth():
+    """0.34 is the 5% quantile of these: a fifth of the way from the least to the second."""
+    held_out = torch.tensor([0.7, 0.3, 1.1, 0.9, 0.5], dtype=torch.float64)
+    distance = torch.tensor([0.31, 0.35, 0.1, 0.33, 0.345, 0.9, 0.36], dtype=torch.float64)
+    index = torch.arange(7)
+    found = Nearest(index, index > 9, distance, held_out, 12)
+    assert found.ratio == pytest.approx(0.345 / 0.7)
+    assert found.near_share == pytest.approx(3 / 7)
+    known = {"ratio": found.ratio, "near_share": found.near_share, "held_out_distance": 0.7}
+    assert found.to_json() == {"searched": 12, "held_out": 5, "distance": 0.345} | known
+    alone = Nearest(index, index > 9, distance, held_out[:0], 12)
+    assert math.isnan(alone.near_share)
+    assert alone.to_json() == {"searched": 12, "held_out": 0, "distance": 0.345} | dict.fromkeys(
+        known
+    )
+
+
+def test_as_many_pictures_are_searched_as_there_is_time_for(generator, monkeypatch):
+    monkeypatch.setattr("nelbo.evidence.nearest.MOST_SEARCHED", 10)
+    monkeypatch.setattr("nelbo.evidence.nearest.MOST_HELD_OUT", 3)
+    train, held_out = torch.randint(256, (2, 30, 1, 4, 4), generator=generator).byte()
+    found = nearest_training(train, train, held_out)
+    assert found.searched == 10
+    assert int((found.distance == 0).sum()) == 10
+    assert len(found.index.unique()) <= 10
+    assert len(found.held_out) == 3
 
 
 def test_vision_models_are_read_from_a_directory(tmp_path, generator, digits):

@@ -85,6 +85,25 @@ def test_without_any_time_two_images_are_evaluated_still(model):
     assert model.network.calls < 60
 
 
+def test_batches_grow_as_their_cost_is_learnt(model):
+    evaluation = timed(model, n=200, complete=True)
+    assert evaluation.most == 200
+    assert [each.count for each in evaluation.refine(0.0)] == [2, 6, 14, 30, 62, 126, 190, 200]
+
+
+@pytest.mark.parametrize(("levels", "calls"), [(None, 6), (9, 11), ("all", T + 1)])
+def test_what_every_image_takes_is_known_before(levels, calls, model):
+    """Two draws of x_1, and levels: four, those asked for, or all but the first."""
+    evaluation = timed(model, n=20, complete=True, levels=levels)
+    assert evaluation.expected_calls == 20 * calls
+    with pytest.raises(NelboError, match="nothing has been evaluated"):
+        _ = evaluation.proposal
+    for _ in evaluation.refine(0.0):
+        pass
+    assert int(evaluation.bound.calls.sum()) == 20 * calls
+    assert evaluation.proposal.shape == (T - 1,)
+
+
 def test_images_come_before_levels_and_it_stops_where_each_has_had_the_draws_of_a_chain(model):
     evaluation = timed(model, n=40)
     list(evaluation.refine(2.0))

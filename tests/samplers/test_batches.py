@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
-from nelbo import NelboError, NoiseSchedule
+from nelbo import Diffusion, NelboError, NoiseSchedule
 from nelbo.diffusion.sampler import State
 from nelbo.samplers import DDIM
 from nelbo.samplers.batches import Film, in_batches
+from nelbo.samplers.default import default_sampler, suited_sampler
+from nelbo.samplers.watched import Watched
+from tests.chain.test_model import Plain
 
 
 def kept(film: Film, states: int, batches: int = 1) -> list[torch.Tensor]:
@@ -70,3 +73,31 @@ def test_images_are_to_fit_into_memory_twice(n, monkeypatch):
     assert found(2 * 16 * n).shape == (n, 1, 2, 2)
     with pytest.raises(NelboError, match=rf"{n} images of 1×2×2 take .*draw fewer"):
         found(2 * 16 * n - 1)
+
+
+def test_a_watched_walk_is_the_walk():
+    schedule = NoiseSchedule.linear(6, 0.1, 0.5)
+    model = Diffusion(lambda x, time, condition: 0.3 * x, schedule, shape=(1, 2, 2))
+    x_T, seen = torch.ones(2, 1, 2, 2), []
+    watched = Watched(DDIM(4), lambda k, state: seen.append((k, state.x)))
+    found = watched.sample(model, x_T)
+    states = [state.x for state in DDIM(4).iterate(model, x_T)]
+    assert [k for k, _ in seen] == [0, 1, 2, 3]
+    for (_, x), expected in zip(seen, states, strict=True):
+        assert torch.equal(x, expected)
+    assert torch.equal(found, states[-1])
+    assert watched.path(schedule) == DDIM(4).path(schedule)
+
+
+@pytest.mark.parametrize(("T", "steps"), [(20, 20), (50, 50), (1000, 50)])
+def test_the_default_takes_fifty_steps_or_as_many_as_there_are_levels(T, steps):
+    schedule = NoiseSchedule.linear(T, 1e-3, 0.1)
+    assert default_sampler(schedule) == default_sampler(schedule, steps)
+
+
+def test_a_suited_sampler_has_no_more_steps_than_levels():
+    schedule = NoiseSchedule.linear(20, 1e-3, 0.4)
+    model = Diffusion(torch.nn.Identity(), schedule, shape=(1, 2, 2))
+    assert suited_sampler(model, 7) == default_sampler(schedule, 7)
+    assert suited_sampler(model, 50) == default_sampler(schedule, 20)
+    assert suited_sampler(Plain(), 7) is None

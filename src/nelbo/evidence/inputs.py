@@ -47,7 +47,7 @@ def check_pictures(**pictures: Any) -> None:
 
 def check_probability(name: str, model: Model, data: ImageData) -> None:
     """Raise `NelboError`, before long work, for a model that gives images no probability."""
-    if model.chain is None and len(data):
+    if model.chain is None:
         with torch.no_grad():
             check_bits(**{name: model.evidence(*inputs(model, data.take(slice(1))))})
 

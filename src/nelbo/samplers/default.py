@@ -19,7 +19,7 @@ def default_sampler(schedule: NoiseSchedule, steps: int | None = None) -> Sample
 
     Args:
         schedule: the chain.
-        steps: network calls; None for 50, or every level of a chain that has fewer.
+        steps: network calls at most; None for 50, or as many as a shorter chain has levels.
 
     Raises:
         NelboError: `steps` outside 1..T.
