@@ -305,7 +305,7 @@ def test_pictures_of_latents_have_the_levels_of_their_pixels(tmp_path):
     assert set(np.unique(read_files(tmp_path / "f"))) <= {0, 128, 255}
     model.data = nelbo.Continuous()
     nelbo.save(model, tmp_path / "model")
-    with pytest.raises(nelbo.NelboError, match="a model of numbers, not of pixels"):
+    with pytest.raises(nelbo.NelboError, match="models continuous data, not pixels"):
         PictureModel.load(Pipeline.open(tmp_path / "model"), torch.device("cpu"))
 
 

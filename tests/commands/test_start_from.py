@@ -254,7 +254,7 @@ def test_mistakes(pictures, pixel, latent, tmp_path, capsys):
         (pictures, [latent, "--autoencoder", latent], "leave --autoencoder out"),
         (pictures, [latent, "--autoencoder-steps", "1"], "--autoencoder-steps"),
         (pictures, [tmp_path / "nothing"], "nothing"),
-        (pictures, [pixel, "--size", "16"], "shape (3, 16, 16), the model (3, 8, 8)"),
+        (pictures, [pixel, "--size", "16"], "the model (3, 8, 8): load them in its size"),
         ("digits", [pixel], "17 pixel levels, the model has 256"),
         (bare, [latent], "has no captions, which the model to start from reads"),
         (pictures, [controlled], "--control is missing"),

@@ -184,7 +184,7 @@ def test_a_caption_may_hold_a_separator_of_unicode(tmp_path, separator):
         ("name,text\na.png,x\n", "line 1, has no column file_name; found name, text"),
         ("", "line 1, has no column file_name; found nothing"),
         ("file_name,text\na.png,x,y\n", "line 2, has 3 fields, the header 2"),
-        ("file_name,text\n,x\n", "line 2, has file_name None"),
+        ("file_name,text\n,x\n", "line 2, has file_name ''"),
         ("file_name,text\nx.png,x\n", r"line 2, names 'x\.png', which is no picture"),
         ('file_name,text\na.png,"x\n', "is not readable"),
         ("file_name,text,prompt\na.png,x,y\n", "line 2, has text 'x' and prompt 'y': keep one"),
@@ -271,6 +271,25 @@ def test_captions_by_any_of_their_names_and_in_lists(tmp_path, field):
     data = load(tmp_path)
     assert dict(zip(data.names, data.captions, strict=True)) == {"a.png": "one", "b.png": "two"}
     assert "1 picture has several captions, of which the first is taken" in data.notes
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_blank_texts_are_none(tmp_path, blank):
+    """As exporters write what is missing: a caption beside one was refused, a class had no name."""
+    for i, name in enumerate("abc"):
+        write(tmp_path / f"{name}.png", i)
+    metadata(
+        tmp_path,
+        {"file_name": "a.png", "text": blank, "prompt": "one", "label": blank},
+        {"file_name": "b.png", "text": [blank, "two"], "label": "x"},
+        {"file_name": "c.png", "text": blank, "caption": [blank], "label": "y"},
+    )
+    data = load(tmp_path)
+    captions = dict(zip(data.names, data.captions, strict=True))
+    assert captions == {"a.png": "one", "b.png": "two", "c.png": None}
+    assert data.label_names == ("x", "y")
+    assert dict(zip(data.names, data.labels.tolist(), strict=True))["a.png"] == -1
+    assert not any("several captions" in note for note in data.notes)
 
 
 def test_one_and_its_text_are_one_class(tmp_path):

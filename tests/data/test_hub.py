@@ -14,6 +14,7 @@ from PIL import Image
 
 from nelbo import NelboError
 from nelbo.data import load_data, sources
+from nelbo.data.columns import caption_of
 
 
 def picture(value: int, side: int, grey: bool) -> Image.Image:
@@ -61,6 +62,21 @@ def test_named_sets_of_the_hub(tmp_path, monkeypatch, name, column, side, grey):
     assert test.names[0] == "test #0"
     assert "mnist" in train.credit.lower() or "cifar" in train.credit.lower()
     assert len(load_data(name, "all")) == 18
+
+
+def test_blank_texts_of_a_table_are_none(tmp_path):
+    path = tmp_path / "mine.parquet"
+    kinds, captions = ["", "x", " ", "y"], ["one", "two", " ", ""]
+    table(4, side=6, label=kinds, text=captions).to_parquet(path)
+    data = load_data(str(path), "all", size=6)
+    found = dict(
+        zip(data.names, zip(data.captions, data.labels.tolist(), strict=True), strict=True)
+    )
+    assert data.label_names == ("x", "y")
+    expected = [("one", -1), ("two", 0), (None, -1), (None, 1)]
+    assert [found[f"train #{i}"] for i in range(4)] == expected
+    assert not data.notes
+    assert caption_of(["", "one"]) == ("one", ())
 
 
 def test_a_parquet_file_without_splits(tmp_path):

@@ -336,6 +336,8 @@ def test_refuses_what_does_not_fit():
         nelbo.from_score(score_vp, alpha=sigma_vp, sigma=alpha_vp, **options)
     with pytest.raises(NelboError, match="must increase"):
         nelbo.from_score(score_vp, alpha=lambda s: 1 - s, sigma=lambda s: s, **options)
+    with pytest.raises(NelboError, match="prediction follows from the network's coordinates"):
+        nelbo.from_denoiser(denoiser, prediction="epsilon", **options)
 
 
 @dataclass

@@ -47,5 +47,5 @@ def check_contract(family: Family, x: Tensor, path: Path) -> None:
         family.sample(1, sampler=object())
     with pytest.raises(NelboError, match="at least 1"):
         family.sample(0)
-    with pytest.raises(NelboError, match="not fitted"):
+    with pytest.raises(NelboError, match=r"not fitted yet: call fit first, or nelbo\.load one$"):
         type(family)(**family.options).sample(1)

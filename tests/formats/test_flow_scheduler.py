@@ -72,6 +72,19 @@ def test_the_chain_is_that_of_the_training_times(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*pixel levels")
+@pytest.mark.parametrize("kind", ["FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"])
+def test_another_solver_of_flow_matching_has_the_same_chain(kind, tmp_path):
+    scheduler = getattr(diffusers, kind)(num_train_timesteps=50, shift=2.5)
+    diffusers.DDPMPipeline(tiny.pixel_unet(), scheduler).save_pretrained(tmp_path)
+    model = nelbo.load(tmp_path)
+    times = scheduler.sigmas.flip(0).double()
+    torch.testing.assert_close(model.schedule.flow_times[1:], times, rtol=1e-6, atol=1e-6)
+    with pytest.warns(UserWarning, match=f"no {kind}, so Euler's method walks the same chain"):
+        sampler = nelbo.load_sampler(tmp_path, 4)
+    assert sampler == Euler(4, noise_levels="flow", shift=2.5)
+
+
 def own_model(schedule: NoiseSchedule, time_scale: float, variance: str) -> Diffusion:
     channels = 6 if variance == "learned_range" else 3
     network = tiny.randomise(

@@ -291,7 +291,7 @@ SAMPLERS = [
     DDPM(spacing="trailing"),
     DDIM(50, steps_offset=1, even_stride=True),
     Euler(20, noise_levels="log_snr", spacing="trailing"),
-    Heun(20, noise_levels="karras"),
+    Heun(20, noise_levels="karras", spacing="linspace"),
     Heun(20, noise_levels="spaced", spacing="leading", steps_offset=1),
     DPMSolver(
         20, 3, spacing="linspace", noise_levels="karras", halve_second_derivative=True, **PEER
@@ -351,8 +351,8 @@ def test_sampler_of_a_pipeline(tmp_path):
     )
     for sampler in (
         DPMSolver(10, 2, spacing="linspace", noise_levels="spaced", **PEER),
-        Euler(10, noise_levels="karras"),
-        Heun(10, noise_levels="karras"),
+        Euler(10, noise_levels="karras", spacing="linspace"),
+        Heun(10, noise_levels="karras", spacing="linspace"),
     ):
         nelbo.save(model, tmp_path, sampler=sampler)
         assert nelbo.load_sampler(tmp_path, 10) == sampler

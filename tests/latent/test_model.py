@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from nelbo import Condition, Continuous, Diffusion, LatentDiffusion, NelboError,
 from nelbo.chain.estimators import Uniform
 from nelbo.editing import Inpainting
 from nelbo.evidence.likelihood import log_likelihood
-from nelbo.networks import AutoencoderKL
+from nelbo.networks import AutoencoderKL, ControlNet
 from nelbo.samplers import DDIM, DDPM, DPMSolver, Heun
 from tests import typechecking
 from tests.diffusion.test_model import Network
 from tests.formats import tiny
+from tests.networks.test_controlnet_behaviour import trained
 
 SHAPE = (4, 8, 8)
 
@@ -90,6 +92,31 @@ def test_the_loss_of_a_model_of_text_without_prompts_is_the_unconditional_one(st
         for condition in (None, empty)
     ]
     torch.testing.assert_close(*losses)
+
+
+def test_a_condition_without_a_prompt_has_that_of_no_prompt(stable):
+    """As the control of a ControlNet alone: a network that attends to a prompt refused it."""
+    net = trained(ControlNet.from_unet(stable.prior.network))
+    model = stable.with_controlnets(net)
+    model.decoder_scale = 0.5
+    x = model.data.to_network(torch.randint(0, 256, (2, *stable.shape)))
+    control = torch.rand(2, *model.control_shape)
+    x_T = torch.randn(2, *model.prior.shape)
+    seen = []
+    for condition in (
+        Condition(control=control),
+        replace(model.condition_on([None, None]), control=control),
+        None,
+    ):
+        g = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            bound = model.elbo(x, condition, levels=2, generator=g)
+            loss = nelbo.loss(model, x, condition, generator=g)
+        drawn = model.sample(2, DDIM(2), condition=condition, x_T=x_T)
+        seen.append((bound.total, loss, drawn))
+    alone, without_prompt, without_control = seen
+    torch.testing.assert_close(alone, without_prompt)
+    assert all(not torch.equal(a, b) for a, b in zip(alone, without_control, strict=True))
 
 
 def test_a_model_without_levels_has_no_loss():

@@ -162,7 +162,7 @@ def test_what_is_left_open_is_as_in_the_papers():
     assert DPMSolver() == DPMSolver(20, 2, **sigma, **solver, halve_second_derivative=False)
     churn = {"S_churn": 0.0, "S_tmin": 0.0, "S_tmax": math.inf, "S_noise": 1.0}
     for kind in (samplers.Euler, Heun):
-        assert kind() == kind(18, **sigma, **churn, spacing="linspace")
+        assert kind() == kind(18, **sigma, **churn, spacing=None)
         assert kind().kind_of_levels == "karras"
     assert DPMSolver().kind_of_levels == "log_snr"
 

@@ -97,7 +97,7 @@ def _facts(content: dict[str, Any]) -> Table:
         if captions is None
         else f"{captions['images']:,}, {captions['different']:,} different",
         "longest": shorten(captions["longest"], _CAPTION_LENGTH) if captions else None,
-        "unreadable": f"{len(content['skipped']):,} files",
+        "unreadable": f"{(bad := len(content['skipped'])):,} file" + "s" * (bad != 1),
         "unmatched": _lines_of_none(content["unmatched"]) if content["unmatched"] else None,
         "credit": content["credit"],
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nelbo.base.errors import NelboError
-from nelbo.data.labels import Label, as_label
+from nelbo.data.labels import Label, as_label, is_blank
 from nelbo.data.table import Table
 
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
@@ -52,9 +52,8 @@ def _is_text(feature: Any) -> bool:
 
 def caption_of(value: Any) -> tuple[str | None, tuple[str, ...]]:
     """A text, or the first of several with a note."""
-    if not isinstance(value, list):
-        return (value if isinstance(value, str) else None), ()
-    texts = [text for text in value if isinstance(text, str)]
+    several = value if isinstance(value, list) else [value]
+    texts = [text for text in several if isinstance(text, str) and not is_blank(text)]
     notes = (_SEVERAL_CAPTIONS,) if len(texts) > 1 else ()
     return (texts[0] if texts else None), notes
 
@@ -62,7 +61,7 @@ def caption_of(value: Any) -> tuple[str | None, tuple[str, ...]]:
 def label_of(value: Any) -> tuple[Label | None, tuple[str, ...]]:
     """A class; for a value of another type None, with a note."""
     label = as_label(value)
-    nothing = value is None or (isinstance(value, float) and math.isnan(value))
+    nothing = value is None or is_blank(value) or (isinstance(value, float) and math.isnan(value))
     return label, () if nothing or label is not None else (_NO_CLASS,)
 
 

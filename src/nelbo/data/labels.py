@@ -41,9 +41,14 @@ def index_labels(labels: Sequence[Label | None], names: Sequence[str]) -> Int[Te
     return torch.tensor(of_each, dtype=torch.int64)
 
 
+def is_blank(value: object) -> bool:
+    """Whether a value is a text of white space alone, which names and describes nothing."""
+    return isinstance(value, str) and not value.strip()
+
+
 def as_label(value: object) -> Label | None:
     """A value as a label: a string, or a whole number of any type; otherwise None."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or is_blank(value):
         return None
     if (
         isinstance(value, float) and value.is_integer()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError, explained
-from nelbo.data.labels import Label, as_label
+from nelbo.data.labels import Label, as_label, is_blank
 from nelbo.data.names import Names
 
 CAPTION_FIELDS = ("text", "caption", "prompt")
@@ -50,8 +50,9 @@ class Row:
         for field in CAPTION_FIELDS:
             value = self.fields.get(field)
             if isinstance(value, list) and all(isinstance(text, str) for text in value):
-                if value:
-                    given[field] = _whole(value[0]), len(value) > 1
+                texts = [text for text in value if not is_blank(text)]
+                if texts:
+                    given[field] = _whole(texts[0]), len(texts) > 1
             elif isinstance(value, str):
                 given[field] = _whole(value), False
             elif value is not None:
@@ -152,9 +153,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     f"{where} has {len(values)} fields, the header {len(header)}: put texts with "
                     f"{delimiter!r} in quotes"
                 )
-            stripped = [value.strip() for value in values]
-            fields = {name: value for name, value in zip(header, stripped, strict=True) if value}
-            yield _row(where, line, fields)
+            stripped = (value.strip() for value in values)
+            yield _row(where, line, dict(zip(header, stripped, strict=True)))
     except csv.Error as error:
         raise NelboError(f"{path}, line {reader.line_num}, is not readable: {error}") from error
 
@@ -170,6 +170,7 @@ def _whole(text: str) -> str:
 
 def _row(where: str, line: int, fields: Mapping[str, Any]) -> Row:
     name = fields.get("file_name")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or is_blank(name):
         raise NelboError(f"{where} has file_name {name!r}; expected the name of a picture")
-    return Row(where, line, name, fields)
+    given = {field: value for field, value in fields.items() if not is_blank(value)}
+    return Row(where, line, name, given)

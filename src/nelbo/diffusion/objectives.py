@@ -225,9 +225,8 @@ def loss(
         )
     z_0 = x_0
     if chain is not model:
-        if condition is None:
-            condition = model.condition_for(len(x_0))
         with torch.no_grad():
+            _, condition = model.conditioned(len(x_0), condition=condition)
             z_0 = draw(model.encode(x_0), generator)
     return Objective(objective)(chain, z_0, condition, generator=generator).loss
 

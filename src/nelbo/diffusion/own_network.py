@@ -283,6 +283,9 @@ def _chain(
     shape: Sequence[int],
     options: dict[str, Any],
 ) -> Diffusion:
+    for name in ("prediction", "schedule"):
+        if name in options:
+            raise NelboError(f"{name} follows from the network's coordinates here: leave it out")
     options = {"variance": _DEFAULT_VARIANCE} | options
     return OwnChain(network, schedule, prediction=prediction, shape=shape, **options)
 

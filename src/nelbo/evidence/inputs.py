@@ -73,4 +73,7 @@ def check_images_fit(model: Any, data: ImageData) -> None:
     check_image_data(data)
     model.data.check_levels(data.levels, data.source)
     if model.shape != data.shape:
-        raise NelboError(f"{data.source} has images of shape {data.shape}, the model {model.shape}")
+        raise NelboError(
+            f"{data.source} has images of shape {data.shape}, the model {model.shape}: load them "
+            "in its size and channels (--size, --channels)"
+        )

@@ -136,7 +136,8 @@ class Family(BaseModel):
             NelboError: the model is not fitted.
         """
         if self.shape is None:
-            raise NotFittedError(self._not_fitted)
+            # No AttributeError, on which Python would ask `__getattr__` for this very name.
+            raise NelboError(self._not_fitted)
         channels, height, width = self.shape
         return channels, height, width
 

@@ -1,6 +1,6 @@
-"""The scheduler of flow matching: diffusers' `FlowMatchEulerDiscreteScheduler`.
+"""The schedulers of flow matching: diffusers' `FlowMatchEulerDiscreteScheduler`, and those like it.
 
-Its network predicts a velocity, and is called with the time w of flow matching times
+Their network predicts a velocity, and is called with the time w of flow matching times
 `num_train_timesteps`. The chain is `NoiseSchedule.flow_matching(num_train_timesteps, shift)`; what
 a scheduler of this class has no field for, as another number of levels, is in nelbo.json.
 """
@@ -36,6 +36,8 @@ from nelbo.samplers import DPMSolver, Euler, Sampler
 from nelbo.samplers.grid import check_steps, flow_times
 
 CLASS = "FlowMatchEulerDiscreteScheduler"
+# Of the same chain, with solvers that nelbo does not have.
+_OTHER_CLASSES = ("FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 TIME_SCALE = "time_scale"
 _DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
 # Fields that change the chain in ways that are not supported.
@@ -51,7 +53,7 @@ _STEPS = 50
 
 
 class FlowScheduler(ContinuousScheduler):
-    """A `FlowMatchEulerDiscreteScheduler`: the chain of a velocity, walked by Euler's method."""
+    """A scheduler of flow matching: the chain of a velocity, walked by Euler's method."""
 
     defaults = _DEFAULTS
 
@@ -82,7 +84,10 @@ class FlowScheduler(ContinuousScheduler):
 
     @property
     def unmatched(self) -> str | None:
-        """Fresh noise at each step."""
+        """Another solver, or fresh noise at each step."""
+        name = str(self.fields["_class_name"])
+        if name in _OTHER_CLASSES:
+            return name
         given = self.fields.get(_STOCHASTIC)
         return f"sampler with {_STOCHASTIC}=True" if given else None
 
@@ -193,7 +198,7 @@ def _shift(schedule: NoiseSchedule) -> float:
     return float(shift)
 
 
-READERS[CLASS] = FlowScheduler
+READERS |= dict.fromkeys((CLASS, *_OTHER_CLASSES), FlowScheduler)
 FLOW_READERS |= {
     name: FlowSolver for name, each in SCHEDULERS.items() if "use_flow_sigmas" in each.has
 }

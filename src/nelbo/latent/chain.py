@@ -54,6 +54,8 @@ class LatentChain(DescribedLatents):
             raise NelboError(f"autoencoder is {described(autoencoder)}, expected {expected}")
         check_kind("prior", prior, Diffusion, "a Diffusion of latents")
         check_kind("data", data, DataSpace, "Pixels(levels) or Continuous()")
+        if text is not None:
+            check_kind("text", text, PromptEncoder, "a TextEncoder, which embeds prompts")
         channels = autoencoder.config.latent_channels
         if prior.shape is not None and prior.shape[0] != channels:
             raise NelboError(

@@ -80,7 +80,7 @@ class PriorCondition:
             prior, guidance, scale = self._embedded(guidance), Guidance(1.0), 1.0
         if condition is not None and prompt is not None:
             raise NelboError("give either a condition, or a prompt")
-        goal = condition if condition is not None else self._embed(n, prompt, "prompt")
+        goal = self.of_batch(n, condition) if prompt is None else self._embed(n, prompt, "prompt")
         prior, given = under_control(prior, n, control, goal)
         # In guess mode the control is a goal of its own.
         has_goal = prompt is not None or condition is not None or prior.guesses
@@ -88,15 +88,18 @@ class PriorCondition:
         return prior.guided(guidance, unconditional), given
 
     def of_batch(self, n: int, condition: Condition | None) -> Condition | None:
-        """The condition of the prior for `n` images: `condition`, or without one that of no prompt.
+        """The condition of the prior for `n` images: `condition`, with no prompt where it has none.
 
         Raises:
             NelboError: a condition of another number of examples.
         """
-        if condition is None:
-            return self._embed(n, None, "prompt")
         check_condition(condition, n)
-        return condition
+        if self.text is None or (condition is not None and condition.text is not None):
+            return condition
+        unconditional = self.of_prompts([None] * n)
+        if condition is None:
+            return unconditional
+        return replace(unconditional, label=condition.label, control=condition.control)
 
     def _embedded(self, guidance: Guidance) -> Diffusion:
         """A guidance-distilled prior at this guidance; at its own where none is asked for."""

@@ -42,7 +42,7 @@ class PictureModel:
         """
         model = pipeline.model()
         if model.data.is_density or model.shape is None:
-            raise NelboError(f"{pipeline.path} is a model of numbers, not of pixels")
+            raise NelboError(f"{pipeline.path} models continuous data, not pixels")
         return cls(pipeline, model.to(device).eval(), **fields)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -33,7 +33,6 @@ from nelbo.samplers.loop import StepRule
 
 # The data: what every walk ends at, and no network is called with.
 DATA = NoiseLevel(1.0, 0.0, -1, 0)
-USUAL_SPACING = "trailing"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class GridSampler(StepRule, Sampler):
 
     Args:
         steps: how many; None visits every level.
-        spacing: which levels: "leading", "linspace" or "trailing".
+        spacing: which levels: "leading", "linspace" or "trailing"; None leaves the choice.
         steps_offset: added to the levels of "leading"; 1 in Stable Diffusion.
         skip: how many of the first steps to leave out; x_T is then what the next one starts from.
         levels: the levels to visit, increasing, in place of steps and spacing.
@@ -53,10 +52,12 @@ class GridSampler(StepRule, Sampler):
 
     steps: int | None = None
     _: KW_ONLY
-    spacing: str | None = USUAL_SPACING
+    spacing: str | None = "trailing"
     steps_offset: int = 0
     skip: int = 0
     levels: Sequence[int] | None = None
+
+    usual_spacing: ClassVar[str] = "trailing"
 
     def __post_init__(self) -> None:
         if self.spacing is not None:
@@ -68,7 +69,7 @@ class GridSampler(StepRule, Sampler):
     @property
     def kind_of_spacing(self) -> str:
         """`spacing`, or the usual one where it is left open."""
-        return USUAL_SPACING if self.spacing is None else self.spacing
+        return self.usual_spacing if self.spacing is None else self.spacing
 
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""
@@ -141,7 +142,7 @@ class SigmaSampler(GridSampler):
     Args:
         steps: how many.
         noise_levels: "karras", "log_snr", "flow", or "spaced" for the levels of `spacing`
-            themselves; None is "log_snr" without a spacing, and "spaced" with one.
+            themselves; None is "spaced" with a spacing, and without one what suits the rule.
         rho: ρ of "karras"; larger has shorter steps at low noise.
         shift: k of "flow"; above 1 more of the levels are noisy.
         times: times w of flow matching to visit, decreasing, in place of all of these. The states
@@ -153,10 +154,13 @@ class SigmaSampler(GridSampler):
 
     steps: int = 18
     _: KW_ONLY
+    spacing: str | None = None
     noise_levels: str | None = None
     rho: float = 7.0
     shift: float = 1.0
     times: Sequence[float] | None = None
+
+    usual_levels: ClassVar[str] = "log_snr"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,7 +170,7 @@ class SigmaSampler(GridSampler):
     @property
     def kind_of_levels(self) -> str:
         """`noise_levels`, or what they are where they are left open."""
-        usual = "log_snr" if self.spacing is None else "spaced"
+        usual = self.usual_levels if self.spacing is None else "spaced"
         return usual if self.noise_levels is None else self.noise_levels
 
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,19 +36,21 @@ class Euler(SigmaSampler):
         S_tmax: the largest σ that it is added at.
         S_noise: the scale of the noise that is added.
 
-    The other options are those of `SigmaSampler`; `noise_levels` are by default "karras" and, on a
-    chain that ends without signal, "flow".
+    The other options are those of `SigmaSampler`. Without `noise_levels` and `spacing` the levels
+    are those of "karras", on a chain that ends without signal of "flow", between its ends.
 
     Raises:
         NelboError: a negative churn, or what is no number.
     """
 
     _: KW_ONLY
-    spacing: str | None = "linspace"
     S_churn: float = 0.0
     S_tmin: float = 0.0
     S_tmax: float = math.inf
     S_noise: float = 1.0
+
+    usual_spacing: ClassVar[str] = "linspace"
+    usual_levels: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,14 +79,10 @@ class Euler(SigmaSampler):
         added = math.sqrt(hat.sigma**2 - t**2) * self.S_noise * walk.noise(x)
         return hat.signal_scale * (x / level.signal_scale + added), hat
 
-    @property
-    def kind_of_levels(self) -> str:
-        """`noise_levels`, or what they are on a chain that ends in noise with a little signal."""
-        return "karras" if self.noise_levels is None else self.noise_levels
-
     def grid(self, schedule: NoiseSchedule) -> list[NoiseLevel]:
         """The noise level that each step leads from, descending, before any is left out."""
-        if self.noise_levels is None and schedule.alphas_cumprod[-1] == 0:
+        open_choice = self.noise_levels is None and self.spacing is None
+        if open_choice and schedule.alphas_cumprod[-1] == 0:
             return replace(self, noise_levels="flow").grid(schedule)
         return super().grid(schedule)
 

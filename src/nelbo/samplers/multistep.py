@@ -41,7 +41,6 @@ class MultistepSampler(SigmaSampler):
     steps: int = 20
     order: int = 2
     _: KW_ONLY
-    spacing: str | None = None
     lower_orders_below: int = 0
     euler_at_final: bool = False
     set_alpha_to_one: bool = True

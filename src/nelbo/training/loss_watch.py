@@ -23,7 +23,7 @@ class RunningMean:
 
     @property
     def value(self) -> float:
-        """The mean of what has been taken in, which must be something."""
+        """The running mean; requires at least one update."""
         return self.total / self.weight
 
 

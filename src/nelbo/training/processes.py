@@ -146,7 +146,7 @@ class Processes:
                 network.set_requires_gradient_sync(now)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average the gradients of what is beside sharded networks; all others are already."""
+        """Average the gradients of unsharded parameters; all others are averaged already."""
         if not self.sharded:
             return
         beside = [p.grad for p in model.parameters() if p.grad is not None]

@@ -171,7 +171,7 @@ class TrainingSession:
         """What a run has come to: its steps, its passes over the data, and its last figures."""
         figures = self.kind.progress(last)
         seen = passes_text(last.step, self.training.batch_size, self._examples)
-        done = f"{last.step:,} steps in {duration(last.seconds)}"
+        done = f"{last.step:,} step{'s' * (last.step != 1)} in {duration(last.seconds)}"
         text = f"Trained {done}{f', {seen} over the data' if seen else ''}: {figures}"
         trend = validation_trend(run.course())
         return f"{text}; {trend.sentence}" if trend else text
