@@ -17,6 +17,7 @@ from nelbo.chain.estimate import Estimate
 from nelbo.data import ImageData
 from nelbo.diffusion.objectives import SHIFTED
 from nelbo.evidence.file_sizes import file_sizes
+from nelbo.evidence.given import Given
 from nelbo.evidence.sample_reading import read_samples
 from nelbo.report import fragments, map_plots
 from nelbo.report.autoencoder_report import nats, share_of_values
@@ -185,7 +186,7 @@ def test_the_ranking_links_to_files_that_are_there(tmp_path):
     data = ImageData(str(tmp_path), make_images(5), 17, names)
     report = RankingReport(
         "run", data, make_bound(5), torch.tensor([0, 1]), torch.tensor([2]),
-        files=file_sizes(data.images, 17),
+        Given("", 0, 5), files=file_sizes(data.images, 17),
     )  # fmt: skip
     html = ranking_page(report)
     links = {value for tag, name, value in read(html).attributes if (tag, name) == ("a", "href")}

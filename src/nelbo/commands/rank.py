@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nelbo.base.console import MESSAGES
 from nelbo.chain.bound import BoundMap
-from nelbo.chain.evidence import Evidence
 from nelbo.chain.model import Model
 from nelbo.commands.asked import asked_source
 from nelbo.commands.common import answer
@@ -19,8 +17,8 @@ from nelbo.commands.shared_evaluation import join_processes, open_store
 from nelbo.data import ImageData
 from nelbo.evidence import excess_bits, rank, write_ranking
 from nelbo.evidence.bit_map import map_bits
-from nelbo.evidence.file_sizes import FileSizes, file_sizes, sizes_json
-from nelbo.evidence.given import Given, given_of
+from nelbo.evidence.file_sizes import file_sizes, sizes_json
+from nelbo.evidence.given import given_of
 from nelbo.evidence.identity import identify_profile
 from nelbo.evidence.inputs import check_probability
 from nelbo.evidence.progress import evaluate_at_levels
@@ -79,28 +77,24 @@ def run(options: Rank) -> None:
     if not processes.is_main:
         return
     scores = excess_bits(bound, data) if options.score == "excess" else None
-    given = given_of(model, data)
     order = rank(bound, scores)
     write_ranking(options.out / TABLE, data, bound, excess=scores)
     count = min(options.shown, max(1, len(order) // 2))
     most, least = order[:count], order.flip(0)[:count]
     shown = data.take(torch.cat([most, least]))
-    files = file_sizes(data.images, data.levels)
-    page = ranking_page(
-        RankingReport(
-            model_name=Path(options.run_path).name,
-            data=data,
-            bound=bound,
-            most=most,
-            least=least,
-            maps=_map(options, model, shown) if options.maps else None,
-            files=files,
-            scores=scores,
-            given=given,
-        )
+    report = RankingReport(
+        model_name=Path(options.run_path).name,
+        data=data,
+        bound=bound,
+        most=most,
+        least=least,
+        given=given_of(model, data),
+        maps=_map(options, model, shown) if options.maps else None,
+        files=file_sizes(data.images, data.levels),
+        scores=scores,
     )
-    write_html(page, options.out / PAGE)
-    _report(options, data, bound, order, scores, files, given, source.split)
+    write_html(ranking_page(report), options.out / PAGE)
+    _answer(options, report, order[:_PRINTED].tolist(), source.split)
 
 
 def _map(options: Rank, model: Model, shown: ImageData) -> BoundMap | LatentBoundMap | None:
@@ -108,18 +102,10 @@ def _map(options: Rank, model: Model, shown: ImageData) -> BoundMap | LatentBoun
         return map_bits(model, shown, options.computing.seed)
 
 
-def _report(
-    options: Rank,
-    data: ImageData,
-    bound: Evidence,
-    order: Tensor,
-    scores: Tensor | None,
-    files: FileSizes | None,
-    given: Given,
-    split: str,
-) -> None:
-
-    bits, average = bound.bits_per_dim.tolist(), bound.mean().bits_per_dim
+def _answer(options: Rank, report: RankingReport, printed: list[int], split: str) -> None:
+    """Print the ranking, with the images of these indices."""
+    data, scores, files, given = report.data, report.scores, report.files, report.given
+    bits, average = report.bound.bits_per_dim.tolist(), report.bound.mean().bits_per_dim
     mixed = len(set(data.splits or ())) > 1
     captions = data.captions or (None,) * len(data)
     first = [
@@ -130,7 +116,7 @@ def _report(
             **({"split": data.splits[i]} if data.splits else {}),
             **({} if scores is None else {"excess_bits_per_dim": float(scores[i])}),
         }
-        for i in order[:_PRINTED].tolist()
+        for i in printed
     ]
     shown = []
     for row in first:
@@ -140,8 +126,8 @@ def _report(
         shown.append(
             f"{row['bits_per_dim']:8.3f} bits/dim{given.suffix}{excess}  {row['name']}{of}{caption}"
         )
-    if len(order) > len(first):
-        shown.append(f"     ... and {len(order) - len(first):,} more in {options.out / TABLE}")
+    if len(data) > len(first):
+        shown.append(f"     ... and {len(data) - len(first):,} more in {options.out / TABLE}")
     mean, sign, error = estimate_text(average, 3).partition(" ± ")
     warnings = average.warnings(data.names)
     answer(

@@ -32,10 +32,10 @@ class RankingReport:
         bound: their bounds, in the same order.
         most: indices of the most surprising images, in order.
         least: indices of the least surprising ones, in order.
+        given: what the bits are conditioned on.
         maps: where the bits of `most` and then `least` go, if they are to be shown.
         files: what image files of them take.
         scores: the excess of each over image files, where they are ranked by that.
-        given: what the bits are conditioned on.
     """
 
     model_name: str
@@ -43,24 +43,24 @@ class RankingReport:
     bound: Evidence
     most: Int[Tensor, " most"]
     least: Int[Tensor, " least"]
+    given: Given
     maps: BoundMap | LatentBoundMap | None = None
     files: FileSizes | None = None
     scores: Tensor | None = None
-    given: Given | None = None
 
 
 def ranking_page(report: RankingReport) -> str:
     """The ranking as HTML."""
     summary = report.bound.mean().bits_per_dim
     title = f"What surprises {report.model_name}"
-    suffix = "" if report.given is None else report.given.suffix
     ranked_by = ""
     if report.scores is not None:
         ranked_by = "; ranked by the excess over the smaller of PNG and lossless WebP"
     header = (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="subtitle">{len(report.data):,} images of {escape(report.data.source)}, '
-        f"{estimate_text(summary, 3)} bits/dim{suffix} on average{ranked_by}</p></header>"
+        f"{estimate_text(summary, 3)} bits/dim{report.given.suffix} on average{ranked_by}</p>"
+        "</header>"
     )
     colors, scale = map_colors(report.maps)
     half = len(report.most)
