@@ -56,7 +56,7 @@ def run(options: Compress) -> None:
     captions = options.caption * len(pixels) if len(options.caption) == 1 else options.caption
     given: dict[str, Any] = {"captions": captions or None, "steps": options.steps}
     if options.estimate:
-        _report(options, estimate(model, images, **given), None, pixels, model)
+        _answer(options, pixels, model, *_expected(estimate(model, images, **given), pixels))
         return
     with Pace("Compressing") as pace:
         archive = compress(
@@ -72,8 +72,8 @@ def run(options: Compress) -> None:
         )
     with new_file(options.out) as temporary:
         temporary.write_bytes(archive)
-    passes = pace.passes(1 + options.verify)
-    _report(options, None, len(archive), pixels, model, [len(pixels) / each for each in passes])
+    speeds = [len(pixels) / seconds for seconds in pace.passes(1 + options.verify)]
+    _answer(options, pixels, model, *_written(options, len(archive), pixels, speeds))
 
 
 def _check_out(out: Path) -> None:
@@ -148,62 +148,60 @@ def _name(run_path: str) -> str:
     return Path(run_path).name if ships(run_path) else run_path
 
 
-def _report(
-    options: Compress,
-    estimated: Estimated | None,
-    size: int | None,
-    pixels: Any,
-    model: Model,
-    speeds: Sequence[float] = (),
-) -> None:
-    """What the archive takes, beside other formats.
+def _expected(estimated: Estimated, pixels: Sequence[Tensor]) -> tuple[dict[str, Any], str]:
+    """What the archive would take, for a program and as a line."""
+    # One tile has no spread.
+    size = with_error(estimated.bytes.mean, estimated.bytes.standard_error, 0)
+    levels_kept = f" with {estimated.steps} levels" if estimated.steps else ""
+    content = {
+        "estimated_bytes": estimated.bytes.mean,
+        "standard_error": estimated.bytes.standard_error,
+        "bits_per_dim": estimated.bits_per_dim,
+        "first_draws_bytes": estimated.first_draws,
+        "steps": estimated.steps,
+    }
+    return content, (
+        f"about {size} bytes by the bound, {estimated.bits_per_dim:.3f} bits/dim, for "
+        f"{_count(pixels)}{levels_kept}; beside them a header of some 150 bytes, and in each block "
+        f"{estimated.first_draws:,} for the draws of the first pictures, or their names where "
+        "these take more"
+    )
 
-    Args:
-        options: the command's.
-        estimated: what it would take; or else
-        size: its bytes.
-        pixels: the pictures.
-        model: the model.
-        speeds: pictures a second, coded and then read back.
-    """
-    dims = sum(image.numel() for image in pixels)
-    levels = model.data.shown_levels
-    others = total_sizes(pixels, levels)
-    others["raw"] = raw_size(dims, levels)
-    content: dict[str, Any] = {"run": options.run_path, "pictures": len(pixels), "dims": dims}
-    count = f"{len(pixels):,} picture{'s' * (len(pixels) > 1)}"
-    lines = []
-    if estimated is not None:
-        content |= {
-            "estimated_bytes": estimated.bytes.mean,
-            "standard_error": estimated.bytes.standard_error,
-            "bits_per_dim": estimated.bits_per_dim,
-            "first_draws_bytes": estimated.first_draws,
-            "steps": estimated.steps,
-        }
-        # One tile has no spread.
-        size_shown = with_error(estimated.bytes.mean, estimated.bytes.standard_error, 0)
-        levels_kept = f" with {estimated.steps} levels" if estimated.steps else ""
-        lines.append(
-            f"about {size_shown} bytes by the bound, "
-            f"{estimated.bits_per_dim:.3f} bits/dim, for {count}{levels_kept}; beside them a "
-            f"header of some 150 bytes, and in each block {estimated.first_draws:,} for the draws "
-            "of the first pictures, or their names where these take more"
-        )
-    elif size is not None:
-        content |= {"out": str(options.out), "bytes": size}
-        content |= dict(zip(("encode_per_second", "decode_per_second"), speeds, strict=False))
-        back = ", read back the same" if options.verify else ""
-        done = zip(("encoded", "decoded"), speeds, strict=False)
-        lines = [
-            f"{count} in {size:,} bytes, {8 * size / dims:.3f} bits/dim{back} → {options.out}",
-            ", ".join(f"{what} {speed:.3g} images/s" for what, speed in done),
-        ]
+
+def _written(
+    options: Compress, size: int, pixels: Sequence[Tensor], speeds: Sequence[float]
+) -> tuple[dict[str, Any], str, str]:
+    """What the archive takes, and how many pictures a second were coded and then read back."""
+    bits, back = 8 * size / _dims(pixels), ", read back the same" if options.verify else ""
+    named = zip(("encode_per_second", "decode_per_second"), speeds, strict=False)
+    done = zip(("encoded", "decoded"), speeds, strict=False)
+    return (
+        {"out": str(options.out), "bytes": size, **dict(named)},
+        f"{_count(pixels)} in {size:,} bytes, {bits:.3f} bits/dim{back} → {options.out}",
+        ", ".join(f"{what} {speed:.3g} images/s" for what, speed in done),
+    )
+
+
+def _answer(
+    options: Compress, pixels: Sequence[Tensor], model: Model, found: dict[str, Any], *lines: str
+) -> None:
+    """Print what was found, beside other formats."""
+    dims, levels = _dims(pixels), model.data.shown_levels
+    others = total_sizes(pixels, levels) | {"raw": raw_size(dims, levels)}
     titles = TITLES | {"zstd": "zstd -19 of all", "raw": "the pixels as they are"}
     beside = ", ".join(f"{titles[name]} {count:,}" for name, count in others.items())
+    content = {"run": options.run_path, "pictures": len(pixels), "dims": dims, **found}
     answer(
         options.json,
         content | {"other_formats": others},
         *lines,
         f"the same pictures in bytes: {beside}",
     )
+
+
+def _dims(pixels: Sequence[Tensor]) -> int:
+    return sum(image.numel() for image in pixels)
+
+
+def _count(pixels: Sequence[Tensor]) -> str:
+    return f"{len(pixels):,} picture{'s' * (len(pixels) > 1)}"
