@@ -13,13 +13,13 @@ import torch
 
 from nelbo.base.errors import NelboError
 from nelbo.base.files import read_json
-from nelbo.diffusion import Continuous, Diffusion, Pixels
+from nelbo.diffusion import Continuous, Diffusion
 from nelbo.formats.adapters import ADAPTERS
 from nelbo.formats.adapters.adapter import AdaptedNetwork
 from nelbo.formats.adapters.parts import load_part
 from nelbo.formats.chain import read_chain, write_profile
 from nelbo.formats.config_fields import ConfigFields
-from nelbo.formats.data_space import data_config, parse_data_space, read_shape
+from nelbo.formats.data_space import data_config, pixel_options, read_shape
 from nelbo.formats.files import write_index, write_json
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
 from nelbo.formats.model_directory import AUTOENCODER, NELBO_FILE
@@ -64,8 +64,7 @@ def load_adapted(pipeline: Pipeline) -> AdaptedDiffusion:
         prior,
         text=text,
         scale=1.0,
-        data=parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels(),
-        decoder_scale=own.if_any(own.number, "decoder_scale"),
+        **pixel_options(own),
     )
     model.origin = pipeline
     return model.eval()

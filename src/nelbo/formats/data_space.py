@@ -51,6 +51,12 @@ def parse_data_space(own: ConfigFields, field: str) -> DataSpace:
     raise own.wrong(field, '{"kind": "pixels", "levels": L} or {"kind": "continuous"}')
 
 
+def pixel_options(own: ConfigFields) -> dict[str, Any]:
+    """The options of a `LatentDiffusion` that nelbo.json has of pixels; errors as its readers."""
+    data = parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels()
+    return {"data": data, "decoder_scale": own.if_any(own.number, "decoder_scale")}
+
+
 def read_shape(pipeline: Pipeline, usual: tuple[int, ...]) -> tuple[int, int, int]:
     """Channels, height and width of the input of the network; the usual ones where no note is."""
     shape = pipeline.notes.get("shape") or usual

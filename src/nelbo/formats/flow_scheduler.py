@@ -115,7 +115,7 @@ class FlowSolver(FlowScheduler):
     @classmethod
     def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a file that count for a class, with its defaults for those it lacks."""
-        return {"flow_shift": 1.0} | SCHEDULERS[name].complete(dict(found))
+        return {"flow_shift": 1.0} | SCHEDULERS[name].complete(found)
 
     @classmethod
     def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:

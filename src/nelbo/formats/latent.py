@@ -15,10 +15,10 @@ from typing import Any
 
 from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
-from nelbo.diffusion import Continuous, Diffusion, Pixels
+from nelbo.diffusion import Continuous, Diffusion
 from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
-from nelbo.formats.data_space import data_config, parse_data_space
+from nelbo.formats.data_space import data_config, pixel_options
 from nelbo.formats.files import PipelineIndex, write_index, write_json
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
@@ -110,18 +110,9 @@ def assemble(
     Raises:
         NelboError: parts that do not fit together, or notes that are malformed.
     """
-    own = pipeline.own_fields
-    data = parse_data_space(own, "pixels") if "pixels" in own.fields else Pixels()
-    decoder_scale = own.if_any(own.number, "decoder_scale")
+    pixels, scale = pixel_options(pipeline.own_fields), autoencoder.config.scaling_factor
     with explained(pipeline.path):
-        return LatentDiffusion(
-            autoencoder,
-            prior,
-            text=text,
-            scale=autoencoder.config.scaling_factor,
-            data=data,
-            decoder_scale=decoder_scale,
-        ).eval()
+        return LatentDiffusion(autoencoder, prior, text=text, scale=scale, **pixels).eval()
 
 
 def save_latent(

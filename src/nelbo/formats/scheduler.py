@@ -97,12 +97,12 @@ class SchedulerConfig(ConfigFields):
     @classmethod
     def complete(cls, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a file that count for a class, with its defaults for those it lacks."""
-        return SCHEDULERS[name].complete(dict(found))
+        return SCHEDULERS[name].complete(found)
 
     @classmethod
     def unsupported(cls, name: str, found: Mapping[str, Any]) -> str | None:
         """A field that changes the chain in a way that is not supported, if there is one."""
-        return SCHEDULERS[name].unsupported(dict(found))
+        return SCHEDULERS[name].unsupported(found)
 
     @property
     def whole_times(self) -> bool:
