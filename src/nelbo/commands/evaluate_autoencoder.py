@@ -9,7 +9,6 @@ from rich.table import Table
 from nelbo.base.errors import NelboError
 from nelbo.commands.asked import asked_source, heading
 from nelbo.commands.common import answer, compute_on
-from nelbo.commands.groups import refuse
 from nelbo.commands.options.evaluate import Evaluate
 from nelbo.data.mentions import mention
 from nelbo.evidence.autoencoder import (
@@ -24,6 +23,7 @@ from nelbo.report.formatting import with_error
 from nelbo.report.tables import new_table
 from nelbo.runs.run_data import check_data, data_for_run, for_fits_of
 from nelbo.runs.run_directory import EVALUATION_FILE, RunDirectory
+from nelbo.training.ranges import refuse
 
 
 def evaluate_autoencoder_run(options: Evaluate) -> None:

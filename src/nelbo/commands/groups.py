@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +14,7 @@ from nelbo.base.arguments import check_choice
 from nelbo.base.devices import is_device
 from nelbo.base.errors import NelboError
 from nelbo.samplers import SAMPLERS
-from nelbo.training.ranges import at_least_one, check_threads, option
+from nelbo.training.ranges import at_least_one, check_threads, refuse
 
 _LARGEST_SEED = 2**63 - 1
 _SAMPLER_HELP = (
@@ -268,14 +267,6 @@ class QualityOptions:
             raise NelboError(f"--quality needs at least {_LEAST_JUDGED} images, got -n {n}")
         if not self.quality:
             refuse(self, "features", "data", why="is for --quality: give that as well")
-
-
-def refuse(options: Any, *names: str, why: str) -> None:
-    """Raise `NelboError` for the first of some options that does not have its default."""
-    defaults = {each.name: each.default for each in dataclasses.fields(options)}
-    for name in names:
-        if getattr(options, name) != defaults[name]:
-            raise NelboError(f"{option(f'no_{name}' if defaults[name] is True else name)} {why}")
 
 
 def check_out(path: Path, option: str = "--out", *, directory: bool = False) -> None:

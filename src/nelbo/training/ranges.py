@@ -1,4 +1,4 @@
-"""Numbers of settings that make no sense, named as the command line calls them."""
+"""Settings that make no sense, named as the command line calls them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def at_least_one(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise NelboError(f"{option(name)} must be at least 1, got {value}")
+
+
+def refuse(options: Any, *names: str, why: str) -> None:
+    """Raise `NelboError` for the first of some options that does not have its default."""
+    defaults = {each.name: each.default for each in dataclasses.fields(options)}
+    for name in names:
+        if getattr(options, name) != defaults[name]:
+            raise NelboError(f"{option(f'no_{name}' if defaults[name] is True else name)} {why}")
 
 
 def check_threads(threads: int | None) -> None:

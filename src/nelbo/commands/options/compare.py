@@ -16,11 +16,10 @@ from nelbo.commands.groups import (
     EmbeddedGuidance,
     SomeImages,
     check_out,
-    refuse,
 )
 from nelbo.commands.taxonomy import TAXONOMY, chosen
 from nelbo.training.config import parse_duration
-from nelbo.training.ranges import at_least_one
+from nelbo.training.ranges import at_least_one, refuse
 
 SEEDS, SAMPLES = 3, 256
 # Options of one of the two comparisons.

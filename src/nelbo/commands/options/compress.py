@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import AsJson, Device, RunPath, check_out, refuse
-from nelbo.training.ranges import at_least_one
+from nelbo.commands.groups import AsJson, Device, RunPath, check_out
+from nelbo.training.ranges import at_least_one, refuse
 
 _SUFFIX = ".nelbo"
 # What takes effect where an archive is written, and nowhere else.

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from nelbo.base.errors import NelboError
-from nelbo.commands.groups import DrawingOptions, DrawnAtATime, check_counts, check_png, refuse
-from nelbo.training.ranges import at_least_one
+from nelbo.commands.groups import DrawingOptions, DrawnAtATime, check_counts, check_png
+from nelbo.training.ranges import at_least_one, refuse
 
 INVERSION = "inversion"
 
