@@ -37,7 +37,7 @@ class PixelObjective(nn.Module):
         objective: what to minimise.
     """
 
-    def __init__(self, model: Diffusion, objective: Objective) -> None:
+    def __init__(self, model: Any, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -71,7 +71,7 @@ class PixelTask(Task):
 
     def variant(self, wrap: Wrap = unchanged, module: nn.Module | None = None) -> nn.Module:
         """The objective of the model around its wrapped network."""
-        return trained_module(super().variant(wrap, module), self.objective)
+        return PixelObjective(super().variant(wrap, module), self.objective)
 
     def terms(self, module: nn.Module, batch: Batch) -> Terms:
         """`PixelObjective`."""
@@ -120,14 +120,13 @@ class ContinuousTask(PixelTask):
         self.module = continuous
         self.options = {"level_sampler": self.level_sampler}
 
+    def variant(self, wrap: Wrap = unchanged, module: nn.Module | None = None) -> nn.Module:
+        """The model around its wrapped network: its objective is its own."""
+        return Task.variant(self, wrap, module)
+
 
 def pixel_task(model: Any, data: ImageData, config: TrainingConfig) -> PixelTask:
     """The task of what `nelbo.training.kinds.pixel.build.build_model` builds."""
     if model.learns_schedule:
         return ContinuousTask(model, data, config)
     return PixelTask(model, data, config)
-
-
-def trained_module(model: Any, objective: Objective) -> nn.Module:
-    """What computes the objective of a batch: a model that learns its schedule does so itself."""
-    return model if model.learns_schedule else PixelObjective(model, objective)
