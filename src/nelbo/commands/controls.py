@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from nelbo.data.image_file import examine, read_drawing, read_image
 from nelbo.data.size import sides
 from nelbo.networks.control import Control
 from nelbo.runs.picture_model import PictureModel
+
+Value = TypeVar("Value")
 
 
 def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> list[Control] | None:
@@ -43,10 +47,9 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
             f"--control is given for {len(groups)} ControlNets, and {pictures.path} has "
             f"{len(channels)}{' with --controlnet' * bool(pictures.joined)}: give it once for each"
         )
-    scales, starts, ends = (
-        _each(name, getattr(options, name), usual, len(channels))
-        for name, usual in (("control_scale", None), ("control_start", 0.0), ("control_end", 1.0))
-    )
+    scales = _each("--control-scale", options.control_scale or (None,), len(channels))
+    starts = _each("--control-start", options.control_start or (0.0,), len(channels))
+    ends = _each("--control-end", options.control_end or (1.0,), len(channels))
     controls = []
     for i, (paths, count) in enumerate(zip(groups, channels, strict=True)):
         shown = pictures.controls[i]
@@ -55,22 +58,16 @@ def read_controls(options: ControlOptions, pictures: PictureModel, n: int) -> li
             raise NelboError(f"-n {n} draws {n} of {len(paths)} controls: give -n {len(paths)}")
         read = [_read(path, (count, *shape[1:]), shown, annotator) for path in paths]
         images = torch.stack([read[k % len(read)] for k in range(n)]).to(pictures.model.device)
-        start, end = starts[i], ends[i]
-        assert start is not None
-        assert end is not None
-        controls.append(Control(images, scales[i], start, end, options.guess))
+        controls.append(Control(images, scales[i], starts[i], ends[i], options.guess))
     return controls
 
 
-def _each(
-    name: str, given: tuple[float, ...], usual: float | None, count: int
-) -> list[float | None]:
+def _each(option: str, given: Sequence[Value], count: int) -> Sequence[Value]:
     """One value a ControlNet, of one for all or one each."""
-    if len(given) not in (0, 1, count):
-        option = f"--{name.replace('_', '-')}"
+    if len(given) not in (1, count):
         plural = "s: give one for all, or one each" if count > 1 else ""
         raise NelboError(f"{option} has {len(given)} values for {count} ControlNet{plural}")
-    return [*given] * (1 if len(given) == count else count) if given else [usual] * count
+    return given if len(given) == count else [given[0]] * count
 
 
 def _annotator(shown: str | None, pictures: PictureModel) -> Annotated:

@@ -40,13 +40,18 @@ def run(options: Edit) -> None:
             examine(path)
     check_not_data(pipeline, options.out)
     sampler = _sampler(options, pipeline)
-    editing = None if options.mask is not None else _redrawing(options, sampler)
+    edit = _redrawing(options, sampler)
     pictures = load_pictures(options, pipeline)
     _check_sizes(options, pictures)
     images = _read(options, pictures)
-    paint = None if options.mask is None else _paint(options, pictures)
+    paint = None
+    if options.mask is not None:
+        paint = read_mask(options.mask, pictures.shape[1:])[None, None]
     start = time.perf_counter()
-    walked = _walk(options, pictures, sampler, editing, images, paint)
+    x = pictures.to_states(images)
+    if paint is not None:
+        edit = _inpainting(options, paint, sampler, x)
+    walked = _walk(options, pictures, edit, x)
     edited = pictures.to_pictures(walked, options.batch_size)
     seconds = time.perf_counter() - start
     if paint is not None:
@@ -65,21 +70,8 @@ def run(options: Edit) -> None:
     )
 
 
-def _walk(
-    options: Edit,
-    pictures: PictureModel,
-    sampler: Sampler,
-    editing: Editing | None,
-    images: Tensor,
-    paint: Tensor | None,
-) -> Tensor:
-    """The last states of the edit."""
-    x = pictures.to_states(images)
-    if editing is None:
-        assert paint is not None
-        edit = _inpainting(options, paint, sampler, (x.shape[2], x.shape[3]))
-    else:
-        edit = editing
+def _walk(options: Edit, pictures: PictureModel, edit: Editing, x: Tensor) -> Tensor:
+    """The last states of the edit, from those of the pictures."""
     outputs = edit.outputs(1) if options.interpolate is not None else options.n
     control = read_controls(options.controlled, pictures, outputs)
     chain, condition = pictures.model.conditioned(
@@ -148,11 +140,11 @@ def _redrawing(options: Edit, sampler: Sampler) -> Editing:
     return Interpolation(options.frames, sampler, options.encoder, strength)
 
 
-def _inpainting(options: Edit, paint: Tensor, sampler: Sampler, size: tuple[int, int]) -> Editing:
-    """The edit of a part of states of this size, given where to paint in pictures."""
+def _inpainting(options: Edit, paint: Tensor, sampler: Sampler, x: Tensor) -> Editing:
+    """The edit of a part of these states, given where to paint in pictures, (1, 1, H, W)."""
     assert isinstance(sampler, DDPM)
     jumps = options.jump_length, options.jump_n_sample
-    return Inpainting(paint, sampler, *jumps).of_latents(size)
+    return Inpainting(paint, sampler, *jumps).of_latents((x.shape[2], x.shape[3]))
 
 
 def _read(options: Edit, pictures: PictureModel) -> Tensor:
@@ -163,12 +155,6 @@ def _read(options: Edit, pictures: PictureModel) -> Tensor:
 
 def _redrawn(options: Edit) -> list[Path]:
     return [options.image] if options.interpolate is None else [options.image, options.interpolate]
-
-
-def _paint(options: Edit, pictures: PictureModel) -> Tensor:
-    """Where to paint, (1, 1, H, W)."""
-    assert options.mask is not None
-    return read_mask(options.mask, pictures.shape[1:])[None, None]
 
 
 def _check_sizes(options: Edit, pictures: PictureModel) -> None:

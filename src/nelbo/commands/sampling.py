@@ -37,21 +37,20 @@ def build_sampler(
             levels.
     """
     steps = steps if options.steps is None else options.steps
-    name = options.sampler or default
-    sampler: Any = pipeline.named_sampler(name, steps)
-    name = _NAMES.get(type(sampler).__name__, "of a model without a chain")
+    sampler: Any = pipeline.named_sampler(options.sampler or default, steps)
     own = set() if sampler is None else {field.name for field in fields(sampler)}
     asked = {name: getattr(options, name) for name in ("spacing", "eta", "order", "noise_levels")}
-    given = {field: value for field, value in asked.items() if value is not None}
-    for field in given:
-        if field not in own:
-            raise NelboError(f"{option(field)} does not apply to the sampler {name}")
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in given:
+        if name not in own:
+            called = _NAMES.get(type(sampler).__name__, "of a model without a chain")
+            raise NelboError(f"{option(name)} does not apply to the sampler {called}")
+    if sampler is None:
+        return None
     if options.spacing is not None and "noise_levels" in own:
         given.setdefault("noise_levels", "spaced")
     if {"spacing", "noise_levels"} & given.keys():
         given["levels"] = None  # of a default that has its own
-    if sampler is None:
-        return None
     schedule = pipeline.schedule
     if steps is None and (sampler.steps or 0) > schedule.num_levels:
         given["steps"] = schedule.num_levels
