@@ -15,7 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import unknown
 from nelbo.cli import commands, main, options_class
 from nelbo.commands.arguments import MEANT, arranged, check_arguments, options_of, parse
-from nelbo.commands.common import compute_on, print_json, show
+from nelbo.commands.common import answer, compute_on
 from nelbo.commands.groups import ConditionOptions
 from nelbo.commands.starting_point import parse_train, train_options
 from tests.faults.test_mistakes import mistake
@@ -259,9 +259,9 @@ def assert_printed(out: str, err: str, encoding: str) -> None:
 def print_all(missing: str) -> None:
     """Tables, notes and errors, to standard output and error."""
     main(["data", "digits"])
-    show("1.5 ± 0.1 bits/dim × 2 → 猫")
+    answer(False, {}, "1.5 ± 0.1 bits/dim × 2 → 猫")
     notice("σ ≤ 3 … 猫")
-    print_json({"name": "猫 ± é"})
+    answer(True, {"name": "猫 ± é"})
     main(["sample", missing])
 
 

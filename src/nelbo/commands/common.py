@@ -105,30 +105,18 @@ def answer(
     Args:
         json: whether a program reads it.
         content: all of it, to print as JSON.
-        results: lines and tables of it, see `show`.
+        results: lines and tables of it, those that there are.
         warnings: why its figures may be far from the truth, such as `Estimate.warnings`.
         notes: what else people should know.
     """
     if json:
-        print_json(content)
+        print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))
         return
-    for result in results:
-        show(result)
+    for result in filter(None, results):
+        if isinstance(result, str):
+            RESULTS.print(writable(result), soft_wrap=True)
+        else:
+            RESULTS.print(result)
     for kind, lines in (("warning", warnings), ("note", notes)):
         for line in lines:
             notice(f"{kind}: {line}")
-
-
-def show(result: RenderableType | None) -> None:
-    """The result of a command for people, on standard output: a line or a table, if any."""
-    if not result:
-        return
-    if isinstance(result, str):
-        RESULTS.print(writable(result), soft_wrap=True)
-    else:
-        RESULTS.print(result)
-
-
-def print_json(content: Mapping[str, Any]) -> None:
-    """The result of a command for a program, on standard output."""
-    print(to_json(content, sys.stdout.encoding or "utf-8", indent=2))

@@ -19,20 +19,14 @@ from nelbo.chain.estimate import CONFIDENCE, Estimate
 from nelbo.chain.evidence import Summary
 from nelbo.report.formatting import NOTHING, number, with_error
 
-TERMS = {
-    "reconstruction": "reconstruction",
-    "prior_matching": "prior matching",
-    "score_matching": "score matching",
-    "total": "total (−ELBO)",
-}
-# With the terms that only latent diffusion has.
-LABELS = TERMS | {
+# Terms that are called otherwise than by their names.
+_LABELS = {
     "entropy": "−entropy of the encoder",
     "latent_reconstruction": "reconstruction of latents",
 }
 # What −log p(x), or what stands for it, is called by its kind.
 EVIDENCE = {"bound": "bound", "exact": "likelihood", "none": "images"}
-_TOTALS = {"bound": LABELS["total"], "exact": "total (−log p)", "none": "no likelihood"}
+_TOTALS = {"bound": "total (−ELBO)", "exact": "total (−log p)", "none": "no likelihood"}
 NO_LIKELIHOOD = "This model gives images no probability: judge it by its samples."
 MONTE_CARLO = "Monte Carlo"
 BITS_DECIMALS = 3
@@ -40,7 +34,7 @@ BITS_DECIMALS = 3
 
 def label(name: str, kind: str = "bound") -> str:
     """What a cost is called: a term, or the total of evidence of a kind."""
-    return _TOTALS[kind] if name == "total" else LABELS.get(name, name.replace("_", " "))
+    return _TOTALS[kind] if name == "total" else _LABELS.get(name, name.replace("_", " "))
 
 
 def bits_unit(density: bool) -> str:
