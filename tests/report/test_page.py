@@ -10,7 +10,7 @@ import torch
 from nelbo.base.errors import NelboError
 from nelbo.data import ImageData
 from nelbo.evidence.explained import CONTROL, NOTHING, SHUFFLED, Explained
-from nelbo.report.page import render, write_report
+from nelbo.report.page import render, write_html
 from nelbo.report.run_report import RunReport
 from nelbo.report.strips import forward_strip, reverse_strip
 from nelbo.runs.checkpoints import VALIDATION
@@ -91,9 +91,9 @@ def html(report):
     return render(report)
 
 
-def test_the_page_needs_nothing_else(report, tmp_path):
+def test_the_page_needs_nothing_else(html, tmp_path):
     path = tmp_path / "run" / "report.html"
-    write_report(report, path)
+    write_html(html, path)
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     html = path.read_text(encoding="utf-8")
     reader = read(html)

@@ -15,11 +15,6 @@ from nelbo.report.run_report import RunReport
 from nelbo.version import __version__
 
 
-def write_report(report: RunReport, path: str | Path) -> None:
-    """Write the report as one self-contained HTML file, whole or not at all."""
-    write_html(render(report), path)
-
-
 def render(report: RunReport) -> str:
     """The report as HTML."""
     parts = [

@@ -86,7 +86,8 @@ def settings_that_apply(settings: Mapping[str, Any]) -> dict[str, Any]:
         found = {
             name: value
             for name, value in values.items()
-            if not _is_off(name, value) and _applies(name, training, settings.get("model", {}))
+            if not _is_off(name, value)
+            and (name not in _WHEN or _WHEN[name](training, settings.get("model", {})))
         }
         if found:
             kept[group] = found
@@ -95,8 +96,8 @@ def settings_that_apply(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 # What is off where it is zero, or false.
 _SWITCHES = {
-    *("gradient_accumulation", "checkpoint_activations", "compile", "shard"),
-    *("input_perturbation", "validate_every", "snapshot_every", "horizontal_flip"),
+    *("checkpoint_activations", "compile", "shard", "horizontal_flip"),
+    *("input_perturbation", "validate_every", "snapshot_every"),
     *("adversarial_weight", "perceptual_weight", "train_text_encoder", "class_conditional"),
 }
 # Settings that depend on others of training and model.
@@ -133,11 +134,6 @@ def _is_flow(model: Mapping[str, Any]) -> bool:
 
 
 def _is_off(name: str, value: Any) -> bool:
-    if value is None or value == "" or value == () or value == []:
-        return True
-    off = 1 if name == "gradient_accumulation" else 0
-    return name in _SWITCHES and value == off
-
-
-def _applies(name: str, training: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
-    return name not in _WHEN or _WHEN[name](training, model)
+    if name == "gradient_accumulation":
+        return value == 1
+    return value in (None, "", (), []) or (name in _SWITCHES and not value)

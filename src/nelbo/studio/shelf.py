@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.base.suggestions import did_you_mean
-from nelbo.chain.model import Model
 from nelbo.data import ImageData
 from nelbo.evidence.autoencoder import fit_scale
 from nelbo.evidence.standings import Standing
@@ -101,14 +100,6 @@ class Served(PictureModel):
         }
 
 
-def run_images(pipeline: Pipeline, model: Model, split: str) -> ImageData | None:
-    """The images of a split that a model was trained on; None where they are not there."""
-    try:
-        return data_for_run(check_data(pipeline, None, split, resize=True), model)
-    except (NelboError, OSError):
-        return None
-
-
 class Shelf:
     """Models by name.
 
@@ -149,10 +140,15 @@ class Shelf:
         return self._loaded[name]
 
     def images(self, served: Served, split: str) -> ImageData | None:
-        """The images of a split of the data that a model was trained on; None where unknown."""
+        """The images of a split of the data that a model was trained on; None where they are
+        not there."""
         key = ("images", split)
         if key not in served.known:
-            served.known[key] = run_images(served.pipeline, served.model, split)
+            try:
+                source = check_data(served.pipeline, None, split, resize=True)
+                served.known[key] = data_for_run(source, served.model)
+            except (NelboError, OSError):
+                served.known[key] = None
         return served.known[key]
 
     def comparison(self, name: str | None) -> Sequence[Standing]:

@@ -144,9 +144,9 @@ class TrainOptions:
         """The settings of the model, which every kind has of its own, as the field `model`."""
         return self.model  # type: ignore[attr-defined]
 
-    def with_settings(self, settings: Any, **others: Any) -> Self:
-        """The same with other settings of the model, and other fields by name."""
-        return replace(self, model=settings, **others)  # type: ignore[call-arg]
+    def with_settings(self, settings: Any) -> Self:
+        """The same with other settings of the model."""
+        return replace(self, model=settings)  # type: ignore[call-arg]
 
     def found_again(self) -> Self:
         """With paths as they are found again from another directory."""

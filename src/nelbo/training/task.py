@@ -151,10 +151,11 @@ class ImageSource:
 
     def labels(self, index: Tensor) -> Tensor | None:
         """The classes of a batch, if there are any."""
+        if self.data.labels is None:
+            return None
         if self.stream is None:
-            return None if self.data.labels is None else self.data.labels[index]
-        has_labels = self.data.labels is not None
-        return self.stream.batch(int(index[0]), len(index)).labels if has_labels else None
+            return self.data.labels[index]
+        return self.stream.batch(int(index[0]), len(index)).labels
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -16,10 +16,9 @@ REPEATS = 4
 _SLOW = 0.5
 
 
-def use_fastest_threads(step: Callable[[], object], most: int | None = None) -> int:
+def use_fastest_threads(step: Callable[[], object]) -> int:
     """Time `step` with one thread and with all, keep the faster setting, and return it."""
-    most = most or torch.get_num_threads()
-    seconds = {threads: _time(step, threads) for threads in {1, most}}
+    seconds = {threads: _time(step, threads) for threads in {1, torch.get_num_threads()}}
     best = min(seconds, key=lambda threads: seconds[threads])
     torch.set_num_threads(best)
     return best

@@ -59,16 +59,15 @@ class Evaluate:
             for reading in readings:
                 if reading.evidence.kind == "none":
                     raise NelboError(f"{served.name} gives pictures no probability, so no bits")
-                yield from self._progress(i, len(pixels), reading)
+                text = f"{reading.calls:,} of about {reading.planned:,} evaluations of the network"
+                if len(pixels) > 1:
+                    text = f"Picture {i + 1} of {len(pixels)}: {text}"
+                step, of = reading.calls, reading.planned
+                yield {"type": "progress", "step": step, "of": of, "text": text}
                 yield {"type": "estimate", "index": i, **estimate(reading, served.model.chain)}
             yield {"type": "sizes", "index": i, **_sizes(one, served, reading)}
             yield from bit_map(served, x_0, condition, i, self.reading.seed + i)
             yield {"type": "archive", "index": i, **_archive(served, one, condition)}
-
-    def _progress(self, i: int, of: int, reading: Refined) -> Iterator[Event]:
-        which = f"Picture {i + 1} of {of}: " if of > 1 else ""
-        text = f"{which}{reading.calls:,} of about {reading.planned:,} evaluations of the network"
-        yield {"type": "progress", "step": reading.calls, "of": reading.planned, "text": text}
 
 
 def estimate(reading: Refined, chain: Any) -> dict[str, Any]:

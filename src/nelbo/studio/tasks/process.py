@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Process:
         noise = randn_like(z_0, generator_for(self.reading.seed, 9))
         schedule = chain.schedule
         levels = schedule.even_in_angle(min(self.frames, schedule.num_levels))
-        bits = x_0[0].numel() * torch.log(torch.tensor(2.0)).item()
+        nats_per_bit_per_dim = x_0[0].numel() * math.log(2)
         yield {
             "type": "chain",
             "levels": list(levels),
@@ -54,7 +55,7 @@ class Process:
             given = None if condition is None else condition.repeat(n)
             prediction = chain.predict(x_t, some, given)
             mean = chain.posterior_mean(prediction.x_t, prediction.x_0, some)
-            term = chain.level_term(prediction, states, some) / bits
+            term = chain.level_term(prediction, states, some) / nats_per_bit_per_dim
             shown = [served.to_pictures(each) for each in (x_t, prediction.x_0, mean)]
             yield {
                 "type": "frames",

@@ -169,7 +169,7 @@ def _seconds_of_step(task: Task, device: torch.device, threads: int | None) -> f
         return _least_seconds(step)
     most = torch.get_num_threads()
     try:
-        use_fastest_threads(step, most)
+        use_fastest_threads(step)
         return _least_seconds(step)
     finally:
         torch.set_num_threads(most)

@@ -23,7 +23,7 @@ from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
 from nelbo.formats.files import usual_guidance
 from nelbo.report.formatting import duration
-from nelbo.report.page import write_report
+from nelbo.report.page import render, write_html
 from nelbo.report.run_report import RunReport
 from nelbo.report.tables import bound_table
 from nelbo.report.training_facts import run_settings, training_facts
@@ -176,7 +176,7 @@ class RunEnd(ABC):
             coded=coded,
             **self.shown(drawn, evaluations, closer, calls),
         )
-        write_report(report, run.report)
+        write_html(render(report), run.report)
         return evaluation
 
     def report(self) -> dict[str, Any]:

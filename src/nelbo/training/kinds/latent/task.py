@@ -19,8 +19,8 @@ class PriorTask(Task):
         # A text encoder that learns is a part of it.
         self.networks = ("prior.network", *([] if objective.text is None else ["text"]))
         self.data = data
-        self.options = {"objective": objective_of(config, objective.prior.num_levels)}
-        self.level_sampler = self.options["objective"].level_sampler
+        self.of_prior = objective_of(config, objective.prior.num_levels)
+        self.level_sampler = self.of_prior.level_sampler
         self.config = config
         self.examples = len(data) // 2 if data.mirrored else len(data)
         if config.horizontal_flip and not data.mirrored:
@@ -39,4 +39,4 @@ class PriorTask(Task):
         step, index, part, generator = batch
         index = index + self.examples * flips(self.config, step, len(index))
         latents = self.data.take(index[part.slice].to(self.data.mean.device))
-        return module(latents, generator=generator, part=part, **self.options)
+        return module(latents, objective=self.of_prior, generator=generator, part=part)

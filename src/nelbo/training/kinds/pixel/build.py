@@ -132,9 +132,9 @@ def build_model(config: ModelConfig, data: ImageData) -> Diffusion | ContinuousD
 
 def resolve(config: ModelConfig, data: ImageData) -> ModelConfig:
     """The config with what it leaves to the data filled in."""
-    if config.network == "dit":
-        return replace(config, widths=config.widths or (usual_width(*data.shape[1:]),))
-    return replace(config, widths=config.widths or _default_widths(*data.shape[1:]))
+    size = data.shape[1:]
+    usual = (usual_width(*size),) if config.network == "dit" else _default_widths(*size)
+    return replace(config, widths=config.widths or usual)
 
 
 def usual_width(height: int, width: int) -> int:

@@ -61,7 +61,7 @@ def with_choices(options: TrainPixels, images: TrainingImages, processes: Proces
     task_of = partial(timed_task, options.model, train)
     choices = width_choices(options.model, train)
     widths = fitting_widths(choices, task_of, options, train, seconds, processes)
-    return replace(options, model=replace(options.model, widths=widths))
+    return options.with_settings(replace(options.model, widths=widths))
 
 
 def width_choices(config: ModelConfig, data: ImageData) -> list[Widths]:
