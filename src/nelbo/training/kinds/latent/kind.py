@@ -93,15 +93,15 @@ class Latent(Kind):
             return
         first = run.stage(AUTOENCODER_RUN)
         if not options.resume or not (run.has_model or first.evaluation()):
-            training = options.first_stage()
+            how = options.first_stage()
             if options.resume and first.has_model:  # by the optimiser that it was begun with
                 before = parse_options(TrainAutoencoder, read_settings(first.config), first.config)
-                training = replace(training, optimizer=before.training.optimizer)
+                how = replace(how, optimizer=before.training.optimizer)
             autoencoder = TrainAutoencoder(
                 data=options.data,
                 size=options.size,
                 channels=options.channels,
-                training=training,
+                training=how,
                 evaluate_images=options.evaluate_images,
                 track=options.track,
                 device=options.device,
