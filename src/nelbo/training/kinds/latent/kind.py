@@ -119,8 +119,8 @@ class Latent(Kind):
                 share=AUTOENCODER_SHARE,
             )
         taken = first.notes["trained"]
-        training = options.second_stage(taken["steps"], taken["seconds"])
-        if training is None:
+        left = options.second_stage(taken["steps"], taken["seconds"])
+        if left is None:
             raise NelboError(
                 f"the autoencoder in {first.path} took {taken['steps']} steps and "
                 f"{taken['seconds']:g} s, which leaves nothing for the prior: resume with more "
@@ -130,7 +130,7 @@ class Latent(Kind):
             options,
             out=run.path,
             autoencoder=first.path,
-            training=training,
+            training=left,
             resume=options.resume and run.has_model,
         )
         yield Stage(
