@@ -61,6 +61,15 @@ def test_labels_condition_a_model_of_classes():
     assert Plain(3).condition_for(2, labels).label.tolist() == [1, -1]
 
 
+def test_what_it_is_asked_it_has_not():
+    model = Plain()
+    assert model.chain is model.latent_chain is model.control_shape is None
+    assert model.guidance is model.embedded_guidance is model.conditionals(1) is None
+    assert model.control_channels == []
+    for answer in (model.reads_text, model.few_levels_matter, model.lacks_scale):
+        assert answer is False
+
+
 def test_what_is_stated_of_it():
     model = Plain()
     assert model.facts() == {"image": "4 × 5 × 3", "pixel levels": 17, "parameters": "1,200"}

@@ -11,7 +11,7 @@ import torch
 from nelbo import Condition, coding
 from nelbo.coding.agreement import Agreement
 from nelbo.coding.bits import Bits
-from nelbo.coding.container import Container
+from nelbo.coding.container import Block, Container
 from nelbo.coding.distributions import DrawnNormal, GridNormal, PixelNormal, Table
 from nelbo.coding.stack import Stack, noise
 from tests.coding.models import tiny
@@ -22,8 +22,16 @@ gEIhFhEMxpY6RqZo4WACDwUzgsGAkqTgKQ1kixHYLlCMwUPHwkDH1Ci2FgAktM8JSWZl+AAAAAAAAAAA
 UzLQK8hLV+JSMoTSRlDaGEwD9ftizai5c9OQeDKTU54FMEM1wGSAcO5km7jv51Tyt3IZJ/5BXEhPjhgwAABizXIO
 AAAAAAAAAAAJAAAAeNpTMtEryEtX4lIyQVi3lE0AQr9k649WY5F8eVCUOfflIigG
 """)
+# With numbers that another machine may round apart, as of a margin 2,500 times as wide.
+LISTED = base64.b64decode("""
+iW5lbGJvDQoDTwAAACPVj2YmiUmGhuapZimGKWkpKUZKyEFqomMSixobWDwMhrHI3jYz1zEy0zEy0TGExAg0CEzB
+IQDEsYhgMDHUMTLGEw5mBAMC7ndDA8vYWgC/ayoJw5CmNwIAAAAdAAAAEAAAAEgADvgG/QRtAAABARAB7AQAAAoC
+vALqBQkABx0CxZ9/On51W7YEDFALnpExNrWeFNNWXubkXpo9V/IwaBE/0wfuARnh0elX3yPWSgZGJhDCPlGeU5as
+xb80/UEAAA==
+""")
 COARSE = base64.b64decode("iW5iM3cb8MYA1Fng")
-IMAGES = (torch.arange(6 * 16).view(6, 1, 4, 4) * 7 // 9 % 17).to(torch.uint8)
+WAVES = (torch.arange(6 * 16).view(6, 1, 4, 4) * 7 // 9 % 17).to(torch.uint8)
+IMAGES = WAVES.clone()
 IMAGES[4] = 16
 IMAGES[5, 0, 1, 1] = 16
 
@@ -44,6 +52,14 @@ def test_an_archive_is_read(model):
     assert torch.equal(torch.stack(found.images), IMAGES)
     assert found.names == [f"{i}.png" for i in range(6)]
     assert coding.contents(ARCHIVE)["labels"] == [0, 1, 2, 0, 1, 2]
+
+
+def test_numbers_that_machines_may_round_apart_are_read_from_their_places(model, monkeypatch):
+    assert torch.equal(coding.decompress(model, LISTED), WAVES)
+    monkeypatch.setattr("nelbo.coding.chain_code.TOLERANCE", 1e-5)
+    archive = coding.compress(model, WAVES, verify=False)
+    listed = [Block.from_bytes(Container.from_bytes(a).blocks[0]).listed for a in (archive, LISTED)]
+    assert listed[0] == listed[1] != b""
 
 
 def test_the_same_is_written(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import nelbo
 from nelbo import NelboError, NoiseSchedule
 from nelbo.diffusion.control import fitting_control, under_control
 from nelbo.networks import ControlNet
-from nelbo.networks.control import Control
+from nelbo.networks.control import Control, Strength
 
 SIDE = 8
 SMALL = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
@@ -72,3 +74,31 @@ def test_values_beyond_twice_the_range_are_no_shares(sign):
     assert torch.equal(fitting_control(image, (1, 4, 8), 1), image)
     with pytest.raises(NelboError, match="divide pixel levels"):
         fitting_control(1.01 * image, (1, 4, 8), 1)
+
+
+def test_a_control_of_the_whole_way_leaves_a_model_its_own_part():
+    model = chain(10)
+    model = model.replace(network=model.network.acting([Strength(0.5, times=(2.0, 5.0))]))
+    image = torch.zeros(1, 1, 2 * SIDE, 2 * SIDE)
+    same, condition = under_control(model, 3, Control(image))
+    assert same is model
+    assert condition.control.shape == (3, 1, 2 * SIDE, 2 * SIDE)
+    stronger, _ = under_control(model, 3, Control(image, 2.0))
+    assert stronger.network.strengths[0] == Strength(2.0, times=(2.0, 5.0))
+
+
+def test_of_a_line_of_pixels_one_is_cut(generator):
+    image = torch.rand(1, 1, 100, 1, generator=generator)
+    with pytest.warns(UserWarning, match="100×1, the model takes 4×8"):
+        found = fitting_control(image, (1, 4, 8), 1)
+    torch.testing.assert_close(found, image[:, :, 49:50].expand(1, 1, 4, 8))
+
+
+def test_a_control_of_the_size_is_left_as_it_is():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitting_control(torch.zeros(1, 1, 4, 8), (1, 4, 8), 1)
+        assert fitting_control(torch.zeros(1, 1, 5, 9), (1, 4, 8), 2, exact=True).shape[2:] == (
+            5,
+            9,
+        )

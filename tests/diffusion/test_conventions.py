@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo import NoiseSchedule
-from nelbo.diffusion.conventions import Convention, conventions, other_states
+from nelbo.diffusion.conventions import RANGES, Convention, conventions, other_states
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
 
 SIGMA = torch.tensor([0.3, 1.0, 3.0], dtype=torch.float64)
@@ -75,6 +75,18 @@ def test_answers_are_read_as_their_names_describe(own):
 
 
 @pytest.mark.parametrize("own", PARAMETERIZATIONS)
+def test_every_answer_but_data_is_read_with_either_sign(own):
+    """Data of the other sign are no mistake that is made; a denoiser answers data."""
+    names = [str(each) for each in next(conventions(PARAMETERIZATIONS[own]))]
+    for kind in {"epsilon", "v_prediction", "velocity", "sample"} - {own}:
+        plain = f"it answers what prediction='{kind}' reads"
+        assert plain in names
+        assert (f"{plain}, with the other sign" in names) == (kind != "sample")
+    assert "its answer has the other sign" in names
+    assert len(names) == 2 + 2 * 3 + 1 + 2 - {"sample": 1, "denoiser": 0}.get(own, 2)
+
+
+@pytest.mark.parametrize("own", PARAMETERIZATIONS)
 def test_other_states_differ_by_the_state_alone(own):
     found = [each for alike in other_states(PARAMETERIZATIONS[own]) for each in alike]
     assert len(found) == 4
@@ -135,3 +147,16 @@ def test_a_whole_time_ends_at_999():
         if len(some[0].parts) == 1 and "whole time" in some[0].parts[0]
     ]
     assert each.network_input(X_T[:1], TIME[:1], a, 1e9 * a)[1].tolist() == [999]
+
+
+@pytest.mark.parametrize(
+    ("lies", "given", "expected"),
+    [
+        (r"x_0 lies in [0, 1]", [0, 1], [-1, 1]),
+        (r"x_0 lies in [-1, 1]", [-1, 1], [0, 1]),
+        (r"x_0 lies in 0..255", [0, 255], [-1, 1]),
+    ],
+)
+def test_ranges_are_mapped_end_to_end(lies, given, expected):
+    (convert,) = [convert for name, convert in RANGES.items() if lies in name]
+    assert convert(torch.tensor(given).double()).tolist() == expected

@@ -18,6 +18,7 @@ from nelbo.evidence import likelihood
 
 STD = 0.5
 SHAPE = (1, 2, 2)
+TRACES = ("exact", "rademacher", "normal")
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
 
 
@@ -324,6 +325,16 @@ def test_only_the_estimate_of_a_trace_is_drawn():
     assert found(0, "exact") == found(1, "exact")
     for trace in ("rademacher", "normal"):
         assert abs(found(0, trace) - found(1, trace)) > 1e-3
+
+
+def test_signs_alone_know_a_diagonal_exactly():
+    """eᵀ J e is the trace of a diagonal J where all e² are 1."""
+    model, x_0 = gaussian_flow(NoiseSchedule.linear(50, 1e-3, 0.2)), torch.rand(1, *SHAPE).double()
+    exact, signs, normal = (
+        flow.log_likelihood(model, x_0, trace=trace).log_likelihood.item() for trace in TRACES
+    )
+    assert signs == pytest.approx(exact, abs=1e-6)
+    assert abs(normal - exact) > 1e-3
 
 
 def test_the_exact_trace_is_for_few_dimensions(monkeypatch):

@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 import nelbo
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, Pixels
 from nelbo.chain.mhvae import MHVAE
+from nelbo.diffusion import DynamicThreshold, LevelProfile
 from nelbo.diffusion.continuous import ContinuousDiffusion
 
 T = 12
@@ -416,3 +417,31 @@ def test_one_level_for_all_examples_may_be_a_tensor():
     for t in (*map(torch.tensor, odd), torch.tensor([], dtype=torch.int64)):
         with pytest.raises(NelboError, match="one for each example"):
             model.p_step(x_0, t)
+
+
+def test_a_profile_stays_where_it_fits():
+    schedule = NoiseSchedule.linear(6, 0.1, 0.5)
+    profile = LevelProfile.of_variances(schedule, schedule.posterior_variance)
+    model = Diffusion(torch.nn.Identity(), schedule, shape=(1, 2, 2)).with_profile(profile)
+    assert model.profile is profile
+    for same in (model.with_network(torch.nn.Flatten(0)), model.replace(variance="fixed_large")):
+        assert same.profile is profile
+    assert model.replace(schedule=NoiseSchedule.linear(6, 0.1, 0.5)).profile is profile
+    assert model.replace(schedule=NoiseSchedule.linear(6, 0.1, 0.4)).profile is None
+
+
+def test_what_decides_the_bound_is_named():
+    schedule = NoiseSchedule.linear(6, 0.1, 0.5)
+    profile = LevelProfile.of_variances(schedule, schedule.posterior_variance)
+
+    def identity(**options):
+        return Diffusion(torch.nn.Identity(), schedule, **options).identity()
+
+    plain, clipped = identity(), identity(clip_sample=True)
+    dynamic = identity(thresholding=DynamicThreshold())
+    read = [(each["clip_sample"], each["thresholding"]) for each in (plain, clipped, dynamic)]
+    assert read == [(False, "-"), (True, "-"), (False, repr(DynamicThreshold()))]
+    assert "level profile" not in plain
+    assert "level profile" not in identity(profile=profile)
+    analytic = identity(profile=profile, variance="analytic")
+    assert analytic["level profile"] == profile.digest()

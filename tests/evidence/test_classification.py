@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule
 from nelbo.evidence import Classification, Classifier, classify
-from nelbo.evidence.classification import _Race, images_at_once
+from nelbo.evidence.classification import _DistinguishingLevels, _Race, images_at_once
 
 MEANS = torch.tensor([-0.6, 0.0, 0.5, 0.8])
 STD = 0.5
@@ -192,6 +192,27 @@ def test_a_class_leaves_that_is_behind_by_more_than_its_margin(generator):
     known = torch.ones(2, classes, dtype=torch.bool)
     known[1, 2] = False
     torch.testing.assert_close(result.nelbo[known], costs.mean(0)[known])
+
+
+@pytest.mark.parametrize("images", [7, 14])
+def test_levels_of_a_batch_are_spread_evenly(images, generator):
+    t, weight = _DistinguishingLevels(7).choose(images, generator)
+    assert sorted(t.tolist()) == sorted([*range(1, 8)] * (images // 7))
+    torch.testing.assert_close(weight, torch.full((images,), 7.0, dtype=torch.float64))
+    assert t.tolist() != sorted(t.tolist())
+
+
+def test_levels_are_drawn_by_how_much_classes_differed(generator):
+    """Of variances 2 and 8, and 2 of three classes: shares of 1 to 2, but for a fifth."""
+    levels = _DistinguishingLevels(2)
+    levels.learn(torch.tensor([1]), torch.tensor([0, 0]), torch.tensor([5.0, 7.0]).double(), 1)
+    t, row = torch.tensor([2, 1]), torch.tensor([0, 0, 1, 1, 1])
+    levels.learn(t, row, torch.tensor([1.0, 5.0, 0.0, 2 * 3**0.5 / 2**0.5, 0.0]).double(), 2)
+    t, weight = levels.choose(3000, generator)
+    first = 0.8 / 3 + 0.1
+    torch.testing.assert_close(weight[t == 1].unique(), torch.tensor([1 / first]).double())
+    torch.testing.assert_close(weight[t == 2].unique(), torch.tensor([1 / (1 - first)]).double())
+    assert float((t == 1).double().mean()) == pytest.approx(first, abs=1 / 3000)
 
 
 def test_many_classes_race_one_image_at_a_time():

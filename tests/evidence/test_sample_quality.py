@@ -331,6 +331,14 @@ def test_nearest_training_pictures_are_those_of_brute_force(chunk, generator, mo
     assert nearest_training(samples, train).to_json()["ratio"] is None
 
 
+def test_pictures_of_two_levels_are_near_by_how_many_pixels_differ(generator):
+    train, samples = torch.randint(2, (2, 20, 1, 4, 5), generator=generator).byte()
+    found = nearest_training(samples, train, levels=2)
+    differ = torch.stack([samples[:, None] != some[None] for some in (train, train.flip(-1))])
+    least = differ.flatten(3).double().mean(3).sqrt().amin((0, 2))
+    torch.testing.assert_close(found.distance, least)
+
+
 def test_nearness_is_of_medians_and_of_the_nearest_twentieth():
     """0.34 is the 5% quantile of these: a fifth of the way from the least to the second."""
     held_out = torch.tensor([0.7, 0.3, 1.1, 0.9, 0.5], dtype=torch.float64)

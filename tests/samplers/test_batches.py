@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from nelbo import Diffusion, NelboError, NoiseSchedule
+from nelbo import Condition, Diffusion, NelboError, NoiseSchedule
+from nelbo.chain.distributions import generator_for
 from nelbo.diffusion.sampler import State
 from nelbo.samplers import DDIM
-from nelbo.samplers.batches import Film, in_batches
+from nelbo.samplers.batches import Film, in_batches, sample_in_batches
 from nelbo.samplers.default import default_sampler, suited_sampler
 from nelbo.samplers.watched import Watched
 from tests.chain.test_model import Plain
@@ -101,3 +102,66 @@ def test_a_suited_sampler_has_no_more_steps_than_levels():
     assert suited_sampler(model, 7) == default_sampler(schedule, 7)
     assert suited_sampler(model, 50) == default_sampler(schedule, 20)
     assert suited_sampler(Plain(), 7) is None
+
+
+class Counts:
+    """A progress bar, with what was counted of what there is."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done = description, total, 0
+        Counts.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_samples_of_a_chain_are_those_of_each_alone(n, monkeypatch):
+    monkeypatch.setattr("nelbo.samplers.batches.Counting", Counts)
+    schedule = NoiseSchedule.linear(6, 0.1, 0.5)
+    model = Diffusion(
+        lambda x, time, condition: 0.1 * x + condition.label.view(-1, 1, 1, 1), schedule,
+        shape=(1, 2, 2),
+    )  # fmt: skip
+    condition, seen = Condition(label=torch.arange(5)[:n]), []
+    found = sample_in_batches(
+        model, DDIM(3), n, condition=condition, batch_size=2, watch=lambda k, _: seen.append(k)
+    )
+    alone = [
+        model.sample(1, DDIM(3), condition=condition[[i]], generator=generator_for(0, i))
+        for i in range(n)
+    ]
+    torch.testing.assert_close(found, torch.cat(alone))
+    batches = (n + 1) // 2
+    assert seen == [0, 1, 2] * batches
+    assert Counts.last.done == Counts.last.total == 3 * batches
+    assert Counts.last.description == ("Sampling 1 image" if n == 1 else "Sampling 5 images")
+
+
+def test_a_model_without_a_chain_counts_its_batches(monkeypatch):
+    monkeypatch.setattr("nelbo.samplers.batches.Counting", Counts)
+
+    class Noise(Plain):
+        def sample(self, n, sampler=None, *, condition=None, generator=None):
+            assert sampler is None
+            return torch.cat([torch.rand(1, 3, 4, 5, generator=g) for g in generator])
+
+    assert sample_in_batches(Noise(), None, 5, batch_size=2).shape == (5, 3, 4, 5)
+    assert Counts.last.done == Counts.last.total == 3
+
+
+def test_the_default_draws_fresh_noise():
+    schedule = NoiseSchedule.linear(20, 1e-3, 0.4)
+    model = Diffusion(lambda x, time, condition: 0.3 * x, schedule, shape=(1, 2, 2))
+    x_T = torch.ones(1, 1, 2, 2)
+    drawn = [
+        model.sample(1, default_sampler(schedule), x_T=x_T, generator=generator_for(seed))
+        for seed in (0, 1)
+    ]
+    assert not torch.allclose(*drawn)

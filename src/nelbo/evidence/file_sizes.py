@@ -340,7 +340,6 @@ def _with_palette(image: Image.Image) -> Sequence[Image.Image]:
     if len(colours) > _PALETTE:
         return []
     indexed = Image.fromarray(where.reshape(values.shape[:2]).astype(np.uint8), "L")
-    indexed = indexed.convert("L")
     indexed.putpalette(np.broadcast_to(colours, (len(colours), 3)).astype(np.uint8).tobytes())
     return [indexed]
 
