@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nelbo import Condition, NelboError, Pixels
+from nelbo.chain.examples import check_examples
 from nelbo.chain.model import BaseModel
 
 
@@ -119,3 +120,11 @@ def test_what_is_no_data_of_it(x_0, message, without_shape_checks):
     with pytest.raises(NelboError, match=message):
         Plain().check_data(x_0)
     Plain().check_data(torch.zeros(1, 3, 4, 5))
+
+
+def test_examples_of_one_formula_have_one_shape():
+    check_examples(x_0=torch.zeros(2, 3), x_t=torch.zeros(2, 3))
+    with pytest.raises(NelboError, match=r"x_t has shape \(2, 4\) and x_0 has \(2, 3\)"):
+        check_examples(x_0=torch.zeros(2, 3), x_t=torch.zeros(2, 4))
+    with pytest.raises(NelboError, match=r"x_t is list .*expected a tensor \(B, \.\.\.\)"):
+        check_examples(x_0=torch.zeros(2, 3), x_t=[1.0])

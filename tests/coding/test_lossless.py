@@ -290,6 +290,21 @@ def test_turns_are_smaller_where_pictures_differ():
     assert unlike == pytest.approx(64 * (cost - 2 * error) / draw, abs=1)
 
 
+@pytest.mark.parametrize(("values", "most"), [(100, 64), (1024, 64), (8192, 8), (2**17, 1)])
+def test_turns_hold_so_many_values(values, most):
+    def normal(x, *_):
+        return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
+
+    chain = SimpleNamespace(
+        num_levels=1,
+        q_step=normal,
+        p_below=normal,
+        p_prior=lambda shape: normal(torch.zeros(shape)),
+    )
+    x_0, source = torch.zeros(2, values), torch.Generator().manual_seed(0)
+    assert Turns.paid_for(chain, x_0, None, [0, -5], source).most == most
+
+
 def test_later_turns_are_paid_for_by_those_before():
     """Many at a time take no more off the ground than one at a time does."""
     model = tiny(17, (1, 4, 4), T=6)

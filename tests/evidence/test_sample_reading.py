@@ -32,6 +32,12 @@ def test_pairs_are_those_of_least_distance(generator):
     assert pairs.levels == 256
 
 
+def test_of_copies_the_first_are_shown(generator):
+    train = pictures(20, generator)
+    pairs = read_samples(train, data(train)).pairs
+    assert pairs.names == tuple(f"{i}.png" for i in range(8))
+
+
 def test_few_pictures_are_not_read(generator):
     train, samples = pictures(4, generator), pictures(2, generator)
     assert read_samples(samples, data(train[:3])) is None

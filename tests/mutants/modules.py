@@ -8,6 +8,17 @@ _LATENT = (
     "tests/latent/test_model.py",
 )
 
+_CODING = (
+    "tests/coding/test_stored.py",
+    "tests/coding/test_lossless.py",
+    "tests/coding/test_progressive.py",
+    "tests/coding/test_damage.py",
+)
+_CODERS = (
+    *("arithmetic", "bits", "chain_code", "container", "distributions", "progressive"),
+    *("reverse_channel", "stack", "turns"),
+)
+
 # Below src/nelbo.
 MODULES: dict[str, tuple[str, ...]] = {
     "base/golden_section.py": ("tests/test_golden_section.py",),
@@ -17,6 +28,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_gaussian_bound.py",
     ),
     "chain/bound.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
+    "chain/examples.py": ("tests/chain/test_model.py",),
+    "chain/model.py": ("tests/chain/test_model.py",),
     "chain/level.py": ("tests/diffusion/test_model.py",),
     "chain/variances.py": ("tests/chain/test_bound.py", "tests/chain/test_estimators.py"),
     "chain/distributions.py": ("tests/chain/test_distributions.py", "tests/chain/test_bound.py"),
@@ -60,6 +73,24 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_gaussian_bound.py",
     ),
     "diffusion/flow.py": ("tests/diffusion/test_flow.py", "tests/diffusion/test_one_example.py"),
+    "diffusion/control.py": (
+        "tests/diffusion/test_control.py",
+        "tests/formats/test_controlnets.py",
+    ),
+    "diffusion/conventions.py": (
+        "tests/diffusion/test_conventions.py",
+        "tests/diffusion/test_network_check.py",
+    ),
+    "diffusion/description.py": (
+        "tests/diffusion/test_model.py",
+        "tests/networks/test_controlnet_behaviour.py",
+    ),
+    "diffusion/model.py": (
+        "tests/diffusion/test_model.py",
+        "tests/networks/test_guidance.py",
+        "tests/samplers/test_start.py",
+        "tests/formats/test_controlnets.py",
+    ),
     "diffusion/learned_schedule.py": ("tests/diffusion/test_learned_schedule.py",),
     "diffusion/level_samplers.py": ("tests/diffusion/test_level_samplers.py",),
     "diffusion/measurement.py": (
@@ -104,6 +135,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/oracles/test_optimal_variance.py",
     ),
     "diffusion/weighting.py": ("tests/diffusion/test_weighting.py",),
+    **{f"coding/{name}.py": _CODING for name in _CODERS},
+    "coding/value_code.py": ("tests/coding/test_families.py",),
     "editing/base.py": (
         "tests/editing/test_image_to_image.py",
         "tests/editing/test_inpainting.py",
@@ -130,6 +163,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "families/rounding.py": ("tests/families/test_rounding.py", "tests/families/test_ppca.py"),
     "families/state_space.py": ("tests/families/test_autoregressive.py",),
     "families/vae.py": ("tests/families/test_vae.py",),
+    "samplers/batches.py": ("tests/samplers/test_batches.py",),
+    "samplers/default.py": ("tests/samplers/test_batches.py", "tests/samplers/test_start.py"),
+    "samplers/watched.py": ("tests/samplers/test_batches.py",),
     "samplers/ddim.py": (
         "tests/samplers/test_ddim.py",
         "tests/samplers/test_parity.py",
@@ -182,7 +218,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "evidence/feature_spaces.py": ("tests/evidence/test_sample_quality.py",),
     "evidence/file_sizes.py": ("tests/evidence/test_file_sizes.py",),
     "evidence/precision.py": ("tests/evidence/test_precision.py",),
-    "evidence/sample_reading.py": ("tests/commands/test_sample_quality.py",),
+    "evidence/sample_reading.py": ("tests/evidence/test_sample_reading.py",),
+    "evidence/autoencoder.py": ("tests/training/test_autoencoder_evaluation.py",),
+    "evidence/inputs.py": ("tests/evidence/test_inputs.py",),
     "evidence/timed_evaluation.py": ("tests/evidence/test_timed_evaluation.py",),
     "evidence/cost.py": ("tests/evidence/test_cost.py",),
     "evidence/explained.py": ("tests/evidence/test_explained.py",),
