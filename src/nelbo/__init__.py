@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from nelbo.version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import coding, editing, families, samplers
+    from nelbo import coding, data, diffusion, editing, evidence, families, networks, samplers
     from nelbo.base.errors import MissingExtraError, NelboError
     from nelbo.chain.bound import Bound, BoundMap, BoundSummary
     from nelbo.chain.conditioning import Condition
     from nelbo.chain.distributions import DiscretizedNormal
+    from nelbo.chain.estimate import Estimate
     from nelbo.chain.evidence import Evidence
     from nelbo.chain.mhvae import MHVAE, TractableMHVAE
     from nelbo.chain.model import Model
@@ -83,7 +84,10 @@ _PUBLIC = {
     "UNet": "nelbo.networks",
     "check_network": "nelbo.diffusion.network_check",
     "coding": "nelbo.coding",
+    "data": "nelbo.data",
+    "diffusion": "nelbo.diffusion",
     "editing": "nelbo.editing",
+    "evidence": "nelbo.evidence",
     "families": "nelbo.families",
     "fit_decoder_scale": "nelbo.evidence.calibration",
     "fit_variance": "nelbo.diffusion",
@@ -95,6 +99,7 @@ _PUBLIC = {
     "load": "nelbo.formats",
     "load_sampler": "nelbo.formats",
     "loss": "nelbo.diffusion.objectives",
+    "networks": "nelbo.networks",
     "optimal_levels": "nelbo.diffusion",
     "preconditioned": "nelbo.diffusion.own_network",
     "pretrained": "nelbo.checkpoints",
@@ -134,7 +139,10 @@ __all__ = [
     "__version__",
     "check_network",
     "coding",
+    "data",
+    "diffusion",
     "editing",
+    "evidence",
     "families",
     "fit_decoder_scale",
     "fit_variance",
@@ -146,6 +154,7 @@ __all__ = [
     "load",
     "load_sampler",
     "loss",
+    "networks",
     "optimal_levels",
     "preconditioned",
     "pretrained",

@@ -99,7 +99,7 @@ def test_nothing_else_is_either(call, given, model):
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call not in OTHERWISE])
 def test_a_condition_is_of_as_many_examples(call, model):
-    with pytest.raises(NelboError, match="of 3 examples, for 2 images"):
+    with pytest.raises(NelboError, match="has batch size 3, expected 2, one for each image"):
         CALLS[call](model, Condition(label=torch.tensor([0, 1, 2])))
 
 

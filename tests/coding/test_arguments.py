@@ -21,7 +21,7 @@ CONDITION = Condition(control=torch.zeros(2, 1, 4, 4))
     [
         ({"model": "runs/digits"}, r"model is str 'runs/digits', expected a model, such as nelbo"),
         ({"model": Diffusion(MODEL.network, NoiseSchedule.cosine(3))}, r"pass shape=\(C, H, W\)"),
-        ({"images": None}, "images is NoneType None, expected a tensor"),
+        ({"images": None}, "images is None, expected a tensor"),
         ({"images": "a.png"}, "images is str 'a.png'"),
         ({"images": np.zeros((2, 1, 4, 4))}, r"images is a ndarray of shape \(2, 1, 4, 4\)"),
         ({"images": IMAGES[0]}, r"shape \(1, 4, 4\), expected \(N, C, H, W\); .*images\[None\]"),
@@ -47,7 +47,7 @@ def test_what_compress_does_not_take(changed, message):
 def test_what_cannot_be_read(read):
     with pytest.raises(NelboError, match=r"data is (Posix|Windows)Path"):
         read(MODEL, Path("some.nelbo"))
-    with pytest.raises(NelboError, match="model is NoneType None"):
+    with pytest.raises(NelboError, match="model is None"):
         read(None, b"")
 
 

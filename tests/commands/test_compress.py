@@ -52,6 +52,17 @@ def test_pictures_come_back_as_files(archive, pictures, tmp_path, capsys):
             assert np.array_equal(np.array(given), np.array(back))
 
 
+def test_progress_is_of_all_tiles_in_each_pass(run_path, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nelbo.base.console._MINUTE", 0.0)
+    out = str(tmp_path / "some.nelbo")
+    main(["compress", str(run_path), *map(str, pictures), "--out", out, "--steps", "3"])
+    main(["decompress", out, "--out", str(tmp_path / "back")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line]
+    assert lines[0] == "Compressing: 0 of 4"  # the wide picture is of two tiles
+    assert lines.index("Reading back: 0 of 4") == lines.index("Compressing: 4 of 4") + 1
+    assert lines.count("Reading back: 4 of 4") == 2
+
+
 def test_names_of_folders_and_of_others(run_path, tmp_path):
     """Folders come back as folders; no name leads out of them, and none takes another's file."""
     pipeline = Pipeline.open(str(run_path))

@@ -126,9 +126,9 @@ def test_mistakes(K, monkeypatch):
         optimal_levels(rising_profile(SMALL, 0), K)
     with pytest.raises(NelboError, match="unknown variance 'learned_range'"):
         optimal_levels(rising_profile(SMALL, 0), 3, variance="learned_range")
-    with pytest.raises(NelboError, match=r"^profile is NoneType"):
+    with pytest.raises(NelboError, match=r"^profile is None"):
         optimal_levels(None, 3)
-    with pytest.raises(NelboError, match=r"^model is NoneType"):
+    with pytest.raises(NelboError, match=r"^model is None"):
         fit_variance(None, rising_profile(SMALL, 0))
 
 

@@ -96,6 +96,8 @@ def test_a_family_that_is_not_fitted_has_nothing_yet(ask):
     with pytest.raises(NelboError, match="is not fitted yet: call fit first"):
         ask()
     assert not hasattr(PPCA(1), "weight")
+    with pytest.raises(NelboError, match=r"nelbo.load one$"):  # and not of what it is asked for
+        RNN().sample(1)
 
 
 def test_what_a_model_has_not_is_a_usual_error():

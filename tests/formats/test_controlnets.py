@@ -276,7 +276,7 @@ def test_mistakes(model, control, message):
         ({"start": 0.5, "end": 0.5}, "start < end"),
         ({"end": 1.5}, "end <= 1"),
         ({"scale": "strong"}, "scale must be a number, got str 'strong'"),
-        ({"start": None}, "start must be a number, got NoneType"),
+        ({"start": None}, "start must be a number, got None"),
         ({"end": torch.ones(2)}, "end must be a number"),
     ],
 )

@@ -89,7 +89,7 @@ def test_mistakes(toy, tmp_path):
         toy.network.with_classes([], ["a"])
     DENOISERS.remove(Toy)
     try:
-        with pytest.raises(NelboError, match="or a DiT or a TextDiT can be saved, found Toy"):
+        with pytest.raises(NelboError, match="class Toy, and only UNet, DiT, TextDiT can be saved"):
             nelbo.save(toy, tmp_path)
     finally:
         DENOISERS.append(Toy)

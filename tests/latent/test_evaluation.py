@@ -118,7 +118,7 @@ def test_prior_and_pixels_must_be_of_their_kinds(stable):
     with pytest.raises(NelboError, match="not on the model's 256 pixel levels"):
         model.elbo(torch.full((1, 3, 16, 16), 0.123))
     x = model.data.to_network(pictures().images)
-    with pytest.raises(NelboError, match="condition is of 2 examples, for 5 images"):
+    with pytest.raises(NelboError, match="condition has batch size 2, expected 5"):
         model.elbo(x, model.condition_on(["cat", "dog"]))
     z = torch.zeros(2, 4, 8, 8)
     with pytest.raises(NelboError, match="level 2 and others"):

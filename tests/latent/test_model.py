@@ -166,8 +166,11 @@ def test_one_prompt_or_one_each(stable):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompt": ["cat"]}, "prompt lists 1 prompts for 2 samples"),
-        ({"prompt": "cat", "guidance": 2.0, "negative_prompt": ["a"]}, "negative_prompt lists 1"),
+        ({"prompt": ["cat"]}, "prompt is a list of 1, expected one text for all samples"),
+        (
+            {"prompt": "cat", "guidance": 2.0, "negative_prompt": ["a"]},
+            "negative_prompt is a list of 1",
+        ),
         ({"prompt": "cat", "negative_prompt": "dog"}, "guidance other than 1"),
         ({"guidance": 2.0}, "needs a prompt"),
         ({"control": torch.zeros(2, 3, 16, 16)}, "without a ControlNet"),
@@ -183,10 +186,10 @@ def test_mistakes_with_text(stable, settings, message):
 @pytest.mark.parametrize("given", [1, 3])
 def test_a_condition_is_of_as_many_examples(stable, given, guidance):
     condition = stable.condition_on(["cat"] * given)
-    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+    with pytest.raises(NelboError, match=f"condition has batch size {given}, expected 2"):
         stable.sample(2, DDIM(2), condition=condition, guidance=guidance)
     label = Condition(label=torch.zeros(given, dtype=torch.int64))
-    with pytest.raises(NelboError, match=f"the condition is of {given} examples, for 2 images"):
+    with pytest.raises(NelboError, match=f"condition has batch size {given}, expected 2"):
         make().prior.sample(2, DDIM(2), condition=label)
 
 
@@ -211,17 +214,17 @@ def test_arguments_of_another_type_are_refused_by_name(monkeypatch):
     model.decoder_scale = 0.1
     autoencoder, prior, x, z = model.autoencoder, model.prior, torch.zeros(1, 3, 16, 16), 0.0
     mistakes = [
-        (lambda: LatentDiffusion(None, prior), "autoencoder is NoneType"),
-        (lambda: LatentDiffusion(autoencoder, None), "prior is NoneType"),
+        (lambda: LatentDiffusion(None, prior), "autoencoder is None"),
+        (lambda: LatentDiffusion(autoencoder, None), "prior is None"),
         (lambda: LatentDiffusion(autoencoder, prior, data=256), "data is int 256"),
         (lambda: LatentDiffusion(autoencoder, prior, scale="1"), "scale must be a number"),
         (lambda: LatentDiffusion(autoencoder, prior, scale=math.inf), "scale must be positive"),
         (lambda: LatentDiffusion(autoencoder, prior, decoder_scale=""), "decoder_scale must be"),
-        (lambda: model.encode(None), "x is NoneType"),
+        (lambda: model.encode(None), "x is None"),
         (lambda: model.decode(z), "z is float"),
-        (lambda: model.path_elbo(None), "x_0 is NoneType"),
+        (lambda: model.path_elbo(None), "x_0 is None"),
         (lambda: model.decoder_log_prob(x[:, :, 1:], torch.zeros(1, *SHAPE)), "images have shape"),
-        (lambda: model.edit(x, None), "edit is NoneType"),
+        (lambda: model.edit(x, None), "edit is None"),
         (lambda: model.edit(x, DDIM(2)), "edit is DDIM"),
         (lambda: model.sample(1, prompt=3), "prompt is int 3"),
         (lambda: model.sample(1, guidance=torch.zeros(0)), "guidance must be a number"),

@@ -102,7 +102,7 @@ def test_mistakes_are_explained(parts, tmp_path, monkeypatch):
             encoder.encode(wrong)
     with pytest.raises(NelboError, match="text_encoder"):
         TextEncoder.from_pretrained(tmp_path)
-    with pytest.raises(NelboError, match=r"^path is NoneType"):
+    with pytest.raises(NelboError, match=r"^path is None"):
         TextEncoder.from_pretrained(None)
 
 

@@ -24,7 +24,8 @@ def described(value: Any) -> str:
     kind = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"a {kind} of shape {tuple(value.shape)} and type {value.dtype}"
-    return f"{kind} {shown(value)}"
+    text = shown(value)
+    return text if value is None or text.startswith(kind) else f"{kind} {text}"
 
 
 def shown(value: Any) -> str:

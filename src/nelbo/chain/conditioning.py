@@ -110,7 +110,9 @@ class Condition:
     def check_batch(self, n: int) -> None:
         """Raise `NelboError` unless it is of `n` examples."""
         if self.batch_size != n:
-            raise NelboError(f"the condition is of {self.batch_size} examples, for {n} images")
+            raise NelboError(
+                f"the condition has batch size {self.batch_size}, expected {n}, one for each image"
+            )
 
     def cat(self, other: Condition) -> Condition:
         """The two batches one after the other; both must give the same fields."""

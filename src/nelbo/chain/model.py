@@ -369,6 +369,10 @@ class BaseModel(nn.Module, Model):
     data: DataSpace = Continuous()
     schedule: Any = None
 
+    def extra_repr(self) -> str:
+        """What the model is, above its modules."""
+        return ", ".join(f"{name}: {value}" for name, value in self.facts().items())
+
 
 def check_model(model: Any) -> None:
     """Raise `NelboError` for what is no model."""

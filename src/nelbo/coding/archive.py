@@ -64,7 +64,8 @@ def compress(
         fast: compute in float32: such an archive opens on a like machine alone.
         verify: read the archive back before it is returned.
         notes: more fields for the header.
-        progress: called as images are coded, and once more for each that is read back.
+        progress: called with completed=0 and the total as the tiles are begun to be coded, and
+            to be read back, and with how many more are done.
 
     Raises:
         NelboError: pictures that are not data of the model, no pictures, a name twice, a model
@@ -98,6 +99,8 @@ def compress(
     code = code_for(plan.applied(wide), plan, fast=fast)
     parts = [Part(tiles[some], some, conditions) for some in spans_of(len(tiles), block)]
     blocks: list[bytes] = []
+    if progress is not None:
+        progress(description="Compressing", completed=0, total=len(tiles))
     for group in groups_of(parts, block, fast):
         lanes = [
             Lane(Stack(_names(beside, tiling.begun(part.index))), Agreement()) for part in group

@@ -44,8 +44,9 @@ FINE, PARTS = 6, 4
 # What a network gives is of this size, for the error of its output.
 _OUTPUT = 8.0
 
-# Called with how many more images are done.
-Progress = Callable[[int], None]
+# Called with completed=0 and the total as a pass over the tiles begins, and then with how many
+# more of them are done.
+Progress = Callable[..., None]
 
 
 @dataclass

@@ -63,7 +63,8 @@ def read(
         data: the archive.
         condition: what the model was conditioned on, where that is not stored.
         recover: leave out the pictures of damaged blocks in place of an error.
-        progress: called as images are decoded.
+        progress: called with completed=0 and the total as the tiles are begun to be decoded, and
+            with how many more are done.
 
     Raises:
         NelboError: a file that is damaged or no archive, or a model of other weights.
@@ -123,6 +124,8 @@ def decoded(
             lost(i, error)
     tiles = torch.zeros((len(of_tile), *tiling.shape), dtype=torch.int64)
     names: dict[int, str] = {}
+    if progress is not None:
+        progress(description="Reading back", completed=0, total=len(of_tile))
     for group in groups_of(list(whole.items()), header["block"], fast):
         lanes = [Lane(Stack(b.words, b.taken), Agreement.from_bytes(b.listed)) for _, b in group]
         empty = torch.zeros(tiling.shape, dtype=coded_dtype(fast), device=wide.device)
@@ -169,8 +172,8 @@ def _check_model(model: Model, header: dict[str, Any]) -> None:
     found = weights_digest(model)
     if header["weights"] != found:
         raise NelboError(
-            f"the archive was made with a model whose weights have the hash {header['weights']}, "
-            f"those of the one given have {found}: give the model that made it"
+            f"the archive was made with a model of other weights, levels or guidance, of hash "
+            f"{header['weights']}, that of the one given is {found}: give the model that made it"
         )
     if header["coder"] != CODER:
         raise NelboError(f"the archive needs the coder {header['coder']}, this nelbo has {CODER}")

@@ -72,7 +72,7 @@ def run(options: Compress) -> None:
         )
     with new_file(options.out) as temporary:
         temporary.write_bytes(archive)
-    speeds = [len(pixels) / seconds for seconds in pace.passes(1 + options.verify)]
+    speeds = [len(pixels) / seconds for seconds in pace.passes]
     _answer(options, pixels, model, *_written(options, len(archive), pixels, speeds))
 
 

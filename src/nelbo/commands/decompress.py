@@ -37,9 +37,9 @@ def run(options: Decompress) -> None:
         raise NelboError(
             f"{options.archive} was made with {run_path}, which is not here: give --run ({error})"
         ) from error
-    with Pace("Decompressing") as pace:
+    with Pace("Reading back") as pace:
         found = read(model, archive, recover=options.recover, progress=pace)
-    speeds = [len(found.images) / seconds for seconds in pace.passes(1)]
+    speeds = [len(found.images) / seconds for seconds in pace.passes]
     files = write_pictures(found, options.out)
     for line in found.damage:
         notice(f"lost: {line}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from time import perf_counter
 from typing import Any, Self
 
@@ -10,19 +9,21 @@ from nelbo.base.console import Counting
 
 
 class Pace(Counting):
-    """A progress bar of images that keeps when some of them were done."""
+    """A progress bar of passes over images, each begun with completed=0, that keeps their time."""
 
     def __enter__(self) -> Self:
-        self._times = [perf_counter()]
+        self._times: list[list[float]] = []
         return super().__enter__()
 
     def __call__(self, done: float = 0, **fields: Any) -> None:
-        """More images are done."""
-        self._times.append(perf_counter())
-        super().__call__(done, **fields)
+        """A pass begins, or more images are done."""
+        if "completed" in fields:
+            self._times.append([])
+            self.bar.reset(self._task, **fields)
+        self._times[-1].append(perf_counter())
+        super().__call__(done)
 
-    def passes(self, count: int) -> list[float]:
-        """The seconds of each of a number of passes over the images, each of as many calls."""
-        calls = (len(self._times) - 1) // count
-        ends = self._times[:: max(1, calls)]
-        return [b - a for a, b in pairwise(ends)][:count]
+    @property
+    def passes(self) -> list[float]:
+        """The seconds of each pass in which any image was done."""
+        return [times[-1] - times[0] for times in self._times if times[1:]]

@@ -92,6 +92,15 @@ class ImageData:
                     f"{self.source} has {len(self.images)} images but {len(values)} {kind}"
                 )
 
+    def __repr__(self) -> str:
+        """What the images are, in a line."""
+        shape = "×".join(map(str, self.shape))
+        found = [f"{len(self):,} images of {shape}", f"{self.levels} pixel levels"]
+        found += [f"{self.num_classes} classes"] if self.num_classes else []
+        found += ["captions"] if self.has_captions else []
+        found += ["controls"] if self.controls is not None else []
+        return f"ImageData({self.source}: {', '.join(found)})"
+
     def __len__(self) -> int:
         return len(self.images)
 

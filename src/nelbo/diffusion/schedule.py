@@ -305,7 +305,9 @@ class NoiseSchedule(LevelMap):
         Raises:
             NelboError: no levels, levels outside 1..T, or not increasing.
         """
-        given = _array("levels", levels, "whole levels").flatten()
+        given = _array("levels", levels, "whole levels")
+        if given.ndim != 1:
+            raise NelboError(f"levels must be a list of whole levels, got {described(levels)}")
         chosen = given.long()
         T = self.num_levels
         if len(chosen) == 0:

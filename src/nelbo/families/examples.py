@@ -107,7 +107,8 @@ def prepare(
         _check(x, space, missing)
     else:
         raise NelboError(
-            f"fit takes ImageData or a tensor (N, C, H, W), got {type(images).__name__}"
+            f"fit takes ImageData or a tensor (N, C, H, W), got {type(images).__name__}: load_data "
+            "and torch.from_numpy make them"
         )
     if splits is not None and {TRAIN, VALIDATION} <= set(splits):
         train, held_out = (
@@ -146,7 +147,8 @@ def _check_size(x: Tensor, source: str) -> None:
 def _check(x: Tensor, space: DataSpace, missing: bool) -> None:
     if x.ndim != 4 or not x.is_floating_point():
         raise NelboError(
-            f"fit takes floats of shape (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}"
+            f"fit takes floats of shape (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}; "
+            "Pixels(levels).to_network makes them of pixel levels"
         )
     if x.numel() == 0:
         raise NelboError(f"there are no images in a tensor of shape {tuple(x.shape)}")

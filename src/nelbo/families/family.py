@@ -123,6 +123,11 @@ class Family(BaseModel):
                 raise
             raise NotFittedError(f"{self._not_fitted}; it has no {name} before") from error
 
+    def extra_repr(self) -> str:
+        """The arguments, and what the model is once it is fitted."""
+        options = [f"{name}={value!r}" for name, value in self.options.items()]
+        return ", ".join(filter(None, [*options, super().extra_repr()]))
+
     @property
     def name(self) -> str:
         """The name of the family."""

@@ -131,7 +131,10 @@ class PriorCondition:
         prompts = [prompt] * n if prompt is None or isinstance(prompt, str) else prompt
         check_kind(name, prompts, Sequence, "a text, or a list of one a sample")
         if len(prompts) != n:
-            raise NelboError(f"{name} lists {len(prompts)} prompts for {n} samples")
+            raise NelboError(
+                f"{name} is a list of {len(prompts)}, expected one text for all samples or a list "
+                f"of {n}"
+            )
         if name == "negative_prompt" and self.text is not None:
             return self._with_size(self.text.negative(prompts))
         return self.of_prompts(prompts)

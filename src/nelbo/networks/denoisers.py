@@ -18,6 +18,9 @@ def denoiser_to_save(network: object) -> Denoiser:
     """
     known: tuple[type[Denoiser], ...] = tuple(DENOISERS)
     if not isinstance(network, known):
-        names = " or a ".join(each.__name__ for each in known)
-        raise NelboError(f"only a {names} can be saved, found {type(network).__name__}")
+        names = ", ".join(each.__name__ for each in known)
+        raise NelboError(
+            f"the network is of class {type(network).__name__}, and only {names} can be saved; "
+            "of a guided model save model.unguided"
+        )
     return network
