@@ -15,7 +15,7 @@ CHECKS ?=
 LOOSE := arg-type assignment dict-item index misc no-untyped-def return-value type-var union-attr var-annotated
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow mutants gpu lint format bench clean
+.PHONY: help demo test slow mutants gpu lint format bench docs clean
 
 help:
 	@echo "make demo    train on digits for two minutes, evaluate, sample, write a report"
@@ -25,6 +25,7 @@ help:
 	@echo "make gpu     on a machine with CUDA: equal results to the CPU's, speed beside diffusers"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure speed side by side with diffusers"
+	@echo "make docs    build the documentation with a reference, site/index.html"
 	@echo "make clean   remove the virtual environment, caches and demo run"
 
 demo: $(READY)
@@ -62,8 +63,13 @@ format: $(READY)
 bench: $(READY)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The mark is written last: an installation that was cut short is done again.

@@ -1,6 +1,6 @@
 """A folder of emoji to compose from: five styles, colours, sizes, places and pairs, as SVG files.
 
-    python benchmarks/composed_emoji.py [OUT] [--kinds name style] [--recoloured 0.15]
+    python benchmarks/composed_emoji.py [OUT] [--kinds name style] [--recoloured 0.15] [--emoji 2]
     nelbo train OUT --start-from emoji --train-text-encoder --out RUN
 
 OUT is runs/composed-emoji by default. Its pictures are drawn from packages that npm downloads by
@@ -12,6 +12,9 @@ style     "apple, noto" or "small apple at the top left, outline"
 colour    "purple apple" or "small purple apple at the right, twemoji": recoloured in the vector
           file (`_recolour.py`), where one colour covers most of the drawing
 pair      "red apple and blue car, noto": one at the left, one at the right
+
+`--emoji 2` adds the pictures of nelbo's own data `emoji`, without captions, each of those for
+training twice: for an autoencoder, which is to code these best.
 
 A word of colour in a name of Unicode's counts as its colour: "green apple" is the thing apple in
 green. People in skin tones are there in OpenMoji's style only.
@@ -48,7 +51,9 @@ from _emoji_things import (
 from _recolour import recoloured
 from folders import Packages, make_anew
 
+from nelbo.data import load_data
 from nelbo.data.splits import TEST, TRAIN, VALIDATION, share
+from nelbo.report.grids import save_image, to_pil
 
 KINDS = ("name", "style", "colour", "pair")
 # The share of recolourings for training that are drawn, unless another is asked for; of pictures
@@ -90,6 +95,9 @@ def main() -> None:
     parser.add_argument(
         "--recoloured", type=float, default=DRAWN, help="share of recolourings to train on"
     )
+    parser.add_argument(
+        "--emoji", type=int, default=0, metavar="TIMES", help="add the data emoji (default: 0)"
+    )
     arguments = parser.parse_args()
     out: Path = arguments.out
     things = list_things(Packages(out.with_name(".packages")))
@@ -109,11 +117,23 @@ def main() -> None:
             if picture.kind == "pair" and picture.split in pairs:
                 pairs[picture.split].append(picture.thing)
             counts[key] = counts.get(key, 0) + 1
+    if arguments.emoji:
+        add_emoji(out, arguments.emoji)
     (out / "CREDITS.md").write_text("".join(f"- {k}: {v}\n" for k, v in CREDITS.items()))
     kept = json.dumps(held_out(things, pairs), indent=1, ensure_ascii=False)
     out.with_name(f"{out.name}-held-out.json").write_text(kept + "\n")
     for (kind, split), count in sorted(counts.items()):
         print(f"{kind}, {split}: {count:,} pictures")
+
+
+def add_emoji(out: Path, times: int) -> None:
+    """The pictures of the data `emoji`, each of those for training a number of times."""
+    for split, copies in ((TRAIN, times), (VALIDATION, 1)):
+        folder = out / split / "emoji"
+        folder.mkdir()
+        for i, image in enumerate(load_data("emoji", split, size=32).images):
+            for copy in range(copies):
+                save_image(to_pil(image), folder / f"{i}-{copy}.png")
 
 
 def pictures(things: list[Thing], drawn: float = DRAWN) -> Iterator[Picture]:

@@ -349,7 +349,7 @@ class NoiseSchedule(LevelMap):
 
     @cached_property
     def noise_power(self) -> Levels:
-        """1 − ᾱ_t, without cancellation near ᾱ = 1: |expm1(Σ log α_s)|."""
+        """1 − ᾱ_t, without cancellation near ᾱ = 1: −expm1(Σ log α_s)."""
         return torch.expm1(torch.log1p(-self.betas).cumsum(0)).abs()
 
     @cached_property

@@ -90,7 +90,7 @@ class TrainLatent(TrainOptions):
     """Without --autoencoder: how much of --time-budget trains it, a quarter by default."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            objective="simple", learning_rate=1e-3, ema_decay=0.9995
+            objective="simple", learning_rate=1e-3, ema_decay=0.9995, optimizer="muon"
         )
     )
     suits: ClassVar[tuple[str, ...]] = ("emoji",)
