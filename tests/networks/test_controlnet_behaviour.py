@@ -153,7 +153,7 @@ def test_a_controlnet_of_another_unet_is_refused():
         ControlledUNet(unet, nets[0], [1.0, 2.0])
     with pytest.raises(NelboError, match="controlnets is empty"):
         ControlledUNet(unet, [])
-    with pytest.raises(NelboError, match=r"(?s)controlnets\[0\] is UNet .*, expected a ControlNet"):
+    with pytest.raises(NelboError, match=r"(?s)controlnets\[0\] is UNet.*, expected a ControlNet"):
         ControlledUNet(unet, unet)
     for scale in (float("nan"), "strong", torch.ones(2)):
         with pytest.raises(NelboError, match=r"scale .*must be a"):
