@@ -137,3 +137,9 @@ def test_what_was_computed_cannot_be_changed():
         if decorator.startswith("dataclass") and "frozen=True" not in decorator
     }
     assert changing == {"Walk"}
+
+
+def test_every_folder_of_tests_is_a_package():
+    """Else two files of one name in two folders are one module, and one of them is not run."""
+    folders = {path.parent for path in Path(__file__).parent.rglob("test_*.py")}
+    assert [folder.name for folder in folders if not (folder / "__init__.py").is_file()] == []
