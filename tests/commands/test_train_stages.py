@@ -126,8 +126,8 @@ def test_an_autoencoder_goes_on_by_the_optimiser_that_it_was_begun_with(
     """As one that was begun before Muon was its default."""
     usual = TrainLatent.first_stage
 
-    def by_adamw(options: TrainLatent) -> TrainingConfig:
-        return replace(usual(options), optimizer="adamw")
+    def by_adamw(options: TrainLatent, *usual_training: TrainingConfig) -> TrainingConfig:
+        return replace(usual(options, *usual_training), optimizer="adamw")
 
     begun, out = tmp_path / "begun", tmp_path / "out"
     with monkeypatch.context() as patched:

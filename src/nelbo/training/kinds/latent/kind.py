@@ -93,15 +93,15 @@ class Latent(Kind):
             return
         first = run.stage(AUTOENCODER_RUN)
         if not options.resume or not (run.has_model or first.evaluation()):
-            how = options.first_stage()
-            if options.resume and first.has_model:  # by the optimiser that it was begun with
-                before = parse_options(TrainAutoencoder, read_settings(first.config), first.config)
-                how = replace(how, optimizer=before.training.optimizer)
-            autoencoder = TrainAutoencoder(
+            usual = TrainAutoencoder()
+            if options.resume and first.has_model:  # as it was begun, whatever is usual by now
+                usual = parse_options(TrainAutoencoder, read_settings(first.config), first.config)
+            autoencoder = replace(
+                usual,
                 data=options.data,
                 size=options.size,
                 channels=options.channels,
-                training=how,
+                training=options.first_stage(usual.training),
                 evaluate_images=options.evaluate_images,
                 track=options.track,
                 device=options.device,

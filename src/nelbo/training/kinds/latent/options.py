@@ -133,9 +133,10 @@ class TrainLatent(TrainOptions):
                 "run for the prior: both stages share --time-budget"
             )
 
-    def first_stage(self) -> TrainingConfig:
-        """How the autoencoder is trained: its share of the length, or what was asked for."""
-        whole, usual = self.training, TrainAutoencoder().training
+    def first_stage(self, usual: TrainingConfig | None = None) -> TrainingConfig:
+        """How the autoencoder is trained: its share of the length, or what was asked for; all that
+        is not shared as `usual` has it, by default that of an autoencoder alone."""
+        whole, usual = self.training, usual or TrainAutoencoder().training
         shared = {name: getattr(whole, name) for name in _SHARED}
         steps, time = self.autoencoder_steps, self.autoencoder_time
         if steps is None and time is None:
