@@ -306,7 +306,7 @@ def test_levels_are_assumed_once_and_for_pixels_only(tmp_path, stable, recwarn):
             {"prediction_type": "flow_prediction"},
             "prediction_type is 'flow_prediction'",
         ),
-        ("text_encoder/config.json", {"hidden_size": "wide"}, "text_encoder cannot be read"),
+        ("text_encoder/config.json", {"hidden_size": "wide"}, "'hidden_size': found 'wide'"),
     ],
 )
 def test_mistakes_name_the_file(stable, tmp_path, file, changes, message):

@@ -100,7 +100,7 @@ def test_the_context_holds_the_longest_caption():
     long = [*CAPTIONS, " ".join(["a red apple on a blue field"] * 3)]
     for captions in (CAPTIONS, long):
         encoder = TextEncoder.for_captions(captions, width=8, layers=1, heads=2, vocabulary=700)
-        longest = max(len(encoder.tokenizer(c, truncation=False).input_ids) for c in captions)
+        longest = max(len(encoder.tokenizer(c).input_ids) for c in captions)
         assert encoder.max_tokens == max(LEAST_TOKENS, longest)
         assert encoder.max_tokens == encoder.config.max_position_embeddings
         assert encoder.tokens(captions).shape == (len(captions), encoder.max_tokens)

@@ -18,13 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import read_json
 from nelbo.chain.model import Model
-from nelbo.formats import load, save, write_json
+from nelbo.formats import load, save
 from nelbo.formats.model_directory import CARD_FILE, checkpoint_path
 from nelbo.formats.pipeline import BASE
 from nelbo.samplers import Sampler
-from nelbo.text import TEXT_ENCODER
 
 # What a checkpoint may weigh without being a burden to those who never use it.
 LARGEST = 30_000_000
@@ -86,7 +84,6 @@ def save_checkpoint(
     if base is not None:
         kept[BASE] = base
     save(half, directory, sampler=sampler, notes=kept)
-    _read_text_encoder_as_float32(directory)
     if base is not None:
         _share(directory, checkpoint_path(base))
     (directory / CARD_FILE).write_text(card, encoding="utf-8")
@@ -116,10 +113,3 @@ def _share(directory: Path, base: Path) -> None:
             ):
                 raise NelboError(f"{own} is not the {part.name} of {base.name}, its base")
         shutil.rmtree(own)
-
-
-def _read_text_encoder_as_float32(directory: Path) -> None:
-    """Let transformers load float32: it reads the dtype in the config, diffusers that of a call."""
-    file = directory / TEXT_ENCODER / "config.json"
-    if file.is_file():
-        write_json(file, {**read_json(file), "dtype": "float32"})

@@ -57,7 +57,7 @@ def vision_model(directory: str | Path, levels: int) -> FeatureSpace:
         MissingExtraError: transformers is not installed.
     """
     path = check_vision_model(directory)
-    transformers = optional("transformers", "features of a vision model", "text")
+    transformers = optional("transformers", "features of a vision model", "diffusers")
     config = ConfigFields(path / CONFIG_FILE, read_json(path / CONFIG_FILE))
     # The library raises whatever it meets in a damaged file.
     broken = explained(f"{directory} cannot be read as a vision model", Exception)

@@ -23,12 +23,13 @@ from nelbo.formats.files import PipelineIndex, write_index, write_json
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig
+from nelbo.networks.clip_config import ClipTextConfig
 from nelbo.networks.denoiser import Denoiser
 from nelbo.networks.denoisers import denoiser_to_save
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.samplers import DDIM, Sampler
 from nelbo.text import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
-from nelbo.text.paired import SECOND_CLASS, SECOND_TEXT_ENCODER, SECOND_TOKENIZER, PairedTextEncoder
+from nelbo.text.paired import SECOND_TEXT_ENCODER, SECOND_TOKENIZER, PairedTextEncoder
 
 UNCONDITIONAL = "LDMPipeline"
 TRANSFORMER = "DiTPipeline"
@@ -58,6 +59,7 @@ _CONTROLLED = (CONTROLLED, PAIRED_CONTROLLED)
 _WITHOUT_TEXT = (UNCONDITIONAL, TRANSFORMER)
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+_FIRST_CLASS, _SECOND_CLASS = ClipTextConfig.class_names
 # Whether the unconditional half of an SDXL pipeline is conditioned on zeros.
 _ZEROS = "force_zeros_for_empty_prompt"
 # Whether it is conditioned on an aesthetics score, which nelbo does not support.
@@ -79,10 +81,10 @@ def load_latent(pipeline: Pipeline) -> LatentDiffusion:
     denoiser_class = index.denoiser(text=has_text)
     if has_text:
         index.require(TOKENIZER, *_TOKENIZERS)
-        index.require(TEXT_ENCODER, "CLIPTextModel")
+        index.require(TEXT_ENCODER, _FIRST_CLASS)
     if kind in _PAIRED:
         index.require(SECOND_TOKENIZER, *_TOKENIZERS)
-        index.require(SECOND_TEXT_ENCODER, SECOND_CLASS)
+        index.require(SECOND_TEXT_ENCODER, _SECOND_CLASS)
         if index.settings.get(_PRETTY):
             raise NelboError(f"{index.file}: {_PRETTY} is true, which nelbo does not support")
     if kind in _CONTROLLED and CONTROLNET not in index.parts:
@@ -187,7 +189,7 @@ def _text_parts(text: PromptEncoder, name: str) -> dict[str, Any]:
     """The entries of model_index.json for a text encoder and the parts that accompany it."""
     parts: dict[str, Any] = {
         TOKENIZER: ["transformers", _TOKENIZERS[0]],
-        TEXT_ENCODER: ["transformers", "CLIPTextModel"],
+        TEXT_ENCODER: ["transformers", _FIRST_CLASS],
     }
     if name == TEXT_TRANSFORMER:
         return parts
@@ -195,7 +197,7 @@ def _text_parts(text: PromptEncoder, name: str) -> dict[str, Any]:
     if isinstance(text, PairedTextEncoder):
         return parts | {
             SECOND_TOKENIZER: ["transformers", _TOKENIZERS[0]],
-            SECOND_TEXT_ENCODER: ["transformers", SECOND_CLASS],
+            SECOND_TEXT_ENCODER: ["transformers", _SECOND_CLASS],
             _ZEROS: text.zeros,
         }
     return parts | {"safety_checker": [None, None], "requires_safety_checker": False}

@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Raises:
         NelboError: a file is missing, damaged or unsupported; the message names the file and the
             field.
-        MissingExtraError: a pipeline with a text encoder, without transformers installed.
+        MissingExtraError: a pipeline with a text encoder, without the extra `text`.
     """
     network = load_network(path)
     return Pipeline.open(path).model() if network is None else network

@@ -2,6 +2,8 @@
 
 from nelbo.networks.autoencoder import AutoencoderKL
 from nelbo.networks.autoencoder_config import AutoencoderConfig
+from nelbo.networks.clip import ClipText
+from nelbo.networks.clip_config import ClipTextConfig
 from nelbo.networks.controlnet import ControlledUNet, ControlNet
 from nelbo.networks.controlnet_config import ControlNetConfig
 from nelbo.networks.dit import DiT, TextDiT
@@ -14,6 +16,8 @@ from nelbo.networks.unet_encoder import Residuals
 __all__ = [
     "AutoencoderConfig",
     "AutoencoderKL",
+    "ClipText",
+    "ClipTextConfig",
     "ControlNet",
     "ControlNetConfig",
     "ControlledUNet",

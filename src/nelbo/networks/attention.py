@@ -8,6 +8,8 @@ in heads of width d (Vaswani et al. 2017), with y = x for self-attention.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -55,9 +57,9 @@ class Attention(nn.Module):
             projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projected in (self.to_q(x), self.to_k(source), self.to_v(source))
         )
-        read = _read(q, k, v).transpose(1, 2).flatten(2)
+        found = read(q, k, v).transpose(1, 2).flatten(2)
         project, dropout = self.to_out
-        return dropout(project(read))
+        return dropout(project(found))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`attend`."""
@@ -109,8 +111,18 @@ def by_products(dtype: torch.dtype, device: torch.device) -> bool:
     return halved and device.type == "cpu" and torch.is_grad_enabled()
 
 
-def _read(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(Q Kᵀ/√d) V, in heads, (batch, heads, tokens, d)."""
+def read(q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None) -> Tensor:
+    """softmax(Q Kᵀ/√d) V, in heads, (batch, heads, tokens, d).
+
+    Args:
+        q: what is asked, Q.
+        k: what is compared with it, K.
+        v: what is read, V.
+        sees: whether each token of Q sees each of K; None for all.
+    """
     if by_products(q.dtype, q.device):
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        logits = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
+        if sees is not None:
+            logits = logits.masked_fill(~sees, -math.inf)
+        return logits.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)

@@ -8,11 +8,13 @@ from nelbo.text.encoder import (
     TextEncoder,
     shorten,
 )
+from nelbo.text.tokenizer import ClipTokenizer
 
 __all__ = [
     "LEAST_TOKENS",
     "TEXT_ENCODER",
     "TOKENIZER",
+    "ClipTokenizer",
     "PromptEncoder",
     "TextEncoder",
     "shorten",

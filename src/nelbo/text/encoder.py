@@ -1,9 +1,7 @@
 """Prompts as what a network attends to: the CLIP text encoder of Stable Diffusion.
 
 It is loaded with its weights, or made anew in the same format for one's own captions and trained
-with the model that attends to it. Tokenizer and network are transformers', which is an optional
-extra and is imported when a text encoder is loaded or made. SDXL has two of them, see
-`nelbo.text.paired`.
+with the model that attends to it. SDXL has two of them, see `nelbo.text.paired`.
 """
 
 from __future__ import annotations
@@ -13,35 +11,26 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nelbo.base.arguments import check_path
-from nelbo.base.console import quiet
 from nelbo.base.digest import digest
-from nelbo.base.errors import NelboError, explained, optional
+from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.networks.attention import by_products
-from nelbo.networks.files import CONFIG_FILE, locate
-from nelbo.networks.finite import check_finite_weights
-from nelbo.text.tokenizer import train_tokenizer
+from nelbo.networks.clip import ClipText
+from nelbo.networks.clip_config import ClipTextConfig
+from nelbo.networks.files import CONFIG_FILE
+from nelbo.text.tokenizer import ClipTokenizer, train_tokenizer
 
 # The least number of tokens that a new text encoder reads, including start and end.
 LEAST_TOKENS = 16
 TOKENIZER = "tokenizer"
 TEXT_ENCODER = "text_encoder"
-WEIGHTS_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model.fp16.safetensors",
-    "model.safetensors.index.fp16.json",
-)
 
 
 class PromptEncoder(nn.Module, ABC):
@@ -74,7 +63,7 @@ class PromptEncoder(nn.Module, ABC):
             [
                 repr(getattr(self, "zeros", None)),
                 *(json.dumps(e.config.to_dict(), sort_keys=True, default=str) for e in encoders),
-                *(_vocabulary(each.tokenizer) for each in encoders),
+                *(_tokenizing(each.tokenizer) for each in encoders),
             ]
         )
 
@@ -88,13 +77,13 @@ class PromptEncoder(nn.Module, ABC):
 
 
 class TextEncoder(PromptEncoder):
-    """Prompts to the last hidden states of a `CLIPTextModel`, one vector a token.
+    """Prompts to the last hidden states of CLIP's text transformer, one vector a token.
 
     The empty prompt is the unconditional model.
 
     Args:
-        tokenizer: a transformers `CLIPTokenizer`.
-        model: a transformers `CLIPTextModel`.
+        tokenizer: a `ClipTokenizer`; one of transformers does as well.
+        model: a `ClipText`, or a `CLIPTextModel` of transformers.
     """
 
     def __init__(self, tokenizer: Any, model: nn.Module) -> None:
@@ -110,7 +99,7 @@ class TextEncoder(PromptEncoder):
         *,
         tokenizer: str = TOKENIZER,
         text_encoder: str = TEXT_ENCODER,
-        model_class: str = "CLIPTextModel",
+        projected: bool = False,
     ) -> TextEncoder:
         """The text encoder of a pipeline: the folders `tokenizer/` and `text_encoder/`.
 
@@ -120,35 +109,18 @@ class TextEncoder(PromptEncoder):
             path: the pipeline's directory or Hub id.
             tokenizer: the folder of the tokenizer.
             text_encoder: the folder of the network.
-            model_class: the class of the network in transformers.
+            projected: whether the network is one with a projection of the whole prompt.
 
         Raises:
-            MissingExtraError: transformers is not installed.
+            MissingExtraError: the package tokenizers is not installed.
             NelboError: a part is missing or damaged, or its weights are a pickle.
         """
         check_path("path", path)
-        transformers = transformers_library()
         root = Path(path)
         if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
             tokenizer = text_encoder = ""
-        locate(path, text_encoder, CONFIG_FILE)
-        weights = locate(path, text_encoder, *WEIGHTS_FILES)
-        variant = "fp16" if "fp16" in weights.name else None
-        # The libraries below raise whatever they meet in a damaged file.
-        with explained(f"{root / tokenizer} cannot be read", Exception):
-            tokens = transformers.CLIPTokenizer.from_pretrained(path, subfolder=tokenizer)
-        with explained(f"{root / text_encoder} cannot be read", Exception), quiet("transformers"):
-            model = getattr(transformers, model_class).from_pretrained(
-                path,
-                subfolder=text_encoder,
-                use_safetensors=True,
-                variant=variant,
-                # The config may name a type that is coarser than that of the weights. Newer
-                # releases name it dtype, and still accept this.
-                torch_dtype=torch.float32,
-            )
-        check_finite_weights(dict(model.named_parameters()), weights)
-        return cls(tokens, model).eval()
+        tokens = ClipTokenizer.from_pretrained(path, tokenizer)
+        return cls(tokens, ClipText.from_pretrained(path, text_encoder, projected=projected)).eval()
 
     @classmethod
     def for_captions(
@@ -172,10 +144,9 @@ class TextEncoder(PromptEncoder):
             max_tokens: N, by default as many as the longest caption needs, and at least 16.
 
         Raises:
-            MissingExtraError: transformers is not installed.
+            MissingExtraError: the package tokenizers is not installed.
             NelboError: no captions, or numbers that do not fit.
         """
-        transformers = transformers_library()
         if width < 1 or layers < 1 or heads < 1 or width % heads:
             raise NelboError(
                 f"width {width}, layers {layers} and heads {heads} must be positive, and heads "
@@ -184,9 +155,9 @@ class TextEncoder(PromptEncoder):
         limit = {} if max_tokens is None else {"max_tokens": max_tokens}
         tokenizer = train_tokenizer(captions, vocabulary=vocabulary, **limit)
         if max_tokens is None:
-            tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
-            tokenizer.model_max_length = max(LEAST_TOKENS, *map(len, tokens))
-        config = transformers.CLIPTextConfig(
+            longest = max(map(len, tokenizer(captions).input_ids))
+            tokenizer.model_max_length = max(LEAST_TOKENS, longest)
+        config = ClipTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=4 * width,
@@ -197,7 +168,7 @@ class TextEncoder(PromptEncoder):
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return cls(tokenizer, transformers.CLIPTextModel(config))
+        return cls(tokenizer, ClipText(config))
 
     def save_pretrained(
         self,
@@ -207,13 +178,8 @@ class TextEncoder(PromptEncoder):
         text_encoder: str = TEXT_ENCODER,
     ) -> None:
         """Write the folders `tokenizer/` and `text_encoder/` into a pipeline's directory."""
-        folder = Path(path) / tokenizer
-        self.tokenizer.save_pretrained(folder)
-        if not (folder / "vocab.json").exists():
-            # Newer releases of transformers write tokenizer.json alone, which older do not read.
-            self.tokenizer.backend_tokenizer.model.save(str(folder))
-        with quiet("transformers"):
-            self.model.save_pretrained(Path(path) / text_encoder)
+        self.tokenizer.save_pretrained(Path(path) / tokenizer)
+        self.model.save_pretrained(Path(path) / text_encoder)
 
     @property
     def max_tokens(self) -> int:
@@ -229,26 +195,23 @@ class TextEncoder(PromptEncoder):
             NelboError: no prompts, or one that is not a string.
         """
         check_prompts(prompts)
-        self._mention_dropped(prompts)
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.max_tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return tokens.input_ids
+        n, end = self.max_tokens, self.tokenizer.eos_token_id
+        read = self.tokenizer(list(prompts)).input_ids
+        self._mention_dropped(prompts, read)
+        tokens = torch.full((len(read), n), self.tokenizer.pad_token_id)
+        for row, ids in zip(tokens, read, strict=True):
+            kept = ids if len(ids) <= n else [*ids[: n - 1], end]
+            row[: len(kept)] = torch.tensor(kept)
+        return tokens
 
     def forward(
         self, tokens: Int[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts tokens width"]:
         """The last hidden states of tokens, (B, N, D), with a gradient to the weights."""
-        weight = next(self.model.parameters())
-        tokens = tokens.to(weight.device)
+        tokens = tokens.to(next(self.model.parameters()).device)
         # Stable Diffusion 1 and 2 were trained with attention to the padding.
         masked = getattr(self.config, "use_attention_mask", False)
-        with _attention(weight):
-            return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
+        return self.model(tokens, attention_mask=self._mask(tokens) if masked else None)[0]
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts tokens width"]:
@@ -264,14 +227,14 @@ class TextEncoder(PromptEncoder):
         end = (tokens == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         return (torch.arange(tokens.shape[1], device=tokens.device) <= end).long()
 
-    def _mention_dropped(self, prompts: Sequence[str]) -> None:
+    def _mention_dropped(self, prompts: Sequence[str], read: Sequence[list[int]]) -> None:
         """Warn of truncated prompts, once for all of them."""
         kept = self.max_tokens - 1  # the end token stays
-        dropped = []
-        for prompt in dict.fromkeys(prompts):
-            tokens = self.tokenizer(prompt, truncation=False, verbose=False).input_ids
-            if len(tokens) > self.max_tokens:
-                dropped.append((prompt, self.tokenizer.decode(tokens[kept:-1])))
+        dropped = [
+            (prompt, self.tokenizer.decode(ids[kept:-1]))
+            for prompt, ids in dict(zip(prompts, read, strict=True)).items()
+            if len(ids) > self.max_tokens
+        ]
         if not dropped:
             return
         (prompt, rest), more = dropped[0], len(dropped) - 1
@@ -294,21 +257,7 @@ def shorten(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _attention(weight: Tensor) -> AbstractContextManager[None]:
-    """The faster way to compute attention, in the precision of the moment."""
-    device = weight.device
-    cast = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if cast else weight.dtype
-    return sdpa_kernel(SDPBackend.MATH) if by_products(dtype, device) else nullcontext()
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    whole = getattr(tokenizer, "backend_tokenizer", None)
-    # With the merges, which the vocabulary does not determine, if the tokenizer can be serialised.
-    return f"{words}{tokenizer.model_max_length}{'' if whole is None else whole.to_str()}"
-
-
-def transformers_library() -> Any:
-    """The package of text encoders; an error where it is not installed."""
-    return optional("transformers", "a text encoder", "text")
+def _tokenizing(tokenizer: Any) -> str:
+    """All on which the tokens of a prompt depend."""
+    whole = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return f"{whole.to_str()}{tokenizer.model_max_length}"

@@ -16,22 +16,18 @@ from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
-from nelbo.text.encoder import TEXT_ENCODER, TOKENIZER, PromptEncoder, TextEncoder
+from nelbo.text.encoder import PromptEncoder, TextEncoder
 
 SECOND_TOKENIZER = "tokenizer_2"
 SECOND_TEXT_ENCODER = "text_encoder_2"
-SECOND_CLASS = "CLIPTextModelWithProjection"
-
-_FIRST = {"tokenizer": TOKENIZER, "text_encoder": TEXT_ENCODER}
-_SECOND = {"tokenizer": SECOND_TOKENIZER, "text_encoder": SECOND_TEXT_ENCODER}
 
 
 class PairedTextEncoder(PromptEncoder):
     """Prompts to the tokens of two CLIP text encoders and the pooled vector of the second.
 
     Args:
-        first: of a transformers `CLIPTextModel`.
-        second: of a `CLIPTextModelWithProjection`.
+        first: of a network without a projection.
+        second: of one with a projection of the whole prompt.
         zeros: condition the unconditional model on zeros, as in the training of SDXL; otherwise
             on the empty prompt. An explicit empty prompt is always embedded, as in diffusers.
 
@@ -56,15 +52,22 @@ class PairedTextEncoder(PromptEncoder):
     ) -> PairedTextEncoder:
         """The text encoders of a pipeline, each with its tokenizer; errors as `TextEncoder`."""
         return cls(
-            TextEncoder.from_pretrained(path, **_FIRST),
-            TextEncoder.from_pretrained(path, **_SECOND, model_class=SECOND_CLASS),
+            TextEncoder.from_pretrained(path),
+            TextEncoder.from_pretrained(
+                path,
+                tokenizer=SECOND_TOKENIZER,
+                text_encoder=SECOND_TEXT_ENCODER,
+                projected=True,
+            ),
             zeros=zeros,
         )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the four folders into a pipeline's directory."""
-        self.first.save_pretrained(path, **_FIRST)
-        self.second.save_pretrained(path, **_SECOND)
+        self.first.save_pretrained(path)
+        self.second.save_pretrained(
+            path, tokenizer=SECOND_TOKENIZER, text_encoder=SECOND_TEXT_ENCODER
+        )
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str | None]) -> Condition:

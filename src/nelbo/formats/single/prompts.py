@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
+from nelbo.base.errors import MissingExtraError, NelboError
 from nelbo.formats.single.checkpoint import CLIP, OPEN_CLIP, XL_CLIP, XL_OPEN_CLIP, Checkpoint
 from nelbo.formats.single.renaming import counted
 from nelbo.formats.single.text import clip_fields, rename_clip, rename_open_clip
-from nelbo.networks.finite import check_finite_weights
-from nelbo.networks.weights import check_weights
+from nelbo.networks.clip import ClipText
+from nelbo.networks.clip_config import ClipTextConfig
+from nelbo.networks.pretrained import skeleton
 from nelbo.text import PromptEncoder, TextEncoder
-from nelbo.text.encoder import transformers_library
-from nelbo.text.paired import SECOND_CLASS, SECOND_TOKENIZER, PairedTextEncoder
+from nelbo.text.paired import SECOND_TOKENIZER, PairedTextEncoder
+from nelbo.text.tokenizer import ClipTokenizer
 
 # Whose words every CLIP reads.
 _WORDS = "openai/clip-vit-large-patch14"
@@ -27,7 +27,7 @@ def read_prompts(checkpoint: Checkpoint) -> PromptEncoder:
     """The text encoder, or both of XL.
 
     Raises:
-        MissingExtraError: transformers is not installed.
+        MissingExtraError: the package tokenizers is not installed.
         NelboError: no tokenizer, or weights that do not fit a CLIP.
     """
     if checkpoint.is_xl:
@@ -35,14 +35,13 @@ def read_prompts(checkpoint: Checkpoint) -> PromptEncoder:
         second = rename_open_clip(checkpoint.weights(XL_OPEN_CLIP))
         return PairedTextEncoder(
             _encoder(checkpoint, first, "quick_gelu"),
-            _encoder(checkpoint, second, "gelu", SECOND_CLASS, _OPEN_PADDING),
+            _encoder(checkpoint, second, "gelu", projected=True, padding=_OPEN_PADDING),
         )
     if checkpoint.is_second:
         weights = checkpoint.weights(OPEN_CLIP)
         # The network attends to what comes before the last layer.
         layers = counted(weights, r"transformer\.resblocks\.(\d+)\.") - 1
         kept = rename_open_clip(weights, layers)
-        kept.pop("text_projection.weight", None)
         return _encoder(checkpoint, kept, "gelu", padding=_OPEN_PADDING)
     return _encoder(checkpoint, rename_clip(checkpoint.weights(CLIP)), "quick_gelu")
 
@@ -51,32 +50,27 @@ def _encoder(
     checkpoint: Checkpoint,
     weights: dict[str, Tensor],
     activation: str,
-    kind: str = "CLIPTextModel",
+    *,
+    projected: bool = False,
     padding: str | None = None,
 ) -> TextEncoder:
-    transformers = transformers_library()
     fields = clip_fields(weights, activation)
-    words = fields["vocab_size"]
-    tokens = _tokenizer(checkpoint, transformers, words, second=kind == SECOND_CLASS)
-    if padding is not None and padding in tokens.get_vocab():
-        tokens.pad_token = padding
-    config = transformers.CLIPTextConfig(
+    tokens = _tokenizer(checkpoint, fields["vocab_size"], second=projected, padding=padding)
+    config = ClipTextConfig(
         **fields,
         bos_token_id=tokens.bos_token_id,
         eos_token_id=tokens.eos_token_id,
         pad_token_id=tokens.pad_token_id,
     )
-    model = getattr(transformers, kind)(config)
-    expected = model.state_dict()
-    below = "text_model." if any(name.startswith("text_model.") for name in expected) else ""
-    found = {n if n.startswith("text_projection") else below + n: w for n, w in weights.items()}
-    check_weights(found, expected, checkpoint.path)
-    check_finite_weights(found, checkpoint.path)
-    model.load_state_dict(found, assign=True)
+    with skeleton():
+        model = ClipText(config, projected=projected)
+    model.load(weights, checkpoint.path)
     return TextEncoder(tokens, model).eval()
 
 
-def _tokenizer(checkpoint: Checkpoint, transformers: Any, words: int, *, second: bool) -> Any:
+def _tokenizer(
+    checkpoint: Checkpoint, words: int, *, second: bool, padding: str | None
+) -> ClipTokenizer:
     """The tokenizer in a folder beside the file, else that of CLIP on the Hub.
 
     Raises:
@@ -87,14 +81,17 @@ def _tokenizer(checkpoint: Checkpoint, transformers: Any, words: int, *, second:
     folder = next((beside / name for name in names if (beside / name).is_dir()), None)
     source: str | Path = folder or _WORDS
     try:
-        tokens = transformers.CLIPTokenizer.from_pretrained(source)
+        tokens = ClipTokenizer.from_pretrained(source)
+        if padding is not None and padding in tokens.get_vocab():
+            tokens = ClipTokenizer.from_pretrained(source, roles={"pad_token": padding})
+        if len(tokens) == words:
+            return tokens
         found = f"one of {len(tokens)} words, expected {words}"
-    except Exception as error:
-        tokens, found = [], str(error)
-    # Some releases make one without words where there is none.
-    if len(tokens) != words:
-        raise NelboError(
-            f"{checkpoint.path} holds no tokenizer, and {source} gives none that fits: copy the "
-            f"folder tokenizer/ of any Stable Diffusion pipeline into {beside} ({found})"
-        )
-    return tokens
+    except MissingExtraError:
+        raise
+    except NelboError as error:
+        found = str(error)
+    raise NelboError(
+        f"{checkpoint.path} holds no tokenizer, and {source} gives none that fits: copy the "
+        f"folder tokenizer/ of any Stable Diffusion pipeline into {beside} ({found})"
+    )
