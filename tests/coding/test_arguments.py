@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,12 @@ CONDITION = Condition(control=torch.zeros(2, 1, 4, 4))
         ({"names": ["a"]}, "1 names were given for 2 pictures"),
         ({"captions": "a cat"}, "captions is str 'a cat', .* strings or None"),
         ({"condition": "a cat"}, "condition is str 'a cat', expected a Condition"),
+        ({"notes": ["run"]}, "notes is a? ?list.*, expected a dict of fields"),
+        ({"notes": {"run": math.nan}}, "notes cannot be written as JSON"),
+        ({"notes": {"run": [1, {"a": -math.inf}]}}, "notes cannot be written as JSON"),
+        ({"notes": {"run": Path("runs")}}, "notes cannot be written as JSON"),
+        ({"notes": {1: "runs"}}, "notes has the field 1, expected names that are strings"),
+        ({"notes": {"plan": {}}}, "notes has the field 'plan', .*: give it another name"),
     ],
 )
 def test_what_compress_does_not_take(changed, message):
@@ -49,6 +56,23 @@ def test_what_cannot_be_read(read):
         read(MODEL, Path("some.nelbo"))
     with pytest.raises(NelboError, match="model is None"):
         read(None, b"")
+
+
+def test_notes_stand_beside_all_that_a_header_has():
+    """Of an own name they would take the place of what is read, as of the weights' hash."""
+    notes = {"run": "runs/a", "more": [1, 0.5, None, {"ä": True}]}
+    labels = Condition(label=torch.tensor([0, 1]))
+    others = [IMAGES[0, :, :3], IMAGES[1]]
+    for given in (
+        {"names": ["a", "b"], "condition": labels, "fast": True},
+        {"images": others, "condition": CONDITION},
+    ):
+        archive = coding.compress(**{"model": MODEL, "images": IMAGES, "notes": notes, **given})
+        header = coding.contents(archive)
+        assert {name: header.pop(name) for name in notes} == notes
+        for name in header:
+            with pytest.raises(NelboError, match=f"notes has the field '{name}'"):
+                coding.compress(MODEL, IMAGES, notes={name: header[name]})
 
 
 def test_bytes_of_every_kind_are_read():

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, coding
+from nelbo.coding.agreement import Agreement
 from nelbo.coding.container import _FRAME, _USUAL, MAGIC, VERSION, Container
+from nelbo.coding.header import check_header
 from nelbo.coding.identity import machine
+from nelbo.coding.plan import Plan
 from nelbo.data import ImageData
 from tests.coding.models import random_images, tiny
 
@@ -134,6 +137,34 @@ def test_a_header_that_nelbo_did_not_write(model, archive, changed, message):
         coding.decompress(model, written(json.dumps(header).encode()))
 
 
+@pytest.mark.parametrize(
+    ("field", "at", "least", "most"),
+    [
+        ("levels", 0, 1, 2**31),
+        ("scales", 0, -(2**14), 2**14),
+        ("steps", 0, -64, 64),
+        ("turns", 0, 0, 2**31),  # `Turns`: a share, images, log₂ of a step
+        ("turns", 1, 1, 2**31),
+        ("turns", 2, 0, 64),
+    ],
+)
+def test_numbers_of_a_plan_have_ends(archive, field, at, least, most):
+    """Those beyond are of no chain, and would be laid out as they are before that is seen."""
+    header = coding.contents(archive)
+    plan = dataclasses.asdict(Plan.from_json(header["plan"]))
+
+    def check(number: int) -> None:
+        values = [*plan[field][:at], number, *plan[field][at + 1 :]]
+        changed = Plan(**plan | {field: values}).to_json()
+        check_header(header | {"plan": changed}, (1, 4, 4), 3)
+
+    for number in (least, most):
+        check(number)
+    for number in (least - 1, most + 1):
+        with pytest.raises(NelboError, match="no plan that can be read"):
+            check(number)
+
+
 def test_a_draw_that_cannot_be_put_back_is_damage(model, images, archive, monkeypatch):
     """As of outputs far from those that it was coded with, of which the coder has an error."""
 
@@ -150,6 +181,11 @@ def test_a_draw_that_cannot_be_put_back_is_damage(model, images, archive, monkey
 def test_a_header_that_is_none(model, header):
     with pytest.raises(NelboError, match="it was not written by nelbo"):
         coding.decompress(model, written(header))
+
+
+def test_no_header_is_written_that_other_readers_of_json_refuse():
+    with pytest.raises(ValueError, match="JSON"):
+        Container({"run": float("nan")}, []).to_bytes()
 
 
 def test_no_pictures(model, images):
@@ -203,6 +239,28 @@ def test_another_machine_reads_the_same(model, images, monkeypatch):
     other = model.replace(network=Noisy(model.network, 1e-9))
     monkeypatch.setattr("nelbo.coding.reading._check_model", lambda *_: None)
     assert torch.equal(coding.decompress(other, archive), many)
+
+
+def test_a_margin_covers_what_another_machine_moves_a_number_by(model, images, monkeypatch):
+    """Outputs that differ by 4e-9; whether one of them is then rounded apart is rare chance."""
+    round_, seen = Agreement.round, []
+
+    def spied(self, values, error, place):
+        seen.append((values.copy(), error))
+        return round_(self, values, error, place)
+
+    monkeypatch.setattr(Agreement, "round", spied)
+    calls = []
+    for network in (model.network, Noisy(model.network, 4e-9)):
+        seen.clear()
+        coding.compress(model.replace(network=network), images, steps=3, verify=False)
+        calls.append(list(seen))
+    moved = 0.0
+    for (here, error), (there, _) in zip(*calls, strict=True):
+        apart = float(abs(here - there).max())
+        assert apart <= error + 2**-44 * float(abs(here).max())
+        moved = max(moved, apart / error if error else 0.0)
+    assert moved > 0.02  # and is no wider than it has to be
 
 
 def test_outputs_beyond_the_margin_are_noticed(model, images, archive, monkeypatch):

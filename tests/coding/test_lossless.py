@@ -290,6 +290,25 @@ def test_turns_are_smaller_where_pictures_differ():
     assert unlike == pytest.approx(64 * (cost - 2 * error) / draw, abs=1)
 
 
+@pytest.mark.parametrize("log_step", [-5, 2, 3])
+def test_draws_that_take_nothing_count_as_one_bit(log_step):
+    """On a coarse grid a draw takes less than a bit, or gives some; a share has no end by that."""
+
+    def normal(x, *_):
+        return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
+
+    def prior(shape):
+        return normal(torch.zeros(shape))
+
+    chain = SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
+    x_0, source = torch.full((8, 1000), 2.0).double(), torch.Generator().manual_seed(0)
+    found = Turns.paid_for(chain, x_0, None, [0, log_step], source).share
+    # Of 1,000 values: the cost of x_0, and of a draw of x_1 on its grid.
+    cost = 1000 * (0.5 * math.log2(2 * math.pi) + 2 / math.log(2))
+    draw = 1000 * (0.5 * math.log2(2 * math.pi) + 0.5 / math.log(2) - log_step)
+    assert found == pytest.approx(64 * cost / max(1, draw), rel=0.05)
+
+
 @pytest.mark.parametrize(("values", "most"), [(100, 64), (1024, 64), (8192, 8), (2**17, 1)])
 def test_turns_hold_so_many_values(values, most):
     def normal(x, *_):

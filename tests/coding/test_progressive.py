@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import nelbo
 from nelbo import Diffusion, NelboError, NoiseSchedule, Pixels, coding
 from nelbo.coding.bits import Bits, Exhausted
-from nelbo.coding.progressive import level_of
+from nelbo.coding.progressive import chain_of, expected_groups, level_of
 from nelbo.coding.rate_distortion import rate_distortion
 from nelbo.coding.reverse_channel import BITS
 from tests.oracles.gaussian import exact_epsilon, expected_terms
@@ -104,6 +105,30 @@ def test_a_quality_does_not_hang_on_the_levels_that_are_kept(model):
         for quality in range(101):
             enough = [i for i, t in enumerate(kept, 1) if share[t - 1] >= quality - 1e-6]
             assert level_of(quality, chain, model) == max(enough, default=1)
+
+
+@pytest.mark.parametrize("side", [3, 6, 24])
+def test_levels_that_take_less_than_a_group_are_left_out_unless_they_are_asked_for(side):
+    """The first and the last stay, and between the others lies a group or more, hardly more."""
+    whole = gaussian(side)
+    x_0 = STD * torch.randn(16, 1, side, side, generator=torch.Generator().manual_seed(7))
+    profile = nelbo.level_profile(whole, whole.data.to_network(whole.data.to_levels(x_0)))
+    fitted = whole.with_profile(profile)
+
+    def levels(chain) -> list[int]:
+        apart = whole.schedule.snr[1:, None] - chain.schedule.snr[1:]
+        return (apart.abs().argmin(0) + 1).tolist()
+
+    every = chain_of(fitted, LEVELS)
+    assert levels(every) == list(range(1, LEVELS + 1))
+    kept, groups = levels(chain_of(fitted, None)), expected_groups(every)
+    assert (kept[0], kept[-1]) == (1, LEVELS)
+    for low, high in pairwise(kept):
+        taken = groups[low:high]  # those from x_high down to x_low
+        assert sum(taken) >= 1 or low == 1
+        assert sum(taken[1:]) < 1
+    for K in range(1, LEVELS + 1):
+        assert chain_of(fitted, K).num_levels == K
 
 
 def test_a_number_of_bits(model, image):

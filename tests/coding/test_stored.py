@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo import Condition, coding
+from nelbo import Condition, Pixels, coding
 from nelbo.coding.agreement import Agreement
 from nelbo.coding.bits import Bits
 from nelbo.coding.container import Block, Container
 from nelbo.coding.distributions import DrawnNormal, GridNormal, PixelNormal, Table
 from nelbo.coding.stack import Stack, noise
+from nelbo.families import HMM
 from tests.coding.models import tiny
 
 ARCHIVE = base64.b64decode("""
@@ -28,6 +29,13 @@ iW5lbGJvDQoDTwAAACPVj2YmiUmGhuapZimGKWkpKUZKyEFqomMSixobWDwMhrHI3jYz1zEy0zEy0TGE
 IQDEsYhgMDHUMTLGEw5mBAMC7ndDA8vYWgC/ayoJw5CmNwIAAAAdAAAAEAAAAEgADvgG/QRtAAABARAB7AQAAAoC
 vALqBQkABx0CxZ9/On51W7YEDFALnpExNrWeFNNWXubkXpo9V/IwaBE/0wfuARnh0elX3yPWSgZGJhDCPlGeU5as
 xb80/UEAAA==
+""")
+# Value by value, of a model that gives two of five levels next to no probability.
+BY_VALUE = base64.b64decode("""
+iW5lbGJvDQoDLAAAACPVj8ZmRkaJZmlJ5smGxsYpBkZKyEFqomOC5GNTuH+xu9mMoKPh7jQEeRwAMGLpils/A2sBAAAA
+AAAAACQAAAACAAD2bRUKMQcAAN/iTucxBgAAWHGp1R4HAADZgtyxqkFPXDEGAAA+ETeEnAgAAKxrKCIQBgAALdW7mj8C
+AABNip7kMwYAAAK3frutBAAAjcC1bw7fnOnpkvdHSSkR2O4HAADXCAAAAigV2HIGAAC/2vwR0qXn8xd/tpZCMkvFrwYA
+AKyemT/iBQAAXbYTAAA=
 """)
 COARSE = base64.b64decode("iW5iM3cb8MYA1Fng")
 WAVES = (torch.arange(6 * 16).view(6, 1, 4, 4) * 7 // 9 % 17).to(torch.uint8)
@@ -69,6 +77,24 @@ def test_the_same_is_written(model):
     written, before = (Container.from_bytes(each) for each in (archive, ARCHIVE))
     assert written.header | {"nelbo": ""} == before.header | {"nelbo": ""}
     assert len(written.blocks) == len(before.blocks)
+
+
+def test_values_of_next_to_no_probability_are_read():
+    """Of log P beside the likeliest −15.0, which still has a weight of its own, and −16.3."""
+    model = HMM(2, by="pixel")
+    model.allocate((1, 4, 4), Pixels(5))
+    rare = [2.0**-22, 2.0**-24]
+    likely = torch.tensor([[0.75, 0.125], [0.25, 0.5]], dtype=torch.float64)
+    emission = torch.cat([torch.tensor([rare, rare], dtype=torch.float64), likely], 1)
+    emission = torch.cat([emission, 1 - emission.sum(1, keepdim=True)], 1)
+    model.initial.copy_(torch.tensor([0.75, 0.25]))
+    model.transition.copy_(torch.tensor([[0.875, 0.125], [0.5, 0.5]]))
+    model.emission_parameters.copy_(emission[:, None])
+    assert torch.equal(coding.decompress(model, BY_VALUE), WAVES % 5)
+    written, before = (
+        Container.from_bytes(each).blocks for each in (coding.compress(model, WAVES % 5), BY_VALUE)
+    )
+    assert written == before
 
 
 def test_a_progressive_picture_is_read(model):

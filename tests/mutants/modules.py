@@ -13,10 +13,14 @@ _CODING = (
     "tests/coding/test_lossless.py",
     "tests/coding/test_progressive.py",
     "tests/coding/test_damage.py",
+    "tests/coding/test_arguments.py",
+    "tests/coding/test_latent.py",
 )
 _CODERS = (
-    *("arithmetic", "bits", "chain_code", "container", "distributions", "progressive"),
-    *("reverse_channel", "stack", "turns"),
+    *("agreement", "archive", "arguments", "arithmetic", "bits", "chain_code", "coders"),
+    *("conditions", "container", "distributions", "estimate", "header", "identity", "names"),
+    *("pictures", "plan", "progressive", "rate_distortion", "reading", "reverse_channel"),
+    *("stack", "turns"),
 )
 
 # Below src/nelbo.

@@ -12,8 +12,9 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from nelbo import NelboError
 from nelbo.data import ImageData
-from nelbo.evidence.autoencoder import evaluate_autoencoder
+from nelbo.evidence.autoencoder import AutoencoderRun, evaluate_autoencoder
 from nelbo.networks import AutoencoderKL
 
 
@@ -25,15 +26,48 @@ def pictures(n: int) -> ImageData:
     return ImageData("made", images, 256, tuple(f"{i}.png" for i in range(n)))
 
 
-@pytest.fixture(scope="module")
-def autoencoder() -> AutoencoderKL:
+def small(**fields) -> AutoencoderKL:
     torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(8, 16),
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
+        **fields,
     ).eval()
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> AutoencoderKL:
+    return small()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [(8, (3, 8, 8)), ((8, 12), (3, 8, 12)), ([16, 8], (3, 16, 8))]
+)
+def test_a_run_is_read_with_its_size_and_its_levels(size, shape, tmp_path):
+    made = small(sample_size=size)
+    made.save_pretrained(tmp_path / "vae")
+    (tmp_path / "nelbo.json").write_text(json.dumps({"pixels": {"kind": "pixels", "levels": 17}}))
+    run = AutoencoderRun.load(tmp_path)
+    assert (run.shape, run.data.levels) == (shape, 17)
+    assert not run.autoencoder.training
+    x = torch.rand(1, *shape)
+    assert torch.equal(run.autoencoder.encode(x).mean, made.encode(x).mean)
+
+
+def test_a_run_without_a_size_or_of_no_pixels_is_refused(tmp_path):
+    small().save_pretrained(tmp_path / "vae")
+    notes, config = tmp_path / "nelbo.json", tmp_path / "vae/config.json"
+    with pytest.raises(NelboError, match=r"nelbo\.json.*pixels"):
+        AutoencoderRun.load(tmp_path)
+    notes.write_text(json.dumps({"pixels": {"kind": "continuous"}}))
+    with pytest.raises(NelboError, match="must be pixels"):
+        AutoencoderRun.load(tmp_path)
+    notes.write_text(json.dumps({"pixels": {"kind": "pixels", "levels": 17}}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": None}))
+    with pytest.raises(NelboError, match=r"config\.json has no sample_size"):
+        AutoencoderRun.load(tmp_path)
 
 
 def test_every_figure_has_the_error_that_many_samples_of_images_show(autoencoder):

@@ -14,11 +14,11 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition, check_condition
 from nelbo.chain.model import Model
 from nelbo.coding.agreement import Agreement
-from nelbo.coding.arguments import as_bytes
+from nelbo.coding.arguments import as_bytes, check_notes
 from nelbo.coding.chain_code import Lane, Part, Progress
 from nelbo.coding.coders import code_for, coded_dtype, groups_of, spans_of, widened
 from nelbo.coding.conditions import conditions_of, is_stored
-from nelbo.coding.container import Block, Container
+from nelbo.coding.container import OWN_FIELDS, Block, Container
 from nelbo.coding.identity import machine, weights_digest
 from nelbo.coding.names import packed
 from nelbo.coding.pictures import Beside, as_given, pictures_of
@@ -63,17 +63,19 @@ def compress(
             draws of its first picture.
         fast: compute in float32: such an archive opens on a like machine alone.
         verify: read the archive back before it is returned.
-        notes: more fields for the header.
+        notes: more fields for the header, of names that it does not have: what JSON can hold.
         progress: called with completed=0 and the total as the tiles are begun to be coded, and
             to be read back, and with how many more are done.
 
     Raises:
         NelboError: pictures that are not data of the model, no pictures, a name twice, a model
-            that gives pictures no probability, or an archive that was not read back the same.
+            that gives pictures no probability, notes that the header cannot hold, or an archive
+            that was not read back the same.
         MissingExtraError: constriction is not installed.
     """
     coder()
     check_count("block", block)
+    check_notes(notes, OWN_FIELDS)
     pixels, beside, tiling = pictures_of(model, images, names, captions)
     check_condition(condition, len(pixels))
     if condition is not None and condition.label is not None:

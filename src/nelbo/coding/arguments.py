@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,6 +48,28 @@ def check_strings(what: str, values: Any, *, may_lack: bool = False) -> None:
     for value in values:
         if not isinstance(value, str) and not (may_lack and value is None):
             raise NelboError(f"{what} holds {described(value)}, expected {each}")
+
+
+def check_notes(notes: Any, taken: Container[str]) -> None:
+    """Raise `NelboError` unless these are fields that a header may have beside its own.
+
+    Args:
+        notes: the fields; None where there are none.
+        taken: the names of its own.
+    """
+    if notes is None:
+        return
+    check_kind("notes", notes, Mapping, "a dict of fields for the header")
+    for name in notes:
+        if not isinstance(name, str) or name in taken:
+            raise NelboError(
+                f"notes has the field {name!r}, expected names that are strings and none of the "
+                "header's own: give it another name"
+            )
+    try:
+        json.dumps(dict(notes), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NelboError(f"notes cannot be written as JSON: {error}") from error
 
 
 def as_bytes(data: Any) -> bytes:

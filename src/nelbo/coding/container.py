@@ -35,6 +35,9 @@ _FIELDS = {
     "count": int,
     "dtype": str,
 }
+# And what it may have beside them.
+_MORE_FIELDS = ("nelbo", "machine", "condition", "sizes", "names", "labels", "captions", "stacked")
+OWN_FIELDS = frozenset((*_FIELDS, *_MORE_FIELDS))
 # What deflate may copy from: a header of the usual kind.
 _USUAL = (
     b'"captions":["condition":"given apart""labels":["names":true,"sizes":[["machine":"torch ,'
