@@ -1,7 +1,7 @@
 """Which sampler of at most 50 network calls draws best from which chain, on validation data.
 
     python benchmarks/default_sampler.py --out DIR [--folders DIR] [--steps N] [--samples N]
-        [--only icons-geometric ...] [--candidates "DDPM 50, trailing" ...]
+        [--only icons-geometric ...] [--candidates "DDPM 50, trailing" ...] [--runs RUN ...]
 
 `--folders` holds icons/, flags/ and photos/ as benchmarks/folders.py makes them. For each of these
 at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw equally many
@@ -11,6 +11,9 @@ components of the others. The emoji are drawn for the captions of the validation
 
 Models are trained here for some hundred steps each and kept in DIR, so that a second call measures
 again without training. Results are appended to DIR/results.jsonl, and the table is printed.
+
+With `--runs`, runs of `nelbo train` are measured in their place, each against all pictures but
+those of its test split, which stay unseen.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -103,6 +107,16 @@ def trained(out: Path, data: ImageData, chain: str, steps: int) -> nelbo.Diffusi
     return model
 
 
+def pictures_of(run: Path) -> ImageData:
+    """The pictures of a run that are not for testing."""
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    source, size = settings["data"], settings["size"]
+    parts = [load_data(source, part, size=size) for part in ("train", "validation")]
+    images = torch.cat([part.images for part in parts])
+    names = tuple(name for part in parts for name in part.names)
+    return ImageData(source, images, parts[0].levels, names)
+
+
 def draw(model: Model, sampler: Sampler, count: int, captions: list[str] | None) -> Tensor:
     """Pixel levels, uint8; a model of text is given captions in turn."""
     generator, drawn = torch.Generator().manual_seed(0), []
@@ -119,6 +133,9 @@ def draw(model: Model, sampler: Sampler, count: int, captions: list[str] | None)
 
 def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]:
     """The distances of all candidates for one model."""
+    if arguments.runs:
+        run = Path(name)
+        return compared(name, nelbo.load(run), pictures_of(run), None, None, arguments)
     source, _, chain = name.partition("-")
     path = str(arguments.folders / source) if source in FOLDERS else source
     size = SIZE if source in FOLDERS else None
@@ -129,9 +146,21 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]
         captions = list(validation.captions or ())
     else:
         model = trained(arguments.out / name, fitted, chain, arguments.steps)
+    return compared(name, model, fitted, validation, captions, arguments)
+
+
+def compared(
+    name: str,
+    model: Any,
+    fitted: ImageData,
+    validation: ImageData | None,
+    captions: list[str] | None,
+    arguments: argparse.Namespace,
+) -> list[dict[str, object]]:
+    """The distances of all candidates to the validation pictures, or else to the fitted ones."""
     schedule = model.chain.schedule
     space = principal_components(fitted.images, fitted.levels, COMPONENTS)
-    reference = space(validation.images)
+    reference = space((validation or fitted).images)
     rows = []
     for label, sampler in candidates(schedule).items():
         if arguments.candidates and label not in arguments.candidates:
@@ -170,14 +199,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--only", nargs="*", default=names, choices=names)
+    parser.add_argument("--runs", nargs="*", help="runs of nelbo train to measure in their place")
     parser.add_argument("--candidates", nargs="*", help="some of the names that the table has")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = [row for name in arguments.only for row in measure(name, arguments)]
-    table = Table("sampler", "calls", *arguments.only)
+    models = arguments.runs or arguments.only
+    rows = [row for name in models for row in measure(name, arguments)]
+    table = Table("sampler", "calls", *models)
     for label in dict.fromkeys(row["sampler"] for row in rows):
         mine = {row["model"]: row for row in rows if row["sampler"] == label}
-        cells = [f"{mine[name]['frechet']} ± {mine[name]['error']}" for name in arguments.only]
+        cells = [f"{mine[name]['frechet']} ± {mine[name]['error']}" for name in models]
         calls = {row["calls"] for row in mine.values()}
         table.add_row(str(label), ", ".join(map(str, sorted(calls))), *cells)
     Console().print(table)

@@ -174,6 +174,18 @@ def test_an_interval_without_levels():
         make().guided(Guidance(2.0, (100.0, 200.0)))
 
 
+def test_a_guided_model_is_not_guided_again():
+    guided = make().guided(2.0)
+    assert guided.guided(1.0) is guided
+    for again in (
+        lambda: guided.guided(3.0),
+        lambda: guided.sample(1, condition=LABELS[:1], guidance=3.0),
+    ):
+        with pytest.raises(NelboError, match=r"guidance 3\.0 on top of .* guide model\.unguided"):
+            again()
+    assert guided.unguided.guided(3.0).network.scale == 3.0
+
+
 @pytest.mark.parametrize(("first", "last"), [(4, 9), (1, 12), (5, 6)])
 def test_an_interval_leaves_out_its_lower_end_and_holds_its_upper_one(first, last):
     """Ends that are noise levels of the chain themselves: (σ_first, σ_last]."""

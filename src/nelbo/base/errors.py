@@ -20,6 +20,10 @@ class NotFiniteError(NelboError):
     """Weights, predictions or what follows from them that are not finite."""
 
 
+class UnwritableError(NelboError):
+    """A file or directory cannot be written."""
+
+
 class MissingExtraError(NelboError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nelbo.base.devices import is_device
-from nelbo.base.errors import NelboError, explained
+from nelbo.base.errors import NelboError, UnwritableError, explained
 
 # The name of a file of `atomic_file` until it is whole, which a killed process leaves behind.
 TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
@@ -68,12 +68,12 @@ def writing(path: Path, after: str = "") -> Iterator[None]:
     """Context manager for what writes to a path.
 
     Raises:
-        NelboError: it cannot be written; `after` follows the reason.
+        UnwritableError: it cannot be written; `after` follows the reason.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise NelboError(f"cannot write to {path}: {reason(error)}{after}") from error
+        raise UnwritableError(f"cannot write to {path}: {reason(error)}{after}") from error
 
 
 def flush(path: Path) -> None:

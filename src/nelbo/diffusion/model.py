@@ -91,7 +91,7 @@ class Diffusion(GaussianDecoder):
 
         Raises:
             NelboError: a network that takes neither labels nor text, a model that does not know
-                its shape, or an interval without a level of the chain.
+                its shape, one that is guided already, or an interval without a level of the chain.
         """
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if guidance.scale == 1.0:
@@ -100,6 +100,11 @@ class Diffusion(GaussianDecoder):
             raise NelboError(
                 f"guidance {guidance.scale} needs a conditional model, this one takes neither "
                 "labels nor text: leave guidance at 1"
+            )
+        if self.unguided is not self:
+            raise NelboError(
+                f"guidance {guidance.scale} on top of that of a guided model, which would multiply "
+                "the scales: guide model.unguided"
             )
         if self.shape is None:
             raise NelboError("guidance needs a model that knows its shape: pass shape=(C, H, W)")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nelbo.base.digest import digest
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file
+from nelbo.base.files import new_file
 from nelbo.diffusion.schedule import Levels, NoiseSchedule
 
 PROFILE_FILE = "level_profile.safetensors"
@@ -107,9 +107,13 @@ class LevelProfile:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the profile to a safetensors file, which appears whole or not at all."""
+        """Write the profile to a safetensors file, which appears whole or not at all.
+
+        Raises:
+            NelboError: it cannot be written.
+        """
         counts = {name: str(getattr(self, name)) for name in (*_COUNTS, "squared_norm")}
-        with atomic_file(Path(path)) as temporary:
+        with new_file(Path(path)) as temporary:
             save_file(self._tensors(), temporary, metadata=counts)
 
     @classmethod

@@ -21,6 +21,7 @@ import importlib
 import io
 import math
 import struct
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,12 +46,17 @@ TITLES = {PNG: "PNG", WEBP: "lossless WebP", JXL: "JPEG XL"}
 # Up to this side headers are left out.
 SMALL_SIDE = 64
 # Up to this number of pixels, of a picture and of a page of all, WebP tries its slowest search too:
-# it saves 8% of drawings of 32×32, nothing of photographs, and takes 15 to 25 times as long.
+# it saves up to 8% of drawings of 32×32, nothing of photographs, and takes 15 to 25 times as long.
 _SEARCHED_PIXELS, _SEARCHED_PAGE = 32 * 32, 2**17
 _WEBP_METHODS = (4, 6)
+# Of more pictures than these it is tried on as many first, and given up where it saves less than
+# this share of their bytes.
+_TRIED, _SAVES = 16, 0.002
 # Largest number of pictures, and about the number of values, that are written to files.
 MOST_IMAGES, MOST_VALUES = 300, 1_000_000
 _LEAST_IMAGES = 32
+# Pictures whose time foretells that of others; the page of all takes up to as long as all alone.
+_TIMED, _WITH_PAGE = 4, 2
 # What Pillow calls pictures, by their channels.
 MODES = {1: "L", 3: "RGB"}
 _PALETTE = 256
@@ -159,7 +165,11 @@ class FileSizes:
 
 
 def file_sizes(
-    images: UInt8[Tensor, "n channels height width"], levels: int, *, most: int = MOST_IMAGES
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    *,
+    most: int = MOST_IMAGES,
+    seconds: float | None = None,
 ) -> FileSizes | None:
     """Bits per dimension of pictures as files; None for what is neither grey nor RGB.
 
@@ -167,6 +177,7 @@ def file_sizes(
         images: pixel levels 0..levels−1, (N, C, H, W).
         levels: how many levels a pixel has.
         most: how many pictures to write at most, drawn at random; fewer where they are large.
+        seconds: about how long it may take; at least 32 pictures are written.
     """
     check_pictures(images=images)
     channels, height, width = images.shape[1:]
@@ -174,6 +185,12 @@ def file_sizes(
         return None
     dims = channels * height * width
     count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
+    if seconds is not None and count > _LEAST_IMAGES:
+        begun = time.perf_counter()
+        for kind in formats_here():
+            sizes_of_each(images[:_TIMED], levels, kind)
+        each = (time.perf_counter() - begun) / len(images[:_TIMED])
+        count = min(count, max(_LEAST_IMAGES, int(seconds / (_WITH_PAGE * each))))
     some = some_of(images, count)
     key = _key(some, levels, len(images))
     if key not in _KNOWN:
@@ -233,7 +250,11 @@ def sizes_of_each(
     Raises:
         NelboError: pictures that are neither grey nor RGB, or a pixel outside the levels.
     """
-    sizes = [file_size(picture(image, levels), kind) for image in images]
+    pictures = [picture(image, levels) for image in images]
+    searched = _SEARCHED_PIXELS
+    if kind == WEBP and len(pictures) > _TRIED:
+        searched *= _search_pays(pictures[:: len(pictures) // _TRIED])
+    sizes = [file_size(one, kind, searched=searched) for one in pictures]
     whole, pixels = zip(*sizes, strict=True) if sizes else ((), ())
     return torch.tensor(whole).double(), torch.tensor(pixels).double()
 
@@ -292,6 +313,14 @@ def png_pixels(content: bytes) -> int:
 
 def _page_size(page: Image.Image, kind: str) -> int:
     return file_size(page, kind, searched=_SEARCHED_PAGE).whole
+
+
+def _search_pays(pictures: Sequence[Image.Image]) -> bool:
+    plain, searched = (
+        sum(file_size(one, WEBP, searched=most).pixels for one in pictures)
+        for most in (0, _SEARCHED_PIXELS)
+    )
+    return plain - searched > _SAVES * plain
 
 
 def _webp_size(image: Image.Image, method: int) -> FileSize:

@@ -18,12 +18,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nelbo.base.arguments import check_count
 from nelbo.base.errors import NelboError, explained
-from nelbo.base.files import atomic_file, read_json, to_json
+from nelbo.base.files import read_json
 from nelbo.base.memory import available_memory
 from nelbo.base.suggestions import unknown
 from nelbo.chain.conditioning import Condition
@@ -40,7 +39,7 @@ from nelbo.families.fitting import Budget, FitStep, Steps
 from nelbo.families.noise import GlobalRandomness, device_for
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
-from nelbo.networks.weights import check_weights, read_weights
+from nelbo.networks.weights import check_weights, read_weights, write_network
 
 WEIGHTS_FILE = "model.safetensors"
 # What torch takes.
@@ -369,17 +368,12 @@ class Family(BaseModel):
         """Write config.json and model.safetensors; each appears whole or not at all.
 
         Raises:
-            NelboError: the model is not fitted, or its numbers are not finite.
+            NelboError: the model is not fitted, its numbers are not finite, or the directory cannot
+                be written.
         """
         config = self.config()
-        directory = Path(path)
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-        check_finite_weights(weights, f"the {self.name} to save")
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_file(directory / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        with atomic_file(directory / CONFIG_FILE) as temporary:
-            temporary.write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
+        check_finite_weights(self.state_dict(), f"the {self.name} to save")
+        write_network(Path(path), WEIGHTS_FILE, self.state_dict(), config)
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Family:

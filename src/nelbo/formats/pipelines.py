@@ -9,6 +9,7 @@ from typing import Any
 
 from nelbo.base.arguments import check_path
 from nelbo.base.errors import NelboError
+from nelbo.base.files import writing
 from nelbo.chain.model import Model
 from nelbo.diffusion.prediction import RawDenoiser
 from nelbo.formats import adapted, family, latent, pixel
@@ -86,7 +87,7 @@ def save(
 
     Raises:
         NelboError: a network, sampler or respaced chain that the format cannot hold, weights that
-            are not finite, or a path that is a file.
+            are not finite, or a path that is a file or cannot be written.
     """
     check_path("path", path)
     kind = next((each for each in FORMATS if isinstance(model, each.model)), None)
@@ -99,4 +100,5 @@ def save(
     directory = Path(path)
     if directory.is_file():
         raise NelboError(f"{path} is a file, expected the name of a directory to save a model in")
-    kind.save(model, directory, sampler, notes or {})
+    with writing(directory):
+        kind.save(model, directory, sampler, notes or {})

@@ -12,7 +12,6 @@ whose files are read and written.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +19,17 @@ from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.base.errors import explained
-from nelbo.base.files import atomic_file, read_json
+from nelbo.base.files import read_json
 from nelbo.networks.attention import read
 from nelbo.networks.clip_config import ClipTextConfig
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.pretrained import skeleton
-from nelbo.networks.weights import check_weights, read_weights
+from nelbo.networks.weights import check_weights, read_weights, write_network
 
 WEIGHTS_FILE = "model.safetensors"
 _FILES = (
@@ -151,20 +149,19 @@ class ClipText(nn.Module):
         return ClipStates(last, pooled, states, embedded)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write config.json and the weights, as every release of transformers reads them."""
-        directory = Path(path)
-        directory.mkdir(parents=True, exist_ok=True)
+        """Write config.json and the weights, as every release of transformers reads them.
+
+        Raises:
+            NelboError: the directory cannot be written.
+        """
         weights = {
-            name if name.startswith(_PROJECTION) else _PREFIX + name: weight.contiguous()
+            name if name.startswith(_PROJECTION) else _PREFIX + name: weight
             for name, weight in self.state_dict().items()
         }
-        with atomic_file(directory / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
         kind = self.config.class_names[self.text_projection is not None]
         # transformers reads in the precision of the config, whatever that of the weights.
         config = self.config.to_dict() | {"architectures": [kind], "torch_dtype": "float32"}
-        with atomic_file(directory / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_network(Path(path), WEIGHTS_FILE, weights, config)
 
 
 class _Embeddings(nn.Module):

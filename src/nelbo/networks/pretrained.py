@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from nelbo.base.errors import NelboError, explained
-from nelbo.base.files import atomic_file, read_json
+from nelbo.base.files import read_json
 from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.networks.finite import check_finite_weights
@@ -25,6 +23,7 @@ from nelbo.networks.weights import (
     locate_weights,
     read_weights,
     remove_shards,
+    write_network,
 )
 
 # The diffusers release whose format is written; a newer release shows it.
@@ -124,14 +123,11 @@ class Pretrained(nn.Module):
         return network.eval()
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write config.json and the weights into a directory; each file appears whole or not."""
-        directory = Path(path)
-        directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: weight.contiguous() for name, weight in self.state_dict().items()}
-        with atomic_file(directory / WEIGHTS_FILE) as temporary:
-            # Without this note diffusers does not know that the tensors are PyTorch's.
-            save_file(weights, temporary, metadata={"format": "pt"})
-        remove_shards(directory)
+        """Write config.json and the weights into a directory; each file appears whole or not.
+
+        Raises:
+            NelboError: the directory cannot be written.
+        """
         config = self.config.to_dict() | {"_diffusers_version": DIFFUSERS_VERSION}
-        with atomic_file(directory / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_network(Path(path), WEIGHTS_FILE, self.state_dict(), config)
+        remove_shards(Path(path))

@@ -10,14 +10,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.base.errors import NelboError, explained
-from nelbo.base.files import read_json
+from nelbo.base.files import atomic_file, read_json, to_json, writing
 from nelbo.networks.files import CONFIG_FILE, PICKLE_SUFFIXES, locate, pickle_refused
 
 STEM = "diffusion_pytorch_model"
@@ -131,6 +132,31 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
         raise NelboError(
             f"{path} does not fit the network its {CONFIG_FILE} describes. " + " ".join(listed)
         )
+
+
+def write_network(
+    directory: Path, file: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> None:
+    """Write the weights of a network and its config.json; each appears whole or not.
+
+    Args:
+        directory: where, made if it does not exist.
+        file: the name of the file of weights.
+        weights: by name.
+        config: what config.json holds.
+
+    Raises:
+        NelboError: the directory cannot be written.
+    """
+    whole = {name: weight.contiguous() for name, weight in weights.items()}
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_file(directory / file) as temporary:
+            # Without this note diffusers does not know that the tensors are PyTorch's.
+            save_file(whole, temporary, metadata={"format": "pt"})
+        with atomic_file(directory / CONFIG_FILE) as temporary:
+            text = to_json(config, indent=2, sort_keys=True)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def remove_shards(directory: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.base.errors import MissingExtraError, NelboError, explained, optional
-from nelbo.base.files import atomic_file, read_json
+from nelbo.base.files import atomic_file, read_json, writing
 from nelbo.networks.files import locate
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -169,12 +169,12 @@ class ClipTokenizer:
             )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write the files that transformers reads, of any release."""
+        """Write the files that transformers reads, of any release.
+
+        Raises:
+            NelboError: the directory cannot be written.
+        """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._words.model.save(str(folder))  # vocab.json and merges.txt
-        with atomic_file(folder / _WHOLE) as temporary:
-            self._words.save(str(temporary))
         config: dict[str, Any] = {
             **self.roles,
             "model_max_length": self.model_max_length,
@@ -185,8 +185,13 @@ class ClipTokenizer:
                 str(token["id"]): {name: token[name] for name in token if name != "id"}
                 for token in self.added
             }
-        with atomic_file(folder / _CONFIG) as temporary:
-            temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._words.model.save(str(folder))  # vocab.json and merges.txt
+            with atomic_file(folder / _WHOLE) as temporary:
+                self._words.save(str(temporary))
+            with atomic_file(folder / _CONFIG) as temporary:
+                temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def __call__(self, text: str | Sequence[str]) -> Tokens:
         """The tokens of a text with its start and end, or of each of several; none is cut."""

@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from nelbo.base.errors import NelboError
-from nelbo.base.files import reason
+from nelbo.base.errors import NelboError, UnwritableError
 from nelbo.base.suggestions import listed
 from nelbo.data.splits import TEST, TRAIN
 from nelbo.data.splits import VALIDATION as FOR_VALIDATION
@@ -233,11 +231,8 @@ class Supervisor:
             run = self.run_directory.path
             try:
                 self.kind.save(model, run, {**self.notes, "trained": trained})
-            except (OSError, SafetensorError) as error:
-                raise NelboError(
-                    f"cannot save the model to {run}: {reason(error)}; --resume goes on from the "
-                    "last checkpoint"
-                ) from error
+            except UnwritableError as error:
+                raise NelboError(f"{error}; --resume goes on from the last checkpoint") from error
 
     def _end(self) -> None:
         """Save, unless that would replace an old run with one stopped in its first moments."""

@@ -24,6 +24,8 @@ _IMAGES_OF_LEVELS = 300
 _TRAIN_LEVELS = 25
 # The part of the time that each split's bound takes.
 SHARES = {"test": 0.75, "train": 0.25}
+# The part of all time that files of the same images take, of that of the bounds.
+OF_FILES = 0.15
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,11 @@ def refine(evaluations: Mapping[str, TimedEvaluation], seconds: float) -> None:
 
 
 def evaluation_json(
-    evaluations: Mapping[str, TimedEvaluation], splits: Mapping[str, ImageData]
+    evaluations: Mapping[str, TimedEvaluation],
+    splits: Mapping[str, ImageData],
+    files: Mapping[str, FileSizes | None],
 ) -> dict[str, Any]:
-    """The bound of each split and what it took, for evaluation.json."""
+    """The bound of each split and what it took, and what files of its images take, as JSON."""
     return {
         split: {
             **given_of(evaluation.model, evaluation.data).to_json(),
@@ -80,16 +84,21 @@ def evaluation_json(
             **cost_json(evaluation.bound, evaluation.model, evaluation.calls),
             "images_of_split": len(splits[split]),
             **bound_json(evaluation.bound.mean()),
-            "files": sizes_json(sizes_of(evaluation)),
+            "files": sizes_json(files.get(split)),
         }
         for split, evaluation in evaluations.items()
     }
 
 
-def sizes_of(evaluation: TimedEvaluation) -> FileSizes | None:
-    """What image files of the evaluated images take."""
-    data = evaluation.data
-    return file_sizes(data.images, data.levels)
+def sizes_of(
+    evaluations: Mapping[str, TimedEvaluation], seconds: float
+) -> dict[str, FileSizes | None]:
+    """What image files of the evaluated images of each split take, found in about `seconds`."""
+    each = seconds / len(evaluations)
+    return {
+        split: file_sizes(e.data.images, e.data.levels, seconds=each)
+        for split, e in evaluations.items()
+    }
 
 
 def evaluated_text(

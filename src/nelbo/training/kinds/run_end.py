@@ -18,6 +18,7 @@ from nelbo.coding.rate_distortion import RateDistortion, rate_distortion
 from nelbo.data import ImageData
 from nelbo.evidence.cost import levels_of
 from nelbo.evidence.extremes import Extremes, find_extremes, told_apart
+from nelbo.evidence.file_sizes import FileSizes
 from nelbo.evidence.given import data_facts, given_of
 from nelbo.evidence.sample_reading import READ_AT_END, read_samples
 from nelbo.evidence.timed_evaluation import TimedEvaluation
@@ -31,6 +32,7 @@ from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.allowance import EARLY, SOON, Allowance
 from nelbo.training.kinds.kind import Ending
 from nelbo.training.kinds.refinement import (
+    OF_FILES,
     Asked,
     evaluated_text,
     evaluation_json,
@@ -141,17 +143,19 @@ class RunEnd(ABC):
         self,
         evaluations: Evaluations,
         drawn: Tensor,
+        files: Mapping[str, FileSizes | None] | None = None,
         closer: Ends | None = None,
         calls: float = 0.0,
     ) -> dict[str, Any]:
         """evaluation.json, whose content is returned, and the report with what there is.
 
-        Samples are judged and images coded for the last report alone. Arguments are those of
-        `shown`.
+        Samples are judged and images coded for the last report alone, which has `files` of the
+        images of each split. Other arguments are those of `shown`.
         """
         run, model, ending, test = self.run, self.model, self.ending, evaluations["test"]
+        files = files or {}
         reading = coded = None
-        evaluation = evaluation_json(evaluations, self.data)
+        evaluation = evaluation_json(evaluations, self.data, files)
         if closer is not None:
             reading = read_samples(
                 drawn, ending.train, ending.test, most=READ_AT_END, seed=ending.seed
@@ -171,7 +175,7 @@ class RunEnd(ABC):
             metrics=course,
             facts=training_facts(notes, course) | data_facts(model, test.data) | self.facts,
             settings=run_settings(notes, condition=_read_by(model)),
-            files=sizes_of(test),
+            files=files.get("test"),
             reading=reading,
             coded=coded,
             **self.shown(drawn, evaluations, closer, calls),
@@ -200,13 +204,14 @@ class RunEnd(ABC):
                 f"{duration(round(allowance.left))} more"
             )
         left = allowance.left
-        refine(whole, of_bound * left)
+        refine(whole, (of_bound - OF_FILES) * left)
         test = whole["test"]
         table_to.print(bound_table({split: e.bound.mean() for split, e in whole.items()}))
         if line := given_of(model, test.data).line:
             table_to.print(line, soft_wrap=True)
         table_to.print(evaluated_text(whole, self.data), soft_wrap=True)
-        print_files({split: sizes_of(e) for split, e in whole.items()}, table_to)
+        files = sizes_of(whole, OF_FILES * left)
+        print_files(files, table_to)
         for warning in test.bound.mean().bits_per_dim.warnings(test.data.names):
             notice(f"warning: test: {warning}")
         if line := self.remark(whole):
@@ -225,7 +230,8 @@ class RunEnd(ABC):
         )
         with MESSAGES.status("Writing the report"):
             closer = told_apart(*ends)
-            evaluation = self.write(whole, drawn, closer, allowance.left / test.call_seconds)
+            calls = allowance.left / test.call_seconds
+            evaluation = self.write(whole, drawn, files, closer, calls)
         return {"evaluation": evaluation, "report": str(self.run.report)}
 
     def _evaluations(self, asked: Asked) -> dict[str, TimedEvaluation]:

@@ -21,7 +21,7 @@ from nelbo.report.page import write_html
 from nelbo.report.training_facts import run_settings, training_facts
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.kinds.kind import Ending
-from nelbo.training.kinds.refinement import print_files
+from nelbo.training.kinds.refinement import OF_FILES, print_files
 
 # Originals, each beside its reconstruction.
 SHOWN, COLUMNS = 32, 8
@@ -44,7 +44,7 @@ def report(run: RunDirectory, autoencoder: AutoencoderKL, ending: Ending) -> dic
     for split, data in (("train", train), ("test", test)):
         shown = data.subset(images, seed)
         readings[split] = evaluate_autoencoder(autoencoder, shown, scale)
-        files[split] = file_sizes(shown.images, shown.levels)
+        files[split] = file_sizes(shown.images, shown.levels, seconds=OF_FILES / 2 * ending.seconds)
         evaluation[split] = {
             "examples": len(shown),
             "images_of_split": len(data),
