@@ -55,8 +55,9 @@ _TRIED, _SAVES = 16, 0.002
 # Largest number of pictures, and about the number of values, that are written to files.
 MOST_IMAGES, MOST_VALUES = 300, 1_000_000
 _LEAST_IMAGES = 32
-# Pictures whose time foretells that of others; the page of all takes up to as long as all alone.
-_TIMED, _WITH_PAGE = 4, 2
+# Pictures whose time foretells that of others. The page of all takes at most as long as all alone,
+# and WebP's slow search of it about six times as long as those of all alone.
+_TIMED, _WITH_PAGE, _SEARCH_OF_PAGE = 4, 2, 6
 # What Pillow calls pictures, by their channels.
 MODES = {1: "L", 3: "RGB"}
 _PALETTE = 256
@@ -185,24 +186,25 @@ def file_sizes(
         return None
     dims = channels * height * width
     count = min(len(images), most, max(_LEAST_IMAGES, MOST_VALUES // dims))
-    if seconds is not None and count > _LEAST_IMAGES:
-        begun = time.perf_counter()
-        for kind in formats_here():
-            sizes_of_each(images[:_TIMED], levels, kind)
-        each = (time.perf_counter() - begun) / len(images[:_TIMED])
-        count = min(count, max(_LEAST_IMAGES, int(seconds / (_WITH_PAGE * each))))
+    searched = _SEARCHED_PAGE
+    if seconds is not None:
+        took = _seconds_each(images[:_TIMED], levels)
+        count = min(count, max(_LEAST_IMAGES, int(seconds / (_WITH_PAGE * sum(took.values())))))
+        searched *= _SEARCH_OF_PAGE * took[WEBP] * count < seconds
     some = some_of(images, count)
     key = _key(some, levels, len(images))
     if key not in _KNOWN:
         small = max(height, width) <= SMALL_SIDE
-        page = packed(some, levels) if small and count > 1 else None
+        paged = small and count > 1
         formats = {}
         for kind in formats_here():
             whole, pixels = (8 * size / dims for size in sizes_of_each(some, levels, kind))
             formats[kind] = FormatBits(
                 Estimate.of(whole),
                 None if kind == JXL else Estimate.of(pixels),
-                None if page is None else bits_per_dim(_page_size(page, kind), some.numel()),
+                bits_per_dim(_page_size(some, levels, kind, searched), some.numel())
+                if paged
+                else None,
             )
         _KNOWN[key] = FileSizes(formats, count, len(images), math.log2(levels), small)
         if len(_KNOWN) > _REMEMBERED:
@@ -221,10 +223,12 @@ def total_sizes(images: Sequence[Tensor], levels: int) -> dict[str, int]:
     alike = len({image.shape for image in images}) == 1
     if len(images[0]) in MODES:
         small = alike and max(images[0].shape[1:]) <= SMALL_SIDE and len(images) > 1
-        page = packed(torch.stack(list(images)), levels) if small else None
+        all_in_one = torch.stack(list(images)) if small else None
         for kind in formats_here():
             each = sum(file_size(picture(image, levels), kind).whole for image in images)
-            found[kind] = each if page is None else min(each, _page_size(page, kind))
+            found[kind] = each
+            if all_in_one is not None:
+                found[kind] = min(each, _page_size(all_in_one, levels, kind))
     with contextlib.suppress(ImportError):
         zstandard = importlib.import_module("zstandard")
         raw = b"".join(image.to(torch.uint8).numpy().tobytes() for image in images)
@@ -250,11 +254,8 @@ def sizes_of_each(
     Raises:
         NelboError: pictures that are neither grey nor RGB, or a pixel outside the levels.
     """
-    pictures = [picture(image, levels) for image in images]
-    searched = _SEARCHED_PIXELS
-    if kind == WEBP and len(pictures) > _TRIED:
-        searched *= _search_pays(pictures[:: len(pictures) // _TRIED])
-    sizes = [file_size(one, kind, searched=searched) for one in pictures]
+    searched = _SEARCHED_PIXELS * (kind == WEBP and _search_pays(images, levels))
+    sizes = [file_size(picture(image, levels), kind, searched=searched) for image in images]
     whole, pixels = zip(*sizes, strict=True) if sizes else ((), ())
     return torch.tensor(whole).double(), torch.tensor(pixels).double()
 
@@ -311,13 +312,34 @@ def png_pixels(content: bytes) -> int:
     return total
 
 
-def _page_size(page: Image.Image, kind: str) -> int:
-    return file_size(page, kind, searched=_SEARCHED_PAGE).whole
+def _seconds_each(
+    images: UInt8[Tensor, "n channels height width"], levels: int
+) -> dict[str, float]:
+    """How long a picture takes in each format."""
+    found = {}
+    for kind in formats_here():
+        begun = time.perf_counter()
+        sizes_of_each(images, levels, kind)
+        found[kind] = (time.perf_counter() - begun) / len(images)
+    return found
 
 
-def _search_pays(pictures: Sequence[Image.Image]) -> bool:
+def _page_size(
+    images: UInt8[Tensor, "n channels height width"],
+    levels: int,
+    kind: str,
+    searched: int = _SEARCHED_PAGE,
+) -> int:
+    return file_size(packed(images, levels), kind, searched=searched).whole
+
+
+def _search_pays(images: UInt8[Tensor, "n channels height width"], levels: int) -> bool:
+    """Whether WebP's slowest search saves enough of these pictures; of few it may."""
+    if len(images) <= _TRIED or images[0, 0].numel() > _SEARCHED_PIXELS:
+        return True
+    tried = [picture(image, levels) for image in images[:: len(images) // _TRIED]]
     plain, searched = (
-        sum(file_size(one, WEBP, searched=most).pixels for one in pictures)
+        sum(file_size(one, WEBP, searched=most).pixels for one in tried)
         for most in (0, _SEARCHED_PIXELS)
     )
     return plain - searched > _SAVES * plain
