@@ -33,6 +33,8 @@ CONDITION = Condition(control=torch.zeros(2, 1, 4, 4))
         ({"block": 0}, "block must be at least 1, got 0"),
         ({"names": "ab"}, "names is str 'ab', expected a sequence of strings"),
         ({"names": [1, 2]}, "names holds int 1"),
+        ({"names": [None, "a"]}, "names holds None, expected a sequence of strings, one"),
+        ({"captions": [None, 1]}, "captions holds int 1, expected a sequence of strings or None"),
         ({"names": ["a"]}, "1 names were given for 2 pictures"),
         ({"captions": "a cat"}, "captions is str 'a cat', .* strings or None"),
         ({"condition": "a cat"}, "condition is str 'a cat', expected a Condition"),

@@ -10,13 +10,15 @@ import zlib
 import pytest
 import torch
 
-from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, coding
+from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, coding
 from nelbo.coding.agreement import Agreement
+from nelbo.coding.chain_code import ChainCode
 from nelbo.coding.container import _FRAME, _USUAL, MAGIC, VERSION, Container
 from nelbo.coding.header import check_header
 from nelbo.coding.identity import machine
 from nelbo.coding.plan import Plan
 from nelbo.data import ImageData
+from nelbo.families import RNN
 from tests.coding.models import random_images, tiny
 
 
@@ -71,6 +73,13 @@ def test_a_truncated_archive_is_recovered_as_far_as_it_goes(model, images, archi
 def test_other_weights_are_refused(archive):
     with pytest.raises(NelboError, match="a model of other weights, levels or guidance"):
         coding.decompress(tiny(17, T=3, seed=1), archive)
+
+
+@pytest.mark.parametrize("coder", ["ANS 16 12", "ZSTD", ""])
+def test_another_coder(model, archive, coder):
+    header = coding.contents(archive) | {"coder": coder}
+    with pytest.raises(NelboError, match=f"needs the coder {coder}, this nelbo has ANS"):
+        coding.decompress(model, written(json.dumps(header).encode()))
 
 
 @pytest.mark.parametrize(("step", "todo"), [(1, "update nelbo"), (-1, "take the nelbo that")])
@@ -241,26 +250,84 @@ def test_another_machine_reads_the_same(model, images, monkeypatch):
     assert torch.equal(coding.decompress(other, archive), many)
 
 
-def test_a_margin_covers_what_another_machine_moves_a_number_by(model, images, monkeypatch):
-    """Outputs that differ by 4e-9; whether one of them is then rounded apart is rare chance."""
+def rounded(monkeypatch, compress) -> list[tuple]:
+    """What is rounded while `compress` runs, with its margins."""
     round_, seen = Agreement.round, []
 
     def spied(self, values, error, place):
         seen.append((values.copy(), error))
         return round_(self, values, error, place)
 
-    monkeypatch.setattr(Agreement, "round", spied)
-    calls = []
-    for network in (model.network, Noisy(model.network, 4e-9)):
-        seen.clear()
-        coding.compress(model.replace(network=network), images, steps=3, verify=False)
-        calls.append(list(seen))
-    moved = 0.0
-    for (here, error), (there, _) in zip(*calls, strict=True):
-        apart = float(abs(here - there).max())
-        assert apart <= error + 2**-44 * float(abs(here).max())
-        moved = max(moved, apart / error if error else 0.0)
-    assert moved > 0.02  # and is no wider than it has to be
+    with monkeypatch.context() as patch:
+        patch.setattr(Agreement, "round", spied)
+        compress()
+    return seen
+
+
+def check_margins(here: list[tuple], there: list[tuple]) -> None:
+    """Unless a margin covers how far two machines are apart, it is chance that they agree."""
+    used = 0.0
+    for (values, error), (others, _) in zip(here, there, strict=True):
+        apart = float(abs(values - others).max())
+        assert apart <= error + 2**-44 * float(abs(values).max())
+        used = max(used, apart / error if error else 0.0)
+    assert used > 0.02  # and is no wider than it has to be
+
+
+def test_a_margin_covers_what_another_machine_moves_a_number_by(model, images, monkeypatch):
+    """Outputs that differ by 4e-9. In float32 there is no other machine, and no margin."""
+    other = model.replace(network=Noisy(model.network, 4e-9))
+    check_margins(
+        *(
+            rounded(monkeypatch, lambda m=m: coding.compress(m, images, steps=3, verify=False))
+            for m in (model, other)
+        )
+    )
+    fast = rounded(monkeypatch, lambda: coding.compress(model, images, fast=True, verify=False))
+    assert {error for _, error in fast} == {0.0}
+
+
+def test_a_margin_covers_what_moves_a_probability(monkeypatch):
+    """Logarithms of 16 in size, differing by 4e-9 of that."""
+    torch.manual_seed(0)
+    family = RNN(width=8, layers=1)
+    family.allocate((1, 3, 3), Pixels(5))
+    images = random_images(9, tiny(5, (1, 3, 3)))
+    conditionals, random = RNN.conditionals, torch.Generator().manual_seed(1)
+
+    def moved(self, batch_size):
+        steps = conditionals(self, batch_size)
+        log_p = next(steps)
+        while True:
+            noise = torch.rand(log_p.shape, generator=random, dtype=log_p.dtype)
+            values = yield log_p + 16 * 4e-9 * (noise - 0.5)
+            log_p = steps.send(values)
+
+    def compress(**options):
+        return lambda: coding.compress(family, images, verify=False, **options)
+
+    here = rounded(monkeypatch, compress())
+    fast = rounded(monkeypatch, compress(fast=True))
+    monkeypatch.setattr(RNN, "conditionals", moved)
+    check_margins(here, rounded(monkeypatch, compress()))
+    assert {error for _, error in fast} == {0.0}
+
+
+def test_blocks_of_a_fast_archive_are_each_coded_alone(model, monkeypatch):
+    """In float32 a batch of more decides last digits, and one block may be lost; else 64 tiles."""
+    many = random_images(70, model)
+    for name in ("push", "pop"):
+        sizes, whole = [], getattr(ChainCode, name)
+
+        def spied(self, lanes, parts, progress=None, whole=whole, sizes=sizes):
+            sizes.append([len(part.index) for part in parts])
+            return whole(self, lanes, parts, progress)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ChainCode, name, spied)
+            for fast in (True, False):
+                coding.compress(model, many, steps=1, block=20, fast=fast)
+        assert sizes == [[20], [20], [20], [10], [20, 20, 20], [10]]
 
 
 def test_outputs_beyond_the_margin_are_noticed(model, images, archive, monkeypatch):
@@ -293,4 +360,13 @@ def test_an_archive_that_does_not_read_back_is_not_returned(model, images, monke
 
     monkeypatch.setattr("nelbo.coding.archive.decoded", other)
     with pytest.raises(NelboError, match="does not read back"):
+        coding.compress(model, images)
+
+
+def test_an_archive_whose_blocks_do_not_read_back_is_not_returned(model, images, monkeypatch):
+    def broken(*_):
+        raise KeyError("Tried to encode symbol that has zero probability")
+
+    monkeypatch.setattr(ChainCode, "pop", broken)
+    with pytest.raises(NelboError, match="not those that it was coded with"):
         coding.compress(model, images)

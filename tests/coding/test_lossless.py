@@ -11,16 +11,20 @@ import torch
 from scipy import stats
 
 import nelbo
-from nelbo import NelboError, coding
+from nelbo import Condition, NelboError, Pixels, coding
 from nelbo.coding.arithmetic import exp
+from nelbo.coding.conditions import captioned, conditions_of
 from nelbo.coding.container import Block, Container
 from nelbo.coding.distributions import DrawnNormal, GridNormal, PixelNormal, Table
 from nelbo.coding.names import packed, unpacked
+from nelbo.coding.pictures import Beside, Tiling
 from nelbo.coding.plan import Plan
 from nelbo.coding.stack import Stack, noise
 from nelbo.coding.turns import Turns
 from nelbo.data import ImageData
-from tests.coding.models import random_images, tiny
+from nelbo.families import MarkovModel
+from tests.coding.models import Shrink, random_images, tiny
+from tests.training.test_latents import text_model
 
 SHAPES = [(1, 1, 1), (1, 3, 5), (3, 4, 2), (2, 1, 7)]
 
@@ -169,6 +173,64 @@ def test_a_condition_of_labels_is_kept():
     assert Container.from_bytes(archive).blocks != Container.from_bytes(without).blocks
 
 
+def test_a_control_is_given_again_and_is_that_of_each_picture():
+    """Beside labels, which are stored; of pictures that take more than a tile each, too."""
+
+    class Controlled(Shrink):
+        def forward(self, x, time, condition=None):
+            seen = super().forward(x, time, condition)
+            return seen if condition is None else seen + condition.control[:, :1, :1, :1]
+
+    model = tiny(17, (1, 4, 4)).replace(network=Controlled(1))
+    sizes = [(4, 4), (5, 9), (8, 4)]
+    images = [torch.full((1, *size), i) for i, size in enumerate(sizes, 4)]
+    control = torch.linspace(-1, 1, 3).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    labels = torch.tensor([2, 0, 1])
+    for condition in (Condition(control=control), Condition(label=labels, control=control)):
+        archive = coding.compress(model, images, condition=condition, verify=False)
+        back = coding.decompress(model, archive, condition=condition)
+        assert all(map(torch.equal, back, images))
+        for other in (None, condition[torch.tensor([1, 0, 2])]):
+            with pytest.raises(NelboError):
+                coding.decompress(model, archive, condition=other)
+        tiling = Tiling(sizes, (1, 4, 4))
+        of_tiles = conditions_of(model, Beside(3, "int64", False), tiling, condition)
+        expected = [0, *[1] * 6, 2, 2]
+        for index in ([0], [8, 1, 0], list(range(9))):
+            chosen = [expected[i] for i in index]
+            assert torch.equal(of_tiles(index).control, control[chosen])
+
+
+def test_a_caption_is_of_one_picture():
+    model = text_model().eval()
+    for caption, prompt in (("a square", "a square"), (None, "")):
+        found = captioned(model, caption)
+        torch.testing.assert_close(found.text, model.condition_on([prompt]).text)
+    assert captioned(tiny(), None) is None
+    with pytest.raises(NelboError, match="reads no text"):
+        captioned(tiny(), "a square")
+
+
+def test_an_estimate_is_of_what_the_archive_takes():
+    """Of all pixels and not of tiles; what the first pictures draw is measured by coding them."""
+    model = tiny(17, (1, 4, 4), T=6)
+    alike = random_images(80, model)
+    for images in (alike, [alike[0], alike[1].repeat(1, 2, 2)[:, :7, :6], *alike[2:60]]):
+        found = coding.estimate(model, images, steps=4)
+        dims = sum(each.numel() for each in images)
+        assert found.bits_per_dim == pytest.approx(8 * found.bytes.mean / dims)
+        assert found.steps == 4
+        archive = coding.compress(model, images, steps=4, verify=False)
+        block = Block.from_bytes(Container.from_bytes(archive).blocks[0])
+        taken = 4 * (len(block.words) - block.taken)
+        assert taken == pytest.approx(found.bytes.mean, abs=4 * found.bytes.standard_error)
+        first = coding.compress(model, images[:6], steps=4, verify=False)
+        draws = 4 * Block.from_bytes(Container.from_bytes(first).blocks[0]).taken
+        assert abs(found.first_draws - draws) <= 8
+    without = MarkovModel(1).fit(2 * alike / 16 - 1, data=Pixels(17))
+    assert coding.estimate(without, alike).steps == 0
+
+
 def test_exp():
     x = np.linspace(-200, 200, 4001)
     assert np.abs(exp(x) / np.exp(x) - 1).max() < 1e-11
@@ -288,10 +350,10 @@ def test_turns_are_smaller_where_pictures_differ():
     error = 1.5 / math.log(2) / math.sqrt(7)
     assert alike == pytest.approx(64 * cost / draw, abs=1)
     assert unlike == pytest.approx(64 * (cost - 2 * error) / draw, abs=1)
+    assert share([0.0, 100.0]) == 0  # whose two errors are more than their mean
 
 
-@pytest.mark.parametrize("log_step", [-5, 2, 3])
-def test_draws_that_take_nothing_count_as_one_bit(log_step):
+def test_draws_that_take_nothing_count_as_one_bit():
     """On a coarse grid a draw takes less than a bit, or gives some; a share has no end by that."""
 
     def normal(x, *_):
@@ -301,15 +363,25 @@ def test_draws_that_take_nothing_count_as_one_bit(log_step):
         return normal(torch.zeros(shape))
 
     chain = SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
-    x_0, source = torch.full((8, 1000), 2.0).double(), torch.Generator().manual_seed(0)
-    found = Turns.paid_for(chain, x_0, None, [0, log_step], source).share
-    # Of 1,000 values: the cost of x_0, and of a draw of x_1 on its grid.
-    cost = 1000 * (0.5 * math.log2(2 * math.pi) + 2 / math.log(2))
-    draw = 1000 * (0.5 * math.log2(2 * math.pi) + 0.5 / math.log(2) - log_step)
-    assert found == pytest.approx(64 * cost / max(1, draw), rel=0.05)
+
+    def share(n: int, values: int, log_step: int) -> int:
+        x_0 = torch.full((n, values), 2.0).double()
+        source = torch.Generator().manual_seed(0)
+        return Turns.paid_for(chain, x_0, None, [0, log_step], source).share
+
+    # Of a value: the cost of x_0 at 2, and of a draw of x_1 on a grid of step 1.
+    cost = 0.5 * math.log2(2 * math.pi) + 2 / math.log(2)
+    draw = 0.5 * math.log2(2 * math.pi) + 0.5 / math.log(2)
+    for log_step in (-5, 1):
+        expected = 64 * cost / (draw - log_step)
+        assert share(8, 1000, log_step) == pytest.approx(expected, rel=0.1)
+    for n in (1, 8):  # what x_1 costs is what its draw takes: examples that are alike do not differ
+        assert share(n, 10, 4) == math.floor(64 * 10 * cost)
 
 
-@pytest.mark.parametrize(("values", "most"), [(100, 64), (1024, 64), (8192, 8), (2**17, 1)])
+@pytest.mark.parametrize(
+    ("values", "most"), [(100, 64), (1024, 64), (3000, 21), (8192, 8), (2**17, 1)]
+)
 def test_turns_hold_so_many_values(values, most):
     def normal(x, *_):
         return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))

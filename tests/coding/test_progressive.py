@@ -107,12 +107,14 @@ def test_a_quality_does_not_hang_on_the_levels_that_are_kept(model):
             assert level_of(quality, chain, model) == max(enough, default=1)
 
 
-@pytest.mark.parametrize("side", [3, 6, 24])
+@pytest.mark.parametrize("side", [3, 16, 18])
 def test_levels_that_take_less_than_a_group_are_left_out_unless_they_are_asked_for(side):
     """The first and the last stay, and between the others lies a group or more, hardly more."""
     whole = gaussian(side)
-    x_0 = STD * torch.randn(16, 1, side, side, generator=torch.Generator().manual_seed(7))
-    profile = nelbo.level_profile(whole, whole.data.to_network(whole.data.to_levels(x_0)))
+    source = torch.Generator().manual_seed(7)
+    x_0 = STD * torch.randn(16, 1, side, side, generator=source)
+    x = whole.data.to_network(whole.data.to_levels(x_0))
+    profile = nelbo.level_profile(whole, x, generator=source)
     fitted = whole.with_profile(profile)
 
     def levels(chain) -> list[int]:
