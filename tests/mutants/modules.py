@@ -54,6 +54,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/chain/test_conditioning.py",
         "tests/networks/test_guidance.py",
     ),
+    "evidence/bit_map.py": ("tests/evidence/test_bit_map.py",),
+    "evidence/given.py": ("tests/evidence/test_given.py",),
     "evidence/calibration.py": ("tests/evidence/test_calibration.py",),
     "evidence/allocation.py": ("tests/evidence/test_allocation.py",),
     "evidence/evaluation.py": (
@@ -140,7 +142,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "diffusion/weighting.py": ("tests/diffusion/test_weighting.py",),
     **{f"coding/{name}.py": _CODING for name in _CODERS},
-    "coding/value_code.py": ("tests/coding/test_families.py",),
+    "coding/value_code.py": ("tests/coding/test_stored.py", "tests/coding/test_families.py"),
     "editing/base.py": (
         "tests/editing/test_image_to_image.py",
         "tests/editing/test_inpainting.py",
