@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.distributions import Normal
 
 from nelbo import Continuous, Diffusion, LatentDiffusion, NoiseSchedule, coding
 from nelbo.networks import AutoencoderKL
@@ -32,6 +34,21 @@ def test_pixels_come_back():
     archive = coding.compress(latent, images, steps=3)
     assert len(coding.contents(archive)["plan"]["steps"]) == 5
     assert torch.equal(coding.decompress(latent, archive), images)
+
+
+@pytest.mark.parametrize("stddev", [1e-3, 1e3])
+def test_latents_lie_on_the_finer_of_two_grids(stddev, monkeypatch):
+    """As narrow as q(z_0|x) or as p(z_0|z_1), whichever is: both are coded under."""
+    latent = model()
+    q = Normal(torch.zeros(3, 4, 4, 4), torch.full((3, 4, 4, 4), stddev))
+    monkeypatch.setattr(type(latent), "encode", lambda self, x: q)
+    found = latent.scales(torch.zeros(3, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    again = torch.Generator().manual_seed(0)
+    z_0 = stddev * torch.randn(3, 4, 4, 4, generator=again)
+    of_prior = latent.prior.scales(z_0, generator=again)
+    assert found[0] == pytest.approx(latent.decoder_scale)
+    assert found[1] == pytest.approx(min(stddev, float(of_prior[0])))
+    torch.testing.assert_close(found[2:], of_prior[1:])
 
 
 def test_a_prefix_is_a_picture():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nelbo.data import load_data
-from nelbo.evidence.given import Given, given_of
+from nelbo.evidence.given import Given, data_facts, given_of
 from nelbo.training.kinds.pixel.build import build_model
 from nelbo.training.kinds.pixel.options import ModelConfig
 
@@ -51,3 +51,11 @@ def test_a_guided_chain_is_another_model(digits):
     assert given.to_json()["guidance"] == 2.5
     assert given_of(model.guided(1.0), digits).guidance is None
     assert Given("caption", 3, 3).fact == "the caption of each image"
+
+
+def test_pages_count_images_of_other_splits_where_there_are_any(digits):
+    model = build_model(TINY, digits)
+    assert data_facts(model, digits) == {"figures conditioned on": "nothing"}
+    for left_out, rest in ((0, "kept"), (1_234, "left out")):
+        found = data_facts(model, replace(digits, duplicates=1_234, left_out=left_out))
+        assert found["test images in other splits"] == f"1,234, {rest}"
