@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 import torch
+from PIL import Image
 
 from nelbo import Continuous, Diffusion, NelboError, NoiseSchedule, Pixels, coding
 from nelbo.coding.agreement import Agreement
@@ -17,6 +18,8 @@ from nelbo.coding.container import _FRAME, _USUAL, MAGIC, VERSION, Container
 from nelbo.coding.header import check_header
 from nelbo.coding.identity import machine
 from nelbo.coding.plan import Plan
+from nelbo.coding.reading import Decoded
+from nelbo.coding.writing import write_picture, write_pictures
 from nelbo.data import ImageData
 from nelbo.families import RNN
 from tests.coding.models import random_images, tiny
@@ -370,3 +373,22 @@ def test_an_archive_whose_blocks_do_not_read_back_is_not_returned(model, images,
     monkeypatch.setattr(ChainCode, "pop", broken)
     with pytest.raises(NelboError, match="not those that it was coded with"):
         coding.compress(model, images)
+
+
+@pytest.mark.parametrize("names", [("a", "a.png/b"), ("a.png", "a.png/b/c.png")])
+def test_a_name_below_another_picture_has_no_folder(names, tmp_path):
+    """As no folder of pictures has, but a data set of one's own may."""
+    images = [torch.full((1, 2, 2), i, dtype=torch.uint8) for i in range(2)]
+    found = Decoded(images, [0, 1], list(names), 2, True)
+    with pytest.raises(NelboError, match=r"cannot write .*a\.png/b.*: (File exists|Not a dir)"):
+        write_pictures(found, tmp_path)
+    assert [file.name for file in tmp_path.rglob("*")] == ["a.png"]
+
+
+def test_a_picture_that_was_not_begun_leaves_its_error(tmp_path, monkeypatch):
+    def full(self, file) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(NelboError, match=r"cannot write .*: No space left on device"):
+        write_picture(torch.zeros(1, 2, 2), tmp_path / "folder" / "a.png")

@@ -143,6 +143,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion/weighting.py": ("tests/diffusion/test_weighting.py",),
     **{f"coding/{name}.py": _CODING for name in _CODERS},
     "coding/value_code.py": ("tests/coding/test_stored.py", "tests/coding/test_families.py"),
+    "coding/writing.py": ("tests/coding/test_damage.py", "tests/commands/test_compress.py"),
     "editing/base.py": (
         "tests/editing/test_image_to_image.py",
         "tests/editing/test_inpainting.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -55,5 +56,6 @@ def write_picture(image: Tensor, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         picture(image.to("cpu", torch.uint8)).save(file)
     except OSError as error:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be none, nor a folder that it would be in
+            file.unlink()
         raise NelboError(f"cannot write {file}: {error.strerror or error}") from error
