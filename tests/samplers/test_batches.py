@@ -90,8 +90,8 @@ def test_a_watched_walk_is_the_walk():
     assert watched.path(schedule) == DDIM(4).path(schedule)
 
 
-@pytest.mark.parametrize(("T", "steps"), [(20, 20), (50, 50), (1000, 50)])
-def test_the_default_takes_fifty_steps_or_as_many_as_there_are_levels(T, steps):
+@pytest.mark.parametrize(("T", "steps"), [(20, 20), (25, 25), (1000, 25)])
+def test_the_default_takes_25_steps_or_as_many_as_there_are_levels(T, steps):
     schedule = NoiseSchedule.linear(T, 1e-3, 0.1)
     assert default_sampler(schedule) == default_sampler(schedule, steps)
 
@@ -156,7 +156,7 @@ def test_a_model_without_a_chain_counts_its_batches(monkeypatch):
     assert Counts.last.done == Counts.last.total == 3
 
 
-def test_the_default_draws_fresh_noise():
+def test_the_default_draws_no_noise_but_that_it_starts_from():
     schedule = NoiseSchedule.linear(20, 1e-3, 0.4)
     model = Diffusion(lambda x, time, condition: 0.3 * x, schedule, shape=(1, 2, 2))
     x_T = torch.ones(1, 1, 2, 2)
@@ -164,4 +164,4 @@ def test_the_default_draws_fresh_noise():
         model.sample(1, default_sampler(schedule), x_T=x_T, generator=generator_for(seed))
         for seed in (0, 1)
     ]
-    assert not torch.allclose(*drawn)
+    assert torch.equal(*drawn)

@@ -89,10 +89,10 @@ def test_levels_even_in_angle_are_those_of_a_cosine_chain():
     assert all(abs(a - b) <= 8 for a, b in levels)
 
 
-def test_the_default_asks_for_no_more_than_fifty_calls():
+def test_the_default_asks_for_no_more_than_25_calls():
     for schedule in (*CHAINS.values(), NoiseSchedule.cosine(20)):
         calls = default_sampler(schedule).timesteps(schedule)
-        assert len(calls) <= min(50, schedule.num_levels)
+        assert len(calls) <= min(25, schedule.num_levels)
     with pytest.raises(NelboError, match=r"steps must lie in 1\.\.20"):
         default_sampler(NoiseSchedule.cosine(20), 21)
 

@@ -190,7 +190,8 @@ def file_sizes(
     if seconds is not None:
         took = _seconds_each(images[:_TIMED], levels)
         count = min(count, max(_LEAST_IMAGES, int(seconds / (_WITH_PAGE * sum(took.values())))))
-        searched *= _SEARCH_OF_PAGE * took[WEBP] * count < seconds
+        if _SEARCH_OF_PAGE * took[WEBP] * count > seconds:
+            searched = 0
     some = some_of(images, count)
     key = _key(some, levels, len(images))
     if key not in _KNOWN:

@@ -50,7 +50,7 @@ class ClipTextConfig(NetworkConfig):
     bos_token_id: int | None = 49406
     eos_token_id: int = 49407
     pad_token_id: int | None = 1
-    use_attention_mask: bool = False
+    use_attention_mask: bool | None = False
 
     def __post_init__(self) -> None:
         self._require_positive("vocab_size", "hidden_size", "intermediate_size", "projection_dim")
@@ -61,7 +61,7 @@ class ClipTextConfig(NetworkConfig):
             {
                 "hidden_act": ACTIVATIONS,
                 "attention_dropout": (0.0, 0),
-                "use_attention_mask": (False, True),
+                "use_attention_mask": (False, True, None),
             }
         )
         if self.hidden_size % self.num_attention_heads:

@@ -11,22 +11,22 @@ from nelbo.diffusion.sampler import Sampler
 from nelbo.samplers.dpm_solver import DPMSolver
 from nelbo.samplers.grid import check_steps
 
-_STEPS = 50
+_STEPS = 25
 
 
 def default_sampler(schedule: NoiseSchedule, steps: int | None = None) -> Sampler:
-    """The stochastic DPM-Solver++ of order 2 on levels that are even in the angle of the chain.
+    """DPM-Solver++ of order 2 on noise levels that are even in the log-SNR.
 
     Args:
         schedule: the chain.
-        steps: network calls at most; None for 50, or as many as a shorter chain has levels.
+        steps: network calls; None for 25, or as many as a shorter chain has levels.
 
     Raises:
         NelboError: `steps` outside 1..T.
     """
     steps = min(_STEPS, schedule.num_levels) if steps is None else steps
     check_steps(schedule.num_levels, steps)
-    return DPMSolver(steps, stochastic=True, levels=schedule.even_in_angle(steps))
+    return DPMSolver(steps)
 
 
 def suited_sampler(model: Model, steps: int) -> Sampler | None:
