@@ -46,7 +46,7 @@ def test_sampling(run_path, tmp_path, capsys, options, message):
         (["--strength", "0"], "strength must lie in (0, 1], got 0.0"),
         (["--strength", "1.5"], "strength must lie in (0, 1], got 1.5"),
         (["--strength", "0.01", "--sampler", "ddpm"], "leaves none of 20 steps"),
-        (["--strength", "0.01"], "leaves none of 10 steps"),  # the levels that the default takes
+        (["--strength", "0.01"], "leaves none of 20 steps"),
         (["--image", "nowhere.png"], "there is no picture nowhere.png"),
         (["--image", "text.png"], "text.png is no picture of a known format"),
         (

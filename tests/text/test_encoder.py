@@ -103,7 +103,7 @@ def test_mistakes_are_explained(parts, tmp_path, monkeypatch):
     for wrong in ("cat", [], [3]):
         with pytest.raises(NelboError, match="must be a list of strings"):
             encoder.encode(wrong)
-    with pytest.raises(NelboError, match=r"tokenizer holds no tokenizer\.json"):
+    with pytest.raises(NelboError, match=r"text_encoder holds no config\.json"):
         TextEncoder.from_pretrained(tmp_path)
     with pytest.raises(NelboError, match=r"^path is None"):
         TextEncoder.from_pretrained(None)

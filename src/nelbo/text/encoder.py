@@ -24,7 +24,7 @@ from nelbo.base.errors import NelboError
 from nelbo.chain.conditioning import Condition
 from nelbo.networks.clip import ClipText
 from nelbo.networks.clip_config import ClipTextConfig
-from nelbo.networks.files import CONFIG_FILE
+from nelbo.networks.files import CONFIG_FILE, locate
 from nelbo.text.tokenizer import ClipTokenizer, train_tokenizer
 
 # The least number of tokens that a new text encoder reads, including start and end.
@@ -119,6 +119,7 @@ class TextEncoder(PromptEncoder):
         root = Path(path)
         if (root / CONFIG_FILE).is_file() and not (root / text_encoder).is_dir():
             tokenizer = text_encoder = ""
+        locate(path, text_encoder, CONFIG_FILE)  # of what is missing the network is named first
         tokens = ClipTokenizer.from_pretrained(path, tokenizer)
         return cls(tokens, ClipText.from_pretrained(path, text_encoder, projected=projected)).eval()
 
