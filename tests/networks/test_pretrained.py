@@ -70,7 +70,7 @@ def test_failed_write_leaves_the_old_file(saved, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(weights, "save_file", fail)
-    with pytest.raises(NelboError, match="cannot write to .*: disk full"):
+    with pytest.raises(NelboError, match=r"cannot write to .*: disk full"):
         UNet(**SMALL).save_pretrained(saved)
     assert (saved / pretrained.WEIGHTS_FILE).read_bytes() == before
     assert len(list(saved.iterdir())) == 2
