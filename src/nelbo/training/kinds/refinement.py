@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ MOST_IMAGES = {"train": 300, "validation": 300, "test": 1000}
 _IMAGES_OF_LEVELS = 300
 # The bound of the training split is for comparison: a few levels an image are enough.
 _TRAIN_LEVELS = 25
-# The part of the time that each split's bound takes.
+# The part of the time that each split takes.
 SHARES = {"test": 0.75, "train": 0.25}
 # The part of all time that files of the same images take, of that of the bounds.
 OF_FILES = 0.15
@@ -58,12 +58,12 @@ class Asked:
 
 def refine(evaluations: Mapping[str, TimedEvaluation], seconds: float) -> None:
     """Refine the bounds of all splits for about `seconds`, behind progress bars."""
-    whole = sum(SHARES.get(split, 1.0) for split in evaluations)
-    for split, evaluation in evaluations.items():
+    shares = _shares(evaluations)
+    for (split, evaluation), share in zip(evaluations.items(), shares, strict=True):
         if evaluation.is_settled:
             continue
         with Counting(f"Evaluating {split}", evaluation.most) as progress:
-            for state in evaluation.refine(seconds * SHARES.get(split, 1.0) / whole):
+            for state in evaluation.refine(seconds * share):
                 bits = state.bound.mean().bits_per_dim
                 progress(
                     completed=state.count,
@@ -94,11 +94,16 @@ def sizes_of(
     evaluations: Mapping[str, TimedEvaluation], seconds: float
 ) -> dict[str, FileSizes | None]:
     """What image files of the evaluated images of each split take, found in about `seconds`."""
-    each = seconds / len(evaluations)
     return {
-        split: file_sizes(e.data.images, e.data.levels, seconds=each)
-        for split, e in evaluations.items()
+        split: file_sizes(e.data.images, e.data.levels, seconds=seconds * share)
+        for (split, e), share in zip(evaluations.items(), _shares(evaluations), strict=True)
     }
+
+
+def _shares(splits: Collection[str]) -> list[float]:
+    """The part of the time that each of these splits takes."""
+    parts = [SHARES.get(split, 1.0) for split in splits]
+    return [part / sum(parts) for part in parts]
 
 
 def evaluated_text(
