@@ -328,8 +328,8 @@ def test_turns_take_every_picture_once_and_grow(share):
         assert len(turn) == max(1, min(turn.start * share // 64, 64))
 
 
-def test_turns_are_smaller_where_pictures_differ():
-    """What those before leave on the stack is then less certain."""
+def of_standard_normals() -> SimpleNamespace:
+    """A chain of one level whose every distribution is N(0, 1)."""
 
     def normal(x, *_):
         return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
@@ -337,7 +337,13 @@ def test_turns_are_smaller_where_pictures_differ():
     def prior(shape):
         return normal(torch.zeros(shape))
 
-    chain = SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
+    return SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
+
+
+def test_turns_are_smaller_where_pictures_differ():
+    """What those before leave on the stack is then less certain."""
+
+    chain = of_standard_normals()
 
     def share(squares: list[float]) -> int:
         x_0 = torch.tensor(squares).double().sqrt().view(-1, 1).expand(-1, 100)
@@ -356,13 +362,7 @@ def test_turns_are_smaller_where_pictures_differ():
 def test_draws_that_take_nothing_count_as_one_bit():
     """On a coarse grid a draw takes less than a bit, or gives some; a share has no end by that."""
 
-    def normal(x, *_):
-        return torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
-
-    def prior(shape):
-        return normal(torch.zeros(shape))
-
-    chain = SimpleNamespace(num_levels=1, q_step=normal, p_below=normal, p_prior=prior)
+    chain = of_standard_normals()
 
     def share(n: int, values: int, log_step: int) -> int:
         x_0 = torch.full((n, values), 2.0).double()
