@@ -193,20 +193,18 @@ def file_sizes(
         if _SEARCH_OF_PAGE * took[WEBP] * count > seconds:
             searched = 0
     some = some_of(images, count)
-    key = _key(some, levels, len(images))
+    key = _key(some, levels, len(images), searched)
     if key not in _KNOWN:
         small = max(height, width) <= SMALL_SIDE
-        paged = small and count > 1
+        page = packed(some, levels) if small and count > 1 else None
         formats = {}
         for kind in formats_here():
             whole, pixels = (8 * size / dims for size in sizes_of_each(some, levels, kind))
-            formats[kind] = FormatBits(
-                Estimate.of(whole),
-                None if kind == JXL else Estimate.of(pixels),
-                bits_per_dim(_page_size(some, levels, kind, searched), some.numel())
-                if paged
-                else None,
-            )
+            together = None
+            if page is not None:
+                together = bits_per_dim(_page_size(page, kind, searched), some.numel())
+            alone = None if kind == JXL else Estimate.of(pixels)
+            formats[kind] = FormatBits(Estimate.of(whole), alone, together)
         _KNOWN[key] = FileSizes(formats, count, len(images), math.log2(levels), small)
         if len(_KNOWN) > _REMEMBERED:
             _KNOWN.popitem(last=False)
@@ -224,12 +222,10 @@ def total_sizes(images: Sequence[Tensor], levels: int) -> dict[str, int]:
     alike = len({image.shape for image in images}) == 1
     if len(images[0]) in MODES:
         small = alike and max(images[0].shape[1:]) <= SMALL_SIDE and len(images) > 1
-        all_in_one = torch.stack(list(images)) if small else None
+        page = packed(torch.stack(list(images)), levels) if small else None
         for kind in formats_here():
             each = sum(file_size(picture(image, levels), kind).whole for image in images)
-            found[kind] = each
-            if all_in_one is not None:
-                found[kind] = min(each, _page_size(all_in_one, levels, kind))
+            found[kind] = each if page is None else min(each, _page_size(page, kind))
     with contextlib.suppress(ImportError):
         zstandard = importlib.import_module("zstandard")
         raw = b"".join(image.to(torch.uint8).numpy().tobytes() for image in images)
@@ -325,13 +321,8 @@ def _seconds_each(
     return found
 
 
-def _page_size(
-    images: UInt8[Tensor, "n channels height width"],
-    levels: int,
-    kind: str,
-    searched: int = _SEARCHED_PAGE,
-) -> int:
-    return file_size(packed(images, levels), kind, searched=searched).whole
+def _page_size(page: Image.Image, kind: str, searched: int = _SEARCHED_PAGE) -> int:
+    return file_size(page, kind, searched=searched).whole
 
 
 def _search_pays(images: UInt8[Tensor, "n channels height width"], levels: int) -> bool:
@@ -413,5 +404,7 @@ def _jpeg_xl() -> bool:
     return "JXL" in Image.SAVE
 
 
-def _key(images: Tensor, levels: int, of: int) -> str:
-    return digest([images, f"{tuple(images.shape)} {levels} {of} {formats_here()}"], size=16)
+def _key(images: Tensor, levels: int, of: int, searched: int) -> str:
+    return digest(
+        [images, f"{tuple(images.shape)} {levels} {of} {searched} {formats_here()}"], size=16
+    )
