@@ -115,6 +115,20 @@ def read_mapping(
     return content
 
 
+def write_json(path: Path, content: Mapping[str, Any], **options: Any) -> None:
+    """Write a JSON file that appears whole or not at all.
+
+    Args:
+        path: the file, whose folder is made where it is missing.
+        content: what to write.
+        **options: those of `json.dumps`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        text = to_json(content, indent=2, **options)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """Write a CSV file of these rows, the first of them its header, whole or not at all.
 

@@ -4,7 +4,7 @@ A directory holds `model_index.json`, a folder for each part (`unet/`, `schedule
 `nelbo.json` for what diffusers has no place for: the data's levels and the shape of an example.
 """
 
-from nelbo.formats.files import write_json
+from nelbo.base.files import write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.formats.pipeline import Pipeline
 from nelbo.formats.pipelines import load, load_sampler, save

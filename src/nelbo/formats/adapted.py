@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import read_json
+from nelbo.base.files import read_json, write_json
 from nelbo.diffusion import Continuous, Diffusion
 from nelbo.formats.adapters import ADAPTERS
 from nelbo.formats.adapters.adapter import AdaptedNetwork
@@ -20,7 +20,7 @@ from nelbo.formats.adapters.parts import load_part
 from nelbo.formats.chain import read_chain, write_profile
 from nelbo.formats.config_fields import ConfigFields
 from nelbo.formats.data_space import data_config, pixel_options, read_shape
-from nelbo.formats.files import write_index, write_json
+from nelbo.formats.files import write_index
 from nelbo.formats.flow_times import IMAGE_TOKENS, SPREAD
 from nelbo.formats.model_directory import AUTOENCODER, NELBO_FILE
 from nelbo.formats.pipeline import Format, Pipeline

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nelbo.base.errors import NelboError, explained
+from nelbo.base.files import write_json
 from nelbo.chain.data_space import DataSpace
 from nelbo.diffusion import Diffusion
 from nelbo.diffusion.prediction import PARAMETERIZATIONS
@@ -16,7 +17,6 @@ from nelbo.diffusion.profile import PROFILE_FILE
 from nelbo.diffusion.thresholding import StaticThreshold
 from nelbo.diffusion.variance import VARIANCES
 from nelbo.formats.data_space import data_config, read_shape
-from nelbo.formats.files import write_json
 from nelbo.formats.flow_scheduler import flow_notes, own_prediction
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Pipeline

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
+from nelbo.base.files import write_json
 from nelbo.families import FAMILIES, Family
 from nelbo.formats.data_space import data_config
-from nelbo.formats.files import write_index, write_json
+from nelbo.formats.files import write_index
 from nelbo.formats.model_directory import NELBO_FILE
 from nelbo.formats.pipeline import Format, Pipeline
 from nelbo.samplers import Sampler

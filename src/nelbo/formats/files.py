@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError
-from nelbo.base.files import atomic_file, read_json, to_json
+from nelbo.base.files import read_json, write_json
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE, holds_autoencoder_alone
 from nelbo.formats.notes import read_notes
 from nelbo.networks.denoiser import Denoiser
@@ -150,10 +150,3 @@ def read_own(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except NelboError:
         return None
     return read_notes(file)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(to_json(content, indent=2) + "\n", encoding="utf-8")

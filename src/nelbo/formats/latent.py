@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.base.errors import NelboError, explained
-from nelbo.base.files import read_json
+from nelbo.base.files import read_json, write_json
 from nelbo.diffusion import Continuous, Diffusion
 from nelbo.formats.chain import check_chain, read_chain, write_chain
 from nelbo.formats.controlnets import MULTIPLE, controlled, save_controlnets, uncontrolled
 from nelbo.formats.data_space import data_config, pixel_options
-from nelbo.formats.files import PipelineIndex, write_index, write_json
+from nelbo.formats.files import PipelineIndex, write_index
 from nelbo.formats.pipeline import CONTROLNET, Format, Pipeline
 from nelbo.latent import LatentDiffusion
 from nelbo.networks import AutoencoderConfig, AutoencoderKL, ControlNetConfig

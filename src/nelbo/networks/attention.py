@@ -104,7 +104,7 @@ class SpatialSelfAttention(Attention):
         return h if self.output_scale == 1 else h / self.output_scale
 
 
-def by_products(dtype: torch.dtype, device: torch.device) -> bool:
+def _by_products(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether attention is two matrix products rather than torch's own kernel: in 16 bits on a CPU
     the gradient of that kernel takes several times as long."""
     halved = dtype in (torch.bfloat16, torch.float16)
@@ -120,7 +120,7 @@ def read(q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None) -> Tensor:
         v: what is read, V.
         sees: whether each token of Q sees each of K; None for all.
     """
-    if by_products(q.dtype, q.device):
+    if _by_products(q.dtype, q.device):
         logits = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
         if sees is not None:
             logits = logits.masked_fill(~sees, -math.inf)

@@ -27,9 +27,8 @@ from nelbo.base.files import read_json
 from nelbo.networks.attention import read
 from nelbo.networks.clip_config import ClipTextConfig
 from nelbo.networks.files import CONFIG_FILE, locate
-from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.pretrained import skeleton
-from nelbo.networks.weights import check_weights, read_weights, write_network
+from nelbo.networks.weights import load_weights, read_weights, write_network
 
 WEIGHTS_FILE = "model.safetensors"
 _FILES = (
@@ -119,22 +118,21 @@ class ClipText(nn.Module):
         }
         if self.text_projection is None:
             found = {n: w for n, w in found.items() if not n.startswith(_PROJECTION)}
-        check_weights(found, self.state_dict(), file)
-        check_finite_weights(found, file)
-        self.load_state_dict(found, assign=True)
+        load_weights(self, found, file)
 
     def forward(
         self,
         tokens: Int[Tensor, "prompts tokens"],
         attention_mask: Int[Tensor, "prompts tokens"] | None = None,
-        **_: object,
+        *,
+        output_hidden_states: bool = True,
     ) -> ClipStates:
         """The states of tokens.
 
         Args:
             tokens: of each prompt, padded to one length.
             attention_mask: 1 for tokens that are attended to, 0 for others; None for all.
-            **_: what else transformers' own is asked for, which is always there.
+            output_hidden_states: as transformers' own is asked for them; they always are there.
         """
         n = tokens.shape[1]
         sees = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()

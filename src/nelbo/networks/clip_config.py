@@ -53,9 +53,10 @@ class ClipTextConfig(NetworkConfig):
     use_attention_mask: bool | None = False
 
     def __post_init__(self) -> None:
-        self._require_positive("vocab_size", "hidden_size", "intermediate_size", "projection_dim")
-        self._require_positive("num_hidden_layers", "num_attention_heads")
-        self._require_positive("max_position_embeddings")
+        self._require_positive(
+            *("vocab_size", "hidden_size", "intermediate_size", "projection_dim"),
+            *("num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+        )
         self._require_number("layer_norm_eps", "attention_dropout", "eos_token_id")
         self._require_choice(
             {

@@ -16,10 +16,9 @@ from nelbo.base.errors import NelboError, explained
 from nelbo.base.files import read_json
 from nelbo.networks.config import NetworkConfig, unsupported
 from nelbo.networks.files import CONFIG_FILE, locate
-from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.weights import (
     WEIGHTS_FILE,
-    check_weights,
+    load_weights,
     locate_weights,
     read_weights,
     remove_shards,
@@ -117,9 +116,7 @@ class Pretrained(nn.Module):
         with explained(config_file), skeleton():
             network = cls.from_config(config)
         weights = read_weights(path, subfolder, weights_file, dtype)
-        check_weights(weights, network.state_dict(), weights_file)
-        check_finite_weights(weights, weights_file)
-        network.load_state_dict(weights, assign=True)
+        load_weights(network, weights, weights_file)
         return network.eval()
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

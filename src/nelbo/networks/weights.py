@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.base.errors import NelboError, explained
-from nelbo.base.files import atomic_file, read_json, to_json, writing
+from nelbo.base.files import atomic_file, read_json, write_json, writing
 from nelbo.networks.files import CONFIG_FILE, PICKLE_SUFFIXES, locate, pickle_refused
+from nelbo.networks.finite import check_finite_weights
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS_FILE = f"{STEM}.safetensors"
@@ -134,6 +135,13 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
         )
 
 
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network these weights, without a copy; errors as the checks of both kinds."""
+    check_weights(weights, network.state_dict(), path)
+    check_finite_weights(weights, path)
+    network.load_state_dict(weights, assign=True)
+
+
 def write_network(
     directory: Path, file: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> None:
@@ -154,9 +162,7 @@ def write_network(
         with atomic_file(directory / file) as temporary:
             # Without this note diffusers does not know that the tensors are PyTorch's.
             save_file(whole, temporary, metadata={"format": "pt"})
-        with atomic_file(directory / CONFIG_FILE) as temporary:
-            text = to_json(config, indent=2, sort_keys=True)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(directory / CONFIG_FILE, config, sort_keys=True)
 
 
 def remove_shards(directory: Path) -> None:

@@ -13,9 +13,8 @@ from nelbo.formats.single.checkpoint import AUTOENCODER, CONTROL, UNET, Checkpoi
 from nelbo.formats.single.renaming import Weights
 from nelbo.formats.single.unet import controlnet_fields, rename_controlnet, rename_unet, unet_fields
 from nelbo.networks import AutoencoderKL, ControlNet, UNet
-from nelbo.networks.finite import check_finite_weights
 from nelbo.networks.pretrained import Pretrained, skeleton
-from nelbo.networks.weights import check_weights
+from nelbo.networks.weights import load_weights
 
 SomeNetwork = TypeVar("SomeNetwork", bound=Pretrained)
 
@@ -110,7 +109,5 @@ def _built(
     with explained(checkpoint.path), skeleton():
         network = kind.from_config(fields)
     found: dict[str, Tensor] = dict(weights)
-    check_weights(found, network.state_dict(), checkpoint.path)
-    check_finite_weights(found, checkpoint.path)
-    network.load_state_dict(found, assign=True)
+    load_weights(network, found, checkpoint.path)
     return network.eval()

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from nelbo.base.errors import NelboError, explained
+from nelbo.base.files import write_json
 from nelbo.chain.estimate import Estimate
 from nelbo.chain.model import Model
 from nelbo.data.controls import controls_of
@@ -22,7 +23,7 @@ from nelbo.diffusion.objectives import check_objective
 from nelbo.evidence.explained import with_exchanged_controls
 from nelbo.evidence.inputs import check_fits
 from nelbo.formats import Pipeline, save
-from nelbo.formats.files import read_own, usual_guidance, write_json
+from nelbo.formats.files import read_own, usual_guidance
 from nelbo.formats.model_directory import INDEX_FILE, NELBO_FILE
 from nelbo.networks import ControlledUNet, ControlNet
 from nelbo.report.control import EXPLAINED, OWN, error_of
