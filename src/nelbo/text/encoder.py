@@ -63,7 +63,7 @@ class PromptEncoder(nn.Module, ABC):
             [
                 repr(getattr(self, "zeros", None)),
                 *(json.dumps(e.config.to_dict(), sort_keys=True, default=str) for e in encoders),
-                *(_tokenizing(each.tokenizer) for each in encoders),
+                *(_vocabulary(each.tokenizer) for each in encoders),
             ]
         )
 
@@ -258,7 +258,8 @@ def shorten(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _tokenizing(tokenizer: Any) -> str:
-    """All on which the tokens of a prompt depend."""
-    whole = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    return f"{whole.to_str()}{tokenizer.model_max_length}"
+def _vocabulary(tokenizer: Any) -> str:
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    whole = getattr(tokenizer, "backend_tokenizer", None)
+    # With the merges, which the vocabulary does not determine, if the tokenizer can be serialised.
+    return f"{words}{tokenizer.model_max_length}{'' if whole is None else whole.to_str()}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.base.errors import MissingExtraError, NelboError, explained, optional
-from nelbo.base.files import atomic_file, read_json, writing
+from nelbo.base.files import atomic_file, read_json, write_json, writing
 from nelbo.networks.files import locate
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -63,6 +63,7 @@ class ClipTokenizer:
         bos_token_id: the number of the start.
         eos_token_id: the number of the end.
         pad_token_id: the number of the padding.
+        backend_tokenizer: what reads a text, of the package tokenizers.
 
     Raises:
         MissingExtraError: the package tokenizers is not installed.
@@ -121,7 +122,7 @@ class ClipTokenizer:
         self.bos_token_id: int = known[start]
         self.eos_token_id: int = known[end]
         self.pad_token_id: int = known[self.roles["pad_token"]]
-        self._words = words
+        self.backend_tokenizer: Any = words
 
     @classmethod
     def from_pretrained(
@@ -187,42 +188,37 @@ class ClipTokenizer:
             }
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._words.model.save(str(folder))  # vocab.json and merges.txt
+            self.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
             with atomic_file(folder / _WHOLE) as temporary:
-                self._words.save(str(temporary))
-            with atomic_file(folder / _CONFIG) as temporary:
-                temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+                self.backend_tokenizer.save(str(temporary))
+            write_json(folder / _CONFIG, config, sort_keys=True)
 
     def __call__(self, text: str | Sequence[str]) -> Tokens:
         """The tokens of a text with its start and end, or of each of several; none is cut."""
         if isinstance(text, str):
-            return Tokens(self._words.encode(text).ids)
-        return Tokens([found.ids for found in self._words.encode_batch(list(text))])
+            return Tokens(self.backend_tokenizer.encode(text).ids)
+        return Tokens([found.ids for found in self.backend_tokenizer.encode_batch(list(text))])
 
     def __len__(self) -> int:
-        return self._words.get_vocab_size()
+        return self.backend_tokenizer.get_vocab_size()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, in lower case."""
-        text = self._words.decode(list(tokens), skip_special_tokens=False)
+        text = self.backend_tokenizer.decode(list(tokens), skip_special_tokens=False)
         return text.replace(_LAST, " ").strip()
 
     def convert_ids_to_tokens(self, tokens: Sequence[int]) -> list[str]:
         """The tokens that have these numbers."""
-        return [self._words.id_to_token(token) for token in tokens]
+        return [self.backend_tokenizer.id_to_token(token) for token in tokens]
 
     def get_vocab(self) -> dict[str, int]:
         """All tokens and their numbers."""
-        return self._words.get_vocab()
-
-    def to_str(self) -> str:
-        """All on which the tokens of a text depend, as JSON."""
-        return self._words.to_str()
+        return self.backend_tokenizer.get_vocab()
 
     def words(self, text: str) -> list[str]:
         """The words of a text, each as the signs for its bytes."""
-        normal = self._words.normalizer.normalize_str(text)
-        return [word for word, _ in self._words.pre_tokenizer.pre_tokenize_str(normal)]
+        normal = self.backend_tokenizer.normalizer.normalize_str(text)
+        return [word for word, _ in self.backend_tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 
 
 def train_tokenizer(
