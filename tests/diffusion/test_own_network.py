@@ -330,8 +330,11 @@ def test_an_interval_of_guidance_is_in_noise_whatever_the_time_of_the_network():
 
 def test_refuses_what_does_not_fit():
     options = {"shape": SHAPE, "data": Continuous()}
-    with pytest.raises(NelboError, match="either alpha and sigma, or a schedule"):
-        nelbo.from_epsilon(epsilon_vp, **options)
+    schedule = NoiseSchedule.linear(30)
+    one = {"alpha": alpha_vp}, {"sigma": sigma_vp}
+    for given in ({}, *one, *(each | {"schedule": schedule} for each in (VP, *one))):
+        with pytest.raises(NelboError, match="either alpha and sigma, or a schedule"):
+            nelbo.from_epsilon(epsilon_vp, **options, **given)
     with pytest.raises(NelboError, match="must increase"):
         nelbo.from_score(score_vp, alpha=sigma_vp, sigma=alpha_vp, **options)
     with pytest.raises(NelboError, match="must increase"):

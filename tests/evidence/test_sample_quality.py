@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from safetensors.torch import load_file, save_file
 
 from nelbo.base.errors import NelboError
 from nelbo.data import load_data
@@ -27,7 +26,6 @@ from nelbo.evidence.sample_quality import (
     precision_recall,
     sample_quality,
 )
-from nelbo.evidence.vision_model import vision_model
 
 DIMS = 6
 
@@ -365,87 +363,6 @@ def test_as_many_pictures_are_searched_as_there_is_time_for(generator, monkeypat
     assert int((found.distance == 0).sum()) == 10
     assert len(found.index.unique()) <= 10
     assert len(found.held_out) == 3
-
-
-def test_vision_models_are_read_from_a_directory(tmp_path, generator, digits):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Dinov2Config(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
-    )
-    torch.manual_seed(0)
-    model = transformers.Dinov2Model(config).eval()
-    model.save_pretrained(tmp_path / "dino")
-    (tmp_path / "dino" / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "crop_size": {"height": 28, "width": 28},
-                "image_mean": [0.5] * 3,
-                "image_std": [1] * 3,
-            }
-        )
-    )
-    images = torch.randint(256, (4, 3, 28, 28), generator=generator).byte()
-    space = vision_model(tmp_path / "dino", 256)
-    with torch.no_grad():
-        expected = model(pixel_values=images.float() / 255 - 0.5).pooler_output
-    assert torch.allclose(space(images).float(), expected, atol=1e-5)
-    assert space.name == "dinov2 features of dino"
-    assert space.unit == 1.0
-    # Grey pictures of another size are repeated and resized.
-    assert vision_model(tmp_path / "dino", 17)(digits[:3]).shape == (3, 16)
-    file = tmp_path / "dino" / "preprocessor_config.json"
-    file.write_text("{")
-    with pytest.raises(NelboError, match=r"preprocessor_config\.json is not readable as JSON"):
-        vision_model(tmp_path / "dino", 256)
-    for field, found, expected in (
-        ("image_mean", 0.5, "a list of 3 numbers"),
-        ("image_mean", ["a"] * 3, "a list of 3 numbers"),
-        ("image_std", [1, 1], "a list of 3 numbers"),
-        ("image_std", [1, 0, 1], "a list of 3 numbers above 0"),
-        ("crop_size", "28", "a number of pixels"),
-        ("size", {"shortest_edge": [28]}, "a number of pixels"),
-    ):
-        file.write_text(json.dumps({field: found}))
-        with pytest.raises(NelboError, match=rf"config\.json: {field} is .* expected {expected}"):
-            vision_model(tmp_path / "dino", 256)
-    file.write_text(json.dumps({"crop_size": 5}))  # no multiple of its patches
-    with pytest.raises(NelboError, match="no features of pictures of 5 pixels a side"):
-        vision_model(tmp_path / "dino", 256)
-
-
-def test_a_vision_model_without_a_pooler_gives_its_class_token(tmp_path, generator):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=28,
-        patch_size=14,
-    )
-    torch.manual_seed(0)
-    classifier = transformers.ViTForImageClassification(config).eval()
-    classifier.save_pretrained(tmp_path)
-    images = torch.randint(256, (2, 3, 28, 28), generator=generator).byte()
-    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
-    with torch.no_grad():
-        expected = classifier.vit((images / 255 - mean) / std).last_hidden_state[:, 0]
-    # transformers makes a pooler of random weights, which are others each time.
-    assert torch.allclose(vision_model(tmp_path, 256)(images).float(), expected, atol=1e-5)
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["vit.layernorm.weight"]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NelboError, match=r"has no weights 'layernorm\.weight'"):
-        vision_model(tmp_path, 256)
-
-
-def test_weights_that_could_run_code_are_refused(tmp_path):
-    file = tmp_path / "inception.pth"
-    file.write_bytes(b"x")
-    with pytest.raises(NelboError, match=r"inception.pth is no vision model.*can run code"):
-        vision_model(file, 256)
-    with pytest.raises(NelboError, match="is no vision model: expected a directory"):
-        vision_model(tmp_path / "nowhere", 256)
 
 
 def test_a_space_of_ones_own(digits):

@@ -56,6 +56,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "evidence/bit_map.py": ("tests/evidence/test_bit_map.py",),
     "evidence/given.py": ("tests/evidence/test_given.py",),
+    "evidence/bound_store.py": ("tests/evidence/test_bound_store.py",),
+    "evidence/identity.py": ("tests/evidence/test_identity.py",),
+    "evidence/progress.py": ("tests/evidence/test_progress.py",),
+    "evidence/vision_model.py": ("tests/evidence/test_vision_model.py",),
     "evidence/calibration.py": ("tests/evidence/test_calibration.py",),
     "evidence/allocation.py": ("tests/evidence/test_allocation.py",),
     "evidence/evaluation.py": (

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nelbo import Diffusion, NelboError, NoiseSchedule, samplers
+from nelbo.diffusion.start import warn_of_signal
 from nelbo.editing import ImageToImage, Inpainting, Interpolation
 from nelbo.samplers import DDIM, DDPM, SAMPLERS, DPMSolver, Euler, Heun, default_sampler
 from tests.diffusion.test_model import SHAPE, Network
@@ -133,6 +134,17 @@ def test_up_to_twice_what_the_end_of_the_chain_holds_is_let_pass():
     quietly(lambda: model.sample(1, DDIM(levels=[1, 4])))  # 1.8 times
     with pytest.warns(UserWarning, match="at level 3 of 5, where 1.1% of"):
         model.sample(1, DDIM(levels=[1, 3]))  # 2.2 times
+    # As much, which at the end would be too much, of one that ends with more.
+    model = model_of(NoiseSchedule.from_levels([0.9, 0.5, 0.011, 0.009, 0.006]))
+    quietly(lambda: model.sample(1, DDIM(levels=[1, 3])))  # 1.8 times
+
+
+def test_every_chain_that_ends_with_signal_warns_whatever_it_rounds_to():
+    """The power of the last level is that of its angle, which may be the next number above."""
+    for end in torch.linspace(0.0101, 0.5, 60, dtype=torch.float64).tolist():
+        schedule = NoiseSchedule.from_levels([0.9, end])
+        with pytest.warns(UserWarning, match="at level 2, where the chain ends with"):
+            warn_of_signal(schedule, schedule.noise_level(2), "A walk")
 
 
 def test_levels_of_ones_own_warn_like_those_of_a_spacing():
