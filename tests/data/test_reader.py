@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from PIL import Image
 
 from nelbo import NelboError
 from nelbo.cli import main
-from nelbo.data import reader
 from nelbo.data.decode import COLOURS_LOST, read_picture
 from nelbo.data.image_file import read_drawing, read_image, read_levels, read_mask
 from nelbo.data.reader import FIRST_FRAME, MALFORMED_EXIF, is_grey
@@ -182,20 +182,34 @@ def test_a_drawing_of_a_gigantic_size_is_drawn_small(tmp_path):
     assert decoded.pixels.shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation):
+# Where the first row and the first column of the file are in the picture, from the EXIF standard.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.T,
+    6: lambda upright: upright.T[::-1],
+    7: lambda upright: upright.T[::-1, ::-1],
+    8: lambda upright: upright.T[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["png", "tif", "deflate.tif"])
+def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation, form):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    upright = np.zeros((8, 8), np.uint8)
-    upright[:4, :4] = 255  # brightest at the top left
-    upright[:4, 4:] = 120
-    turn = reader._TURNS.get(orientation)
-    inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    stored = Image.fromarray(upright)
-    if turn is not None:
-        stored = stored.transpose(reader._TURNS[inverse])
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(grey(tmp_path / "a.png"), upright)
+    upright = np.arange(0, 240, 5, dtype=np.uint8).reshape(8, 6)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    path = tmp_path / f"a.{form}"
+    # Pillow maps an uncompressed TIFF into memory, and decodes others.
+    stored.save(path, exif=exif, **({"compression": "tiff_deflate"} if "deflate" in form else {}))
+    for file in (path, io.BytesIO(path.read_bytes())):
+        decoded = read_picture(file, (8, 6), 1)
+        assert not isinstance(decoded, str)
+        assert decoded.size == (8, 6)
+        assert np.array_equal(decoded.pixels[0], upright)
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
@@ -283,19 +297,48 @@ def test_what_starts_other_programs_is_no_picture(tmp_path):
         read_levels(tmp_path / "a.png", 1, 256)
 
 
-def deep_colours(path: Path) -> Path:
-    """A PNG of 16 bits a colour by hand: Pillow neither writes them nor has a mode for them."""
-    rows = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(">u2")
+def png(path: Path, rows: Sequence[bytes], header: tuple[int, ...], clear: bytes = b"") -> Path:
+    """A PNG by hand: its rows; width, height, bits and kind of pixels; what is transparent."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         content = kind + content
         size, check = struct.pack(">I", len(content) - 4), struct.pack(">I", zlib.crc32(content))
         return size + content + check
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
-    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBB", *header) + bytes(3))]
+    parts += [chunk(b"tRNS", clear)] if clear else []
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))]
+    path.write_bytes(b"".join(parts) + chunk(b"IEND", b""))
     return path
+
+
+def deep_colours(path: Path) -> Path:
+    """A PNG of 16 bits a colour: Pillow neither writes them nor has a mode for them."""
+    rows = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(">u2")
+    return png(path, [row.tobytes() for row in rows], (8, 8, 16, 2))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_level_that_a_png_declares_transparent_is_of_its_bits(tmp_path, bits):
+    highest = 2**bits - 1
+    levels = [round(i * highest / 7) for i in range(8)]
+    row = int("".join(f"{level:0{bits}b}" for level in levels), 2).to_bytes(bits)
+    clear = levels[4]
+    path = png(tmp_path / "a.png", [row] * 8, (8, 8, bits, 0), clear.to_bytes(2))
+    for background, level_of_it in (("white", 255), ("black", 0)):
+        decoded = read_picture(path, 8, 1, background=background)
+        assert not isinstance(decoded, str)
+        right = [level_of_it if at == clear else at * 255 // highest for at in levels]
+        assert decoded.pixels[0].tolist() == [right] * 8
+
+
+def test_the_colour_that_a_png_declares_transparent_may_have_16_bits(tmp_path):
+    row = struct.pack(">24H", *[0x1234, 0x5678, 0x9ABC] * 4, *[0xFFFF, 0, 0x8000] * 4)
+    clear = struct.pack(">3H", 0x1234, 0x5678, 0x9ABC)
+    decoded = read_picture(png(tmp_path / "a.png", [row] * 8, (8, 8, 16, 2), clear), 8, 3)
+    assert not isinstance(decoded, str)
+    assert (decoded.pixels[:, :, :4] == 255).all()
+    assert (decoded.pixels[:, 0, 4] == [255, 0, 128]).all()
 
 
 def test_levels_are_those_of_the_file_or_an_error(tmp_path):
@@ -313,6 +356,12 @@ def test_levels_are_those_of_the_file_or_an_error(tmp_path):
     palette.save(tmp_path / "clear.png", transparency=3)
     with pytest.raises(NelboError, match="transparency"):
         read_levels(tmp_path / "clear.png", 3, 256)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("turned.png", "turned.webp", "turned.tif"):
+        colours.save(tmp_path / name, exif=exif, lossless=True)
+        with pytest.raises(NelboError, match=f"{name} has an EXIF orientation to be turned by"):
+            read_levels(tmp_path / name, 3, 256)
     palette.save(tmp_path / "palette.png")
     found = read_levels(tmp_path / "palette.png", 3, 256).permute(1, 2, 0).numpy()
     assert (found == np.asarray(palette.convert("RGB"))).all()

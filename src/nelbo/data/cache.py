@@ -41,7 +41,7 @@ from nelbo.data.splits import ALL, PARTS, TRAIN
 # Pixel levels of what is decoded.
 LEVELS = 256
 _KEYS, _WAITING = "keys.bin", "waiting.bin"
-_VERSION = 6  # of what is stored and how pictures are decoded
+_VERSION = 7  # of what is stored and how pictures are decoded
 
 Settle = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
 

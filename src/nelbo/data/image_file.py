@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from nelbo.base.errors import NelboError
 from nelbo.data.decode import prepare
-from nelbo.data.formats import formats, remedy, suffix_of
-from nelbo.data.reader import CONTRAST, Opened, open_picture, why
+from nelbo.data.formats import remedy, suffix_of
+from nelbo.data.reader import CONTRAST, Opened, in_pillow, is_turned, open_picture, why
 
 # A mask is white, and its pixel painted, from this pixel level on, of 0..255.
 _WHITE = 128
@@ -60,16 +60,19 @@ def read_levels(
 
     Raises:
         NelboError: a file that is missing or no picture, or one that loses by becoming such pixels:
-            with transparency, 16 bits, other channels or higher values.
+            with transparency, 16 bits, an orientation, other channels or higher values.
     """
-    with _explained(path), Image.open(path, formats=formats()) as image:
+    with _explained(path), in_pillow(Path(path)) as image:
         mode, frames = image.mode, getattr(image, "n_frames", 1)
         transparent = "transparency" in image.info
         # Pillow reads 16 bits of each colour as their upper 8, without a mode of its own for them.
         deep = any("16" in str(tile[3]) for tile in image.tile)
+        turned = is_turned(image)
         pixels = np.array(image.convert("RGB") if mode == "P" else image)
-    if mode not in ("L", "RGB", "P") or transparent or deep or frames > 1:
+        turned = turned or is_turned(image)  # a PNG may have its EXIF behind the pixels
+    if mode not in ("L", "RGB", "P") or transparent or deep or turned or frames > 1:
         kind = f"{frames} frames" if frames > 1 else "16 bits a channel" if deep else f"mode {mode}"
+        kind = "an EXIF orientation to be turned by" if turned else kind
         kind = "transparency" if transparent else kind
         raise NelboError(
             f"{path} has {kind}: without loss, grey or RGB pictures of 8 bits and one frame are "

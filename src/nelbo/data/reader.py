@@ -19,6 +19,7 @@ import errno
 import gzip
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,11 +27,14 @@ from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from nelbo.data.formats import VECTOR, formats, suffix_of
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *_SIXTEEN_BITS, "I", "F")
+# Pillow's names of grey pixels of 2 and 4 bits, with their highest level.
+_FEW_BITS = {"L;2": 3, "L;4": 15}
 WHITE, CONTRAST = "white", "contrast"
 # Levels from which on a colour is lost on white.
 _LIGHT = 128
@@ -96,12 +100,25 @@ def open_picture(
     drawing = _drawing(file) if drawings else None
     if drawing is not None:
         return Opened(_flat(_draw(drawing, cover), background), None)
-    with Image.open(file, formats=formats()) as opened:
+    with in_pillow(file) as opened:
         notes: tuple[str, ...] = (FIRST_FRAME,) if _has_frames(opened) else ()
+        _scale_transparency(opened)
         opened.load()
         image, turned = _upright(opened)
         notes += () if turned else (MALFORMED_EXIF,)
         return Opened(_flat(image, background), (image.height, image.width), notes)
+
+
+@contextlib.contextmanager
+def in_pillow(file: Path | BinaryIO) -> Iterator[ImageFile]:
+    """A picture as Pillow opens it, of the formats that are read here.
+
+    Always from a stream: of a path, Pillow maps an uncompressed TIFF into memory, and mixes up the
+    pixels of one whose EXIF lays it on its side.
+    """
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        yield stack.enter_context(Image.open(stream, formats=formats()))
 
 
 def is_grey(file: Path | BinaryIO) -> bool | None:
@@ -109,7 +126,7 @@ def is_grey(file: Path | BinaryIO) -> bool | None:
     try:
         if _drawing(file) is not None:
             return False
-        with Image.open(file, formats=formats()) as opened:
+        with in_pillow(file) as opened:
             return opened.mode in GREY_MODES
     except Exception:  # reading the picture reports the reason
         return None
@@ -151,6 +168,14 @@ def _has_frames(image: Image.Image) -> bool:
         return True
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether a picture is seen turned or mirrored, by its EXIF."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) in _TURNS
+    except Exception:  # malformed
+        return False
+
+
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
     """The picture rotated by its EXIF orientation, and whether that was readable."""
     try:
@@ -159,6 +184,19 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
         return image, False
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return (image if turn is None else image.transpose(turn)), True
+
+
+def _scale_transparency(image: ImageFile) -> None:
+    """Bring the level or colour that a PNG declares transparent to 8 bits, as Pillow its pixels.
+
+    Before they are loaded, for afterwards nothing tells how many bits they had.
+    """
+    clear = image.info.get("transparency")
+    layout = str(image.tile[0][3]) if image.tile else ""
+    if isinstance(clear, int) and layout in _FEW_BITS:
+        image.info["transparency"] = clear * 255 // _FEW_BITS[layout]
+    elif isinstance(clear, tuple) and "16" in layout:
+        image.info["transparency"] = tuple(level // 256 for level in clear)
 
 
 def _flat(image: Image.Image, background: str) -> Image.Image:
