@@ -7,7 +7,8 @@
 at 16×16, for the digits, and for the emoji's shipped checkpoint, all candidates draw equally many
 samples from the same starting noise. Their distance is the Fréchet distance to validation pictures,
 a fifth of the training split that the model was not trained on, in the first 32 principal
-components of the others. The emoji are drawn for the captions of the validation pictures.
+components of the others. Of the emoji it is to the validation split, for whose captions they are
+drawn with guidance 1.5.
 
 Models are trained here for some hundred steps each and kept in DIR, so that a second call measures
 again without training. Results are appended to DIR/results.jsonl, and the table is printed.
@@ -57,6 +58,7 @@ def candidates(schedule: nelbo.NoiseSchedule) -> dict[str, Sampler]:
         "DDPM 50, trailing": DDPM(50),
         "DDPM 50, even in angle": DDPM(levels=even),
         "DDPM 50, even in log-SNR": DDPM(levels=log_snr),
+        "DDIM 25, trailing": DDIM(25),
         "DDIM 50, trailing": DDIM(50),
         "DDIM 50, even in angle": DDIM(levels=even),
         "Heun 18, Karras": Heun(18),
@@ -139,14 +141,20 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, object]]
     source, _, chain = name.partition("-")
     path = str(arguments.folders / source) if source in FOLDERS else source
     size = SIZE if source in FOLDERS else None
-    fitted, validation = split(load_data(path, "train", size=size))
-    captions = None
     if source == "emoji":
-        model: Any = nelbo.pretrained("emoji")
-        captions = list(validation.captions or ())
-    else:
-        model = trained(arguments.out / name, fitted, chain, arguments.steps)
-    return compared(name, model, fitted, validation, captions, arguments)
+        validation = captioned(load_data("emoji", "validation"))
+        captions = [str(caption) for caption in validation.captions or ()]
+        emoji = nelbo.pretrained("emoji")
+        return compared(name, emoji, load_data("emoji"), validation, captions, arguments)
+    fitted, validation = split(load_data(path, "train", size=size))
+    model = trained(arguments.out / name, fitted, chain, arguments.steps)
+    return compared(name, model, fitted, validation, None, arguments)
+
+
+def captioned(data: ImageData) -> ImageData:
+    """Those pictures that have a caption."""
+    given = [caption is not None for caption in data.captions or ()]
+    return data.take(torch.tensor(given).nonzero().flatten())
 
 
 def compared(

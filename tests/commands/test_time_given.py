@@ -134,6 +134,32 @@ def test_a_bound_that_is_asked_for_leaves_samples_their_time(run_path, tmp_path,
     assert samples["spaces"][0]["samples"]["images"] > 4  # the fewest
 
 
+def test_the_last_report_has_the_time_that_the_first_took(run_path, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    now, given = [0.0], []
+    monkeypatch.setattr(run_end, "SOON", 0.0)
+    monkeypatch.setattr(allowance, "LEAST", 100.0)
+    monkeypatch.setattr(run_end, "Allowance", partial(Allowance, clock=lambda: now[0]))
+
+    def slow(page, path):
+        now[0] += 30.0
+
+    def without_work(evaluations, seconds):
+        given.append(seconds)
+        refine(evaluations, 0.0)
+
+    refine, extremes = run_end.refine, run_end.find_extremes
+    monkeypatch.setattr(run_end, "write_html", slow)
+    monkeypatch.setattr(run_end, "refine", without_work)
+    monkeypatch.setattr(
+        run_end, "find_extremes", lambda *a, **options: extremes(*a, **options | {"seconds": 0.0})
+    )
+    main(["train", "--resume", "--out", str(run), "--sample-images", "1", "--sample-steps", "2"])
+    # Of 100 s the first report took 30, the last will take 30; bounds have .45 less .15 of files.
+    assert given == [0.0, pytest.approx(7.5), pytest.approx(0.3 * 40)]
+
+
 def test_a_first_report_is_there_before_the_last(run_path, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(run_path, run)

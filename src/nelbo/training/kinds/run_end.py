@@ -198,7 +198,11 @@ class RunEnd(ABC):
         whole = first if ending.asked == Asked() else self._evaluations(ending.asked)
         if call * (sum(e.expected_calls for e in whole.values()) + self.calls) > SOON:
             refine(first, EARLY / 2 * seconds)
-            self.write(first, self.draw(EARLY / 2 * seconds / call))
+            drawn = self.draw(EARLY / 2 * seconds / call)
+            begun = allowance.spent
+            self.write(first, drawn)
+            # The last report will take at least as long to be written.
+            allowance.seconds -= allowance.spent - begun
             notice(
                 f"A first report is in {self.run.report}; to refine it may take "
                 f"{duration(round(allowance.left))} more"
