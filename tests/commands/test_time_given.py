@@ -348,6 +348,7 @@ def test_settings_of_earlier_runs_go_on_to_the_last_bit(tmp_path):
 
 def test_auto_precision_stays_over_resume_and_is_stated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
+    monkeypatch.setattr(rehearsal, "has_bf16", lambda device: True)
     monkeypatch.setattr(rehearsal, "bf16_pays", lambda steps, agreed: True)
     options = [*TINY, *BRIEF, "--precision", "auto"]
     with reports(False):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nelbo.data import ImageData
+from nelbo.training import threads
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds import network_size
 from nelbo.training.kinds.autoencoder.build import build_autoencoder
@@ -127,25 +128,25 @@ def test_sizes_that_cannot_be_halved_are_noted(size, words):
 
 
 def test_timing_is_real_and_draws_nothing_from_the_global_generator(monkeypatch):
-    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(threads, "_SECONDS", 0.01)
     monkeypatch.setattr(pixel, "BASES", (8, 16))
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    before, count = torch.get_rng_state(), torch.get_num_threads()
     found = choose(CONFIG, images(), 60.0, 4)
     assert 0 < found.seconds_per_image < 10
     assert found.examples == pytest.approx(60.0 / found.seconds_per_image)
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == count
 
 
 def test_a_learned_schedule_is_timed_as_well(monkeypatch):
-    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(threads, "_SECONDS", 0.01)
     monkeypatch.setattr(pixel, "BASES", (8,))
     config = ModelConfig(levels=4, schedule="learned")
     assert choose(config, images(), 1.0, 4, threads=1).widths == (8, 16, 16)
 
 
 def test_a_prior_of_latents_is_timed_with_the_text_encoder_of_its_captions(monkeypatch):
-    monkeypatch.setattr(network_size, "_SECONDS", 0.01)
+    monkeypatch.setattr(threads, "_SECONDS", 0.01)
     monkeypatch.setattr(latent, "BASES", (16, 32))
     captions = ("a red square", "", "a blue one", "a red one", "") * 2
     data = replace(images(16), captions=captions)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nelbo.training import threads
-from nelbo.training.threads import use_fastest_threads
+from nelbo.training.threads import least_seconds, use_fastest_threads
 from tests.training.test_trainer import trainer
 
 
@@ -20,17 +20,41 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("fast", [1, 2])
-def test_the_faster_setting_stays(fast, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return now
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("fast", [1, 2])
+def test_the_faster_setting_stays(fast, clock):
+    def step():
+        clock[0] += 0.001 if torch.get_num_threads() == fast else 0.02
+
+    assert use_fastest_threads(step) == pytest.approx(0.001)
+    assert torch.get_num_threads() == fast
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken", "least"),
+    [
+        ([0.3, 0.2, 0.1, 0.15, 0.2], 5, 0.1),
+        ([0.9, 0.3, 0.25, 0.1], 3, 0.25),  # half a second of repetitions is enough
+        ([0.9, 0.6, 0.1], 2, 0.6),
+        ([1.1, 0.1], 1, 1.1),
+        ([0.1] * 9, 5, 0.1),
+    ],
+)
+def test_a_few_steps_are_timed(steps, taken, least, clock):
+    left = list(steps)
 
     def step():
-        now[0] += 0.001 if torch.get_num_threads() == fast else 0.02
+        clock[0] += left.pop(0)
 
-    assert use_fastest_threads(step) == fast
-    assert torch.get_num_threads() == fast
+    assert least_seconds(step) == pytest.approx(least)
+    assert len(steps) - len(left) == taken
 
 
 def test_a_rehearsal_changes_nothing():

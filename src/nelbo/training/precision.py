@@ -14,6 +14,11 @@ from torch import Tensor, nn
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device may compute in bf16: a processor of AVX2 alone converts each number."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
 class Autocast(nn.Module):
     """A network that computes in 16 bits and answers in float32.
 

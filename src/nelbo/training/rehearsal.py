@@ -15,6 +15,7 @@ from nelbo.base.errors import NelboError
 from nelbo.base.memory import available_memory
 from nelbo.diffusion.objectives import BatchPart
 from nelbo.networks.sharding import local
+from nelbo.training.precision import has_bf16
 from nelbo.training.trainer import Trainer
 
 # Workspace and fragments come on top of what is kept for the backward pass.
@@ -102,7 +103,7 @@ def choose_precision(trainer: Trainer) -> str:
         variants = {name: trainer.variant(name) for name in ("fp32", "bf16")}
         steps = {name: partial(trainer.rehearse, v, _REHEARSED) for name, v in variants.items()}
         agreed = processes.of_first if processes.sharded else float
-        pays = processes.takes_part and bf16_pays(steps, agreed)
+        pays = has_bf16(trainer.device) and processes.takes_part and bf16_pays(steps, agreed)
         # Every process goes by what the first one measured.
         trainer.use_precision("bf16" if processes.of_first(float(pays)) else "fp32")
     return trainer.precision

@@ -11,28 +11,36 @@ from collections.abc import Callable
 
 import torch
 
-REPEATS = 4
-# Seconds beside which what a first call takes more does not matter.
-_SLOW = 0.5
+# How often a step is repeated at most, and the seconds of repetitions after which no more is.
+_REPEATS, _SECONDS = 4, 0.5
+# Seconds beside which what a first step takes more does not matter.
+_SLOW = 1.0
 
 
-def use_fastest_threads(step: Callable[[], object]) -> int:
-    """Time `step` with one thread and with all, keep the faster setting, and return it."""
-    seconds = {threads: _time(step, threads) for threads in {1, torch.get_num_threads()}}
+def use_fastest_threads(step: Callable[[], object]) -> float:
+    """Time `step` with one thread and with all, keep the faster setting, and return its seconds."""
+    seconds: dict[int, float] = {}
+    for threads in {1, torch.get_num_threads()}:
+        torch.set_num_threads(threads)
+        seconds[threads] = least_seconds(step)
     best = min(seconds, key=lambda threads: seconds[threads])
     torch.set_num_threads(best)
-    return best
+    return seconds[best]
 
 
-def _time(step: Callable[[], object], threads: int) -> float:
-    """Seconds of a step; of one that is slow, its first call is enough."""
-    torch.set_num_threads(threads)
-    start = time.perf_counter()
-    step()
-    first = time.perf_counter() - start
-    if first > _SLOW:
-        return first
-    start = time.perf_counter()
-    for _ in range(REPEATS):
+def least_seconds(step: Callable[[], object]) -> float:
+    """The seconds of a step: of a few the least, which met the least of what else runs; of one that
+    is slow, those of the first."""
+
+    def timed() -> float:
+        start = time.perf_counter()
         step()
-    return (time.perf_counter() - start) / REPEATS
+        return time.perf_counter() - start
+
+    least, spent = timed(), 0.0
+    if least < _SLOW:
+        for _ in range(_REPEATS):
+            if spent < _SECONDS:
+                again = timed()
+                least, spent = min(least, again), spent + again
+    return least

@@ -13,7 +13,6 @@ times as long doubles the width. docs/decisions/0014-a-size-that-fits.md derives
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -25,13 +24,11 @@ from nelbo.training.config import TrainingConfig
 from nelbo.training.options import TrainOptions
 from nelbo.training.processes import Processes
 from nelbo.training.task import Task
-from nelbo.training.threads import use_fastest_threads
+from nelbo.training.threads import least_seconds, use_fastest_threads
 from nelbo.training.trainer import Trainer
 
 # r: how many examples a weight is to see.
 EXAMPLES_PER_WEIGHT = 0.05
-# Seconds that timing one candidate may take, but for its first step.
-_SECONDS = 0.5
 # Images of a step that is timed: enough to fill a CPU, and quick on it.
 _IMAGES = {"cpu": 16, "cuda": 64, "mps": 64}
 # Resolutions of a network, at most.
@@ -166,23 +163,9 @@ def _seconds_of_step(task: Task, device: torch.device, threads: int | None) -> f
             torch.cuda.synchronize()
 
     if device.type != "cpu" or threads is not None:
-        return _least_seconds(step)
+        return least_seconds(step)
     most = torch.get_num_threads()
     try:
-        use_fastest_threads(step)
-        return _least_seconds(step)
+        return use_fastest_threads(step)
     finally:
         torch.set_num_threads(most)
-
-
-def _least_seconds(step: Callable[[], None]) -> float:
-    """The fastest of at least two repetitions, which met the least of what else runs."""
-    step()
-    least, begun = float("inf"), time.perf_counter()
-    for repetition in range(1000):
-        start = time.perf_counter()
-        if repetition >= 2 and start - begun > _SECONDS:
-            break
-        step()
-        least = min(least, time.perf_counter() - start)
-    return least
