@@ -57,9 +57,32 @@ def test_tables_are_consistent(name, T):
 def test_matches_diffusers(schedule, name, options):
     peer = diffusers.DDPMScheduler(schedule.num_levels, beta_schedule=name, **options)
     torch.testing.assert_close(schedule.betas[1:].float(), peer.betas, rtol=2e-4, atol=1e-7)
-    assert schedule.config == {"beta_schedule": name} | {
-        key: value for key, value in schedule.config.items() if key != "beta_schedule"
-    }
+    assert schedule.config["beta_schedule"] == name
+    # The fields of its file build it again, whole and without its last signal.
+    for chain in (schedule, schedule.with_zero_terminal_snr()):
+        again = diffusers.DDPMScheduler(chain.num_levels, **chain.config).alphas_cumprod
+        torch.testing.assert_close(chain.alphas_cumprod[1:].float(), again, rtol=2e-4, atol=1e-7)
+    assert "rescale_betas_zero_snr" not in schedule.config
+
+
+@pytest.mark.parametrize(("shift", "first_noise"), [(1.0, None), (3.0, None), (3.0, 0.2)])
+def test_the_config_of_flow_matching_builds_its_times_again(shift, first_noise):
+    """A first noise of its own is none that diffusers knows: the others are its levels."""
+    schedule = NoiseSchedule.flow_matching(50, shift, first_noise=first_noise)
+    peer = diffusers.FlowMatchEulerDiscreteScheduler(50, **schedule.config)
+    if first_noise is None:
+        expected = peer.sigmas.flip(0)
+        torch.testing.assert_close(schedule.flow_times[1:].float(), expected, rtol=1e-5, atol=0)
+    assert peer.config.shift == shift
+
+
+@pytest.mark.parametrize("rho", [7.0, 3.0])
+def test_the_config_of_exploding_noise_builds_its_levels_again(rho):
+    schedule = NoiseSchedule.variance_exploding(40, 0.01, 50.0, rho=rho)
+    peer = diffusers.EDMEulerScheduler(**schedule.config)
+    peer.set_timesteps(40)
+    expected = peer.sigmas[:-1].flip(0)
+    torch.testing.assert_close(schedule.sigmas[1:].float(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("T", [20, 1000])

@@ -182,6 +182,13 @@ def test_one_of_the_processes_shows_how_far_it_is(rank, quiet, tmp_path, said, b
     assert [bar.title for bar in bars] == ["Reading", "Reading"]
 
 
+def test_a_pilot_is_told_of_where_nobody_asks_for_quiet(said):
+    find_levels(3, Known(), five(), 0, quiet=True)
+    assert said == []
+    find_levels(3, Known(), five(), 0)
+    assert said == ["Finding the levels that matter"]
+
+
 def bits_of(image: int) -> float:
     """Of all levels; level 1 costs image i of 0..8 as many nats."""
     return (image + sum(COSTS)) / math.log(2)

@@ -110,7 +110,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diffusion/decoder.py": (
         "tests/diffusion/test_model.py",
         "tests/oracles/test_gaussian_bound.py",
+        "tests/oracles/test_optimal_variance.py",
     ),
+    "diffusion/sampler.py": ("tests/samplers/test_every_sampler.py",),
     "diffusion/objectives.py": (
         "tests/diffusion/test_objectives.py",
         "tests/diffusion/test_weighting.py",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nelbo import Condition, Continuous, Diffusion, NelboError, NoiseSchedule, samplers
+from nelbo.diffusion.sampler import check_sampler
 from nelbo.editing import ImageToImage
 from nelbo.samplers import SAMPLERS, DPMSolver, Heun
 from nelbo.samplers.watched import Watched
@@ -43,6 +44,30 @@ def test_walks_respaced_and_guided_chains(sampler):
         assert list(sampler.timesteps(model.schedule)) == pytest.approx(called)
     unguided = sampler.sample(model, x_T, condition=condition)
     assert not torch.allclose(unguided, states[-1].x)
+
+
+@every_sampler
+def test_without_a_word_of_it_nothing_is_guided(sampler):
+    """Guidance by 1 is the model itself, and that is what is left open."""
+    model, condition = make(), Condition(label=torch.tensor([3, 8]))
+    x_T = torch.randn(2, *SHAPE, dtype=torch.float64)
+
+    def seeded() -> dict[str, torch.Generator | Condition]:
+        return {"condition": condition, "generator": torch.Generator().manual_seed(0)}
+
+    expected = sampler.sample(model, x_T, guidance=1.0, **seeded())
+    assert not torch.equal(sampler.sample(model, x_T, guidance=0.0, **seeded()), expected)
+    *_, end = sampler.iterate(model, x_T, **seeded())
+    for found in (sampler.sample(model, x_T, **seeded()), end.x):
+        assert torch.equal(found, expected)
+
+
+def test_only_samplers_are_taken_for_them():
+    for right in (None, *EVERY, Watched(Heun(6), lambda *_: None)):
+        check_sampler(right)
+    for wrong, named in ((Heun, "the class Heun"), ("heun", "str 'heun'"), (6, "int 6")):
+        with pytest.raises(NelboError, match=f"sampler is {named}, expected one of nelbo.samplers"):
+            check_sampler(wrong)
 
 
 @every_sampler

@@ -188,6 +188,22 @@ def test_mistakes_are_explained(make_sampler, message):
         model.sample(1, make_sampler())
 
 
+@pytest.mark.parametrize("kind", [Euler, Heun])
+def test_levels_that_are_left_open_suit_the_end_of_the_chain(kind):
+    """Without signal w is even, as σ has no end there; with signal σ^(1/7) is; a spacing stays."""
+    chain = NoiseSchedule.linear(100)
+    without = chain.with_zero_terminal_snr()
+    s, a = without.noise_scale[1], without.signal_scale[1]
+    found = [level for level, _ in kind(5).path(without)]
+    times = [level.noise_scale / (level.noise_scale + level.signal_scale) for level in found]
+    assert times == pytest.approx(np.linspace(1, float(s / (s + a)), 5), rel=1e-9)
+    sigmas = np.array([level.sigma for level, _ in kind(5).path(chain)]) ** (1 / 7)
+    assert sigmas == pytest.approx(np.linspace(*sigmas[[0, -1]], 5), rel=1e-9)
+    assert sigmas[[-1, 0]] == pytest.approx((chain.sigmas[[1, -1]] ** (1 / 7)).numpy(), rel=1e-9)
+    spaced = [level.t for level, _ in kind(5, spacing="trailing").path(without)]
+    assert spaced == [100, 80, 60, 40, 20]
+
+
 def test_every_level_can_be_visited():
     model = make()
     for sampler in (DPMSolver(12, noise_levels="spaced"), Euler(12, noise_levels="spaced")):
