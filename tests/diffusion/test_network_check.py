@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,6 +18,7 @@ from tests.diffusion.planted import FORMS, planted
 from tests.diffusion.test_own_network import (
     DATA,
     SHAPE,
+    denoiser,
     epsilon_chain,
     own,
     wide,
@@ -204,6 +206,26 @@ def test_the_range_of_data_is_named():
         nelbo.check_network(model, 2 * DATA - 1)
     with pytest.raises(NelboError, match=r"0\.\.255"):
         nelbo.check_network(model, (DATA + 1) * 127.5)
+
+
+def test_a_range_explains_nothing_where_the_network_refuses_what_it_asks_for():
+    """(x_0 + 1) / 2 is half as wide: at half of the σ it stands beside as much noise."""
+    levels: list[float] = []
+
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        levels.append(float(sigma[0]))
+        if refused < sigma[0] < 1.04 * refused:
+            raise ValueError("not this one")
+        return denoiser(x, sigma)
+
+    model = nelbo.from_denoiser(network, **OPTIONS)
+    refused = math.inf
+    with pytest.raises(NelboError, match=r"expects data in \[0, 1\]"):
+        nelbo.check_network(model, 2 * DATA - 1)
+    refused = 0.98 * sorted(levels[:8])[4] / 2  # what it is given itself is read first
+    with pytest.raises(NelboError, match="Likely") as error:
+        nelbo.check_network(model, 2 * DATA - 1)
+    assert "expects data in" not in str(error.value)
 
 
 def test_a_network_of_no_use_is_refused_without_a_guess():
