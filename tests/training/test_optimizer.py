@@ -23,7 +23,7 @@ CONFIG = TrainingConfig(steps=3, optimizer="muon", learning_rate=0.01, weight_de
 def test_singular_values_become_about_one_and_vectors_stay(shape):
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(3, *shape, generator=generator, dtype=torch.float64) * 7
-    found = orthogonalised(matrices)
+    found = torch.stack(orthogonalised([*matrices]))
     assert found.shape == matrices.shape
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     inner = u.mT @ found @ v.mT
@@ -34,12 +34,15 @@ def test_singular_values_become_about_one_and_vectors_stay(shape):
 
 
 def test_gram_form_is_the_iteration_itself():
-    matrix = torch.randn(4, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x = matrix / matrix.norm()
-    for _ in range(3):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    torch.testing.assert_close(orthogonalised(matrix[None])[0], x, atol=1e-6, rtol=1e-6)
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(4, 9), (4, 5), (6, 4), (3, 3), (9, 4)]
+    matrices = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    for matrix, found in zip(matrices, orthogonalised(matrices), strict=True):
+        x = matrix / matrix.norm()
+        for _ in range(3):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        torch.testing.assert_close(found, x, atol=1e-6, rtol=1e-6)
 
 
 def gradients(model: nn.Module, seed: int) -> None:

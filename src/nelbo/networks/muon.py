@@ -15,8 +15,8 @@ multiplied by, and they, gains and biases keep AdamW.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -58,32 +58,36 @@ class Muon(torch.optim.AdamW):
                     parameter.grad = None  # or AdamW would move it as well
         super().step()
 
-    def _move(self, group: dict) -> None:
-        alike: dict[torch.Size, list[Tensor]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                alike.setdefault(parameter.flatten(1).shape, []).append(parameter)
-        for (rows, columns), parameters in alike.items():
-            moved = orthogonalised(torch.stack([self._momentum(one) for one in parameters]))
-            moved *= -group["lr"] * _STEP * math.sqrt(max(rows, columns))
-            for parameter, change in zip(parameters, moved, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if is_sharded(parameter):
-                    share = torch.empty_like(parameter)
-                    assign(share, change.view(parameter.shape))
-                    parameter.add_(share)
-                else:
-                    parameter.add_(change.view(parameter.shape))
+    def _move(self, group: dict[str, Any]) -> None:
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:
+            return
+        changes = orthogonalised([whole(m).flatten(1) for m in self._momenta(weights)])
+        rate = group["lr"]
+        torch._foreach_mul_(changes, [-rate * _STEP * math.sqrt(max(c.shape)) for c in changes])
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, [_like(w, c) for w, c in zip(weights, changes, strict=True)])
 
-    def _momentum(self, parameter: Tensor) -> Tensor:
-        """Nesterov's momentum after the gradient at hand, as a matrix that is not sharded."""
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        gradient = parameter.grad
-        assert gradient is not None
-        momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        return whole(gradient.lerp(momentum, _MOMENTUM)).flatten(1)
+    def _momenta(self, weights: list[Tensor]) -> list[Tensor]:
+        """Nesterov's momentum of each after the gradient at hand."""
+        for weight in weights:
+            if not self.state[weight]:
+                zero = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                self.state[weight]["momentum"] = zero
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients = [cast(Tensor, weight.grad) for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
+
+
+def _like(weight: Tensor, change: Tensor) -> Tensor:
+    """A change in the shape of the weight, and sharded as it is."""
+    change = change.view(weight.shape)
+    if not is_sharded(weight):
+        return change
+    share = torch.empty_like(weight)
+    assign(share, change)
+    return share
 
 
 def can_fuse(parameters: Iterable[Tensor]) -> bool:
@@ -91,25 +95,38 @@ def can_fuse(parameters: Iterable[Tensor]) -> bool:
     return next(iter(parameters)).device.type in ("cpu", "cuda")
 
 
-def orthogonalised(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
+def orthogonalised(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
     r"""About :math:`U V^\top` of each matrix.
 
     Newton–Schulz iterations :math:`X \leftarrow (aI + bXX^\top + c(XX^\top)^2) X` from
     :math:`X = M / \|M\|` (Jordan et al. 2024), which take singular values above a 30th of the norm
     to 0.7..1.2, and let smaller ones grow 41-fold. Their factors are polynomials of the first
     :math:`XX^\top`, so that they are multiplied with one another, in the smaller dimension, before
-    they meet X.
+    they meet X; those of all matrices of one smaller dimension at a time.
     """
-    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    wide = [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
+    norms = torch._foreach_add(torch._foreach_norm(wide), 1e-7)
+    wide = list(torch._foreach_div(wide, norms))
+    alike: dict[int, list[int]] = {}
+    for i, matrix in enumerate(wide):
+        alike.setdefault(len(matrix), []).append(i)
+    found = list(wide)
+    for numbers in alike.values():
+        grams = torch.stack([wide[i] @ wide[i].mT for i in numbers])
+        for i, product in zip(numbers, _products(grams), strict=True):
+            found[i] = product @ wide[i]
+    return [f if m.shape[0] <= m.shape[1] else f.mT for f, m in zip(found, matrices, strict=True)]
+
+
+def _products(gram: Float[Tensor, "k m m"]) -> Float[Tensor, "k m m"]:
+    """What the iterations multiply each X with, from its X Xᵀ."""
     a, b, c = _POLYNOMIAL
-    gram = wide @ wide.mT
     scaled_identity = a * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    product = None
+    product: Tensor | None = None
     for i in range(_REPEATS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + scaled_identity
         product = factor if product is None else factor @ product
         if i + 1 < _REPEATS:
             gram = factor @ gram @ factor
-    found = product @ wide
-    return found if matrices.shape[1] <= matrices.shape[2] else found.mT
+    assert product is not None
+    return product

@@ -223,6 +223,8 @@ def clip_gradients(model: nn.Module, most: float) -> float:
             gradients.setdefault(sharded, []).append(weight.grad)
     norms = [whole(get_total_norm(some)) for some in gradients.values()]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-    for some in weights.values():
-        clip_grads_with_norm_(some, most, norm)
-    return norm.item()
+    found = norm.item()
+    if not found <= most:
+        for some in weights.values():
+            clip_grads_with_norm_(some, most, norm)
+    return found
