@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from nelbo import NelboError
+from nelbo.networks import muon
 from nelbo.networks.muon import orthogonalised
 from nelbo.training.config import TrainingConfig
 from nelbo.training.kinds.pixel.options import TrainPixels
@@ -74,6 +75,24 @@ def test_matrices_move_as_with_torch_muon():
     moved = (mine.weight - before).norm()
     assert (mine.weight - theirs.weight).norm() < 0.02 * moved  # it computes in bfloat16
     assert moved > 0.01
+
+
+def test_parts_move_as_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    whole, parts = Small(), Small()
+    parts.load_state_dict(whole.state_dict())
+    for model, at_once in ((whole, muon._AT_ONCE), (parts, 100)):
+        monkeypatch.setattr(muon, "_AT_ONCE", at_once)
+        optimizer = optimizer_of(model, CONFIG)
+        for step in range(2):
+            gradients(model, step)
+            optimizer.step()
+    for w in parts.parameters():
+        w.grad = torch.zeros_like(w)
+    found = muon._in_parts(w for w in parts.parameters() if w.ndim > 1)
+    assert [[w.numel() for w in some] for some in found] == [[24], [288], [24]]
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 class Small(nn.Module):

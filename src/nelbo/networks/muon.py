@@ -15,7 +15,7 @@ multiplied by, and they, gains and biases keep AdamW.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,8 @@ from nelbo.networks.sharding import assign, is_sharded, whole
 _MOMENTUM, _STEP = 0.9, 1.2
 # a x + b x³ + c x⁵, which takes every singular value in (0, 1] to about 1 when it is repeated.
 _POLYNOMIAL, _REPEATS = (3.4445, -4.7750, 2.0315), 3
+# Numbers that are moved at a time, unless one matrix has more: each needs room for several others.
+_AT_ONCE = 1 << 24
 
 
 class Muon(torch.optim.AdamW):
@@ -53,15 +55,13 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             if group["orthogonal"]:
                 if overflow is None or not overflow.item():
-                    self._move(group)
+                    for weights in _in_parts(group["params"]):
+                        self._move(group, weights)
                 for parameter in group["params"]:
                     parameter.grad = None  # or AdamW would move it as well
         super().step()
 
-    def _move(self, group: dict[str, Any]) -> None:
-        weights = [weight for weight in group["params"] if weight.grad is not None]
-        if not weights:
-            return
+    def _move(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         changes = orthogonalised([whole(m).flatten(1) for m in self._momenta(weights)])
         rate = group["lr"]
         torch._foreach_mul_(changes, [-rate * _STEP * math.sqrt(max(c.shape)) for c in changes])
@@ -78,6 +78,22 @@ class Muon(torch.optim.AdamW):
         gradients = [cast(Tensor, weight.grad) for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
+
+
+def _in_parts(weights: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Those that have a gradient, as many at a time as the memory for their changes allows."""
+    part: list[Tensor] = []
+    numbers = 0
+    for weight in weights:
+        if weight.grad is None:
+            continue
+        if part and numbers + weight.numel() > _AT_ONCE:
+            yield part
+            part, numbers = [], 0
+        part.append(weight)
+        numbers += weight.numel()
+    if part:
+        yield part
 
 
 def _like(weight: Tensor, change: Tensor) -> Tensor:
