@@ -13,7 +13,8 @@ processor time a thread; nelbo has no more than T by the clock. Each model is re
 the samplers below and, for the others, the better of their two usual variances. The Fréchet
 distance is that of 128 pictures to all real ones, in 32 principal components of these; bits/dim is
 the bound of at most 200 test pictures. What is measured stands in OUT, one file for each folder,
-size and system; what is there already is not measured again. Sheets of samples are beside it.
+size and system, beside the runs of nelbo and sheets of samples; what is there already is neither
+trained nor measured again.
 
 With few pictures the distance is too large, by as much as that of 128 real ones, and choosing the
 sampler on it makes it smaller. With `--many`, the best sampler draws N others, whose distance is
@@ -118,18 +119,20 @@ def measure(
         threads = ["--threads", str(arguments.threads)] if arguments.threads else []
         command = ["train", source, "--size", str(size), "--time-budget", arguments.time_budget]
         run = ["--out", str(out), "--overwrite", *threads, *PRESETS[system]]
-        subprocess.run([sys.executable, "-m", "nelbo", *command, *run], check=True)
+        made = not (out / "evaluation.json").exists()
+        if made:
+            subprocess.run([sys.executable, "-m", "nelbo", *command, *run], check=True)
         model = nelbo.load(out)
         assert isinstance(model, Diffusion)
         models = {"learned": model}
         steps = json.loads((out / "nelbo.json").read_text())["trained"]["steps"]
     else:
-        learned = PEERS[system](train, seconds, clock)
+        learned, made = PEERS[system](train, seconds, clock), True
         if learned is None:
             return None
         models, steps = learned
-    took = time.perf_counter() - begun
     worked = _all_processor_time() - worked
+    times = {"seconds": time.perf_counter() - begun, "processor_seconds": worked} if made else {}
     variance = next(iter(models))
     if len(models) > 1:
         some = train.subset(TRIED, 0)
@@ -150,8 +153,7 @@ def measure(
         others = of_many(many, real)
     return {
         "steps": steps,
-        "seconds": took,
-        "processor_seconds": worked,
+        **times,
         "weights": sum(w.numel() for w in _weights(model)),
         "bits_per_dim": bits,
         "standard_error": error,
