@@ -97,10 +97,11 @@ def test_nothing_else_is_either(call, given, model):
         CALLS[call](model, given)
 
 
+@pytest.mark.parametrize("count", [0, 3])
 @pytest.mark.parametrize("call", [call for call in CALLS if call not in OTHERWISE])
-def test_a_condition_is_of_as_many_examples(call, model):
-    with pytest.raises(NelboError, match="has batch size 3, expected 2, one for each image"):
-        CALLS[call](model, Condition(label=torch.tensor([0, 1, 2])))
+def test_a_condition_is_of_as_many_examples(call, count, model):
+    with pytest.raises(NelboError, match=f"has batch size {count}, expected 2, one for each image"):
+        CALLS[call](model, Condition(label=torch.arange(count)))
 
 
 @pytest.mark.parametrize(

@@ -164,3 +164,10 @@ def test_a_run_called_as_its_data_is_not_its_data(tmp_path, monkeypatch):
     assert not is_local("digits")
     assert absolute("digits") == "digits"
     assert load_data("digits", "test").shape == (1, 8, 8)
+
+
+def test_labels_of_fewer_bits_have_a_place_for_none():
+    labels = torch.tensor([0, 1], dtype=torch.int8)
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    data = ImageData("mine", images, 17, ("a", "b"), labels=labels, label_names=("c", "d"))
+    assert data.labels.dtype == torch.int64

@@ -58,6 +58,9 @@ def test_gradients_pass():
         (lambda: DynamicThreshold(1.5), r"0\.\.1, got 1.5"),
         (lambda: DynamicThreshold(-0.1), r"0\.\.1, got -0.1"),
         (lambda: DynamicThreshold(0.9, 0.5), "at least 1, got 0.5"),
+        (lambda: StaticThreshold("1"), "range must be a number, got str '1'"),
+        (lambda: DynamicThreshold(None), "ratio must be a number, got None"),
+        (lambda: DynamicThreshold(0.9, [2]), "max_value must be a number"),
     ],
 )
 def test_mistakes_are_explained(make_threshold, message):

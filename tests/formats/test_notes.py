@@ -7,7 +7,8 @@ import json
 import pytest
 
 from nelbo import NelboError
-from nelbo.formats.notes import read_notes
+from nelbo.formats.files import usual_guidance
+from nelbo.formats.notes import exported, read_notes
 
 NOTES = {
     "source": "digits",
@@ -20,11 +21,35 @@ NOTES = {
 }
 
 
+# What is asked for more of, or has a default that is not None.
+NULLED = ("settings", "training", "model", "objective", "trained", "seconds", "started_from")
+
+
 def test_notes_as_they_are_written(tmp_path):
     file = tmp_path / "nelbo.json"
-    for notes in (NOTES, {}, {"trained": {}}, dict.fromkeys(NOTES)):
+    for notes in (NOTES, {}, {"trained": {}}):
         file.write_text(json.dumps(notes))
         assert read_notes(file) == notes
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        dict.fromkeys(NOTES),
+        {"settings": {"training": None, "model": None}},
+        {"settings": {"training": {"batch_size": None, "objective": None}}},
+        {"trained": {"steps": 0, "seconds": None}},
+    ],
+)
+def test_null_is_as_good_as_nothing(tmp_path, notes):
+    """For all that reads notes by `get` with a default."""
+    file = tmp_path / "nelbo.json"
+    file.write_text(json.dumps(notes))
+    found = read_notes(file)
+    assert usual_guidance(found) == 1
+    assert "settings" not in exported(found)
+    for group in (found, *(each for each in found.values() if isinstance(each, dict))):
+        assert not any(name in group and group[name] is None for name in NULLED)
 
 
 @pytest.mark.parametrize(

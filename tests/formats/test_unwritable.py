@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 
 import nelbo
-from nelbo import Diffusion, NelboError, NoiseSchedule, TextEncoder
+from nelbo import Diffusion, LevelProfile, NelboError, NoiseSchedule, TextEncoder
 from nelbo.families import PPCA
 from nelbo.networks import AutoencoderKL, UNet
+from nelbo.training.snapshots import save_snapshot
 
 
 def network() -> UNet:
@@ -68,3 +71,28 @@ def test_a_profile_is_written_into_a_new_folder_or_refused_with_the_reason(tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(NelboError, match=r"cannot write .*file/profile\.safetensors: File exists"):
         profile.save(tmp_path / "file" / "profile.safetensors")
+
+
+@pytest.fixture
+def full():
+    """No file grows beyond 100 bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+FILES = {
+    "a profile": lambda path: LevelProfile.of_variances(
+        NoiseSchedule.linear(10), torch.ones(11).double()
+    ).save(path / "profile"),
+    "a snapshot": lambda path: save_snapshot(path, 3, {"weight": torch.zeros(100)}),
+}
+
+
+@pytest.mark.parametrize("what", [*WRITERS, *FILES])
+def test_a_disk_that_is_full(tmp_path, what, full):
+    with pytest.raises(NelboError, match=r"cannot write .*: File too large"):
+        (WRITERS | FILES)[what](tmp_path)
+    left = {file.name: file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()}
+    assert not any(name.startswith(".") or size >= 100 for name, size in left.items()), left

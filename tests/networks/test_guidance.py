@@ -216,3 +216,23 @@ def test_an_interval_of_one_point_holds_no_level():
     with pytest.raises(NelboError, match="no level of the chain has noise"):
         model.guided(Guidance(3.0, (tie, math.nextafter(tie, math.inf))))
     model.guided(Guidance(3.0, (math.nextafter(tie, 0.0), tie)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_whole_numbers_are_dropped(dtype, generator):
+    """Those without a sign have no −1: 255 would be a class."""
+    model = make()
+    x = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    narrow = Condition(label=LABELS.label.to(dtype))
+    found = model.guided(Guidance(4.0)).predict(x, 5, narrow)
+    expected = model.guided(Guidance(4.0)).predict(x, 5, LABELS)
+    assert torch.equal(found.output, expected.output)
+
+
+def test_a_label_that_is_a_vector_has_no_default_to_lead_away_from(generator):
+    """−1 in all its places is no absence of it."""
+    model = make()
+    x = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    vector = Condition(label=torch.ones(2, 4))
+    with pytest.raises(NelboError, match="a label that is a vector needs the one to lead away"):
+        model.guided(Guidance(4.0)).predict(x, 5, vector)

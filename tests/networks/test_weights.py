@@ -33,6 +33,8 @@ VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 2,
 }
 
+PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+
 
 @pytest.fixture
 def peer() -> UNet2DConditionModel:
@@ -224,3 +226,15 @@ def test_config_of_another_class(peer, tmp_path):
     peer.save_pretrained(tmp_path)
     with pytest.raises(NelboError, match=r"config\.json.*'_class_name': found 'UNet2DCond"):
         AutoencoderKL.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_real_numbers(tmp_path, dtype):
+    """As those of a quantised network are, which mean nothing without their scales."""
+    network = UNet(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, **PLAIN)
+    network.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    changed = weights | {"conv_in.weight": weights["conv_in.weight"].to(dtype)}
+    save_file(changed, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(NelboError, match=f"1 tensors that are no real .*conv_in.weight .{dtype}"):
+        UNet.from_pretrained(tmp_path)

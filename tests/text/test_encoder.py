@@ -109,6 +109,18 @@ def test_mistakes_are_explained(parts, tmp_path, monkeypatch):
         TextEncoder.from_pretrained(None)
 
 
+def test_a_tokenizer_of_another_model(parts, tmp_path):
+    """Whose numbers the network has no vectors for."""
+    peer, path = parts
+    shutil.copytree(path / "tokenizer", tmp_path / "tokenizer")
+    fewer = tiny.text_config(peer["tokenizer"], vocab_size=len(peer["tokenizer"]) - 2)
+    type(peer["text_encoder"])(fewer).save_pretrained(tmp_path / "text_encoder")
+    encoder = TextEncoder.from_pretrained(tmp_path)
+    most = len(peer["tokenizer"])
+    with pytest.raises(NelboError, match=rf"number {most - 1}, .* 0\.\.{most - 3} \(vocab_size\)"):
+        encoder.encode(["a cat"])
+
+
 def test_a_missing_package_names_the_extra(parts, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nelbo\[text\]'"):

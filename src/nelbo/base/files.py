@@ -59,7 +59,7 @@ def new_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             yield temporary
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise NelboError(f"cannot write {path}: {reason(error)}; nothing was written") from error
 
 

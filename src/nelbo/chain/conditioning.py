@@ -40,7 +40,7 @@ def check_condition(condition: Any, n: int | None = None) -> None:
             f"condition is {described(condition)}, expected a Condition or None: "
             + _remedy(condition)
         )
-    if n is not None and condition.batch_size:
+    if n is not None and condition._given():
         condition.check_batch(n)
 
 

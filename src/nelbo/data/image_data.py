@@ -85,6 +85,8 @@ class ImageData:
                 f"{self.source} is declared with {self.levels} pixel levels but holds pixel level "
                 f"{highest}; expected 0..{self.levels - 1}"
             )
+        if self.labels is not None:  # of fewer bits, and maybe without the −1 of no label
+            object.__setattr__(self, "labels", self.labels.long())
         for kind in ("names", "labels", "captions", "pixel_keys", "splits", "controls"):
             values = getattr(self, kind)
             if values is not None and len(values) != len(self.images):

@@ -90,16 +90,19 @@ class LevelProfile:
             variance: Σ_t, (T+1,).
         """
         weight = schedule.posterior_data_weight.square()
-        unknown = torch.full_like(variance, torch.nan)
+
+        def unknown() -> Levels:  # each in memory of its own, as files of tensors have it
+            return torch.full_like(variance, torch.nan)
+
         return cls(
             schedule=schedule,
             levels=torch.arange(1, schedule.num_levels + 1),
             squared_error=(variance - schedule.posterior_variance) / weight,
-            standard_error=unknown,
-            score_matching=unknown,
-            score_matching_square=unknown,
+            standard_error=unknown(),
+            score_matching=unknown(),
+            score_matching_square=unknown(),
             data_variance=variance,
-            reconstruction=unknown,
+            reconstruction=unknown(),
             squared_norm=math.nan,
             dims=1,
             examples=0,

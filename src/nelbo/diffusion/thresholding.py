@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.base.arguments import check_number, check_numbers
 from nelbo.base.errors import NelboError
 
 
@@ -15,12 +16,13 @@ class StaticThreshold:
     """Clip to [−range, range]; `clip_sample` is the one with range 1.
 
     Raises:
-        NelboError: a range that is not positive.
+        NelboError: a range that is no number or not positive.
     """
 
     range: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("range", self.range)
         if not self.range > 0:
             raise NelboError(f"a threshold clips to a positive range, got {self.range}")
 
@@ -44,13 +46,14 @@ class DynamicThreshold:
         max_value: s_max; 1 is the static threshold.
 
     Raises:
-        NelboError: a ratio outside 0..1, or a maximum below 1.
+        NelboError: what is no number, a ratio outside 0..1, or a maximum below 1.
     """
 
     ratio: float = 0.995
     max_value: float = 1.0
 
     def __post_init__(self) -> None:
+        check_numbers(ratio=self.ratio, max_value=self.max_value)
         if not 0 <= self.ratio <= 1:
             raise NelboError(f"the ratio of a dynamic threshold lies in 0..1, got {self.ratio}")
         if not self.max_value >= 1:

@@ -76,6 +76,8 @@ def read_notes(file: Path) -> dict[str, Any]:
             group = group.get(each) or {}
         value = group.get(name)
         if value is None and not (group and path in _NEEDED):
+            if above or kind is _MAPPING:
+                group.pop(name, None)  # its readers have a default for what is not there
             continue
         if not kind.fits(value):
             raise NelboError(f"{file}: {path} is {value!r}, expected {kind.expected}")

@@ -139,7 +139,8 @@ def checked_label(label: Tensor, classes: int, field: str) -> Int[Tensor, " batc
     Raises:
         NelboError: a label of another shape or type, or outside −1 .. classes − 1.
     """
-    if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
+    whole = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
+    if label.ndim != 1 or not whole:
         raise NelboError(
             f"condition.label has shape {tuple(label.shape)} and type {label.dtype}, expected "
             "the number of the class of each example, (batch,) int64"

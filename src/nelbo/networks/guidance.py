@@ -87,7 +87,8 @@ class GuidedNetwork(nn.Module):
         channels: how many leading output channels to guide; the rest (a learned variance) are the
             conditional half's.
         unconditional: the condition of the unconditional half, for each example or, with batch
-            size 1, for all. By default the labels are dropped; text has no such default.
+            size 1, for all. By default the labels are dropped; text, and a label that is a vector,
+            have no such default.
         times: the first and last of the times that the network is called with to guide at; None
             guides at all.
         rescale: the share φ of the output brought back to its standard deviation.
@@ -187,8 +188,20 @@ class GuidedNetwork(nn.Module):
             return replace(given, control=control, size=size)
         if condition.text is not None:
             raise NelboError("guidance on text needs the embedding of a negative or empty prompt")
-        label = None if condition.label is None else torch.full_like(condition.label, -1)
-        return replace(condition, label=label, control=control)
+        if condition.label is not None and condition.label.ndim > 1:
+            raise NelboError(
+                "guidance on a label that is a vector needs the one to lead away from: pass "
+                "model.guided(guidance, nelbo.Condition(label=...)), such as of zeros"
+            )
+        return replace(condition, label=_no_label(condition.label), control=control)
+
+
+def _no_label(label: Tensor | None) -> Tensor | None:
+    """−1 in place of each label, which those of 8 bits without a sign do not have."""
+    if label is None:
+        return None
+    whole = not label.is_floating_point()  # a class that is told as a time is not
+    return torch.full_like(label, -1, dtype=torch.int64 if whole else label.dtype)
 
 
 def _spread(output: Tensor) -> Tensor:

@@ -127,6 +127,12 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
             for name, weight in expected.items()
             if name in found and found[name].shape != weight.shape
         ],
+        # Of a quantised checkpoint: whole numbers are weights only with their scales.
+        "that are no real numbers": [
+            f"{name} ({found[name].dtype})"
+            for name, weight in expected.items()
+            if name in found and weight.is_floating_point() and not found[name].is_floating_point()
+        ],
     }
     listed = [_listing(kind, names) for kind, names in problems.items() if names]
     if listed:

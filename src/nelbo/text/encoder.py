@@ -193,7 +193,8 @@ class TextEncoder(PromptEncoder):
         The rest of a longer prompt is dropped, with a warning that shows it.
 
         Raises:
-            NelboError: no prompts, or one that is not a string.
+            NelboError: no prompts, one that is not a string, or a token that the network has no
+                vector for.
         """
         check_prompts(prompts)
         n, end = self.max_tokens, self.tokenizer.eos_token_id
@@ -203,6 +204,11 @@ class TextEncoder(PromptEncoder):
         for row, ids in zip(tokens, read, strict=True):
             kept = ids if len(ids) <= n else [*ids[: n - 1], end]
             row[: len(kept)] = torch.tensor(kept)
+        if (last := int(tokens.max())) >= self.config.vocab_size:
+            raise NelboError(
+                f"the tokenizer has a token of number {last}, and the text encoder vectors for "
+                f"0..{self.config.vocab_size - 1} (vocab_size): they are of different models"
+            )
         return tokens
 
     def forward(

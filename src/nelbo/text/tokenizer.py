@@ -186,11 +186,20 @@ class ClipTokenizer:
                 str(token["id"]): {name: token[name] for name in token if name != "id"}
                 for token in self.added
             }
+        # Not by the library, which does not write whole and raises a plain Exception.
+        whole = self.backend_tokenizer.to_str(pretty=True)
+        model = json.loads(whole)["model"]
+        lines = ["#version: 0.2", *map(" ".join, _pairs(model["merges"]))]
+        texts = {
+            _VOCABULARY: json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":")),
+            _MERGES: "".join(f"{line}\n" for line in lines),
+            _WHOLE: whole,
+        }
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
-            with atomic_file(folder / _WHOLE) as temporary:
-                self.backend_tokenizer.save(str(temporary))
+            for name, text in texts.items():
+                with atomic_file(folder / name) as temporary:
+                    temporary.write_bytes(text.encode())
             write_json(folder / _CONFIG, config, sort_keys=True)
 
     def __call__(self, text: str | Sequence[str]) -> Tokens:

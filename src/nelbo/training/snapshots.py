@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nelbo.base.files import atomic_file
+from nelbo.base.files import atomic_file, writing
 from nelbo.chain.model import Model
 from nelbo.runs.run_directory import RunDirectory
 from nelbo.training.moving_average import combine
@@ -18,11 +18,16 @@ FOLDER = "snapshots"
 
 
 def save_snapshot(training: Path, step: int, averages: Mapping[str, Tensor]) -> None:
-    """Store what `PowerAverages.named` gave at a step; whole or not at all."""
+    """Store what `PowerAverages.named` gave at a step; whole or not at all.
+
+    Raises:
+        UnwritableError: it cannot be written.
+    """
     directory = training / FOLDER
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_file(directory / f"step-{step:06d}.safetensors") as temporary:
-        save_file({k: v.contiguous() for k, v in averages.items()}, temporary)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_file(directory / f"step-{step:06d}.safetensors") as temporary:
+            save_file({k: v.contiguous() for k, v in averages.items()}, temporary)
 
 
 def snapshot_files(training: Path) -> dict[int, Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,15 @@ _IMAGES = {
     FOR_VALIDATION: "the validation images are not those of before",
     TEST: "the test images are not those of before",
 }
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """What cannot be written beside the checkpoints is said with the way to go on."""
+    try:
+        yield
+    except UnwritableError as error:
+        raise NelboError(f"{error}; --resume goes on from the last checkpoint") from error
 
 
 class Supervisor:
@@ -199,7 +209,8 @@ class Supervisor:
         assert self.trainer.power_averages is not None
         averages = self.trainer.power_averages.named()
         if self._is_main:
-            save_snapshot(self.run_directory.training, self.trainer.step, averages)
+            with _resumable():
+                save_snapshot(self.run_directory.training, self.trainer.step, averages)
 
     def _save(self) -> None:
         """A checkpoint, then the model of the run; the checkpoint is what a run resumes from."""
@@ -229,10 +240,8 @@ class Supervisor:
             if self.trainer.device.type == "cpu":
                 trained["threads"] = torch.get_num_threads()
             run = self.run_directory.path
-            try:
+            with _resumable():
                 self.kind.save(model, run, {**self.notes, "trained": trained})
-            except UnwritableError as error:
-                raise NelboError(f"{error}; --resume goes on from the last checkpoint") from error
 
     def _end(self) -> None:
         """Save, unless that would replace an old run with one stopped in its first moments."""
