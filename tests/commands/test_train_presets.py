@@ -13,9 +13,15 @@ from PIL import Image
 from nelbo.cli import main
 from nelbo.commands.options.train import Train
 from nelbo.commands.starting_point import starting_point
+from nelbo.data import load_data
+from nelbo.data.stream import ImageStream
 from nelbo.training.config import TrainingConfig
+from nelbo.training.images import TrainingImages
+from nelbo.training.kinds.network_size import FittingNetwork
+from nelbo.training.kinds.pixel import choices
 from nelbo.training.kinds.pixel.options import ModelConfig
 from nelbo.training.kinds.pixel.presets import DEFAULT_PRESET, PRESETS
+from nelbo.training.processes import Processes
 
 pytestmark = pytest.mark.usefixtures("unreported")
 
@@ -42,9 +48,47 @@ def test_a_preset_changes_the_defaults_that_it_names_and_no_others(name):
 
 def test_without_a_preset_it_is_the_default_one():
     asked = parsed("--preset", DEFAULT_PRESET)
-    assert parsed() == dataclasses.replace(asked, left_open=("mirroring", "objective"))
+    assert parsed() == dataclasses.replace(asked, left_open=("mirroring", "dropout", "objective"))
     assert Train().training == TrainingConfig(**PRESETS[DEFAULT_PRESET].training)
     assert Train().model == ModelConfig(**PRESETS[DEFAULT_PRESET].model)
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "dropout"),
+    [
+        # 20 passes over 1,332 pictures are 26,640 images.
+        ("pictures", ["--steps", "26639", "--batch-size", "1"], 0.0),
+        ("pictures", ["--steps", "26640", "--batch-size", "1"], 0.1),
+        ("pictures", ["--steps", "6660", "--batch-size", "4"], 0.1),
+        ("pictures", ["--steps", "3", "--dropout", "0.2"], 0.2),
+        ("pictures", ["--steps", "99999", "--dropout", "0"], 0.0),
+        ("pictures", ["--time-budget", "20s"], 0.0),
+        ("pictures", ["--time-budget", "200s"], 0.1),
+        ("pictures", ["--time-budget", "20s", "--widths", "8", "8"], 0.0),
+        ("pictures", ["--time-budget", "200s", "--widths", "8", "8"], 0.1),
+        ("pictures", ["--time-budget", "200s", "--steps", "100"], 0.0),
+        ("stream", ["--steps", "9999"], 0.0),
+        ("few levels", ["--steps", "3"], 0.1),
+    ],
+)
+def test_few_passes_need_no_dropout(data, given, dropout, monkeypatch, capsys):
+    def found(offered, task_of, options, train, seconds, processes):
+        widths = offered[-1]  # a machine that computes 200 pictures a second
+        return FittingNetwork(widths, 1, 0.005, 200 * seconds)
+
+    monkeypatch.setattr(choices, "fitting_network", found)
+    monkeypatch.setattr(choices, "FEW_PASSES", 20)
+    train = load_data("digits", "train")
+    if data != "few levels":
+        train = dataclasses.replace(train, levels=256)
+    if data == "stream":
+        train = dataclasses.replace(train, stream=ImageStream(list, 1))
+    images = TrainingImages(data, train, train, train)
+    chosen = choices.with_choices(parsed(*given), images, Processes(torch.device("cpu")))
+    assert chosen.model.dropout == dropout
+    assert chosen.left_open == ()
+    said = "No dropout, which pays with 20 passes" in capsys.readouterr().err
+    assert said is (dropout == 0 and "--dropout" not in given)
 
 
 @pytest.mark.parametrize("name", PRESETS)

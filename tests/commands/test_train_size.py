@@ -67,7 +67,7 @@ def test_a_time_budget_chooses_and_resume_keeps(asked, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["--widths", "8", "16", "--time-budget", "0.2s"], [8, 16]),
+        (["--widths", "8", "16", "--dropout", "0", "--time-budget", "0.2s"], [8, 16]),
         (["--steps", "1", "--batch-size", "2"], [32, 64, 64]),
     ],
 )

@@ -13,7 +13,7 @@ times as long doubles the width. docs/decisions/0014-a-size-that-fits.md derives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,15 +58,16 @@ class FittingNetwork:
     examples: float
 
 
-def fitting_widths(
-    choices: Iterable[Widths],
+def fitting_network(
+    choices: Sequence[Widths],
     task_of: TaskOf,
     options: TrainOptions,
     data: ImageData,
     seconds: float,
     processes: Processes,
-) -> Widths:
-    """What the first process measures and reports; every process goes by it.
+) -> FittingNetwork:
+    """What the first process measures, and reports where there was a choice; every process goes by
+    it.
 
     Args:
         choices: from the narrowest on.
@@ -76,7 +77,7 @@ def fitting_widths(
         seconds: the time to train.
         processes: who trains.
     """
-    widths: Widths = ()
+    found = FittingNetwork((), 0, 0.0, 0.0)
     if processes.is_main:
         device = processes.device
         most = options.training.batch_size // processes.count
@@ -99,17 +100,19 @@ def fitting_widths(
             count=processes.count,
             threads=options.threads,
         )
-        widths = found.widths
-        passes = ""
-        if data.stream is None:
-            passes = f", {found.examples / len(data):,.0f} passes over {len(data):,}"
-        notice(
-            f"Network: {' '.join(map(str, widths))} channels, {found.weights / 1e6:.2f}M weights, "
-            f"as the time is enough for about {found.examples:,.0f} images{passes} (--widths "
-            "chooses another)"
-        )
-    every = processes.sum([float(width) for width in widths + (0,) * (_MOST_WIDTHS - len(widths))])
-    return tuple(int(width) for width in every if width)
+        if len(choices) > 1:
+            passes = ""
+            if data.stream is None:
+                passes = f", {found.examples / len(data):,.0f} passes over {len(data):,}"
+            notice(
+                f"Network: {' '.join(map(str, found.widths))} channels, {found.weights / 1e6:.2f}M "
+                f"weights, as the time is enough for about {found.examples:,.0f} images{passes} "
+                "(--widths chooses another)"
+            )
+    widths = found.widths + (0,) * (_MOST_WIDTHS - len(found.widths))
+    numbers = found.weights, found.seconds_per_image, found.examples
+    every = processes.sum([float(number) for number in (*numbers, *widths)])
+    return FittingNetwork(tuple(int(w) for w in every[3:] if w), int(every[0]), every[1], every[2])
 
 
 def choose_network(

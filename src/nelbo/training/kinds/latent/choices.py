@@ -18,7 +18,7 @@ from nelbo.training.kinds.latent.making import new_latent_model
 from nelbo.training.kinds.latent.objective import PriorObjective
 from nelbo.training.kinds.latent.options import LatentSettings, TrainLatent
 from nelbo.training.kinds.latent.task import PriorTask
-from nelbo.training.kinds.network_size import Widths, fitting_widths
+from nelbo.training.kinds.network_size import Widths, fitting_network
 from nelbo.training.kinds.transformer import WIDTHS
 from nelbo.training.processes import Processes
 from nelbo.training.trainer import Trainer
@@ -43,10 +43,10 @@ def with_choices(options: TrainLatent, images: TrainingImages, processes: Proces
     seconds = options.training.seconds - ((taken and taken.seconds) or 0.0)
     autoencoder = build_autoencoder(train) if path is None else autoencoder_at(path)
     task_of = partial(timed_task, options.model, autoencoder.to(processes.device), train)
-    widths = fitting_widths(
+    found = fitting_network(
         width_choices(options.model), task_of, options, train, seconds, processes
     )
-    return options.with_settings(replace(options.model, widths=widths))
+    return options.with_settings(replace(options.model, widths=found.widths))
 
 
 def _rehearse(options: TrainLatent, images: TrainingImages, processes: Processes) -> None:

@@ -38,7 +38,8 @@ class ModelConfig(ChainSettings):
     attention: tuple[int, ...] = (16, 8, 4, 2)
     """Resolutions of the UNet, in pixels, that have self-attention below the first one."""
     dropout: float = 0.1
-    """Dropout in the residual blocks, or those of the transformer."""
+    """Dropout in the residual blocks, or those of the transformer; by default none in a run of
+    fewer than 200 passes over pictures of more than 32 levels."""
     class_conditional: bool = False
     """Condition the network on the label of each image."""
 
@@ -88,6 +89,7 @@ class TrainPixels(TrainOptions):
             return self
         left = {
             "mirroring": "horizontal-flip" not in given,
+            "dropout": "dropout" not in given,
             "objective": not given.values.keys()
             & {"preset", "objective", "schedule", "start-from"},
         }
