@@ -225,7 +225,9 @@ def of_real(source: str, size: int, many: int | None = None) -> dict[str, float]
     found = [distance(real.subset(DRAWN, seed).images, real) for seed in range(REAL_SETS)]
     whole, pixels = sizes_of_each(test.images, test.levels)
     dims = test.images[0].numel()
-    others = {"frechet_of_many": distance(real.subset(many, 0).images, real)} if many else {}
+    others = {}
+    if many and many < len(real):
+        others = {"frechet_of_many": distance(real.subset(many, 0).images, real)}
     return {
         **others,
         "frechet": sum(found) / len(found),
