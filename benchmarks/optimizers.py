@@ -1,7 +1,7 @@
 """What the optimiser gains: the validation bound after the same steps, by AdamW and by Muon.
 
     python benchmarks/optimizers.py [DATA] [--size 16] [--network unet] [--widths 32 64 64]
-        [--steps 300] [--batch-size 64] [--optimizers muon adamw] [--seeds 0]
+        [--steps 300] [--batch-size 64] [--optimizers muon adamw] [--dropout 0.1] [--seeds 0]
 
 A model of pixels is trained with the default preset, from the same weights, on the same batches and
 noise. The bound of the averaged weights is of 64 validation images at 24 levels with the same noise
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--dropout", type=float, default=TrainPixels("").model.dropout)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -103,7 +104,12 @@ def main() -> None:
     usual, steps = TrainPixels(arguments.data), arguments.steps
     family = FAMILIES.get(arguments.network)
     network = arguments.network if family is None else "unet"
-    settings = replace(usual.model, network=network, widths=tuple(arguments.widths))
+    settings = replace(
+        usual.model,
+        network=network,
+        widths=tuple(arguments.widths),
+        dropout=arguments.dropout,
+    )
     for seed in arguments.seeds:
         first: dict[int, Tensor] = {}
         for optimizer in arguments.optimizers:
