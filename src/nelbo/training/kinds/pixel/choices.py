@@ -23,7 +23,7 @@ from nelbo.training.processes import Processes
 from nelbo.training.task import objective_of
 
 # Passes over the pictures from which on dropout gains: docs/decisions/0033-dropout.md.
-FEW_PASSES = 200
+FEW_PASSES = 50
 # Channels of a UNet at the first resolution; the others have twice as many.
 BASES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 

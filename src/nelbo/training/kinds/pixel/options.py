@@ -39,7 +39,7 @@ class ModelConfig(ChainSettings):
     """Resolutions of the UNet, in pixels, that have self-attention below the first one."""
     dropout: float = 0.1
     """Dropout in the residual blocks, or those of the transformer; by default none in a run of
-    fewer than 200 passes over pictures of more than 32 levels."""
+    fewer than 50 passes over pictures of more than 32 levels."""
     class_conditional: bool = False
     """Condition the network on the label of each image."""
 
