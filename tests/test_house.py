@@ -22,7 +22,8 @@ FOREIGN = {
     "_modules",
     "_buffers",
     "_base",
-    "_foreach_lerp_",
+    *("_foreach_add", "_foreach_add_", "_foreach_div", "_foreach_lerp", "_foreach_lerp_"),
+    *("_foreach_mul_", "_foreach_norm"),
     "_exit",
 }
 

@@ -228,6 +228,51 @@ def test_a_range_explains_nothing_where_the_network_refuses_what_it_asks_for():
     assert "expects data in" not in str(error.value)
 
 
+def test_levels_and_ranges_are_read_where_there_is_as_much_noise_beside_the_data():
+    """σ doubles from 1/128 to 128: levels are even in log SNR, and (x_0 + 1) / 2 has half of σ."""
+    calls: list[tuple[Tensor, float]] = []
+
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append((x, float(sigma[0])))
+        return denoiser(x, sigma)
+
+    model = nelbo.from_denoiser(network, T=15, sigma_min=1 / 128, sigma_max=128.0, **OPTIONS)
+    with pytest.raises(NelboError, match=r"expects data in \[0, 1\]"):
+        nelbo.check_network(model, 2 * DATA - 1)
+    x, sigma = calls[0]
+    noise = (x - (2 * DATA - 1)) / sigma
+    assert sorted(s for _, s in calls[:8]) == pytest.approx([4.0**i / 128 for i in range(8)])
+    halves = [s for x, s in calls[8:] if torch.allclose(x, DATA + s * noise, rtol=1e-6)]
+    assert sorted(halves) == pytest.approx([1 / 128, *(4.0**i / 256 for i in range(1, 8))])
+
+
+@pytest.mark.parametrize(
+    ("shown", "scale", "said"),
+    [
+        ([1.0, 1, 0, 0, 0, 0, 0, 0], 0.75, "does not denoise"),
+        ([1.0] * 8, 0.08, "denoises x_0 .* better by another"),
+    ],
+)
+def test_a_mistake_that_shows_little_is_named(shown, scale, said):
+    """Squared errors in noise powers: 1 of an answer of 0, (1 ± c)² of c v by its sign.
+
+    The mean of two examples with c = 0.75 and six of 0 is 1.5, above what is allowed of a trained
+    network and below twice of it, and 0.77 with the other sign, not by three standard errors.
+    That of eight with c = 0.08 is 1.17, which is allowed, and 0.85 with the other sign.
+    """
+    x_0 = torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    schedule = NoiseSchedule.cosine(1000)
+    scales = scale * wide(torch.tensor(shown))
+
+    def network(x: Tensor, time: Tensor, condition=None) -> Tensor:
+        signal = schedule.alphas_cumprod[time.long() + 1].view(-1, 1, 1, 1)
+        return -scales * (signal.sqrt() * x - x_0) / (1 - signal).sqrt()
+
+    model = Diffusion(network, schedule, prediction="v_prediction", data=Continuous())
+    with pytest.raises(NelboError, match=f"{said}.*other sign"):
+        nelbo.check_network(model, x_0)
+
+
 def test_a_network_of_no_use_is_refused_without_a_guess():
     model = nelbo.from_denoiser(lambda x, sigma: 5 + 0 * x, **OPTIONS)
     with pytest.raises(NelboError, match="Likely: check the sign"):

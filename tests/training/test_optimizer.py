@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,52 @@ def test_matrices_move_as_with_torch_muon():
     moved = (mine.weight - before).norm()
     assert (mine.weight - theirs.weight).norm() < 0.02 * moved  # it computes in bfloat16
     assert moved > 0.01
+
+
+class Matrices(nn.Module):
+    """Wide, tall and square ones, and one of kernels, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.tall = (nn.Linear(*s, bias=False) for s in ((9, 4), (4, 9)))
+        self.square, self.kernels = nn.Linear(4, 4, bias=False), nn.Conv2d(2, 5, 3, bias=False)
+        self.still, self.unused = (nn.Linear(3, 5, bias=False) for _ in range(2))
+        self.double()
+
+
+def test_matrices_move_by_the_formula():
+    """M ← 0.9 M + 0.1 G, and W ← (1 − ηλ) W − 1.2 η √(larger side) p(p(p(0.1 G + 0.9 M))).
+
+    With p of the singular values over the norm, and η of its own in each step.
+    """
+    torch.manual_seed(0)
+    model = Matrices()
+    config = replace(CONFIG, weight_decay=0.8)
+    optimizer = optimizer_of(model, config)
+    expected = {n: w.detach().flatten(1).clone() for n, w in model.named_parameters()}
+    momenta = {n: torch.zeros_like(w) for n, w in expected.items()}
+    generator = torch.Generator().manual_seed(1)
+    for rate in (0.01, 0.05, 0.02):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, weight in model.named_parameters():
+            still, w = name.startswith("still"), expected[name]
+            if name.startswith("unused"):
+                continue
+            g = torch.randn(w.shape, generator=generator, dtype=w.dtype) * (0 if still else 1)
+            weight.grad = g.view(weight.shape).clone()
+            momenta[name] = 0.9 * momenta[name] + 0.1 * g
+            u, values, v = torch.linalg.svd(0.1 * g + 0.9 * momenta[name], full_matrices=False)
+            x = values if still else values / values.norm()
+            for _ in range(3):
+                x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+            side = math.sqrt(max(w.shape))
+            expected[name] = (1 - 0.8 * rate) * w - 1.2 * rate * side * (u * x) @ v
+        optimizer.step()
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(
+                weight.detach().flatten(1), expected[name], rtol=1e-6, atol=1e-7, msg=name
+            )
 
 
 def test_parts_move_as_the_whole(monkeypatch):
